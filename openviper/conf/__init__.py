@@ -1,0 +1,6 @@
+"""Where settings come from: a module of upper-case names, ``settings.configure()``, or an override for a block."""
+
+from openviper.conf.imports import import_string, require
+from openviper.conf.lazy import SETTINGS_VARIABLE, Settings, override, settings
+
+__all__ = ["SETTINGS_VARIABLE", "Settings", "import_string", "override", "require", "settings"]

@@ -1,0 +1,50 @@
+"""Importing by name: dotted paths from settings, and libraries that come with an extra."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from openviper.exceptions import ImproperlyConfigured, MissingDependency
+
+__all__ = ["import_string", "require"]
+
+
+def import_string(dotted_path: str, *, setting: str) -> Any:
+    """Return the object that ``package.module.Name`` (or ``package.module:Name``) points to.
+
+    ``setting`` is the setting that holds the path and begins the error text.
+
+    Raises:
+        ImproperlyConfigured: not a dotted path, no such module, or the module has no such name. An error inside the
+            module's own code is not hidden: it propagates as it is.
+    """
+    module_path, separator, name = dotted_path.replace(":", ".").rpartition(".")
+    if not separator or not module_path or not name:
+        raise ImproperlyConfigured(f"{setting}: {dotted_path!r} is not a dotted path such as 'package.module.Name'")
+    try:
+        module = importlib.import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
+            raise
+        raise ImproperlyConfigured(f"{setting}: there is no module {error.name!r} (from {dotted_path!r})") from error
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise ImproperlyConfigured(f"{setting}: module {module_path!r} has no {name!r}") from error
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import ``module``, or say which extra of this distribution brings it and what it is for.
+
+    Raises:
+        MissingDependency: the library is not installed; the text has the pip line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name != module.partition(".")[0]:
+            raise
+        raise MissingDependency(
+            f"{purpose} needs {module!r}, which is not installed: pip install 'openviper-email[{extra}]'",
+            name=module,
+        ) from error

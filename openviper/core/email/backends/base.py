@@ -1,0 +1,57 @@
+"""The contract of a backend: what carries a prepared message to where it goes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from openviper.core.email.errors import Refusal
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["DeliveryReport", "EmailBackend"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer."""
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    response: str = ""
+
+
+class EmailBackend(ABC):
+    """Delivers messages. Name your own with its dotted path in ``EMAIL["backend"]``.
+
+    One instance serves one event loop. ``send`` may run many times at once.
+    """
+
+    def __init__(self, settings: EmailSettings) -> None:
+        self.settings = settings
+
+    async def open(self) -> None:  # noqa: B027 - optional: most backends have nothing to open
+        """Get ready; called once before the first ``send``, at startup where there is a lifespan."""
+
+    async def aclose(self) -> None:  # noqa: B027 - optional: most backends have nothing to close
+        """Let go of everything; called once, after the last ``send`` has ended."""
+
+    @abstractmethod
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        """Deliver ``message`` to ``message.envelope.recipients``.
+
+        Returns when at least one recipient was accepted (the others are in ``refused``).
+
+        Raises:
+            DeliveryError: nobody got it (``temporary`` says whether to try again), or it is not known.
+        """
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

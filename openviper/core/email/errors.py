@@ -1,0 +1,148 @@
+"""What can go wrong with a message, grouped by what the caller can do about it.
+
+::
+
+    EmailError
+    ├─ InvalidMessage(ValueError)          the input is wrong; raised before anything is sent
+    │  ├─ InvalidAddress                   .address
+    │  ├─ AttachmentRefused                .filename, .reason
+    │  └─ TemplateFailed                   .template
+    ├─ DeliveryError                       .temporary, .uncertain, .code
+    │  ├─ ConnectionFailed(ConnectionError)
+    │  │  └─ AuthenticationFailed
+    │  ├─ DeliveryTimeout(TimeoutError)
+    │  │  └─ PoolTimeout
+    │  ├─ MessageRefused
+    │  └─ RecipientsRefused                .accepted, .refused
+    └─ QueueUnavailable                    nothing was queued and nothing was sent
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from openviper.exceptions import OpenViperError
+
+__all__ = [
+    "AttachmentRefused",
+    "AuthenticationFailed",
+    "ConnectionFailed",
+    "DeliveryError",
+    "DeliveryTimeout",
+    "EmailError",
+    "InvalidAddress",
+    "InvalidMessage",
+    "MessageRefused",
+    "PoolTimeout",
+    "QueueUnavailable",
+    "RecipientsRefused",
+    "Refusal",
+    "TemplateFailed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A server's negative reply: the code (RFC 5321 section 4.2) and its text, one line, bounded."""
+
+    code: int
+    text: str
+
+    @property
+    def temporary(self) -> bool:
+        """True for 4yz: the same command may succeed later (RFC 5321 section 4.2.1)."""
+        return 400 <= self.code < 500
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".rstrip()
+
+
+class EmailError(OpenViperError):
+    """Base of every error about a message or its delivery; configuration errors stand outside."""
+
+
+class InvalidMessage(EmailError, ValueError):
+    """The message cannot be sent as given. Raised in the caller, before any delivery; never silenced."""
+
+
+class InvalidAddress(InvalidMessage):
+    """An address cannot be used; ``address`` is the value as given."""
+
+    def __init__(self, message: str, *, address: str) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+class AttachmentRefused(InvalidMessage):
+    """An attachment cannot be read or is not allowed; ``filename`` names it, ``reason`` says why."""
+
+    def __init__(self, filename: str, reason: str) -> None:
+        super().__init__(f"attachment {filename!r}: {reason}")
+        self.filename = filename
+        self.reason = reason
+
+
+class TemplateFailed(InvalidMessage):
+    """A template is missing, outside the folders, or could not be rendered; ``template`` is its name."""
+
+    def __init__(self, template: str, reason: str) -> None:
+        super().__init__(f"template {template!r}: {reason}")
+        self.template = template
+
+
+class DeliveryError(EmailError):
+    """The message could not be delivered.
+
+    ``temporary``: worth another try later. ``uncertain``: the connection ended after the whole message was sent and
+    before the server answered, so it may or may not have been taken (RFC 1047); another try may deliver it twice.
+    ``code``: the server's reply code, None when the server did not say no.
+    """
+
+    def __init__(
+        self, message: str, *, temporary: bool = False, uncertain: bool = False, code: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+        self.uncertain = uncertain
+        self.code = code
+
+
+class ConnectionFailed(DeliveryError, ConnectionError):
+    """The server could not be reached, spoke no SMTP, dropped the connection, or its TLS could not be trusted."""
+
+
+class AuthenticationFailed(ConnectionFailed):
+    """The server refused the user name and password, or offers no way to give them safely."""
+
+
+class DeliveryTimeout(DeliveryError, TimeoutError):
+    """The server did not answer in time."""
+
+
+class PoolTimeout(DeliveryTimeout):
+    """No connection of the pool became free in time; nothing was sent."""
+
+
+class MessageRefused(DeliveryError):
+    """The server refused the sender or the content, so nobody received the message."""
+
+
+class RecipientsRefused(DeliveryError):
+    """Recipients were refused: all of them, or some with ``EMAIL["allow_partial"]`` off.
+
+    ``accepted``: the addresses that the server took (nothing was sent to them unless they are also reported as
+    delivered); ``refused``: address to :class:`Refusal`. ``temporary`` is True when a refusal is.
+    """
+
+    def __init__(self, message: str, *, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> None:
+        codes = {refusal.code for refusal in refused.values()}
+        super().__init__(
+            message,
+            temporary=any(refusal.temporary for refusal in refused.values()),
+            code=codes.pop() if len(codes) == 1 else None,
+        )
+        self.accepted = tuple(accepted)
+        self.refused = dict(refused)
+
+
+class QueueUnavailable(EmailError):
+    """The broker did not take the message; nothing was queued and nothing was sent. The cause is chained."""
