@@ -1,0 +1,105 @@
+"""``OpenViper``: a Starlette application with route decorators and lifespan-managed extensions."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from openviper.exceptions import ImproperlyConfigured
+
+__all__ = ["Extension", "OpenViper"]
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+@runtime_checkable
+class Extension(Protocol):
+    """What ``add_extension`` takes. Every method is called once, before or at the start of the application."""
+
+    @property
+    def name(self) -> str:
+        """Names the extension; an application has one of each name."""
+
+    def lifespan(self, app: "OpenViper") -> AbstractAsyncContextManager[Mapping[str, Any] | None]:
+        """Open at startup, close at shutdown; what it yields is added to the lifespan state."""
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return ``app`` or an ASGI application around it, outside all middleware and error handling."""
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Routes to add to the application."""
+
+
+class OpenViper(Starlette):
+    """A Starlette application. ``title`` names it in logs; every other option is Starlette's own."""
+
+    def __init__(self, title: str = "OpenViper", **starlette_options: Any) -> None:
+        super().__init__(**starlette_options)
+        self.title = title
+        self._extensions: dict[str, Extension] = {}
+        self._application_lifespan = self.router.lifespan_context
+        self.router.lifespan_context = self._lifespan
+
+    def add_extension(self, extension: Extension) -> None:
+        """Add ``extension``. Lifespans nest in the order added, the application's own inside them all.
+
+        Raises:
+            ImproperlyConfigured: one of that name was added before, or the application has started.
+        """
+        if self.middleware_stack is not None:
+            raise ImproperlyConfigured(f"add_extension({extension.name!r}): the application has already started")
+        if extension.name in self._extensions:
+            raise ImproperlyConfigured(f"add_extension({extension.name!r}): this extension was added before")
+        self._extensions[extension.name] = extension
+        self.router.routes.extend(extension.routes())
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app = super().build_middleware_stack()
+        # Reversed, so that the one added first stands outermost, as its lifespan does.
+        for extension in reversed(self._extensions.values()):
+            app = extension.wrap(app)
+        return app
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        state: dict[str, Any] = {}
+        async with AsyncExitStack() as stack:
+            for extension in self._extensions.values():
+                state.update(await stack.enter_async_context(extension.lifespan(self)) or {})
+            state.update(await stack.enter_async_context(self._application_lifespan(app)) or {})
+            # None, not an empty mapping: servers without lifespan state refuse a mapping.
+            yield state or None
+
+    def route(
+        self, path: str, methods: Sequence[str] = ("GET",), name: str | None = None
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function for ``path``; a plain ``def`` runs in the thread pool."""
+
+        def register(handler: Handler) -> Handler:
+            self.router.add_route(path, handler, methods=list(methods), name=name)
+            return handler
+
+        return register
+
+    def get(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
+        """Register for GET (and HEAD)."""
+        return self.route(path, ["GET"], name)
+
+    def post(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
+        """Register for POST."""
+        return self.route(path, ["POST"], name)
+
+    def put(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
+        """Register for PUT."""
+        return self.route(path, ["PUT"], name)
+
+    def patch(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
+        """Register for PATCH."""
+        return self.route(path, ["PATCH"], name)
+
+    def delete(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
+        """Register for DELETE."""
+        return self.route(path, ["DELETE"], name)
