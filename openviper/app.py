@@ -2,10 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from openviper.exceptions import ImproperlyConfigured
@@ -15,22 +14,18 @@ __all__ = ["Extension", "OpenViper"]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-@runtime_checkable
 class Extension(Protocol):
-    """What ``add_extension`` takes. Every method is called once, before or at the start of the application."""
+    """What ``add_extension`` takes: a name, and any of these three methods.
+
+    - ``lifespan(app)`` returns an async context manager: entered at startup, left at shutdown; a mapping that it
+      yields is added to the lifespan state.
+    - ``wrap(asgi_app)`` returns an ASGI application around it, outside all middleware and error handling.
+    - ``routes()`` returns routes to add to the application.
+    """
 
     @property
     def name(self) -> str:
         """Names the extension; an application has one of each name."""
-
-    def lifespan(self, app: "OpenViper") -> AbstractAsyncContextManager[Mapping[str, Any] | None]:
-        """Open at startup, close at shutdown; what it yields is added to the lifespan state."""
-
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Return ``app`` or an ASGI application around it, outside all middleware and error handling."""
-
-    def routes(self) -> Sequence[BaseRoute]:
-        """Routes to add to the application."""
 
 
 class OpenViper(Starlette):
@@ -54,22 +49,27 @@ class OpenViper(Starlette):
         if extension.name in self._extensions:
             raise ImproperlyConfigured(f"add_extension({extension.name!r}): this extension was added before")
         self._extensions[extension.name] = extension
-        self.router.routes.extend(extension.routes())
+        if routes := getattr(extension, "routes", None):
+            self.router.routes.extend(routes())
 
     def build_middleware_stack(self) -> ASGIApp:
         app = super().build_middleware_stack()
         # Reversed, so that the one added first stands outermost, as its lifespan does.
         for extension in reversed(self._extensions.values()):
-            app = extension.wrap(app)
+            if wrap := getattr(extension, "wrap", None):
+                app = wrap(app)
         return app
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         state: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
-            for extension in self._extensions.values():
-                state.update(await stack.enter_async_context(extension.lifespan(self)) or {})
-            state.update(await stack.enter_async_context(self._application_lifespan(app)) or {})
+            lifespans: list[Callable[[Any], AbstractAsyncContextManager[Any]]] = [
+                extension.lifespan for extension in self._extensions.values() if hasattr(extension, "lifespan")
+            ]
+            for lifespan in (*lifespans, self._application_lifespan):
+                if yielded := await stack.enter_async_context(lifespan(app)):
+                    state.update(yielded)
             # None, not an empty mapping: servers without lifespan state refuse a mapping.
             yield state or None
 
