@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from openviper.exceptions import ImproperlyConfigured
 
@@ -36,7 +36,7 @@ class OpenViper(Starlette):
         self.title = title
         self._extensions: dict[str, Extension] = {}
         self._application_lifespan = self.router.lifespan_context
-        self.router.lifespan_context = self._lifespan
+        self.router.lifespan_context = cast("Lifespan[Any]", self._lifespan)
 
     def add_extension(self, extension: Extension) -> None:
         """Add ``extension``. Lifespans nest in the order added, the application's own inside them all.
