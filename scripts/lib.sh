@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# Set-up that the scripts beside this file share; sourced, never run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+cd "$root" || exit
+
+# Servers live in folders that an ordinary user's PATH often leaves out.
+for folder in /usr/sbin /sbin /usr/lib/postgresql/*/bin; do
+    case ":$PATH:" in
+        *":$folder:"*) ;;
+        *) PATH=$PATH:$folder ;;
+    esac
+done
+export PATH
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+may_install() {
+    has apt-get && { [ "$(id -u)" -eq 0 ] || { has sudo && sudo -n true 2>/dev/null; }; }
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Install Debian packages without a question and without starting a service.
+install_packages() (
+    guard=/usr/sbin/policy-rc.d
+    if [ ! -e "$guard" ]; then
+        # invoke-rc.d asks this file; 101 means "not allowed".
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
+        as_root chmod 755 "$guard"
+        trap 'as_root rm -f "$guard"' EXIT
+    fi
+    if ! has postfix; then
+        echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections
+    fi
+    say "installing $*"
+    as_root apt-get -qq -o DPkg::Lock::Timeout=120 update >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install "$@" >&2
+)
+
+# Install what brings the given "program:package" pairs, as far as allowed; name what is still missing.
+# Fails when something is.
+need_programs() {
+    local pair packages=() missing=0
+    for pair in "$@"; do
+        has "${pair%%:*}" || packages+=("${pair##*:}")
+    done
+    if [ ${#packages[@]} -gt 0 ] && may_install; then
+        install_packages "${packages[@]}" || say "the packages could not be installed: ${packages[*]}"
+        for folder in /usr/lib/postgresql/*/bin; do # there only now, when postgresql has just been installed
+            PATH=$PATH:$folder
+        done
+    fi
+    for pair in "$@"; do
+        if ! has "${pair%%:*}"; then
+            say "missing: ${pair%%:*} (Debian package ${pair##*:})"
+            missing=1
+        fi
+    done
+    return "$missing"
+}
+
+# Print the first Python that is new enough and can make virtual environments.
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        # Asks for the interpreter itself, because a shim of a version manager may point elsewhere in another folder.
+        "$candidate" -c 'import ensurepip, sys, venv; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
+            2>/dev/null && return
+    done
+    return 1
+}
+
+# Make .venv and install the project with the given arguments of pip, unless that was done for this pyproject.toml.
+# The first argument names the set.
+set_up_venv() {
+    local name=$1 python stamp
+    shift
+    if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+        if ! python=$(find_python); then
+            if may_install; then install_packages python3 python3-venv || true; fi
+            if ! python=$(find_python); then
+                say "missing: python3, 3.11 or newer, with venv (Debian packages python3 and python3-venv)"
+                exit 1
+            fi
+        fi
+        say "making the virtual environment .venv with $python"
+        "$python" -m venv --clear "$venv"
+    fi
+    stamp=$(printf '%s\n' "$*" | cat - pyproject.toml | sha256sum)
+    if [ "$(cat "$venv/.set-up-$name" 2>/dev/null)" != "$stamp" ]; then
+        say "installing the project's requirements into .venv"
+        # Dependency groups need pip 25.1.
+        "$venv/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+        "$venv/bin/python" -m pip install --quiet "$@"
+        printf '%s\n' "$stamp" >"$venv/.set-up-$name"
+    fi
+}
