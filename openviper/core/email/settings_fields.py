@@ -1,0 +1,206 @@
+"""The kinds of value that a setting may have: what is allowed, and how text from the environment becomes one."""
+
+import os
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from openviper.core.email.units import Rate, byte_count, seconds
+
+__all__ = [
+    "Backend",
+    "Bytes",
+    "Count",
+    "Directory",
+    "Flag",
+    "Folders",
+    "Hosts",
+    "InboxMode",
+    "Kind",
+    "MaybeFlag",
+    "MaybeHost",
+    "MaybePath",
+    "MaybeRate",
+    "MaybeSecret",
+    "MaybeText",
+    "Period",
+    "Port",
+    "Retries",
+    "ServerName",
+    "Span",
+]
+
+_TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+_NONE = frozenset({"none", "auto"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """``allowed`` ends the sentence "give ..."; ``from_text`` reads an environment variable or raises ValueError."""
+
+    allowed: str
+    from_text: Callable[[str], Any] = str
+
+
+def _flag_from_text(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError("is not a yes or no")
+    return word in _TRUE
+
+
+def _maybe_flag_from_text(text: str) -> bool | None:
+    return None if text.strip().lower() in _NONE else _flag_from_text(text)
+
+
+def _inbox_from_text(text: str) -> bool | str | None:
+    return "always" if text.strip().lower() == "always" else _maybe_flag_from_text(text)
+
+
+def _int_from_text(text: str) -> int:
+    stripped = text.strip()
+    if not (stripped.isascii() and stripped.isdigit() and len(stripped) < 20):
+        raise ValueError("is not a whole number")
+    return int(stripped)
+
+
+def _bytes_from_text(text: str) -> int | str:
+    return int(text) if text.strip().isdecimal() else text
+
+
+def _seconds_from_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _rate_from_text(text: str) -> str | None:
+    return None if text.strip().lower() in _NONE else text
+
+
+def _folders_from_text(text: str) -> list[str]:
+    return [part.strip() for part in text.split(os.pathsep) if part.strip()]
+
+
+def _hosts_from_text(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _plain(value: object) -> object:
+    """Refuse control characters: they could end a line of SMTP or of a header."""
+    if not isinstance(value, str):
+        raise ValueError("is not a string")
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+        raise ValueError("has a control character or a line break")
+    return value
+
+
+def _optional(check: Callable[[Any], object]) -> Callable[[object], object]:
+    """None stays None, and so does an empty string: ``os.environ.get("...", "")`` is how many settings are written."""
+    return lambda value: None if value is None or value == "" else check(value)
+
+
+def _host(value: object) -> object:
+    text = str(_plain(value))
+    if not text or any(character.isspace() or character in "/@[]" for character in text):
+        raise ValueError("is not a bare host name or address")
+    if text.count(":") == 1:
+        raise ValueError("has a port in it, which has a setting of its own")
+    return text
+
+
+def _secret(value: object) -> object:
+    if isinstance(value, SecretStr):
+        _plain(value.get_secret_value())
+        return value if value.get_secret_value() else None
+    raise ValueError("is not a string")
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if value == "":
+        raise ValueError("is empty")
+    return Path(str(_plain(value)))
+
+
+def _each(check: Callable[[object], object]) -> Callable[[object], object]:
+    def convert(value: object) -> object:
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise ValueError("is not a list")
+        return tuple(check(item) for item in value)
+
+    return convert
+
+
+def _rate(value: object) -> object:
+    return value if isinstance(value, Rate) else Rate.parse(str(_plain(value)))
+
+
+def _none_or(check: Callable[[Any], object]) -> Callable[[object], object]:
+    return lambda value: None if value is None else check(value)
+
+
+Flag = Annotated[bool, Kind("True or False", _flag_from_text)]
+MaybeFlag = Annotated[bool | None, Kind("True, False or None", _maybe_flag_from_text)]
+InboxMode = Annotated[bool | Literal["always"] | None, Kind('True, False, None or "always"', _inbox_from_text)]
+
+Port = Annotated[int, Field(ge=1, le=65535), Kind("a whole number from 1 to 65535", _int_from_text)]
+Count = Annotated[int, Field(ge=1), Kind("a whole number of at least 1", _int_from_text)]
+Retries = Annotated[int, Field(ge=0, le=20), Kind("a whole number from 0 to 20", _int_from_text)]
+Bytes = Annotated[
+    int,
+    BeforeValidator(byte_count),
+    Field(ge=1),
+    Kind('a number of bytes of at least 1, or a string with a unit such as "25 MB"', _bytes_from_text),
+]
+Period = Annotated[
+    float,
+    BeforeValidator(seconds),
+    Field(gt=0, allow_inf_nan=False),
+    Kind('seconds above 0, a timedelta, or a string with a unit such as "90 s"', _seconds_from_text),
+]
+Span = Annotated[
+    float,
+    BeforeValidator(seconds),
+    Field(ge=0, allow_inf_nan=False),
+    Kind('seconds (0 or more), a timedelta, or a string with a unit such as "7 days"', _seconds_from_text),
+]
+MaybeRate = Annotated[
+    Rate | None,
+    BeforeValidator(_none_or(_rate)),
+    Kind('None or a rate such as "14/second" or "500/minute"', _rate_from_text),
+]
+
+ServerName = Annotated[str, BeforeValidator(_host), Kind("a host name or IP address, without scheme and port")]
+MaybeHost = Annotated[
+    str | None, BeforeValidator(_optional(_host)), Kind("None or a host name, without scheme and port")
+]
+MaybeText = Annotated[
+    str | None, BeforeValidator(_optional(_plain)), Kind("None or a string without control characters")
+]
+MaybeSecret = Annotated[
+    SecretStr | None, BeforeValidator(_optional(_secret)), Kind("None or a string without control characters")
+]
+Backend = Annotated[
+    str, BeforeValidator(_plain), Field(min_length=1), Kind("the name of a backend or the dotted path of your own")
+]
+
+Directory = Annotated[Path, BeforeValidator(_path), Kind("a path")]
+MaybePath = Annotated[Path | None, BeforeValidator(_optional(_path)), Kind("None or a path")]
+Folders = Annotated[
+    tuple[Path, ...] | None,
+    BeforeValidator(_none_or(_each(_path))),
+    Kind(f"None or a list of paths (in the environment separated by {os.pathsep!r})", _folders_from_text),
+]
+Hosts = Annotated[
+    tuple[str, ...] | None,
+    BeforeValidator(_none_or(_each(_host))),
+    Kind("None or a list of host names (in the environment separated by commas)", _hosts_from_text),
+]
