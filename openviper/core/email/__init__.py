@@ -1,0 +1,74 @@
+"""Email for async web applications: ``await send_email(...)``."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from openviper.core.email.attachments import AttachmentData, resolve_attachments
+from openviper.core.email.backends import EmailBackend, get_backend
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.delivery import Receipt, Way
+from openviper.core.email.errors import (
+    AttachmentRefused,
+    AuthenticationFailed,
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryTimeout,
+    EmailError,
+    InvalidAddress,
+    InvalidMessage,
+    MessageRefused,
+    PoolTimeout,
+    QueueUnavailable,
+    RecipientsRefused,
+    Refusal,
+    TemplateFailed,
+)
+from openviper.core.email.events import MessageEvent, subscribe
+from openviper.core.email.message import EmailMessageData, build_message
+from openviper.core.email.sender import send_email, send_email_sync, submit_email
+from openviper.core.email.settings import EmailSettings
+
+if TYPE_CHECKING:
+    from openviper.core.email.extension import Email, EmailMiddleware
+
+__all__ = [
+    "AttachmentData",
+    "AttachmentRefused",
+    "AuthenticationFailed",
+    "ConnectionFailed",
+    "DeliveryError",
+    "DeliveryReport",
+    "DeliveryTimeout",
+    "Email",
+    "EmailBackend",
+    "EmailError",
+    "EmailMessageData",
+    "EmailMiddleware",
+    "EmailSettings",
+    "InvalidAddress",
+    "InvalidMessage",
+    "MessageEvent",
+    "MessageRefused",
+    "PoolTimeout",
+    "QueueUnavailable",
+    "Receipt",
+    "RecipientsRefused",
+    "Refusal",
+    "TemplateFailed",
+    "Way",
+    "build_message",
+    "get_backend",
+    "resolve_attachments",
+    "send_email",
+    "send_email_sync",
+    "submit_email",
+    "subscribe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: these two need Starlette, which a script or a worker does not.
+    if name not in ("Email", "EmailMiddleware"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module("openviper.core.email.extension"), name)
+    return value

@@ -1,0 +1,231 @@
+"""Which way a message goes, decided in one function, and the mailer that takes it there."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+
+from openviper.core.email.backends import get_backend
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.errors import DeliveryError, EmailError, Refusal
+from openviper.core.email.events import publish
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox
+from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
+from openviper.core.email.templates import TemplateRenderer
+from openviper.db import transaction
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "serving_loop", "using_mailer"]
+
+logger = logging.getLogger("openviper.email")
+
+
+class Way(StrEnum):
+    """How a message leaves."""
+
+    INLINE = "inline"  # delivered before the call returns
+    DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
+    QUEUED = "queued"  # accepted by the broker, delivered by a worker
+    HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message so far; false when it failed silently, then ``error`` says why.
+
+    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only.
+    """
+
+    message_id: str
+    way: Way
+    accepted: tuple[str, ...] = ()
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    response: str = ""
+    error: EmailError | None = None
+
+    def __bool__(self) -> bool:
+        return self.error is None
+
+
+def choose_way(
+    *,
+    background: bool | None,
+    use_background_worker: bool | None,
+    broker: bool,
+    in_request: bool,
+    room: bool,
+) -> Way:
+    """The way of a message that is not held.
+
+    ``background`` is the argument of the call and beats the setting ``use_background_worker``; ``broker``: one is
+    configured and answers; ``in_request``: an http request's outbox is there; ``room``: the dispatcher has room,
+    without which a new message is delivered inline so that memory stays bounded.
+    """
+    if background is False:
+        return Way.INLINE
+    if broker and (background or use_background_worker is not False):
+        return Way.QUEUED
+    if in_request and room:
+        return Way.DEFERRED
+    return Way.INLINE
+
+
+class Mailer:
+    """A backend, a dispatcher and templates for one event loop of one process."""
+
+    def __init__(self, settings: EmailSettings, *, follows_settings: bool = False) -> None:
+        self.settings = settings
+        self._version = settings_version() if follows_settings else None
+        self.backend = get_backend(settings=settings)
+        self.renderer = TemplateRenderer(template_dirs(), debug=debug(), inline_css=settings.inline_css)
+        self.dispatcher = Dispatcher(
+            self.deliver,
+            concurrency=settings.pool_size,
+            max_messages=settings.dispatcher_messages,
+            max_bytes=settings.dispatcher_bytes,
+            retry_delays=settings.retry_delays,
+        )
+        self._opening = asyncio.Lock()
+        self._opened = False
+
+    @property
+    def closed(self) -> bool:
+        """True after ``aclose``."""
+        return self.dispatcher.closed
+
+    @property
+    def outdated(self) -> bool:
+        """True when it was made from the project's settings and these have changed since."""
+        return self._version is not None and self._version != settings_version()
+
+    async def open(self) -> None:
+        """Open the backend; may be called again, and by several tasks at once."""
+        if self._opened:
+            return
+        async with self._opening:
+            if not self._opened:
+                await self.backend.open()
+                self._opened = True
+
+    async def aclose(self) -> None:
+        """Deliver what the dispatcher holds within ``shutdown_timeout``, then close the backend."""
+        if self.closed:
+            return
+        await self.dispatcher.drain(self.settings.shutdown_timeout)
+        if self._opened:
+            await self.backend.aclose()
+
+    async def deliver(self, message: OutgoingMessage) -> DeliveryReport:
+        """One attempt, now.
+
+        Raises:
+            DeliveryError: nobody got it.
+        """
+        publish("sending", message)
+        report = await self.backend.send(message)
+        publish("delivered", message, _outcome(report))
+        return report
+
+    async def submit(self, message: OutgoingMessage, *, background: bool | None, fail_silently: bool) -> Receipt:
+        """Send ``message`` the way that fits, or hold it while a transaction is open.
+
+        Raises:
+            DeliveryError: the inline attempt failed and ``fail_silently`` is off.
+        """
+        outbox = current_outbox()
+        if background is not False and transaction.hold(
+            partial(self._release, message, background, outbox), partial(_drop, message)
+        ):
+            publish("held", message)
+            return Receipt(message.message_id, Way.HELD)
+        if self._way(background, outbox, room=not self.dispatcher.full) is Way.DEFERRED and outbox is not None:
+            outbox.add(self.dispatcher, message)
+            return Receipt(message.message_id, Way.DEFERRED)
+        return await self._send_inline(message, fail_silently=fail_silently)
+
+    def _way(self, background: bool | None, outbox: Outbox | None, *, room: bool) -> Way:
+        return choose_way(
+            background=background,
+            use_background_worker=self.settings.use_background_worker,
+            broker=False,
+            in_request=outbox is not None and not self.closed,
+            room=room,
+        )
+
+    async def _send_inline(self, message: OutgoingMessage, *, fail_silently: bool) -> Receipt:
+        try:
+            report = await self.deliver(message)
+        except DeliveryError as error:
+            publish("failed", message, str(error))
+            if not fail_silently:
+                raise
+            logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, error)
+            return Receipt(message.message_id, Way.INLINE, error=error)
+        return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
+
+    async def _release(self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None) -> None:
+        # After the commit. The commit stands whatever happens to the mail, so nothing here raises a delivery error,
+        # and a full dispatcher is waited for after the response instead of holding the response up.
+        if self._way(background, outbox, room=True) is Way.DEFERRED and outbox is not None:
+            outbox.add(self.dispatcher, message)
+        else:
+            (handed,) = self.dispatcher.hand_over((message,))
+            await asyncio.shield(handed.done)
+
+
+def _drop(message: OutgoingMessage) -> None:
+    logger.info("message %s is discarded: its transaction was rolled back", message.message_id)
+    publish("discarded", message, "the transaction was rolled back")
+
+
+def _outcome(report: DeliveryReport) -> str:
+    if not report.refused:
+        return report.response
+    refused = ", ".join(f"{address} ({refusal})" for address, refusal in report.refused.items())
+    return f"{report.response}; refused: {refused}"
+
+
+_of_loop: PerLoop[Mailer] = PerLoop()
+_of_request: ContextVar[Mailer | None] = ContextVar("openviper.email.mailer", default=None)
+
+
+@contextmanager
+def using_mailer(mailer: Mailer) -> Iterator[None]:
+    """Make ``mailer`` the one that a request's sends use, also in the tasks and threads that it starts."""
+    token = _of_request.set(mailer)
+    try:
+        yield
+    finally:
+        _of_request.reset(token)
+
+
+@contextmanager
+def serving_loop(mailer: Mailer) -> Iterator[None]:
+    """Make ``mailer`` the one of the running loop for the time of a lifespan."""
+    before = _of_loop.get()
+    _of_loop.set(mailer)
+    try:
+        yield
+    finally:
+        if _of_loop.get() is mailer:
+            _of_loop.discard()
+            if before is not None and not before.closed:
+                _of_loop.set(before)
+
+
+async def current_mailer() -> Mailer:
+    """The mailer of the request, else the loop's, else a new one that is closed when the loop ends."""
+    mailer = _of_request.get()
+    if mailer is None or mailer.closed:
+        mailer = _of_loop.get()
+    if mailer is None or mailer.closed or mailer.outdated:
+        mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
+        _of_loop.set(mailer)
+        at_loop_end(mailer.aclose)
+    await mailer.open()
+    return mailer

@@ -1,0 +1,208 @@
+"""``send_email`` and its twins: what can fail because of the caller fails here, before a message leaves."""
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openviper.core.email.attachments import resolve_attachments
+from openviper.core.email.delivery import Mailer, Receipt, current_mailer
+from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
+from openviper.core.email.outbox import current_outbox
+from openviper.core.email.plaintext import html_to_text
+from openviper.core.email.serialiser import outgoing
+
+__all__ = ["send_email", "send_email_sync", "submit_email"]
+
+Addresses = str | Sequence[str]
+
+# Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
+_HTML_ON_LOOP = 64 * 1024
+
+
+async def submit_email(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: str | None = None,
+    *,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+) -> Receipt:
+    """Send an email and return what became of it.
+
+    Args:
+        recipients: One address or several, each ``user@example.com`` or ``Name <user@example.com>``.
+        subject: May be left out only where ``template`` gives it in its ``subject`` block.
+        text: Plain-text body. Left out, it is made from the HTML. ``""`` is a valid body.
+        html: HTML body.
+        cc: Copy recipients.
+        bcc: Recipients who appear in the envelope only, never in the message.
+        attachments: Paths, URLs, tuples, bytes, dicts or :class:`AttachmentData`, in any mixture.
+        template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
+            given as ``text`` or ``html`` beats the template's.
+        context: Values for the template.
+        fail_silently: True returns a false receipt where a delivery error would be raised; None follows
+            ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.
+        background: False delivers before the call returns, also inside a transaction; True asks for the queue; None
+            follows ``EMAIL["use_background_worker"]``.
+        sender: The From address; None is ``EMAIL["default_sender"]``.
+        reply_to: Where answers go (RFC 5322 section 3.6.2).
+        headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused.
+        envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
+            ``""`` the null path.
+
+    Raises:
+        InvalidMessage: something given cannot be sent; nothing was.
+        ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
+        DeliveryError: an inline delivery failed and ``fail_silently`` is off.
+    """
+    mailer = await current_mailer()
+    settings = mailer.settings
+    text, html, subject = await _bodies(mailer, template, context, text, html, subject)
+    data = EmailMessageData(
+        recipients=_addresses(recipients),
+        subject=subject,
+        text=text,
+        html=html,
+        cc=_addresses(cc),
+        bcc=_addresses(bcc),
+        attachments=await resolve_attachments(
+            attachments,
+            max_bytes=settings.max_attachment_bytes,
+            dirs=settings.attachment_dirs,
+            allowed_hosts=settings.attachment_hosts,
+        )
+        if attachments
+        else [],
+        sender=sender,
+        reply_to=_addresses(reply_to),
+        headers=headers or {},
+        envelope_sender=envelope_sender,
+    )
+    message = await _outgoing(mailer, data)
+    silent = settings.fail_silently if fail_silently is None else fail_silently
+    return await mailer.submit(message, background=background, fail_silently=silent)
+
+
+async def send_email(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: str | None = None,
+    *,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+) -> bool:
+    """Send an email; the arguments and errors are those of :func:`submit_email`.
+
+    Returns True when the message was delivered or accepted for delivery, False when the delivery failed silently.
+    """
+    receipt = await submit_email(
+        recipients,
+        subject,
+        text,
+        html,
+        cc,
+        bcc,
+        attachments,
+        template,
+        context,
+        fail_silently,
+        background,
+        sender,
+        reply_to=reply_to,
+        headers=headers,
+        envelope_sender=envelope_sender,
+    )
+    return bool(receipt)
+
+
+def send_email_sync(*args: Any, **kwargs: Any) -> bool:
+    """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
+
+    In a thread that serves a request the message takes the request's way, on the request's event loop. Elsewhere it is
+    delivered before the call returns, over a connection that is closed again: a script that sends many messages
+    does better in one ``asyncio.run``.
+
+    Raises:
+        RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("send_email_sync() would block the event loop: use 'await send_email(...)' here")
+    loop = _serving_loop()
+    if loop is None:
+        return asyncio.run(send_email(*args, **kwargs))
+    # The callback that starts the coroutine copies this thread's context, so outbox and transaction are found.
+    return asyncio.run_coroutine_threadsafe(send_email(*args, **kwargs), loop).result()
+
+
+def _serving_loop() -> asyncio.AbstractEventLoop | None:
+    outbox = current_outbox()
+    if outbox is not None and outbox.loop.is_running():
+        return outbox.loop
+    if "anyio" not in sys.modules:
+        return None
+    from anyio import from_thread  # heavy, and there is nothing to ask unless someone uses it
+
+    try:
+        return from_thread.run_sync(asyncio.get_running_loop)
+    except RuntimeError:  # not one of AnyIO's worker threads
+        return None
+
+
+async def _bodies(
+    mailer: Mailer,
+    template: str | None,
+    context: Mapping[str, Any] | None,
+    text: str | None,
+    html: str | None,
+    subject: str | None,
+) -> tuple[str | None, str | None, str]:
+    if template is not None:
+        rendered = await mailer.renderer.render(template, context)
+        text = rendered.text if text is None else text
+        html = rendered.html if html is None else html
+        subject = rendered.subject if subject is None else subject
+    elif context is not None:
+        raise InvalidMessage("context is given without a template: name the template, or leave the context out")
+    if subject is None:
+        raise InvalidMessage("subject is missing: give one, or a template with a 'subject' block")
+    if text is None and html is not None:
+        text = html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
+    return text, html, subject
+
+
+def _addresses(value: Addresses | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+async def _outgoing(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
+    settings = mailer.settings
+    message = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+    return await outgoing(message, max_message_bytes=settings.max_message_bytes)
