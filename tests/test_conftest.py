@@ -1,0 +1,93 @@
+"""The rules that tests/conftest.py makes for every test."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockingError
+
+from openviper.conf import import_string, settings
+
+TESTS = Path(__file__).parent
+
+
+def run_pytest(folder: Path, code: str, **environment: str) -> tuple[int, str]:
+    """Run ``code`` as a test module under our conftest; returns the exit code and what was printed."""
+    module = folder / "test_sample.py"
+    module.write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "--rootdir", folder, "-c", os.devnull, "-rA", module],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONSAFEPATH": "1", **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+SKIPS = """
+import pytest
+
+@pytest.mark.skip(reason="no mail server")
+def test_marked():
+    pass
+
+def test_inside():
+    pytest.skip("no database")
+"""
+
+
+def test_skipped_tests_pass_on_a_laptop(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, SKIPS, CI="")
+    assert code == 0, output
+    assert "2 skipped" in output
+
+
+def test_skipped_tests_fail_in_ci(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, SKIPS, CI="true")
+    assert code == 1, output
+    assert "no mail server" in output
+    assert "no database" in output
+
+
+def test_a_skipped_module_fails_in_ci(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, "import pytest\npytest.importorskip('no_such_library')\n", CI="true")
+    assert code != 0, output
+    assert "no_such_library" in output
+
+
+async def test_a_blocking_call_of_our_code_on_the_loop_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module that our import helper runs sleeps, as a careless one would."""
+    (tmp_path / "sleepy_module.py").write_text("import time\ntime.sleep(0.001)\nname = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BlockingError):
+        import_string("sleepy_module.name", setting="test")
+    assert await asyncio.to_thread(import_string, "sleepy_module.name", setting="test") == 1
+
+
+def test_each_test_begins_without_settings() -> None:
+    settings.configure(DEBUG=True)
+    assert settings.DEBUG
+
+
+def test_each_test_begins_without_settings_again() -> None:
+    """Together with the test above: whichever runs second would fail if settings stayed."""
+    settings.configure(DEBUG=True)
+    assert settings.DEBUG
+
+
+def test_mail_settings_of_the_environment_do_not_reach_tests(tmp_path: Path) -> None:
+    code, output = run_pytest(
+        tmp_path,
+        "import os\n"
+        "def test_environment():\n"
+        "    assert not [n for n in os.environ if n.startswith(('EMAIL_', 'OPENVIPER_')) or n == 'DATABASE_URL']\n",
+        EMAIL_HOST="mail.example.com",
+        OPENVIPER_SETTINGS_MODULE="elsewhere",
+        DATABASE_URL="postgresql://db.example.com/x",
+    )
+    assert code == 0, output
