@@ -19,7 +19,7 @@ def import_string(dotted_path: str, *, setting: str) -> Any:
             module's own code is not hidden: it propagates as it is.
     """
     module_path, separator, name = dotted_path.replace(":", ".").rpartition(".")
-    if not separator or not module_path or not name:
+    if not separator or not all(part.isidentifier() for part in (*module_path.split("."), name)):
         raise ImproperlyConfigured(f"{setting}: {dotted_path!r} is not a dotted path such as 'package.module.Name'")
     try:
         module = importlib.import_module(module_path)

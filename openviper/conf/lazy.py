@@ -12,13 +12,15 @@ __all__ = ["SETTINGS_VARIABLE", "Settings", "override", "settings"]
 
 SETTINGS_VARIABLE = "OPENVIPER_SETTINGS_MODULE"
 
-_DEFAULTS: dict[str, Any] = {
-    "DEBUG": False,
-    "EMAIL": {},
-    "TASKS": {},
-    "TEMPLATES_DIR": "templates",
-    "DATABASE_URL": "sqlite+aiosqlite:///db.sqlite3",
-}
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "DEBUG": False,
+        "EMAIL": {},
+        "TASKS": {},
+        "TEMPLATES_DIR": "templates",
+        "DATABASE_URL": "sqlite+aiosqlite:///db.sqlite3",
+    }
 
 
 class Settings:
@@ -45,7 +47,7 @@ class Settings:
                 "settings.configure(): settings are already in use; call it before anything else"
             )
         _check_names(values)
-        self._install({**_DEFAULTS, **values})
+        self._install({**_defaults(), **values})
 
     @property
     def version(self) -> int:
@@ -62,6 +64,15 @@ class Settings:
             return self._values[name]
         except KeyError:
             raise AttributeError(f"there is no setting {name!r}: add it to your settings module") from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # An attribute of its own would hide the setting for good, and nobody would see that the settings changed.
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"settings.{name} cannot be assigned: set it in the settings module, with settings.configure(), "
+                "or for a block with openviper.conf.override()"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         # Values may hold passwords, so only the names are shown.
@@ -90,14 +101,22 @@ def override(**values: Any) -> Iterator[Settings]:
 
 def _check_names(values: dict[str, Any]) -> None:
     for name in values:
-        if not name.isupper():
+        if not _is_setting(name):
             raise ImproperlyConfigured(f"settings: {name!r} is not an upper-case name")
+
+
+def _is_setting(name: str) -> bool:
+    return name.isupper() and not name.startswith("_")
 
 
 def _load() -> dict[str, Any]:
     module_name = os.environ.get(SETTINGS_VARIABLE, "")
     if not module_name:
-        return dict(_DEFAULTS)
+        return _defaults()
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ImproperlyConfigured(
+            f"{SETTINGS_VARIABLE}: {module_name!r} is not the dotted name of a module such as 'shop.settings'"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -106,4 +125,4 @@ def _load() -> dict[str, Any]:
         raise ImproperlyConfigured(
             f"{SETTINGS_VARIABLE}: there is no module {module_name!r} on the import path"
         ) from error
-    return _DEFAULTS | {name: getattr(module, name) for name in dir(module) if name.isupper()}
+    return _defaults() | {name: getattr(module, name) for name in dir(module) if _is_setting(name)}
