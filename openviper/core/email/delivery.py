@@ -229,3 +229,19 @@ async def current_mailer() -> Mailer:
         at_loop_end(mailer.aclose)
     await mailer.open()
     return mailer
+
+
+def describe_ways(mailer: Mailer) -> str:
+    """One line for the log: which way mail will go, and why."""
+    settings = mailer.settings
+    request = choose_way(
+        background=None,
+        use_background_worker=settings.use_background_worker,
+        broker=False,
+        in_request=True,
+        room=True,
+    )
+    return (
+        f"mail: {request} in requests (delivered after the response), inline elsewhere, "
+        f"through {mailer.backend.describe()}; no message broker is in use"
+    )

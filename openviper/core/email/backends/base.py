@@ -37,6 +37,10 @@ class EmailBackend(ABC):
     async def aclose(self) -> None:  # noqa: B027 - optional: most backends have nothing to close
         """Let go of everything; called once, after the last ``send`` has ended."""
 
+    def describe(self) -> str:
+        """Say in a few words, without secrets, where mail goes; for the log and the command line."""
+        return type(self).__name__
+
     @abstractmethod
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Deliver ``message`` to ``message.envelope.recipients``.
