@@ -1,0 +1,78 @@
+"""What carries a message to where it goes, chosen by name or by the dotted path of your own class."""
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from openviper.conf.imports import import_string
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from openviper.core.email.backends.console import ConsoleBackend
+    from openviper.core.email.backends.file import FileBackend
+    from openviper.core.email.backends.memory import MemoryBackend
+    from openviper.core.email.backends.smtp import SMTPBackend
+
+__all__ = [
+    "ConsoleBackend",
+    "DeliveryReport",
+    "EmailBackend",
+    "EmailSettings",
+    "FileBackend",
+    "MemoryBackend",
+    "SMTPBackend",
+    "get_backend",
+]
+
+_PATHS = {
+    "SMTPBackend": f"{__name__}.smtp.SMTPBackend",
+    "ConsoleBackend": f"{__name__}.console.ConsoleBackend",
+    "FileBackend": f"{__name__}.file.FileBackend",
+    "MemoryBackend": f"{__name__}.memory.MemoryBackend",
+}
+
+
+def get_backend(name: str | None = None, settings: EmailSettings | None = None) -> EmailBackend:
+    """Make a new backend; it is opened and closed by the caller (``async with get_backend() as backend``).
+
+    ``name``: ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"``, one of these after
+    ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None takes
+    ``EMAIL["backend"]``. ``settings`` None: those of the project. Only the module of the backend asked for is
+    imported, so that mail in memory or on the console needs no SMTP client.
+
+    Raises:
+        ImproperlyConfigured: there is no such backend, or it is not a complete subclass of :class:`EmailBackend`.
+    """
+    if settings is None:
+        settings = EmailSettings.from_settings()
+    setting = 'EMAIL["backend"]' if name is None else "get_backend(name)"
+    return _backend_class(settings.backend if name is None else name, setting)(settings)
+
+
+def _backend_class(name: str, setting: str) -> type[EmailBackend]:
+    known = name.removeprefix(f"{__name__}.")
+    if known not in _PATHS and "." not in name and ":" not in name:
+        near = difflib.get_close_matches(name, _PATHS, n=1)
+        raise ImproperlyConfigured(
+            f"{setting}: there is no backend {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; "
+            f"give {', '.join(_PATHS)} or the dotted path of your own class"
+        )
+    found = import_string(_PATHS.get(known, name), setting=setting)
+    if not (isinstance(found, type) and issubclass(found, EmailBackend)):
+        raise ImproperlyConfigured(
+            f"{setting}: {name!r} is not a subclass of openviper.core.email.backends.EmailBackend"
+        )
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise ImproperlyConfigured(f"{setting}: {name!r} does not define {missing}")
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: a backend's module may need a library that the others do not.
+    if name not in _PATHS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = import_string(_PATHS[name], setting=__name__)
+    return value

@@ -1,0 +1,72 @@
+"""Keeps messages instead of sending them: for tests, and for an application that is only tried out."""
+
+from collections import deque
+from collections.abc import Iterator
+from threading import Lock
+
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["KEPT_BYTES", "KEPT_MESSAGES", "MemoryBackend", "MessageStore", "sent"]
+
+KEPT_MESSAGES = 1000
+KEPT_BYTES = 64 * 1024**2
+
+
+class MessageStore:
+    """Messages in the order in which they were sent; the oldest go when there are too many. Safe between threads.
+
+    At most ``KEPT_MESSAGES`` messages and ``KEPT_BYTES`` bytes of content; the newest is kept whatever its size.
+    """
+
+    def __init__(self) -> None:
+        self._messages: deque[OutgoingMessage] = deque()
+        self._size = 0
+        self._lock = Lock()
+
+    def add(self, message: OutgoingMessage) -> None:
+        """Keep ``message`` as the newest."""
+        with self._lock:
+            self._messages.append(message)
+            self._size += message.size
+            while len(self._messages) > 1 and (len(self._messages) > KEPT_MESSAGES or self._size > KEPT_BYTES):
+                self._size -= self._messages.popleft().size
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._messages.clear()
+            self._size = 0
+
+    def __iter__(self) -> Iterator[OutgoingMessage]:
+        with self._lock:
+            return iter(tuple(self._messages))
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __getitem__(self, index: int) -> OutgoingMessage:
+        return self._messages[index]
+
+
+sent = MessageStore()
+"""What every ``MemoryBackend`` of this process was given.
+
+The backend that ``send_email`` uses belongs to an event loop and may be gone when one looks, after a request in another
+thread or after ``asyncio.run()``; this store stays. A test clears it before it begins.
+"""
+
+
+class MemoryBackend(EmailBackend):
+    """Accepts every recipient and opens nothing; look into ``messages``, or into ``sent`` for the whole process."""
+
+    def __init__(self, settings: EmailSettings) -> None:
+        super().__init__(settings)
+        self.messages = MessageStore()
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        """Keep ``message``."""
+        self.messages.add(message)
+        sent.add(message)
+        return DeliveryReport(accepted=message.envelope.recipients, response="kept in memory")
