@@ -153,7 +153,7 @@ class Email:
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self._service = _Service(settings)
 
-    def lifespan(self, app: Any) -> AbstractAsyncContextManager[None]:
+    def lifespan(self, _app: object) -> AbstractAsyncContextManager[None]:
         """Open and close with the application."""
         return self._lifespan()
 
@@ -188,7 +188,7 @@ class EmailMiddleware(_Layer):
         lifespan = self._service.lifespan()
         try:
             await lifespan.__aenter__()
-        except Exception as error:  # the server logs the text; a traceback would bury it
+        except Exception as error:  # noqa: BLE001 - the server logs the text; a traceback would bury it
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         conversation = _Lifespan(startup, receive, send)

@@ -165,6 +165,9 @@ class EmailSettings(BaseModel):
         description="The page that shows sent mail. None or True: with DEBUG. False: never. "
         '"always": without DEBUG too.',
     )
+    inbox_hosts: Hosts = Field(
+        None, description="Host names besides those of this machine under which the inbox page is shown. None: none."
+    )
     inbox_dir: MaybePath = Field(
         None, description="Folder in which the inbox page keeps its messages. None: in memory only."
     )
