@@ -1,0 +1,238 @@
+"""Downloading an attachment from a URL that nobody should have to trust.
+
+Every hop is resolved once and checked, and the connection goes to an address that was checked, so that a name that
+changes its answer in between gains nothing. The transport is used without httpx's client: no proxies of the
+environment, no cookies, no netrc, no redirects of its own, and no log line with the URL.
+
+Importing this module takes a tenth of a second; import it in a thread.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import importlib
+import re
+import ssl
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+
+import certifi
+import httpx
+
+from openviper.core.email.bytelimit import ByteLimit
+from openviper.core.email.decoding import decoder_for
+from openviper.core.email.errors import AttachmentRefused
+from openviper.core.email.netguard import HostRefused, Resolver, check_host, public_addresses, resolve
+
+__all__ = ["Fetched", "fetch"]
+
+# httpx would import these at its first connection, which is on the event loop.
+for _module in ("anyio._backends._asyncio", "anyio.streams.tls", "httpcore"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_module)
+
+_MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PORTS = {"http": 80, "https": 443}
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
+# Joining this much holds the event loop for a millisecond.
+_JOIN_IN_THREAD = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the server sent; ``mimetype`` is its Content-Type without parameters, None when absent or unusable."""
+
+    content: bytes
+    mimetype: str | None
+
+
+async def fetch(
+    url: str,
+    *,
+    limit: ByteLimit,
+    allowed_hosts: Collection[str] = (),
+    timeout: float = 20.0,
+    resolver: Resolver = resolve,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Fetched:
+    """Get ``url``, of which ``limit`` says how large it may be and under which name errors speak of it.
+
+    ``timeout`` in seconds covers everything: resolving, connecting, redirects (at most 3) and the body.
+    ``ssl_context`` None means the system's trust store, or certifi's where the system has none. A user name and
+    password in the URL are sent as Basic authentication to that origin only. Any port is accepted.
+
+    Raises:
+        AttachmentRefused: not allowed, not reached in time, not answered with 200, cut short, or too large. Its text
+            has neither credentials nor query.
+    """
+    first = _parse(url, limit.filename)
+    try:
+        async with asyncio.timeout(timeout):
+            return await _follow(first, limit, allowed_hosts, resolver, ssl_context)
+    except TimeoutError:
+        raise AttachmentRefused(limit.filename, f"was not completely received within {timeout:g} seconds") from None
+    except httpx.HTTPError as error:
+        raise AttachmentRefused(limit.filename, f"could not be fetched: {_describe(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    url: httpx.URL
+    host: str
+    port: int
+    authorization: str | None
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return self.url.scheme, self.host, self.port
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.url.scheme] else f"{host}:{self.port}"
+
+
+def _parse(url: str | httpx.URL, filename: str) -> _Target:
+    if isinstance(url, str) and re.search(r"[\x00-\x1f\x7f\\]|^\s|\s$", url):
+        raise AttachmentRefused(filename, "the URL has a control character, a backslash, or space around it")
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.raw_host.decode("ascii")
+    except (httpx.InvalidURL, ValueError):
+        # Not chained: the parser's text quotes parts of the URL, which may be a password.
+        raise AttachmentRefused(filename, "the URL is not valid") from None
+    if parsed.scheme not in _PORTS:
+        raise AttachmentRefused(filename, f"the scheme {parsed.scheme!r} is not allowed; use http or https")
+    port = _PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    if not 0 < port < 65536:
+        raise AttachmentRefused(filename, f"the URL has no valid port: {port}")
+    try:
+        host = check_host(host)
+    except HostRefused as error:
+        raise AttachmentRefused(filename, f"the host {error}") from None
+    return _Target(parsed, host, port, _basic_authorization(parsed))
+
+
+def _basic_authorization(url: httpx.URL) -> str | None:
+    if not url.userinfo:
+        return None
+    credentials = f"{url.username}:{url.password}".encode()
+    return "Basic " + base64.b64encode(credentials).decode("ascii")
+
+
+async def _follow(
+    target: _Target,
+    limit: ByteLimit,
+    allowed_hosts: Collection[str],
+    resolver: Resolver,
+    ssl_context: ssl.SSLContext | None,
+) -> Fetched:
+    context = ssl_context if ssl_context is not None else await asyncio.to_thread(_default_context)
+    for _ in range(_MAX_REDIRECTS + 1):
+        try:
+            addresses = await public_addresses(target.host, target.port, allowed_hosts=allowed_hosts, resolver=resolver)
+        except HostRefused as error:
+            raise AttachmentRefused(limit.filename, f"the host {target.host!r} {error}") from error
+        async with _opened(target, addresses, context) as response:
+            if response.status_code not in _REDIRECTS:
+                return await _receive(response, limit)
+            target = _redirected(target, response, limit.filename)
+    raise AttachmentRefused(limit.filename, f"redirected more than {_MAX_REDIRECTS} times")
+
+
+@functools.cache
+def _default_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not context.cert_store_stats()["x509_ca"]:
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+@contextlib.asynccontextmanager
+async def _opened(target: _Target, addresses: Sequence[str], context: ssl.SSLContext) -> AsyncIterator[httpx.Response]:
+    """The response of the first address that can be connected to."""
+    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+    async with transport:
+        response = await _first_response(transport, target, addresses)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+
+async def _first_response(
+    transport: httpx.AsyncHTTPTransport, target: _Target, addresses: Sequence[str]
+) -> httpx.Response:
+    *others, last = addresses
+    for address in others:
+        with contextlib.suppress(httpx.ConnectError, httpx.ConnectTimeout):
+            return await transport.handle_async_request(_request(target, address, connect_timeout=3.0))
+    return await transport.handle_async_request(_request(target, last, connect_timeout=None))
+
+
+def _request(target: _Target, address: str, *, connect_timeout: float | None) -> httpx.Request:
+    headers = {
+        "Host": target.host_header,
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+        "User-Agent": "openviper-email",
+    }
+    if target.authorization:
+        headers["Authorization"] = target.authorization
+    url = target.url.copy_with(host=address, username="", password="", fragment=None)
+    timeouts = httpx.Timeout(None, connect=connect_timeout).as_dict()
+    # The certificate is checked against this name too: it is the server_hostname of the TLS handshake.
+    extensions = {"timeout": timeouts, "sni_hostname": target.host}
+    return httpx.Request("GET", url, headers=headers, extensions=extensions)
+
+
+def _redirected(source: _Target, response: httpx.Response, filename: str) -> _Target:
+    location = response.headers.get("Location")
+    if not location:
+        raise AttachmentRefused(filename, f"the server answered {response.status_code} without a Location")
+    try:
+        joined = source.url.join(location)
+    except (httpx.InvalidURL, ValueError):
+        raise AttachmentRefused(filename, "the server redirected to a URL that is not valid") from None
+    target = _parse(joined, filename)
+    if source.url.scheme == "https" and target.url.scheme != "https":
+        raise AttachmentRefused(filename, "the server redirected from https to http")
+    authorization = source.authorization if target.origin == source.origin else None
+    return _Target(target.url, target.host, target.port, authorization)
+
+
+async def _receive(response: httpx.Response, limit: ByteLimit) -> Fetched:
+    if response.status_code != 200:
+        raise AttachmentRefused(limit.filename, f"the server answered {response.status_code} instead of 200")
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    length = response.headers.get("Content-Length", "")
+    if encoding in ("", "identity") and length.isdecimal():
+        limit.announce(int(length))
+    decoder = decoder_for(encoding, limit)
+    chunks: list[bytes] = []
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for raw in response.stream:
+        for piece in decoder.decode(raw):
+            limit.spend(len(piece))
+            chunks.append(piece)
+            await asyncio.sleep(0)
+    decoder.finish()
+    size = sum(map(len, chunks))
+    join = b"".join
+    content = await asyncio.to_thread(join, chunks) if size > _JOIN_IN_THREAD else join(chunks)
+    return Fetched(content, _media_type(response.headers.get("Content-Type", "")))
+
+
+def _media_type(header: str) -> str | None:
+    value = header.partition(";")[0].strip().lower()
+    if not _MEDIA_TYPE.fullmatch(value) or value.startswith(("multipart/", "message/")):
+        return None
+    return value
+
+
+def _describe(error: httpx.HTTPError) -> str:
+    text = str(error)
+    return f"{type(error).__name__} ({text})" if text else type(error).__name__

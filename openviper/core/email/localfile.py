@@ -1,0 +1,88 @@
+"""Reading a local file as an attachment: regular files only, inside the allowed folders, within the limit."""
+
+import os
+import stat
+import sys
+from collections.abc import Sequence
+
+from openviper.core.email.bytelimit import ByteLimit
+from openviper.core.email.errors import AttachmentRefused
+
+__all__ = ["read_file"]
+
+_CHUNK = 1024 * 1024
+
+# O_NONBLOCK: opening a FIFO without a writer must not hang; the check of the kind comes after the opening, because
+# what a path names can change in between.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> bytes:
+    """Read ``path``; blocking, so call it in a thread.
+
+    Symbolic links are followed; ``~`` is not expanded. ``dirs`` are the folders that may be read from, after all
+    links are resolved: None for no limit, empty for none at all. At most one byte more than ``limit`` is read.
+
+    Raises:
+        AttachmentRefused: missing, not readable, not a regular file, outside ``dirs``, or too large.
+    """
+    roots = None if dirs is None else [os.path.realpath(directory) for directory in dirs]
+    try:
+        # The same answer for what is outside and for what is not there: the error must not tell which files exist.
+        _check_inside(os.path.realpath(path), roots, limit)
+        _check_regular(os.stat(path).st_mode, limit)  # noqa: PTH116 before opening, as opening a device may act on it
+        descriptor = os.open(path, _FLAGS)
+        try:
+            opened = os.fstat(descriptor)
+            _check_regular(opened.st_mode, limit)
+            if roots is not None:
+                _check_inside(_real_path(descriptor), roots, limit)
+            limit.announce(opened.st_size)
+            return _read(descriptor, limit)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise AttachmentRefused(limit.filename, f"there is no file {path!r}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, AttachmentRefused):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise AttachmentRefused(limit.filename, f"cannot read {path!r}: {reason}") from error
+
+
+def _check_regular(mode: int, limit: ByteLimit) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kind = next((name for matches, name in _KINDS if matches(mode)), "something special")
+    raise AttachmentRefused(limit.filename, f"is {kind}, and only regular files can be attached")
+
+
+def _check_inside(real_path: str, roots: Sequence[str] | None, limit: ByteLimit) -> None:
+    if roots is None or any(os.path.commonpath((root, real_path)) == root for root in roots):
+        return
+    raise AttachmentRefused(limit.filename, """is outside the folders of EMAIL["attachment_dirs"]""")
+
+
+def _real_path(descriptor: int) -> str:
+    """Where the opened file is, which no later change of a link can alter."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 a text of the kernel, not a path to follow
+
+
+def _read(descriptor: int, limit: ByteLimit) -> bytes:
+    chunks = []
+    while chunk := os.read(descriptor, min(_CHUNK, limit.room + 1)):
+        limit.spend(len(chunk))
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,56 @@
+"""The MIME type that a file name suggests: the same on every machine, whatever its mime.types say."""
+
+import functools
+import mimetypes
+import os.path
+
+__all__ = ["OCTET_STREAM", "guess", "load"]
+
+OCTET_STREAM = "application/octet-stream"
+
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+_OASIS = "application/vnd.oasis.opendocument"
+
+# What people attach and what some supported Python does not know, or knows only as an encoding of something else.
+_ADDED = {
+    ".7z": "application/x-7z-compressed",
+    ".avif": "image/avif",
+    ".bz2": "application/x-bzip2",
+    ".docx": f"{_OFFICE}.wordprocessingml.document",
+    ".eml": "message/rfc822",
+    ".epub": "application/epub+zip",
+    ".gz": "application/gzip",
+    ".heic": "image/heic",
+    ".ics": "text/calendar",
+    ".m4a": "audio/mp4",
+    ".md": "text/markdown",
+    ".odp": f"{_OASIS}.presentation",
+    ".ods": f"{_OASIS}.spreadsheet",
+    ".odt": f"{_OASIS}.text",
+    ".pptx": f"{_OFFICE}.presentationml.presentation",
+    ".rar": "application/vnd.rar",
+    ".rtf": "application/rtf",
+    ".svgz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".webp": "image/webp",
+    ".xlsx": f"{_OFFICE}.spreadsheetml.sheet",
+    ".xml": "application/xml",
+    ".xz": "application/x-xz",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".zip": "application/zip",
+    ".zst": "application/zstd",
+}
+
+
+@functools.cache
+def load() -> dict[str, str]:
+    """Suffix to MIME type. The first call may read files of the machine, so make it off the event loop."""
+    known = mimetypes.MimeTypes()  # an instance starts from Python's own table, not from the machine's
+    registered, common = known.types_map[True], known.types_map[False]
+    return {**common, **registered, **_ADDED}
+
+
+def guess(filename: str) -> str:
+    """The type that the last suffix of ``filename`` stands for, ``application/octet-stream`` for an unknown one."""
+    return load().get(os.path.splitext(filename)[1].lower(), OCTET_STREAM)  # noqa: PTH122 a name, not a path
