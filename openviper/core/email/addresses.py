@@ -1,13 +1,49 @@
-"""Addresses: one strict grammar, one value that both the header and the envelope use."""
+"""Addresses: one strict grammar, one value that both the header and the envelope use.
 
+Accepted are ``local@domain``, ``<local@domain>``, ``Name <local@domain>`` and ``"Name, quoted" <local@domain>``. What
+RFC 5322 has besides (comments, groups, routes, folding) is refused: it carries nothing that a sender needs, and
+parsers that disagree about it have sent mail to the wrong domain.
+"""
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-__all__ = ["Address"]
+import idna
+
+from openviper.core.email.characters import refused_character
+from openviper.core.email.errors import InvalidAddress
+
+__all__ = ["Address", "parse_address", "parse_addresses"]
+
+# Far above any real address; keeps the work small whatever is given.
+_MAX_LENGTH = 1000
+# RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3: a path of 256 octets includes its angle brackets.
+_MAX_LOCAL_OCTETS = 64
+_MAX_OCTETS = 254
+_MAX_LABEL = 63
+_SHOWN = 80
+_CACHED = 4096
+
+_ATEXT = "A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
+# Inside quotes: printable ASCII but space, quote, backslash, @, < and >, which other parsers have taken for delimiters.
+_QUOTED_LOCAL = re.compile(r'"[!#-;=?A-\[\]-~]+"')
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
+_SPECIALS = re.compile(r'[()<>\[\]:;@\\,"]')
+_SPECIALS_OR_SPACE = re.compile(r'[()<>\[\]:;@\\," ]')
+_UNQUOTE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked address. ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written."""
+    """A checked address. ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written.
+
+    A local part that needs quotes includes them.
+    """
 
     display_name: str
     local_part: str
@@ -17,3 +53,210 @@ class Address:
     def addr_spec(self) -> str:
         """``local@domain`` as the envelope and the header carry it."""
         return f"{self.local_part}@{self.domain}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Equal for two addresses of the same mailbox: only the domain ignores case (RFC 5321 section 2.4)."""
+        return self.local_part, self.domain.lower()
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """True when only a server with SMTPUTF8 (RFC 6531) can take this address."""
+        return not self.local_part.isascii()
+
+    def __str__(self) -> str:
+        if not self.display_name:
+            return self.addr_spec
+        name = self.display_name.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{name}" <{self.addr_spec}>'
+
+
+class _Refused(Exception):
+    """Why a value is no address; becomes an InvalidAddress that names the field."""
+
+
+def parse_address(value: str, *, field: str) -> Address:
+    """Parse one address; ``field`` names the argument or setting in the error.
+
+    Raises:
+        InvalidAddress: ``value`` is not exactly one address of the accepted forms.
+    """
+    if not isinstance(value, str):
+        raise InvalidAddress(
+            f"{field}: an address must be a str, not {type(value).__name__}", address=_shown(value)
+        ) from None
+    try:
+        # The cache holds only short values: its size in bytes is bounded with its length.
+        if len(value) > _MAX_LENGTH:
+            raise _Refused(f"is longer than {_MAX_LENGTH} characters")
+        return _parse(value)
+    except _Refused as refused:
+        raise InvalidAddress(f"{field}: {_shown(value)} {refused}", address=value) from None
+
+
+def parse_addresses(value: str | Iterable[str] | None, *, field: str) -> tuple[Address, ...]:
+    """Parse one address or a list of them; None is an empty list. Nothing is deduplicated.
+
+    Raises:
+        InvalidAddress: as of :func:`parse_address`.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (parse_address(value, field=field),)
+    if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        raise InvalidAddress(
+            f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=_shown(value)
+        )
+    return tuple([parse_address(item, field=field) for item in value])
+
+
+def _shown(value: object) -> str:
+    text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@lru_cache(maxsize=_CACHED)
+def _parse(value: str) -> Address:
+    character = refused_character(value)
+    if character is not None:
+        raise _Refused(f"contains {character}, which no address may hold")
+    text = value.strip(" ")
+    if not text:
+        raise _Refused("is empty")
+    display_name, spec = _split_name(text) if text[-1] == ">" else ("", text)
+    local_part, domain = _split_spec(spec)
+    address = Address(display_name, local_part, _checked_domain(domain))
+    if len(address.addr_spec.encode()) > _MAX_OCTETS:
+        raise _Refused(f"has more than {_MAX_OCTETS} octets (RFC 5321 section 4.5.3.1.3)")
+    return address
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    """Split ``Name <spec>`` into the name and the spec."""
+    if text[0] == '"':
+        end = _closing_quote(text)
+        rest = text[end + 1 :].lstrip(" ")
+        if rest[:1] != "<":
+            raise _Refused("has text between the quoted name and '<'; put the whole name in one pair of quotes")
+        return _UNQUOTE.sub(r"\1", text[1:end]).strip(" "), rest[1:-1]
+    name, _, spec = text[:-1].partition("<")
+    name = name.strip(" ")
+    special = _SPECIALS.search(name)
+    if special is None:
+        return name, spec
+    if special.group() in ",;":
+        raise _Refused("holds several addresses or an unquoted name; pass a list, or put the name in double quotes")
+    raise _Refused(f"has {special.group()!r} in its name; put the name in double quotes")
+
+
+def _closing_quote(text: str) -> int:
+    index = 1
+    while index < len(text):
+        if text[index] == '"':
+            return index
+        index += 2 if text[index] == "\\" else 1
+    raise _Refused("has an opening quote without a closing one")
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    """Split ``local@domain``; the local part is checked, the domain is not."""
+    if spec[:1] == '"':
+        end = spec.find('"', 1)
+        local_part, at, domain = spec[: end + 1], spec[end + 1 : end + 2], spec[end + 2 :]
+        if end < 0 or at != "@":
+            raise _Refused("has a quoted local part that is not followed by '@'")
+        return _checked_quoted_local(local_part), domain
+    local_part, at, domain = spec.partition("@")
+    if not at:
+        raise _Refused("has no '@'")
+    if not local_part:
+        raise _Refused("has nothing before '@' (routes are not supported)")
+    return _checked_local(local_part), domain
+
+
+def _checked_quoted_local(quoted: str) -> str:
+    if not _QUOTED_LOCAL.fullmatch(quoted):
+        raise _Refused(
+            "has a quoted local part with a space, '@', '<', '>', a quote, a backslash or a character beyond ASCII"
+        )
+    # Quotes that are not needed do not make another mailbox (RFC 5321 section 4.1.2).
+    return _checked_local(quoted[1:-1]) if _DOT_ATOM.fullmatch(quoted, 1, len(quoted) - 1) else _bounded(quoted)
+
+
+def _checked_local(local_part: str) -> str:
+    if not local_part.isascii():
+        local_part = _international_local(local_part)
+        skeleton = "".join(["a" if character > "\x7f" else character for character in local_part])
+    else:
+        skeleton = local_part
+    if not _DOT_ATOM.fullmatch(skeleton):
+        special = _SPECIALS_OR_SPACE.search(local_part)
+        if special is None:
+            raise _Refused("has a dot at the start or end of its local part, or two in a row")
+        if special.group() in ",;":
+            raise _Refused("holds several addresses; pass a list")
+        raise _Refused(f"has {special.group()!r} in its local part")
+    if "=?" in local_part and "?=" in local_part:
+        raise _Refused("has an encoded word in its local part")
+    return _bounded(local_part)
+
+
+def _bounded(local_part: str) -> str:
+    if len(local_part.encode()) > _MAX_LOCAL_OCTETS:
+        raise _Refused(f"has a local part of more than {_MAX_LOCAL_OCTETS} octets (RFC 5321 section 4.5.3.1.1)")
+    return local_part
+
+
+def _international_local(local_part: str) -> str:
+    """Check a local part of RFC 6531 and return it in NFC, as RFC 6532 section 3.1 asks.
+
+    Such a local part stands in headers as it is, so characters that nobody sees, or that some software turns into
+    a delimiter (the full-width commercial at), are refused.
+    """
+    for character in local_part:
+        # Format, private and unassigned characters, and separators.
+        if character > "\x7f" and unicodedata.category(character)[0] in "CZ":
+            raise _Refused(f"has the invisible character U+{ord(character):04X} in its local part")
+        if character > "\x7f" and _SPECIALS_OR_SPACE.search(unicodedata.normalize("NFKC", character)):
+            raise _Refused(f"has U+{ord(character):04X} in its local part, which may be taken for a delimiter")
+    return unicodedata.normalize("NFC", local_part)
+
+
+@lru_cache(maxsize=_CACHED)
+def _checked_domain(domain: str) -> str:
+    """Return ``domain`` in ASCII: a literal in its canonical form, or a host name whose labels are checked."""
+    if domain[:1] == "[":
+        return _checked_literal(domain)
+    special = _SPECIALS_OR_SPACE.search(domain)
+    if special is not None:
+        if special.group() in ",;":
+            raise _Refused("holds several addresses; pass a list")
+        raise _Refused(f"has {special.group()!r} in its domain")
+    if len(domain) > _MAX_OCTETS:
+        raise _Refused("has a domain that is too long")
+    if not domain.isascii() or "xn--" in domain.lower():
+        try:
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise _Refused("has a domain that is not valid (IDNA 2008)") from error
+    labels = domain.split(".")
+    for label in labels:
+        if len(label) > _MAX_LABEL or not _LABEL.fullmatch(label):
+            raise _Refused("has a domain with a label that is empty, too long or not made of letters, digits and '-'")
+    if labels[-1].isdecimal():
+        raise _Refused("has a number where the top-level domain stands; write an IP address as [192.0.2.1]")
+    return domain
+
+
+def _checked_literal(domain: str) -> str:
+    """Check ``[192.0.2.1]`` and ``[IPv6:2001:db8::1]`` (RFC 5321 section 4.1.3)."""
+    inside = domain[1:-1]
+    try:
+        if domain[-1] == "]" and inside[:5].lower() == "ipv6:" and "%" not in inside:
+            return f"[IPv6:{ipaddress.IPv6Address(inside[5:])}]"
+        if domain[-1] == "]":
+            return f"[{ipaddress.IPv4Address(inside)}]"
+    except ValueError:
+        pass
+    raise _Refused("has an address literal that is not [192.0.2.1] or [IPv6:2001:db8::1]")

@@ -1,13 +1,22 @@
 """What is said and to whom: the caller's input, the prepared message, and the message ready to leave."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from openviper.core.email.addresses import Address
+from openviper.conf.imports import import_string
+from openviper.core.email.addresses import Address, parse_address, parse_addresses
 from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.errors import InvalidAddress, InvalidMessage
+from openviper.core.email.fields import checked_attachment, checked_headers, checked_text
+from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage"]
+if TYPE_CHECKING:
+    from openviper.core.email.serialiser import build_message as build_message
+
+__all__ = ["EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage", "build_message", "prepare"]
 
 
 @dataclass(slots=True)
@@ -48,6 +57,14 @@ class PreparedMessage:
     headers: tuple[tuple[str, str], ...]
     envelope_sender: str
 
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Every address of to, cc and bcc once, in that order, as the envelope has them."""
+        if not self.cc and not self.bcc and len(self.to) == 1:
+            return (self.to[0].addr_spec,)
+        once = {address.key: address for address in reversed((*self.to, *self.cc, *self.bcc))}
+        return tuple([address.addr_spec for address in reversed(once.values())])
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -78,3 +95,121 @@ class OutgoingMessage:
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
         """The same message for some of its recipients, as a further attempt needs it."""
         return replace(self, envelope=replace(self.envelope, recipients=recipients))
+
+
+def prepare(
+    data: EmailMessageData,
+    *,
+    default_sender: str | None,
+    auto_submitted: bool = False,
+    now: datetime | None = None,
+) -> PreparedMessage:
+    """Check ``data`` and complete it: parsed addresses, one Message-ID on the sender's domain, one date.
+
+    ``default_sender`` is ``EMAIL["default_sender"]``, used when ``data.sender`` is None. ``auto_submitted`` adds the
+    header of RFC 3834 that keeps vacation responders quiet, unless ``data.headers`` has one. ``now`` (aware) is the
+    Date; None is the present moment. Exact duplicates leave the headers; see ``PreparedMessage.recipients`` for the
+    envelope. ``data`` is not changed.
+
+    Raises:
+        InvalidMessage: a value cannot be sent as given; the text names the field.
+        ImproperlyConfigured: there is no sender, or the default one is not an address.
+    """
+    sender = _sender(data.sender, default_sender)
+    to = _once(parse_addresses(data.recipients, field="recipients"))
+    cc = _once(parse_addresses(data.cc, field="cc"))
+    bcc = _once(parse_addresses(data.bcc, field="bcc"))
+    if not to and not cc and not bcc:
+        raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either")
+    text, html = _body(data.text, field="text"), _body(data.html, field="html")
+    if text is None and html is None:
+        raise InvalidMessage('text: there is no body; give text (text="" is valid), html or a template')
+    headers = checked_headers(data.headers) if data.headers else ()
+    message_id, headers = _message_id(headers, sender)
+    if auto_submitted and not any(name.lower() == "auto-submitted" for name, _ in headers):
+        headers = (*headers, ("Auto-Submitted", "auto-generated"))
+    return PreparedMessage(
+        message_id=message_id,
+        date=datetime.now(UTC) if now is None else now,
+        sender=sender,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=_once(parse_addresses(data.reply_to, field="reply_to")),
+        subject=checked_text(data.subject, field="subject"),
+        text=text,
+        html=html,
+        attachments=_attachments(data.attachments) if data.attachments else (),
+        headers=headers,
+        envelope_sender=_envelope_sender(data.envelope_sender, sender),
+    )
+
+
+def _sender(given: str | None, default: str | None) -> Address:
+    if given is not None:
+        return parse_address(given, field="sender")
+    if not default:
+        raise ImproperlyConfigured('EMAIL["default_sender"]: is not set, and the message names no sender')
+    try:
+        return parse_address(default, field='EMAIL["default_sender"]')
+    except InvalidAddress as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
+def _once(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
+
+
+def _body(value: Any, *, field: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidMessage(
+                f"{field}: contains the lone surrogate U+{ord(value[error.start]):04X}, which is not a character"
+            ) from error
+    return value
+
+
+def _message_id(headers: tuple[tuple[str, str], ...], sender: Address) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The Message-ID that the application gave as a header, or a new one; and the headers without it."""
+    for name, value in headers:
+        if name.lower() == "message-id":
+            return value, tuple([pair for pair in headers if pair[0] != name])
+    return f"<{os.urandom(16).hex()}@{sender.domain}>", headers
+
+
+def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData, ...]:
+    checked = tuple([checked_attachment(attachment) for attachment in attachments])
+    content_ids: set[str] = set()
+    for attachment in checked:
+        if attachment.content_id is None:
+            continue
+        if attachment.content_id in content_ids:
+            raise InvalidMessage(
+                f"attachments: {attachment.filename!r} has the content_id {attachment.content_id!r} of another one"
+            )
+        content_ids.add(attachment.content_id)
+    return checked
+
+
+def _envelope_sender(given: str | None, sender: Address) -> str:
+    if given is None:
+        return sender.addr_spec
+    if given == "":
+        return ""
+    address = parse_address(given, field="envelope_sender")
+    if address.display_name:
+        raise InvalidAddress("envelope_sender: takes an address without a name", address=given)
+    return address.addr_spec
+
+
+def __getattr__(name: str) -> Any:
+    # Documented as part of this module; it needs the serialiser, which stands above it.
+    if name == "build_message":
+        return import_string("openviper.core.email.serialiser.build_message", setting=__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
