@@ -1,0 +1,97 @@
+"""What the shop keeps: products, and orders that write to their customers when they are placed and shipped."""
+
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from openviper.conf import settings
+from openviper.core.email import send_email
+from openviper.db import Model
+
+from .invoice import invoice_for
+from .money import Money
+
+__all__ = ["Order", "OrderLine", "Product"]
+
+
+class Product(Model):
+    """Something on the shelf. ``art`` names its drawing in templates/art."""
+
+    __tablename__ = "products"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(80))
+    blurb: Mapped[str] = mapped_column(String(200))
+    art: Mapped[str] = mapped_column(String(20))
+    price: Mapped[Decimal] = mapped_column(Money)
+    stock: Mapped[int]
+
+
+class OrderLine(Model):
+    """A product as it was sold: its name and price stay as they were, whatever the shelf says later."""
+
+    __tablename__ = "order_lines"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), index=True)
+    product_id: Mapped[int] = mapped_column(ForeignKey("products.id"))
+    name: Mapped[str] = mapped_column(String(80))
+    price: Mapped[Decimal] = mapped_column(Money)
+    quantity: Mapped[int]
+
+    @property
+    def total(self) -> Decimal:
+        return self.price * self.quantity
+
+
+class Order(Model):
+    """An order. ``token`` is the secret part of its address; ``shipped_on`` is None until it has left."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(22), unique=True)
+    name: Mapped[str] = mapped_column(String(80))
+    email: Mapped[str] = mapped_column(String(254))
+    address: Mapped[str] = mapped_column(String(400))
+    placed_on: Mapped[date]
+    shipped_on: Mapped[date | None]
+    lines: Mapped[list[OrderLine]] = relationship(lazy="selectin", order_by=OrderLine.id)
+
+    @property
+    def number(self) -> int:
+        """The number that people see; the first order is 1001."""
+        return 1000 + self.id
+
+    @property
+    def total(self) -> Decimal:
+        return sum((line.total for line in self.lines), Decimal("0.00"))
+
+    @property
+    def url(self) -> str:
+        return f"{settings.SHOP_URL}/orders/{self.token}"
+
+    async def after_insert(self) -> None:
+        """Confirm the order. The mail leaves when the transaction has been committed; a rollback discards it."""
+        await send_email(
+            recipients=self.email,
+            subject=f"Your order {self.number} at Viper Supplies",
+            template="emails/order_confirmation.md",
+            context={"order": self},
+        )
+
+    async def on_change(self, previous_state: Mapping[str, Any]) -> None:
+        """Tell the customer when the order has left, with the invoice attached."""
+        if self.shipped_on is None or previous_state.get("shipped_on", self.shipped_on) is not None:
+            return
+        await send_email(
+            recipients=self.email,
+            subject=f"Your order {self.number} is on its way",
+            template="emails/order_shipped.html",
+            context={"order": self},
+            attachments=[await invoice_for(self)],
+        )
