@@ -115,6 +115,10 @@ def _host(value: object) -> object:
     return text
 
 
+def _listed_host(value: object) -> str:
+    return str(_host(value)).lower()
+
+
 def _secret(value: object) -> object:
     if isinstance(value, SecretStr):
         _plain(value.get_secret_value())
@@ -201,6 +205,6 @@ Folders = Annotated[
 ]
 Hosts = Annotated[
     tuple[str, ...] | None,
-    BeforeValidator(_none_or(_each(_host))),
+    BeforeValidator(_none_or(_each(_listed_host))),
     Kind("None or a list of host names (in the environment separated by commas)", _hosts_from_text),
 ]
