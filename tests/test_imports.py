@@ -29,7 +29,6 @@ HEAVY = {"starlette", "sqlalchemy", "redis", "pika", "dramatiq", "httpx", "uvico
         "openviper.core.email.message",
         "openviper.core.email.attachments",
         "openviper.core.email.backends",
-        "openviper.core.email.extension",
     ],
 )
 def test_mail_loads_no_framework_database_or_broker(module: str) -> None:

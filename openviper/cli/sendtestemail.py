@@ -1,0 +1,71 @@
+"""``viperctl sendtestemail PATH address...``: does mail go out with these settings, and what does the server say?"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from openviper.cli.options import project_path, settings_option
+from openviper.cli.project import enter_project
+
+if TYPE_CHECKING:
+    from openviper.core.email.settings import EmailSettings
+
+__all__ = ["sendtestemail"]
+
+
+@click.command()
+@project_path
+@click.argument("addresses", nargs=-1, required=True)
+@click.option("--from", "sender", metavar="ADDRESS", help='The sender. Default: EMAIL["default_sender"].')
+@settings_option
+def sendtestemail(path: Path, addresses: tuple[str, ...], sender: str | None, settings: str | None) -> None:
+    """Send one test message to ADDRESSES with the settings of the project folder PATH, and show the answers.
+
+    The message is delivered at once, by this process. Ends with 1 when anybody does not get it.
+    """
+    from openviper.core.email.errors import DeliveryError, RecipientsRefused
+    from openviper.core.email.sender import submit_email
+    from openviper.core.email.settings import EmailSettings
+
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
+    email = EmailSettings.from_settings()
+    click.echo(f"{email.backend}{_server(email)}")
+    try:
+        receipt = asyncio.run(
+            submit_email(
+                list(addresses),
+                subject=f"Test message from {project.folder.name}",
+                text=f"This is a test message.\n\nThe mail settings of {project.folder.name} work.\n",
+                sender=sender,
+                background=False,
+                fail_silently=False,
+            )
+        )
+    except RecipientsRefused as error:
+        _print_refused(error.refused)
+        raise click.ClickException(str(error)) from error
+    except DeliveryError as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+    for address in receipt.accepted:
+        click.echo(f"accepted  {address}  {receipt.response}".rstrip())
+    _print_refused(receipt.refused)
+    click.echo(f"Message {receipt.message_id}, sent {receipt.way}")
+    if receipt.refused:
+        raise click.ClickException("not everybody gets the message")
+
+
+def _server(email: "EmailSettings") -> str:
+    if email.backend != "SMTPBackend":
+        return ""
+    security = "TLS" if email.use_ssl else "STARTTLS" if email.use_tls else "no TLS"
+    login = f"as {email.username}" if email.username else "without a login"
+    return f": {email.host} port {email.port}, {security}, {login}"
+
+
+def _print_refused(refused: Mapping[str, object]) -> None:
+    for address, refusal in refused.items():
+        click.echo(f"refused   {address}  {refusal}")

@@ -1,0 +1,81 @@
+"""Commands run as a user runs them: real processes of the installed programs."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Cli", "Served"]
+
+
+@dataclass
+class Served:
+    """A running ``viperctl runserver``; ``printed`` grows to everything it said once it has ended."""
+
+    process: subprocess.Popen[str]
+    printed: str = field(default="")
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"served at (http://\S+)", self.printed)
+        assert found, self.printed
+        return found[1]
+
+    def get(self, path: str = "") -> str:
+        with urllib.request.urlopen(self.address + path, timeout=20) as response:
+            return str(response.read().decode())
+
+    def read_until(self, words: str) -> None:
+        """Take in what it prints up to the line with ``words``; fails when it ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.printed += line
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was never printed, but:\n{self.printed}")
+
+
+class Cli:
+    """Runs the programs of the distribution from the folder ``cwd``."""
+
+    def __init__(self, cwd: Path) -> None:
+        self._cwd = cwd
+
+    def run(self, *arguments: str | Path, program: str = "viperctl", **env: str) -> subprocess.CompletedProcess[str]:
+        """Run to the end; ``env`` is added to the environment."""
+        return self.run_program([_program(program), *arguments], **env)
+
+    def run_program(self, command: list[str | Path], **env: str) -> subprocess.CompletedProcess[str]:
+        """Run any command to the end."""
+        return subprocess.run(
+            command, cwd=self._cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+        )
+
+    @contextmanager
+    def serve(self, *arguments: str | Path) -> Iterator[Served]:
+        """``viperctl runserver``, started up, until the block ends; then it gets Ctrl+C."""
+        process = subprocess.Popen(
+            [_program("viperctl"), "runserver", *arguments],
+            cwd=self._cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        served = Served(process)
+        try:
+            served.read_until("Application startup complete")
+            yield served
+        finally:
+            process.send_signal(signal.SIGINT)
+            served.printed += process.communicate(timeout=30)[0]
+
+
+def _program(name: str) -> Path:
+    return Path(sys.executable).with_name(name)
