@@ -7,6 +7,7 @@ parsers that disagree about it have sent mail to the wrong domain.
 
 import ipaddress
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -112,8 +113,10 @@ def parse_addresses(value: str | Iterable[str] | None, *, field: str) -> tuple[A
 
 
 def _shown(value: object) -> str:
-    text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    """``value`` for an error text: escaped, and short whatever it is."""
+    if not isinstance(value, str):
+        return reprlib.repr(value)
+    return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
 
 
 @lru_cache(maxsize=_CACHED)
@@ -139,15 +142,23 @@ def _split_name(text: str) -> tuple[str, str]:
         rest = text[end + 1 :].lstrip(" ")
         if rest[:1] != "<":
             raise _Refused("has text between the quoted name and '<'; put the whole name in one pair of quotes")
-        return _UNQUOTE.sub(r"\1", text[1:end]).strip(" "), rest[1:-1]
-    name, _, spec = text[:-1].partition("<")
+        return _UNQUOTE.sub(r"\1", text[1:end]).strip(" "), _one_spec(rest[1:-1])
+    name, opening, spec = text[:-1].partition("<")
+    if not opening:
+        raise _Refused("has '>' without '<'")
     name = name.strip(" ")
     special = _SPECIALS.search(name)
     if special is None:
-        return name, spec
+        return name, _one_spec(spec)
     if special.group() in ",;":
         raise _Refused("holds several addresses or an unquoted name; pass a list, or put the name in double quotes")
     raise _Refused(f"has {special.group()!r} in its name; put the name in double quotes")
+
+
+def _one_spec(spec: str) -> str:
+    if ">" in spec:
+        raise _Refused("holds more than one '<...>'; pass several addresses as a list")
+    return spec
 
 
 def _closing_quote(text: str) -> int:

@@ -7,7 +7,7 @@ import binascii
 import struct
 from typing import Literal
 
-__all__ = ["base64_length", "encode_base64", "encode_text", "is_seven_bit", "normalised", "seven_bit"]
+__all__ = ["base64_length", "encode_base64", "encode_text", "normalised", "seven_bit"]
 
 TextEncoding = Literal["quoted-printable", "base64"]
 
@@ -16,7 +16,7 @@ _BASE64_LINE_INPUT = 57
 _SLICE_LINES = 4096
 _BASE64_SLICE = _BASE64_LINE_INPUT * _SLICE_LINES
 _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
-_QUOTED_SLICE = 128 * 1024
+_TEXT_SLICE = 128 * 1024
 # What quoted-printable leaves as it is: printable ASCII but '=', and tab, LF, CR.
 _QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n\r"
 # Beyond one escape in six octets base64 is shorter.
@@ -66,31 +66,37 @@ def base64_length(size: int) -> int:
     return encoded + 2 * ((encoded - 1) // _LINE) if size else 0
 
 
-def is_seven_bit(data: bytes) -> bool:
-    """True when ``data``, its line ends normalised, can travel unencoded (RFC 2045 section 2.7)."""
-    if not data.isascii() or b"\x00" in data:
-        return False
-    return max(map(len, _lines(data))) <= _MAX_LINE
+def seven_bit(data: bytes) -> list[bytes] | None:
+    """``data`` in slices with every line end as CRLF; None when it cannot travel unencoded.
 
-
-def seven_bit(data: bytes) -> bytes:
-    """``data``, of which :func:`is_seven_bit` is true, with every line end as CRLF."""
-    return b"\r\n".join(_lines(data))
-
-
-def _lines(data: bytes) -> list[bytes]:
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    That is when it has octets beyond ASCII, NUL, or a line of more than 998 octets (RFC 2045 section 2.7).
+    """
+    slices: list[bytes] = []
+    start = 0
+    while len(data) - start > _TEXT_SLICE:
+        end = data.rfind(b"\n", start, start + _TEXT_SLICE) + 1
+        if not end:
+            return None
+        slices.append(data[start:end])
+        start = end
+    slices.append(data[start:])
+    for index, each in enumerate(slices):
+        lines = each.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if not each.isascii() or b"\x00" in each or max(map(len, lines)) > _MAX_LINE:
+            return None
+        slices[index] = b"\r\n".join(lines)
+    return slices
 
 
 def _encode_quoted(data: bytes) -> list[bytes]:
     slices: list[bytes] = []
     start = 0
-    while len(data) - start > _QUOTED_SLICE:
-        end = data.rfind(b"\n", start, start + _QUOTED_SLICE) + 1
+    while len(data) - start > _TEXT_SLICE:
+        end = data.rfind(b"\n", start, start + _TEXT_SLICE) + 1
         if end:
             slices.append(_quoted(data[start:end]))
         else:
-            end = start + _QUOTED_SLICE
+            end = start + _TEXT_SLICE
             if data[end - 1] == 0x0D:
                 end -= 1
             slices.append(_continued(_quoted(data[start:end])))

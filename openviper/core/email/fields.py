@@ -16,7 +16,7 @@ from openviper.core.email.headers import MAX_WORD
 
 __all__ = ["checked_attachment", "checked_headers", "checked_text", "is_message_id", "is_structured"]
 
-MAX_HEADER = 32_000
+_MAX_HEADER = 32_000
 _MAX_NAME = 50
 _MAX_FILE_NAME = 1000
 _MAX_MIME_TYPE = 255
@@ -29,7 +29,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+"
 _MESSAGE_ID = re.compile(rf"<{_ATOM}@(?:{_ATOM}|\[[A-Za-z0-9:.]+\])>")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$&'*+/=?^_`{|}~.@-]+")
 _MIME_WORD = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
-_MIME_TYPE = re.compile(rf'{_MIME_WORD}/{_MIME_WORD}(?: *; *{_MIME_WORD}=(?:{_MIME_WORD}|"[ !#-\[\]-~]*"))*')
+_MIME_TYPE = re.compile(rf'{_MIME_WORD}/{_MIME_WORD}(?: *; *{_MIME_WORD}=(?:{_MIME_WORD}|"[ !#-:<-\[\]-~]*"))*')
 _ENCODED_WORD = re.compile(r"=\?[^? ]*\?[^? ]*\?[^? ]*\?=")
 
 # Name in lower case: what to use instead.
@@ -69,7 +69,6 @@ _STRUCTURED = frozenset(
         "priority",
         "references",
         "return-receipt-to",
-        "sender",
         "sensitivity",
         "x-priority",
     }
@@ -85,8 +84,8 @@ def checked_text(value: Any, *, field: str) -> str:
     """
     if not isinstance(value, str):
         raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
-    if len(value) > MAX_HEADER:
-        raise InvalidMessage(f"{field}: is longer than {MAX_HEADER} characters")
+    if len(value) > _MAX_HEADER:
+        raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
     character = refused_character(value)
     if character is not None:
         raise InvalidMessage(f"{field}: contains {character}, which no header may hold")
@@ -108,7 +107,9 @@ def checked_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
             raise InvalidMessage(f"headers[{name!r}]: given twice, in different spellings")
         field = f"headers[{name!r}]"
         checked_text(value, field=field)
-        if is_structured(lower):
+        if lower == "sender":
+            parse_address(value, field=field)
+        elif is_structured(lower):
             _check_structured(lower, value, field=field)
         checked[lower] = (name, value)
     return tuple(checked.values())
@@ -187,8 +188,6 @@ def _check_structured(lower: str, value: str, *, field: str) -> None:
         raise InvalidMessage(f"{field}: has more than {MAX_WORD} characters without a space, so no line can hold it")
     if lower == "message-id" and not is_message_id(value):
         raise InvalidMessage(f"{field}: must be a message id such as <unique@example.com>")
-    if lower == "sender":
-        parse_address(value, field=field)
 
 
 def _check_mime_type(attachment: AttachmentData) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from openviper.core.email.addresses import Address
 
-__all__ = ["MAX_WORD", "address_header", "date_header", "parameter", "structured_header", "text_header"]
+__all__ = ["MAX_WORD", "address_header", "date_header", "media_header", "parameter", "structured_header", "text_header"]
 
 _LINE = 78
 # RFC 2047 section 2: an encoded word, and (with its leading space) a line that has one.
@@ -22,6 +22,7 @@ _WORD_OPENING = "=?utf-8?"
 _WORD_OVERHEAD = len("=?utf-8?q??=")
 # The longest run without a space that may stay as it is: with a name it is within the 998 octets of RFC 5322.
 MAX_WORD = 900
+_MAX_LINE = 998
 _MAX_PLAIN_NAME = 60
 
 _PIECES = re.compile(" *[^ ]+")
@@ -36,18 +37,19 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def text_header(name: str, value: str, *, longest_word: int = _LINE - 2) -> str:
+def text_header(name: str, value: str, *, long_words: bool = False) -> str:
     """A header of free text (RFC 5322 section 3.2.5).
 
     Folded at spaces; in encoded words when it is not ASCII, could be taken for an encoded word, would lose a space at
-    its ends, or has a word longer than ``longest_word``.
+    its ends, or has a word that no line holds. ``long_words`` lets words be longer than a usual line, for headers that
+    programs read (a URL, JSON).
     """
     plain = value.isascii() and "=?" not in value and value[:1] != " " and value[-1:] != " "
     if plain and len(name) + 2 + len(value) <= _LINE:
         return f"{name}: {value}\r\n"
     if plain:
         pieces = _PIECES.findall(value)
-        if max(map(len, pieces)) <= longest_word:
+        if len(name) + 2 + max(map(len, pieces)) <= (_MAX_LINE if long_words else _LINE):
             pieces[0] = f" {pieces[0]}"
             return _fold(name, pieces)
     words = _encoded_words(value, _ENCODED_LINE - len(name) - 2)
@@ -72,7 +74,7 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
         else:
             pieces.append(f" {address.addr_spec},")
     pieces[-1] = pieces[-1][:-1]
-    return _fold(name, pieces)
+    return _fold(name, pieces, _ENCODED_LINE)
 
 
 def date_header(moment: datetime) -> str:
@@ -87,7 +89,7 @@ def date_header(moment: datetime) -> str:
 
 
 def parameter(name: str, value: str) -> list[str]:
-    """A parameter of a MIME header, as pieces of at most 76 characters that each begin with a space.
+    """A parameter of a MIME header, as pieces that each begin with a space and fit in a line of their own.
 
     Quoted when it is harmless ASCII that fits; else RFC 2231: percent-encoded UTF-8, in numbered sections when long. No
     second, plain spelling is given: receivers disagree about which of two to believe.
@@ -103,18 +105,19 @@ def parameter(name: str, value: str) -> list[str]:
     section = f" {name}*0*=utf-8''"
     for piece in encoded:
         if len(section) + len(piece) > _LINE - 2:
-            sections.append(f"{section};")
+            sections.append(section)
             section = f" {name}*{len(sections)}*="
         section += piece
     return [*sections, section]
 
 
 def media_header(name: str, pieces: Iterable[str]) -> str:
-    """A MIME header from its value and parameters, already separated by semicolons; see :func:`parameter`."""
-    return _fold(name, pieces)
+    """A MIME header from its value and its parameters; see :func:`parameter`."""
+    *separated, last = pieces
+    return _fold(name, [*(f"{piece};" for piece in separated), last])
 
 
-def _fold(name: str, pieces: Iterable[str]) -> str:
+def _fold(name: str, pieces: Iterable[str], limit: int = _LINE) -> str:
     """Join ``pieces``, each of which begins with a space; a line break goes before that space where a line is full.
 
     The first piece stays beside the name: some receivers drop a header whose first line is empty.
@@ -123,7 +126,7 @@ def _fold(name: str, pieces: Iterable[str]) -> str:
     line = f"{name}:"
     alone = True
     for piece in pieces:
-        if not alone and len(line) + len(piece) > _LINE:
+        if not alone and len(line) + len(piece) > limit:
             lines.append(line)
             line = piece
         else:

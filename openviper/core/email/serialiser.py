@@ -11,14 +11,14 @@ import email.policy
 import hashlib
 from collections.abc import Iterable, Sequence
 from email.message import EmailMessage
+from itertools import count
 
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.bodies import base64_length, encode_base64, encode_text, is_seven_bit, seven_bit
+from openviper.core.email.bodies import base64_length, encode_base64, encode_text, seven_bit
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.fields import is_structured
 from openviper.core.email.headers import (
-    MAX_WORD,
     address_header,
     date_header,
     media_header,
@@ -35,7 +35,9 @@ _THREAD_THRESHOLD = 256 * 1024
 _CHUNK = 256 * 1024
 # No line of quoted-printable, base64 or of a header can begin so: '=_' is in none of them (RFC 2045 section 6.7).
 _BOUNDARY_PREFIX = "=_"
+# Headers are written out again as they were parsed.
 _POLICY = email.policy.SMTP.clone(refold_source="none")
+_UTF8_POLICY = _POLICY.clone(utf8=True)
 
 
 async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
@@ -85,7 +87,8 @@ def build_message(data: EmailMessageData) -> EmailMessage:
     if data.sender is None:
         raise InvalidMessage("sender: build_message reads no settings, so the message must name its sender")
     content = b"".join(serialise(prepare(data, default_sender=None)))
-    return email.message_from_bytes(content, policy=_POLICY)
+    # Decoded first, because addresses that need SMTPUTF8 stand in the header as UTF-8.
+    return email.message_from_string(content.decode(), policy=_POLICY if content.isascii() else _UTF8_POLICY)
 
 
 def _header(message: PreparedMessage) -> str:
@@ -114,7 +117,7 @@ def _custom_header(name: str, value: str) -> str:
         return address_header(name, (parse_address(value, field=name),))
     if is_structured(lower):
         return structured_header(name, value)
-    return text_header(name, value, longest_word=MAX_WORD)
+    return text_header(name, value, long_words=True)
 
 
 def _body(message: PreparedMessage, inline: Sequence[AttachmentData], boundary: str) -> list[bytes]:
@@ -124,7 +127,7 @@ def _body(message: PreparedMessage, inline: Sequence[AttachmentData], boundary: 
     html = _text_part("html", message.html)
     if inline:
         html = _multipart(
-            "related", f"{boundary}r", [html, *map(_attachment, inline)], parameters=[' type="text/html";']
+            "related", f"{boundary}r", [html, *map(_attachment, inline)], parameters=[' type="text/html"']
         )
     if message.text is None:
         return html
@@ -140,7 +143,7 @@ def _text_part(subtype: str, text: str) -> list[bytes]:
 def _multipart(
     subtype: str, boundary: str, parts: Iterable[list[bytes]], *, parameters: Sequence[str] = ()
 ) -> list[bytes]:
-    pieces = [f" multipart/{subtype};", *parameters, f' boundary="{boundary}"']
+    pieces = [f" multipart/{subtype}", *parameters, f' boundary="{boundary}"']
     delimiter = f"\r\n--{boundary}\r\n".encode("ascii")
     chunks = [f"{media_header('Content-Type', pieces)}\r\n--{boundary}\r\n".encode("ascii")]
     for index, part in enumerate(parts):
@@ -153,39 +156,37 @@ def _multipart(
 
 def _attachment(attachment: AttachmentData) -> list[bytes]:
     mimetype, filename, encoding = attachment.mimetype, attachment.filename, "base64"
-    if mimetype[:8].lower() == "message/":
-        if is_seven_bit(attachment.content):
-            encoding = "7bit"
-        else:
-            # RFC 2046 section 5.2.1 forbids to encode it and 8-bit lines need a server's leave; as a file that mail
-            # programs open it arrives byte for byte.
-            mimetype = "application/octet-stream"
+    content: list[bytes] | None = None
+    if _is_message(attachment):
+        content = seven_bit(attachment.content)
+        encoding = "7bit"
+        if content is None:
+            # RFC 2046 section 5.2.1 forbids to encode a message, and 8-bit lines need a server's leave; as a file
+            # that mail programs open it arrives byte for byte.
+            mimetype, encoding = "application/octet-stream", "base64"
             filename = filename if filename.lower().endswith(".eml") else f"{filename}.eml"
-    media_type, *parameters = mimetype.split(";")
-    disposition = "inline" if attachment.inline else "attachment"
+    media_type = [f" {piece.strip()}" for piece in mimetype.split(";")]
+    disposition = " inline" if attachment.inline else " attachment"
     header = [
-        media_header(
-            "Content-Type", _separated([f" {media_type.strip()}", *(f" {each.strip()}" for each in parameters)])
-        ),
+        media_header("Content-Type", media_type),
         f"Content-Transfer-Encoding: {encoding}\r\n",
-        media_header("Content-Disposition", _separated([f" {disposition}", *parameter("filename", filename)])),
+        media_header("Content-Disposition", [disposition, *parameter("filename", filename)]),
     ]
     if attachment.content_id is not None:
         header.append(f"Content-ID: <{attachment.content_id}>\r\n")
     header.append("\r\n")
-    content = [seven_bit(attachment.content)] if encoding == "7bit" else encode_base64(attachment.content)
-    return ["".join(header).encode("ascii"), *content]
+    return ["".join(header).encode("ascii"), *(encode_base64(attachment.content) if content is None else content)]
 
 
-def _separated(pieces: list[str]) -> list[str]:
-    return [f"{piece};" for piece in pieces[:-1]] + pieces[-1:]
+def _is_message(attachment: AttachmentData) -> bool:
+    return attachment.mimetype[:8].lower() == "message/"
 
 
 def _boundary(message: PreparedMessage) -> str:
-    """The start of every boundary of this message: from its id, and in none of the parts that travel unencoded."""
-    verbatim = [part.content for part in message.attachments if part.mimetype[:8].lower() == "message/"]
-    for attempt in range(len(verbatim) + 100):
-        digest = hashlib.blake2b(message.message_id.encode(), digest_size=12, salt=attempt.to_bytes(2)).hexdigest()
+    """The start of every boundary of this message: made from its id, and in no part that travels unencoded."""
+    verbatim = [attachment.content for attachment in message.attachments if _is_message(attachment)]
+    for attempt in count():
+        digest = hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
         boundary = f"{_BOUNDARY_PREFIX}{digest}"
         if not any(boundary.encode("ascii") in content for content in verbatim):
             break
@@ -210,7 +211,10 @@ def _joined(pieces: Iterable[bytes]) -> tuple[bytes, ...]:
 def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
     """The least encoded size of each part, and its name."""
     parts = [
-        (base64_length(len(attachment.content)), f"attachment {attachment.filename!r}")
+        (
+            len(attachment.content) if _is_message(attachment) else base64_length(len(attachment.content)),
+            f"attachment {attachment.filename!r}",
+        )
         for attachment in message.attachments
     ]
     if message.text:
