@@ -1,0 +1,79 @@
+"""Transactions that hold back what they caused until they are committed, and lifecycle hooks, for SQLAlchemy asyncio.
+
+SQLAlchemy is imported at the first use of a name that needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import openviper.db.transaction  # noqa: F401  # now, because it binds the name that the function below takes over
+from openviper.conf.imports import require
+from openviper.db.errors import AsyncSessionRequired, DatabaseMisuse, ForbiddenInHook, NoTransaction, SessionInUse
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from openviper.db.engine import create_tables, dispose, engine, prepare_sqlite
+    from openviper.db.hooks import LifecycleHooks, Model
+    from openviper.db.session import on_commit
+
+__all__ = [
+    "AsyncSessionRequired",
+    "DatabaseMisuse",
+    "ForbiddenInHook",
+    "LifecycleHooks",
+    "Model",
+    "NoTransaction",
+    "SessionInUse",
+    "create_tables",
+    "dispose",
+    "engine",
+    "on_commit",
+    "prepare_sqlite",
+    "transaction",
+]
+
+_LAZY = {
+    "LifecycleHooks": "hooks",
+    "Model": "hooks",
+    "create_tables": "engine",
+    "dispose": "engine",
+    "engine": "engine",
+    "on_commit": "session",
+    "prepare_sqlite": "engine",
+}
+
+
+def transaction(session: "AsyncSession | None" = None) -> "AbstractAsyncContextManager[AsyncSession]":
+    """``async with transaction() as session``: commit at the end of the block, roll back when it raises.
+
+    Without ``session`` one is opened on the setting ``DATABASE_URL`` and closed at the end. Inside another
+    ``transaction()`` the same session is used and the block is a savepoint; in a lifecycle hook it is part of the
+    transaction that is being flushed. With ``session`` the block is that session's transaction, or a savepoint where
+    ``begin()`` or ``transaction()`` has opened one already; one that SQLAlchemy began by itself, for an earlier query,
+    becomes the block's and ends with it.
+
+    What is sent or given to ``on_commit()`` inside is held until the outermost transaction has been committed, and
+    dropped when it, or the savepoint around it, is rolled back. The exit awaits it. While the commit and what follows
+    it run, a cancellation waits; it is raised afterwards.
+
+    Raises:
+        SessionInUse: another task has a savepoint open on the session that would be shared.
+    """
+    opened: AbstractAsyncContextManager[AsyncSession] = _load("session").transaction(session)
+    return opened
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(_load(_LAZY[name]), name)
+    return value
+
+
+def _load(module: str) -> Any:
+    for library in ("sqlalchemy", "greenlet"):
+        require(library, extra="db", purpose="openviper.db")
+    return import_module(f"openviper.db.{module}")

@@ -1,0 +1,145 @@
+"""Engines on ``DATABASE_URL``: one for each event loop, closed when the loop ends."""
+
+from typing import Any, Protocol
+
+from sqlalchemy import MetaData, event, make_url
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from openviper.conf import settings
+from openviper.exceptions import ImproperlyConfigured, MissingDependency
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
+
+# Schemes without a driver, as hosting platforms hand them out.
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver comes under its own name
+
+_SQLITE_BUSY_SECONDS = 30.0
+
+_engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
+
+
+def engine() -> AsyncEngine:
+    """The engine of the running event loop on the setting ``DATABASE_URL``, made at first use.
+
+    ``sqlite`` means aiosqlite and ``postgresql`` (or ``postgres``) asyncpg when the URL names no driver. A SQLite
+    engine is prepared as :func:`prepare_sqlite` describes, and waits 30 s for a lock unless the URL has ``timeout``.
+
+    Raises:
+        ImproperlyConfigured: the URL cannot be used.
+        MissingDependency: its driver is not installed.
+    """
+    kept = _engines.get()
+    if kept is None:
+        kept = {}
+        _engines.set(kept)
+    url = str(settings.DATABASE_URL)
+    if url not in kept:
+        kept[url] = created = _create(url)
+        at_loop_end(created.dispose)
+    return kept[url]
+
+
+def new_session() -> AsyncSession:
+    """A session on :func:`engine`. Objects stay readable after the commit, because reading cannot await a reload."""
+    return AsyncSession(engine(), expire_on_commit=False)
+
+
+async def dispose() -> None:
+    """Close the connections of the running event loop's engines. Without it they close when the loop ends."""
+    kept = _engines.get() or {}
+    _engines.discard()
+    for created in kept.values():
+        await created.dispose()
+
+
+async def create_tables(metadata: MetaData) -> None:
+    """Create the tables of ``metadata`` that do not exist yet; never changes one that does."""
+    async with engine().begin() as connection:
+        await connection.run_sync(metadata.create_all)
+
+
+def prepare_sqlite(target: AsyncEngine) -> None:
+    """Make transactions on SQLite correct; our own engines are prepared, one that you make yourself should be.
+
+    The driver's own transactions are switched off, because with them a row of a released savepoint survives the
+    rollback of the transaction around it. Every transaction begins with ``BEGIN IMMEDIATE``: it waits for its turn to
+    write at its start. One that reads first and then wants to write could not wait, and would fail with "database is
+    locked" whenever another was faster. Foreign keys are enforced.
+
+    Call it before the engine's first connection.
+    """
+
+    @event.listens_for(target.sync_engine, "connect")
+    def connected(connection: "_SQLiteConnection", _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(target.sync_engine, "begin")
+    def began(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _create(setting: str) -> AsyncEngine:
+    url = _parsed(setting)
+    sqlite = url.get_backend_name() == "sqlite"
+    try:
+        created = create_async_engine(url, **(_sqlite_options(url) if sqlite else {"pool_pre_ping": True}))
+    except ModuleNotFoundError as error:
+        package = _PIP.get(error.name or "", error.name)
+        raise MissingDependency(
+            f"DATABASE_URL: {url.drivername!r} needs {error.name!r}, which is not installed: pip install '{package}'",
+            name=error.name,
+        ) from error
+    except NoSuchModuleError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {url.drivername!r}") from error
+    except InvalidRequestError as error:
+        raise ImproperlyConfigured(
+            f"DATABASE_URL: {url.drivername!r} is not an asynchronous driver; name one, such as postgresql+asyncpg"
+        ) from error
+    if sqlite:
+        prepare_sqlite(created)
+    return created
+
+
+def _parsed(setting: str) -> URL:
+    try:
+        url = make_url(setting)
+    except ArgumentError:
+        # SQLAlchemy's text repeats the value, which may hold a password.
+        raise ImproperlyConfigured(
+            "DATABASE_URL: not a database URL such as sqlite:///shop.sqlite3 or postgresql://user@host/name"
+        ) from None
+    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    if url.drivername == "postgresql+asyncpg" and "sslmode" in url.query:
+        # libpq's spelling, which asyncpg takes under the name "ssl" only.
+        url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
+    return url
+
+
+def _sqlite_options(url: URL) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if "timeout" not in url.query:
+        options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
+    if url.database in (None, "", ":memory:"):
+        # The database lives in its connection. SQLAlchemy's default lends that one to everybody at the same time, so
+        # that one session's rollback would undo another's work; a pool of one makes them take turns.
+        options |= {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+    return options
+
+
+class _Cursor(Protocol):
+    def execute(self, statement: str, /) -> object: ...
+    def close(self) -> None: ...
+
+
+class _SQLiteConnection(Protocol):
+    isolation_level: str | None
+
+    def cursor(self) -> _Cursor: ...

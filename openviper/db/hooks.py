@@ -1,0 +1,102 @@
+"""Lifecycle hooks: ``async def`` methods of mapped classes that run when their rows are written."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy.ext.asyncio import AsyncAttrs
+from sqlalchemy.orm import DeclarativeBase
+
+from openviper.db.lifecycle import watch
+
+__all__ = ["LifecycleHooks", "Model"]
+
+_HOOKS = (
+    "before_insert",
+    "after_insert",
+    "before_update",
+    "after_update",
+    "on_change",
+    "before_delete",
+    "after_delete",
+)
+
+
+class LifecycleHooks:
+    """Mixin for any declarative class or base; override the methods that you need, as ``async def``.
+
+    Hooks run inside the flush, in the transaction, once for each row that the session writes. They may read and change
+    their object, query (``async with transaction() as session`` gives the session of the object itself) and add
+    objects: those are written at the commit at the latest, with their own hooks. A query does not see what is not
+    flushed yet. ``flush()``, ``commit()``, ``rollback()``, ``close()`` and savepoints of that session are refused with
+    :class:`~openviper.db.ForbiddenInHook`.
+
+    An exception in a hook aborts the flush and reaches whoever flushed or committed, so that the transaction rolls
+    back. Mail sent in a hook, and ``on_commit()``, wait for the commit even where the code around uses a plain
+    AsyncSession and no ``transaction()``.
+
+    A synchronous Session is refused with :class:`~openviper.db.AsyncSessionRequired` when there is a hook to run.
+    Statements that name no object fire no hook: ``insert()``, ``update()``, ``delete()`` passed to ``execute()``, the
+    session's ``bulk_`` methods, and what the database does by itself (``ON DELETE CASCADE``, triggers).
+    """
+
+    _overridden: ClassVar[frozenset[str]] = frozenset()
+
+    async def before_insert(self) -> None:
+        """Runs before any SQL of the flush that inserts the object; what it changes on the object is inserted.
+
+        The primary key is not there yet, unless the application gave it.
+        """
+
+    async def after_insert(self) -> None:
+        """Runs after all SQL of the flush that inserted the object, before the commit. The primary key is there."""
+
+    async def before_update(self) -> None:
+        """Runs before any SQL of the flush that updates the object; what it changes on the object is part of it.
+
+        Not for an object whose attributes were only set to the values that they had.
+        """
+
+    async def after_update(self) -> None:
+        """Runs after all SQL of the flush that updated the object's row, before the commit."""
+
+    async def on_change(self, previous_state: Mapping[str, Any]) -> None:
+        """Runs directly after :meth:`after_update`, when the flush has changed the value of a column.
+
+        ``previous_state`` has the values before the flush by attribute name, of the changed columns only. A value that
+        was not loaded when it was replaced is read from the database first. Columns that SQLAlchemy or the database
+        fills by itself (``onupdate``, version counters) are not in it.
+        """
+
+    async def before_delete(self) -> None:
+        """Runs before any SQL of the flush that deletes the object.
+
+        An orphan that SQLAlchemy only discovers while flushing hears of it directly before its own ``DELETE``.
+        """
+
+    async def after_delete(self) -> None:
+        """Runs after all SQL of the flush that deleted the object, before the commit.
+
+        The loaded attributes are still readable.
+        """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls._overridden = frozenset(name for name in _HOOKS if getattr(cls, name) is not getattr(LifecycleHooks, name))
+        for name in _HOOKS:
+            hook = vars(cls).get(name)
+            if inspect.isfunction(hook) and not inspect.iscoroutinefunction(inspect.unwrap(hook)):
+                raise TypeError(f"{cls.__qualname__}.{name} is a lifecycle hook and must be written 'async def'")
+        super().__init_subclass__(**kwargs)
+
+
+watch(LifecycleHooks)
+
+
+class Model(AsyncAttrs, LifecycleHooks, DeclarativeBase):
+    """Declarative base with lifecycle hooks, for applications that bring none of their own.
+
+    ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database makes are fetched with the
+    statement that makes them, because reading an attribute cannot await them later.
+    """
+
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # SQLAlchemy types it as an instance variable

@@ -1,0 +1,138 @@
+"""``transaction()`` and ``on_commit()``."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import SessionTransaction, SessionTransactionOrigin
+from sqlalchemy.util.concurrency import greenlet_spawn
+
+from openviper.db.completion import to_completion
+from openviper.db.engine import new_session
+from openviper.db.errors import AsyncSessionRequired, NoTransaction, SessionInUse
+from openviper.db.guard import is_in_hook
+from openviper.db.records import finish, innermost, record_of
+from openviper.db.transaction import Held, Record, current_record, entered
+
+__all__ = ["on_commit", "transaction"]
+
+# As many rounds as SQLAlchemy's commit() makes before it says that hooks keep adding objects without end.
+_FLUSHES = 100
+
+
+@asynccontextmanager
+async def transaction(session: AsyncSession | None = None) -> AsyncIterator[AsyncSession]:
+    """See :func:`openviper.db.transaction`."""
+    if session is None and (record := current_record()) is not None:
+        session = record.scope
+    if session is not None:
+        async with _on(session):
+            yield session
+        return
+    session = new_session()
+    try:
+        async with _on(session):
+            yield session
+    finally:
+        await to_completion(session.close())
+
+
+def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSession | None = None) -> None:
+    """Call ``callback``, and await what it returns, after the current transaction has been committed.
+
+    Callable from synchronous code too. Without ``session`` it is the transaction that is open in this context:
+    :func:`transaction`, or that of the object whose hook runs. With ``session`` it is whatever that session commits
+    next, for code that uses a plain AsyncSession. In a savepoint the callback waits for the outermost commit.
+    It is dropped when the transaction, or the savepoint in which this was called, is rolled back or closed instead.
+
+    Callbacks run in the order given, after the transaction has ended and outside every other one, so what they send is
+    sent at once. A callback that needs the database opens a transaction of its own. One that fails is logged with its
+    traceback, and neither stops the next nor raises: the commit stands. ``commit()``, or the exit of
+    ``transaction()``, returns after them.
+
+    Raises:
+        NoTransaction: there is none. Running the callback at once, as Django does, would need an ``await`` that a
+            plain function has not, and would hide a forgotten transaction.
+        AsyncSessionRequired: ``session`` is a synchronous Session.
+    """
+    if session is None:
+        record = current_record()
+        if record is None:
+            raise NoTransaction(
+                "on_commit(): no transaction() is open here; open one, pass session=, or call the callback yourself"
+            )
+    else:
+        if not isinstance(session, AsyncSession):
+            raise AsyncSessionRequired(f"on_commit(): session must be an AsyncSession, not {type(session).__name__}")
+        current = innermost(session.sync_session)
+        if current is None:
+            raise NoTransaction(
+                "on_commit(): the session has not begun a transaction; call it after add(), execute() or begin()"
+            )
+        record = record_of(current)
+    if not record.hold(Held(callback)):
+        raise NoTransaction("on_commit(): the transaction has just ended")
+
+
+@asynccontextmanager
+async def _on(session: AsyncSession) -> AsyncIterator[None]:
+    if is_in_hook(session.sync_session):
+        # A flush cannot be divided: the hook's work belongs to the transaction that is being flushed.
+        yield
+        return
+    begun = await _begin(session)
+    record = record_of(begun)
+    record.claim()
+    begun.__enter__()
+    try:
+        with entered(record):
+            yield
+            await _flush(session, begun, record)
+    except BaseException as error:
+        await to_completion(_end(begun, record, error))
+        raise
+    else:
+        await to_completion(_end(begun, record, None))
+
+
+async def _begin(session: AsyncSession) -> SessionTransaction:
+    sync = session.sync_session
+    record = current_record()
+    current = innermost(sync)
+    if record is not None and record.scope is session and current and record_of(current) is not record.innermost:
+        raise SessionInUse(
+            "transaction(): another task has a savepoint open on this session; give each task a session of its own: "
+            "async with AsyncSession(engine()) as own, transaction(own)"
+        )
+    root = sync.get_transaction()
+    if root is None:
+        return await greenlet_spawn(sync.begin)
+    if (
+        root.origin is SessionTransactionOrigin.AUTOBEGIN
+        and not sync.in_nested_transaction()
+        and not record_of(root).claimed
+    ):
+        # Nobody has promised to commit what SQLAlchemy began by itself, say for a SELECT before this block.
+        return root
+    return await greenlet_spawn(sync.begin_nested)
+
+
+async def _flush(session: AsyncSession, begun: SessionTransaction, record: Record) -> None:
+    """Do all that may take long while it can still be cancelled, so that only the commit itself cannot be."""
+    if not record.is_open:
+        return  # the block has itself committed or rolled back
+    if not begun.is_active:
+        # A failed flush was caught, but has undone the transaction: say so rather than end as if all were well.
+        await greenlet_spawn(begun.commit)
+    for _ in range(_FLUSHES):
+        await session.flush()
+        if not (session.new or session.dirty or session.deleted):
+            break
+
+
+async def _end(begun: SessionTransaction, record: Record, error: BaseException | None) -> None:
+    try:
+        await greenlet_spawn(begun.__exit__, None if error is None else type(error), error, None)
+    finally:
+        await finish(begun)
+        record.discard()  # where the connection broke so badly that no end was reported
