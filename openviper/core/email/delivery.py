@@ -17,7 +17,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
-from openviper.db import transaction
+from openviper.db.transaction import hold
 from openviper.loops import PerLoop, at_loop_end
 
 __all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "serving_loop", "using_mailer"]
@@ -138,7 +138,7 @@ class Mailer:
             DeliveryError: the inline attempt failed and ``fail_silently`` is off.
         """
         outbox = current_outbox()
-        if background is not False and transaction.hold(
+        if background is not False and hold(
             partial(self._release, message, background, outbox), partial(_drop, message)
         ):
             publish("held", message)
