@@ -1,0 +1,259 @@
+"""Laying out plain text: paragraphs, indents, list markers, table rows and links, line by line."""
+
+import re
+from dataclasses import dataclass, field
+
+__all__ = ["TextLayout"]
+
+# What HTML collapses; a no-break space is text.
+_SPACES = re.compile(r"[ \t\n\r\f]+")
+_SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
+_NO_TARGET = re.compile(r"#|(?:javascript|vbscript|data|cid|about|blob|file):", re.IGNORECASE)
+_UNSEEN = re.compile("[\u00ad\u034f\u200b\ufeff]")  # soft hyphens and the padding of preview texts
+_INDENTS = 12  # deeper ones are not shown, so that nesting cannot multiply the text
+_RULE = "-" * 40
+
+
+@dataclass(slots=True)
+class _Table:
+    for_layout: bool
+    row_line: int = -1
+
+
+@dataclass(slots=True)
+class _Link:
+    url: str
+    length: int
+    pieces: int
+
+
+@dataclass(slots=True)
+class TextLayout:
+    """Collects text in document order; :meth:`text` gives the result."""
+
+    _lines: list[str] = field(default_factory=list)
+    _line: list[str] = field(default_factory=list)
+    _length: int = 0
+    _space: bool = False
+    _breaks: int = 0
+    _indents: list[str] = field(default_factory=list)
+    _indent: str = ""
+    _marker: str | None = None
+    _lists: list[int | None] = field(default_factory=list)
+    _tables: list[_Table] = field(default_factory=list)
+    _links: list[_Link] = field(default_factory=list)
+    _said: list[str] = field(default_factory=list)
+    _cell: bool = False
+    _pre: int = 0
+
+    def write(self, text: str) -> None:
+        """Add running text; white space collapses as in a browser, except inside ``pre``."""
+        if self._pre:
+            self._write_lines(text)
+            return
+        words = _SPACES.sub(" ", text)
+        if words[:1] == " ":
+            self._space = True
+            words = words[1:]
+        if not words:
+            return
+        trailing = words[-1] == " "
+        self._add(words[:-1] if trailing else words)
+        self._space = trailing
+
+    def separate(self, lines: int) -> None:
+        """The next text starts on a new line (1), or after an empty line (2)."""
+        self._breaks = max(self._breaks, lines)
+        self._space = False
+
+    def end_line(self) -> None:
+        """A forced line end; the second in a row leaves an empty line."""
+        if self._breaks or not self._line:
+            self._breaks = 2
+        else:
+            self._breaks = 1
+        self._space = False
+
+    def rule(self) -> None:
+        self.separate(2)
+        self._add(_RULE)
+        self.separate(2)
+
+    def open_list(self, first: int | None) -> None:
+        """``first`` is the number of the first item, None for bullets."""
+        self.separate(1 if self._lists else 2)
+        self._lists.append(first)
+
+    def close_list(self) -> None:
+        if self._lists:
+            self._lists.pop()
+        self.separate(1 if self._lists else 2)
+
+    def open_item(self, number: int | None) -> None:
+        """``number`` None continues the list's own count."""
+        self.separate(1)
+        marker = "- "
+        if self._lists and (current := self._lists[-1]) is not None:
+            current = current if number is None else number
+            self._lists[-1] = current + 1
+            marker = f"{current}. "
+        self._indents.append(" " * len(marker))
+        self._marker = marker
+
+    def open_indent(self) -> None:
+        self.separate(1)
+        self._indents.append("  ")
+
+    def close_indent(self) -> None:
+        self._marker = None
+        self.separate(1)
+        self._end_indent()
+
+    def open_quote(self) -> None:
+        self.separate(2)
+        self._flush()
+        self._indents.append("> ")
+
+    def close_quote(self) -> None:
+        self.separate(2)
+        self._end_indent()
+
+    def open_pre(self) -> None:
+        self.separate(2)
+        self._pre += 1
+
+    def close_pre(self) -> None:
+        self._pre -= 1
+        self.separate(2)
+
+    def open_table(self, *, for_layout: bool) -> None:
+        if self._tables:
+            self._tables[-1].for_layout = True
+        self.separate(1 if for_layout else 2)
+        self._tables.append(_Table(for_layout))
+
+    def close_table(self) -> None:
+        table = self._tables.pop() if self._tables else None
+        self.separate(1 if table is None or table.for_layout else 2)
+
+    def open_row(self) -> None:
+        self.separate(1)
+        self._cell = False
+        if self._tables:
+            self._tables[-1].row_line = -1
+
+    def open_cell(self) -> None:
+        """Stay in the row's line while every cell before was a single line; else begin a new one."""
+        table = self._tables[-1] if self._tables else None
+        if table is None or table.for_layout:
+            self.separate(1)
+        elif table.row_line < 0:
+            # The first cell; text that is pending goes to the line after those that a break will end.
+            table.row_line = len(self._lines) + (1 if self._line and self._breaks else 0)
+        elif self._breaks or len(self._lines) > table.row_line + 1:
+            self.separate(1)
+        elif self._line:
+            self._cell = True
+
+    def open_link(self, url: str) -> None:
+        self._links.append(_Link(_address(url), self._length, len(self._said)))
+
+    def close_link(self) -> None:
+        """Add the address, unless the text between was the address itself."""
+        if not self._links:
+            return
+        link = self._links.pop()
+        if not link.url:
+            return
+        length = self._length - link.length
+        if not length:
+            self._add(_shown(link.url))
+        elif length > len(link.url) + 12 or not _same("".join(self._said[link.pieces :]), link.url):
+            # A block inside the link has asked for a new line; the address still belongs to the text before it.
+            breaks, self._breaks = (self._breaks, 0) if self._line else (0, 0)
+            self._space = True
+            self._add(f"({_shown(link.url)})")
+            self._breaks = breaks
+
+    def text(self) -> str:
+        self._flush()
+        lines = self._lines
+        while lines and not lines[-1].strip("> "):
+            lines.pop()
+        return "\n".join(lines)
+
+    def _add(self, text: str) -> None:
+        text = _UNSEEN.sub("", text).replace("\u00a0", " ")
+        if not text:
+            return
+        if self._breaks:
+            self._break()
+        if self._cell:
+            text = f" | {text}"
+            self._cell = False
+        elif self._space and self._line:
+            text = f" {text}"
+        self._space = False
+        if self._marker is not None:
+            text = f"{self._marker}{text.lstrip()}"
+            self._marker = None
+            self._indent = "".join(self._indents[:-1][:_INDENTS])
+            self._line.append(self._indent)
+        elif not self._line:
+            self._indent = "".join(self._indents[:_INDENTS])
+            self._line.append(self._indent)
+        self._line.append(text)
+        if self._links:
+            self._said.append(text)
+            self._length += len(text)
+
+    def _break(self) -> None:
+        self._flush()
+        if self._breaks > 1 and self._lines and self._lines[-1].strip("> "):
+            indent = "".join(self._indents[:_INDENTS])
+            self._lines.append(min(indent, self._indent, key=len).rstrip())
+        self._breaks = 0
+
+    def _flush(self) -> None:
+        if self._line:
+            self._lines.append("".join(self._line).rstrip())
+            self._line.clear()
+        self._cell = False
+
+    def _end_indent(self) -> None:
+        self._flush()
+        if self._indents:
+            self._indents.pop()
+
+    def _write_lines(self, text: str) -> None:
+        first, *others = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._add(first)
+        for line in others:
+            if not self._line:
+                if self._breaks:
+                    self._break()
+                self._lines.append("")
+            self._flush()
+            self._add(line)
+
+
+def _address(url: str) -> str:
+    """``url`` as a reader could type it; empty when it leads nowhere from a text."""
+    url = _SPACES.sub(" ", url).strip().replace(" ", "%20")
+    return "" if _NO_TARGET.match(url) else url
+
+
+def _shown(url: str) -> str:
+    if url[:7].lower() == "mailto:":
+        return url[7:].partition("?")[0] or url
+    return url[4:] if url[:4].lower() == "tel:" else url
+
+
+def _same(text: str, url: str) -> bool:
+    return _bare(text) == _bare(_shown(url))
+
+
+def _bare(address: str) -> str:
+    address = address.strip()
+    match = _SCHEME.match(address)
+    return (address[match.end() :] if match else address).rstrip("/").casefold()
