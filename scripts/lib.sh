@@ -30,22 +30,35 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# Install Debian packages without a question and without starting a service.
+# Install Debian packages without a question and without starting a service. Shows apt's words only when it fails.
 install_packages() (
     guard=/usr/sbin/policy-rc.d
+    made_guard=
+    log=$(mktemp)
+    # shellcheck disable=SC2317 # the trap calls it
+    clean_up() {
+        rm -f "$log"
+        if [ -n "$made_guard" ]; then as_root rm -f "$guard"; fi
+    }
+    trap clean_up EXIT
     if [ ! -e "$guard" ]; then
+        made_guard=yes
         # invoke-rc.d asks this file; 101 means "not allowed".
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
         as_root chmod 755 "$guard"
-        trap 'as_root rm -f "$guard"' EXIT
     fi
-    if ! has postfix; then
-        echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections
+    say "installing Debian packages: $*"
+    if ! {
+        if ! has postfix; then
+            echo 'postfix postfix/main_mailer_type select No configuration' | as_root debconf-set-selections
+        fi
+        as_root apt-get -qq -o DPkg::Lock::Timeout=120 update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+            -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install "$@"
+    } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        return 1
     fi
-    say "installing $*"
-    as_root apt-get -qq -o DPkg::Lock::Timeout=120 update >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-        -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install "$@" >&2
 )
 
 # Install what brings the given "program:package" pairs, as far as allowed; name what is still missing.
@@ -56,7 +69,7 @@ need_programs() {
         has "${pair%%:*}" || packages+=("${pair##*:}")
     done
     if [ ${#packages[@]} -gt 0 ] && may_install; then
-        install_packages "${packages[@]}" || say "the packages could not be installed: ${packages[*]}"
+        install_packages "${packages[@]}" || say "they could not be installed"
         for folder in /usr/lib/postgresql/*/bin; do # there only now, when postgresql has just been installed
             PATH=$PATH:$folder
         done
