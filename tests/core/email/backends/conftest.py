@@ -1,0 +1,30 @@
+"""Messages with every header, for the tests of backends."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from openviper.core.email.message import EmailMessageData, Envelope, OutgoingMessage, prepare
+from openviper.core.email.serialiser import serialise
+
+
+@pytest.fixture
+def outgoing() -> Callable[..., OutgoingMessage]:
+    """Makes the message that the fields of ``EmailMessageData`` describe, ready to leave."""
+
+    def make(**fields: object) -> OutgoingMessage:
+        data = replace(
+            EmailMessageData(recipients=["ann@example.test"], subject="Hello", sender="Shop <shop@example.test>"),
+            **fields,  # type: ignore[arg-type]
+        )
+        if data.html is None and data.text is None:
+            data.text = "Hello, world"
+        prepared = prepare(data, default_sender=None)
+        recipients = tuple(address.addr_spec for address in (*prepared.to, *prepared.cc, *prepared.bcc))
+        content = serialise(prepared)
+        return OutgoingMessage(
+            prepared, Envelope(prepared.envelope_sender, recipients), content, sum(len(chunk) for chunk in content)
+        )
+
+    return make
