@@ -14,8 +14,9 @@ import functools
 import importlib
 import re
 import ssl
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import httpx
@@ -25,12 +26,17 @@ from openviper.core.email.decoding import decoder_for
 from openviper.core.email.errors import AttachmentRefused
 from openviper.core.email.netguard import HostRefused, Resolver, check_host, public_addresses, resolve
 
+if TYPE_CHECKING:
+    from httpcore import AsyncNetworkStream
+
 __all__ = ["Fetched", "fetch"]
 
 # httpx would import these at its first connection, which is on the event loop.
-for _module in ("anyio._backends._asyncio", "anyio.streams.tls", "httpcore"):
+for _module in ("httpcore", "sniffio", "anyio._backends._asyncio", "anyio.streams.tls"):
     with contextlib.suppress(ImportError):
         importlib.import_module(_module)
+
+_Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -137,7 +143,7 @@ async def _follow(
             raise AttachmentRefused(limit.filename, f"the host {target.host!r} {error}") from error
         async with _opened(target, addresses, context) as response:
             if response.status_code not in _REDIRECTS:
-                return await _receive(response, limit)
+                return await _receive(response, target.host, limit)
             target = _redirected(target, response, limit.filename)
     raise AttachmentRefused(limit.filename, f"redirected more than {_MAX_REDIRECTS} times")
 
@@ -153,26 +159,36 @@ def _default_context() -> ssl.SSLContext:
 @contextlib.asynccontextmanager
 async def _opened(target: _Target, addresses: Sequence[str], context: ssl.SSLContext) -> AsyncIterator[httpx.Response]:
     """The response of the first address that can be connected to."""
-    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
-    async with transport:
-        response = await _first_response(transport, target, addresses)
-        try:
-            yield response
-        finally:
-            await response.aclose()
+    sockets: list[AsyncNetworkStream] = []
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            sockets.append(info["return_value"])
+
+    try:
+        async with httpx.AsyncHTTPTransport(verify=context, trust_env=False) as transport:
+            response = await _first_response(transport, target, addresses, trace)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+    finally:
+        # The transport forgets a socket when it is cancelled during the TLS handshake.
+        for socket in sockets:
+            await socket.aclose()
 
 
 async def _first_response(
-    transport: httpx.AsyncHTTPTransport, target: _Target, addresses: Sequence[str]
+    transport: httpx.AsyncHTTPTransport, target: _Target, addresses: Sequence[str], trace: _Trace
 ) -> httpx.Response:
     *others, last = addresses
     for address in others:
         with contextlib.suppress(httpx.ConnectError, httpx.ConnectTimeout):
-            return await transport.handle_async_request(_request(target, address, connect_timeout=3.0))
-    return await transport.handle_async_request(_request(target, last, connect_timeout=None))
+            return await transport.handle_async_request(_request(target, address, trace, connect_timeout=3.0))
+    return await transport.handle_async_request(_request(target, last, trace, connect_timeout=None))
 
 
-def _request(target: _Target, address: str, *, connect_timeout: float | None) -> httpx.Request:
+def _request(target: _Target, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
     headers = {
         "Host": target.host_header,
         "Accept": "*/*",
@@ -183,30 +199,32 @@ def _request(target: _Target, address: str, *, connect_timeout: float | None) ->
     if target.authorization:
         headers["Authorization"] = target.authorization
     url = target.url.copy_with(host=address, username="", password="", fragment=None)
-    timeouts = httpx.Timeout(None, connect=connect_timeout).as_dict()
-    # The certificate is checked against this name too: it is the server_hostname of the TLS handshake.
-    extensions = {"timeout": timeouts, "sni_hostname": target.host}
+    extensions = {
+        "timeout": httpx.Timeout(None, connect=connect_timeout).as_dict(),
+        "sni_hostname": target.host,  # the certificate is checked against it too, not against the address
+        "trace": trace,
+    }
     return httpx.Request("GET", url, headers=headers, extensions=extensions)
 
 
 def _redirected(source: _Target, response: httpx.Response, filename: str) -> _Target:
     location = response.headers.get("Location")
     if not location:
-        raise AttachmentRefused(filename, f"the server answered {response.status_code} without a Location")
+        raise AttachmentRefused(filename, f"{source.host} answered {response.status_code} without a Location")
     try:
         joined = source.url.join(location)
     except (httpx.InvalidURL, ValueError):
-        raise AttachmentRefused(filename, "the server redirected to a URL that is not valid") from None
+        raise AttachmentRefused(filename, f"{source.host} redirected to a URL that is not valid") from None
     target = _parse(joined, filename)
     if source.url.scheme == "https" and target.url.scheme != "https":
-        raise AttachmentRefused(filename, "the server redirected from https to http")
+        raise AttachmentRefused(filename, f"{source.host} redirected from https to http")
     authorization = source.authorization if target.origin == source.origin else None
     return _Target(target.url, target.host, target.port, authorization)
 
 
-async def _receive(response: httpx.Response, limit: ByteLimit) -> Fetched:
+async def _receive(response: httpx.Response, host: str, limit: ByteLimit) -> Fetched:
     if response.status_code != 200:
-        raise AttachmentRefused(limit.filename, f"the server answered {response.status_code} instead of 200")
+        raise AttachmentRefused(limit.filename, f"{host} answered {response.status_code} instead of 200")
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     length = response.headers.get("Content-Length", "")
     if encoding in ("", "identity") and length.isdecimal():
@@ -234,5 +252,5 @@ def _media_type(header: str) -> str | None:
 
 
 def _describe(error: httpx.HTTPError) -> str:
-    text = str(error)
+    text = str(error)[:200]
     return f"{type(error).__name__} ({text})" if text else type(error).__name__

@@ -36,39 +36,40 @@ def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> byt
     """
     roots = None if dirs is None else [os.path.realpath(directory) for directory in dirs]
     try:
-        # The same answer for what is outside and for what is not there: the error must not tell which files exist.
-        _check_inside(os.path.realpath(path), roots, limit)
-        _check_regular(os.stat(path).st_mode, limit)  # noqa: PTH116 before opening, as opening a device may act on it
+        if roots is not None:
+            # Before anything else: whether a file outside exists must not show in the error.
+            _check_inside(os.path.realpath(path), roots, path, limit)
+        _check_regular(os.stat(path).st_mode, path, limit)  # noqa: PTH116 first, as opening a device may act on it
         descriptor = os.open(path, _FLAGS)
         try:
             opened = os.fstat(descriptor)
-            _check_regular(opened.st_mode, limit)
+            _check_regular(opened.st_mode, path, limit)
             if roots is not None:
-                _check_inside(_real_path(descriptor), roots, limit)
+                _check_inside(_real_path(descriptor), roots, path, limit)
             limit.announce(opened.st_size)
             return _read(descriptor, limit)
         finally:
             os.close(descriptor)
+    except AttachmentRefused:
+        raise
     except FileNotFoundError:
         raise AttachmentRefused(limit.filename, f"there is no file {path!r}") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, AttachmentRefused):
-            raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise AttachmentRefused(limit.filename, f"cannot read {path!r}: {reason}") from error
 
 
-def _check_regular(mode: int, limit: ByteLimit) -> None:
+def _check_regular(mode: int, path: str, limit: ByteLimit) -> None:
     if stat.S_ISREG(mode):
         return
     kind = next((name for matches, name in _KINDS if matches(mode)), "something special")
-    raise AttachmentRefused(limit.filename, f"is {kind}, and only regular files can be attached")
+    raise AttachmentRefused(limit.filename, f"{path!r} is {kind}; only regular files can be attached")
 
 
-def _check_inside(real_path: str, roots: Sequence[str] | None, limit: ByteLimit) -> None:
-    if roots is None or any(os.path.commonpath((root, real_path)) == root for root in roots):
+def _check_inside(real_path: str, roots: Sequence[str], path: str, limit: ByteLimit) -> None:
+    if any(os.path.commonpath((root, real_path)) == root for root in roots):
         return
-    raise AttachmentRefused(limit.filename, """is outside the folders of EMAIL["attachment_dirs"]""")
+    raise AttachmentRefused(limit.filename, f"""{path!r} is outside the folders of EMAIL["attachment_dirs"]""")
 
 
 def _real_path(descriptor: int) -> str:

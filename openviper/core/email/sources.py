@@ -67,6 +67,9 @@ class Part:
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What is between the slashes and the path. A password with an unescaped slash must not be taken for a path, whose
+# last part would show it as a file name.
+_AUTHORITY = re.compile(r"(?:[^/?#@]*@)?(?:\[[^\]/?#@]*\]|[^/?#@:\[\]]+)(?::[0-9]*)?(?=[/?#]|$)")
 _MIMETYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}( *;[\x20-\x7e]*)?", re.ASCII)
 
 _SOURCE_KEYS = ("path", "url", "content", "content_b64")
@@ -186,6 +189,8 @@ def _url(value: str, place: str) -> Url:
         raise AttachmentRefused(place, "the URL must begin with http:// or https://")
     if found[1].lower() not in ("http", "https"):
         raise AttachmentRefused(place, f"the scheme {found[1].lower()!r} is not allowed; use http or https")
+    if not _AUTHORITY.match(value, found.end()):
+        raise AttachmentRefused(place, "the URL has no valid host and port")
     return Url(value)
 
 
