@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from openviper import HTTPException, OpenViper, Request, Response
 from openviper.conf import settings
 from openviper.core.email import Email
+from openviper.db import dispose
 
 from .cart import MAX_QUANTITY, load_lines, read_cart, write_cart
 from .catalogue import all_products, prepare_database
@@ -27,6 +28,7 @@ __all__ = ["app"]
 async def lifespan(_app: OpenViper) -> AsyncIterator[None]:
     await prepare_database()
     yield
+    await dispose()
 
 
 app = OpenViper(

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from sqlalchemy import select
 
-from openviper.db import Model, transaction
+from openviper.db import Model, create_tables, transaction
 
 from .models import Product
 
@@ -31,9 +31,8 @@ _FIRST_STOCK = [
 
 async def prepare_database() -> None:
     """Create the tables that are missing, and put the first stock on an empty shelf."""
+    await create_tables(Model.metadata)
     async with transaction() as session:
-        connection = await session.connection()
-        await connection.run_sync(Model.metadata.create_all)
         if await session.scalar(select(Product.id).limit(1)) is None:
             session.add_all(
                 Product(name=name, blurb=blurb, art=art, price=Decimal(price), stock=stock)

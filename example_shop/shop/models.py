@@ -86,12 +86,11 @@ class Order(Model):
 
     async def on_change(self, previous_state: Mapping[str, Any]) -> None:
         """Tell the customer when the order has left, with the invoice attached."""
-        if self.shipped_on is None or previous_state.get("shipped_on", self.shipped_on) is not None:
-            return
-        await send_email(
-            recipients=self.email,
-            subject=f"Your order {self.number} is on its way",
-            template="emails/order_shipped.html",
-            context={"order": self},
-            attachments=[await invoice_for(self)],
-        )
+        if "shipped_on" in previous_state and previous_state["shipped_on"] is None:
+            await send_email(
+                recipients=self.email,
+                subject=f"Your order {self.number} is on its way",
+                template="emails/order_shipped.html",
+                context={"order": self},
+                attachments=[await invoice_for(self)],
+            )

@@ -8,8 +8,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 # The example starts in debug mode: the staff page is open on this machine, and /_mail shows the mail that was sent.
 DEBUG = os.environ.get("DEBUG", "1").lower() not in {"", "0", "false", "no", "off"}
 
-# For PostgreSQL: postgresql+asyncpg://user:password@host/database
-DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite+aiosqlite:///{PROJECT / 'shop.sqlite3'}"
+# For PostgreSQL: postgresql://user:password@host/database
+DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT / 'shop.sqlite3'}"
 
 TEMPLATES_DIR = PROJECT / "shop" / "templates"
 

@@ -1,0 +1,137 @@
+"""The shop in a real browser: order, then read the mail on the inbox page."""
+
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from support.commands import Cli
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PROJECT = Path(__file__).parents[2] / "example_shop"
+# Nothing but what the test asks for: no sandbox (containers run as root), no services that call home.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+VIEWPORTS = {"phone": ViewportSize(width=390, height=844), "desktop": ViewportSize(width=1280, height=900)}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture
+def shop_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the shop will be: mail links there, so its port is chosen before it starts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("SHOP_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'shop.sqlite3'}")
+    return f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def opened_browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Visit:
+    """A page at one viewport that remembers what went wrong in it, and keeps a picture of every step."""
+
+    def __init__(self, page: Page, width: int, folder: Path) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        self._width = width
+        self._folder = folder
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("pageerror", lambda error: self._note("error", str(error)))
+        page.on("requestfailed", lambda request: self._note("error", f"{request.url}: {request.failure}"))
+
+    async def look(self, name: str) -> None:
+        """Take a screenshot; a page that scrolls sideways is a problem."""
+        await self.page.screenshot(path=self._folder / f"{name}-{self._width}.png", full_page=True)
+        width = await self.page.evaluate("document.documentElement.scrollWidth")
+        if width > self._width:
+            self.problems.append(f"{name} is {width} pixels wide")
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.problems.append(f"{self.page.url}: {text}")
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+async def test_a_person_orders_in_the_shop_and_reads_the_mail_in_the_inbox(
+    shop_url: str, tmp_path: Path, viewport: str
+) -> None:
+    port = shop_url.rpartition(":")[2]
+    with Cli(PROJECT.parent).serve("example_shop", "--port", port):
+        async with opened_browser() as browser:
+            page = await browser.new_page(viewport=VIEWPORTS[viewport])
+            visit = Visit(page, VIEWPORTS[viewport]["width"], tmp_path)
+            await order_two_things(visit, shop_url)
+            await read_the_confirmation(visit, shop_url)
+            await ship_and_read_the_notice(visit, shop_url)
+    assert visit.problems == []
+
+
+async def order_two_things(visit: Visit, shop_url: str) -> None:
+    page = visit.page
+    for product in ("Field notebook", "Brass fountain pen"):
+        await page.goto(shop_url)
+        await visit.look("products")
+        await page.get_by_role("button", name=f"Add to cart: {product}").click()
+    await page.get_by_label("Quantity of Field notebook").fill("2")
+    await page.get_by_role("button", name="Update Field notebook").click()
+    await page.get_by_text("€ 93.00").wait_for()
+    await visit.look("cart")
+    await page.get_by_role("link", name="Check out").click()
+    await page.get_by_label("Name").fill("Ana <b>Costa</b>")
+    await page.get_by_label("Email").fill("ana@example.com")
+    await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
+    await visit.look("checkout")
+    await page.get_by_role("button", name="Place the order").click()
+    await page.get_by_role("heading", name="Thank you, Ana <b>Costa</b>").wait_for()
+    await visit.look("order")
+
+
+async def read_the_confirmation(visit: Visit, shop_url: str) -> None:
+    page = visit.page
+    await page.goto(shop_url)
+    await page.get_by_role("link", name="Mail it sent").click()
+    await visit.look("inbox")
+    await page.get_by_role("link", name="Your order 1001 at Viper Supplies").click()
+    mail = page.frame_locator("iframe")
+    await mail.get_by_role("heading", name="Thank you, Ana <b>Costa</b>").wait_for()
+    await mail.get_by_role("cell", name="€ 93.00").wait_for()
+    await visit.look("confirmation")
+    link = await mail.get_by_role("link", name="See your order").get_attribute("href")
+    assert link is not None
+    assert link.startswith(f"{shop_url}/orders/")
+    await page.goto(link)
+    await page.get_by_role("heading", name="Thank you, Ana").wait_for()
+
+
+async def ship_and_read_the_notice(visit: Visit, shop_url: str) -> None:
+    page = visit.page
+    await page.goto(f"{shop_url}/staff")
+    await page.get_by_role("button", name="Ship order 1001").click()
+    await page.get_by_text("Shipped").wait_for()
+    await visit.look("staff")
+    await page.get_by_role("link", name="Mail it sent").click()
+    await page.get_by_role("link", name="Your order 1001 is on its way").click()
+    await page.frame_locator("iframe").get_by_role("heading", name="It is on its way, Ana <b>Costa</b>").wait_for()
+    await page.get_by_role("link", name="invoice-1001.html").wait_for()
+    await visit.look("notice")
