@@ -140,6 +140,12 @@ def test_override_is_undone_after_an_error() -> None:
     assert settings.DEBUG is before
 
 
+def test_an_override_before_the_first_read_leaves_the_settings_unloaded() -> None:
+    with override(DEBUG=True):
+        assert settings.DEBUG
+    assert "not loaded" in repr(settings)
+
+
 def test_the_version_changes_with_the_settings() -> None:
     seen = [settings.version]
     with override(DEBUG=True):

@@ -58,7 +58,8 @@ class Given:
         known = self.kinds.keys() | ALIASES.keys()
         for key in source:
             if key not in known:
-                self.faults.append(f"{path(key)}: there is no such setting{self._suggestion(key)}")
+                shown = key if str(key).isprintable() else ascii(key)
+                self.faults.append(f"{path(shown)}: there is no such setting{self._suggestion(key)}")
         self._take({key: source[key] for key in source if key in known}, path)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:

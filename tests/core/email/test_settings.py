@@ -377,6 +377,10 @@ def test_a_value_that_makes_no_sense_is_refused(key: str, value: object) -> None
     assert "; give " in line
 
 
+def test_a_key_with_a_line_break_makes_no_second_line() -> None:
+    assert "\n" not in fault({"ho\nst": "x"})
+
+
 def test_a_fault_is_one_line_even_when_its_value_has_several() -> None:
     assert "\n" not in fault({"host": "a\nEMAIL['port']: wrong"})
 
@@ -445,6 +449,13 @@ def test_credentials_are_given_whole_or_not_at_all(email: dict[str, Any], place:
 def test_credentials_are_not_sent_in_clear_text(host: str, secret: str) -> None:
     line = fault({"host": host, "username": "me", secret: SECRET})
     assert line.startswith(f'EMAIL["username"]: would be sent to {host!r} in clear text; set use_tls')
+
+
+@pytest.mark.parametrize("wrong", ["use_tls", "use_ssl"])
+def test_what_is_wrong_itself_is_not_blamed_for_more(wrong: str) -> None:
+    """Who wrote "yes" for TLS has one mistake to mend, not clear text as a second one."""
+    line = fault({"host": "mail.example.com", "username": "me", "password": "x", wrong: "yes"})
+    assert line.startswith(f'EMAIL["{wrong}"]: ')
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "::1"])

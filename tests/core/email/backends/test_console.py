@@ -2,6 +2,7 @@ import asyncio
 import io
 import re
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -145,6 +146,26 @@ async def test_a_message_is_one_write(outgoing: MakeMessage) -> None:
     messages = [outgoing(subject=f"Number {number}", text="line\n" * 200) for number in range(10)]
     await asyncio.gather(*map(backend.send, messages))
     assert sorted(stream.parts) == sorted(map(render, messages))
+
+
+class InPieces(io.StringIO):
+    """A pipe that takes a little at a time."""
+
+    def write(self, text: str) -> int:
+        for start in range(0, len(text), 100):
+            super().write(text[start : start + 100])
+            time.sleep(0.001)
+        return len(text)
+
+
+async def test_messages_do_not_mix_on_a_stream_that_writes_in_pieces(outgoing: MakeMessage) -> None:
+    stream = InPieces()
+    # Two backends, as two event loops of one process have.
+    one, other = ConsoleBackend(EmailSettings(), stream), ConsoleBackend(EmailSettings(), stream)
+    messages = [outgoing(subject=f"Number {number}", text="line\n" * 100) for number in range(4)]
+    await asyncio.gather(*(backend.send(message) for backend in (one, other) for message in messages))
+    shown = stream.getvalue()
+    assert [shown.count(render(message)) for message in messages] == [2, 2, 2, 2]
 
 
 async def test_a_stream_that_cannot_show_a_character_gets_its_escape(outgoing: MakeMessage) -> None:
