@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from openviper import HTTPException, OpenViper, Request, Response
@@ -35,10 +34,10 @@ app = OpenViper(
     title="Viper Supplies",
     debug=settings.DEBUG,
     lifespan=lifespan,
-    routes=[Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))],
     exception_handlers={HTTPException: show_error, Exception: show_failure},
 )
 app.add_extension(Email())
+app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
 
 @app.get("/")

@@ -26,7 +26,8 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
     connection = await asyncpg.connect(server)
     try:
         await connection.execute(f"CREATE DATABASE {name}")
-        yield f"{server.rpartition('/')[0]}/{name}"
+        # Without sslmode asyncpg looks for certificates in the home folder, blocking the loop.
+        yield f"{server.rpartition('/')[0]}/{name}?sslmode=disable"
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()

@@ -1,5 +1,6 @@
 """The example shop, opened over ASGI, and people who visit it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -56,7 +57,8 @@ class Shop:
     @asynccontextmanager
     async def open(self, *, host: str = "127.0.0.1") -> AsyncIterator[Callable[[], Visitor]]:
         """Start the application; leaving delivers what is on its way. ``host``: where its visitors come from."""
-        application = reload(import_module("example_shop.shop.app")).app
+        # Again for each start: the application reads DEBUG when it is made.
+        application = await asyncio.to_thread(lambda: reload(import_module("example_shop.shop.app")).app)
         async with LifespanManager(application, startup_timeout=30, shutdown_timeout=30) as manager:
             clients: list[httpx.AsyncClient] = []
 
