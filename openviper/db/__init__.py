@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from openviper.db.engine import create_tables, dispose, engine, prepare_sqlite
+    from openviper.db.engines import create_tables, dispose, engine, prepare_sqlite
     from openviper.db.hooks import LifecycleHooks, Model
     from openviper.db.session import on_commit
 
@@ -38,11 +38,11 @@ __all__ = [
 _LAZY = {
     "LifecycleHooks": "hooks",
     "Model": "hooks",
-    "create_tables": "engine",
-    "dispose": "engine",
-    "engine": "engine",
+    "create_tables": "engines",
+    "dispose": "engines",
+    "engine": "engines",
     "on_commit": "session",
-    "prepare_sqlite": "engine",
+    "prepare_sqlite": "engines",
 }
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from openviper.db.completion import to_completion
-from openviper.db.engine import new_session
+from openviper.db.engines import new_session
 from openviper.db.errors import AsyncSessionRequired, NoTransaction, SessionInUse
 from openviper.db.guard import is_in_hook
 from openviper.db.records import finish, innermost, record_of
@@ -29,7 +29,7 @@ async def transaction(session: AsyncSession | None = None) -> AsyncIterator[Asyn
         async with _on(session):
             yield session
         return
-    session = new_session()
+    session = await new_session()
     try:
         async with _on(session):
             yield session
@@ -102,7 +102,7 @@ async def _begin(session: AsyncSession) -> SessionTransaction:
     if record is not None and record.scope is session and current and record_of(current) is not record.innermost:
         raise SessionInUse(
             "transaction(): another task has a savepoint open on this session; give each task a session of its own: "
-            "async with AsyncSession(engine()) as own, transaction(own)"
+            "async with AsyncSession(await engine()) as own, transaction(own)"
         )
     root = sync.get_transaction()
     if root is None:

@@ -1,5 +1,6 @@
 """Engines on ``DATABASE_URL``: one for each event loop, closed when the loop ends."""
 
+import asyncio
 from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
@@ -23,7 +24,7 @@ _SQLITE_BUSY_SECONDS = 30.0
 _engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
 
 
-def engine() -> AsyncEngine:
+async def engine() -> AsyncEngine:
     """The engine of the running event loop on the setting ``DATABASE_URL``, made at first use.
 
     ``sqlite`` means aiosqlite and ``postgresql`` (or ``postgres``) asyncpg when the URL names no driver. A SQLite
@@ -39,14 +40,16 @@ def engine() -> AsyncEngine:
         _engines.set(kept)
     url = str(settings.DATABASE_URL)
     if url not in kept:
-        kept[url] = created = _create(url)
-        at_loop_end(created.dispose)
+        # Imports the driver. A second task may be here at the same time; an engine that never connected needs no end.
+        created = await asyncio.to_thread(_create, url)
+        if kept.setdefault(url, created) is created:
+            at_loop_end(created.dispose)
     return kept[url]
 
 
-def new_session() -> AsyncSession:
+async def new_session() -> AsyncSession:
     """A session on :func:`engine`. Objects stay readable after the commit, because reading cannot await a reload."""
-    return AsyncSession(engine(), expire_on_commit=False)
+    return AsyncSession(await engine(), expire_on_commit=False)
 
 
 async def dispose() -> None:
@@ -59,7 +62,7 @@ async def dispose() -> None:
 
 async def create_tables(metadata: MetaData) -> None:
     """Create the tables of ``metadata`` that do not exist yet; never changes one that does."""
-    async with engine().begin() as connection:
+    async with (await engine()).begin() as connection:
         await connection.run_sync(metadata.create_all)
 
 
