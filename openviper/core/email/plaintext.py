@@ -1,6 +1,7 @@
 """Plain text from HTML: what a reader of the text part needs to see, links included."""
 
 import re
+from collections.abc import Callable
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -9,14 +10,14 @@ from openviper.core.email.plaintext_layout import TextLayout
 __all__ = ["html_to_text"]
 
 _DROPPED = frozenset(
-    "script style template title meta link noembed noframes iframe object embed svg math audio video canvas select "
-    "datalist input textarea map".split()
+    {"script", "style", "template", "title", "meta", "link", "noembed", "noframes", "iframe", "object", "embed", "svg"}
+    | {"math", "audio", "video", "canvas", "select", "datalist", "input", "textarea", "map"}
 )
 _LINE_BLOCKS = frozenset(
-    "address article aside body caption center details dialog dir dd div dt fieldset figcaption figure footer form "
-    "header hgroup legend li main menu nav section summary tr".split()
+    {"address", "article", "aside", "caption", "center", "details", "dialog", "div", "dt", "fieldset", "figcaption"}
+    | {"figure", "footer", "form", "header", "hgroup", "legend", "main", "nav", "section", "summary", "tr"}
 )
-_PARAGRAPHS = frozenset("blockquote dl h1 h2 h3 h4 h5 h6 ol p pre ul".split())
+_PARAGRAPHS = frozenset(("dl", "h1", "h2", "h3", "h4", "h5", "h6", "p"))
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _MAYBE_HIDDEN = '[hidden],[style*="display" i],[style*="visibility" i]'
 
@@ -26,8 +27,8 @@ _FEW_TAGS = 2_000
 _DEPTH = 250
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9:-]*)[^<>]*>?", re.IGNORECASE)
 _NEVER_DEEP = frozenset(
-    "area base br col embed hr img input link meta param source track wbr "  # no content
-    "p li td th tr dt dd tbody thead tfoot colgroup option body html head".split()  # often left unclosed
+    {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+    | {"p", "li", "td", "th", "tr", "dt", "dd", "tbody", "thead", "tfoot", "colgroup", "option", "body", "html", "head"}
 )
 
 
@@ -87,64 +88,90 @@ def _walk(body: LexborNode, layout: TextLayout, hidden: set[int]) -> None:
 
 
 def _enter(node: LexborNode, tag: str, layout: TextLayout) -> None:
-    match tag:
-        case "a":
-            layout.open_link(node.attributes.get("href") or "")
-        case "br":
-            layout.end_line()
-        case "img":
-            layout.write(node.attributes.get("alt") or "")
-        case "hr":
-            layout.rule()
-        case "li":
-            layout.open_item(_number(node.attributes.get("value")))
-        case "ol":
-            layout.open_list(first=_number(node.attributes.get("start"), default=1))
-        case "ul" | "menu" | "dir":
-            layout.open_list(first=None)
-        case "blockquote":
-            layout.open_quote()
-        case "dd":
-            layout.open_indent()
-        case "pre":
-            layout.open_pre()
-        case "table":
-            layout.open_table(for_layout=(node.attributes.get("role") or "").lower() in {"presentation", "none"})
-        case "tr":
-            layout.open_row()
-        case "td" | "th":
-            layout.open_cell()
-        case "q":
-            layout.write('"')
-        case _ if tag in _PARAGRAPHS:
-            layout.separate(2)
-        case _ if tag in _LINE_BLOCKS:
-            layout.separate(1)
+    action = _ON_ENTERING.get(tag)
+    if action is not None:
+        action(node, layout)
 
 
 def _leave(tag: str, layout: TextLayout) -> None:
-    match tag:
-        case "a":
-            layout.close_link()
-        case "li" | "dd":
-            layout.close_indent()
-        case "ol" | "ul" | "menu" | "dir":
-            layout.close_list()
-        case "blockquote":
-            layout.close_quote()
-        case "pre":
-            layout.close_pre()
-        case "table":
-            layout.close_table()
-        case "q":
-            layout.write('"')
-        case _ if tag in _PARAGRAPHS:
-            layout.separate(2)
-        case _ if tag in _LINE_BLOCKS:
-            layout.separate(1)
+    action = _ON_LEAVING.get(tag)
+    if action is not None:
+        action(layout)
 
 
-def _number(value: str | None, default: int | None = None) -> int | None:
+def _link(node: LexborNode, layout: TextLayout) -> None:
+    layout.open_link(node.attributes.get("href") or "")
+
+
+def _image(node: LexborNode, layout: TextLayout) -> None:
+    layout.write(node.attributes.get("alt") or "")
+
+
+def _item(node: LexborNode, layout: TextLayout) -> None:
+    layout.open_item(_number(node.attributes.get("value"), default=None))
+
+
+def _numbered(node: LexborNode, layout: TextLayout) -> None:
+    layout.open_list(first=_number(node.attributes.get("start"), default=1))
+
+
+def _table(node: LexborNode, layout: TextLayout) -> None:
+    role = (node.attributes.get("role") or "").strip().lower()
+    layout.open_table(for_layout=role in {"presentation", "none"})
+
+
+def _plainly(action: Callable[[TextLayout], None]) -> Callable[[LexborNode, TextLayout], None]:
+    return lambda _node, layout: action(layout)
+
+
+def _bullets(layout: TextLayout) -> None:
+    layout.open_list(first=None)
+
+
+def _line(layout: TextLayout) -> None:
+    layout.separate(1)
+
+
+def _paragraph(layout: TextLayout) -> None:
+    layout.separate(2)
+
+
+def _quote_mark(layout: TextLayout) -> None:
+    layout.write('"')
+
+
+_ON_ENTERING: dict[str, Callable[[LexborNode, TextLayout], None]] = {
+    **dict.fromkeys(_LINE_BLOCKS, _plainly(_line)),
+    **dict.fromkeys(_PARAGRAPHS, _plainly(_paragraph)),
+    **dict.fromkeys(("ul", "menu", "dir"), _plainly(_bullets)),
+    **dict.fromkeys(("td", "th"), _plainly(TextLayout.open_cell)),
+    "a": _link,
+    "blockquote": _plainly(TextLayout.open_quote),
+    "br": _plainly(TextLayout.end_line),
+    "dd": _plainly(TextLayout.open_indent),
+    "hr": _plainly(TextLayout.rule),
+    "img": _image,
+    "li": _item,
+    "ol": _numbered,
+    "pre": _plainly(TextLayout.open_pre),
+    "q": _plainly(_quote_mark),
+    "table": _table,
+    "tr": _plainly(TextLayout.open_row),
+}
+_ON_LEAVING: dict[str, Callable[[TextLayout], None]] = {
+    **dict.fromkeys(_LINE_BLOCKS, _line),
+    **dict.fromkeys(_PARAGRAPHS, _paragraph),
+    **dict.fromkeys(("ol", "ul", "menu", "dir"), TextLayout.close_list),
+    **dict.fromkeys(("li", "dd"), TextLayout.close_indent),
+    "a": TextLayout.close_link,
+    "blockquote": TextLayout.close_quote,
+    "pre": TextLayout.close_pre,
+    "q": _quote_mark,
+    "table": TextLayout.close_table,
+}
+
+
+def _number(value: str | None, *, default: int | None) -> int | None:
     text = (value or "").strip()
     return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else default
 

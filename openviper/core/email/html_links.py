@@ -1,0 +1,164 @@
+"""Where links of an HTML part may lead, and which attributes values may make."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
+from html import unescape
+
+from openviper.core.email.template_values import STAND_IN
+
+__all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "written_schemes"]
+
+SCHEMES = frozenset({"http", "https", "mailto", "tel", "cid"})
+"""What a link or an image may use whoever wrote it."""
+
+_PROTOCOL_RELATIVE = "//"
+_NEVER = frozenset({"javascript", "vbscript", "livescript", "jscript", "mocha", "view-source", "blob"})
+_URL_ATTRIBUTES = frozenset(
+    {"href", "src", "action", "formaction", "background", "poster", "cite", "data", "longdesc", "xlink:href"}
+    | {"lowsrc", "dynsrc", "ping", "manifest", "icon", "profile", "codebase", "classid", "usemap"}
+)
+_ANY_URL_ATTRIBUTE = re.compile(
+    rf"(?:{'|'.join(sorted(_URL_ATTRIBUTES))})\s*=\s*[\"']?(?!https?://|mailto:|cid:|[\"'#])", re.IGNORECASE
+)
+_RASTER = re.compile(r"data:image/(?:png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
+# Readers skip some of these inside a scheme, some around it; nobody needs any there.
+_SKIPPED = re.compile(
+    "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\ufeff]"
+)
+_HEAD = re.compile(r"[^/?#\\]*")
+_WRITTEN = re.compile(r"[a-z][a-z0-9+.-]*(?=:)")
+_WRITTEN_RELATIVE = re.compile(r"=\s*[\"']?//")
+
+_TAG_OR_COMMENT = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)")
+_COMMENT_END = re.compile(r"--!?>")
+_ATTRIBUTE = re.compile(r"[\s/]*(=?[^\s/>=]+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?")
+_RAW = {
+    name: re.compile(f"</{name}", re.IGNORECASE)
+    for name in ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
+}
+_STAND_IN = re.compile(STAND_IN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attribute:
+    """``start`` to ``end`` is the attribute with the blanks before it, ``value_start`` to ``end`` its value."""
+
+    name: str
+    value: str
+    start: int
+    value_start: int
+    end: int
+    quoted: bool
+
+
+def link_scheme(target: str) -> str | None:
+    """The scheme that a reader may find in ``target``, lower case; None for a relative one, ``//`` without a scheme.
+
+    Judges like the most lenient reader: blanks, controls and invisible characters are skipped, full-width letters and
+    colons count as plain ones.
+    """
+    compact = _SKIPPED.sub("", target)
+    if not compact.isascii():
+        compact = _SKIPPED.sub("", unicodedata.normalize("NFKC", compact[:100]))
+    if compact[:2] in {"//", "\\\\", "/\\", "\\/"}:
+        return _PROTOCOL_RELATIVE
+    match = _HEAD.match(compact)
+    head = match[0] if match else ""
+    scheme, colon, _ = head.partition(":")
+    return scheme.lower() if colon else None
+
+
+def written_schemes(source: str) -> set[str]:
+    """Every scheme that the source of a template spells out, so that its author's own links are kept."""
+    found = set(_WRITTEN.findall(source.lower())) - _NEVER
+    if _WRITTEN_RELATIVE.search(source):
+        found.add(_PROTOCOL_RELATIVE)
+    return found
+
+
+def guard_links(html: str, *, written: Collection[str] = ()) -> tuple[str, list[str]]:
+    """Return ``html`` without link targets of foreign schemes, and the schemes that were taken out.
+
+    Kept are relative targets, `SCHEMES`, and the schemes ``written`` by the template's author; script schemes never,
+    ``data:`` only for raster images. The attribute goes, the element and its text stay.
+    """
+    if _ANY_URL_ATTRIBUTE.search(html) is None:
+        return html, []
+    kept: list[str] = []
+    removed: list[str] = []
+    copied = 0
+    for attribute in _attributes(html):
+        if attribute.name not in _URL_ATTRIBUTES:
+            continue
+        target = unescape(attribute.value)
+        foreign = _foreign(target, written) or _foreign(unescape(target), written)
+        if foreign is not None:
+            removed.append(foreign)
+            kept.append(html[copied : attribute.start])
+            copied = attribute.end
+    kept.append(html[copied:])
+    return "".join(kept), removed
+
+
+def quote_stand_ins(html: str) -> str:
+    """Put quotes around bare attribute values with stand-ins, and take out attributes that a value would name."""
+    kept: list[str] = []
+    copied = 0
+    for attribute in _attributes(html):
+        if _STAND_IN.search(attribute.name):
+            kept.append(html[copied : attribute.start])
+            copied = attribute.end
+        elif not attribute.quoted and _STAND_IN.search(attribute.value):
+            escaped = attribute.value.replace('"', "&quot;")
+            kept.append(f'{html[copied : attribute.value_start]}"{escaped}"')
+            copied = attribute.end
+    kept.append(html[copied:])
+    return "".join(kept)
+
+
+def _foreign(target: str, written: Collection[str]) -> str | None:
+    scheme = link_scheme(target)
+    if scheme is None or scheme in SCHEMES:
+        return None
+    if scheme == "data":
+        return None if "data" in written and _RASTER.match(target.strip()) else scheme
+    return None if scheme in written else scheme
+
+
+def _attributes(html: str) -> Iterator[_Attribute]:
+    """Every attribute of every start tag in order; those in comments too, which Outlook reads (``<!--[if mso]>``)."""
+    position = 0
+    while (match := _TAG_OR_COMMENT.search(html, position)) is not None:
+        if match[1] == "!--":
+            ending = _COMMENT_END.search(html, match.end() - 2)
+            end = ending.start() if ending else len(html)
+            inside = match.end()
+            while (tag := _TAG_OR_COMMENT.search(html, inside, end)) is not None:
+                inside = tag.end()
+                if tag[1] != "!--":
+                    inside = yield from _of_tag(html, inside, end)
+            position = max(end, match.end())
+            continue
+        position = yield from _of_tag(html, match.end(), len(html))
+        raw = _RAW.get(match[1].lower())
+        if raw is not None:
+            closing = raw.search(html, position)
+            position = closing.start() if closing else len(html)
+
+
+def _of_tag(html: str, position: int, end: int) -> Generator[_Attribute, None, int]:
+    while (match := _ATTRIBUTE.match(html, position, end)) is not None:
+        value = match[2] or ""
+        quoted = value[:1] in {'"', "'"}
+        yield _Attribute(
+            name=match[1].lower(),
+            value=value[1:-1] if quoted else value,
+            start=match.start(),
+            value_start=match.start(2) if value else match.end(),
+            end=match.end(),
+            quoted=quoted,
+        )
+        position = match.end()
+    return position

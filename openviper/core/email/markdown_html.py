@@ -1,0 +1,132 @@
+"""Markdown to HTML: python-markdown where it is installed, otherwise headings, paragraphs and links."""
+
+import logging
+import re
+import threading
+from functools import lru_cache
+from html import escape
+from types import ModuleType
+from typing import Any
+
+from openviper.conf.imports import require
+from openviper.core.email.template_values import STAND_IN
+from openviper.exceptions import MissingDependency
+
+__all__ = ["AUTOLINK", "load_converter", "to_html"]
+
+_logger = logging.getLogger("openviper.email")
+
+AUTOLINK = re.compile(f"\U000f0001({STAND_IN})\U000f0002")
+"""What ``<{{ value }}>`` becomes: whether it is a link depends on the value."""
+
+_CACHED = 32_000  # characters; longer sources are converted each time
+_HEADING = re.compile(r"(#{1,6})[ \t]+(.*)")
+_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]*)\)")
+_VALUE_LINK = re.compile(f"&lt;({STAND_IN})&gt;")
+
+
+class _Converters(threading.local):
+    """One converter a thread, because it keeps the document that it works on in itself."""
+
+    converter: Any = None
+
+
+_converters = _Converters()
+_library: ModuleType | None = None
+_loaded = False
+_loading = threading.Lock()
+
+
+def load_converter() -> None:
+    """Import python-markdown, which is slow the first time (do it in a thread), or log that the substitute is used."""
+    global _library, _loaded
+    with _loading:
+        if _loaded:
+            return
+        try:
+            _library = require("markdown", extra="markdown", purpose="Markdown in templates")
+        except MissingDependency as error:
+            _logger.warning("%s; until then only headings, paragraphs and links of .md templates become HTML", error)
+        _loaded = True
+
+
+def to_html(source: str) -> str:
+    """Convert ``source``, in which values are stand-ins; they come out as they went in."""
+    load_converter()
+    return _kept(source) if len(source) <= _CACHED else _convert(source)
+
+
+@lru_cache(maxsize=128)
+def _kept(source: str) -> str:
+    # The same template gives the same source for every recipient, since the values are not in it.
+    return _convert(source)
+
+
+def _convert(source: str) -> str:
+    if _library is None:
+        return _headings_and_paragraphs(source)
+    converter = _converters.converter
+    if converter is None:
+        converter = _converters.converter = _new_converter(_library)
+    converter.reset()
+    return str(converter.convert(source))
+
+
+def _new_converter(library: ModuleType) -> Any:
+    converter = library.Markdown(extensions=["extra", "sane_lists"])
+    patterns = library.inlinepatterns
+
+    class ValueLink(patterns.InlineProcessor):  # type: ignore[misc,name-defined]
+        """``<{{ value }}>``; decided when the value is put back."""
+
+        ANCESTOR_EXCLUDES = ("a",)
+
+        def handleMatch(self, match: re.Match[str], _data: str) -> tuple[str, int, int]:  # noqa: N802
+            return f"\U000f0001{match[1]}\U000f0002", match.start(), match.end()
+
+    class AddressLink(patterns.InlineProcessor):  # type: ignore[misc,name-defined]
+        """``<name@example.com>``. The library's own spells every letter as an entity, stand-ins as well."""
+
+        ANCESTOR_EXCLUDES = ("a",)
+
+        def handleMatch(self, match: re.Match[str], _data: str) -> tuple[Any, int, int]:  # noqa: N802
+            address = self.unescape(match[1])
+            element = patterns.etree.Element("a")
+            element.text = library.util.AtomicString(address)
+            element.set("href", f"mailto:{address}")
+            return element, match.start(), match.end()
+
+    converter.inlinePatterns.deregister("automail")
+    converter.inlinePatterns.register(AddressLink(r"<(?:mailto:)?([^<> !]+@[^@<> ]+)>", converter), "automail", 110)
+    # After raw HTML (90), so that an attribute cannot be taken for a link.
+    converter.inlinePatterns.register(ValueLink(f"<({STAND_IN})>", converter), "value-link", 85)
+    return converter
+
+
+def _headings_and_paragraphs(source: str) -> str:
+    parts: list[str] = []
+    paragraph: list[str] = []
+
+    def end_paragraph() -> None:
+        if paragraph:
+            parts.append(f"<p>{_inline(' '.join(paragraph))}</p>")
+            paragraph.clear()
+
+    for line in source.splitlines():
+        heading = _HEADING.match(line)
+        if heading:
+            end_paragraph()
+            level = len(heading[1])
+            title = heading[2].rstrip(" \t#")
+            parts.append(f"<h{level}>{_inline(title)}</h{level}>")
+        elif line.strip():
+            paragraph.append(line.strip())
+        else:
+            end_paragraph()
+    end_paragraph()
+    return "\n".join(parts)
+
+
+def _inline(text: str) -> str:
+    linked = _LINK.sub(r'<a href="\2">\1</a>', escape(text))
+    return _VALUE_LINK.sub("\U000f0001\\1\U000f0002", linked)

@@ -1,0 +1,242 @@
+"""The Jinja environments: sandboxed, one for each kind of text that values land in."""
+
+import enum
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from jinja2 import BaseLoader, ChainableUndefined, Environment, StrictUndefined, Template, TemplateSyntaxError, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import SandboxedEnvironment
+from jinja2.utils import pass_context
+from markupsafe import Markup
+
+from openviper.core.email.errors import TemplateFailed
+from openviper.core.email.html_links import written_schemes
+from openviper.core.email.template_values import AuthorText, Values, has_private_characters
+
+__all__ = ["SUBJECT", "Kind", "MailEnvironment", "Rendering", "current_rendering", "make_environment"]
+
+_logger = logging.getLogger("openviper.email")
+
+SUBJECT = "subject"
+"""The block that gives the subject; it never stands in the body."""
+
+_BIGGEST_REPETITION = 1_000_000
+_BIGGEST_POWER_BITS = 10_000
+
+
+class Kind(enum.Enum):
+    """What a template is turned into, and so how its values are escaped."""
+
+    TEXT = "text"
+    HTML = "html"
+    MARKDOWN = "markdown"
+
+
+@dataclass(slots=True)
+class Rendering:
+    """One rendering of one template, known to what Jinja calls while it runs."""
+
+    template: str
+    warned: set[tuple[str, str]]
+    values: Values | None = None
+    in_subject: bool = field(default=False)
+
+
+current_rendering: ContextVar[Rendering] = ContextVar("openviper_email_rendering")
+
+
+class _EmptyUndefined(ChainableUndefined):
+    """A missing variable outside debug: empty, false, without items, and one warning in the log.
+
+    Calculating with it is still an error: an amount that is made from nothing must not be sent.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        self._warn()
+        return ""
+
+    def __iter__(self) -> Iterator[Any]:
+        self._warn()
+        return iter(())
+
+    def __bool__(self) -> bool:
+        self._warn()
+        return False
+
+    def __len__(self) -> int:
+        self._warn()
+        return 0
+
+    def _warn(self) -> None:
+        rendering = current_rendering.get(None)
+        if rendering is None:
+            return
+        key = (rendering.template, self._undefined_message)
+        if key not in rendering.warned:
+            rendering.warned.add(key)
+            _logger.warning("template %r: %s, so it was rendered empty", rendering.template, self._undefined_message)
+
+
+class _CodeGenerator(CodeGenerator):
+    def visit_Block(self, node: nodes.Block, frame: Frame) -> None:  # noqa: N802
+        # The subject is rendered by itself afterwards, as the innermost template defines it.
+        if node.name != SUBJECT:
+            super().visit_Block(node, frame)
+
+    def visit_FilterBlock(self, node: nodes.FilterBlock, frame: Frame) -> None:  # noqa: N802
+        if not isinstance(self.environment, MailEnvironment) or self.environment.kind is not Kind.MARKDOWN:
+            super().visit_FilterBlock(node, frame)
+            return
+        if all(isinstance(argument, nodes.Const) for argument in _arguments(node.filter)):
+            super().visit_FilterBlock(node, frame)
+            return
+        # An argument may be a value, which the filter would write into the text unseen: keep the result literal.
+        inner = frame.inner()
+        inner.symbols.analyze_node(node)
+        self.enter_frame(inner)
+        self.buffer(inner)
+        self.blockvisit(node.body, inner)
+        self.start_write(frame, node)
+        self.write("str(environment.finalize(context, ")
+        self.visit_Filter(node.filter, inner)
+        self.write("))")
+        self.end_write(frame)
+        self.leave_frame(inner)
+
+
+class _FreshModuleTemplate(Template):
+    """A template whose imported form is made anew each time: stand-ins of one message must not reach another."""
+
+    def _get_default_module(self, ctx: Context | None = None) -> Any:
+        if ctx is None:
+            return self.make_module()
+        return self.make_module({key: ctx.parent[key] for key in ctx.globals_keys - self.globals.keys()})
+
+
+class MailEnvironment(SandboxedEnvironment):
+    """A sandbox that writes values for one `Kind` of text."""
+
+    code_generator_class = _CodeGenerator
+    intercepted_binops = frozenset({"*", "**"})
+    kind = Kind.TEXT
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.written: set[str] = set()
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """Join what a macro, block or ``set`` has written; the type tells it from a value afterwards."""
+        return AuthorText("".join(parts))
+
+    def preprocess(self, source: str, name: str | None = None, filename: str | None = None) -> str:
+        source = super().preprocess(source, name, filename)
+        if self.kind is Kind.HTML:
+            self.written |= written_schemes(source)
+            bare = _bare_attribute(self.variable_start_string).search(source)
+            if bare is not None:
+                line = source.count("\n", 0, bare.end()) + 1
+                raise TemplateSyntaxError('an attribute\'s value is not in quotes: write ="..."', line, name, filename)
+        elif self.kind is Kind.MARKDOWN and has_private_characters(source):
+            raise TemplateSyntaxError("characters above U+F0000 are not possible in Markdown", 1, name, filename)
+        return source
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        raise SecurityError(f"{type(obj).__name__}.{attribute} is not open to templates")
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*":
+            for sequence, count in ((left, right), (right, left)):
+                repeated = isinstance(sequence, str | bytes | list | tuple) and isinstance(count, int)
+                if repeated and len(sequence) * count > _BIGGEST_REPETITION:
+                    raise SecurityError(f"a repetition makes more than {_BIGGEST_REPETITION} items")
+        elif isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _BIGGEST_POWER_BITS:
+            raise SecurityError("a power is too large")
+        return super().call_binop(context, operator, left, right)
+
+
+class _MarkdownEnvironment(MailEnvironment):
+    kind = Kind.MARKDOWN
+    template_class = _FreshModuleTemplate
+
+
+class _HtmlEnvironment(MailEnvironment):
+    kind = Kind.HTML
+
+
+_CLASSES: dict[Kind, type[MailEnvironment]] = {
+    Kind.TEXT: MailEnvironment,
+    Kind.HTML: _HtmlEnvironment,
+    Kind.MARKDOWN: _MarkdownEnvironment,
+}
+
+
+def make_environment(kind: Kind, loader: BaseLoader, *, debug: bool, host: Environment | None) -> MailEnvironment:
+    """An environment for ``kind``; from ``host`` it takes syntax, extensions, filters, tests, globals and policies."""
+    options: dict[str, Any] = {
+        "loader": loader,
+        "autoescape": kind is Kind.HTML,
+        "auto_reload": debug,
+        "cache_size": -1,
+        "undefined": StrictUndefined if debug else _EmptyUndefined,
+        "finalize": _finalize,
+    }
+    if host is not None:
+        options |= {name: getattr(host, name) for name in _SYNTAX}
+        options["extensions"] = [type(extension) for extension in host.extensions.values()]
+    environment = _CLASSES[kind](**options)
+    if host is not None:
+        environment.filters.update(host.filters)
+        environment.tests.update(host.tests)
+        environment.globals.update({name: value for name, value in host.globals.items() if name != "range"})
+        environment.policies.update(host.policies)
+    return environment
+
+
+_SYNTAX = (
+    "block_start_string",
+    "block_end_string",
+    "variable_start_string",
+    "variable_end_string",
+    "comment_start_string",
+    "comment_end_string",
+    "line_statement_prefix",
+    "line_comment_prefix",
+    "trim_blocks",
+    "lstrip_blocks",
+    "newline_sequence",
+    "keep_trailing_newline",
+)
+
+
+@pass_context
+def _finalize(_context: Context, value: Any) -> Any:
+    """Called with every value that is written, after its filters."""
+    rendering = current_rendering.get()
+    if rendering.in_subject and not isinstance(value, AuthorText | Markup | Undefined):
+        text = str(value)
+        if "\n" in text or "\r" in text:
+            raise TemplateFailed(rendering.template, f"subject: a value has a line break: {text[:60]!r}")
+    return value if rendering.values is None else rendering.values.keep(value)
+
+
+def _arguments(node: nodes.Expr | None) -> Iterator[nodes.Node]:
+    while isinstance(node, nodes.Filter):
+        yield from node.args
+        yield from (pair.value for pair in node.kwargs)
+        yield from (extra for extra in (node.dyn_args, node.dyn_kwargs) if extra is not None)
+        node = node.node
+
+
+def _bare_attribute(variable_start: str) -> re.Pattern[str]:
+    start = re.escape(variable_start)
+    return re.compile(rf"<[a-zA-Z](?>[^<>\"'=]|\"[^\"]*\"|'[^']*'|=(?!\s*{start}))*+=\s*{start}")
