@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fetched", "fetch"]
 
-# httpx would import these at its first connection, which is on the event loop.
-for _module in ("httpcore", "sniffio", "anyio._backends._asyncio", "anyio.streams.tls"):
+# These would be imported at the first connection, which is made on the event loop.
+for _module in ("encodings.idna", "httpcore", "sniffio", "anyio._backends._asyncio", "anyio.streams.tls"):
     with contextlib.suppress(ImportError):
         importlib.import_module(_module)
 
