@@ -1,0 +1,1 @@
+"""The wire: connections to the mail server, and messages over them."""

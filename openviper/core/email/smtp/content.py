@@ -1,0 +1,71 @@
+"""The content on its way to the wire: checked once, then cut into pieces of a size that suits the event loop."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from openviper.core.email.errors import InvalidMessage
+
+__all__ = ["BREATH", "check_content", "pieces"]
+
+BREATH = 256 * 1024  # bytes after which other tasks get their turn
+_PIECE = 64 * 1024
+_LARGE = 1024 * 1024
+
+
+async def check_content(content: Sequence[bytes]) -> int:
+    """The length of ``content`` in bytes, each CR and LF of which belongs to a CRLF.
+
+    A bare one could end the message early at a lenient server (SMTP smuggling).
+
+    Raises:
+        InvalidMessage: it has a bare CR or LF, or its last line has no end.
+    """
+    size = pairs = returns = feeds = checked = 0
+    last = b"\n"
+    for chunk in _bounded(content):
+        size += len(chunk)
+        pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
+        returns += chunk.count(b"\r")
+        feeds += chunk.count(b"\n")
+        last = chunk
+        if size - checked > BREATH:
+            checked = size
+            await asyncio.sleep(0)
+    if not pairs == returns == feeds:
+        raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
+    if not last.endswith(b"\n"):
+        raise InvalidMessage("the last line of the content has no line end")
+    return size
+
+
+def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | memoryview]:
+    """``content`` from byte ``begin`` to byte ``end``: small chunks put together, large ones cut without a copy."""
+    small: list[bytes | memoryview] = []
+    gathered = 0
+    position = 0
+    for chunk in content:
+        first, last = max(begin - position, 0), min(end - position, len(chunk))
+        position += len(chunk)
+        if first >= last:
+            continue
+        view = memoryview(chunk)[first:last]
+        if gathered + len(view) > _PIECE and small:
+            yield b"".join(small)
+            small, gathered = [], 0
+        while len(view) > _PIECE:
+            yield view[:_PIECE]
+            view = view[_PIECE:]
+        small.append(view)
+        gathered += len(view)
+    if small:
+        yield b"".join(small)
+
+
+def _bounded(content: Sequence[bytes]) -> Iterator[bytes]:
+    for chunk in content:
+        if len(chunk) <= _LARGE:
+            if chunk:
+                yield chunk
+        else:
+            for begin in range(0, len(chunk), _LARGE):
+                yield chunk[begin : begin + _LARGE]

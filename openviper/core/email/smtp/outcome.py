@@ -1,0 +1,89 @@
+"""What became of a transaction, and the errors that tell it apart: refused, not sent, and uncertain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryTimeout,
+    MessageRefused,
+    RecipientsRefused,
+    Refusal,
+)
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.smtp.replies import Reply
+from openviper.core.email.smtp.wire import WireFailure
+
+__all__ = [
+    "Outcome",
+    "StaleConnection",
+    "going_away",
+    "message_refused",
+    "recipients_refused",
+    "too_large",
+    "wire_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The server took the message for ``accepted``; ``response`` is its answer to the content."""
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    response: str = ""
+
+
+class StaleConnection(Exception):
+    """The connection was gone before the message could have been taken; on a fresh one it may be sent again.
+
+    ``error`` is what to raise where it is not.
+    """
+
+    def __init__(self, error: DeliveryError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -> DeliveryError:
+    """The error for a connection that ended while ``step`` was waited for.
+
+    ``body_sent``: the whole message, its end included, had left this process, so that nobody can know what became
+    of it (RFC 1047).
+    """
+    end = "; the message may or may not have been taken" if body_sent else ""
+    kind = DeliveryTimeout if failure.kind == "silent" else ConnectionFailed
+    return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent)
+
+
+def going_away(peer: str, step: str, reply: Reply) -> DeliveryError:
+    """The error for 421, which the server may give to anything: it is closing the connection."""
+    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code)
+
+
+def message_refused(peer: str, step: str, reply: Reply) -> MessageRefused:
+    """The error for a sender or content that was refused."""
+    return MessageRefused(f"{peer}: {step}: {reply}", temporary=reply.refusal().temporary, code=reply.code)
+
+
+def recipients_refused(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> RecipientsRefused:
+    """The error for an envelope nobody of which gets the message."""
+    replies = sorted({str(refusal) for refusal in refused.values()})
+    shown = "; ".join(replies[:3]) + ("; ..." if len(replies) > 3 else "")
+    count = f"{len(refused)} of {len(accepted) + len(refused)} recipients refused, nothing was sent"
+    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {shown}", accepted=accepted, refused=refused)
+
+
+def too_large(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
+    """The error for a message above the limit that the server announces; nothing was sent."""
+    text = f"{peer}: the message has {_megabytes(size)} and the server takes at most {_megabytes(limit)}"
+    largest = max(message.prepared.attachments, key=lambda attachment: len(attachment.content), default=None)
+    if largest is not None:
+        name = largest.filename[:100]
+        text += f"; its largest attachment is {name!r} with {_megabytes(len(largest.content))}"
+    return MessageRefused(text)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size:,} bytes" if size < 100_000 else f"{size / 1024**2:.1f} MB"

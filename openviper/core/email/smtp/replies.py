@@ -1,0 +1,99 @@
+"""Replies of a server: their value, and reading them from the stream within bounds (RFC 5321 section 4.2)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from openviper.core.email.errors import Refusal
+
+__all__ = ["BrokenReply", "Reply", "ReplyReader", "one_line"]
+
+# RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers exceed it, a stream without line ends must still end.
+_MAX_LINE = 4096
+_MAX_LINES = 128
+_MAX_TEXT = 500
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])([ -]?)(.*)", re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+class BrokenReply(Exception):
+    """What the server sent is no SMTP reply, or is longer than any reply may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply: its code and its text on one line, without control characters, at most 500 characters."""
+
+    code: int
+    text: str
+
+    @property
+    def positive(self) -> bool:
+        """True for 2yz."""
+        return 200 <= self.code < 300
+
+    @property
+    def negative(self) -> bool:
+        """True for 4yz and 5yz."""
+        return self.code >= 400
+
+    def refusal(self) -> Refusal:
+        """This reply as the component's own value."""
+        return Refusal(self.code, self.text)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".rstrip()
+
+
+class ReplyReader:
+    """Cuts the stream into replies. After ``BrokenReply`` it may not be used again."""
+
+    __slots__ = ("_code", "_rest", "_texts")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._code = 0
+        self._texts: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """Yield each reply that ``data`` completes.
+
+        Raises:
+            BrokenReply: at the first line that cannot belong to a reply; those before it have been yielded.
+        """
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            reply = self._line(line)
+            if reply is not None:
+                yield reply
+        if len(self._rest) > _MAX_LINE:
+            raise BrokenReply("a reply line without end")
+
+    def _line(self, line: bytes) -> Reply | None:
+        match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
+        if match is None:
+            raise BrokenReply(f"not an SMTP reply: {one_line(line[:80])!r}")
+        code = int(match[1])
+        if self._texts and code != self._code:
+            raise BrokenReply(f"a reply that begins with {self._code} and goes on with {code}")
+        if match[2] == b"-":
+            self._code = code
+            self._texts.append(match[3])
+            if len(self._texts) >= _MAX_LINES:
+                raise BrokenReply("a reply of too many lines")
+            return None
+        if self._texts:
+            text = b" ".join((*self._texts, match[3]))
+            self._texts.clear()
+        else:
+            text = match[3]
+        return Reply(code, one_line(text))
+
+
+def one_line(text: bytes | str) -> str:
+    """Server text made safe to show: one line, no control characters, bounded."""
+    if isinstance(text, bytes):
+        text = text[: 4 * _MAX_TEXT].decode("utf-8", "replace")
+    return _CONTROL.sub(" ", text[:_MAX_TEXT]).strip()

@@ -1,0 +1,41 @@
+"""Certificates for test servers on loopback: good ones, and every bad kind that a client must refuse."""
+
+import ssl
+import tempfile
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import trustme
+
+__all__ = ["CertificateKind", "ca_file", "server_context"]
+
+CertificateKind = Literal["trusted", "untrusted", "wrong-host", "expired"]
+
+_folder = tempfile.TemporaryDirectory(prefix="certificates-")
+
+
+@cache
+def _authority(name: str) -> trustme.CA:
+    return trustme.CA(organization_name=f"{name} authority of the tests")
+
+
+@cache
+def ca_file() -> Path:
+    """The PEM file of the authority that signs the certificates of kind "trusted", "wrong-host" and "expired"."""
+    path = Path(_folder.name) / "ca.pem"
+    _authority("trusted").cert_pem.write_to_path(str(path))
+    return path
+
+
+@cache
+def server_context(kind: CertificateKind = "trusted") -> ssl.SSLContext:
+    """A server's context; all kinds but "wrong-host" are made out to localhost, 127.0.0.1 and ::1."""
+    names = ("elsewhere.example",) if kind == "wrong-host" else ("localhost", "127.0.0.1", "::1")
+    now = datetime.now(UTC)
+    begin, end = (now - timedelta(days=9), now - timedelta(days=2)) if kind == "expired" else (None, None)
+    authority = _authority("unknown" if kind == "untrusted" else "trusted")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, not_before=begin, not_after=end).configure_cert(context)
+    return context
