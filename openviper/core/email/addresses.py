@@ -150,7 +150,7 @@ def _split_name(text: str) -> tuple[str, str]:
     special = _SPECIALS.search(name)
     if special is None:
         return name, _one_spec(spec)
-    if special.group() in ",;":
+    if "," in name or ";" in name:
         raise _Refused("holds several addresses or an unquoted name; pass a list, or put the name in double quotes")
     raise _Refused(f"has {special.group()!r} in its name; put the name in double quotes")
 

@@ -19,8 +19,6 @@ _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
 _TEXT_SLICE = 128 * 1024
 # What quoted-printable leaves as it is: printable ASCII but '=', and tab, LF, CR.
 _QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n\r"
-# Beyond one escape in six octets base64 is shorter.
-_ESCAPES_WORTH = 6
 _MAX_LINE = 998
 
 
@@ -36,11 +34,11 @@ def normalised(text: str) -> str:
 def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
     """Encode ``text`` as UTF-8; returns the Content-Transfer-Encoding and the slices, which end with CRLF.
 
-    Quoted-printable while it is the shorter or about as short, because people and filters can read it; else base64.
+    Quoted-printable while it is not longer (soft line breaks apart), because people and filters can read it.
     """
     data = normalised(text).encode()
     escapes = len(data.translate(None, _QUOTED_PLAIN))
-    if escapes * _ESCAPES_WORTH > len(data):
+    if len(data) + 2 * escapes > base64_length(len(data)) + 2:
         return "base64", [*encode_base64(data), b"\r\n"]
     return "quoted-printable", _encode_quoted(data)
 

@@ -30,8 +30,9 @@ _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_
 # The set of RFC 2047 section 5 (3), which is valid in phrases and in text alike.
 _Q_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
 _Q = ["_" if byte == 0x20 else chr(byte) if byte in _Q_PLAIN else f"={byte:02X}" for byte in range(256)]
-# Printable ASCII that needs no escape in a quoted string; '%' is left out because some readers decode it.
-_QUOTABLE = re.compile(r"[ !#$&-\[\]-~]*")
+# Printable ASCII that needs no escape in a quoted string, without '%', which some readers decode, and without spaces
+# at the ends, which some cut.
+_QUOTABLE = re.compile(r"[!#$&-\[\]-~](?:[ !#$&-\[\]-~]*[!#$&-\[\]-~])?")
 _EXTENDED_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -95,16 +96,16 @@ def parameter(name: str, value: str) -> list[str]:
     second, plain spelling is given: receivers disagree about which of two to believe.
     """
     quoted = f' {name}="{value}"'
-    if len(quoted) < _LINE - 1 and "=?" not in value and _QUOTABLE.fullmatch(value):
+    if len(quoted) < _LINE and _QUOTABLE.fullmatch(value) and "=?" not in value:
         return [quoted]
     encoded = _percent_encoded(value)
     whole = f" {name}*=utf-8''{''.join(encoded)}"
-    if len(whole) < _LINE - 1:
+    if len(whole) < _LINE:
         return [whole]
     sections: list[str] = []
     section = f" {name}*0*=utf-8''"
     for piece in encoded:
-        if len(section) + len(piece) > _LINE - 2:
+        if len(section) + len(piece) >= _LINE:
             sections.append(section)
             section = f" {name}*{len(sections)}*="
         section += piece
@@ -143,7 +144,8 @@ def _phrase(name: str, first_room: int) -> tuple[str, ...]:
         if _ATOMS.fullmatch(name):
             return (f" {name}",)
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-        return (f' "{escaped}"',)
+        if len(escaped) <= _MAX_PLAIN_NAME:
+            return (f' "{escaped}"',)
     return tuple(f" {word}" for word in _encoded_words(name, first_room))
 
 

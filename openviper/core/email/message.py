@@ -62,8 +62,10 @@ class PreparedMessage:
         """Every address of to, cc and bcc once, in that order, as the envelope has them."""
         if not self.cc and not self.bcc and len(self.to) == 1:
             return (self.to[0].addr_spec,)
-        once = {address.key: address for address in reversed((*self.to, *self.cc, *self.bcc))}
-        return tuple([address.addr_spec for address in reversed(once.values())])
+        once: dict[tuple[str, str], str] = {}
+        for address in (*self.to, *self.cc, *self.bcc):
+            once.setdefault(address.key, address.addr_spec)
+        return tuple(once.values())
 
 
 @dataclass(frozen=True, slots=True)

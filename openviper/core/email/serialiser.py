@@ -229,7 +229,7 @@ def _least_size(message: PreparedMessage) -> int:
 
 
 def _too_large(message: PreparedMessage, size: int, limit: int) -> InvalidMessage:
-    largest, name = max(_parts(message), default=(0, "subject"))
+    largest, name = max([*_parts(message), (len(_header(message)), "the header")])
     return InvalidMessage(
         f'message: {size:,} bytes are more than EMAIL["max_message_bytes"] ({limit:,});'
         f" the largest part is {name} with {largest:,} bytes"

@@ -1,0 +1,338 @@
+"""The address grammar: what is one address, what it becomes, and what is refused by name."""
+
+import time
+from email.headerregistry import Address as StandardAddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openviper.core.email.addresses import Address, parse_address, parse_addresses
+from openviper.core.email.errors import InvalidAddress, InvalidMessage
+
+
+def refusal(value, field="recipients"):
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address(value, field=field)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "display_name", "local_part", "domain"),
+    [
+        ("a@b.c", "", "a", "b.c"),
+        ("  a@b.c  ", "", "a", "b.c"),
+        ("<a@b.c>", "", "a", "b.c"),
+        ("Alice <a@b.c>", "Alice", "a", "b.c"),
+        ("Alice<a@b.c>", "Alice", "a", "b.c"),
+        ("Alice Q. Public <a@b.c>", "Alice Q. Public", "a", "b.c"),
+        ("O'Neill & Söhne <a@b.c>", "O'Neill & Söhne", "a", "b.c"),
+        ("山田太郎 <a@b.c>", "山田太郎", "a", "b.c"),
+        ("محمد <a@b.c>", "محمد", "a", "b.c"),
+        ('"Alice, Inc. <x@y.z>" <a@b.c>', "Alice, Inc. <x@y.z>", "a", "b.c"),
+        (r'"A \"B\" \\ C" <a@b.c>', r'A "B" \ C', "a", "b.c"),
+        ('"" <a@b.c>', "", "a", "b.c"),
+        ('" " <a@b.c>', "", "a", "b.c"),
+        ('"Alice"<a@b.c>', "Alice", "a", "b.c"),
+        ("=?utf-8?q?evil=40x.test=2C_?= <a@b.c>", "=?utf-8?q?evil=40x.test=2C_?=", "a", "b.c"),
+        ("first.last+tag@example.com", "", "first.last+tag", "example.com"),
+        ("!#$%&'*+-/=?^_`{|}~@example.com", "", "!#$%&'*+-/=?^_`{|}~", "example.com"),
+        ("a@localhost", "", "a", "localhost"),
+        ("a@Example.COM", "", "a", "Example.COM"),
+        ("A@b.c", "", "A", "b.c"),
+        ("a@b--c.example", "", "a", "b--c.example"),
+        ("a@1und1.de", "", "a", "1und1.de"),
+        ("a@[127.0.0.1]", "", "a", "[127.0.0.1]"),
+        ("a@[IPv6:2001:DB8:0::1]", "", "a", "[IPv6:2001:db8::1]"),
+        ("a@[ipv6:::1]", "", "a", "[IPv6:::1]"),
+        ('"a..b"@b.c', "", '"a..b"', "b.c"),
+        ('".a"@b.c', "", '".a"', "b.c"),
+        ('"a,b:c;d"@b.c', "", '"a,b:c;d"', "b.c"),
+        ('Name <"a..b"@b.c>', "Name", '"a..b"', "b.c"),
+        ('"a.b"@b.c', "", "a.b", "b.c"),
+        ("user@bücher.example", "", "user", "xn--bcher-kva.example"),
+        ("user@BÜCHER.example", "", "user", "xn--bcher-kva.example"),
+        ("user@straße.example", "", "user", "xn--strae-oqa.example"),
+        ("user@例え。テスト", "", "user", "xn--r8jz45g.xn--zckzah"),
+        ("user@xn--bcher-kva.example", "", "user", "xn--bcher-kva.example"),
+        ("bücher@example.com", "", "bücher", "example.com"),
+        ("bu\u0308cher@example.com", "", "bücher", "example.com"),
+        ("用户@例え.テスト", "", "用户", "xn--r8jz45g.xn--zckzah"),
+    ],
+)
+def test_an_accepted_form_gives_these_three_values(written, display_name, local_part, domain):
+    assert parse_address(written, field="to") == Address(display_name, local_part, domain)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("", "is empty"),
+        ("   ", "is empty"),
+        ("alice", "has no '@'"),
+        ("Alice <alice>", "has no '@'"),
+        ("<>", "has no '@'"),
+        ("Alice <>", "has no '@'"),
+        ("@b.c", "nothing before '@'"),
+        ("<@relay.example:a@b.c>", "routes are not supported"),
+        ("a@", "a label that is empty"),
+        ("a@b..c", "a label that is empty"),
+        ("a@.b", "a label that is empty"),
+        ("a@b.c.", "a label that is empty"),
+        ("a@-b.c", "not made of letters"),
+        ("a@b-.c", "not made of letters"),
+        ("a@b_c.d", "not made of letters"),
+        ("a@b.c/d", "not made of letters"),
+        ("a@b.c%00", "not made of letters"),
+        ("a@127.0.0.1", "write an IP address as [192.0.2.1]"),
+        ("a@\uff12.\uff12.\uff12.\uff12", "write an IP address as [192.0.2.1]"),
+        ("a@[127.0.0.01]", "an address literal that is not"),
+        ("a@[127.1]", "an address literal that is not"),
+        ("a@[127.0.0.1", "an address literal that is not"),
+        ("a@[]", "an address literal that is not"),
+        ("a@[", "an address literal that is not"),
+        ("a@[::1]", "an address literal that is not"),
+        ("a@[IPv6:::1", "an address literal that is not"),
+        ("a@[IPv6:127.0.0.1]", "an address literal that is not"),
+        ("a@[IPv6:fe80::1%eth0]", "an address literal that is not"),
+        ("a@[127.0.0.1].evil.example", "an address literal that is not"),
+        ("a@[x.y]", "an address literal that is not"),
+        ("a@b@c.d", "has '@' in its domain"),
+        ("a b@c.d", "has ' ' in its local part"),
+        ("a@b c.d", "has ' ' in its domain"),
+        ("a(comment)@b.c", "has '(' in its local part"),
+        ("a@b.c (comment)", "has ' ' in its domain"),
+        ("a@b.c(comment)", "has '(' in its domain"),
+        ("a@(comment)b.c", "has '(' in its domain"),
+        ("(comment) <a@b.c>", "has '(' in its name"),
+        ("Friends: a@b.c, d@e.f;", "has ':' in its local part"),
+        ("Friends: <a@b.c>", "has ':' in its name; put the name in double quotes"),
+        ("a:b@c.d", "has ':' in its local part"),
+        ("a\\b@c.d", "has '\\\\' in its local part"),
+        ("a[b@c.d", "has '[' in its local part"),
+        (".a@b.c", "a dot at the start or end of its local part"),
+        ("a.@b.c", "a dot at the start or end of its local part"),
+        ("a..b@c.d", "two in a row"),
+        ("a@b.c, d@e.f", "holds several addresses; pass a list"),
+        ("a@b.c,d@e.f", "holds several addresses; pass a list"),
+        ("a@b.c;d@e.f", "holds several addresses; pass a list"),
+        ("a,d@e.f", "holds several addresses; pass a list"),
+        ("A <a@b.c>, D <d@e.f>", "pass several addresses as a list"),
+        ('"A" <a@b.c>, "D" <d@e.f>', "pass several addresses as a list"),
+        ("a@b.c, D <d@e.f>", "several addresses or an unquoted name"),
+        ("Doe, John <a@b.c>", "put the name in double quotes"),
+        ("x@y.z <a@b.c>", "has '@' in its name; put the name in double quotes"),
+        ('Bob "B" <a@b.c>', "has '\"' in its name"),
+        ('"Bob" B <a@b.c>', "the whole name in one pair of quotes"),
+        ('"Bob" a@b.c>', "between the quoted name and '<'"),
+        ('"Bob <a@b.c>', "an opening quote without a closing one"),
+        ('"Bob\\" <a@b.c>', "an opening quote without a closing one"),
+        ('"Bob\\', "has a quoted local part that is not followed by '@'"),
+        ("a@b.c>", "has '>' without '<'"),
+        ("<a@b.c", "has '<' in its local part"),
+        ("<<a@b.c>>", "holds more than one '<...>'"),
+        ("A <<a@b.c>", "has '<' in its local part"),
+        ('"a b"@c.d', "has a quoted local part with a space"),
+        ('"a@b"@c.d', "has a quoted local part with a space, '@'"),
+        ('"a<b"@c.d', "has a quoted local part with"),
+        ('"a>b"@c.d', "has a quoted local part with"),
+        ('"a\\"b"@c.d', "has a quoted local part that is not followed by '@'"),
+        ('"a\\b"@c.d', "has a quoted local part with"),
+        ('"ü..x"@c.d', "beyond ASCII"),
+        ('""@c.d', "has a quoted local part with"),
+        ('"a"b@c.d', "has a quoted local part that is not followed by '@'"),
+        ('"a"', "has a quoted local part that is not followed by '@'"),
+        ('"a', "has a quoted local part that is not followed by '@'"),
+        ('"bob" bob@c.d', "has a quoted local part that is not followed by '@'"),
+        ("=?utf-8?q?evil=40x.test?=@b.c", "has an encoded word in its local part"),
+        ("a@=?utf-8?q?b?=.c", "not made of letters"),
+        ("a@xn--a.example", "not valid (IDNA 2008)"),
+        ("a@☃.example", "not valid (IDNA 2008)"),
+        ("a@b\u200b.ü\u2060-", "IDNA 2008"),
+        ("a\uff20b.c", "has no '@'"),
+        ("a\uff20evil.example@b.c", "U+FF20 in its local part, which may be taken for a delimiter"),
+        ("a﹐b@c.d", "U+FE50 in its local part"),
+        ("a\u00a0b@c.d", "the invisible character U+00A0"),
+        ("a\u3000b@c.d", "the invisible character U+3000"),
+        ("a\u202eb@c.d", "the invisible character U+202E"),
+        ("a\u200bb@c.d", "the invisible character U+200B"),
+        ("a\ufeffb@c.d", "the invisible character U+FEFF"),
+        ("a\ue000b@c.d", "the invisible character U+E000"),
+        ("a\r\nb@c.d", "contains CR, which no address may hold"),
+        ("a@b.c\nBcc: d@e.f", "contains LF"),
+        ("A\x00 <a@b.c>", "contains NUL"),
+        ("\ta@b.c", "contains tab"),
+        ("A\x7f <a@b.c>", "contains the character U+007F"),
+        ("A\x85 <a@b.c>", "contains the character U+0085"),
+        ("A\u2028 <a@b.c>", "contains the character U+2028"),
+        ("A\u2029 <a@b.c>", "contains the character U+2029"),
+        ("A\ud800 <a@b.c>", "contains the character U+D800"),
+    ],
+)
+def test_anything_else_is_refused_with_its_reason(written, reason):
+    assert reason in refusal(written)
+
+
+def test_the_error_names_the_field_and_keeps_the_address():
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address("nobody", field="cc")
+    assert str(caught.value) == "cc: 'nobody' has no '@'"
+    assert caught.value.address == "nobody"
+    assert isinstance(caught.value, InvalidMessage)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_long_address_is_shortened_in_the_error_but_not_in_its_attribute():
+    written = "x" * 200
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address(written, field="to")
+    assert str(caught.value) == f"to: '{'x' * 80}'... has no '@'"
+    assert caught.value.address == written
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a@b.c", ["a@b.c"], Address("", "a", "b.c"), ["x"] * 100_000])
+def test_only_a_str_is_an_address(value):
+    text = refusal(value)
+    assert f"must be a str, not {type(value).__name__}" in text
+    assert len(text) < 120
+
+
+def test_local_part_and_address_have_their_greatest_lengths():
+    assert parse_address("a" * 64 + "@b.c", field="to").local_part == "a" * 64
+    assert "more than 64 octets" in refusal("a" * 65 + "@b.c")
+    assert "more than 64 octets" in refusal("ü" * 33 + "@b.c")
+    assert parse_address("ü" * 32 + "@b.c", field="to").needs_smtputf8
+    assert parse_address(f'"{"," * 62}"@b.c', field="to").local_part == f'"{"," * 62}"'
+    assert "more than 64 octets" in refusal(f'"{"," * 63}"@b.c')
+    label = "d" * 63
+    domain = f"{label}.{label}.{label}.{'e' * 50}"
+    longest = f"{'a' * (254 - 1 - len(domain))}@{domain}"
+    assert parse_address(longest, field="to").addr_spec == longest
+    assert "more than 254 octets" in refusal(f"a{longest}")
+    assert "too long" in refusal(f"a@{'d' * 64}.c")
+    assert "a domain that is too long" in refusal(f"a@{'d.' * 127}c")
+
+
+def test_a_value_over_a_thousand_characters_is_refused_whatever_it_is():
+    fits = f"{'n' * 993} <a@b.c>"[-1000:]
+    assert parse_address(fits, field="to").addr_spec == "a@b.c"
+    assert "longer than 1000 characters" in refusal(f"n{fits}")
+
+
+def test_the_key_ignores_case_in_the_domain_only():
+    assert parse_address("A@B.c", field="to").key == parse_address("X <A@b.C>", field="to").key
+    assert parse_address("A@b.c", field="to").key != parse_address("a@b.c", field="to").key
+
+
+def test_only_a_local_part_beyond_ascii_needs_smtputf8():
+    assert not parse_address("Ünal <a@bücher.example>", field="to").needs_smtputf8
+    assert parse_address("ü@example.com", field="to").needs_smtputf8
+
+
+@pytest.mark.parametrize("written", ["a@b.c", '"A \\"B\\" \\\\ C, D" <a@b.c>', '"Ü" <"a..b"@b.c>'])
+def test_str_gives_back_what_parses_to_the_same_address(written):
+    address = parse_address(written, field="to")
+    assert str(address) == written
+    assert parse_address(str(address), field="to") == address
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, []),
+        ([], []),
+        ("a@b.c", ["a@b.c"]),
+        (["a@b.c", "d@e.f"], ["a@b.c", "d@e.f"]),
+        (("a@b.c",), ["a@b.c"]),
+        ((each for each in ["a@b.c"]), ["a@b.c"]),
+        (["a@b.c", "a@b.c"], ["a@b.c", "a@b.c"]),
+    ],
+)
+def test_one_address_or_a_list_of_them_is_parsed(value, expected):
+    assert [address.addr_spec for address in parse_addresses(value, field="to")] == expected
+
+
+@pytest.mark.parametrize("value", [b"a@b.c", {"a@b.c": 1}, 5, bytearray(b"a@b.c")])
+def test_what_is_no_list_of_addresses_is_refused(value):
+    with pytest.raises(InvalidAddress, match=r"cc: must be an address or a list of addresses, not "):
+        parse_addresses(value, field="cc")
+
+
+def test_an_empty_string_is_not_an_empty_list():
+    with pytest.raises(InvalidAddress, match=r"is empty"):
+        parse_addresses("", field="cc")
+    with pytest.raises(InvalidAddress, match=r"is empty"):
+        parse_addresses(["a@b.c", ""], field="cc")
+
+
+def test_one_wrong_address_in_a_list_is_the_one_named():
+    with pytest.raises(InvalidAddress) as caught:
+        parse_addresses(["a@b.c", "wrong", "d@e.f"], field="bcc")
+    assert caught.value.address == "wrong"
+
+
+def test_a_refusal_is_repeated_for_another_field():
+    """The parsed values are kept, the refusals are not mixed up."""
+    assert refusal("wrong", field="to").startswith("to: ")
+    assert refusal("wrong", field="cc").startswith("cc: ")
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_parsed_or_refused_and_nothing_else(text):
+    try:
+        address = parse_address(text, field="to")
+    except InvalidAddress:
+        return
+    assert "\n" not in str(address)
+    assert address.addr_spec.count("@") == 1
+    assert parse_address(address.addr_spec, field="to").key == address.key
+
+
+@given(st.text(alphabet='ab.@<>"\\ ,;:()[]=?é\r', max_size=30))
+def test_whatever_is_accepted_is_one_mailbox_to_the_standard_library_too(text):
+    try:
+        address = parse_address(text, field="to")
+    except InvalidAddress:
+        return
+    if not address.needs_smtputf8:
+        standard = StandardAddress(addr_spec=address.addr_spec)
+        assert standard.domain == address.domain
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=100).map(
+        lambda text: text.strip(" ")
+    ),
+    local=st.from_regex(r"[a-z0-9!#$%&'*+/^_`{|}~-]{1,20}(\.[a-z0-9]{1,5}){0,3}", fullmatch=True),
+    domain=st.from_regex(r"[a-z]{1,10}(\.[a-z][a-z0-9]{0,10}){0,3}", fullmatch=True),
+)
+def test_any_display_name_in_quotes_comes_back(name, local, domain):
+    address = Address(name, local, domain)
+    assert parse_address(str(address), field="to") == address
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "a" * 200_000,
+        "a@" * 100_000,
+        "@" * 200_000,
+        "(" * 200_000,
+        '"' * 200_000,
+        '"\\' * 100_000,
+        "<" * 200_000,
+        "a@" + "b." * 100_000,
+        "a@" + "ü" * 200_000,
+        "é" * 200_000 + "@b.c",
+        "." * 200_000 + "@b.c",
+        " " * 200_000,
+        "\x00" * 200_000,
+        '"' + "a " * 100_000 + '" <a@b.c>',
+        "a@b.c," * 33_000,
+        "=?utf-8?q?" * 20_000 + "@b.c",
+    ],
+)
+def test_hostile_200_kb_are_judged_at_once(hostile):
+    started = time.perf_counter()
+    refusal(hostile)
+    assert time.perf_counter() - started < 0.5
