@@ -11,6 +11,7 @@ _SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
 _NO_TARGET = re.compile(r"#|(?:javascript|vbscript|data|cid|about|blob|file):", re.IGNORECASE)
 _UNSEEN = re.compile("[\u00ad\u034f\u200b\ufeff]")  # soft hyphens and the padding of preview texts
 _INDENTS = 12  # deeper ones are not shown, so that nesting cannot multiply the text
+_SCHEME_LENGTH = len("https:///") + 1
 _RULE = "-" * 40
 
 
@@ -51,15 +52,18 @@ class TextLayout:
         if self._pre:
             self._write_lines(text)
             return
-        words = _SPACES.sub(" ", text)
-        if words[:1] == " ":
+        if text.isascii():
+            words = " ".join(text.split())  # several times faster than the pattern, but takes no-break spaces too
+            leading, trailing = text[:1].isspace(), text[-1:].isspace()
+        else:
+            collapsed = _SPACES.sub(" ", text)
+            words = collapsed.strip(" ")
+            leading, trailing = collapsed[:1] == " ", collapsed[-1:] == " "
+        if leading:
             self._space = True
-            words = words[1:]
-        if not words:
-            return
-        trailing = words[-1] == " "
-        self._add(words[:-1] if trailing else words)
-        self._space = trailing
+        if words:
+            self._add(words)
+            self._space = trailing
 
     def separate(self, lines: int) -> None:
         """The next text starts on a new line (1), or after an empty line (2)."""
@@ -168,7 +172,7 @@ class TextLayout:
         length = self._length - link.length
         if not length:
             self._add(_shown(link.url))
-        elif length > len(link.url) + 12 or not _same("".join(self._said[link.pieces :]), link.url):
+        elif not self._says(link, length):
             # A block inside the link has asked for a new line; the address still belongs to the text before it.
             breaks, self._breaks = (self._breaks, 0) if self._line else (0, 0)
             self._space = True
@@ -182,8 +186,16 @@ class TextLayout:
             lines.pop()
         return "\n".join(lines)
 
+    def _says(self, link: _Link, length: int) -> bool:
+        """Whether the last ``length`` characters are the link's address, give or take the scheme."""
+        address = _shown(link.url)
+        if abs(length - len(address)) > _SCHEME_LENGTH:
+            return False
+        return _bare("".join(self._said[link.pieces :])) == _bare(address)
+
     def _add(self, text: str) -> None:
-        text = _UNSEEN.sub("", text).replace("\u00a0", " ")
+        if not text.isascii():
+            text = _UNSEEN.sub("", text).replace("\u00a0", " ")
         if not text:
             return
         if self._breaks:
@@ -247,10 +259,6 @@ def _shown(url: str) -> str:
     if url[:7].lower() == "mailto:":
         return url[7:].partition("?")[0] or url
     return url[4:] if url[:4].lower() == "tel:" else url
-
-
-def _same(text: str, url: str) -> bool:
-    return _bare(text) == _bare(_shown(url))
 
 
 def _bare(address: str) -> str:
