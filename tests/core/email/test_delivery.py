@@ -1,0 +1,186 @@
+"""The table of ways, and a mailer taking messages along each of them."""
+
+import asyncio
+import logging
+
+import pytest
+from support.prepared import make_outgoing
+
+from openviper.conf import override
+from openviper.core.email import ConnectionFailed, MessageEvent, Way, send_email, submit_email, subscribe
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, using_mailer
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.settings import EmailSettings
+from openviper.db.transaction import hold
+
+INLINE, DEFERRED, QUEUED = Way.INLINE, Way.DEFERRED, Way.QUEUED
+
+
+@pytest.mark.parametrize("use_background_worker", [None, True, False])
+@pytest.mark.parametrize("broker", [True, False])
+@pytest.mark.parametrize("in_request", [True, False])
+def test_background_false_is_inline_whatever_else_holds(
+    use_background_worker: bool | None, broker: bool, in_request: bool
+) -> None:
+    way = choose_way(
+        background=False, use_background_worker=use_background_worker, broker=broker, in_request=in_request, room=True
+    )
+    assert way is INLINE
+
+
+@pytest.mark.parametrize(
+    ("background", "setting", "broker", "in_request_way", "elsewhere_way"),
+    [
+        (None, None, True, QUEUED, QUEUED),
+        (None, True, True, QUEUED, QUEUED),
+        (None, False, True, DEFERRED, INLINE),
+        (None, None, False, DEFERRED, INLINE),
+        (None, True, False, DEFERRED, INLINE),
+        (None, False, False, DEFERRED, INLINE),
+        (True, None, True, QUEUED, QUEUED),
+        (True, True, True, QUEUED, QUEUED),
+        (True, False, True, QUEUED, QUEUED),
+        (True, None, False, DEFERRED, INLINE),
+        (True, True, False, DEFERRED, INLINE),
+        (True, False, False, DEFERRED, INLINE),
+    ],
+)
+def test_the_table_of_ways(
+    background: bool | None, setting: bool | None, broker: bool, in_request_way: Way, elsewhere_way: Way
+) -> None:
+    for in_request, expected in ((True, in_request_way), (False, elsewhere_way)):
+        way = choose_way(
+            background=background, use_background_worker=setting, broker=broker, in_request=in_request, room=True
+        )
+        assert way is expected
+
+
+def test_without_room_a_request_delivers_inline() -> None:
+    way = choose_way(background=None, use_background_worker=None, broker=False, in_request=True, room=False)
+    assert way is INLINE
+
+
+class Refusing(EmailBackend):
+    """Fails ``failures`` times, then accepts."""
+
+    failures = 0
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionFailed("mail.test:25: connection refused", temporary=True)
+        return DeliveryReport(message.envelope.recipients, response="250 ok")
+
+
+def memory_mailer(**settings: object) -> Mailer:
+    return Mailer(EmailSettings(backend="MemoryBackend", default_sender="shop@example.test", **settings))
+
+
+def refusing_mailer(failures: int, **settings: object) -> Mailer:
+    mailer = Mailer(EmailSettings(backend=f"{__name__}.Refusing", default_sender="shop@example.test", **settings))
+    assert isinstance(mailer.backend, Refusing)
+    mailer.backend.failures = failures
+    return mailer
+
+
+def sent(mailer: Mailer) -> list[OutgoingMessage]:
+    assert isinstance(mailer.backend, MemoryBackend)
+    return list(mailer.backend.messages)
+
+
+async def test_outside_a_request_a_message_is_delivered_before_the_call_returns() -> None:
+    mailer = memory_mailer()
+    message = await make_outgoing()
+    receipt = await mailer.submit(message, background=None, fail_silently=False)
+    assert (receipt.way, receipt.accepted) == (INLINE, ("user@example.test",))
+    assert sent(mailer) == [message]
+
+
+async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> None:
+    mailer = memory_mailer()
+    outbox = Outbox()
+    with collecting(outbox):
+        receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+    assert receipt.way is DEFERRED
+    assert sent(mailer) == []
+    outbox.hand_over()
+    await mailer.aclose()
+    assert len(sent(mailer)) == 1
+
+
+async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
+    mailer = memory_mailer(dispatcher_messages=1)
+    mailer.dispatcher.hand_over([await make_outgoing(), await make_outgoing()])
+    with collecting(Outbox()):
+        receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+    assert receipt.way is INLINE
+    await mailer.aclose()
+
+
+async def test_a_delivery_error_is_raised_or_silent_as_asked(caplog: pytest.LogCaptureFixture) -> None:
+    mailer = refusing_mailer(failures=2)
+    with pytest.raises(ConnectionFailed):
+        await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+    message = await make_outgoing()
+    receipt = await mailer.submit(message, background=None, fail_silently=True)
+    assert not receipt
+    assert isinstance(receipt.error, ConnectionFailed)
+    assert message.message_id in caplog.text
+
+
+async def test_the_receipt_of_an_accepted_message_is_true() -> None:
+    assert await memory_mailer().submit(await make_outgoing(), background=False, fail_silently=False)
+
+
+async def test_a_child_task_without_a_transaction_is_not_held() -> None:
+    assert hold(lambda: None) is False
+
+
+async def test_the_loop_gets_one_mailer_until_the_settings_change() -> None:
+    email = {"backend": "MemoryBackend", "default_sender": "a@example.test"}
+    with override(EMAIL=email):
+        first = await current_mailer()
+        assert await current_mailer() is first
+    with override(EMAIL={**email, "default_sender": "b@example.test"}):
+        second = await current_mailer()
+    assert second is not first
+    assert second.settings.default_sender == "b@example.test"
+
+
+async def test_a_request_uses_its_own_applications_mailer() -> None:
+    of_loop, of_request = memory_mailer(), memory_mailer()
+    with serving_loop(of_loop):
+        assert await current_mailer() is of_loop
+        with using_mailer(of_request):
+            assert await current_mailer() is of_request
+            assert await asyncio.create_task(current_mailer()) is of_request
+        assert await current_mailer() is of_loop
+
+
+async def test_events_follow_a_message_on_its_way() -> None:
+    mailer = memory_mailer()
+    events: list[MessageEvent] = []
+    unsubscribe = subscribe(events.append)
+    outbox = Outbox()
+    with using_mailer(mailer), collecting(outbox):
+        receipt = await submit_email("user@example.test", "Hello", text="Hi")
+    outbox.hand_over()
+    await mailer.aclose()
+    unsubscribe()
+    assert [event.kind for event in events] == ["deferred", "sending", "delivered"]
+    assert {event.message_id for event in events} == {receipt.message_id}
+
+
+async def test_a_listener_that_fails_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: MessageEvent) -> None:
+        raise LookupError("broken listener")
+
+    unsubscribe = subscribe(broken)
+    with using_mailer(memory_mailer()):
+        assert await send_email("user@example.test", "Hello", text="Hi") is True
+    unsubscribe()
+    assert "broken listener" in caplog.text
+    assert any(record.levelno == logging.ERROR for record in caplog.records)

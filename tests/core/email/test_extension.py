@@ -1,0 +1,200 @@
+"""The extension and the middleware in this process: startup, shutdown, request state, no lifespan."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from openviper import OpenViper
+from openviper.core.email import Email, EmailMiddleware, Way, send_email, submit_email
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.delivery import Mailer
+from openviper.exceptions import ImproperlyConfigured
+
+MEMORY = {"backend": "MemoryBackend", "default_sender": "shop@example.test"}
+
+
+def subjects(mailer: Mailer) -> list[str]:
+    assert isinstance(mailer.backend, MemoryBackend)
+    return [message.prepared.subject for message in mailer.backend.messages]
+
+
+@asynccontextmanager
+async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+class Seen:
+    """Collects the mailer of each request."""
+
+    def __init__(self) -> None:
+        self.mailers: list[Mailer] = []
+
+    async def order(self, request: Request) -> Response:
+        self.mailers.append(request.state.email)
+        receipt = await submit_email("a@example.test", "order", text="Thank you")
+        return JSONResponse({"way": receipt.way, "pending": len(subjects(request.state.email))})
+
+
+async def test_openviper_sends_after_the_response_with_one_extension_added() -> None:
+    seen = Seen()
+    app = OpenViper(title="Test")
+    app.add_extension(Email(MEMORY))
+    app.get("/order")(seen.order)
+    async with client_of(app) as client:
+        answer = (await client.get("/order")).json()
+    assert answer == {"way": Way.DEFERRED, "pending": 0}
+    assert subjects(seen.mailers[0]) == ["order"]
+
+
+async def test_one_line_at_startup_says_which_way_mail_goes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "openviper.email")
+    app = OpenViper()
+    app.add_extension(Email(MEMORY))
+    async with client_of(app):
+        pass
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("mail: ")]
+    assert len(lines) == 1
+    assert "deferred in requests" in lines[0]
+    assert "MemoryBackend" in lines[0]
+    assert "no message broker" in lines[0]
+
+
+async def test_wrong_settings_fail_the_start() -> None:
+    app = OpenViper()
+    app.add_extension(Email({"prot": 25}))
+    with pytest.raises(ImproperlyConfigured, match="port"):
+        async with client_of(app):
+            pass
+
+
+async def test_request_state_has_send_email_and_the_mailer() -> None:
+    seen = Seen()
+
+    async def order(request: Request) -> Response:
+        seen.mailers.append(request.state.email)
+        return JSONResponse({"sent": await request.state.send_email("a@example.test", "by state", text="")})
+
+    async with client_of(EmailMiddleware(Starlette(routes=[Route("/", order)]), MEMORY)) as client:
+        assert (await client.get("/")).json() == {"sent": True}
+    assert subjects(seen.mailers[0]) == ["by state"]
+
+
+async def test_two_applications_on_one_loop_keep_their_mail_apart() -> None:
+    first, second = Seen(), Seen()
+    one = EmailMiddleware(Starlette(routes=[Route("/", first.order)]), MEMORY)
+    two = EmailMiddleware(Starlette(routes=[Route("/", second.order)]), {**MEMORY, "default_sender": "b@example.test"})
+    async with client_of(one) as of_one, client_of(two) as of_two:
+        await of_one.get("/")
+        await of_two.get("/")
+        await of_one.get("/")
+    assert len(set(map(id, first.mailers))) == 1
+    assert (len(subjects(first.mailers[0])), len(subjects(second.mailers[0]))) == (2, 1)
+
+
+async def test_a_send_in_the_applications_lifespan_goes_inline_through_its_mailer() -> None:
+    ways: list[Way] = []
+
+    @asynccontextmanager
+    async def lifespan(app: OpenViper) -> AsyncIterator[None]:
+        ways.append((await submit_email("a@example.test", "up", text="")).way)
+        yield
+
+    app = OpenViper(lifespan=lifespan)
+    app.add_extension(Email(MEMORY))
+    async with client_of(app):
+        pass
+    assert ways == [Way.INLINE]
+
+
+async def test_starlettes_add_middleware_works_too() -> None:
+    seen = Seen()
+    app = Starlette(routes=[Route("/", seen.order)])
+    app.add_middleware(EmailMiddleware, settings=MEMORY)
+    async with client_of(app) as client:
+        assert (await client.get("/")).json()["way"] == Way.DEFERRED
+    assert subjects(seen.mailers[0]) == ["order"]
+
+
+async def test_without_a_lifespan_the_request_waits_for_its_mail(caplog: pytest.LogCaptureFixture) -> None:
+    seen = Seen()
+    app = EmailMiddleware(Starlette(routes=[Route("/", seen.order)]), MEMORY)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        for _ in range(2):
+            await client.get("/")
+    assert subjects(seen.mailers[0]) == ["order", "order"]
+    assert sum("lifespan was not run" in record.getMessage() for record in caplog.records) == 1
+
+
+async def no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "http"
+    await send_email("a@example.test", "raw", text="")
+    await PlainTextResponse("ok")(scope, receive, send)
+
+
+async def ignores_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await PlainTextResponse("ok")(scope, receive, send)
+
+
+@pytest.mark.parametrize("app", [no_lifespan, ignores_lifespan])
+async def test_the_middleware_answers_the_lifespan_for_an_application_that_does_not(app: Any) -> None:
+    async with client_of(EmailMiddleware(app, MEMORY)) as client:
+        assert (await client.get("/")).text == "ok"
+
+
+async def test_a_lifespan_that_fails_to_start_is_reported_as_such() -> None:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        raise LookupError("no database")
+        yield
+
+    with pytest.raises(LookupError, match="no database"):
+        async with client_of(EmailMiddleware(Starlette(lifespan=lifespan), MEMORY)):
+            pass
+
+
+async def test_shutdown_is_answered_only_after_mail_was_delivered() -> None:
+    """What the application sends in its own shutdown is delivered before the server is told that it is complete."""
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        receipt = await submit_email("a@example.test", "bye", text="")
+        assert receipt.way is Way.INLINE
+        await send({"type": "lifespan.shutdown.complete"})
+        assert [message["type"] for message in sent] == ["lifespan.startup.complete"]
+
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await EmailMiddleware(app, MEMORY)({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_nested_layers_use_the_outermost_outbox() -> None:
+    seen = Seen()
+    inner = EmailMiddleware(Starlette(routes=[Route("/", seen.order)]), MEMORY)
+    outer = EmailMiddleware(inner, MEMORY)
+    async with client_of(outer) as client:
+        answer = (await client.get("/")).json()
+    assert answer == {"way": Way.DEFERRED, "pending": 0}
+    assert subjects(seen.mailers[0]) == ["order"]

@@ -1,0 +1,217 @@
+"""send_email as an application calls it, with what it sends read back from the memory backend."""
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from openviper.conf import override
+from openviper.core.email import (
+    InvalidAddress,
+    InvalidMessage,
+    TemplateFailed,
+    Way,
+    send_email,
+    send_email_sync,
+    submit_email,
+)
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
+
+
+@pytest.fixture
+async def mailer(tmp_path: Path) -> AsyncIterator[Mailer]:
+    with override(TEMPLATES_DIR=tmp_path):
+        mailer = Mailer(EmailSettings(backend="MemoryBackend", default_sender="Shop <shop@example.test>"))
+    with using_mailer(mailer):
+        yield mailer
+    await mailer.aclose()
+
+
+def last(mailer: Mailer) -> EmailMessage:
+    assert isinstance(mailer.backend, MemoryBackend)
+    message = message_from_bytes(b"".join(mailer.backend.messages[-1].content), policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def body(message: EmailMessage, kind: str) -> str:
+    part = message.get_body((kind,))
+    assert part is not None
+    return part.get_content().replace("\r\n", "\n")
+
+
+def test_the_documented_parameters_come_in_their_order() -> None:
+    names = ["recipients", "subject", "text", "html", "cc", "bcc", "attachments", "template", "context"]
+    names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
+    for function in (send_email, submit_email):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == names
+        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[-3:]
+
+
+async def test_plain_text_arrives_with_the_default_sender(mailer: Mailer) -> None:
+    assert await send_email("Alice <alice@example.test>", "Hello", text="Hi Alice") is True
+    message = last(mailer)
+    assert (message["From"], message["To"], message["Subject"]) == (
+        "Shop <shop@example.test>",
+        "Alice <alice@example.test>",
+        "Hello",
+    )
+    assert message.get_content_type() == "text/plain"
+    assert body(message, "plain") == "Hi Alice\n"
+
+
+async def test_html_alone_gets_a_text_part_with_its_links(mailer: Mailer) -> None:
+    await send_email(
+        "a@example.test", "Digest", html="<style>p{}</style><p>See <a href='https://x.test/1'>this</a></p>"
+    )
+    message = last(mailer)
+    assert message.get_content_type() == "multipart/alternative"
+    assert body(message, "plain") == "See this (https://x.test/1)\n"
+    assert "<p>See" in body(message, "html")
+
+
+async def test_bcc_is_in_the_envelope_only_and_duplicates_are_delivered_once(mailer: Mailer) -> None:
+    await send_email(
+        ["a@example.test", "b@EXAMPLE.test"],
+        "Hello",
+        text="",
+        cc="b@example.test",
+        bcc=["c@example.test", "a@example.test"],
+    )
+    assert isinstance(mailer.backend, MemoryBackend)
+    sent = mailer.backend.messages[-1]
+    assert [one.lower() for one in sent.envelope.recipients] == ["a@example.test", "b@example.test", "c@example.test"]
+    assert b"c@example.test" not in b"".join(sent.content)
+
+
+async def test_keyword_additions_reach_the_message(mailer: Mailer) -> None:
+    await send_email(
+        "a@example.test",
+        "Hello",
+        text="",
+        sender="news@example.test",
+        reply_to=["help@example.test"],
+        headers={"List-Unsubscribe": "<https://x.test/u>"},
+        envelope_sender="bounces@example.test",
+    )
+    message = last(mailer)
+    assert (message["From"], message["Reply-To"], message["List-Unsubscribe"]) == (
+        "news@example.test",
+        "help@example.test",
+        "<https://x.test/u>",
+    )
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert mailer.backend.messages[-1].envelope.sender == "bounces@example.test"
+
+
+async def test_attachments_of_several_forms_arrive_unchanged(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "report.csv").write_bytes(b"a,b\r\n1,2\n")
+    await send_email(
+        "a@example.test",
+        "Files",
+        text="",
+        attachments=[
+            tmp_path / "report.csv",
+            ("data.bin", b"\x00\x01"),
+            {"content_b64": "SGVsbG8=", "filename": "hello.txt"},
+        ],
+    )
+    parts = {part.get_filename(): part.get_payload(decode=True) for part in last(mailer).iter_attachments()}
+    assert parts == {"report.csv": b"a,b\r\n1,2\n", "data.bin": b"\x00\x01", "hello.txt": b"Hello"}
+
+
+async def test_a_template_gives_bodies_and_subject_and_explicit_values_beat_it(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "hi.md").write_text("{% block subject %}Hi {{ name }}{% endblock %}\n# Hello {{ name }}\n")
+    await send_email("a@example.test", template="hi.md", context={"name": "<Ann>"})
+    message = last(mailer)
+    assert message["Subject"] == "Hi <Ann>"
+    assert body(message, "plain").strip() == "# Hello <Ann>"
+    assert "&lt;Ann&gt;</h1>" in body(message, "html")
+    await send_email("a@example.test", "Own", template="hi.md", context={"name": "Ann"}, text="Own text")
+    message = last(mailer)
+    assert (message["Subject"], body(message, "plain")) == ("Own", "Own text\n")
+    assert "Hello Ann" in body(message, "html")
+
+
+async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "hi.txt").write_text("Hello {{ name }} & co")
+    await send_email("a@example.test", "Hi", template="hi.txt", context={"name": "<b>"})
+    assert last(mailer).get_content_type() == "text/plain"
+    assert body(last(mailer), "plain") == "Hello <b> & co\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"recipients": "not an address", "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": [], "subject": "s", "text": ""}, InvalidMessage),
+        ({"recipients": "a@x.test", "text": ""}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s"}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "a\nBcc: b@x.test", "text": ""}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "template": "missing.txt"}, TemplateFailed),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "context": {}}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["/no/such/file"]}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["ftp://x.test/a"]}, ValueError),
+    ],
+)
+async def test_wrong_input_raises_even_when_failures_are_silent_and_in_a_request(
+    mailer: Mailer, arguments: dict[str, object], error: type[Exception]
+) -> None:
+    with collecting(Outbox()), pytest.raises(error):
+        await send_email(**arguments, fail_silently=True)  # type: ignore[arg-type]
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert not mailer.backend.messages
+
+
+async def test_a_missing_default_sender_names_the_setting() -> None:
+    with (
+        using_mailer(Mailer(EmailSettings(backend="MemoryBackend"))),
+        pytest.raises(ImproperlyConfigured, match="default_sender"),
+    ):
+        await send_email("a@example.test", "Hello", text="")
+
+
+async def test_the_sync_twin_refuses_to_block_the_event_loop(mailer: Mailer) -> None:
+    with pytest.raises(RuntimeError, match="await send_email"):
+        send_email_sync("a@example.test", "Hello", text="")
+
+
+async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer: Mailer) -> None:
+    outbox = Outbox()
+    with collecting(outbox):
+        assert await asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="") is True
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert not mailer.backend.messages
+    outbox.hand_over()
+    await mailer.dispatcher.drain(10)
+    assert len(mailer.backend.messages) == 1
+
+
+async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
+    with collecting(Outbox()):
+        receipt = await submit_email("a@example.test", "Hello", text="")
+    assert receipt.way is Way.DEFERRED
+    assert receipt.message_id.endswith("@example.test>")
+
+
+def test_a_script_without_a_loop_sends_with_the_sync_twin(tmp_path: Path) -> None:
+    script = """
+from openviper.conf import settings
+from openviper.core.email import send_email_sync
+settings.configure(EMAIL={"backend": "FileBackend", "file_dir": "out", "default_sender": "a@example.test"})
+for number in range(2):
+    assert send_email_sync("b@example.test", f"Number {number}", text="hi") is True
+"""
+    subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", script], cwd=tmp_path, check=True, timeout=60)
+    assert len(list((tmp_path / "out").glob("*.eml"))) == 2

@@ -1,0 +1,78 @@
+"""A real uvicorn in a process of its own, for what only a real server shows: signals, disconnects, response timing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Uvicorn"]
+
+_ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:(\d+))")
+
+
+class Uvicorn:
+    """``with Uvicorn("module:app", folder) as server:`` serves at ``server.url``; ``server.stop()`` is SIGTERM.
+
+    ``log`` collects what the process prints. It is ended by its process id, killed if SIGTERM does not end it.
+    """
+
+    def __init__(self, app: str, folder: Path, env: Mapping[str, str] | None = None, *arguments: str) -> None:
+        self._command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(folder), "--port", "0", *arguments]
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._folder = folder
+        self.log: list[str] = []
+        self.url = ""
+        self.port = 0
+        self._ready = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            env=self._env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        if not self._ready.wait(30) or not self.url:
+            self.__exit__(None, None, None)
+            raise RuntimeError("uvicorn did not start:\n" + "".join(self.log))
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self, timeout: float = 30) -> bool:
+        """SIGTERM, then wait. True when the application has shut down in order (uvicorn then re-raises the signal)."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+        return any("Finished server process" in line for line in self.log)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log.append(line)
+            if match := _ADDRESS.search(line):
+                self.url, self.port = match[1], int(match[2])
+                self._ready.set()
+        self._ready.set()
