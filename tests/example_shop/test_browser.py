@@ -92,7 +92,7 @@ async def order_two_things(visit: Visit, shop_url: str) -> None:
     for product in ("Field notebook", "Brass fountain pen"):
         await page.goto(shop_url)
         await visit.look("products")
-        await page.get_by_role("button", name=f"Add to cart: {product}").click()
+        await page.get_by_role("button", name=f"Add to cart {product}").click()
     await page.get_by_label("Quantity of Field notebook").fill("2")
     await page.get_by_role("button", name="Update Field notebook").click()
     await page.get_by_text("€ 93.00").wait_for()
