@@ -84,9 +84,8 @@ def decode_base64(encoded: str | bytes, limit: ByteLimit) -> bytes:
         AttachmentRefused: not base64, or too large.
     """
     try:
-        data = encoded.encode("ascii") if isinstance(encoded, str) else encoded
         pieces = []
-        for piece in _base64_pieces(data):
+        for piece in _base64_pieces(encoded):
             limit.spend(len(piece))
             pieces.append(piece)
     except (UnicodeEncodeError, binascii.Error) as error:
@@ -94,10 +93,12 @@ def decode_base64(encoded: str | bytes, limit: ByteLimit) -> bytes:
     return b"".join(pieces)
 
 
-def _base64_pieces(data: bytes) -> Iterator[bytes]:
+def _base64_pieces(encoded: str | bytes) -> Iterator[bytes]:
     rest, padded = b"", False
-    for start in range(0, len(data), _BASE64_SLICE):
-        digits = rest + data[start : start + _BASE64_SLICE].translate(None, _WHITESPACE)
+    for start in range(0, len(encoded), _BASE64_SLICE):
+        part = encoded[start : start + _BASE64_SLICE]
+        data = part.encode("ascii") if isinstance(part, str) else part
+        digits = rest + data.translate(None, _WHITESPACE)
         if padded and digits:
             raise binascii.Error("data after the padding")
         whole = len(digits) // 4 * 4
