@@ -39,7 +39,7 @@ class TextLayout:
     _breaks: int = 0
     _indents: list[str] = field(default_factory=list)
     _indent: str = ""
-    _marker: str | None = None
+    _markers: list[str] = field(default_factory=list)  # for the next line, one for each indent; then ""
     _lists: list[int | None] = field(default_factory=list)
     _tables: list[_Table] = field(default_factory=list)
     _links: list[_Link] = field(default_factory=list)
@@ -101,22 +101,19 @@ class TextLayout:
             current = current if number is None else number
             self._lists[-1] = current + 1
             marker = f"{current}. "
-        self._indents.append(" " * len(marker))
-        self._marker = marker
+        self._indent_by(" " * len(marker), marker)
 
     def open_indent(self) -> None:
         self.separate(1)
-        self._indents.append("  ")
+        self._indent_by("  ")
 
     def close_indent(self) -> None:
-        self._marker = None
         self.separate(1)
         self._end_indent()
 
     def open_quote(self) -> None:
         self.separate(2)
-        self._flush()
-        self._indents.append("> ")
+        self._indent_by("> ")
 
     def close_quote(self) -> None:
         self.separate(2)
@@ -206,14 +203,8 @@ class TextLayout:
         elif self._space and self._line:
             text = f" {text}"
         self._space = False
-        if self._marker is not None:
-            text = f"{self._marker}{text.lstrip()}"
-            self._marker = None
-            self._indent = "".join(self._indents[:-1][:_INDENTS])
-            self._line.append(self._indent)
-        elif not self._line:
-            self._indent = "".join(self._indents[:_INDENTS])
-            self._line.append(self._indent)
+        if not self._line:
+            self._line.append(self._begin_line())
         self._line.append(text)
         if self._links:
             self._said.append(text)
@@ -232,10 +223,26 @@ class TextLayout:
             self._line.clear()
         self._cell = False
 
+    def _begin_line(self) -> str:
+        self._indent = "".join(self._indents[:_INDENTS])
+        if not any(self._markers):
+            return self._indent
+        start = "".join(
+            marker or indent for marker, indent in zip(self._markers, self._indents[:_INDENTS], strict=False)
+        )
+        self._markers = [""] * len(self._markers)
+        return start
+
+    def _indent_by(self, indent: str, marker: str = "") -> None:
+        self._flush()
+        self._indents.append(indent)
+        self._markers.append(marker)
+
     def _end_indent(self) -> None:
         self._flush()
         if self._indents:
             self._indents.pop()
+            self._markers.pop()
 
     def _write_lines(self, text: str) -> None:
         first, *others = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
