@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 
 import pytest
 from sqlalchemy import event
@@ -34,7 +33,7 @@ async def test_an_order_is_confirmed_by_one_mail(shop: Shop) -> None:
         assert answer.status_code == 303
         page = (await visitor.get(answer.headers["location"])).text
         assert "Thank you, <bdi>Ana Costa</bdi>" in page
-        assert "€ 93.00" in page
+        assert "€93.00" in page
     [mail] = shop.mail
     assert mail.envelope.recipients == ("ana@example.com",)
     assert str(mail.prepared.sender) == '"Viper Supplies" <orders@shop.example>'
@@ -42,7 +41,7 @@ async def test_an_order_is_confirmed_by_one_mail(shop: Shop) -> None:
     link = f"https://shop.example{answer.headers['location']}"
     for body in (mail.prepared.text, mail.prepared.html):
         assert body is not None
-        for expected in ("Ana Costa", "Field notebook", "€ 29.00", "€ 64.00", "€ 93.00", "1100-053 Lisboa", link):
+        for expected in ("Ana Costa", "Field notebook", "€29.00", "€64.00", "€93.00", "1100-053 Lisboa", link):
             assert expected in body
     assert "<table>" in (mail.prepared.html or "")
 
@@ -110,8 +109,8 @@ async def test_a_price_in_the_form_or_the_cart_changes_nothing(shop: Shop) -> No
     async with shop.visited() as visitor:
         await visitor.post("/cart", {"product": "8", "add": "1", "price": "0.01"})
         answer = await visitor.check_out(price="0.01", total="0.01")
-        assert "€ 120.00" in (await visitor.get(answer.headers["location"])).text
-    assert "€ 120.00" in (shop.mail[0].prepared.text or "")
+        assert "€120.00" in (await visitor.get(answer.headers["location"])).text
+    assert "€120.00" in (shop.mail[0].prepared.text or "")
 
 
 async def test_an_empty_cart_cannot_be_checked_out(shop: Shop) -> None:
@@ -176,9 +175,7 @@ async def test_the_shelf_is_filled_once(shop: Shop) -> None:
         assert "Sold out" in page
 
 
-async def test_prices_are_exact_decimals(shop: Shop) -> None:
+async def test_three_times_9_80_is_29_40(shop: Shop) -> None:
     async with shop.visited() as visitor:
         await visitor.add("Lined envelopes", 3)
-        page = (await visitor.get("/cart")).text
-        assert "€ 29.40" in page
-        assert Decimal("9.80") * 3 == Decimal("29.40")
+        assert "€29.40" in (await visitor.get("/cart")).text

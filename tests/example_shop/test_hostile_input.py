@@ -57,8 +57,8 @@ async def test_a_name_appears_literally_on_every_page_and_in_every_mail(shop: Sh
 )
 async def test_a_form_from_another_site_is_refused(shop: Shop, headers: dict[str, str]) -> None:
     async with shop.visited() as visitor:
-        assert (await visitor.post("/cart", {"product": "1", "add": "1"}, **headers)).status_code == 403
-        assert (await visitor.post("/staff/orders/1/ship", **headers)).status_code == 403
+        assert (await visitor.post("/cart", {"product": "1", "add": "1"}, headers=headers)).status_code == 403
+        assert (await visitor.post("/staff/orders/1/ship", headers=headers)).status_code == 403
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -76,7 +76,7 @@ async def test_the_origin_decides_for_a_browser_without_fetch_metadata(shop: Sho
 )
 async def test_any_cart_cookie_gives_a_page(shop: Shop, cookie: str) -> None:
     async with shop.visited() as visitor:
-        answer = await visitor.client.get("/cart", headers={"Cookie": f"cart={cookie}".encode()})
+        answer = await visitor.client.get("/cart", headers={b"Cookie": f"cart={cookie}".encode()})
         assert answer.status_code == 200
 
 

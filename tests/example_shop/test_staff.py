@@ -1,5 +1,6 @@
 """Shipping, and who may do it."""
 
+import asyncio
 import base64
 
 import pytest
@@ -29,12 +30,20 @@ async def test_shipping_tells_the_customer_once_with_the_invoice(shop: Shop) -> 
     [notice] = [mail for mail in shop.mail if "on its way" in mail.prepared.subject]
     assert notice.envelope.recipients == ("ana@example.com",)
     assert notice.prepared.subject == "Your order 1001 is on its way"
-    assert "Total: € 14.50" in (notice.prepared.text or "")
+    assert "Total: €14.50" in (notice.prepared.text or "")
     assert f'href="https://shop.example{order}"' in (notice.prepared.html or "")
     [invoice] = notice.prepared.attachments
     assert (invoice.filename, invoice.mimetype) == ("invoice-1001.html", "text/html")
-    assert "€ 14.50" in invoice.content.decode()
+    assert "€14.50" in invoice.content.decode()
     assert "Ana Costa" in invoice.content.decode()
+
+
+async def test_two_people_who_ship_at_once_send_one_notice(shop: Shop) -> None:
+    async with shop.open() as visitor:
+        await ordered(visitor())
+        answers = await asyncio.gather(*(visitor().post("/staff/orders/1/ship") for _ in range(4)))
+        assert {answer.status_code for answer in answers} == {303}
+    assert sum("on its way" in mail.prepared.subject for mail in shop.mail) == 1
 
 
 async def test_an_order_that_does_not_exist_cannot_be_shipped(shop: Shop) -> None:
@@ -69,7 +78,7 @@ async def test_the_password_opens_the_staff_page_outside_debug_mode(shop: Shop) 
                 {"Authorization": "Basic !"},
                 {"Authorization": "Bearer päss:word"},
             ):
-                encoded = {name: value.encode() for name, value in wrong.items()}
+                encoded = {name.encode(): value.encode() for name, value in wrong.items()}
                 assert (await visitor.client.get("/staff", headers=encoded)).status_code == 401
             assert (await visitor.client.get("/staff", headers=basic("päss:word"))).status_code == 200
             assert (await visitor.post("/staff/orders/1/ship")).status_code == 401

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module, reload
 
@@ -26,10 +26,11 @@ class Visitor:
     async def get(self, path: str) -> httpx.Response:
         return await self.client.get(path)
 
-    async def post(self, path: str, fields: dict[str, str] | None = None, **headers: str) -> httpx.Response:
-        return await self.client.post(
-            path, data=fields or {"": ""}, headers={"Sec-Fetch-Site": "same-origin", **headers}
-        )
+    async def post(
+        self, path: str, fields: Mapping[str, str] | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        sent_headers = {"Sec-Fetch-Site": "same-origin", **(headers or {})}
+        return await self.client.post(path, data=fields or {"": ""}, headers=sent_headers)
 
     async def add(self, name: str, times: int = 1) -> None:
         """Put a product in the cart by its name on the shelf."""
