@@ -111,6 +111,12 @@ async def test_a_url_is_named_by_its_path_and_typed_by_name_then_server() -> Non
             assert data == await one({"url": server.url(path)}, allowed_hosts=["localhost"])
 
 
+async def test_one_allowed_host_may_be_given_without_a_list() -> None:
+    async with HttpServer() as server:
+        server.answer("/a", b"x")
+        assert (await one(server.url("/a"), allowed_hosts="localhost")).content == b"x"
+
+
 async def test_a_value_object_is_copied() -> None:
     given_data = AttachmentData("a.txt", b"x", "text/html", True, "id")
     resolved = await one(given_data)
@@ -175,9 +181,15 @@ async def test_a_single_item_instead_of_a_list_is_an_error(single: Any) -> None:
         await resolve_attachments(single)
 
 
+class BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"a.txt"
+
+
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
+        (BytesPath(), "path is not text"),
         (5, "type int"),
         (None, "type NoneType"),
         (io.BytesIO(b"x"), "type BytesIO"),

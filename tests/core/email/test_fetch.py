@@ -3,7 +3,10 @@
 import asyncio
 import gzip
 import logging
+import os
 import ssl
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator
@@ -152,6 +155,13 @@ async def test_without_a_context_the_usual_authorities_are_trusted() -> None:
     async with HttpServer(server_context()) as server:
         with pytest.raises(AttachmentRefused, match="CERTIFICATE_VERIFY_FAILED"):
             await get(server.url("/a"))
+
+
+def test_certifi_stands_in_where_the_system_trusts_nobody() -> None:
+    code = "from openviper.core.email.fetch import _default_context as context; print(context().cert_store_stats())"
+    nothing = {"SSL_CERT_FILE": "/nonexistent", "SSL_CERT_DIR": "/nonexistent"}
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **nothing}, capture_output=True, check=True)
+    assert b"'x509_ca': 0" not in run.stdout
 
 
 async def test_the_next_address_is_tried_when_one_refuses(server: HttpServer) -> None:

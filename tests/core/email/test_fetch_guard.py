@@ -162,7 +162,7 @@ ODD_URLS = [
 ]
 
 
-@pytest.mark.parametrize("form", [*URLS, *ODD_URLS])
+@pytest.mark.parametrize("form", [*URLS, *ODD_URLS], ids=lambda form: ascii(form)[1:60])
 async def test_a_url_to_anything_but_a_public_host_is_refused_unconnected(
     form: str, server: HttpServer, connected: list[str]
 ) -> None:
@@ -234,7 +234,9 @@ async def test_a_rebinding_name_in_a_redirect_never_reaches_loopback(server: Htt
         "javascript:alert(1)",
         "http://[",
         "http://public.example:0/",
+        "http://public.example/" + "a" * 70_000,
     ],
+    ids=lambda location: location[:40],
 )
 async def test_a_redirect_is_judged_like_a_url(server: HttpServer, connected: list[str], location: str) -> None:
     async with HttpServer() as entrance:
