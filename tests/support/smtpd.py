@@ -405,9 +405,8 @@ class _Session:
             raise _HangUp
         if action == "silence":
             await asyncio.Event().wait()
+        assert self._writer is not None, "before the greeting only drop, reset and silence can be told"
         if isinstance(action, int):
-            if self._writer is None:
-                raise _HangUp
             await self._reply(f"{action} {action // 100}.0.0 as the test says")
             if action == 421:
                 await self._leave()

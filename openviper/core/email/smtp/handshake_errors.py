@@ -51,9 +51,7 @@ def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) 
     if isinstance(error, aiosmtplib.SMTPConnectResponseError):
         step = Step.GREETING
     text = f"{peer}: {step}: {error.code} {one_line(error.message)}".rstrip()
-    kind = AuthenticationFailed if step == Step.AUTH and error.code >= 500 else ConnectionFailed
-    if isinstance(error, aiosmtplib.SMTPAuthenticationError):
-        kind = AuthenticationFailed
+    kind = AuthenticationFailed if isinstance(error, aiosmtplib.SMTPAuthenticationError) else ConnectionFailed
     return kind(text, temporary=error.code < 500, code=error.code if error.code >= 400 else None)
 
 
@@ -93,4 +91,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if current is None:
             return
         yield current
-        current = current.__cause__ or current.__context__
+        current = current.__cause__

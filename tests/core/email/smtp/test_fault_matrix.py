@@ -1,0 +1,196 @@
+"""Every fault at every step, for each set of capabilities, with and without TLS: the right error, and no hang."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from support.messages import outgoing
+from support.smtpd import CAPABILITIES, SmtpServer
+
+from openviper.core.email.backends import SMTPBackend
+from openviper.core.email.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryTimeout,
+    MessageRefused,
+    RecipientsRefused,
+)
+from openviper.core.email.settings import EmailSettings
+
+OFFERS = {
+    "chunking": CAPABILITIES,
+    "pipelining": ("PIPELINING", "SIZE 1000000"),
+    "nothing": (),
+}
+FAULTS = ("drop", "reset", 421, 450, 550, "garbage")  # and silence, whose cases wait at the same time
+HANDSHAKE = ("connect", "greeting", "EHLO", "STARTTLS", "AUTH")
+TRANSACTION = ("MAIL", "RCPT", "content", "body")
+
+
+@dataclass(frozen=True)
+class Case:
+    verb: str
+    fault: str | int
+    offer: str
+    tls: bool
+
+    def __str__(self) -> str:
+        return f"{self.verb}-{self.fault}-{self.offer}-{'tls' if self.tls else 'clear'}"
+
+    @property
+    def one_flight(self) -> bool:
+        return self.offer == "chunking"
+
+    @property
+    def command(self) -> str:
+        """The verb as the server meets it."""
+        return ("BDAT" if self.one_flight else "DATA") if self.verb == "content" else self.verb
+
+
+@dataclass(frozen=True)
+class Expected:
+    error: type[DeliveryError]
+    temporary: bool = True
+    uncertain: bool = False
+    code: int | None = None
+
+
+def expected(case: Case) -> Expected:
+    """What the caller must be told."""
+    fault = case.fault
+    if case.verb in HANDSHAKE:
+        return expected_of_handshake(case)
+    # With everything in one flight the whole message has left when any answer is missing.
+    uncertain = case.verb == "body" or case.one_flight
+    if fault in ("drop", "reset", "garbage"):
+        return Expected(ConnectionFailed, uncertain=uncertain)
+    if fault == "silence":
+        return Expected(DeliveryTimeout, uncertain=uncertain)
+    if fault == 421:
+        return Expected(ConnectionFailed, code=421)
+    assert isinstance(fault, int)
+    refusal = RecipientsRefused if case.verb == "RCPT" else MessageRefused
+    return Expected(refusal, temporary=fault < 500, code=fault)
+
+
+def expected_of_handshake(case: Case) -> Expected:
+    fault, verb = case.fault, case.verb
+    if verb == "EHLO" and fault == 550:
+        # HELO is tried, after which there is neither STARTTLS nor AUTH.
+        return Expected(ConnectionFailed if case.tls else AuthenticationFailed, temporary=False)
+    if fault == "silence":
+        return Expected(DeliveryTimeout)
+    if isinstance(fault, int):
+        refusal = AuthenticationFailed if verb == "AUTH" else ConnectionFailed
+        return Expected(refusal, temporary=fault < 500, code=fault)
+    return Expected(ConnectionFailed)
+
+
+def cases() -> Iterator[Case]:
+    for offer in OFFERS:
+        for tls in (False, True):
+            for verb in HANDSHAKE + TRANSACTION:
+                if verb == "STARTTLS" and not tls:
+                    continue
+                for fault in ("drop", "reset") if verb == "connect" else FAULTS:
+                    yield Case(verb, fault, offer, tls)
+
+
+def make_server(case: Case) -> SmtpServer:
+    return SmtpServer(capabilities=OFFERS[case.offer], tls="starttls" if case.tls else "none", users={"me": "s3cret!"})
+
+
+def make_backend(server: SmtpServer, case: Case) -> SMTPBackend:
+    # Silence is waited for; everything else is answered at once, however busy the machine is.
+    limit = 1.0 if case.fault == "silence" else 10.0
+    return SMTPBackend(EmailSettings(**server.settings(timeout=limit, data_timeout=limit)))
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+async def test_a_fault_gives_the_right_error_and_a_pool_that_works_on(case: Case) -> None:
+    await show_case(case)
+
+
+@pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
+async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> None:
+    silent = [Case(verb, "silence", offer, tls) for offer in OFFERS for tls in (False, True)]
+    await asyncio.gather(*(show_case(case) for case in silent if case.tls or verb != "STARTTLS"))
+
+
+async def show_case(case: Case) -> None:
+    with make_server(case) as server:
+        server.fault(case.command, case.fault, nth=None if case.verb == "AUTH" else 1)
+        async with asyncio.timeout(30), make_backend(server, case) as backend:
+            want = expected(case)
+            with pytest.raises(want.error) as raised:
+                await backend.send(outgoing())
+            error = raised.value
+            assert (error.temporary, error.uncertain, error.code) == (want.temporary, want.uncertain, want.code), error
+            assert str(error).startswith(f"{server.host}:{server.port}: ")
+            assert "s3cret!" not in f"{error!r} {error.__cause__!r}"
+            assert not server.messages
+            server.behave()
+            report = await backend.send(outgoing(number=2))
+            assert report.accepted == ("to@example.com",)
+            await server.arrive(1)
+            figures = backend.figures
+            assert figures is not None
+            assert (figures.open, figures.idle, figures.waiting) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("fault", [*FAULTS, "silence"])
+async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | int, offer: str, tls: bool) -> None:
+    """RSET goes ahead of the next message; when it fails that message goes over a fresh connection, or not at all."""
+    case = Case("RSET", fault, offer, tls)
+    with make_server(case) as server:
+        server.refuse("gone@example.com", 550)
+        server.fault("RSET", fault, nth=1)
+        settings = EmailSettings(**server.settings(allow_partial=False, timeout=1.0 if fault == "silence" else 10.0))
+        async with asyncio.timeout(30), SMTPBackend(settings) as backend:
+            with pytest.raises(RecipientsRefused):
+                await backend.send(outgoing(to=["first@example.com", "gone@example.com"]))
+            if fault in ("silence", "garbage"):
+                with pytest.raises(DeliveryTimeout if fault == "silence" else ConnectionFailed) as raised:
+                    await backend.send(outgoing(number=2))
+                assert raised.value.temporary
+                assert not raised.value.uncertain
+            await backend.send(outgoing(number=3))
+            (message,) = await server.arrive(1)
+    assert message.recipients == ["to@example.com"]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("fault", [*FAULTS, "silence"])
+async def test_a_fault_at_quit_neither_raises_nor_hangs(fault: str | int, offer: str, tls: bool) -> None:
+    case = Case("QUIT", fault, offer, tls)
+    with make_server(case) as server:
+        server.fault("QUIT", fault)
+        backend = make_backend(server, case)
+        await backend.send(outgoing())
+        async with asyncio.timeout(30):
+            await backend.aclose()
+        assert server.verbs[-1] == "QUIT"
+
+
+@pytest.mark.parametrize(
+    ("verb", "fault"),
+    [("connect", fault) for fault in ("drop", "reset", "silence")]
+    + [(verb, fault) for verb in ("greeting", "AUTH") for fault in (*FAULTS, "silence")],
+)
+async def test_implicit_tls_fails_in_the_same_ways(verb: str, fault: str | int) -> None:
+    case = Case(verb, fault, "chunking", True)
+    with SmtpServer(tls="implicit", users={"me": "s3cret!"}) as server:
+        server.fault(verb, fault, nth=None if verb == "AUTH" else 1)
+        async with asyncio.timeout(30), make_backend(server, case) as backend:
+            want = expected_of_handshake(case)
+            with pytest.raises(want.error) as raised:
+                await backend.send(outgoing())
+            assert (raised.value.temporary, raised.value.uncertain) == (want.temporary, False)
+            server.behave()
+            await backend.send(outgoing(number=2))
+            await server.arrive(1)
