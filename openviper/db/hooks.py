@@ -40,7 +40,7 @@ class LifecycleHooks:
     session's ``bulk_`` methods, and what the database does by itself (``ON DELETE CASCADE``, triggers).
     """
 
-    _overridden: ClassVar[frozenset[str]] = frozenset()
+    _lifecycle_hooks: ClassVar[frozenset[str]] = frozenset()
 
     async def before_insert(self) -> None:
         """Runs before any SQL of the flush that inserts the object; what it changes on the object is inserted.
@@ -71,7 +71,8 @@ class LifecycleHooks:
     async def before_delete(self) -> None:
         """Runs before any SQL of the flush that deletes the object.
 
-        An orphan that SQLAlchemy only discovers while flushing hears of it directly before its own ``DELETE``.
+        That holds for an orphan too (cascade ``delete-orphan``). What only the deletion of an orphan deletes in turn
+        hears of it directly before its own ``DELETE``, too late to add objects.
         """
 
     async def after_delete(self) -> None:
@@ -81,7 +82,9 @@ class LifecycleHooks:
         """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls._overridden = frozenset(name for name in _HOOKS if getattr(cls, name) is not getattr(LifecycleHooks, name))
+        cls._lifecycle_hooks = frozenset(
+            name for name in _HOOKS if getattr(cls, name) is not getattr(LifecycleHooks, name)
+        )
         for name in _HOOKS:
             hook = vars(cls).get(name)
             if inspect.isfunction(hook) and not inspect.iscoroutinefunction(inspect.unwrap(hook)):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, TypeGuard
 from sqlalchemy import event, inspect, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction, object_session
+from sqlalchemy.orm.attributes import has_parent
 from sqlalchemy.util.concurrency import await_only
 
 from openviper.db.guard import in_hook
@@ -18,9 +19,9 @@ _FLUSH = "openviper.db.flush"  # the key in Session.info
 
 
 class Hooked(Protocol):
-    """An object that has lifecycle hooks; ``_overridden`` names those that do anything."""
+    """An object that has lifecycle hooks; ``_lifecycle_hooks`` names those that do anything."""
 
-    _overridden: ClassVar[frozenset[str]]
+    _lifecycle_hooks: ClassVar[frozenset[str]]
 
 
 class _Flush:
@@ -39,9 +40,6 @@ def _before_flush(session: Session, _context: UOWTransaction, _instances: object
     while pending := [change for change in _changes(session) if id(change[0]) not in flush.prepared]:
         for target, hook in pending:
             _prepare(session, flush, target, hook)
-    for target in session.dirty:
-        if _is_hooked(target) and "on_change" in target._overridden:
-            flush.replaced[id(target)] = _unloaded(session, target)
 
 
 @event.listens_for(Session, "after_flush_postexec")
@@ -52,19 +50,32 @@ def _after_flush(session: Session, _context: UOWTransaction) -> None:
 
 
 def _is_hooked(target: object) -> TypeGuard[Hooked]:
-    return hasattr(target, "_overridden")
+    return hasattr(target, "_lifecycle_hooks")
 
 
 def _changes(session: Session) -> Iterator[tuple[Hooked, str]]:
     for target in session.new:
         if _is_hooked(target):
             yield target, "before_insert"
+    for target in [*session.deleted, *_orphans(session)]:
+        if _is_hooked(target):
+            yield target, "before_delete"
     for target in session.dirty:
         if _is_hooked(target) and session.is_modified(target, include_collections=False):
             yield target, "before_update"
-    for target in session.deleted:
-        if _is_hooked(target):
-            yield target, "before_delete"
+
+
+def _orphans(session: Session) -> Iterator[object]:
+    """What the flush will delete because its parent has let go of it; cascades from there show only in the flush."""
+    for parent in session.dirty:
+        for relationship in inspect(parent).mapper.relationships:
+            if relationship.cascade.delete_orphan:
+                removed = inspect(parent).attrs[relationship.key].history.deleted
+                yield from (
+                    child
+                    for child in removed
+                    if child in session and not has_parent(type(parent), child, relationship.key)
+                )
 
 
 def _prepare(session: Session, flush: _Flush, target: Hooked, hook: str) -> None:
@@ -74,15 +85,12 @@ def _prepare(session: Session, flush: _Flush, target: Hooked, hook: str) -> None
 
 
 def _run(session: Session, target: Hooked, hook: str, *arguments: Any) -> None:
-    if hook not in target._overridden:
+    if hook not in target._lifecycle_hooks:
         return
     name = f"{type(target).__name__}.{hook}"
     async_session_of(session, f"run {name}()")
     transaction = innermost(session)
-    if transaction is None:  # a flush without one begins its own, but only after before_flush
-        session.connection(bind_arguments={"mapper": type(target)})
-        transaction = innermost(session)
-        assert transaction is not None
+    assert transaction is not None, "whatever can be flushed has begun one"
     with in_hook(session, name):
         await_only(_in_record(record_of(transaction), getattr(target, hook), arguments))
 
@@ -143,9 +151,13 @@ def _inserting(_mapper: Mapper[Any], _connection: Connection, target: Hooked) ->
 
 
 def _updating(_mapper: Mapper[Any], _connection: Connection, target: Hooked) -> None:
-    # Reported also for objects without a change of their own.
-    if any(_changed(_state(target))):
-        _prepare(*_flush_of(target), target, "before_update")
+    if not any(_changed(_state(target))):
+        return  # reported also for objects without a change of their own
+    session, flush = _flush_of(target)
+    _prepare(session, flush, target, "before_update")
+    if "on_change" in target._lifecycle_hooks:
+        # Only now are the foreign keys known that the flush itself sets.
+        flush.replaced[id(target)] = _unloaded(session, target)
 
 
 def _deleting(_mapper: Mapper[Any], _connection: Connection, target: Hooked) -> None:

@@ -22,8 +22,9 @@ logger = logging.getLogger("openviper.db")
 # The key in Session.info: there, an abandoned session takes its records with it.
 _RECORDS = "openviper.db.records"
 
-# Returning the connection takes one round trip. If it was cancelled, its end is never reported.
-_SECONDS_TO_RETURN_CONNECTION = 5.0
+# Between the commit and the end of the transaction its connection is returned. When that is cancelled, SQLAlchemy never
+# reports the end, and what was held must be done all the same.
+_SECONDS_TO_RETURN_CONNECTION = 1.0
 
 
 def record_of(transaction: SessionTransaction) -> Record:

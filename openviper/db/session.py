@@ -46,7 +46,8 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
     It is dropped when the transaction, or the savepoint in which this was called, is rolled back or closed instead.
 
     Callbacks run in the order given, after the transaction has ended and outside every other one, so what they send is
-    sent at once. A callback that needs the database opens a transaction of its own. One that fails is logged with its
+    sent at once. A callback that needs the database opens a transaction of its own; values of objects are best taken
+    before, because a plain AsyncSession expires them at its commit. One that fails is logged with its
     traceback, and neither stops the next nor raises: the commit stands. ``commit()``, or the exit of
     ``transaction()``, returns after them.
 
@@ -121,6 +122,7 @@ async def _flush(session: AsyncSession, begun: SessionTransaction, record: Recor
     """Do all that may take long while it can still be cancelled, so that only the commit itself cannot be."""
     if not record.is_open:
         return  # the block has itself committed or rolled back
+    _refuse_unfinished(session, record)
     if not begun.is_active:
         # A failed flush was caught, but has undone the transaction: say so rather than end as if all were well.
         await greenlet_spawn(begun.commit)
@@ -128,6 +130,16 @@ async def _flush(session: AsyncSession, begun: SessionTransaction, record: Recor
         await session.flush()
         if not (session.new or session.dirty or session.deleted):
             break
+
+
+def _refuse_unfinished(session: AsyncSession, record: Record) -> None:
+    # The commit would take the savepoint of a task that is still at work with it, half done.
+    current = innermost(session.sync_session)
+    inner = None if current is None else record_of(current)
+    while inner is not None and inner is not record:
+        if inner.claimed:
+            raise SessionInUse("transaction(): the block ends while a task is inside a transaction() of it; await it")
+        inner = inner.parent
 
 
 async def _end(begun: SessionTransaction, record: Record, error: BaseException | None) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -274,6 +274,29 @@ async def test_two_tasks_cannot_nest_in_one_session_at_the_same_time() -> None:
     assert [type(result) for result in results] == [type(None), db.SessionInUse]
 
 
+async def test_a_block_does_not_end_while_a_task_is_inside_a_savepoint_of_it(mail: Mail) -> None:
+    """Committing would keep half of what that task does."""
+    opened = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def child() -> None:
+        async with db.transaction() as session:
+            session.add(Note(text="half"))
+            mail.send("half")
+            await session.flush()
+            opened.set()
+            await ended.wait()
+
+    with pytest.raises(db.SessionInUse, match="await it"):
+        async with db.transaction():
+            task = asyncio.create_task(child())
+            await opened.wait()
+    ended.set()
+    await task
+    assert (mail.sent, mail.dropped) == ([], ["half"])
+    assert await notes() == []
+
+
 async def test_a_failing_callback_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     calls: list[str] = []
 
@@ -339,6 +362,33 @@ async def test_a_cancelled_commit_still_sends_and_then_raises(mail: Mail, sessio
     with pytest.raises(asyncio.CancelledError):
         await task
     assert mail.sent == ["slow", "next"]
+    assert await notes() == ["kept"]
+
+
+async def test_a_cancellation_while_the_connection_is_returned_loses_nothing(session: AsyncSession) -> None:
+    """SQLAlchemy then never reports the end of the transaction."""
+    sent = asyncio.Event()
+
+    def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    pool = (await db.engine()).sync_engine.pool
+    session.add(Note(text="kept"))
+    db.on_commit(sent.set, session=session)
+    event.listen(pool, "reset", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await session.commit()
+    event.remove(pool, "reset", cancelled)
+    await asyncio.wait_for(sent.wait(), 10)
+    assert await notes() == ["kept"]
+
+
+async def test_a_savepoint_that_the_block_left_open_is_committed_with_it(mail: Mail) -> None:
+    async with db.transaction() as session:
+        await session.begin_nested()
+        session.add(Note(text="kept"))
+        mail.send("sent")
+    assert mail.sent == ["sent"]
     assert await notes() == ["kept"]
 
 
