@@ -12,7 +12,7 @@ from openviper.core.email.addresses import parse_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.characters import refused_character
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
-from openviper.core.email.headers import MAX_WORD
+from openviper.core.email.headers import MAX_WORD, can_fold
 
 __all__ = ["checked_attachment", "checked_headers", "checked_text", "is_message_id", "is_structured"]
 
@@ -184,8 +184,8 @@ def _check_structured(lower: str, value: str, *, field: str) -> None:
         raise InvalidMessage(f"{field}: is empty, or begins or ends with a space")
     if _ENCODED_WORD.search(value):
         raise InvalidMessage(f"{field}: holds an encoded word, which this header cannot")
-    if max(map(len, value.split(" "))) > MAX_WORD:
-        raise InvalidMessage(f"{field}: has more than {MAX_WORD} characters without a space, so no line can hold it")
+    if not can_fold(value):
+        raise InvalidMessage(f"{field}: has more than {MAX_WORD} characters without a place to fold the line")
     if lower == "message-id" and not is_message_id(value):
         raise InvalidMessage(f"{field}: must be a message id such as <unique@example.com>")
 

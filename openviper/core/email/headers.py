@@ -12,7 +12,16 @@ from functools import lru_cache
 
 from openviper.core.email.addresses import Address
 
-__all__ = ["MAX_WORD", "address_header", "date_header", "media_header", "parameter", "structured_header", "text_header"]
+__all__ = [
+    "MAX_WORD",
+    "address_header",
+    "can_fold",
+    "date_header",
+    "media_header",
+    "parameter",
+    "structured_header",
+    "text_header",
+]
 
 _LINE = 78
 # RFC 2047 section 2: an encoded word, and (with its leading space) a line that has one.
@@ -20,9 +29,9 @@ _ENCODED_WORD = 75
 _ENCODED_LINE = 76
 _WORD_OPENING = "=?utf-8?"
 _WORD_OVERHEAD = len("=?utf-8?q??=")
-# The longest run without a space that may stay as it is: with a name it is within the 998 octets of RFC 5322.
-MAX_WORD = 900
+# RFC 5322 section 2.1.1; what must stay in one line leaves room for a header's name.
 _MAX_LINE = 998
+MAX_WORD = 900
 _MAX_PLAIN_NAME = 60
 
 _PIECES = re.compile(" *[^ ]+")
@@ -57,12 +66,14 @@ def text_header(name: str, value: str, *, long_words: bool = False) -> str:
     return f"{name}: " + "\r\n ".join(words) + "\r\n"
 
 
+def can_fold(value: str) -> bool:
+    """True when no word of ``value``, with the spaces before it, is longer than ``MAX_WORD``; ends are not spaces."""
+    return max(map(len, _PIECES.findall(value))) <= MAX_WORD
+
+
 def structured_header(name: str, value: str) -> str:
-    """A header whose syntax has no encoded words (msg-ids, URLs): ASCII, folded at its spaces, otherwise as it is."""
-    pieces = _PIECES.findall(value)
-    if pieces:
-        pieces[0] = f" {pieces[0]}"
-    return _fold(name, pieces)
+    """A header whose syntax has no encoded words (msg-ids, URLs): ASCII that :func:`can_fold`, otherwise as it is."""
+    return _fold(name, _PIECES.findall(f" {value}"))
 
 
 def address_header(name: str, addresses: Iterable[Address]) -> str:

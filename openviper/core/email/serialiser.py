@@ -185,12 +185,13 @@ def _is_message(attachment: AttachmentData) -> bool:
 def _boundary(message: PreparedMessage) -> str:
     """The start of every boundary of this message: made from its id, and in no part that travels unencoded."""
     verbatim = [attachment.content for attachment in message.attachments if _is_message(attachment)]
-    for attempt in count():
-        digest = hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
-        boundary = f"{_BOUNDARY_PREFIX}{digest}"
-        if not any(boundary.encode("ascii") in content for content in verbatim):
-            break
-    return boundary
+    candidates = (
+        _BOUNDARY_PREFIX + hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
+        for attempt in count()
+    )
+    return next(
+        boundary for boundary in candidates if not any(boundary.encode("ascii") in content for content in verbatim)
+    )
 
 
 def _joined(pieces: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -265,6 +265,26 @@ def test_lines_that_encoders_get_wrong_arrive_in_lines_of_76(text: str) -> None:
     assert body_of(parsed(text=text)) == lines(text)
 
 
+@pytest.mark.parametrize("end", ["", " ", "\t", "=", "= ", "==", "== ", "\u00e9", "\u00e9 ", "=\t", " ."])
+@pytest.mark.parametrize("begin", ["", "From ", "=From ", ".", "\u00e9"])
+def test_lines_of_every_length_around_the_limit_arrive(begin: str, end: str) -> None:
+    """binascii alone makes lines of 77 octets where a space at the end is encoded."""
+    text = "\n".join(f"{begin}{'x' * length}{end}" for length in range(66, 160))
+    content = written(text=text)
+    assert parsed(text=text)["Content-Transfer-Encoding"] == "quoted-printable"
+    body = content.partition(b"\r\n\r\n")[2]
+    assert max(map(len, body.split(b"\r\n"))) <= 76
+    assert not re.search(rb"(?m)[ \t]\r$|^From ", body)
+    assert body_of(parsed(text=text)) == lines(text)
+
+
+@pytest.mark.parametrize("shift", range(75))
+def test_a_slice_may_end_at_any_place_of_an_encoded_line(shift: int) -> None:
+    text = "\x01" * shift + "x" * 131_072
+    assert max(map(len, written(text=text).partition(b"\r\n\r\n")[2].split(b"\r\n"))) <= 76
+    assert body_of(parsed(text=text)) == lines(text)
+
+
 @pytest.mark.parametrize("unit", ["word é ", "x", "日本", "a b c\n", "a\r\n", "From x\n", "\r", "é", " ", "=\n", "\t"])
 def test_a_long_text_is_encoded_in_slices_that_join_without_a_seam(unit: str) -> None:
     """Slices of 128 kB: seams inside words, line ends and runs of one character."""
@@ -526,6 +546,9 @@ def test_any_names_arrive_as_they_were_with_their_addresses(pairs: list[tuple[st
         (r'"A \"B\" \\" <a@b.c>', r'"A \"B\" \\" <a@b.c>'),
         (f"{'x' * 60} <a@b.c>", f"{'x' * 60} <a@b.c>"),
         (f"{'x' * 61} <a@b.c>", f"=?utf-8?q?{'x' * 60}?= =?utf-8?q?x?= <a@b.c>"),
+        (f'"{"," * 60}" <a@b.c>', f'"{"," * 60}" <a@b.c>'),
+        ('"' + '\\"' * 30 + '" <a@b.c>', '"' + '\\"' * 30 + '" <a@b.c>'),
+        ('"' + '\\"' * 31 + '" <a@b.c>', f"=?utf-8?b?{'IiIi' * 10}Ig==?= <a@b.c>"),
         ("=?x?= <a@b.c>", "=?utf-8?b?PT94Pz0=?= <a@b.c>"),
         ("Zoë <a@bücher.example>", "=?utf-8?q?Zo=C3=AB?= <a@xn--bcher-kva.example>"),
         ('"a..b"@b.c', '"a..b"@b.c'),
@@ -654,6 +677,14 @@ async def test_attachments_are_not_encoded_to_find_that_they_are_too_large() -> 
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+async def test_the_same_message_can_go_to_some_of_its_recipients() -> None:
+    message = await outgoing(prepared(recipients=["a@b.c", "d@e.f"], envelope_sender=""), max_message_bytes=10_000)
+    rest = message.for_recipients(("d@e.f",))
+    assert rest.envelope.recipients == ("d@e.f",)
+    assert rest.envelope.sender == ""
+    assert (rest.content, rest.size, rest.prepared) == (message.content, message.size, message.prepared)
 
 
 async def test_an_attached_message_is_measured_as_it_travels() -> None:
