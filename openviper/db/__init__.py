@@ -3,6 +3,9 @@
 SQLAlchemy is imported at the first use of a name that needs it.
 """
 
+import asyncio
+import sys
+from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ from openviper.conf.imports import require
 from openviper.db.errors import AsyncSessionRequired, DatabaseMisuse, ForbiddenInHook, NoTransaction, SessionInUse
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -46,7 +49,8 @@ _LAZY = {
 }
 
 
-def transaction(session: "AsyncSession | None" = None) -> "AbstractAsyncContextManager[AsyncSession]":
+@asynccontextmanager
+async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[AsyncSession]":
     """``async with transaction() as session``: commit at the end of the block, roll back when it raises.
 
     Without ``session`` one is opened on the setting ``DATABASE_URL`` and closed at the end. Inside another
@@ -60,10 +64,13 @@ def transaction(session: "AsyncSession | None" = None) -> "AbstractAsyncContextM
     it run, a cancellation waits; it is raised afterwards.
 
     Raises:
-        SessionInUse: another task has a savepoint open on the session that would be shared.
+        SessionInUse: another task is inside a ``transaction()`` on the session that would be shared, or on the one that
+            is about to be committed.
     """
-    opened: AbstractAsyncContextManager[AsyncSession] = _load("session").transaction(session)
-    return opened
+    if f"{__name__}.session" not in sys.modules:
+        await asyncio.to_thread(_load, "session")  # importing SQLAlchemy takes a fifth of a second
+    async with _load("session").transaction(session) as opened:
+        yield opened
 
 
 def __getattr__(name: str) -> Any:
