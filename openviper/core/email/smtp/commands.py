@@ -9,7 +9,7 @@ from openviper.exceptions import ImproperlyConfigured
 
 __all__ = ["check_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
 
-_FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029]")
+_FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029\ud800-\udfff]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
 
 

@@ -13,7 +13,7 @@ _MAX_LINE = 4096
 _MAX_LINES = 128
 _MAX_TEXT = 500
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])([ -]?)(.*)", re.DOTALL)
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -78,17 +78,16 @@ class ReplyReader:
         code = int(match[1])
         if self._texts and code != self._code:
             raise BrokenReply(f"a reply that begins with {self._code} and goes on with {code}")
+        text = match[3] or b""
         if match[2] == b"-":
             self._code = code
-            self._texts.append(match[3])
+            self._texts.append(text)
             if len(self._texts) >= _MAX_LINES:
                 raise BrokenReply("a reply of too many lines")
             return None
         if self._texts:
-            text = b" ".join((*self._texts, match[3]))
+            text = b" ".join((*self._texts, text))
             self._texts.clear()
-        else:
-            text = match[3]
         return Reply(code, one_line(text))
 
 

@@ -115,8 +115,7 @@ async def test_a_fault_gives_the_right_error_and_a_pool_that_works_on(case: Case
 
 @pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
 async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> None:
-    silent = [Case(verb, "silence", offer, tls) for offer in OFFERS for tls in (False, True)]
-    await asyncio.gather(*(show_case(case) for case in silent if case.tls or verb != "STARTTLS"))
+    await asyncio.gather(*(show_case(case) for case in cases_at(verb, "silence") if case.tls or verb != "STARTTLS"))
 
 
 async def show_case(case: Case) -> None:
@@ -140,41 +139,47 @@ async def show_case(case: Case) -> None:
             assert (figures.open, figures.idle, figures.waiting) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.parametrize("offer", OFFERS)
+def cases_at(verb: str, fault: str | int) -> list[Case]:
+    return [Case(verb, fault, offer, tls) for offer in OFFERS for tls in (False, True)]
+
+
 @pytest.mark.parametrize("fault", [*FAULTS, "silence"])
-async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | int, offer: str, tls: bool) -> None:
+async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | int) -> None:
     """RSET goes ahead of the next message; when it fails that message goes over a fresh connection, or not at all."""
-    case = Case("RSET", fault, offer, tls)
-    with make_server(case) as server:
-        server.refuse("gone@example.com", 550)
-        server.fault("RSET", fault, nth=1)
-        settings = EmailSettings(**server.settings(allow_partial=False, timeout=1.0 if fault == "silence" else 10.0))
-        async with asyncio.timeout(30), SMTPBackend(settings) as backend:
-            with pytest.raises(RecipientsRefused):
-                await backend.send(outgoing(to=["first@example.com", "gone@example.com"]))
-            if fault in ("silence", "garbage"):
-                with pytest.raises(DeliveryTimeout if fault == "silence" else ConnectionFailed) as raised:
-                    await backend.send(outgoing(number=2))
-                assert raised.value.temporary
-                assert not raised.value.uncertain
-            await backend.send(outgoing(number=3))
-            (message,) = await server.arrive(1)
-    assert message.recipients == ["to@example.com"]
+
+    async def show(case: Case) -> None:
+        with make_server(case) as server:
+            server.refuse("gone@example.com", 550)
+            server.fault("RSET", fault, nth=1)
+            limit = 1.0 if fault == "silence" else 10.0
+            settings = EmailSettings(**server.settings(allow_partial=False, timeout=limit))
+            async with asyncio.timeout(30), SMTPBackend(settings) as backend:
+                with pytest.raises(RecipientsRefused):
+                    await backend.send(outgoing(to=["first@example.com", "gone@example.com"]))
+                if fault in ("silence", "garbage"):
+                    with pytest.raises(DeliveryTimeout if fault == "silence" else ConnectionFailed) as raised:
+                        await backend.send(outgoing(number=2))
+                    assert raised.value.temporary
+                    assert not raised.value.uncertain
+                await backend.send(outgoing(number=3))
+                (message,) = await server.arrive(1)
+        assert message.recipients == ["to@example.com"]
+
+    await asyncio.gather(*map(show, cases_at("RSET", fault)))
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("fault", [*FAULTS, "silence"])
-async def test_a_fault_at_quit_neither_raises_nor_hangs(fault: str | int, offer: str, tls: bool) -> None:
-    case = Case("QUIT", fault, offer, tls)
-    with make_server(case) as server:
-        server.fault("QUIT", fault)
-        backend = make_backend(server, case)
-        await backend.send(outgoing())
-        async with asyncio.timeout(30):
-            await backend.aclose()
-        assert server.verbs[-1] == "QUIT"
+async def test_a_fault_at_quit_neither_raises_nor_hangs(fault: str | int) -> None:
+    async def show(case: Case) -> None:
+        with make_server(case) as server:
+            server.fault("QUIT", fault)
+            backend = make_backend(server, case)
+            await backend.send(outgoing())
+            async with asyncio.timeout(30):
+                await backend.aclose()
+            assert server.verbs[-1] == "QUIT"
+
+    await asyncio.gather(*map(show, cases_at("QUIT", fault)))
 
 
 @pytest.mark.parametrize(
