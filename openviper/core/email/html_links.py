@@ -31,14 +31,15 @@ _HEAD = re.compile(r"[^/?#\\]*")
 _WRITTEN = re.compile(r"[a-z][a-z0-9+.-]*(?=:)")
 _WRITTEN_RELATIVE = re.compile(r"=\s*[\"']?//")
 
-_TAG_OR_COMMENT = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)")
+_TAG_OR_COMMENT = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)", re.ASCII)
 _COMMENT_END = re.compile(r"--!?>")
-_ATTRIBUTE = re.compile(r"[\s/]*(=?[^\s/>=]+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?")
+_ATTRIBUTE = re.compile(r"[\s/]*(=*[^\s/>=]+|=+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?", re.ASCII)
 _RAW = {
     name: re.compile(f"</{name}", re.IGNORECASE)
     for name in ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 }
 _STAND_IN = re.compile(STAND_IN)
+_NAMED_BY_VALUE = re.compile(rf"<(?=/?[a-zA-Z][^\s/>]*{STAND_IN})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,11 @@ def guard_links(html: str, *, written: Collection[str] = ()) -> tuple[str, list[
 
 
 def quote_stand_ins(html: str) -> str:
-    """Put quotes around bare attribute values with stand-ins, and take out attributes that a value would name."""
+    """Put quotes around bare attribute values with stand-ins, and take out attributes that a value would name.
+
+    A tag that a value would name becomes text.
+    """
+    html = _NAMED_BY_VALUE.sub("&lt;", html)
     kept: list[str] = []
     copied = 0
     for attribute in _attributes(html):

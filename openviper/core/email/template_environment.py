@@ -27,6 +27,7 @@ _logger = logging.getLogger("openviper.email")
 SUBJECT = "subject"
 """The block that gives the subject; it never stands in the body."""
 
+_MOST_WARNINGS = 1_000  # one for each template and variable; a name may come from a value
 _BIGGEST_REPETITION = 1_000_000
 _BIGGEST_POWER_BITS = 10_000
 
@@ -81,7 +82,7 @@ class _EmptyUndefined(ChainableUndefined):
         if rendering is None:
             return
         key = (rendering.template, self._undefined_message)
-        if key not in rendering.warned:
+        if key not in rendering.warned and len(rendering.warned) < _MOST_WARNINGS:
             rendering.warned.add(key)
             _logger.warning("template %r: %s, so it was rendered empty", rendering.template, self._undefined_message)
 

@@ -38,6 +38,7 @@ _logger = logging.getLogger("openviper.email")
 _KINDS = {".txt": Kind.TEXT, ".html": Kind.HTML, ".htm": Kind.HTML, ".md": Kind.MARKDOWN}
 _ALLOWED = ", ".join(_KINDS)
 _LONG_RENDERING = 0.005  # seconds; a template that took longer is rendered in a thread from then on
+_LONG_CONTENT = 50_000  # characters; more is converted in a thread
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>:/?#]+\.[^\s@<>:/?#]+")
 
 
@@ -56,6 +57,16 @@ class _Plan:
 
     parts: tuple[tuple[Kind, str], ...]
     on_loop: bool = field(default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What Jinja has written for one file; with stand-ins for ``values`` if it is Markdown."""
+
+    kind: Kind
+    content: str
+    subject: str | None
+    values: Values | None
 
 
 class TemplateRenderer:
@@ -116,9 +127,12 @@ class TemplateRenderer:
         check_name(name)
         values = dict(context or {})
         plan = self._plans.get(name)
-        if plan is not None and plan.on_loop:
-            return self._render(name, plan, values)
-        return await asyncio.to_thread(self._load_and_render, name, values)
+        if plan is None or not plan.on_loop:
+            return await asyncio.to_thread(self._load_and_render, name, values)
+        bodies = self._render(name, plan, values)
+        if sum(len(body.content) for body in bodies) > _LONG_CONTENT:
+            return await asyncio.to_thread(self._finish, name, bodies)
+        return self._finish(name, bodies)
 
     def _prepare(self) -> None:
         load_converter()
@@ -127,14 +141,14 @@ class TemplateRenderer:
 
     def _load_and_render(self, name: str, values: dict[str, Any]) -> RenderedTemplate:
         plan = self._plans.get(name)
-        if plan is None or self._debug:
-            plan = _Plan(self._parts(name))
-            complete = self._compile(name, plan)
-            result = self._render(name, plan, values)
-            plan.on_loop = complete and not self._debug
-            self._plans[name] = plan
-            return result
-        return self._render(name, plan, values)
+        if plan is not None and not self._debug:
+            return self._finish(name, self._render(name, plan, values))
+        plan = _Plan(self._parts(name))
+        complete = self._compile(name, plan)
+        result = self._finish(name, self._render(name, plan, values))
+        plan.on_loop = complete and not self._debug
+        self._plans[name] = plan
+        return result
 
     def _parts(self, name: str) -> tuple[tuple[Kind, str], ...]:
         suffix = PurePosixPath(name).suffix
@@ -191,64 +205,60 @@ class TemplateRenderer:
                             complete = False
                         else:
                             waiting.append(used)
+        except TemplateFailed as error:
+            if error.template == name:
+                raise
+            raise self._failure(name, error) from error
         except TemplateError as error:
             raise self._failure(name, error) from error
         return complete
 
-    def _render(self, name: str, plan: _Plan, values: dict[str, Any]) -> RenderedTemplate:
+    def _render(self, name: str, plan: _Plan, values: dict[str, Any]) -> list[_Body]:
         begun = time.perf_counter()
+        bodies = [self._run(name, kind, file, values) for kind, file in plan.parts]
+        if time.perf_counter() - begun > _LONG_RENDERING:
+            plan.on_loop = False
+        return bodies
+
+    def _finish(self, name: str, bodies: list[_Body]) -> RenderedTemplate:
+        """Convert and guard what Jinja has written; of parts that several files give, the first counts."""
         text: str | None = None
         html: str | None = None
-        subject: str | None = None
-        for kind, file in plan.parts:
-            rendering = Rendering(name, self._warned)
-            if kind is Kind.MARKDOWN:
-                rendering.values = Values(name)
-            body, own_subject = self._run(self._environments[kind], file, values, rendering)
-            if rendering.values is not None:
-                source = rendering.values.source(body)
-                text = rendering.values.as_text(source) if text is None else text
-                html = self._markdown(name, source, rendering.values) if html is None else html
-            elif kind is Kind.HTML:
-                html = self._guarded(name, body, self._environments[kind].written)
+        for body in bodies:
+            if body.values is not None:
+                source = body.values.source(body.content)
+                text = body.values.as_text(source) if text is None else text
+                html = self._markdown(name, source, body.values) if html is None else html
+            elif body.kind is Kind.HTML:
+                html = self._guarded(name, body.content, self._environments[body.kind].written)
             else:
-                text = body
-            subject = own_subject if subject is None else subject
+                text = body.content
         if html is not None and self._inline_css:
             html = self._with_inline_css(name, html)
-        if plan.on_loop and time.perf_counter() - begun > _LONG_RENDERING:
-            plan.on_loop = False
-        return RenderedTemplate(text, html, subject)
+        return RenderedTemplate(text, html, next((body.subject for body in bodies if body.subject is not None), None))
 
-    def _run(
-        self, environment: MailEnvironment, file: str, values: dict[str, Any], rendering: Rendering
-    ) -> tuple[str, str | None]:
-        """The body and the subject of one file, with stand-ins if it is Markdown."""
+    def _run(self, name: str, kind: Kind, file: str, context: dict[str, Any]) -> _Body:
+        values = Values(name) if kind is Kind.MARKDOWN else None
+        rendering = Rendering(name, self._warned, values)
         token = current_rendering.set(rendering)
         try:
-            template = environment.get_template(file)
-            context = template.new_context(values)
-            try:
-                body = "".join(template.root_render_func(context))
-                block = context.blocks.get(SUBJECT)
-                if not block:
-                    return body, None
-                rendering.in_subject = True
-                subject = "".join(block[0](context))
-            except Exception:  # noqa: BLE001 - raised again, with the lines of the template
-                environment.handle_exception()
-        except TemplateFailed:
-            raise
+            content, subject = _written(self._environments[kind], file, context, rendering)
+        except TemplateFailed as error:
+            if error.template == name:
+                raise
+            raise self._failure(name, error) from error
         except Exception as error:
             # Whatever a template calls may fail: a filter, a property of a model, a division.
-            raise self._failure(rendering.template, error) from error
+            raise self._failure(name, error) from error
         finally:
             current_rendering.reset(token)
-        if rendering.values is not None:
-            subject = rendering.values.as_text(rendering.values.source(subject))
-        elif environment.kind is Kind.HTML:
+        if subject is None:
+            return _Body(kind, content, None, values)
+        if values is not None:
+            subject = values.as_text(values.source(subject))
+        elif kind is Kind.HTML:
             subject = unescape(subject)
-        return body.lstrip("\r\n"), " ".join(subject.split()) or None
+        return _Body(kind, content.lstrip("\r\n"), " ".join(subject.split()) or None, values)
 
     def _markdown(self, name: str, source: str, values: Values) -> str:
         def link(match: re.Match[str]) -> str:
@@ -264,15 +274,14 @@ class TemplateRenderer:
 
     def _guarded(self, name: str, html: str, written: set[str] | tuple[()]) -> str:
         html, removed = guard_links(html, written=written)
-        for scheme in removed:
-            key = (name, f"link {scheme}")
-            if key not in self._warned:
-                self._warned.add(key)
-                _logger.warning(
-                    "template %r: a link to %r was taken out; only http, https, mailto, tel and cid may be used",
-                    name,
-                    f"{scheme[:40]}:",
-                )
+        key = (name, "link")
+        if removed and key not in self._warned:
+            self._warned.add(key)
+            _logger.warning(
+                "template %r: a link to %r was taken out; only http, https, mailto, tel and cid may be used",
+                name,
+                f"{removed[0][:40]}:",
+            )
         return html
 
     def _with_inline_css(self, name: str, html: str) -> str:
@@ -295,8 +304,27 @@ class TemplateRenderer:
             return TemplateFailed(name, f"{where}line {error.lineno}: {error.message}")
         if isinstance(error, TemplateNotFound):
             return TemplateFailed(name, f"{_place(error, name)}{self._not_found(str(error.name))}")
-        description = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+        description = (
+            str(error) if isinstance(error, TemplateError | TemplateFailed) else f"{type(error).__name__}: {error}"
+        )
         return TemplateFailed(name, f"{_place(error, name)}{description}")
+
+
+def _written(
+    environment: MailEnvironment, file: str, values: dict[str, Any], rendering: Rendering
+) -> tuple[str, str | None]:
+    """The body and the subject; None when no template of the inheritance has the block."""
+    template = environment.get_template(file)
+    context = template.new_context(values)
+    try:
+        content = "".join(template.root_render_func(context))
+        block = context.blocks.get(SUBJECT)
+        if not block:
+            return content, None
+        rendering.in_subject = True
+        return content, "".join(block[0](context))
+    except Exception:  # noqa: BLE001 - raised again, with the lines of the template
+        environment.handle_exception()
 
 
 def _place(error: Exception, name: str) -> str:
