@@ -132,6 +132,7 @@ async def test_an_empty_cart_cannot_be_checked_out(shop: Shop) -> None:
         ("email", "ana", "This is not an email address."),
         ("email", "ana@example.com, eve@example.net", "This is not an email address."),
         ("email", "Ana <ana@example.com>", "Please enter the address alone"),
+        ("email", "<ana@example.com>", "Please enter the address alone"),
         ("email", "ana@example.com\r\nBcc: eve@example.net", "This is not an email address."),
         ("address", "", "Please enter the address to ship to."),
         ("address", "Lisboa\x1b[2J", "without control characters"),

@@ -2,11 +2,14 @@
 
 import asyncio
 import base64
+from datetime import date
 
 import pytest
 from support.shopping import Shop, Visitor
 
+from example_shop.shop.models import Order
 from openviper.conf import override
+from openviper.db import transaction
 
 
 async def ordered(visitor: Visitor, **details: str) -> str:
@@ -44,6 +47,23 @@ async def test_two_people_who_ship_at_once_send_one_notice(shop: Shop) -> None:
         answers = await asyncio.gather(*(visitor().post("/staff/orders/1/ship") for _ in range(4)))
         assert {answer.status_code for answer in answers} == {303}
     assert sum("on its way" in mail.prepared.subject for mail in shop.mail) == 1
+
+
+async def test_an_order_that_was_shipped_keeps_its_date(shop: Shop) -> None:
+    async with shop.visited() as visitor:
+        page = await ordered(visitor)
+        async with transaction() as session:
+            (await session.get_one(Order, 1)).shipped_on = date(2024, 2, 29)
+        await visitor.post("/staff/orders/1/ship")
+        assert "Order 1001 left on 29 February 2024." in (await visitor.get(page)).text
+
+
+async def test_correcting_an_order_sends_nothing(shop: Shop) -> None:
+    async with shop.visited() as visitor:
+        await ordered(visitor)
+        async with transaction() as session:
+            (await session.get_one(Order, 1)).address = "Porto"
+    assert [mail.prepared.subject for mail in shop.mail] == ["Your order 1001 at Viper Supplies"]
 
 
 async def test_an_order_that_does_not_exist_cannot_be_shipped(shop: Shop) -> None:
