@@ -29,6 +29,7 @@ async def engine() -> AsyncEngine:
 
     ``sqlite`` means aiosqlite and ``postgresql`` (or ``postgres``) asyncpg when the URL names no driver. A SQLite
     engine is prepared as :func:`prepare_sqlite` describes, and waits 30 s for a lock unless the URL has ``timeout``.
+    Connections to other databases are tested before each use, so that a restart of the server goes unnoticed.
 
     Raises:
         ImproperlyConfigured: the URL cannot be used.
@@ -38,7 +39,9 @@ async def engine() -> AsyncEngine:
     if kept is None:
         kept = {}
         _engines.set(kept)
-    url = str(settings.DATABASE_URL)
+    setting = settings.DATABASE_URL
+    # The text of a URL object hides its password.
+    url = setting.render_as_string(hide_password=False) if isinstance(setting, URL) else str(setting)
     if url not in kept:
         # Imports the driver. A second task may be here at the same time; an engine that never connected needs no end.
         created = await asyncio.to_thread(_create, url)
@@ -72,7 +75,7 @@ def prepare_sqlite(target: AsyncEngine) -> None:
     The driver's own transactions are switched off, because with them a row of a released savepoint survives the
     rollback of the transaction around it. Every transaction begins with ``BEGIN IMMEDIATE``: it waits for its turn to
     write at its start. One that reads first and then wants to write could not wait, and would fail with "database is
-    locked" whenever another was faster. Foreign keys are enforced.
+    locked" whenever another was faster. So one transaction runs at a time: keep them short. Foreign keys are enforced.
 
     Call it before the engine's first connection.
     """
@@ -86,7 +89,8 @@ def prepare_sqlite(target: AsyncEngine) -> None:
 
     @event.listens_for(target.sync_engine, "begin")
     def began(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _create(setting: str) -> AsyncEngine:

@@ -86,7 +86,7 @@ class LifecycleHooks:
             name for name in _HOOKS if getattr(cls, name) is not getattr(LifecycleHooks, name)
         )
         for name in _HOOKS:
-            hook = vars(cls).get(name)
+            hook = getattr(cls, name)
             if inspect.isfunction(hook) and not inspect.iscoroutinefunction(inspect.unwrap(hook)):
                 raise TypeError(f"{cls.__qualname__}.{name} is a lifecycle hook and must be written 'async def'")
         super().__init_subclass__(**kwargs)

@@ -1,4 +1,5 @@
 """The engines on DATABASE_URL, and what importing openviper.db needs."""
+# ruff: noqa: PT012  # what raises here is a whole transaction block
 
 import asyncio
 import os
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import ForeignKey, func, select, text
+from sqlalchemy import ForeignKey, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -106,6 +107,22 @@ async def test_sqlite_enforces_foreign_keys(tmp_path: Path) -> None:
         await db.dispose()
 
 
+async def test_autocommit_on_sqlite_stays_without_a_transaction(tmp_path: Path) -> None:
+    """VACUUM refuses to run in one."""
+    with conf.override(DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}"):
+        async with (await db.engine()).connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(text("VACUUM"))
+        await db.create_tables(Base.metadata)
+        with pytest.raises(LookupError):
+            async with db.transaction() as session:
+                async with db.transaction():
+                    session.add(Row())
+                raise LookupError
+        assert await count() == 0
+        await db.dispose()
+
+
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite+aiosqlite:///:memory:"])
 async def test_sessions_take_turns_on_a_database_in_memory(url: str) -> None:
     """They share its one connection, so one's rollback must not undo another's work."""
@@ -123,6 +140,13 @@ async def test_sessions_take_turns_on_a_database_in_memory(url: str) -> None:
         results = await asyncio.gather(add(False), add(True), add(False), return_exceptions=True)
         assert [type(result) for result in results] == [type(None), LookupError, type(None)]
         assert await count() == 2
+        await db.dispose()
+
+
+async def test_a_url_object_keeps_its_password(postgres_url: str) -> None:
+    with conf.override(DATABASE_URL=make_url(postgres_url)):
+        async with db.transaction() as session:
+            assert await session.scalar(text("SELECT 1")) == 1
         await db.dispose()
 
 

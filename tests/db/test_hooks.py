@@ -572,6 +572,17 @@ async def test_a_hook_that_is_not_async_is_refused_at_once() -> None:
                 pass
 
 
+async def test_a_hook_from_a_mixin_is_checked_too() -> None:
+    class Mixin:
+        def after_delete(self) -> None:
+            pass
+
+    with pytest.raises(TypeError, match=r"Wrong\.after_delete"):
+
+        class Wrong(Mixin, db.LifecycleHooks):  # type: ignore[misc]
+            pass
+
+
 async def test_concurrent_flushes_of_two_sessions_keep_their_hooks_apart() -> None:
     async def work(name: str) -> None:
         async with db.transaction() as session:

@@ -524,6 +524,19 @@ async def test_a_given_session_stays_open_for_the_next_block(session: AsyncSessi
     assert await notes() == ["first", "second"]
 
 
+async def test_a_session_inside_the_transaction_of_a_test_sends_at_its_own_commit(mail: Mail) -> None:
+    """The usual way to undo what a test did: the session's commit is a savepoint of the test's connection."""
+    async with (await db.engine()).connect() as connection:
+        outer = await connection.begin()
+        async with AsyncSession(connection, join_transaction_mode="create_savepoint") as joined:
+            async with db.transaction(joined):
+                joined.add(Note(text="undone"))
+                mail.send("sent")
+            assert mail.sent == ["sent"]
+        await outer.rollback()
+    assert await notes() == []
+
+
 async def test_on_commit_outside_a_transaction_is_refused(session: AsyncSession) -> None:
     with pytest.raises(db.NoTransaction, match="no transaction"):
         db.on_commit(lambda: None)
