@@ -17,7 +17,7 @@ from .cart import MAX_QUANTITY, load_lines, read_cart, write_cart
 from .catalogue import all_products, prepare_database
 from .forms import read_customer, read_form
 from .orders import Customer, OutOfStock, find_order, latest_orders, place_order, ship_order
-from .pages import page, see_other, show_error, show_failure
+from .pages import page, see_other, shop_url, show_error, show_failure
 from .staff import require_staff
 
 __all__ = ["app"]
@@ -82,7 +82,7 @@ async def check_out(request: Request) -> Response:
     if not cart:
         return see_other("/cart")
     try:
-        order = await place_order(customer, cart, token)
+        order = await place_order(customer, cart, token, f"{shop_url(request)}/orders/{token}")
     except OutOfStock as error:
         return await _checkout_page(request, customer, sold_out=error.product_id, status=409)
     response = see_other(f"/orders/{order.token}")

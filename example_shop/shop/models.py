@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from openviper.conf import settings
 from openviper.core.email import send_email
 from openviper.db import Model
 
@@ -49,12 +48,13 @@ class OrderLine(Model):
 
 
 class Order(Model):
-    """An order. ``token`` is the secret part of its address; ``shipped_on`` is None until it has left."""
+    """An order. ``token`` is the secret part of its page's ``url``; ``shipped_on`` is None until it has left."""
 
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token: Mapped[str] = mapped_column(String(22), unique=True)
+    url: Mapped[str]
     name: Mapped[str] = mapped_column(String(80))
     email: Mapped[str] = mapped_column(String(254))
     address: Mapped[str] = mapped_column(String(400))
@@ -70,10 +70,6 @@ class Order(Model):
     @property
     def total(self) -> Decimal:
         return sum((line.total for line in self.lines), Decimal("0.00"))
-
-    @property
-    def url(self) -> str:
-        return f"{settings.SHOP_URL}/orders/{self.token}"
 
     async def after_insert(self) -> None:
         """Confirm the order. The mail leaves when the transaction has been committed; a rollback discards it."""

@@ -32,10 +32,11 @@ class OutOfStock(Exception):
         self.product_id = product_id
 
 
-async def place_order(customer: Customer, cart: Mapping[int, int], token: str) -> Order:
+async def place_order(customer: Customer, cart: Mapping[int, int], token: str, url: str) -> Order:
     """Take the goods off the shelf and keep the order, both or neither. ``Order.after_insert`` confirms it by mail.
 
-    One ``token`` makes one order: sending the same form twice returns the order of the first time.
+    One ``token`` makes one order: sending the same form twice returns the order of the first time. ``url`` is where
+    the customer finds it.
 
     Raises:
         OutOfStock: there are fewer left than the cart asks for.
@@ -44,7 +45,7 @@ async def place_order(customer: Customer, cart: Mapping[int, int], token: str) -
         async with transaction() as session:
             # Always in the order of the ids, so that two checkouts cannot wait for each other.
             lines = [await _take(session, product_id, quantity) for product_id, quantity in sorted(cart.items())]
-            order = Order(token=token, placed_on=_today(), lines=lines, **asdict(customer))
+            order = Order(token=token, url=url, placed_on=_today(), lines=lines, **asdict(customer))
             session.add(order)
     except (OutOfStock, IntegrityError):
         if first := await find_order(token):

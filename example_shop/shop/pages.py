@@ -8,7 +8,7 @@ from openviper.conf import settings
 from .cart import read_cart
 from .rendering import render
 
-__all__ = ["page", "see_other", "show_error", "show_failure"]
+__all__ = ["page", "see_other", "shop_url", "show_error", "show_failure"]
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -32,6 +32,11 @@ async def page(request: Request, template: str, status: int = 200, **context: An
 def see_other(path: str) -> Response:
     """Send the browser on with GET, so that reloading the next page posts nothing again (RFC 9110, 15.4.4)."""
     return Response(status_code=303, headers={"Location": path, "Cache-Control": "no-store"})
+
+
+def shop_url(request: Request) -> str:
+    """Where customers reach the shop: SHOP_URL, or in debug mode where this request came in."""
+    return str(settings.SHOP_URL or request.base_url).rstrip("/")
 
 
 async def show_error(request: Request, error: Exception) -> Response:

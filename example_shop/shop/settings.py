@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from openviper.exceptions import ImproperlyConfigured
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 # The example starts in debug mode: the staff page is open on this machine, and /_mail shows the mail that was sent.
@@ -18,8 +20,11 @@ EMAIL = {
     "default_sender": "Viper Supplies <orders@shop.example>",
 }
 
-# Where customers reach the shop: mail links there. Never taken from a request, whose Host header anyone can write.
-SHOP_URL = os.environ.get("SHOP_URL", "http://127.0.0.1:8000").rstrip("/")
+# Where customers reach the shop: mail links there. Only in debug mode it may be left out, and is then taken from the
+# request, because elsewhere anyone can write any Host header into a request.
+SHOP_URL = os.environ.get("SHOP_URL", "").rstrip("/")
+if not SHOP_URL and not DEBUG:
+    raise ImproperlyConfigured("SHOP_URL: needed outside debug mode, for example https://shop.example")
 
 # Outside debug mode the staff page asks for this password, and stays closed without one.
 SHOP_STAFF_PASSWORD = os.environ.get("SHOP_STAFF_PASSWORD", "")

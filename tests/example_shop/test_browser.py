@@ -1,8 +1,7 @@
 """The shop in a real browser: order, then read the mail on the inbox page."""
 
 import shutil
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,14 +27,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 
 @pytest.fixture
-def shop_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the shop will be: mail links there, so its port is chosen before it starts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("SHOP_URL", f"http://127.0.0.1:{port}")
+def shop_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where ``viperctl runserver`` serves the shop, with its own settings and a new database."""
+    for name in ("DEBUG", "SHOP_URL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'shop.sqlite3'}")
-    return f"http://127.0.0.1:{port}"
+    with Cli(PROJECT.parent).serve(PROJECT.name, "--port", "0") as served:
+        yield served.address.rstrip("/")
 
 
 @asynccontextmanager
@@ -76,33 +74,30 @@ class Visit:
 async def test_a_person_orders_in_the_shop_and_reads_the_mail_in_the_inbox(
     shop_url: str, tmp_path: Path, viewport: str
 ) -> None:
-    port = shop_url.rpartition(":")[2]
-    with Cli(PROJECT.parent).serve("example_shop", "--port", port):
-        async with opened_browser() as browser:
-            page = await browser.new_page(viewport=VIEWPORTS[viewport])
-            visit = Visit(page, VIEWPORTS[viewport]["width"], tmp_path)
-            await order_two_things(visit, shop_url)
-            await read_the_confirmation(visit, shop_url)
-            await ship_and_read_the_notice(visit, shop_url)
+    async with opened_browser() as browser:
+        page = await browser.new_page(viewport=VIEWPORTS[viewport])
+        visit = Visit(page, VIEWPORTS[viewport]["width"], tmp_path)
+        await order_two_things(visit, shop_url)
+        await read_the_confirmation(visit, shop_url)
+        await ship_and_read_the_notice(visit, shop_url)
     assert visit.problems == []
 
 
 async def test_a_faulty_form_comes_back_with_the_cursor_in_the_first_fault(shop_url: str, tmp_path: Path) -> None:
-    with Cli(PROJECT.parent).serve("example_shop", "--port", shop_url.rpartition(":")[2]):
-        async with opened_browser() as browser:
-            page = await browser.new_page(viewport=VIEWPORTS["phone"])
-            visit = Visit(page, VIEWPORTS["phone"]["width"], tmp_path)
-            await page.goto(shop_url)
-            await page.get_by_role("button", name="Add to cart Reading lamp").click()
-            await page.get_by_role("link", name="Check out").click()
-            await page.get_by_label("Name").fill("Ana Costa")
-            await page.get_by_label("Email").fill("ana")
-            await page.keyboard.press("Enter")
-            await page.get_by_role("alert").wait_for()
-            await visit.look("faults")
-            assert await page.evaluate("document.activeElement.id") == "email"
-            assert await page.get_by_label("Name").input_value() == "Ana Costa"
-            assert [problem for problem in visit.problems if "422" not in problem] == []
+    async with opened_browser() as browser:
+        page = await browser.new_page(viewport=VIEWPORTS["phone"])
+        visit = Visit(page, VIEWPORTS["phone"]["width"], tmp_path)
+        await page.goto(shop_url)
+        await page.get_by_role("button", name="Add to cart Reading lamp").click()
+        await page.get_by_role("link", name="Check out").click()
+        await page.get_by_label("Name").fill("Ana Costa")
+        await page.get_by_label("Email").fill("ana")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("alert").wait_for()
+        await visit.look("faults")
+        assert await page.evaluate("document.activeElement.id") == "email"
+        assert await page.get_by_label("Name").input_value() == "Ana Costa"
+        assert [problem for problem in visit.problems if "422" not in problem] == []
 
 
 async def order_two_things(visit: Visit, shop_url: str) -> None:

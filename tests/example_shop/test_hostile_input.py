@@ -129,6 +129,18 @@ async def test_what_is_not_a_form_of_ours_is_refused(shop: Shop, content: bytes,
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_forged_host_header_does_not_reach_the_mail(shop: Shop) -> None:
+    async with shop.visited() as visitor:
+        await visitor.add("Field notebook")
+        fields = {"name": "Ana", "email": "ana@example.com", "address": "Lisboa", "token": await visitor.form_token()}
+        cookie = f"cart={visitor.client.cookies['cart']}"
+        await visitor.post("/checkout", fields, headers={"Host": "evil.example", "Cookie": cookie})
+    [mail] = shop.mail
+    assert "https://shop.example/orders/" in (mail.prepared.text or "")
+    assert b"evil" not in b"".join(mail.content)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_an_unknown_page_or_order_is_not_found(shop: Shop) -> None:
     async with shop.visited() as visitor:
         for path in ("/nothing", "/orders/1001", "/orders/" + "A" * 22):
