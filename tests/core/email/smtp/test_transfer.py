@@ -1,0 +1,442 @@
+"""One message over one connection: what goes out when, and what each answer means."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from support.certificates import ca_file
+from support.messages import HEAD, outgoing
+from support.rawserver import Peer, greet, raw_server
+from support.smtpd import CAPABILITIES, SmtpServer
+
+from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.backends import SMTPBackend
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryTimeout,
+    InvalidAddress,
+    InvalidMessage,
+    MessageRefused,
+    RecipientsRefused,
+)
+from openviper.core.email.settings import EmailSettings
+
+CHUNKING, PIPELINING, NOTHING = CAPABILITIES, ("PIPELINING", "SIZE 100000000"), ()
+OFFERS = pytest.mark.parametrize(
+    "offer", [CHUNKING, PIPELINING, NOTHING, ("CHUNKING",)], ids=["chunking", "pipelining", "nothing", "only-chunking"]
+)
+MEGABYTE = 1024 * 1024
+
+
+@asynccontextmanager
+async def backend_for(port: int, **settings: object) -> AsyncIterator[SMTPBackend]:
+    async with SMTPBackend(EmailSettings(host="127.0.0.1", port=port, **settings)) as backend:
+        yield backend
+
+
+def large_body(size: int) -> bytes:
+    line = b".dots and text " * 5 + b"\r\n"
+    return (line * (size // len(line) + 1))[: size - 2].rstrip(b"\r\n") + b"\r\n"
+
+
+# What goes out when
+
+
+async def test_a_small_message_is_one_flight_where_pipelining_and_chunking_are_offered() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        flight = [await peer.line() for _ in range(4)]
+        length = int(flight[3].split()[1])
+        content = await peer.exactly(length)  # and not one answer so far
+        assert flight[3] == b"BDAT %d LAST" % length
+        assert content == b"".join(outgoing().content)
+        await peer.say(b"250 sender", b"250 first", b"550 no such user", b"250 taken")
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        report = await backend.send(outgoing(to=["a@example.com", "b@example.com"]))
+    assert report.accepted == ("a@example.com",)
+    assert report.refused["b@example.com"].code == 550
+    assert report.response == "250 taken"
+
+
+@pytest.mark.parametrize("why", ["larger than 256 kB", "one_flight=False", "allow_partial=False"])
+async def test_the_content_waits_for_the_recipients_where_it_must(why: str) -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        assert [(await peer.line())[:4] for _ in range(3)] == [b"MAIL", b"RCPT", b"RCPT"]
+        await peer.nothing_comes()
+        await peer.say(b"250 sender", b"250 first", b"250 second")
+        _, length, last = (await peer.line()).split()
+        await peer.exactly(int(length))
+        assert last == b"LAST"
+        await peer.say(b"250 taken")
+
+    settings = {"one_flight": {"one_flight": False}, "allow_partial": {"allow_partial": False}}.get(why[:-6], {})
+    body = large_body(300_000) if why.startswith("larger") else b"small\r\n"
+    async with raw_server(converse) as port, backend_for(port, **settings) as backend:
+        report = await backend.send(outgoing(body, to=["a@example.com", "b@example.com"]))
+    assert len(report.accepted) == 2
+
+
+async def test_with_pipelining_only_the_content_is_the_second_flight() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING")
+        assert [(await peer.line())[:4] for _ in range(4)] == [b"MAIL", b"RCPT", b"RCPT", b"DATA"]
+        await peer.nothing_comes()
+        await peer.say(b"250 sender", b"250 first", b"450 later", b"354 go")
+        await peer.until(b"\r\n.\r\n")
+        await peer.say(b"250 taken")
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        report = await backend.send(outgoing(to=["a@example.com", "b@example.com"]))
+    assert report.accepted == ("a@example.com",)
+
+
+@pytest.mark.parametrize("chunking", [False, True])
+async def test_without_pipelining_each_command_waits_for_its_answer(chunking: bool) -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *(["CHUNKING"] if chunking else []))
+        for verb, answer in ((b"MAIL", b"250"), (b"RCPT", b"250"), (b"RCPT", b"550")):
+            assert (await peer.line()).startswith(verb)
+            await peer.nothing_comes()
+            await peer.say(answer)
+        command = await peer.line()
+        if chunking:
+            await peer.exactly(int(command.split()[1]))
+        else:
+            assert command == b"DATA"
+            await peer.nothing_comes()
+            await peer.say(b"354 go")
+            await peer.until(b"\r\n.\r\n")
+        await peer.say(b"250 taken")
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        report = await backend.send(outgoing(to=["a@example.com", "b@example.com"]))
+    assert report.accepted == ("a@example.com",)
+
+
+async def test_no_content_is_on_its_way_before_the_answer_to_rset() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        await peer.line(), await peer.line()
+        await peer.exactly(int((await peer.line()).split()[1]))
+        await peer.say(b"250", b"550 no such user", b"503 no recipients")
+        assert [(await peer.line())[:4] for _ in range(3)] == [b"RSET", b"MAIL", b"RCPT"]
+        await peer.nothing_comes()
+        await peer.say(b"250", b"250", b"250")
+        await peer.exactly(int((await peer.line()).split()[1]))
+        await peer.say(b"250 taken")
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        with pytest.raises(RecipientsRefused):
+            await backend.send(outgoing())
+        assert (await backend.send(outgoing())).response == "250 taken"
+
+
+# The content
+
+
+@OFFERS
+async def test_any_content_arrives_unchanged(offer: Sequence[str]) -> None:
+    """Dots, line ends and every byte; small and around the sizes where the way of sending changes."""
+    dice = random.Random(5)
+    parts = [b"\r\n", b".", b"..", b".\r\n", b"text", b"\r\n.\r\n", bytes(set(range(256)) - {10, 13})]
+    bodies = [b"".join(dice.choices(parts, k=dice.randrange(60))) + b"\r\n" for _ in range(40)]
+    bodies += [
+        large_body(size - len(HEAD)) for edge in (65536, 262144, MEGABYTE) for size in (edge - 1, edge, edge + 1)
+    ]
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            for body in bodies:
+                await backend.send(outgoing(body))
+        received = await server.arrive(len(bodies))
+    assert [message.content for message in received] == [HEAD + body for body in bodies]
+    assert {message.via for message in received} == {"BDAT" if "CHUNKING" in offer else "DATA"}
+
+
+@OFFERS
+@pytest.mark.parametrize("tls", ["none", "starttls"])
+async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: str) -> None:
+    body = large_body(25 * MEGABYTE)
+    chunks = [body[at : at + 233_472] for at in range(0, len(body), 233_472)]
+    with SmtpServer(capabilities=offer, tls=tls) as server:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
+            await backend.send(outgoing(chunks))
+        (received,) = await server.arrive(1)
+    assert received.content == HEAD + body
+
+
+async def test_a_message_without_content_arrives() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await backend.send(outgoing().__class__(outgoing().prepared, outgoing().envelope, (), 0))
+        (received,) = await server.arrive(1)
+    assert received.content == b""
+
+
+async def test_content_with_a_bare_line_feed_is_not_sent() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(InvalidMessage):
+                await backend.send(outgoing(b"a\n.\n\r\n"))
+            await backend.send(outgoing())
+    assert server.verbs.count("MAIL") == 1
+
+
+# Recipients and limits
+
+
+@OFFERS
+async def test_one_refused_recipient_does_not_stop_the_others(
+    offer: Sequence[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        server.refuse("gone@example.com", 550)
+        server.refuse("full@example.com", 450)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            report = await backend.send(outgoing(to=["a@example.com", "gone@example.com", "full@example.com"]))
+        (received,) = await server.arrive(1)
+    assert report.accepted == ("a@example.com",)
+    assert {address: refusal.code for address, refusal in report.refused.items()} == {
+        "gone@example.com": 550,
+        "full@example.com": 450,
+    }
+    assert received.recipients == ["a@example.com"]
+    assert [record.getMessage() for record in caplog.records if record.name == "openviper.email"] == [
+        "message <1@example.com>: 2 of 3 recipients refused (1 x 450, 1 x 550)"
+    ]
+
+
+@OFFERS
+async def test_all_refused_raises_and_the_connection_goes_on(offer: Sequence[str]) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        server.refuse("gone@example.com", 550)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(RecipientsRefused) as raised:
+                await backend.send(outgoing(to=["gone@example.com"]))
+            await backend.send(outgoing(number=2))
+    assert raised.value.refused["gone@example.com"].code == 550
+    assert not raised.value.temporary
+    assert server.connections == 1
+    assert server.verbs.count("RSET") == 1
+    assert len(server.messages) == 1
+
+
+@OFFERS
+async def test_without_allow_partial_one_refused_recipient_sends_nothing(offer: Sequence[str]) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        server.refuse("gone@example.com", 550)
+        async with SMTPBackend(EmailSettings(**server.settings(allow_partial=False))) as backend:
+            with pytest.raises(RecipientsRefused) as raised:
+                await backend.send(outgoing(to=["a@example.com", "gone@example.com"]))
+            await backend.send(outgoing(number=2))
+    assert raised.value.accepted == ("a@example.com",)
+    assert [message.recipients for message in server.messages] == [["to@example.com"]]
+    assert server.connections == 1
+
+
+async def test_a_server_that_wants_content_for_nobody_gets_a_lone_dot() -> None:
+    with SmtpServer(capabilities=PIPELINING) as server:
+        server.refuse("gone@example.com", 550)
+        server.fault("DATA", "354 go ahead", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(RecipientsRefused):
+                await backend.send(outgoing(to=["gone@example.com"]))
+        assert server.verbs[-3:] == ["DATA", ".", "QUIT"]
+
+
+@pytest.mark.parametrize("offer", [("SIZE 2000", "PIPELINING", "CHUNKING"), ("SIZE 2000",)])
+async def test_a_message_above_the_servers_size_is_not_begun_and_the_largest_part_is_named(
+    offer: Sequence[str],
+) -> None:
+    attachments = [AttachmentData("small.txt", b"x"), AttachmentData("film.mp4", b"x" * 4000)]
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(MessageRefused, match=r"at most 2,000 bytes.*'film\.mp4' with 4,000 bytes") as raised:
+                await backend.send(outgoing(large_body(4000), attachments=attachments))
+            await backend.send(outgoing(number=2))
+    assert not raised.value.temporary
+    assert server.verbs.count("MAIL") == 1
+    assert server.messages[0].options == f"SIZE={len(server.messages[0].content)}"
+
+
+async def test_an_international_address_needs_smtputf8_and_uses_it_where_offered() -> None:
+    with SmtpServer() as able, SmtpServer(capabilities=("PIPELINING", "CHUNKING")) as unable:
+        async with SMTPBackend(EmailSettings(**able.settings())) as backend:
+            await backend.send(outgoing(to=["jörg@example.com"]))
+        async with SMTPBackend(EmailSettings(**unable.settings())) as backend:
+            with pytest.raises(MessageRefused, match="SMTPUTF8") as raised:
+                await backend.send(outgoing(to=["jörg@example.com"]))
+    assert not raised.value.temporary
+    assert able.messages[0].recipients == ["jörg@example.com"]
+    assert able.messages[0].options.endswith(" SMTPUTF8")
+    assert "MAIL" not in unable.verbs
+
+
+async def test_an_address_that_would_add_a_command_is_refused_before_any_byte() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(InvalidAddress):
+                await backend.send(outgoing(to=["a@example.com>\r\nRCPT TO:<evil@example.com"]))
+            await backend.send(outgoing())
+    assert server.verbs.count("MAIL") == 1
+
+
+# The end of connections
+
+
+@pytest.mark.parametrize("offer", [CHUNKING, NOTHING], ids=["chunking", "nothing"])
+async def test_a_message_counts_as_taken_only_with_the_whole_answer(offer: Sequence[str]) -> None:
+    """The server's answers are cut off after each of their bytes."""
+    answers = [b"250 2.1.0 sender\r\n", b"250 2.1.5 recipient\r\n"]
+    answers += [b"250 2.0.0 taken\r\n"] if offer else [b"354 go\r\n", b"250 2.0.0 taken\r\n"]
+    total = sum(map(len, answers))
+    left = 0
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *offer)
+        budget = left
+        for index, answer in enumerate(answers):
+            if not offer and index == 3:
+                await peer.until(b"\r\n.\r\n")
+            elif not offer or index == 0:
+                await peer.line()
+            if index == 0 and offer:
+                await peer.line()
+                await peer.exactly(int((await peer.line()).split()[1]))
+            peer.writer.write(answer[:budget])
+            budget -= len(answer)
+            if budget < 0:
+                break
+        await peer.writer.drain()
+        peer.writer.write_eof()
+        await peer.reader.read()
+
+    async with raw_server(converse) as port:
+        for left in range(0, total + 1, 3 if offer else 1):
+            async with backend_for(port, pool_size=1) as backend:
+                if left == total:
+                    assert (await backend.send(outgoing())).accepted
+                    continue
+                with pytest.raises(ConnectionFailed) as raised:
+                    await backend.send(outgoing())
+                assert raised.value.temporary
+                body_sent = bool(offer) or left >= sum(map(len, answers[:3]))
+                assert raised.value.uncertain is body_sent, left
+
+
+async def test_a_reply_that_nobody_asked_for_closes_the_connection() -> None:
+    with SmtpServer() as server:
+        server.fault("body", "250 taken\r\n250 and again", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            assert (await backend.send(outgoing())).response == "250 taken"
+            await server.until(lambda: server.open_connections == 0)
+            await backend.send(outgoing(number=2))
+    assert server.connections == 2
+
+
+async def test_an_early_refusal_ends_the_content() -> None:
+    """The server answers while the content is still being written, and reads no more of it."""
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer)
+        for answer in (b"250", b"250", b"354 go"):
+            await peer.line()
+            await peer.say(answer)
+        await peer.exactly(1000)
+        await peer.say(b"552 5.3.4 too large")
+        await asyncio.sleep(5)
+
+    async with raw_server(converse) as port, backend_for(port) as backend, asyncio.timeout(4):
+        with pytest.raises(MessageRefused) as raised:
+            await backend.send(outgoing(large_body(25 * MEGABYTE)))
+        assert (raised.value.code, raised.value.uncertain) == (552, False)
+        assert backend.figures is not None
+        assert backend.figures.open == 0
+
+
+async def test_a_refused_chunk_ends_the_message_and_not_the_connection() -> None:
+    with SmtpServer() as server:
+        server.fault("BDAT", 452, nth=2)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(MessageRefused) as raised:
+                await backend.send(outgoing(large_body(10 * MEGABYTE)))
+            await backend.send(outgoing(number=2))
+    assert raised.value.code == 452
+    assert server.verbs.count("BDAT") < 6
+    assert server.connections == 1
+    assert [message.content for message in server.messages] == [b"".join(outgoing().content)]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("offer", [CHUNKING, PIPELINING], ids=["chunking", "pipelining"])
+async def test_a_server_that_stops_reading_times_out_and_nothing_was_sent(offer: Sequence[str], tls: bool) -> None:
+    """The end of the message never left this process, so there is no doubt."""
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *offer)
+        await peer.until(b"\r\n" if offer is CHUNKING else b"DATA\r\n")
+        await peer.say(b"250", b"250", *([] if offer is CHUNKING else [b"354 go"]))
+        await asyncio.sleep(8)
+
+    settings: dict[str, object] = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
+    settings |= {"timeout": 1.0, "data_timeout": 1.0}
+    async with raw_server(converse, tls=tls) as port, backend_for(port, **settings) as backend, asyncio.timeout(7):
+        with pytest.raises(DeliveryTimeout) as raised:
+            await backend.send(outgoing(large_body(25 * MEGABYTE)))
+    assert raised.value.temporary
+    assert not raised.value.uncertain
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_a_server_that_closes_while_content_is_blocked_is_noticed(tls: bool) -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *CHUNKING)
+        assert [(await peer.line())[:4] for _ in range(2)] == [b"MAIL", b"RCPT"]
+        await peer.say(b"250", b"250")
+        await asyncio.sleep(0.5)
+
+    settings: dict[str, object] = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
+    async with raw_server(converse, tls=tls) as port, backend_for(port, **settings) as backend, asyncio.timeout(7):
+        with pytest.raises(ConnectionFailed) as raised:
+            await backend.send(outgoing(large_body(25 * MEGABYTE)))
+    assert raised.value.temporary
+    assert not raised.value.uncertain
+
+
+async def test_a_quiet_connection_that_is_dead_is_replaced_without_a_doubt() -> None:
+    """After a pause the envelope goes ahead of the content, so the loss of the connection decides nothing."""
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await backend.send(outgoing())
+            await asyncio.sleep(1.1)
+            server.fault("MAIL", "drop", nth=1)
+            await backend.send(outgoing(number=2))
+            assert backend.figures is not None
+            assert backend.figures.reconnects == 1
+    assert len(server.messages) == 2
+    assert server.connections == 2
+
+
+@OFFERS
+async def test_421_to_mail_on_a_kept_connection_is_no_refusal(offer: Sequence[str]) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await backend.send(outgoing())
+            server.fault("MAIL", 421, nth=1)
+            assert (await backend.send(outgoing(number=2))).accepted
+    assert len(server.messages) == 2
+
+
+async def test_a_message_is_repeated_once_only() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await backend.send(outgoing())
+            server.fault("MAIL", 421)
+            with pytest.raises(DeliveryError) as raised:
+                await backend.send(outgoing(number=2))
+    assert (raised.value.code, raised.value.temporary) == (421, True)
+    assert server.verbs.count("MAIL") == 3

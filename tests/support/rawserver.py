@@ -1,0 +1,78 @@
+"""A server that is nothing but a coroutine of the test: for what a real SMTP server would never do."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from support.certificates import server_context
+
+__all__ = ["Peer", "greet", "raw_server"]
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def line(self) -> bytes:
+        """The next line that the client wrote, without its end."""
+        return (await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 10))[:-2]
+
+    async def exactly(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        return await asyncio.wait_for(self.reader.readexactly(count), 10)
+
+    async def until(self, end: bytes) -> bytes:
+        """Everything up to and including ``end``."""
+        return await asyncio.wait_for(self.reader.readuntil(end), 10)
+
+    async def say(self, *replies: bytes) -> None:
+        """Write replies, one line each."""
+        self.writer.write(b"".join(reply + b"\r\n" for reply in replies))
+        await self.writer.drain()
+
+    async def nothing_comes(self, seconds: float = 0.05) -> None:
+        """Fail when the client writes anything within ``seconds``."""
+        try:
+            early = await asyncio.wait_for(self.reader.read(1), seconds)
+        except TimeoutError:
+            return
+        raise AssertionError(f"the client went on without an answer: {early!r}...")
+
+
+async def greet(peer: Peer, *capabilities: str) -> None:
+    """Greeting and EHLO."""
+    await peer.say(b"220 raw.example ESMTP")
+    assert (await peer.line()).startswith(b"EHLO ")
+    names = ["raw.example", *capabilities]
+    await peer.say(*[f"250-{name}".encode() for name in names[:-1]], f"250 {names[-1]}".encode())
+
+
+@contextlib.asynccontextmanager
+async def raw_server(converse: Callable[[Peer], Awaitable[None]], *, tls: bool = False) -> AsyncIterator[int]:
+    """Serve every connection with ``converse``; gives the port. What ``converse`` raises is raised at the end.
+
+    ``tls``: from the first byte, with a certificate that ``certificates.ca_file()`` vouches for.
+    """
+    failures: list[BaseException] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await converse(Peer(reader, writer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client left
+        except Exception as error:  # noqa: BLE001 - shown at the end
+            failures.append(error)
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20, ssl=server_context() if tls else None)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+        if failures:
+            raise failures[0]
