@@ -20,7 +20,7 @@ from openviper.core.email.templates import TemplateRenderer
 from openviper.db.transaction import hold
 from openviper.loops import PerLoop, at_loop_end
 
-__all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "serving_loop", "using_mailer"]
+__all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "describe_ways", "serving_loop", "using_mailer"]
 
 logger = logging.getLogger("openviper.email")
 

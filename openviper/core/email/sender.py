@@ -5,13 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openviper.core.email.attachments import resolve_attachments
+from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer, Receipt, current_mailer
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
 from openviper.core.email.outbox import current_outbox
 from openviper.core.email.plaintext import html_to_text
 from openviper.core.email.serialiser import outgoing
+from openviper.core.email.settings import EmailSettings
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
@@ -77,14 +78,7 @@ async def submit_email(
         html=html,
         cc=_addresses(cc),
         bcc=_addresses(bcc),
-        attachments=await resolve_attachments(
-            attachments,
-            max_bytes=settings.max_attachment_bytes,
-            dirs=settings.attachment_dirs,
-            allowed_hosts=settings.attachment_hosts,
-        )
-        if attachments
-        else [],
+        attachments=[] if attachments is None else await _attachments(settings, attachments),
         sender=sender,
         reply_to=_addresses(reply_to),
         headers=headers or {},
@@ -194,6 +188,16 @@ async def _bodies(
     if text is None and html is not None:
         text = html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
     return text, html, subject
+
+
+async def _attachments(settings: EmailSettings, attachments: Sequence[Any]) -> list[AttachmentData]:
+    return await resolve_attachments(
+        attachments,
+        max_bytes=settings.max_attachment_bytes,
+        max_total_bytes=settings.max_message_bytes,
+        dirs=settings.attachment_dirs,
+        allowed_hosts=settings.attachment_hosts,
+    )
 
 
 def _addresses(value: Addresses | None) -> list[str]:
