@@ -19,8 +19,11 @@ _URL_ATTRIBUTES = frozenset(
     {"href", "src", "action", "formaction", "background", "poster", "cite", "data", "longdesc", "xlink:href"}
     | {"lowsrc", "dynsrc", "ping", "manifest", "icon", "profile", "codebase", "classid", "usemap"}
 )
-_ANY_URL_ATTRIBUTE = re.compile(
-    rf"(?:{'|'.join(sorted(_URL_ATTRIBUTES))})\s*=\s*[\"']?(?!https?://|mailto:|cid:|[\"'#])", re.IGNORECASE
+# Finds every target that could be refused, and some others, in a tenth of the time that reading all attributes takes:
+# it begins oddly, or has a colon (or what may stand for one) before the first slash. Styles are full of colons.
+_SUSPECT = re.compile(
+    "(?<![sS][tT][yY][lL][eE])=\\s*+[\"']?+\\s*+(?!https?://|mailto:|cid:)"
+    "(?:[^a-zA-Z0-9#?\"'<>]|[^\"'<>=/?#]*[:&\\\\\ufe13\ufe55\uff1a\u2a74])"
 )
 _RASTER = re.compile(r"data:image/(?:png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
 # Readers skip some of these inside a scheme, some around it; nobody needs any there.
@@ -39,7 +42,7 @@ _RAW = {
     for name in ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 }
 _STAND_IN = re.compile(STAND_IN)
-_NAMED_BY_VALUE = re.compile(rf"<(?=/?[a-zA-Z][^\s/>]*{STAND_IN})", re.ASCII)
+_TAG_NAME = re.compile(r"</?[a-zA-Z][^\s/>]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def guard_links(html: str, *, written: Collection[str] = ()) -> tuple[str, list[
     Kept are relative targets, `SCHEMES`, and the schemes ``written`` by the template's author; script schemes never,
     ``data:`` only for raster images. The attribute goes, the element and its text stay.
     """
-    if _ANY_URL_ATTRIBUTE.search(html) is None:
+    if _SUSPECT.search(html) is None:
         return html, []
     kept: list[str] = []
     removed: list[str] = []
@@ -108,7 +111,7 @@ def quote_stand_ins(html: str) -> str:
 
     A tag that a value would name becomes text.
     """
-    html = _NAMED_BY_VALUE.sub("&lt;", html)
+    html = _TAG_NAME.sub(lambda tag: tag[0].replace("<", "&lt;") if _STAND_IN.search(tag[0]) else tag[0], html)
     kept: list[str] = []
     copied = 0
     for attribute in _attributes(html):

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from openviper.conf.imports import require
+from openviper.core.email.html_links import quote_stand_ins
 from openviper.core.email.template_values import STAND_IN
 from openviper.exceptions import MissingDependency
 
@@ -51,15 +52,15 @@ def load_converter() -> None:
 
 
 def to_html(source: str) -> str:
-    """Convert ``source``, in which values are stand-ins; they come out as they went in."""
+    """Convert ``source``, in which values are stand-ins; they come out as they went in, in attributes always quoted."""
     load_converter()
-    return _kept(source) if len(source) <= _CACHED else _convert(source)
+    return _kept(source) if len(source) <= _CACHED else quote_stand_ins(_convert(source))
 
 
 @lru_cache(maxsize=128)
 def _kept(source: str) -> str:
     # The same template gives the same source for every recipient, since the values are not in it.
-    return _convert(source)
+    return quote_stand_ins(_convert(source))
 
 
 def _convert(source: str) -> str:

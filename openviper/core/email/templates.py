@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 
 from openviper.conf.imports import require
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.html_links import guard_links, link_scheme, quote_stand_ins
+from openviper.core.email.html_links import guard_links, link_scheme
 from openviper.core.email.markdown_html import AUTOLINK, load_converter, to_html
 from openviper.core.email.template_environment import (
     SUBJECT,
@@ -115,7 +115,9 @@ class TemplateRenderer:
         that have it the text's counts.
 
         Values are written as they are into text and escaped for HTML. In Markdown a value is literal text, in the
-        HTML and, unescaped, in the text part: whatever it contains makes no link, heading, list or element there.
+        HTML and, unescaped, in the text part: whatever it contains makes no link, heading, list or element there, alone
+        or with the text beside it (so ``{{ n }}. item`` is no numbered list; write ``1. item``, Markdown counts).
+        ``<{{ url }}>`` is a link where the value is a web or mail address.
         Markup (``|safe``) is HTML that is trusted and put in as it is. Links lead only to http, https, mailto, tel and
         cid; other targets are taken out and reported in the log. In ``.html`` the schemes that the templates
         themselves spell out stay allowed, script excepted.
@@ -269,7 +271,7 @@ class TemplateRenderer:
                 return f'<a href="mailto:{match[1]}">{match[1]}</a>'
             return f"&lt;{match[1]}&gt;"
 
-        html = AUTOLINK.sub(link, quote_stand_ins(to_html(source)))
+        html = AUTOLINK.sub(link, to_html(source))
         return self._guarded(name, values.as_html(html), ())
 
     def _guarded(self, name: str, html: str, written: set[str] | tuple[()]) -> str:
