@@ -59,7 +59,7 @@ def sendtestemail(path: Path, addresses: tuple[str, ...], sender: str | None, se
 
 
 def _server(email: "EmailSettings") -> str:
-    if email.backend != "SMTPBackend":
+    if email.backend.rpartition(".")[2] != "SMTPBackend":
         return ""
     security = "TLS" if email.use_ssl else "STARTTLS" if email.use_tls else "no TLS"
     login = f"as {email.username}" if email.username else "without a login"

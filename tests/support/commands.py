@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,13 +68,18 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         served = Served(process)
+        # A server that says nothing fails the test instead of hanging it; with --reload it is two processes.
+        watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog.start()
         try:
             served.read_until("Application startup complete")
             yield served
         finally:
             process.send_signal(signal.SIGINT)
+            watchdog.cancel()
             served.printed += process.communicate(timeout=30)[0]
 
 
