@@ -128,7 +128,11 @@ class _HangUp(Exception):
 
 
 class SmtpServer:
-    """See the module's docstring. ``recipient_limit``: further recipients of a transaction get 452."""
+    """See the module's docstring.
+
+    ``recipient_limit``: further recipients of a transaction get 452. ``inject_after_starttls``: clear text behind the
+    answer to STARTTLS, as an attacker on the line would put there.
+    """
 
     def __init__(
         self,
@@ -139,6 +143,7 @@ class SmtpServer:
         users: Mapping[str, str] | None = None,
         auth_methods: Sequence[str] = ("PLAIN", "LOGIN"),
         recipient_limit: int | None = None,
+        inject_after_starttls: str = "",
         host: str = "127.0.0.1",
     ) -> None:
         self.capabilities = tuple(capabilities)
@@ -147,6 +152,7 @@ class SmtpServer:
         self.users = dict(users or {})
         self.auth_methods = tuple(auth_methods)
         self.recipient_limit = recipient_limit
+        self.inject_after_starttls = inject_after_starttls
         self.host = host
         self.port = 0
         self.ca_file = ca_file()
@@ -268,7 +274,8 @@ class SmtpServer:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._end = asyncio.Event()
-        listener = socket.create_server((self.host, self.port), backlog=256)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, self.port), family=family, backlog=256)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         accepting = asyncio.create_task(self._accept(listener))
@@ -457,7 +464,8 @@ class _Session:
         if self._server.tls != "starttls" or self._tls:
             await self._reply("502 5.5.1 not here")
             return
-        await self._reply("220 2.0.0 go ahead")
+        injected = self._server.inject_after_starttls
+        await self._reply("220 2.0.0 go ahead" + (f"\r\n{injected}" if injected else ""))
         loop = asyncio.get_running_loop()
         transport = await loop.start_tls(
             self._writer.transport, self._protocol, server_context(self._server.certificate), server_side=True

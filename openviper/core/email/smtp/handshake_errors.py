@@ -1,6 +1,7 @@
 """aiosmtplib's and the system's errors of the handshake as ours: what failed, at which step, and whether to retry."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -77,8 +78,8 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     for cause in chain:
         if isinstance(cause, socket.gaierror):
             return f"the host name has no address: {cause.strerror}"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return os.strerror(cause.errno)
     if any(isinstance(cause, aiosmtplib.SMTPServerDisconnected) for cause in chain):
         return "the server closed the connection"
     message = getattr(chain[0], "message", None)
