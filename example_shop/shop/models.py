@@ -86,7 +86,7 @@ class Order(Model):
             await send_email(
                 recipients=self.email,
                 subject=f"Your order {self.number} is on its way",
-                template="emails/order_shipped",  # the pair of .html and .txt,
+                template="emails/order_shipped",  # the pair of .html and .txt
                 context={"order": self},
                 attachments=[await invoice_for(self)],
             )

@@ -77,7 +77,7 @@ async def test_two_checkouts_of_the_last_piece_make_one_order_and_one_mail(shop:
         )
         assert sorted(answer.status_code for answer in answers) == [303, 409]
         loser = next(answer for answer in answers if answer.status_code == 409)
-        assert "Somebody was faster" in loser.text
+        assert "No longer in stock" in loser.text
         assert 'value="Ana Costa"' in loser.text
         assert "Sold out" in (await visitor().get("/")).text
     assert len(shop.mail) == 1
