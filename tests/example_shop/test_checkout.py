@@ -10,6 +10,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from support.shopping import Shop
 
+from openviper.conf import override
+
 
 @contextmanager
 def failing_commits() -> Iterator[None]:
@@ -65,6 +67,17 @@ async def test_a_checkout_that_fails_after_the_insert_sends_nothing(shop: Shop) 
         assert "Last one" in (await visitor.get("/")).text
         assert "No orders yet" in (await visitor.get("/staff")).text
     assert shop.mail == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_customer_sees_no_traceback(shop: Shop) -> None:
+    with override(DEBUG=False):
+        async with shop.visited() as visitor:
+            with failing_commits():
+                answer = await visitor.get("/")
+    assert answer.status_code == 500
+    assert "Something broke on our side. Nothing was ordered." in answer.text
+    assert "the database went away" not in answer.text
 
 
 async def test_two_checkouts_of_the_last_piece_make_one_order_and_one_mail(shop: Shop) -> None:
