@@ -27,7 +27,7 @@ _MAX_LOCAL_OCTETS = 64
 _MAX_OCTETS = 254
 _MAX_LABEL = 63
 _SHOWN = 80
-_CACHED = 4096
+_CACHED = 1024
 
 _ATEXT = "A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")

@@ -7,7 +7,7 @@ import binascii
 import struct
 from typing import Literal
 
-__all__ = ["base64_length", "encode_base64", "encode_text", "normalised", "seven_bit"]
+__all__ = ["base64_length", "encode_base64", "encode_text", "seven_bit"]
 
 TextEncoding = Literal["quoted-printable", "base64"]
 
@@ -22,25 +22,18 @@ _QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n\
 _MAX_LINE = 998
 
 
-def normalised(text: str) -> str:
-    """``text`` with every line end (CRLF, lone CR, lone LF) as CRLF, and the last line ended unless there is none."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text and text[-1] != "\n":
-        text += "\n"
-    return text.replace("\n", "\r\n")
-
-
 def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
-    """Encode ``text`` as UTF-8; returns the Content-Transfer-Encoding and the slices, which end with CRLF.
+    """Encode ``text`` as UTF-8; returns the Content-Transfer-Encoding and the slices that join to the body.
 
+    Every line end (CRLF, lone CR, lone LF) becomes CRLF, and the last line is ended unless there is none.
     Quoted-printable while it is not longer (soft line breaks apart), because people and filters can read it.
     """
-    data = normalised(text).encode()
-    escapes = len(data.translate(None, _QUOTED_PLAIN))
-    if len(data) + 2 * escapes > base64_length(len(data)) + 2:
-        return "base64", [*encode_base64(data), b"\r\n"]
-    return "quoted-printable", _encode_quoted(data)
+    slices = _text_slices(text)
+    length = sum(map(len, slices))
+    escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
+    if length + 2 * escapes > base64_length(length) + 2:
+        return "base64", [*encode_base64(b"".join(slices)), b"\r\n"]
+    return "quoted-printable", [_quoted(each) for each in slices]
 
 
 def encode_base64(data: bytes) -> list[bytes]:
@@ -86,31 +79,30 @@ def seven_bit(data: bytes) -> list[bytes] | None:
     return slices
 
 
-def _encode_quoted(data: bytes) -> list[bytes]:
+def _text_slices(text: str) -> list[bytes]:
+    """``text`` as UTF-8 with CRLF line ends, in slices that end where a line does, as far as lines are short enough."""
+    if text and text[-1] not in "\r\n":
+        text += "\n"
     slices: list[bytes] = []
     start = 0
-    while len(data) - start > _TEXT_SLICE:
-        end = data.rfind(b"\n", start, start + _TEXT_SLICE) + 1
-        if end:
-            slices.append(_quoted(data[start:end]))
-        else:
-            end = start + _TEXT_SLICE
-            if data[end - 1] == 0x0D:
-                end -= 1
-            slices.append(_continued(_quoted(data[start:end])))
+    while len(text) - start > _TEXT_SLICE:
+        end = text.rfind("\n", start, start + _TEXT_SLICE) + 1 or start + _TEXT_SLICE
+        if text[end - 1] == "\r":
+            end -= 1  # an LF may follow
+        slices.append(_normalised(text[start:end]))
         start = end
-    slices.append(_quoted(data[start:]))
+    slices.append(_normalised(text[start:] if start else text))
     return slices
 
 
-def _continued(encoded: bytes) -> bytes:
-    """End a slice that stops inside a line with a soft line break."""
-    ended, line_end, last = encoded.rpartition(b"\r\n")
-    last += b"="
-    return ended + line_end + (_shortened(last) if len(last) > _LINE else last) + b"\r\n"
+def _normalised(text: str) -> bytes:
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\n", "\r\n").encode()
 
 
 def _quoted(data: bytes) -> bytes:
+    """Encode one slice; where it stops inside a line, a soft line break ends it."""
     encoded = binascii.b2a_qp(data, istext=True)
     if b"\r\n" not in data:
         # binascii takes the kind of its soft line breaks from the first line end, and there is none.
@@ -118,10 +110,16 @@ def _quoted(data: bytes) -> bytes:
     # mbox files put '>' before a line that begins so; encoded, it arrives as it was (RFC 2049 section 3).
     if b"From " in encoded:
         encoded = _at_line_start(encoded)
-    # A trailing space that binascii encodes, or the step above, may have made a line too long.
-    if b"=20\r\n" in encoded or b"=09\r\n" in encoded or b"=46rom " in encoded:
-        encoded = b"\r\n".join([_shortened(line) if len(line) > _LINE else line for line in encoded.split(b"\r\n")])
+    if data and data[-1] != 0x0A:
+        encoded = _long_lines_broken(encoded + b"=\r\n")
+    # A trailing space that binascii encodes, or the step before the last, may have made a line too long.
+    elif b"=20\r\n" in encoded or b"=09\r\n" in encoded or b"=46rom " in encoded:
+        encoded = _long_lines_broken(encoded)
     return encoded
+
+
+def _long_lines_broken(encoded: bytes) -> bytes:
+    return b"\r\n".join([_shortened(line) if len(line) > _LINE else line for line in encoded.split(b"\r\n")])
 
 
 def _at_line_start(encoded: bytes) -> bytes:

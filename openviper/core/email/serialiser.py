@@ -189,9 +189,13 @@ def _boundary(message: PreparedMessage) -> str:
         _BOUNDARY_PREFIX + hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
         for attempt in count()
     )
-    return next(
-        boundary for boundary in candidates if not any(boundary.encode("ascii") in content for content in verbatim)
-    )
+    return next(each for each in candidates if not any(_holds(content, each.encode("ascii")) for content in verbatim))
+
+
+def _holds(content: bytes, searched: bytes) -> bool:
+    """``searched in content``, in steps that each hold the interpreter only shortly."""
+    steps = range(0, len(content), _CHUNK)
+    return any(content.find(searched, start, start + _CHUNK + len(searched)) >= 0 for start in steps)
 
 
 def _joined(pieces: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -173,6 +173,17 @@ def test_anything_else_is_refused_with_its_reason(written, reason):
     assert reason in refusal(written)
 
 
+@pytest.mark.parametrize("special", '()[]:@\\"')
+def test_each_special_character_of_a_name_asks_for_quotes(special: str) -> None:
+    assert f"has {special!r} in its name; put the name in double quotes" in refusal(f"A {special} <a@b.c>")
+
+
+@pytest.mark.parametrize("special", '()<>[]:\\" ')
+def test_each_special_character_is_named_in_local_part_and_domain(special: str) -> None:
+    assert f"has {special!r} in its local part" in refusal(f"a{special}b@c.d")
+    assert f"has {special!r} in its domain" in refusal(f"a@b{special}c.d")
+
+
 def test_the_error_names_the_field_and_keeps_the_address():
     with pytest.raises(InvalidAddress) as caught:
         parse_address("nobody", field="cc")

@@ -435,10 +435,17 @@ def test_a_long_attached_message_travels_unencoded_in_slices() -> None:
     )
 
 
-def test_an_attached_message_cannot_hold_the_boundary() -> None:
+@pytest.mark.parametrize("before", [0, 262_090, 262_110, 262_130, 262_150, 600_000])
+def test_an_attached_message_cannot_hold_the_boundary(before: int) -> None:
     """Someone who knows the message id could otherwise end the part from inside."""
     boundary = re.findall(rb'boundary="([^"]+)"', written(attachments=[FILE]))[0]
-    inner = b"Subject: inner\r\n\r\n--" + boundary + b"\r\nContent-Type: text/html\r\n\r\nevil\r\n"
+    inner = (
+        b"Subject: inner\r\n\r\n"
+        + b"\r\n" * (before // 2)
+        + b"--"
+        + boundary
+        + b"\r\nContent-Type: text/html\r\n\r\nevil\r\n"
+    )
     message = parsed(attachments=[AttachmentData("m.eml", inner, "message/rfc822")])
     assert shape(message) == ("multipart/mixed", ["text/plain", ("message/rfc822", ["text/plain"])])
 
@@ -492,6 +499,12 @@ def test_no_encoded_word_splits_a_character(subject: str) -> None:
         ("plain", ["plain"]),
         ("x" * 69, ["x" * 69]),
         ("x" * 70, [f"=?utf-8?q?{'x' * 55}?=", f" =?utf-8?q?{'x' * 15}?="]),
+        (f"{'a' * 20} {'x' * 68}", ["a" * 20, " " + "x" * 68]),
+        (f"a {'x' * 69}", [f"=?utf-8?q?a_{'x' * 53}?=", f" =?utf-8?q?{'x' * 16}?="]),
+        ("x" * 118, [f"=?utf-8?q?{'x' * 55}?=", f" =?utf-8?q?{'x' * 63}?="]),
+        ("x" * 119, [f"=?utf-8?q?{'x' * 55}?=", f" =?utf-8?q?{'x' * 63}?=", " =?utf-8?q?x?="]),
+        ("日" * 13, [f"=?utf-8?b?{'5pel' * 13}?="]),
+        ("日" * 29, [f"=?utf-8?b?{'5pel' * 13}?=", f" =?utf-8?b?{'5pel' * 15}?=", " =?utf-8?b?5pel?="]),
         ("é" * 5, ["=?utf-8?b?w6nDqcOpw6nDqQ==?="]),
         ("café", ["=?utf-8?b?Y2Fmw6k=?="]),
         ("a_b = c?é", ["=?utf-8?b?YV9iID0gYz/DqQ==?="]),
@@ -574,11 +587,22 @@ def test_any_value_of_an_own_header_arrives_as_it_was(value: str) -> None:
     assert max(map(len, header_lines(written(headers=headers), "X-Own-Header"))) <= 400
 
 
+@pytest.mark.parametrize("value", ["\U0001f600" * 30, "\U0001f600a" * 30, "=?" + "a" * 100])
+def test_the_longest_header_name_leaves_room_for_a_character(value: str) -> None:
+    name = "X" * 50
+    raw = header_lines(written(headers={name: value}), name)
+    assert max(map(len, raw)) <= 76
+    assert "??=" not in "".join(raw).replace("?=?=", "")
+    assert parsed(headers={name: value})[name] == value
+
+
 def test_a_long_word_of_an_own_header_is_for_programs_and_stays() -> None:
     value = '{"a": "' + "x" * 900 + '"}'
     assert unfolded(written(headers={"X-Data": value}), "X-Data") == value
-    beyond = "x" * 1000
-    assert parsed(headers={"X-Data": beyond})["X-Data"] == beyond
+    longest = "x" * (998 - len("X-Data: "))
+    assert header_lines(written(headers={"X-Data": longest}), "X-Data") == [f"X-Data: {longest}"]
+    assert parsed(headers={"X-Data": f"{longest}x"})["X-Data"] == f"{longest}x"
+    assert max(map(len, header_lines(written(headers={"X-Data": f"{longest}x"}), "X-Data"))) <= 76
 
 
 def test_references_are_folded_between_ids_and_urls_never_encoded() -> None:
