@@ -14,7 +14,7 @@ SCHEMES = frozenset({"http", "https", "mailto", "tel", "cid"})
 """What a link or an image may use whoever wrote it."""
 
 _PROTOCOL_RELATIVE = "//"
-_NEVER = frozenset({"javascript", "vbscript", "livescript", "jscript", "mocha", "view-source", "blob"})
+_NEVER = frozenset({"javascript", "vbscript", "livescript", "jscript", "mocha", "view-source", "blob", "file"})
 _URL_ATTRIBUTES = frozenset(
     {"href", "src", "action", "formaction", "background", "poster", "cite", "data", "longdesc", "xlink:href"}
     | {"lowsrc", "dynsrc", "ping", "manifest", "icon", "profile", "codebase", "classid", "usemap"}
@@ -31,7 +31,7 @@ _SKIPPED = re.compile(
     "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\ufeff]"
 )
 _HEAD = re.compile(r"[^/?#\\]*")
-_WRITTEN = re.compile(r"[a-z][a-z0-9+.-]*(?=:)")
+_WRITTEN = re.compile(r"[\"'=(]\s*([a-z][a-z0-9+.-]*):(?!\s)")
 _WRITTEN_RELATIVE = re.compile(r"=\s*[\"']?//")
 
 _TAG_OR_COMMENT = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)", re.ASCII)
@@ -75,7 +75,7 @@ def link_scheme(target: str) -> str | None:
 
 
 def written_schemes(source: str) -> set[str]:
-    """Every scheme that the source of a template spells out, so that its author's own links are kept."""
+    """The schemes that targets in the source of a template begin with, so that its author's own links are kept."""
     found = set(_WRITTEN.findall(source.lower())) - _NEVER
     if _WRITTEN_RELATIVE.search(source):
         found.add(_PROTOCOL_RELATIVE)

@@ -4,26 +4,20 @@ import logging
 import re
 import threading
 from functools import lru_cache
-from html import escape
 from types import ModuleType
 from typing import Any
 
 from openviper.conf.imports import require
 from openviper.core.email.html_links import quote_stand_ins
-from openviper.core.email.template_values import STAND_IN
+from openviper.core.email.markdown_basic import basic_html
+from openviper.core.email.template_values import STAND_IN, autolink
 from openviper.exceptions import MissingDependency
 
-__all__ = ["AUTOLINK", "load_converter", "to_html"]
+__all__ = ["load_converter", "to_html"]
 
 _logger = logging.getLogger("openviper.email")
 
-AUTOLINK = re.compile(f"\U000f0001({STAND_IN})\U000f0002")
-"""What ``<{{ value }}>`` becomes: whether it is a link depends on the value."""
-
-_CACHED = 32_000  # characters; longer sources are converted each time
-_HEADING = re.compile(r"(#{1,6})[ \t]+(.*)")
-_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]*)\)")
-_VALUE_LINK = re.compile(f"&lt;({STAND_IN})&gt;")
+_CACHED = 16_000  # characters; longer sources are converted each time
 
 
 class _Converters(threading.local):
@@ -57,7 +51,7 @@ def to_html(source: str) -> str:
     return _kept(source) if len(source) <= _CACHED else quote_stand_ins(_convert(source))
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)
 def _kept(source: str) -> str:
     # The same template gives the same source for every recipient, since the values are not in it.
     return quote_stand_ins(_convert(source))
@@ -65,7 +59,7 @@ def _kept(source: str) -> str:
 
 def _convert(source: str) -> str:
     if _library is None:
-        return _headings_and_paragraphs(source)
+        return basic_html(source)
     converter = _converters.converter
     if converter is None:
         converter = _converters.converter = _new_converter(_library)
@@ -83,7 +77,7 @@ def _new_converter(library: ModuleType) -> Any:
         ANCESTOR_EXCLUDES = ("a",)
 
         def handleMatch(self, match: re.Match[str], _data: str) -> tuple[str, int, int]:  # noqa: N802
-            return f"\U000f0001{match[1]}\U000f0002", match.start(), match.end()
+            return autolink(match[1]), match.start(), match.end()
 
     class AddressLink(patterns.InlineProcessor):  # type: ignore[misc,name-defined]
         """``<name@example.com>``. The library's own spells every letter as an entity, stand-ins as well."""
@@ -102,32 +96,3 @@ def _new_converter(library: ModuleType) -> Any:
     # After raw HTML (90), so that an attribute cannot be taken for a link.
     converter.inlinePatterns.register(ValueLink(f"<({STAND_IN})>", converter), "value-link", 85)
     return converter
-
-
-def _headings_and_paragraphs(source: str) -> str:
-    parts: list[str] = []
-    paragraph: list[str] = []
-
-    def end_paragraph() -> None:
-        if paragraph:
-            parts.append(f"<p>{_inline(' '.join(paragraph))}</p>")
-            paragraph.clear()
-
-    for line in source.splitlines():
-        heading = _HEADING.match(line)
-        if heading:
-            end_paragraph()
-            level = len(heading[1])
-            title = heading[2].rstrip(" \t#")
-            parts.append(f"<h{level}>{_inline(title)}</h{level}>")
-        elif line.strip():
-            paragraph.append(line.strip())
-        else:
-            end_paragraph()
-    end_paragraph()
-    return "\n".join(parts)
-
-
-def _inline(text: str) -> str:
-    linked = _LINK.sub(r'<a href="\2">\1</a>', escape(text))
-    return _VALUE_LINK.sub("\U000f0001\\1\U000f0002", linked)

@@ -39,7 +39,7 @@ class TextLayout:
     _breaks: int = 0
     _indents: list[str] = field(default_factory=list)
     _indent: str = ""
-    _markers: list[str] = field(default_factory=list)  # for the next line, one for each indent; then ""
+    _markers: dict[int, str] = field(default_factory=dict)  # by level, instead of the indent in the next line
     _lists: list[int | None] = field(default_factory=list)
     _tables: list[_Table] = field(default_factory=list)
     _links: list[_Link] = field(default_factory=list)
@@ -225,24 +225,26 @@ class TextLayout:
 
     def _begin_line(self) -> str:
         self._indent = "".join(self._indents[:_INDENTS])
-        if not any(self._markers):
+        if not self._markers:
             return self._indent
-        start = "".join(
-            marker or indent for marker, indent in zip(self._markers, self._indents[:_INDENTS], strict=False)
-        )
-        self._markers = [""] * len(self._markers)
-        return start
+        start = self._indents[:_INDENTS]
+        for level, marker in self._markers.items():
+            if level < _INDENTS:
+                start[level] = marker
+        self._markers.clear()
+        return "".join(start)
 
     def _indent_by(self, indent: str, marker: str = "") -> None:
         self._flush()
+        if marker:
+            self._markers[len(self._indents)] = marker
         self._indents.append(indent)
-        self._markers.append(marker)
 
     def _end_indent(self) -> None:
         self._flush()
         if self._indents:
             self._indents.pop()
-            self._markers.pop()
+            self._markers.pop(len(self._indents), None)
 
     def _write_lines(self, text: str) -> None:
         first, *others = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

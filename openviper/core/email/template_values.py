@@ -6,7 +6,7 @@ from html import escape, unescape
 
 from openviper.core.email.errors import TemplateFailed
 
-__all__ = ["STAND_IN", "AuthorText", "Values", "has_private_characters"]
+__all__ = ["AUTOLINK", "STAND_IN", "AuthorText", "Values", "autolink", "has_private_characters"]
 
 # A value is held by one character of the last private plane, which no converter changes, splits or takes for syntax.
 # Until the template is rendered a secret of the plane before stands in front of it, so that no value can name another.
@@ -17,6 +17,15 @@ _SECRET = re.compile("[\U000f0000-\U000fffff]")
 
 STAND_IN = f"[{chr(_FIRST)}-{chr(_LAST)}]"
 """A stand-in in converted text, as a character class of a pattern."""
+
+
+AUTOLINK = re.compile(f"\U000f0001({STAND_IN})\U000f0002")
+"""A stand-in that :func:`autolink` has marked."""
+
+
+def autolink(stand_in: str) -> str:
+    """What ``<{{ value }}>`` is converted to: whether it is a link depends on the value."""
+    return f"\U000f0001{stand_in}\U000f0002"
 
 
 class AuthorText(str):

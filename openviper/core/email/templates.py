@@ -16,7 +16,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 from openviper.conf.imports import require
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.html_links import guard_links, link_scheme
-from openviper.core.email.markdown_html import AUTOLINK, load_converter, to_html
+from openviper.core.email.markdown_html import load_converter, to_html
 from openviper.core.email.template_environment import (
     SUBJECT,
     Kind,
@@ -26,7 +26,7 @@ from openviper.core.email.template_environment import (
     make_environment,
 )
 from openviper.core.email.template_files import FolderLoader, check_name
-from openviper.core.email.template_values import Values
+from openviper.core.email.template_values import AUTOLINK, Values
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -1,5 +1,6 @@
 """What a reader of the text part gets from HTML."""
 
+import sys
 import time
 
 import pytest
@@ -117,6 +118,9 @@ def test_lines_end_without_blanks_and_one_empty_line_at_most_follows_another() -
     assert not text.endswith("\n")
 
 
+_TRACED = 8 if sys.gettrace() else 1
+"""How much slower everything may be while coverage is measured."""
+
 _HOSTILE = {
     "deep div": "<div>" * 100_000,
     "deep bold": "<b>" * 33_000,
@@ -150,9 +154,9 @@ _HOSTILE = {
 @pytest.mark.parametrize("html", _HOSTILE.values(), ids=_HOSTILE)
 def test_hostile_markup_takes_little_time_and_space(html: str) -> None:
     """100 kB and more (deep div: 500 kB, which takes the parser alone 20 s); no recursion, no quadratic step."""
-    begun = time.perf_counter()
+    begun = time.thread_time()
     text = html_to_text(html)
-    assert time.perf_counter() - begun < 0.5
+    assert time.thread_time() - begun < 0.5 * _TRACED
     assert len(text) < 4 * len(html)
 
 
@@ -177,7 +181,7 @@ def test_a_newsletter_of_30_kb_takes_about_a_millisecond() -> None:
     assert 28_000 < len(html) < 32_000
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         html_to_text(html)
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.010
+        seconds.append(time.thread_time() - begun)
+    assert min(seconds) < 0.010 * _TRACED

@@ -97,6 +97,17 @@ async def test_the_subject_block_gives_the_subject_and_no_body(tmp_path: Path, n
     assert rendered.html in {"Body", "<p>Body</p>", None}
 
 
+@pytest.mark.parametrize("name", ["t.txt", "t.html", "t.md"])
+async def test_the_subject_may_be_repeated_in_the_body(tmp_path: Path, name: str) -> None:
+    _write(
+        tmp_path,
+        {name: "{% block subject %}Hi {{ n }}{% endblock %}{% filter upper %}x{% endfilter %} {{ self.subject() }}"},
+    )
+    rendered = await TemplateRenderer([tmp_path], debug=True).render(name, {"n": "*Ann*"})
+    assert rendered.subject == "Hi *Ann*"
+    assert (rendered.html or rendered.text) in {"X Hi *Ann*", "<p>X Hi *Ann*</p>"}
+
+
 async def test_the_text_decides_the_subject_of_a_pair(tmp_path: Path) -> None:
     block = "{% block subject %}{}{% endblock %}x"
     _write(tmp_path, {"a.txt": block.replace("{}", "T"), "a.html": block.replace("{}", "H"), "b.txt": "x"})
@@ -143,6 +154,21 @@ async def test_what_is_asked_to_be_optional_is_no_fault(tmp_path: Path, caplog: 
     assert caplog.records == []
 
 
+async def test_a_missing_variable_has_no_items(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write(tmp_path, {"t.txt": "{% for x in missing %}x{% else %}none{% endfor %} {{ missing|length }}{{ missing.a }}"})
+    assert (await TemplateRenderer([tmp_path], debug=False).render("t.txt")).text == "none 0"
+    assert len(caplog.records) == 1
+
+
+async def test_warnings_about_names_that_come_from_values_have_an_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, {"t.txt": "{% for key in keys %}{{ known[key] }}{% endfor %}"})
+    renderer = TemplateRenderer([tmp_path], debug=False)
+    await renderer.render("t.txt", {"keys": [f"k{number}" for number in range(1_500)], "known": {}})
+    assert len(caplog.records) == 1_000
+
+
 async def test_calculating_with_a_missing_variable_is_always_an_error(tmp_path: Path) -> None:
     _write(tmp_path, {"t.txt": "{{ price * 2 }}"})
     with pytest.raises(TemplateFailed, match="line 1: 'price' is undefined"):
@@ -181,6 +207,43 @@ async def test_failures_name_the_template_and_the_line(tmp_path: Path, files: di
             await TemplateRenderer([tmp_path], debug=debug).render(name, {"boom": boom, "x": 1})
         assert caught.value.template == name
         assert isinstance(caught.value, InvalidMessage)
+
+
+@pytest.mark.parametrize("source", ["{{ 'x' * 3 }} {{ 3 * [1] }} {{ 2 ** 10 }} {{ 2 * 0.5 }} {{ range(3)|list }}"])
+async def test_ordinary_calculations_are_possible(tmp_path: Path, source: str) -> None:
+    _write(tmp_path, {"t.txt": source})
+    assert (await TemplateRenderer([tmp_path], debug=True).render("t.txt")).text == "xxx [1, 1, 1] 1024 1.0 [0, 1, 2]"
+
+
+async def test_files_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(TemplateFailed, match=r"t\.txt is not UTF-8: .* at byte 2"):
+        await TemplateRenderer([tmp_path], debug=False).render("t.txt")
+
+
+async def test_a_slow_template_leaves_the_event_loop(tmp_path: Path) -> None:
+    """After a rendering that took long, the next is done in a thread."""
+    _write(tmp_path, {"t.txt": "{{ slow() }}"})
+    threads: list[threading.Thread] = []
+
+    def slow() -> str:
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            sum(range(2_000_000))
+        return "x"
+
+    renderer = TemplateRenderer([tmp_path], debug=False)
+    for _ in range(3):
+        await renderer.render("t.txt", {"slow": slow})
+    assert [thread is threading.main_thread() for thread in threads] == [False, True, False]
+
+
+async def test_a_long_text_is_converted_in_a_thread(tmp_path: Path) -> None:
+    _write(tmp_path, {"t.md": "{{ v }}\n\n" + "word **bold**\n\n" * 4_000, "u.html": "<p>{{ v }}</p>"})
+    renderer = TemplateRenderer([tmp_path], debug=False)
+    for _ in range(2):
+        assert ((await renderer.render("t.md", {"v": "*a*"})).html or "").startswith("<p>*a*</p>\n<p>word <strong>")
+        assert (await renderer.render("u.html", {"v": "<" * 60_000})).html == f"<p>{'&lt;' * 60_000}</p>"
 
 
 async def test_a_failure_keeps_its_cause(tmp_path: Path) -> None:

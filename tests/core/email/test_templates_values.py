@@ -336,6 +336,14 @@ async def test_the_author_of_html_may_use_other_schemes(tmp_path: Path) -> None:
     assert html == '<a href="myapp://open/1">a</a><img src="data:image/png;base64,AAAA">'
 
 
+async def test_words_before_a_colon_are_no_schemes_of_the_author(tmp_path: Path) -> None:
+    source = 'file: a, data: b, <p title="note: x" style="x:y">ftp: c</p><a href="{{ t }}">go</a>'
+    (tmp_path / "t.html").write_text(source)
+    renderer = TemplateRenderer([tmp_path], debug=True)
+    for target in ("file://evil.example/share", "ftp://evil.example", "note:x", "data:image/png;base64,AAAA"):
+        assert _targets((await renderer.render("t.html", {"t": target})).html or "") == [], target
+
+
 async def test_addresses_in_angle_brackets_become_links(tmp_path: Path) -> None:
     (tmp_path / "t.md").write_text(
         "<{{ u }}> <{{ m }}> <{{ n }}> <{{ j }}> `<{{ u }}>` <{{ n }}@e.example> <x@e.example>"
