@@ -1,0 +1,82 @@
+"""Runs one block of the documentation: ``run_block.py BLOCK THEN SENT``; see ``support.documents.run``."""
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def main(block: str, then: str, report: str) -> None:
+    sys.argv = [block]
+    namespace: dict[str, Any] = {"__name__": "__main__", "__file__": block}
+    asyncio.run(_run_both(block, then, namespace)) if _awaits(block) or _awaits(then) else _run_plain(
+        block, then, namespace
+    )
+    if "EMAIL" in namespace:
+        from openviper.core.email.settings import EmailSettings
+
+        EmailSettings.load(email=namespace["EMAIL"])
+    if "app" in namespace:
+        asyncio.run(_drive(namespace["app"], Path(block).read_text()))
+    Path(report).write_text(json.dumps(list(_sent())))
+
+
+def _awaits(file: str) -> bool:
+    return bool(_compiled(file).co_flags & inspect.CO_COROUTINE)
+
+
+def _compiled(file: str) -> Any:
+    return compile(Path(file).read_text(), file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def _run_plain(block: str, then: str, namespace: dict[str, Any]) -> None:
+    for file in (block, then):
+        exec(_compiled(file), namespace)
+
+
+async def _run_both(block: str, then: str, namespace: dict[str, Any]) -> None:
+    for file in (block, then):
+        result = eval(_compiled(file), namespace)
+        if inspect.isawaitable(result):
+            await result
+
+
+async def _drive(app: Any, source: str) -> None:
+    import httpx
+    from asgi_lifespan import LifespanManager
+
+    routes = re.findall(r'@\w+\.(get|post)\("(/[\w/]*)"', source)
+    routes += [("get", path) for path in re.findall(r'(?:Route\(|@get\()"(/[\w/]*)"', source)]
+    async with LifespanManager(app) as started:
+        transport = httpx.ASGITransport(started.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for method, path in routes:
+                answer = await client.request(method.upper(), path)
+                if answer.status_code >= 400:
+                    raise SystemExit(f"{method} {path} answered {answer.status_code}: {answer.text}")
+
+
+def _sent() -> Iterator[dict[str, Any]]:
+    from openviper.core.email.backends.memory import sent
+
+    for message in sent:
+        prepared = message.prepared
+        yield {
+            "recipients": message.envelope.recipients,
+            "envelope_sender": message.envelope.sender,
+            "from": str(prepared.sender),
+            "subject": prepared.subject,
+            "text": prepared.text,
+            "html": prepared.html,
+            "headers": dict(prepared.headers),
+            "attachments": [[part.filename, part.mimetype, len(part.content)] for part in prepared.attachments],
+        }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
