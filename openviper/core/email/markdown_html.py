@@ -4,20 +4,23 @@ import logging
 import re
 import threading
 from functools import lru_cache
+from html import escape
 from types import ModuleType
 from typing import Any
 
 from openviper.conf.imports import require
 from openviper.core.email.html_links import quote_stand_ins
-from openviper.core.email.markdown_basic import basic_html
 from openviper.core.email.template_values import STAND_IN, autolink
 from openviper.exceptions import MissingDependency
 
-__all__ = ["load_converter", "to_html"]
+__all__ = ["basic_html", "load_converter", "to_html"]
 
 _logger = logging.getLogger("openviper.email")
 
 _CACHED = 16_000  # characters; longer sources are converted each time
+_HEADING = re.compile(r"(#{1,6})[ \t]+(.*)")
+_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]*)\)")
+_VALUE_LINK = re.compile(f"&lt;({STAND_IN})&gt;")
 
 
 class _Converters(threading.local):
@@ -96,3 +99,33 @@ def _new_converter(library: ModuleType) -> Any:
     # After raw HTML (90), so that an attribute cannot be taken for a link.
     converter.inlinePatterns.register(ValueLink(f"<({STAND_IN})>", converter), "value-link", 85)
     return converter
+
+
+def basic_html(source: str) -> str:
+    """HTML for headings, paragraphs and inline links; everything else is text, raw HTML as well."""
+    parts: list[str] = []
+    paragraph: list[str] = []
+
+    def end_paragraph() -> None:
+        if paragraph:
+            parts.append(f"<p>{_inline(' '.join(paragraph))}</p>")
+            paragraph.clear()
+
+    for line in source.splitlines():
+        heading = _HEADING.match(line)
+        if heading:
+            end_paragraph()
+            level = len(heading[1])
+            title = heading[2].rstrip(" \t#")
+            parts.append(f"<h{level}>{_inline(title)}</h{level}>")
+        elif line.strip():
+            paragraph.append(line.strip())
+        else:
+            end_paragraph()
+    end_paragraph()
+    return "\n".join(parts)
+
+
+def _inline(text: str) -> str:
+    linked = _LINK.sub(r'<a href="\2">\1</a>', escape(text))
+    return _VALUE_LINK.sub(lambda match: autolink(match[1]), linked)
