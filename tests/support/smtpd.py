@@ -130,7 +130,8 @@ class _HangUp(Exception):
 class SmtpServer:
     """See the module's docstring.
 
-    ``recipient_limit``: further recipients of a transaction get 452. ``inject_after_starttls``: clear text behind the
+    ``recipient_limit``: further recipients of a transaction get 452. ``connection_limit``: connections beyond it are
+    greeted with 421. ``inject_after_starttls``: clear text behind the
     answer to STARTTLS, as an attacker on the line would put there.
     """
 
@@ -143,6 +144,7 @@ class SmtpServer:
         users: Mapping[str, str] | None = None,
         auth_methods: Sequence[str] = ("PLAIN", "LOGIN"),
         recipient_limit: int | None = None,
+        connection_limit: int | None = None,
         inject_after_starttls: str = "",
         host: str = "127.0.0.1",
     ) -> None:
@@ -152,6 +154,7 @@ class SmtpServer:
         self.users = dict(users or {})
         self.auth_methods = tuple(auth_methods)
         self.recipient_limit = recipient_limit
+        self.connection_limit = connection_limit
         self.inject_after_starttls = inject_after_starttls
         self.host = host
         self.port = 0
@@ -355,6 +358,9 @@ class _Session:
         if await self._scripted("connect", ""):
             return
         await self._open_streams()
+        limit = self._server.connection_limit
+        if limit is not None and self._server.open_connections > limit:
+            await self._misbehave(421)
         if not await self._scripted("greeting", ""):
             await self._reply("220 test.example ESMTP")
         while True:
