@@ -1,11 +1,25 @@
-"""SMTPBackend against a real server on loopback."""
+"""SMTPBackend against real servers on loopback: envelopes, event loops, uvloop, aiosmtpd."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
+from support.aiosmtpd_server import aiosmtpd_server
 from support.messages import outgoing
-from support.smtpd import SmtpServer
+from support.smtpd import CAPABILITIES, SmtpServer
 
 from openviper.core.email.backends import SMTPBackend
+from openviper.core.email.errors import ConnectionFailed, MessageRefused, RecipientsRefused
 from openviper.core.email.settings import EmailSettings
+
+CONTENT = b"".join(outgoing().content)
+
+
+def addresses(count: int) -> list[str]:
+    return [f"r{number}@example.com" for number in range(count)]
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
@@ -15,6 +29,212 @@ async def test_a_message_arrives_as_it_was_given(tls: str) -> None:
             report = await backend.send(outgoing())
             (received,) = await server.arrive(1)
     assert report.accepted == ("to@example.com",)
-    assert received.content == b"".join(outgoing().content)
-    assert received.user == "me"
-    assert received.tls is (tls != "none")
+    assert report.response == "250 2.0.0 taken"
+    assert (received.content, received.user, received.tls) == (CONTENT, "me", tls != "none")
+
+
+async def test_a_message_arrives_at_aiosmtpd_with_tls_and_auth() -> None:
+    with aiosmtpd_server(users={"me": "secret"}) as server:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await backend.send(outgoing(to=["jörg@example.com"]))
+    assert [(mail.recipients, mail.content) for mail in server.messages] == [(["jörg@example.com"], CONTENT)]
+
+
+# Envelopes
+
+
+async def test_many_recipients_go_in_several_envelopes_of_the_same_message() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=100))) as backend:
+            report = await backend.send(outgoing(to=addresses(250)))
+    assert [len(message.recipients) for message in server.messages] == [100, 100, 50]
+    assert {message.content for message in server.messages} == {CONTENT}
+    assert list(report.accepted) == addresses(250)
+    assert not report.refused
+
+
+@pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
+async def test_recipients_beyond_the_servers_own_limit_get_another_transaction(capabilities: tuple[str, ...]) -> None:
+    with SmtpServer(recipient_limit=30, capabilities=capabilities) as server:
+        server.refuse("r7@example.com", 550)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            report = await backend.send(outgoing(to=addresses(250)))
+    delivered = [address for message in server.messages for address in message.recipients]
+    assert sorted(delivered) == sorted(set(addresses(250)) - {"r7@example.com"})
+    assert sorted(report.accepted) == sorted(delivered)
+    assert list(report.refused) == ["r7@example.com"]
+
+
+async def test_recipients_that_are_always_told_452_are_given_up() -> None:
+    with SmtpServer() as server:
+        server.refuse("full@example.com", 452)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            report = await backend.send(outgoing(to=["a@example.com", "full@example.com"]))
+            with pytest.raises(RecipientsRefused) as raised:
+                await backend.send(outgoing(to=["full@example.com"]))
+    assert report.accepted == ("a@example.com",)
+    assert report.refused["full@example.com"].temporary
+    assert raised.value.temporary
+    assert [message.recipients for message in server.messages] == [["a@example.com"]]
+
+
+async def test_an_envelope_whose_recipients_are_all_refused_does_not_stop_the_others() -> None:
+    with SmtpServer() as server:
+        for address in ("r0@example.com", "r1@example.com"):
+            server.refuse(address, 550)
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            report = await backend.send(outgoing(to=addresses(5)))
+    assert report.accepted == ("r2@example.com", "r3@example.com", "r4@example.com")
+    assert {address: refusal.code for address, refusal in report.refused.items()} == {
+        "r0@example.com": 550,
+        "r1@example.com": 550,
+    }
+
+
+async def test_all_refused_in_all_envelopes_raises_with_every_reply() -> None:
+    with SmtpServer() as server:
+        server.fault("RCPT", 550)
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            with pytest.raises(RecipientsRefused) as raised:
+                await backend.send(outgoing(to=addresses(5)))
+    assert sorted(raised.value.refused) == addresses(5)
+    assert (raised.value.code, raised.value.temporary) == (550, False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fault", "code", "text"),
+    [
+        ("body", 451, 451, "BDAT: 451"),
+        ("body", 554, 554, "BDAT: 554"),
+        ("body", "drop", 451, "may or may not have been taken"),
+        ("RCPT", 421, 421, "RCPT TO: 421"),
+    ],
+)
+async def test_a_later_envelope_that_fails_is_reported_and_not_raised(
+    verb: str, fault: str | int, code: int, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first envelope was delivered, so the message must not count as failed and be sent to all again."""
+    with SmtpServer() as server:
+        server.fault(verb, fault, nth=2 if verb == "body" else 3)
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            report = await backend.send(outgoing(to=addresses(6)))
+    assert report.accepted == ("r0@example.com", "r1@example.com")
+    assert set(report.refused) == set(addresses(6)[2:])
+    for refusal in report.refused.values():
+        assert refusal.code == code
+        assert refusal.temporary is (code < 500)
+        assert text in refusal.text
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == f"message <1@example.com>: 4 of 6 recipients refused (4 x {code})"
+
+
+async def test_a_first_envelope_that_fails_raises_and_the_others_are_not_tried() -> None:
+    with SmtpServer() as server:
+        server.fault("MAIL", 550)
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            with pytest.raises(MessageRefused):
+                await backend.send(outgoing(to=addresses(6)))
+    assert server.verbs.count("MAIL") == 1
+
+
+async def test_without_allow_partial_a_refusal_keeps_its_own_envelope_back_only() -> None:
+    with SmtpServer() as server:
+        server.refuse("r3@example.com", 550)
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, allow_partial=False))
+        async with SMTPBackend(settings) as backend:
+            report = await backend.send(outgoing(to=addresses(6)))
+    assert report.accepted == ("r0@example.com", "r1@example.com", "r4@example.com", "r5@example.com")
+    assert report.refused["r3@example.com"].code == 550
+    assert report.refused["r2@example.com"].temporary
+    assert "another recipient" in report.refused["r2@example.com"].text
+
+
+# Opening, closing, event loops
+
+
+async def test_pool_warm_opens_a_connection_ahead() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings(pool_warm=True))) as backend:
+            assert server.verbs[-1] == "EHLO"
+            await backend.send(outgoing())
+    assert server.connections == 1
+
+
+async def test_pool_warm_survives_a_server_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", 421, nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings(pool_warm=True))) as backend:
+            assert "pool_warm" in caplog.text
+            await backend.send(outgoing())
+
+
+def test_a_backend_that_was_never_opened_closes_its_connections_with_the_loop() -> None:
+    async def send(backend: SMTPBackend) -> None:
+        await backend.send(outgoing())
+        assert backend.figures is not None
+        assert backend.figures.open == 1
+
+    with SmtpServer() as server:
+        backend = SMTPBackend(EmailSettings(**server.settings()))
+        for _ in range(2):
+            asyncio.run(send(backend))
+        server.wait_until(lambda: server.open_connections == 0)
+    assert server.connections == 2
+    assert server.verbs.count("QUIT") == 2
+
+
+async def test_closing_a_backend_that_sent_nothing_is_fine() -> None:
+    backend = SMTPBackend(EmailSettings(host="127.0.0.1", port=9))
+    assert backend.figures is None
+    await backend.aclose()
+    await backend.open()
+    await backend.aclose()
+    await backend.aclose()
+
+
+async def test_a_server_that_is_down_is_a_connection_failure() -> None:
+    with SmtpServer() as server:
+        settings = EmailSettings(**server.settings())
+    async with SMTPBackend(settings) as backend:
+        with pytest.raises(ConnectionFailed) as raised:
+            await backend.send(outgoing())
+    assert raised.value.temporary
+
+
+def run_with_uvloop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+@pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
+def test_uvloop_carries_small_and_large_messages(tls: str, capabilities: tuple[str, ...]) -> None:
+    line = b".a line of text\r\n"
+    bodies = [line, line * 40_000, line * 700_000]
+
+    async def main() -> None:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=20.0))) as backend:
+            for body in bodies:
+                await backend.send(outgoing(body))
+            server.fault("MAIL", 421, nth=1)
+            await backend.send(outgoing(number=2))
+            server.fault("body", "drop", nth=1)
+            with pytest.raises(ConnectionFailed) as raised:
+                await backend.send(outgoing(number=3))
+            assert raised.value.uncertain
+            await asyncio.gather(*(backend.send(outgoing(number=number)) for number in range(20)))
+
+    with SmtpServer(tls=tls, capabilities=capabilities, users={"me": "secret"}) as server:
+        run_with_uvloop(main)
+        assert [message.content[-len(body) :] for message, body in zip(server.messages, bodies, strict=False)] == bodies
+        assert len(server.messages) == 24
+
+
+def test_uvloop_ends_on_silence() -> None:
+    async def main() -> None:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=0.5, data_timeout=0.5))) as backend:
+            with pytest.raises(TimeoutError):
+                await backend.send(outgoing())
+
+    with SmtpServer(tls="implicit") as server:
+        server.fault("body", "silence")
+        run_with_uvloop(main)
