@@ -18,8 +18,12 @@ say() {
     printf '%s\n' "$*" >&2
 }
 
+# True when the given program, or shared library such as libz.so.1, is there.
 has() {
-    command -v "$1" >/dev/null 2>&1
+    case $1 in
+        *.so.*) ldconfig -p | grep -F "$1" >/dev/null ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
 }
 
 may_install() {
