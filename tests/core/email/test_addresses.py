@@ -4,11 +4,14 @@ import time
 from email.headerregistry import Address as StandardAddress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openviper.core.email.addresses import Address, parse_address, parse_addresses
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
+
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def refusal(value, field="recipients"):
@@ -288,6 +291,7 @@ def test_a_refusal_is_repeated_for_another_field():
     assert refusal("wrong", field="cc").startswith("cc: ")
 
 
+@unhurried
 @given(st.text(max_size=300))
 def test_any_text_is_parsed_or_refused_and_nothing_else(text):
     try:
@@ -299,6 +303,7 @@ def test_any_text_is_parsed_or_refused_and_nothing_else(text):
     assert parse_address(address.addr_spec, field="to").key == address.key
 
 
+@unhurried
 @given(st.text(alphabet='ab.@<>"\\ ,;:()[]=?é\r', max_size=30))
 def test_whatever_is_accepted_is_one_mailbox_to_the_standard_library_too(text):
     try:
@@ -310,6 +315,7 @@ def test_whatever_is_accepted_is_one_mailbox_to_the_standard_library_too(text):
         assert standard.domain == address.domain
 
 
+@unhurried
 @given(
     name=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=100).map(
         lambda text: text.strip(" ")

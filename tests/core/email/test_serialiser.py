@@ -10,13 +10,16 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, PreparedMessage, build_message, prepare
 from openviper.core.email.serialiser import outgoing, serialise
+
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NOW = datetime(2024, 2, 29, 23, 5, 9, tzinfo=UTC)
 # What may stand in a header at all; the rest is refused before.
@@ -241,6 +244,7 @@ def test_blind_recipients_alone_stand_behind_an_empty_group() -> None:
 # Bodies
 
 
+@unhurried
 @given(text=BODY_TEXT)
 @example("a\rb\r\nc\n\rd")
 @example("From me\nFrom you\n.\n..\n")
@@ -255,6 +259,7 @@ def test_any_text_arrives_as_it_was_but_for_its_line_ends(text: str) -> None:
     assert body_of(message.get_body(("html",))) == lines(text)
 
 
+@unhurried
 @given(BODY_LINES.map("\n".join))
 def test_lines_that_encoders_get_wrong_arrive_in_lines_of_76(text: str) -> None:
     content = written(text=text)
@@ -325,6 +330,7 @@ def attached(content: bytes, filename: str = "a.bin", mimetype: str = "applicati
     return list(message.iter_parts())[1]
 
 
+@unhurried
 @given(st.binary(max_size=1000))
 @example(b"")
 @example(b"\r\n")
@@ -350,6 +356,7 @@ def test_the_type_of_an_attachment_keeps_its_parameters() -> None:
     assert part.get_param("header") == "p q"
 
 
+@unhurried
 @given(HEADER_TEXT.filter(bool))
 @example("a\"b\\c'd%20e;f=g.txt")
 @example("=?utf-8?q?a=0D=0AX=3A_y?=.txt")
@@ -453,6 +460,7 @@ def test_an_attached_message_cannot_hold_the_boundary(before: int) -> None:
 # Headers
 
 
+@unhurried
 @given(HEADER_TEXT)
 @example("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=")
 @example("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?= é")
@@ -483,6 +491,7 @@ def test_any_subject_arrives_as_it_was_and_adds_nothing(subject: str) -> None:
             assert len(line) <= 76
 
 
+@unhurried
 @given(HEADER_TEXT)
 def test_no_encoded_word_splits_a_character(subject: str) -> None:
     for word in re.findall(r"=\?utf-8\?[qb]\?[^?]*\?=", unfolded(written(subject=f"é{subject}"), "Subject")):
@@ -519,6 +528,7 @@ def test_a_subject_is_spelled_like_this(subject: str, raw: list[str]) -> None:
     assert header_lines(written(subject=subject), "Subject") == [f"Subject: {raw[0]}", *raw[1:]]
 
 
+@unhurried
 @given(
     st.lists(st.tuples(HEADER_TEXT, st.from_regex(r"[a-z]{1,30}@[a-z]{1,20}", fullmatch=True)), min_size=1, max_size=5)
 )
@@ -580,6 +590,7 @@ def test_many_addresses_are_folded_between_them() -> None:
     assert [each.addr_spec for each in parsed(recipients=recipients)["To"].addresses] == recipients
 
 
+@unhurried
 @given(HEADER_TEXT)
 def test_any_value_of_an_own_header_arrives_as_it_was(value: str) -> None:
     headers = {"Message-ID": "<1@example.com>", "X-Own-Header": value}
@@ -753,6 +764,7 @@ def test_build_message_is_a_standard_message_of_the_same_bytes() -> None:
     assert b"secret" not in message.as_bytes()
 
 
+@unhurried
 @given(subject=HEADER_TEXT, name=HEADER_TEXT, text=BODY_TEXT)
 @example("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=", "=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=", "")
 def test_build_message_writes_the_bytes_that_it_was_made_from(subject: str, name: str, text: str) -> None:

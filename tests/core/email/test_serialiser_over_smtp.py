@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.smtpd import CAPABILITIES, SmtpServer
 
@@ -29,7 +29,7 @@ def lines(text: str) -> str:
     return text if not text or text.endswith("\n") else f"{text}\n"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(subject=HEADER_TEXT, name=HEADER_TEXT, text=BODY_TEXT, filename=HEADER_TEXT, content=st.binary(max_size=500))
 @example("=?utf-8?q?x=0D=0ABcc=3A_e=40x.test?=", '"; <a@b>', STUFFING, 'a"; b=c', b"\r\n.\r\n")
 @example("é" * 100, "日本語" * 20, "From here\n" * 3 + "x" * 1200, "日本語" * 30, b"\x00" * 300)
