@@ -36,7 +36,7 @@ async def count() -> int:
 def interpreter(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``code`` in a fresh interpreter in which a warning is an error."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", code],
+        [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
         timeout=60,
@@ -104,6 +104,15 @@ async def test_sqlite_enforces_foreign_keys(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError):
             async with db.transaction() as session:
                 session.add(Row(parent_id=99))
+        await db.dispose()
+
+
+async def test_the_transactions_of_the_sqlite_driver_are_off(tmp_path: Path) -> None:
+    with conf.override(DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}"):
+        async with (await db.engine()).connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            assert driver.isolation_level is None
         await db.dispose()
 
 

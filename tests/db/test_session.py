@@ -383,6 +383,23 @@ async def test_a_cancellation_while_the_connection_is_returned_loses_nothing(ses
     assert await notes() == ["kept"]
 
 
+async def test_a_rollback_whose_end_is_never_reported_still_discards(mail: Mail) -> None:
+    def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    pool = (await db.engine()).sync_engine.pool
+    with pytest.raises(asyncio.CancelledError):
+        async with db.transaction() as session:
+            session.add(Note(text="lost"))
+            await session.flush()
+            mail.send("dropped")
+            event.listen(pool, "reset", cancelled)
+            raise LookupError
+    event.remove(pool, "reset", cancelled)
+    assert (mail.sent, mail.dropped) == ([], ["dropped"])
+    assert await notes() == []
+
+
 async def test_a_savepoint_that_the_block_left_open_is_committed_with_it(mail: Mail) -> None:
     async with db.transaction() as session:
         await session.begin_nested()
@@ -451,6 +468,16 @@ async def test_the_callbacks_of_one_commit_do_not_run_again_with_the_next(sessio
         db.on_commit(lambda name=name: calls.append(name), session=session)
         await session.commit()
     assert calls == ["first", "second"]
+
+
+async def test_callbacks_of_an_inner_commit_are_outside_the_transaction_around_it(session: AsyncSession) -> None:
+    seen: list[object] = []
+    async with db.transaction():
+        session.add(Note(text="kept"))
+        db.on_commit(lambda: seen.append(current_record()), session=session)
+        await session.commit()
+        assert seen == [None]
+        assert current_record() is not None
 
 
 @pytest.mark.parametrize("end", ["rollback", "close", "reset", "invalidate"])
