@@ -9,7 +9,7 @@ from typing import Literal
 
 import trustme
 
-__all__ = ["CertificateKind", "ca_file", "server_context"]
+__all__ = ["CertificateKind", "ca_file", "server_context", "write_server_certificate"]
 
 CertificateKind = Literal["trusted", "untrusted", "wrong-host", "expired"]
 
@@ -39,3 +39,10 @@ def server_context(kind: CertificateKind = "trusted") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names, not_before=begin, not_after=end).configure_cert(context)
     return context
+
+
+def write_server_certificate(path: Path) -> None:
+    """Write a certificate of kind "trusted" with its key to a PEM file, for servers in other processes."""
+    _authority("trusted").issue_cert("localhost", "127.0.0.1", "::1").private_key_and_cert_chain_pem.write_to_path(
+        str(path)
+    )
