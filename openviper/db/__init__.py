@@ -66,6 +66,7 @@ async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[A
     Raises:
         SessionInUse: another task is inside a ``transaction()`` on the session that would be shared, or on the one that
             is about to be committed.
+        AsyncSessionRequired: ``session`` is a synchronous Session.
     """
     if f"{__name__}.session" not in sys.modules:
         await asyncio.to_thread(_load, "session")  # importing SQLAlchemy takes a fifth of a second

@@ -26,6 +26,7 @@ async def transaction(session: AsyncSession | None = None) -> AsyncIterator[Asyn
     if session is None and (record := current_record()) is not None:
         session = record.scope
     if session is not None:
+        _require_async(session, "transaction()")
         async with _on(session):
             yield session
         return
@@ -47,9 +48,10 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
 
     Callbacks run in the order given, after the transaction has ended and outside every other one, so what they send is
     sent at once. A callback that needs the database opens a transaction of its own; values of objects are best taken
-    before, because a plain AsyncSession expires them at its commit. One that fails is logged with its
-    traceback, and neither stops the next nor raises: the commit stands. ``commit()``, or the exit of
-    ``transaction()``, returns after them.
+    before, because a plain AsyncSession expires them at its commit. One that fails is logged with its traceback, and
+    neither stops the next nor raises: the commit stands. ``commit()``, or the exit of ``transaction()``, returns after
+    them. A plain ``commit()`` that is cancelled before the database has answered may have committed and drops them
+    all the same; ``transaction()`` waits for the answer.
 
     Raises:
         NoTransaction: there is none. Running the callback at once, as Django does, would need an ``await`` that a
@@ -63,8 +65,7 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
                 "on_commit(): no transaction() is open here; open one, pass session=, or call the callback yourself"
             )
     else:
-        if not isinstance(session, AsyncSession):
-            raise AsyncSessionRequired(f"on_commit(): session must be an AsyncSession, not {type(session).__name__}")
+        _require_async(session, "on_commit()")
         current = innermost(session.sync_session)
         if current is None:
             raise NoTransaction(
@@ -73,6 +74,11 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
         record = record_of(current)
     if not record.hold(Held(callback)):
         raise NoTransaction("on_commit(): the transaction has just ended")
+
+
+def _require_async(session: object, caller: str) -> None:
+    if not isinstance(session, AsyncSession):
+        raise AsyncSessionRequired(f"{caller}: session must be an AsyncSession, not {type(session).__name__}")
 
 
 @asynccontextmanager

@@ -571,9 +571,13 @@ async def test_on_commit_outside_a_transaction_is_refused(session: AsyncSession)
         db.on_commit(lambda: None, session=session)
 
 
-async def test_on_commit_refuses_a_synchronous_session() -> None:
-    with Session() as sync, pytest.raises(db.AsyncSessionRequired, match="must be an AsyncSession, not Session"):
-        db.on_commit(lambda: None, session=sync)  # type: ignore[arg-type]
+async def test_a_synchronous_session_is_refused() -> None:
+    with Session() as sync:
+        with pytest.raises(db.AsyncSessionRequired, match="must be an AsyncSession, not Session"):
+            db.on_commit(lambda: None, session=sync)  # type: ignore[arg-type]
+        with pytest.raises(db.AsyncSessionRequired, match="must be an AsyncSession, not Session"):
+            async with db.transaction(sync):  # type: ignore[arg-type]
+                pass
 
 
 async def test_on_commit_works_in_a_thread_of_the_transaction() -> None:
