@@ -9,7 +9,6 @@ __all__ = ["BREATH", "check_content", "pieces"]
 
 BREATH = 256 * 1024  # bytes after which other tasks get their turn
 _PIECE = 64 * 1024
-_LARGE = 1024 * 1024
 
 
 async def check_content(content: Sequence[bytes]) -> int:
@@ -28,7 +27,7 @@ async def check_content(content: Sequence[bytes]) -> int:
         returns += chunk.count(b"\r")
         feeds += chunk.count(b"\n")
         last = chunk
-        if size - checked > BREATH:
+        if size - checked >= BREATH:
             checked = size
             await asyncio.sleep(0)
     if not pairs == returns == feeds:
@@ -63,9 +62,9 @@ def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | m
 
 def _bounded(content: Sequence[bytes]) -> Iterator[bytes]:
     for chunk in content:
-        if len(chunk) <= _LARGE:
+        if len(chunk) <= BREATH:
             if chunk:
                 yield chunk
         else:
-            for begin in range(0, len(chunk), _LARGE):
-                yield chunk[begin : begin + _LARGE]
+            for begin in range(0, len(chunk), BREATH):
+                yield chunk[begin : begin + BREATH]
