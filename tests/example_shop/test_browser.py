@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, Page, Request, ViewportSize, async_playwright
 from support.commands import Cli
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -56,7 +56,7 @@ class Visit:
         self._folder = folder
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("pageerror", lambda error: self._note("error", str(error)))
-        page.on("requestfailed", lambda request: self._note("error", f"{request.url}: {request.failure}"))
+        page.on("requestfailed", self._note_failure)
 
     async def look(self, name: str) -> None:
         """Take a screenshot; a page that scrolls sideways is a problem."""
@@ -64,6 +64,11 @@ class Visit:
         width = await self.page.evaluate("document.documentElement.scrollWidth")
         if width > self._width:
             self.problems.append(f"{name} is {width} pixels wide")
+
+    def _note_failure(self, request: Request) -> None:
+        # Chromium gives up what it was still loading (the icon, mostly) when the next page is asked for.
+        if request.failure != "net::ERR_ABORTED":
+            self._note("error", f"{request.url}: {request.failure}")
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from openviper.core.email.extension import Email, EmailMiddleware
 
 __all__ = [
+    "Address",
     "AttachmentData",
     "AttachmentRefused",
     "AuthenticationFailed",
@@ -58,6 +60,7 @@ __all__ = [
     "Way",
     "build_message",
     "get_backend",
+    "parse_address",
     "resolve_attachments",
     "send_email",
     "send_email_sync",

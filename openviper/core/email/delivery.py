@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
+from jinja2 import Environment
+
+from openviper.conf.imports import import_string
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.errors import DeliveryError, EmailError, Refusal
@@ -18,6 +21,7 @@ from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.db.transaction import hold
+from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import PerLoop, at_loop_end
 
 __all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "describe_ways", "serving_loop", "using_mailer"]
@@ -82,7 +86,9 @@ class Mailer:
         self.settings = settings
         self._version = settings_version() if follows_settings else None
         self.backend = get_backend(settings=settings)
-        self.renderer = TemplateRenderer(template_dirs(), debug=debug(), inline_css=settings.inline_css)
+        self.renderer = TemplateRenderer(
+            template_dirs(), debug=debug(), inline_css=settings.inline_css, environment=_environment(settings)
+        )
         self.dispatcher = Dispatcher(
             self.deliver,
             concurrency=settings.pool_size,
@@ -104,11 +110,12 @@ class Mailer:
         return self._version is not None and self._version != settings_version()
 
     async def open(self) -> None:
-        """Open the backend; may be called again, and by several tasks at once."""
+        """Open the backend and load what templates need; may be called again, and by several tasks at once."""
         if self._opened:
             return
         async with self._opening:
             if not self._opened:
+                await self.renderer.prepare()
                 await self.backend.open()
                 self._opened = True
 
@@ -176,6 +183,16 @@ class Mailer:
         else:
             (handed,) = self.dispatcher.hand_over((message,))
             await asyncio.shield(handed.done)
+
+
+def _environment(settings: EmailSettings) -> Environment | None:
+    given = settings.template_environment
+    if not isinstance(given, str):
+        return given
+    environment = import_string(given, setting='EMAIL["template_environment"]')
+    if not isinstance(environment, Environment):
+        raise ImproperlyConfigured(f'EMAIL["template_environment"]: {given!r} is not a jinja2.Environment')
+    return environment
 
 
 def _drop(message: OutgoingMessage) -> None:

@@ -19,6 +19,7 @@ from openviper.core.email.settings_fields import (
     Hosts,
     InboxMode,
     Kind,
+    MaybeEnvironment,
     MaybeFlag,
     MaybeHost,
     MaybePath,
@@ -49,7 +50,9 @@ class EmailSettings(BaseModel):
         ImproperlyConfigured: lists every fault on a line of its own, which begins with where the value was given.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
 
     host: ServerName = Field("localhost", description="SMTP server: host name or IP address.")
     port: Port = Field(
@@ -93,6 +96,11 @@ class EmailSettings(BaseModel):
     )
     auto_submitted: Flag = Field(
         False, description='Add "Auto-Submitted: auto-generated" (RFC 3834), which keeps holiday replies away.'
+    )
+    template_environment: MaybeEnvironment = Field(
+        None,
+        description="The application's own Jinja2 environment, or its dotted path: its filters, tests, globals and "
+        "loader serve mail templates too. None: only `TEMPLATES_DIR`.",
     )
     inline_css: Flag = Field(
         False, description="Move the rules of <style> into style attributes; needs the extra `css`."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from jinja2 import Environment
 from pydantic import BeforeValidator, Field, SecretStr
 
 from openviper.core.email.units import Rate, byte_count, seconds
@@ -21,6 +22,7 @@ __all__ = [
     "Hosts",
     "InboxMode",
     "Kind",
+    "MaybeEnvironment",
     "MaybeFlag",
     "MaybeHost",
     "MaybePath",
@@ -147,6 +149,10 @@ def _rate(value: object) -> object:
     return value if isinstance(value, Rate) else Rate.parse(str(_plain(value)))
 
 
+def _environment(value: object) -> object:
+    return value if isinstance(value, Environment) else _plain(value)
+
+
 def _none_or(check: Callable[[Any], object]) -> Callable[[object], object]:
     return lambda value: None if value is None else check(value)
 
@@ -194,6 +200,12 @@ MaybeSecret = Annotated[
 ]
 Backend = Annotated[
     str, BeforeValidator(_plain), Field(min_length=1), Kind("the name of a backend or the dotted path of your own")
+]
+
+MaybeEnvironment = Annotated[
+    Environment | str | None,
+    BeforeValidator(_optional(_environment)),
+    Kind("None, a jinja2.Environment, or the dotted path of one"),
 ]
 
 Directory = Annotated[Path, BeforeValidator(_path), Kind("a path")]

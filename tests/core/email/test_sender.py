@@ -10,6 +10,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+from jinja2 import DictLoader, Environment
 
 from openviper.conf import override
 from openviper.core.email import (
@@ -22,7 +23,7 @@ from openviper.core.email import (
     submit_email,
 )
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.delivery import Mailer, current_mailer, using_mailer
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
@@ -215,3 +216,20 @@ for number in range(2):
 """
     subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", script], cwd=tmp_path, check=True, timeout=60)
     assert len(list((tmp_path / "out").glob("*.eml"))) == 2
+
+
+async def test_the_applications_own_jinja_environment_serves_mail_templates(tmp_path: Path) -> None:
+    environment = Environment(loader=DictLoader({"own.txt": "{{ shop }}: {{ 5 | euros }}"}))
+    environment.globals["shop"] = "Viper"
+    environment.filters["euros"] = "{:.2f} EUR".format
+    settings = EmailSettings(backend="MemoryBackend", default_sender="a@x.test", template_environment=environment)
+    with override(TEMPLATES_DIR=tmp_path), using_mailer(Mailer(settings)):
+        mailer = await current_mailer()
+        await send_email("b@x.test", "Own", template="own.txt")
+    assert body(last(mailer), "plain") == "Viper: 5.00 EUR\n"
+
+
+def test_a_wrong_template_environment_names_the_setting() -> None:
+    settings = EmailSettings(backend="MemoryBackend", template_environment="openviper.conf.settings")
+    with pytest.raises(ImproperlyConfigured, match="template_environment"):
+        Mailer(settings)

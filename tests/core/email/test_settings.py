@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "default_sender": None,
     "auto_submitted": False,
     "inline_css": False,
+    "template_environment": None,
     "backend": "SMTPBackend",
     "file_dir": Path("mail"),
     "fail_silently": False,
