@@ -18,6 +18,9 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # "`templates/emails/welcome.md`:" before a block says that the block is that file.
 _FILE_NAME = re.compile(r"`([\w./-]+\.\w+)`:\n\n\Z")
 
+# What blocks attach, as their readers have such files.
+_READERS_FILES = {"data/export.csv": b"order,total\n1234,99.00\n", "img/logo.png": b"\x89PNG\r\n\x1a\n"}
+
 
 @dataclass(frozen=True)
 class Block:
@@ -64,10 +67,7 @@ def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | Non
     A block that awaits runs on an event loop, with mail kept in memory. An ``app`` that it defines is started, each of
     its routes is called once, and it is shut down. An ``EMAIL`` is checked as the settings module's.
     """
-    for name, content in block.files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
+    _write(block, folder)
     (folder / "block.py").write_text(block.code)
     (folder / "then.py").write_text(then)
     memory = {"EMAIL_BACKEND": "MemoryBackend", "EMAIL_DEFAULT_SENDER": "orders@shop.example"} if block.awaits else {}
@@ -85,8 +85,7 @@ def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | Non
 
 def run_tests(block: Block, folder: Path) -> str:
     """Run a block that holds tests with pytest, which must pass; returns what pytest says."""
-    for name, content in block.files.items():
-        (folder / name).write_text(content)
+    _write(block, folder)
     (folder / "test_block.py").write_text(block.code)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_block.py"],
@@ -103,6 +102,14 @@ def normalised(text: str) -> str:
     """``text`` with what differs from run to run, the date and the message id, made the same."""
     text = re.sub(r"\w{3}, \d{2} \w{3} \d{4} \d{2}:\d{2}:\d{2} \+0000", "DATE", text)
     return re.sub(r"<[0-9a-f]{32}@", "<ID@", text)
+
+
+def _write(block: Block, folder: Path) -> None:
+    shown = {name: content.encode() for name, content in block.files.items()}
+    for name, content in {**_READERS_FILES, **shown}.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
 
 def _all_blocks(page: str) -> Iterator[tuple[Block, str | None]]:
