@@ -372,9 +372,8 @@ def test_the_type_of_an_attachment_keeps_its_parameters() -> None:
 @example("\u202etxt.exe")
 def test_any_file_name_arrives_as_it_was(filename: str) -> None:
     part = attached(b"a", filename)
-    # get_filename() cuts spaces at the ends.
+    # Not get_filename(), which cuts spaces and quotes at the ends.
     assert part["Content-Disposition"].params["filename"] == filename
-    assert part.get_filename() == filename.strip()
     assert part.get_content_disposition() == "attachment"
     content = written(attachments=[AttachmentData(filename, b"a")])
     part_head = content[content.rindex(b"Content-Type:") :].partition(b"\r\n\r\n")[0]
