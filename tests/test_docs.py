@@ -74,6 +74,23 @@ def test_the_headers_and_the_return_path_are_as_written(tmp_path: Path) -> None:
     assert message["envelope_sender"] == "bounces@shop.example"
 
 
+LOOK_INTO_THE_INBOX = """
+import httpx
+from asgi_lifespan import LifespanManager
+
+async with LifespanManager(app) as started:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(started.app), base_url="http://localhost") as client:
+        await client.get("/order")
+        print("Your order" in (await client.get("/_mail")).text)
+        print((await client.get("http://shop.example/_mail")).status_code)
+"""
+
+
+def test_the_inbox_page_is_where_the_page_says_and_guarded(tmp_path: Path) -> None:
+    (block,) = blocks("docs/inbox.md")
+    assert run(block, tmp_path, then=LOOK_INTO_THE_INBOX).output == "True\n403\n"
+
+
 def test_a_broken_program_would_be_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="there is no such setting"):
         run(Block("sample", 1, "python", 'EMAIL = {"hots": "smtp.example.com"}\n'), tmp_path)
@@ -114,18 +131,36 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_toml_of_the_pages_is_valid() -> None:
-    found = [block for name in DOCS for block in blocks(name, "toml")]
+    found = re.findall(r"^```toml\n(.*?)^```$", "".join((ROOT / name).read_text() for name in DOCS), re.M | re.S)
     assert found
-    for block in found:
-        tomllib.loads(block.code)
+    for toml in found:
+        tomllib.loads(toml)
 
 
 def test_commands_of_the_pages_exist() -> None:
     text = "".join(path.read_text() for path in pages())
-    commands = set(re.findall(r"viperctl (\w+)", text)) - {"and"}
+    commands = set(re.findall(r"viperctl ([a-z]+) (?:[A-Z.<]|example_shop)", text))
     assert commands
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "openviper.cli", "viperctl", command, "--help"], capture_output=True, timeout=60
         )
         assert done.returncode == 0, command
+
+
+def test_the_test_message_is_shown_as_the_page_says(tmp_path: Path) -> None:
+    block = next(block for block in blocks("docs/command-line.md", "console") if "sendtestemail" in block.code)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "settings.py").write_text(block.files["settings.py"])
+    arguments = block.code.split()[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "openviper.cli", "viperctl", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert block.printed is not None
+    assert normalised(done.stdout) == normalised(block.printed)

@@ -119,7 +119,7 @@ def _all_blocks(page: str) -> Iterator[tuple[Block, str | None]]:
     for fence in found:
         if name := _FILE_NAME.search(source[: fence.start()]):
             files[name[1]] = fence[2]
-    for fence, following in zip(found, [*found[1:], None], strict=True):
+    for fence, following in zip(found, [*found[1:], None], strict=False):
         name = _FILE_NAME.search(source[: fence.start()])
         printed = following[2] if following is not None and following[1] == "text" else None
         line = source.count("\n", 0, fence.start()) + 1
