@@ -7,7 +7,7 @@ from openviper.core.email.message import Envelope
 from openviper.core.email.smtp.capabilities import Capabilities
 from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["check_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
+__all__ = ["check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
 
 _FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029\ud800-\udfff]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
@@ -43,13 +43,18 @@ def rcpt_to(recipient: str) -> bytes:
     return f"RCPT TO:<{_checked(recipient)}>\r\n".encode()
 
 
+def is_host_name(name: str) -> bool:
+    """True for a host name or an address literal."""
+    return _HOST_NAME.fullmatch(name) is not None
+
+
 def check_host_name(name: str) -> str:
     """``name`` when it may stand in EHLO: a host name or an address literal.
 
     Raises:
         ImproperlyConfigured: it may not.
     """
-    if _HOST_NAME.fullmatch(name) is None:
+    if not is_host_name(name):
         raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {name!r} cannot be given in EHLO; use a host name')
     return name
 

@@ -10,7 +10,7 @@ from openviper.core.email.errors import ConnectionFailed
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.authentication import authenticate
 from openviper.core.email.smtp.capabilities import Capabilities
-from openviper.core.email.smtp.commands import check_host_name
+from openviper.core.email.smtp.commands import check_host_name, is_host_name
 from openviper.core.email.smtp.handshake_errors import SPEAKABLE, Step, translated
 from openviper.core.email.smtp.tls import client_context
 from openviper.core.email.smtp.wire import Connection
@@ -84,10 +84,7 @@ class _Handshake:
     async def _greet(self) -> None:
         try:
             name = self._settings.local_hostname or _own_name(self.client.get_transport_info("sockname"))
-        except SPEAKABLE as error:
-            raise translated(self._peer, Step.EHLO, error) from error
-        check_host_name(name)
-        try:
+            check_host_name(name)
             await self.client.ehlo(hostname=name)
         except aiosmtplib.SMTPHeloError as error:
             if error.code < 500:
@@ -133,7 +130,7 @@ class _Handshake:
 def _own_name(address: Any) -> str:
     """This machine's full name, else its address on this connection (RFC 5321 section 4.1.4); no DNS query."""
     name = socket.gethostname()
-    if "." in name.strip("."):
+    if "." in name.strip(".") and is_host_name(name):
         return name
     literal = address[0].partition("%")[0]
     return f"[IPv6:{literal}]" if ":" in literal else f"[{literal}]"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.smtp.commands import rcpt_to
 from openviper.core.email.smtp.outcome import Outcome
 
 __all__ = ["send_in_envelopes"]
@@ -26,6 +27,7 @@ async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipie
     there; sending again may then deliver twice.
 
     Raises:
+        InvalidAddress: a recipient cannot stand in a command; nothing was sent.
         DeliveryError: nobody got it.
     """
     recipients = message.envelope.recipients
@@ -37,6 +39,8 @@ async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipie
         delivery.waiting.clear()
         delivery.note(outcome)
     else:
+        for recipient in recipients:
+            rcpt_to(recipient)  # a wrong one must not come to light when the first envelope is delivered
         delivery = _Delivery(message, send, max_recipients)
     return await delivery.run()
 

@@ -195,6 +195,7 @@ class ConnectionPool:
             task.cancel()
             task.add_done_callback(_abort_result)
             raise
+        self._backoff.succeeded()
         self._busy.discard(gone)
         self._busy.add(fresh)
         return fresh

@@ -1,6 +1,7 @@
 """One message over one open connection: the transaction of RFC 5321, pipelined (RFC 2920) and chunked (RFC 3030)."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -203,8 +204,8 @@ class _Transaction:
                 answer = connection.request(command % (end - begin), 1, final_limit=self._options.data_timeout)
                 await self._write_chunk(begin, end)
                 self._body_written = last
-                if before is not None and not (refused := await self._answer(before)).positive:
-                    if refused.code != 421:
+                if before is not None and not (await self._answer(before)).positive:
+                    with contextlib.suppress(WireFailure):
                         await self._answer(answer)  # it follows a refused chunk, so it says nothing new
                     break
                 before = answer

@@ -12,7 +12,7 @@ from support.messages import outgoing
 from support.smtpd import CAPABILITIES, SmtpServer
 
 from openviper.core.email.backends import SMTPBackend
-from openviper.core.email.errors import ConnectionFailed, MessageRefused, RecipientsRefused
+from openviper.core.email.errors import ConnectionFailed, InvalidAddress, MessageRefused, RecipientsRefused
 from openviper.core.email.settings import EmailSettings
 
 CONTENT = b"".join(outgoing().content)
@@ -63,6 +63,14 @@ async def test_recipients_beyond_the_servers_own_limit_get_another_transaction(c
     assert sorted(delivered) == sorted(set(addresses(250)) - {"r7@example.com"})
     assert sorted(report.accepted) == sorted(delivered)
     assert list(report.refused) == ["r7@example.com"]
+
+
+async def test_a_wrong_address_in_a_later_envelope_keeps_the_first_one_back_too() -> None:
+    with SmtpServer() as server:
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            with pytest.raises(InvalidAddress):
+                await backend.send(outgoing(to=[*addresses(5), "a b@example.com"]))
+    assert "MAIL" not in server.verbs
 
 
 async def test_recipients_that_are_always_told_452_are_given_up() -> None:

@@ -86,8 +86,10 @@ async def test_ehlo_without_a_configured_name_asks_no_dns(monkeypatch: pytest.Mo
         await send_one(server)
         monkeypatch.setattr(socket, "gethostname", lambda: "laptop.example.com")
         await send_one(server)
+        monkeypatch.setattr(socket, "gethostname", lambda: "not a name.example.com")
+        await send_one(server)
     names = [command.line for command in server.commands if command.verb == "EHLO"]
-    assert names == ["EHLO [127.0.0.1]", "EHLO laptop.example.com"]
+    assert names == ["EHLO [127.0.0.1]", "EHLO laptop.example.com", "EHLO [127.0.0.1]"]
 
 
 async def test_helo_is_used_where_ehlo_is_unknown() -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 from support.messages import outgoing
@@ -18,6 +19,7 @@ from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, 
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.backoff import Backoff
 from openviper.core.email.smtp.pool import ConnectionPool
+from openviper.exceptions import ImproperlyConfigured
 
 
 @asynccontextmanager
@@ -293,6 +295,43 @@ async def test_senders_share_the_connections_that_the_server_allows() -> None:
     assert len(server.messages) == 31
 
 
+async def test_a_dead_connection_whose_replacement_is_refused_gives_that_error() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1) as pool:
+            await pool.send(outgoing())
+            server.fault("MAIL", 421, nth=1)
+            server.fault("greeting", 554, nth=1)
+            with pytest.raises(ConnectionFailed, match="greeting: 554"):
+                await pool.send(outgoing(number=2))
+            await pool.send(outgoing(number=3))
+            assert pool.figures.open == 1
+    assert len(server.messages) == 2
+
+
+async def test_a_send_cancelled_while_its_connection_is_replaced_leaks_nothing() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1) as pool:
+            await pool.send(outgoing())
+            server.fault("MAIL", 421, nth=1)
+            gate = server.hold("greeting", nth=1)
+            task = asyncio.create_task(pool.send(outgoing(number=2)))
+            await gate.reached()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert pool.figures.open == 0
+            gate.release()
+            await pool.send(outgoing(number=3))
+        await server.until(lambda: server.open_connections == 0)
+
+
+async def test_a_wrong_setting_found_while_connecting_reaches_the_sender(tmp_path: Path) -> None:
+    with SmtpServer(tls="implicit") as server:
+        async with pool_for(server, tls_ca_file=str(tmp_path / "missing.pem")) as pool:
+            with pytest.raises(ImproperlyConfigured, match="tls_ca_file"):
+                await pool.send(outgoing())
+
+
 def test_backoff_doubles_with_jitter_up_to_its_limit() -> None:
     backoff = Backoff()
     assert not backoff.active
@@ -401,4 +440,22 @@ async def test_an_answer_that_trickles_in_does_not_outwit_the_timeout() -> None:
         async with asyncio.timeout(5):
             with pytest.raises(DeliveryError, match="did not answer in time"):
                 await pool.send(outgoing())
+        await pool.aclose()
+
+
+async def test_many_slow_answers_do_not_outwit_the_total_deadline() -> None:
+    """Each answer is in time, all of them together are not."""
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING")
+        await peer.line()
+        while True:
+            await peer.say(b"250 slowly")
+            await asyncio.sleep(0.1)
+
+    async with raw_server(converse) as port:
+        pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, timeout=0.2, data_timeout=0.2))
+        async with asyncio.timeout(8):
+            with pytest.raises(DeliveryError, match="did not answer in time"):
+                await pool.send(outgoing(to=[f"r{number}@example.com" for number in range(200)]))
         await pool.aclose()

@@ -338,6 +338,80 @@ async def test_a_reply_that_nobody_asked_for_closes_the_connection() -> None:
     assert server.connections == 2
 
 
+@OFFERS
+@pytest.mark.parametrize(("verb", "reply"), [("MAIL", "354 what"), ("RCPT", "354 what"), ("body", "354 what")])
+async def test_an_answer_that_does_not_fit_its_command_closes_the_connection(
+    offer: Sequence[str], verb: str, reply: str
+) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        server.fault(verb, reply, nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(ConnectionFailed, match="an answer that does not fit: 354 what") as raised:
+                await backend.send(outgoing())
+            assert raised.value.uncertain is (verb == "body" or {"PIPELINING", "CHUNKING"} <= set(offer))
+            await backend.send(outgoing(number=2))
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("offer", [PIPELINING, NOTHING], ids=["pipelining", "nothing"])
+async def test_data_that_is_not_answered_354_carries_no_content(offer: Sequence[str]) -> None:
+    with SmtpServer(capabilities=offer) as server:
+        server.fault("DATA", "250 what", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(ConnectionFailed) as raised:
+                await backend.send(outgoing())
+    assert not raised.value.uncertain
+    assert server.verbs[-1] == "DATA"
+
+
+async def test_a_connection_lost_after_the_refusal_of_everybody_is_still_a_refusal() -> None:
+    with SmtpServer(capabilities=PIPELINING) as server:
+        server.refuse("gone@example.com", 550)
+        server.fault("DATA", "354 go ahead", nth=1)
+        server.fault(".", "drop", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(RecipientsRefused):
+                await backend.send(outgoing(to=["gone@example.com"]))
+            await backend.send(outgoing())
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(("verb", "error"), [("MAIL", MessageRefused), ("RCPT", RecipientsRefused)])
+async def test_a_refusal_in_one_flight_leaves_no_doubt_though_the_connection_is_lost(
+    verb: str, error: type[DeliveryError]
+) -> None:
+    with SmtpServer() as server:
+        server.fault(verb, 550, nth=1)
+        server.fault("BDAT", "drop", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(error) as raised:
+                await backend.send(outgoing())
+            assert (raised.value.code, raised.value.uncertain) == (550, False)
+            await backend.send(outgoing())
+
+
+@pytest.mark.parametrize("nth", [1, 2, 26])
+async def test_421_to_a_chunk_is_temporary_and_leaves_no_doubt(nth: int) -> None:
+    with SmtpServer() as server:
+        server.fault("BDAT", 421, nth=nth)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            with pytest.raises(ConnectionFailed, match="421") as raised:
+                await backend.send(outgoing(large_body(26 * MEGABYTE - len(HEAD))))
+    assert (raised.value.temporary, raised.value.uncertain) == (True, False)
+
+
+async def test_what_comes_behind_the_answer_to_ehlo_is_not_taken_for_an_answer() -> None:
+    async def converse(peer: Peer) -> None:
+        await peer.say(b"220 raw.example ESMTP")
+        await peer.line()
+        await peer.say(b"250-raw.example", b"250-PIPELINING", b"250 CHUNKING", b"250 and this nobody asked for")
+        await peer.reader.read()
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        with pytest.raises(ConnectionFailed, match="not asked for"):
+            await backend.send(outgoing())
+
+
 async def test_an_early_refusal_ends_the_content() -> None:
     """The server answers while the content is still being written, and reads no more of it."""
 
