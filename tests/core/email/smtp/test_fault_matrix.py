@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import uvloop
 from support.messages import outgoing
 from support.smtpd import CAPABILITIES, SmtpServer
 
@@ -116,6 +117,15 @@ async def test_a_fault_gives_the_right_error_and_a_pool_that_works_on(case: Case
 @pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
 async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> None:
     await asyncio.gather(*(show_case(case) for case in cases_at(verb, "silence") if case.tls or verb != "STARTTLS"))
+
+
+@pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
+def test_uvloop_passes_the_same_matrix(verb: str) -> None:
+    async def show_all() -> None:
+        await asyncio.gather(*(show_case(case) for case in cases() if case.verb == verb))
+        await test_silence_gives_a_timeout_and_a_pool_that_works_on(verb)
+
+    uvloop.run(show_all())
 
 
 async def show_case(case: Case) -> None:
