@@ -130,6 +130,14 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert linked == set(DOCS)
 
 
+def test_the_queue_is_announced_only_while_it_is_missing() -> None:
+    """Whoever adds it also says on these pages what it does."""
+    announced = [name for name in DOCS if "next version" in (ROOT / name).read_text()]
+    email = ROOT / "openviper" / "core" / "email"
+    there = (email / "queue.py").exists() or (email / "queue" / "__init__.py").exists()
+    assert bool(announced) is not there, announced
+
+
 def test_toml_of_the_pages_is_valid() -> None:
     found = re.findall(r"^```toml\n(.*?)^```$", "".join((ROOT / name).read_text() for name in DOCS), re.M | re.S)
     assert found
