@@ -104,7 +104,7 @@ def test_a_setting_without_effect_is_said_to_have_none() -> None:
     source = "".join(file.read_text() for file in (ROOT / "openviper").rglob("*.py"))
     keys = re.findall(r"^\| `(\w+)` \| `", page(), re.MULTILINE)
     unread = {key for key in keys if key.islower() and not re.search(rf"\.{key}\b", source)}
-    assert unread == WITHOUT_EFFECT
+    assert unread == WITHOUT_EFFECT, "correct WITHOUT_EFFECT in scripts/settings_reference.py"
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -139,7 +139,8 @@ def test_the_queue_is_announced_only_while_it_is_missing() -> None:
 
 
 def test_toml_of_the_pages_is_valid() -> None:
-    found = re.findall(r"^```toml\n(.*?)^```$", "".join((ROOT / name).read_text() for name in DOCS), re.M | re.S)
+    text = "".join((ROOT / name).read_text() for name in DOCS)
+    found = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found
     for toml in found:
         tomllib.loads(toml)
