@@ -133,7 +133,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     """
     if not isinstance(attachment, AttachmentData):
         raise InvalidMessage(f"attachments: must hold AttachmentData, not {type(attachment).__name__}")
-    name = attachment.filename
+    name: Any = attachment.filename
     if not isinstance(name, str) or not name:
         raise AttachmentRefused(str(name), "filename: must be a str that is not empty")
     character = refused_character(name)
@@ -147,7 +147,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     content_id = attachment.content_id
     if content_id is None and not attachment.inline:
         return attachment
-    identifier = name if content_id is None else content_id
+    identifier: Any = name if content_id is None else content_id
     if (
         not isinstance(identifier, str)
         or len(identifier) > _MAX_CONTENT_ID
@@ -191,7 +191,7 @@ def _check_structured(lower: str, value: str, *, field: str) -> None:
 
 
 def _check_mime_type(attachment: AttachmentData) -> None:
-    mimetype = attachment.mimetype
+    mimetype: Any = attachment.mimetype
     if not isinstance(mimetype, str) or len(mimetype) > _MAX_MIME_TYPE or not _MIME_TYPE.fullmatch(mimetype):
         raise AttachmentRefused(attachment.filename, "mimetype: must be type/subtype, such as 'text/plain'")
     if mimetype[:10].lower() == "multipart/":

@@ -379,7 +379,10 @@ def test_a_header_value_has_a_greatest_length() -> None:
         ("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=", "holds an encoded word"),
         ("<https://example.com/=?utf-8?B?x?=>", "holds an encoded word"),
         (f"<https://example.com/{'a' * 900}>", "more than 900 characters without a place to fold"),
-        (f"<https://example.com/a>,{' ' * 900}<https://example.com/b>", "more than 900 characters without a place to fold"),
+        (
+            f"<https://example.com/a>,{' ' * 900}<https://example.com/b>",
+            "more than 900 characters without a place to fold",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["List-Unsubscribe", "references", "ARC-Seal", "X-Priority"])
