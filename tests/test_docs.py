@@ -91,6 +91,63 @@ def test_the_inbox_page_is_where_the_page_says_and_guarded(tmp_path: Path) -> No
     assert run(block, tmp_path, then=LOOK_INTO_THE_INBOX).output == "True\n403\n"
 
 
+SHIP_A_PARCEL = """
+from openviper.conf import settings
+from openviper.db import create_tables, transaction
+
+settings.configure(
+    DATABASE_URL="sqlite:///parcels.sqlite3",
+    EMAIL={"backend": "MemoryBackend", "default_sender": "orders@shop.example"},
+)
+await create_tables(Parcel.metadata)
+async with transaction() as session:
+    session.add(parcel := Parcel(email="alice@example.com", status="packed"))
+async with transaction() as session:
+    (await session.merge(parcel)).email = "bob@example.com"
+async with transaction() as session:
+    (await session.merge(parcel)).status = "shipped"
+"""
+
+
+def test_the_hook_sends_when_the_status_changes_and_only_then(tmp_path: Path) -> None:
+    ran = run(the_block("docs/transactions.md", "on_change"), tmp_path, then=SHIP_A_PARCEL)
+    assert [message["subject"] for message in ran.sent] == ["Parcel 1 is on its way"]
+
+
+SEND_IN_A_FAILING_TRANSACTION = """
+import asyncio
+from openviper.core.email import InvalidAddress
+
+
+async def attempt(address, **options):
+    try:
+        async with transaction():
+            await send_email(address, "Hello", text="Hello", **options)
+            raise LookupError
+    except (LookupError, InvalidAddress) as error:
+        print(type(error).__name__)
+
+
+await attempt("nobody")
+await attempt("held@example.com")
+await attempt("now@example.com", background=False)
+"""
+
+
+def test_inside_a_transaction_mistakes_raise_and_only_background_false_leaves_at_once(tmp_path: Path) -> None:
+    preparation = the_block("docs/transactions.md", "class Order").code.partition("class Order")[0]
+    block = Block("docs/transactions.md", 1, "python", preparation)
+    ran = run(block, tmp_path, then=SEND_IN_A_FAILING_TRANSACTION)
+    assert ran.output.splitlines() == ["InvalidAddress", "LookupError", "LookupError"]
+    assert [message["recipients"] for message in ran.sent] == [["now@example.com"]]
+
+
+def test_the_backend_of_the_page_delivers_to_staff(tmp_path: Path) -> None:
+    then = 'await send_email("bob@shop.example", "Order 7", text="Packed.")\n'
+    ran = run(the_block("docs/backends.md", "backends.StaffOnlyBackend"), tmp_path, then=then)
+    assert re.search(r"^sent <\w+@shop.example> \d+ bytes: Order 7$", ran.output, re.MULTILINE)
+
+
 def test_a_broken_program_would_be_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="there is no such setting"):
         run(Block("sample", 1, "python", 'EMAIL = {"hots": "smtp.example.com"}\n'), tmp_path)

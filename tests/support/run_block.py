@@ -14,9 +14,8 @@ from typing import Any
 def main(block: str, then: str, report: str) -> None:
     sys.argv = [block]
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": block}
-    asyncio.run(_run_both(block, then, namespace)) if _awaits(block) or _awaits(then) else _run_plain(
-        block, then, namespace
-    )
+    for file in (block, then):
+        _run(file, namespace)
     if "EMAIL" in namespace:
         from openviper.core.email.settings import EmailSettings
 
@@ -26,24 +25,16 @@ def main(block: str, then: str, report: str) -> None:
     Path(report).write_text(json.dumps(list(_sent())))
 
 
-def _awaits(file: str) -> bool:
-    return bool(_compiled(file).co_flags & inspect.CO_COROUTINE)
+def _run(file: str, namespace: dict[str, Any]) -> None:
+    code = compile(Path(file).read_text(), file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if not code.co_flags & inspect.CO_COROUTINE:
+        exec(code, namespace)
+        return
 
+    async def awaiting() -> None:
+        await eval(code, namespace)
 
-def _compiled(file: str) -> Any:
-    return compile(Path(file).read_text(), file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
-def _run_plain(block: str, then: str, namespace: dict[str, Any]) -> None:
-    for file in (block, then):
-        exec(_compiled(file), namespace)
-
-
-async def _run_both(block: str, then: str, namespace: dict[str, Any]) -> None:
-    for file in (block, then):
-        result = eval(_compiled(file), namespace)
-        if inspect.isawaitable(result):
-            await result
+    asyncio.run(awaiting())
 
 
 async def _drive(app: Any, source: str) -> None:
