@@ -74,7 +74,7 @@ def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | Non
     done = subprocess.run(
         [sys.executable, "-W", "error", Path(__file__).with_name("run_block.py"), "block.py", "then.py", "sent.json"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), **memory, **(env or {})},
+        env={**_environment(folder), **memory, **(env or {})},
         capture_output=True,
         text=True,
         timeout=60,
@@ -90,6 +90,7 @@ def run_tests(block: Block, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_block.py"],
         cwd=folder,
+        env=_environment(folder),
         capture_output=True,
         text=True,
         timeout=60,
@@ -102,6 +103,11 @@ def normalised(text: str) -> str:
     """``text`` with what differs from run to run, the date and the message id, made the same."""
     text = re.sub(r"\w{3}, \d{2} \w{3} \d{4} \d{2}:\d{2}:\d{2} \+0000", "DATE", text)
     return re.sub(r"<[0-9a-f]{32}@", "<ID@", text)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    # This checkout comes first, wherever the package is installed from.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
 def _write(block: Block, folder: Path) -> None:
