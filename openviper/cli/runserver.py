@@ -5,6 +5,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,7 +48,9 @@ def runserver(path: Path, host: str, port: int | None, reload: bool, settings: s
     click.echo(f"{project.folder.name} is served at {address}")
     if inbox:
         click.echo(f"The mail that it sends is shown at {address}_mail")
-    config = uvicorn.Config(app, reload=reload, reload_dirs=[str(project.folder)] if reload else None)
+    config = uvicorn.Config(
+        app, reload=reload, reload_dirs=[str(project.folder)] if reload else None, log_config=_log_config()
+    )
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):  # uvicorn has shut down already and raises Ctrl+C again
         if reload:
@@ -58,6 +61,14 @@ def runserver(path: Path, host: str, port: int | None, reload: bool, settings: s
             server.run(sockets=[listener])
             if not server.started:
                 sys.exit(3)  # as uvicorn's own command: the log has said why
+
+
+def _log_config() -> dict[str, Any]:
+    """Uvicorn's own, with our loggers beside it: what becomes of mail is shown where the requests are."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    ours = {"openviper": {"handlers": ["default"], "level": "INFO", "propagate": False}}
+    return {**LOGGING_CONFIG, "loggers": {**LOGGING_CONFIG["loggers"], **ours}}
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

@@ -18,7 +18,7 @@ import idna
 from openviper.core.email.characters import refused_character
 from openviper.core.email.errors import InvalidAddress
 
-__all__ = ["Address", "parse_address", "parse_addresses"]
+__all__ = ["Address", "Addresses", "parse_address", "parse_addresses"]
 
 # Far above any real address; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
@@ -72,6 +72,10 @@ class Address:
         return f'"{name}" <{self.addr_spec}>'
 
 
+Addresses = str | Iterable[str]
+"""One address or several, as callers give them."""
+
+
 class _Refused(Exception):
     """Why a value is no address; becomes an InvalidAddress that names the field."""
 
@@ -95,7 +99,7 @@ def parse_address(value: str, *, field: str) -> Address:
         raise InvalidAddress(f"{field}: {_shown(value)} {refused}", address=value) from None
 
 
-def parse_addresses(value: str | Iterable[str] | None, *, field: str) -> tuple[Address, ...]:
+def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ...]:
     """Parse one address or a list of them; None is an empty list. Nothing is deduplicated.
 
     Raises:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from openviper.conf.imports import import_string
-from openviper.core.email.addresses import Address, parse_address, parse_addresses
+from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.fields import checked_attachment, checked_headers, checked_text
@@ -23,15 +23,15 @@ __all__ = ["EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage",
 class EmailMessageData:
     """A message as the application gives it, bodies rendered and attachments resolved."""
 
-    recipients: list[str]
+    recipients: Addresses
     subject: str
     text: str | None = None
     html: str | None = None
-    cc: list[str] = field(default_factory=list)
-    bcc: list[str] = field(default_factory=list)
+    cc: Addresses = field(default_factory=list)
+    bcc: Addresses = field(default_factory=list)
     attachments: list[AttachmentData] = field(default_factory=list)
     sender: str | None = None
-    reply_to: list[str] = field(default_factory=list)
+    reply_to: Addresses = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
     envelope_sender: str | None = None
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer, Receipt, current_mailer
 from openviper.core.email.errors import InvalidMessage
@@ -15,8 +16,6 @@ from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
-
-Addresses = str | Sequence[str]
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
@@ -72,15 +71,15 @@ async def submit_email(
     settings = mailer.settings
     text, html, subject = await _bodies(mailer, template, context, text, html, subject)
     data = EmailMessageData(
-        recipients=_addresses(recipients),
+        recipients=recipients,
         subject=subject,
         text=text,
         html=html,
-        cc=_addresses(cc),
-        bcc=_addresses(bcc),
+        cc=() if cc is None else cc,
+        bcc=() if bcc is None else bcc,
         attachments=[] if attachments is None else await _attachments(settings, attachments),
         sender=sender,
-        reply_to=_addresses(reply_to),
+        reply_to=() if reply_to is None else reply_to,
         headers=headers or {},
         envelope_sender=envelope_sender,
     )
@@ -198,12 +197,6 @@ async def _attachments(settings: EmailSettings, attachments: Sequence[Any]) -> l
         dirs=settings.attachment_dirs,
         allowed_hosts=settings.attachment_hosts,
     )
-
-
-def _addresses(value: Addresses | None) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
 
 
 async def _outgoing(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:

@@ -159,6 +159,10 @@ async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path
     [
         ({"recipients": "not an address", "subject": "s", "text": ""}, InvalidAddress),
         ({"recipients": [], "subject": "s", "text": ""}, InvalidMessage),
+        ({"recipients": {"a@x.test": "Ann"}, "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": None, "subject": "s", "text": ""}, InvalidMessage),
+        ({"recipients": 5, "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "cc": ""}, InvalidAddress),
         ({"recipients": "a@x.test", "text": ""}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "s"}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "a\nBcc: b@x.test", "text": ""}, InvalidMessage),
