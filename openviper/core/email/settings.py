@@ -26,6 +26,7 @@ from openviper.core.email.settings_fields import (
     MaybeRate,
     MaybeSecret,
     MaybeText,
+    OnUncertain,
     Period,
     Port,
     Retries,
@@ -138,6 +139,12 @@ class EmailSettings(BaseModel):
         86400.0,
         description="Seconds for which the queue tries a message again (steps at most an hour apart); also a "
         'timedelta or "24 hours". 0: one try.',
+    )
+    on_uncertain: OnUncertain = Field(
+        "retry",
+        description="What the queue does with a message of which nobody knows whether the server took it, because the "
+        "connection ended, or the worker was killed, after the end of the message. retry: send it again, perhaps a "
+        "second time. hold: keep it as failed until somebody decides.",
     )
     failed_keep: Span = Field(
         604800.0, description='Seconds for which failed messages are kept; also a timedelta or "7 days". 0: not kept.'

@@ -29,6 +29,7 @@ __all__ = [
     "MaybeRate",
     "MaybeSecret",
     "MaybeText",
+    "OnUncertain",
     "Period",
     "Port",
     "Retries",
@@ -160,6 +161,7 @@ def _none_or(check: Callable[[Any], object]) -> Callable[[object], object]:
 Flag = Annotated[bool, Kind("True or False", _flag_from_text)]
 MaybeFlag = Annotated[bool | None, Kind("True, False or None", _maybe_flag_from_text)]
 InboxMode = Annotated[bool | Literal["always"] | None, Kind('True, False, None or "always"', _inbox_from_text)]
+OnUncertain = Annotated[Literal["retry", "hold"], Kind('"retry" or "hold"')]
 
 Port = Annotated[int, Field(ge=1, le=65535), Kind("a whole number from 1 to 65535", _int_from_text)]
 Count = Annotated[int, Field(ge=1), Kind("a whole number of at least 1", _int_from_text)]

@@ -1,0 +1,92 @@
+"""What follows from an attempt: done, another one, or the end."""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["Again", "Done", "Failed", "after_error", "after_report", "retry_delay"]
+
+_FIRST = 5.0
+_LONGEST = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Everybody has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Another attempt after ``delay`` seconds."""
+
+    progress: Progress
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No further attempt; ``uncertain``: it may have been delivered."""
+
+    progress: Progress
+    reason: str
+    uncertain: bool = False
+
+
+def retry_delay(attempts: int) -> float:
+    """Seconds before the next attempt: 5, 10, 20, ... an hour, each with jitter so that they do not come together."""
+    longest = min(_LONGEST, _FIRST * 2.0 ** min(attempts - 1, 12))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret hangs on it
+
+
+def after_report(progress: Progress, report: DeliveryReport, settings: EmailSettings) -> Done | Again | Failed:
+    """At least one recipient has it: those refused for now are tried again, those refused for good are kept."""
+    progress = replace(progress, attempts=progress.attempts + 1)
+    return _after_refusals(progress, report.refused, settings)
+
+
+def after_error(progress: Progress, error: Exception, settings: EmailSettings) -> Again | Failed:
+    """Nobody has it, or nobody knows. What is no delivery error (a wrong setting, say) is tried again, too."""
+    progress = replace(progress, attempts=progress.attempts + 1)
+    reason = f"{type(error).__name__}: {error}"
+    if not isinstance(error, DeliveryError):
+        return _again(progress, reason, settings)
+    if error.uncertain:
+        progress = replace(progress, uncertain=True)
+        if settings.on_uncertain == "hold":
+            return Failed(progress, reason, uncertain=True)
+    if isinstance(error, RecipientsRefused) and settings.allow_partial:
+        refused = dict(error.refused) | {address: Refusal(451, "not sent") for address in error.accepted}
+        outcome = _after_refusals(progress, refused, settings)
+        return outcome if not isinstance(outcome, Done) else Failed(progress, reason)
+    if isinstance(error, RecipientsRefused) and not all(refusal.temporary for refusal in error.refused.values()):
+        return Failed(progress, reason)  # allow_partial is off: one refused for good means nobody
+    return _again(progress, reason, settings) if error.temporary else Failed(progress, reason)
+
+
+def _after_refusals(
+    progress: Progress, refused: Mapping[str, Refusal], settings: EmailSettings
+) -> Done | Again | Failed:
+    for_good = {address: str(refusal) for address, refusal in refused.items() if not refusal.temporary}
+    later = tuple(address for address, refusal in refused.items() if refusal.temporary)
+    progress = replace(progress, left=later, refused={**progress.refused, **for_good})
+    if later:
+        replies = sorted({str(refused[address]) for address in later})
+        return _again(progress, f"{len(later)} recipients refused for now: {'; '.join(replies[:3])}", settings)
+    if progress.refused:
+        replies = sorted(set(progress.refused.values()))
+        return Failed(progress, f"{len(progress.refused)} recipients refused: {'; '.join(replies[:3])}")
+    return Done()
+
+
+def _again(progress: Progress, reason: str, settings: EmailSettings) -> Again | Failed:
+    left = progress.since + settings.retry_max_age - time.time()
+    if left <= 0 or settings.retry_max_age == 0:
+        return Failed(progress, f"given up after {progress.attempts} attempts: {reason}", uncertain=progress.uncertain)
+    return Again(progress, min(retry_delay(progress.attempts), left), reason)

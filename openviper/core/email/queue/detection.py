@@ -1,0 +1,95 @@
+"""Does the broker answer? Asked in threads, remembered for seconds, and told once for each change."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from openviper.core.email.errors import QueueUnavailable
+
+__all__ = ["Detector"]
+
+logger = logging.getLogger("openviper.email")
+
+_LIMIT = 1.0  # seconds that anybody waits for a first answer
+_FRESH = 3.0  # seconds after which an answer is asked for anew
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between the probes of a broker that does not answer
+
+
+class Detector:
+    """Keeps the last answer of ``probe`` (which raises QueueUnavailable), for every thread and loop of the process.
+
+    While the broker is down a thread goes on asking, so that queueing resumes by itself.
+    """
+
+    def __init__(self, probe: Callable[[], None], address: str) -> None:
+        self._probe = probe
+        self._address = address
+        self._lock = threading.Lock()
+        self._up: bool | None = None
+        self._asked_at = 0.0
+        self._asking: threading.Event | None = None
+
+    @property
+    def known(self) -> bool:
+        """False before the first answer: then ``available`` waits for one."""
+        return self._up is not None
+
+    def available(self) -> bool:
+        """The last answer; without one, asks and waits for at most a second."""
+        if self._up is None:
+            self._ask().wait(_LIMIT)
+            if self._up is None:
+                self.failed("no answer in time")
+        elif self._up and time.monotonic() - self._asked_at > _FRESH:
+            self._ask()
+        return bool(self._up)
+
+    def succeeded(self) -> None:
+        """The broker has just answered."""
+        self._note(up=True)
+
+    def failed(self, reason: str) -> None:
+        """The broker has just failed a send."""
+        self._note(up=False, reason=reason)
+        self._ask()
+
+    def _ask(self) -> threading.Event:
+        with self._lock:
+            if self._asking is None:
+                self._asking = threading.Event()
+                threading.Thread(target=self._run, args=(self._asking,), name="openviper-probe", daemon=True).start()
+            return self._asking
+
+    def _run(self, asked: threading.Event) -> None:
+        pause = _FIRST_PAUSE
+        if self._up is False:
+            time.sleep(pause)
+        while True:
+            try:
+                self._probe()
+            except QueueUnavailable as error:
+                self._note(up=False, reason=str(error))
+            except Exception as error:  # whatever a client library raises, somebody waits for the answer
+                logger.debug("the broker could not be asked", exc_info=True)
+                self._note(up=False, reason=f"{type(error).__name__}: {error}")
+            else:
+                self._note(up=True)
+            asked.set()
+            with self._lock:
+                if self._up:
+                    self._asking = None
+                    return
+            time.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _note(self, *, up: bool, reason: str = "") -> None:
+        with self._lock:
+            before, self._up, self._asked_at = self._up, up, time.monotonic()
+        if before == up:
+            return
+        if up:
+            if before is False:
+                logger.info("mail is queued again: the broker (%s) answers", self._address)
+        else:
+            logger.warning("mail is not queued: the broker (%s) does not answer: %s", self._address, reason)

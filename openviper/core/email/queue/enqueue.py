@@ -1,0 +1,39 @@
+"""``worker_available`` and ``enqueue_email_job``."""
+
+from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.events import publish
+from openviper.core.email.message import EmailMessageData, prepare
+from openviper.core.email.queue.service import queue_service
+from openviper.core.email.receipt import Receipt, Way
+from openviper.core.email.serialiser import outgoing
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["enqueue_email_job", "worker_available"]
+
+
+def worker_available() -> bool:
+    """True when mail would be queued: a real broker (Redis or RabbitMQ) is configured in ``TASKS`` and answers.
+
+    Answers from the last probe, which is renewed in the background every few seconds while this is asked. Only the very
+    first question asks the broker itself, and blocks for a second at most; an application asks it at startup.
+    """
+    service = queue_service()
+    return service is not None and service.detector.available()
+
+
+async def enqueue_email_job(data: EmailMessageData) -> Receipt:
+    """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers by itself.
+
+    Raises:
+        InvalidMessage: it cannot be sent as given.
+        QueueUnavailable: no real broker is configured, or it did not take the message.
+    """
+    service = queue_service()
+    if service is None:
+        raise QueueUnavailable('no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"')
+    settings = EmailSettings.from_settings()
+    prepared = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+    message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
+    await service.enqueue(message, settings)
+    publish("queued", message)
+    return Receipt(message.message_id, Way.QUEUED)

@@ -1,0 +1,160 @@
+"""A message on its way through the broker: what is handed in, what a worker holds, and how far it has come."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from openviper.core.email.payload import Payload, UnknownPayload
+
+__all__ = ["ACTOR", "QUEUE", "FailedJob", "Held", "Parcel", "Progress", "QueueFigures", "Spool", "job_key"]
+
+QUEUE = "emails"
+ACTOR = "deliver_email"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Attempts so far, and for whom. Times are Unix seconds.
+
+    ``since``: when the first attempt could begin; ``retry_max_age`` counts from it. ``left``: the recipients of the
+    next attempt; None: all. ``refused``: those refused for good, with the reply. ``uncertain``: an attempt ended
+    without anybody knowing whether the server took the message.
+    """
+
+    since: float
+    attempts: int = 0
+    left: tuple[str, ...] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    expires_at: float | None = None
+    uncertain: bool = False
+
+    def to_json(self) -> str:
+        """As ``from_json`` reads it."""
+        return json.dumps(
+            {
+                "since": self.since,
+                "attempts": self.attempts,
+                "left": self.left,
+                "refused": dict(self.refused),
+                "expires_at": self.expires_at,
+                "uncertain": self.uncertain,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Progress":
+        """The progress of such text.
+
+        Raises:
+            UnknownPayload: it is none.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            left = values.pop("left")
+            return cls(left=None if left is None else tuple(left), **values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UnknownPayload("its progress cannot be read") from None
+
+    def again(self, *, now: float) -> "Progress":
+        """From the beginning, for the recipients who do not have it."""
+        left = tuple(dict.fromkeys((*(self.left or ()), *self.refused))) if self.refused or self.left else None
+        return replace(self, since=now, attempts=0, left=left, refused={}, expires_at=None, uncertain=False)
+
+    def __repr__(self) -> str:
+        return f"<Progress after {self.attempts} attempts>"
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message to be queued. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which parts are needed."""
+
+    key: str
+    message_id: str
+    payload: Payload
+    progress: Progress
+    keep: float
+    due_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A message in a worker's hands. ``repeated``: a worker had it before and died with it, perhaps after sending.
+
+    ``damage`` says why there is no payload; ``token`` belongs to the spool.
+    """
+
+    key: str
+    message_id: str
+    progress: Progress
+    payload: Payload | None
+    repeated: bool = False
+    damage: str = ""
+    token: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Held {self.message_id}>"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A message that was given up. ``failed_at`` is Unix seconds; ``payload`` is None where it cannot be read."""
+
+    message_id: str
+    failed_at: float
+    reason: str
+    uncertain: bool
+    progress: Progress
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """How the queue stands. None: the broker cannot tell. ``oldest``: seconds since the oldest was accepted."""
+
+    consumers: int
+    waiting: int
+    later: int | None
+    failed: int
+    oldest: float | None
+
+
+class Spool(Protocol):
+    """Where queued mail lies. All methods block, and raise the client library's errors as :class:`OSError` kinds."""
+
+    def probe(self) -> None:
+        """Ask the broker whether it answers; at most a second."""
+
+    def enqueue(self, parcel: Parcel, *, deadline: float) -> None:
+        """Return when the broker has it. ``deadline``: ``time.monotonic()`` after which it may not take it any more."""
+
+    def receive(self, *ticket: Any) -> Held | None:
+        """What a worker was given; None when there is nothing to do with it."""
+
+    def sent(self, held: Held, *, remember: float) -> None:
+        """It was delivered; ``remember`` that for so many seconds."""
+
+    def again(self, held: Held, progress: Progress, *, delay: float) -> None:
+        """Another attempt after ``delay`` seconds."""
+
+    def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
+        """No further attempt; keep it for ``keep`` seconds (0: not)."""
+
+    def figures(self) -> QueueFigures:
+        """How the queue stands."""
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        """Failed messages, oldest first, at most ``limit``."""
+
+    def retry_failed(self, message_ids: frozenset[str] | None) -> int:
+        """Queue failed messages again (None: all); returns how many."""
+
+    def purge_failed(self, message_ids: frozenset[str] | None) -> int:
+        """Drop failed messages (None: all); returns how many."""
+
+
+def job_key(message_id: str, recipients: tuple[str, ...]) -> str:
+    """What tells one queued message from another: the Message-ID, and for whom it is."""
+    digest = hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()[:12]
+    return f"{message_id.strip('<>')}/{digest}"

@@ -1,0 +1,195 @@
+"""Publishing to RabbitMQ from any thread: one connection, kept alive in a thread of its own, with confirms."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.channel import Channel
+from pika.exceptions import AMQPError
+
+from openviper.core.email.errors import QueueUnavailable
+
+__all__ = ["Declaration", "Publisher"]
+
+logger = logging.getLogger("openviper.email")
+
+_PERSISTENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A durable queue and its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Publisher:
+    """Opens a connection when there is something to publish and none is open; answers heartbeats meanwhile.
+
+    Every message is persistent and mandatory, and its future resolves when the broker has confirmed it. When the
+    connection ends, everything unconfirmed fails: the broker may or may not have it.
+    """
+
+    def __init__(self, parameters: pika.URLParameters, declarations: tuple[Declaration, ...]) -> None:
+        self._parameters = parameters
+        self._declarations = declarations
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+
+    def publish(self, queue: str, body: bytes, *, expires_ms: int | None = None) -> "Future[None]":
+        """Hand over one message; the future fails with QueueUnavailable."""
+        future: Future[None] = Future()
+        with self._lock:
+            if self._session is None or self._session.ended:
+                self._session = _Session(self._parameters, self._declarations)
+            self._session.add(_Message(queue, body, None if expires_ms is None else str(expires_ms), future))
+        return future
+
+    def drop(self) -> None:
+        """End the connection at once, because nothing is heard of it any more."""
+        with self._lock:
+            if self._session is not None:
+                self._session.abort()
+                self._session = None
+
+    def close(self) -> None:
+        """Close politely."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+
+
+@dataclass(eq=False, slots=True)
+class _Message:
+    queue: str
+    body: bytes
+    expiration: str | None
+    future: "Future[None]"
+
+
+class _Session:
+    """One connection from opening to its end, and its thread."""
+
+    def __init__(self, parameters: pika.URLParameters, declarations: tuple[Declaration, ...]) -> None:
+        self.ended = False
+        self._declarations = list(declarations)
+        self._waiting: list[_Message] = []
+        self._unconfirmed: dict[int, _Message] = {}
+        self._tag = 0
+        self._ready = False
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._loop = IOLoop()
+        self._connection = SelectConnection(
+            parameters,
+            on_open_callback=self._opened,
+            on_open_error_callback=lambda _, error: self._end(error),
+            on_close_callback=lambda _, error: self._end(error),
+            custom_ioloop=self._loop,
+        )
+        threading.Thread(target=self._run, name="openviper-publisher", daemon=True).start()
+
+    def add(self, message: _Message) -> None:
+        with self._lock:
+            if not self.ended:
+                self._waiting.append(message)
+                self._call(self._flush)
+                return
+        message.future.set_exception(QueueUnavailable("RabbitMQ: the connection has ended"))
+
+    def abort(self) -> None:
+        self._call(lambda: self._end(None))
+
+    def close(self) -> None:
+        self._call(lambda: self._connection.close() if self._connection.is_open else self._end(None))
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self._loop.add_callback_threadsafe(function)
+
+    def _run(self) -> None:
+        try:
+            self._loop.start()
+        except Exception as error:  # a client library's fault may not leave senders waiting
+            logger.exception("the connection to RabbitMQ failed unexpectedly")
+            self._end(error)
+        self._loop.close()
+
+    def _opened(self, connection: Any) -> None:
+        connection.channel(on_open_callback=self._channel_opened)
+
+    def _channel_opened(self, channel: Channel) -> None:
+        self._channel = channel
+        channel.add_on_close_callback(lambda _, error: self._end(error))
+        channel.add_on_return_callback(self._returned)
+        self._declare_next(None)
+
+    def _declare_next(self, _frame: Any) -> None:
+        if not self._declarations:
+            self._channel.confirm_delivery(self._confirmed, callback=self._be_ready)
+            return
+        declaration = self._declarations.pop(0)
+        self._channel.queue_declare(
+            declaration.name, durable=True, arguments=declaration.arguments, callback=self._declare_next
+        )
+
+    def _be_ready(self, _frame: Any) -> None:
+        self._ready = True
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._ready or self.ended:
+            return
+        with self._lock:
+            messages, self._waiting = self._waiting, []
+        for message in messages:
+            if not message.future.set_running_or_notify_cancel():
+                continue  # its sender has given up
+            self._tag += 1
+            self._unconfirmed[self._tag] = message
+            properties = pika.BasicProperties(delivery_mode=_PERSISTENT, expiration=message.expiration)
+            try:
+                self._channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
+            except AMQPError as error:
+                self._end(error)
+                return
+
+    def _confirmed(self, frame: Any) -> None:
+        method = frame.method
+        tags = (
+            [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
+            if method.multiple
+            else [method.delivery_tag]
+        )
+        for tag in tags:
+            message = self._unconfirmed.pop(tag, None)
+            if message is None:
+                continue
+            if isinstance(method, pika.spec.Basic.Ack):
+                message.future.set_result(None)
+            else:
+                message.future.set_exception(QueueUnavailable("RabbitMQ refused the message"))
+
+    def _returned(self, _channel: Any, _method: Any, _properties: Any, _body: bytes) -> None:
+        # Somebody has deleted the queue. The next connection declares it again.
+        self._end(QueueUnavailable("RabbitMQ has no such queue any more"))
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = True
+            lost = [*self._waiting, *self._unconfirmed.values()]
+            self._waiting.clear()
+            self._unconfirmed.clear()
+        reason = "no answer" if error is None else f"{type(error).__name__}: {error}"
+        for message in lost:
+            if not message.future.done():
+                message.future.set_exception(QueueUnavailable(f"RabbitMQ: {reason}"))
+        self._loop.stop()

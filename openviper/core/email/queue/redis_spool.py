@@ -1,0 +1,275 @@
+"""Queued mail on Redis: a hash for each message, large attachments once each, and tickets for Dramatiq's workers."""
+
+import hashlib
+import math
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from dramatiq.brokers.redis import RedisBroker
+
+from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.payload import Payload, UnknownPayload
+from openviper.core.email.queue import redis_scripts as scripts
+from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures
+from openviper.tasks import TaskSettings, get_broker
+from openviper.tasks.redis_broker import presence_key, redis_client
+
+__all__ = ["RedisSpool"]
+
+_BLOB_FROM = 64 * 1024  # bytes from which a part is kept apart, once for all messages that have it
+_SLICE = 1024 * 1024  # bytes of an upload in one command, so that Redis serves others in between
+_UPLOAD_KEEP = 120_000  # ms that an unfinished upload stays
+_PATIENCE = 1.0  # seconds that a send waits for one answer
+_TAKEN_WITHIN = 0.7  # seconds within which the server may take a message: while we still wait for its answer
+_CLOCK_FRESH = 10.0  # seconds for which a comparison of clocks counts
+_PROMOTED = 200  # jobs of one call
+_PAGE = 500
+
+
+class RedisSpool:
+    """The spool of ``settings``; connects at first use."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._namespace = settings.namespace
+        self._prefix = f"{settings.namespace}:mail:"
+        # Any: the library's annotations allow for answers that our settings of the client rule out.
+        self._impatient: Any = redis_client(settings, timeout=_PATIENCE)
+        self._patient: Any = redis_client(settings, timeout=5.0)
+        self._clock: tuple[float, float] | None = None  # server's minus ours (at most), and when that was compared
+        register = self._patient.register_script
+        self._enqueue = register(scripts.ENQUEUE)
+        self._promote = register(scripts.PROMOTE)
+        self._claim = register(scripts.CLAIM)
+        self._sent = register(scripts.SENT)
+        self._again = register(scripts.AGAIN)
+        self._fail = register(scripts.FAIL)
+        self._retry = register(scripts.RETRY)
+        self._purge = register(scripts.PURGE)
+
+    def probe(self) -> None:
+        """Ask for the time, which also compares the clocks."""
+        with _translated():
+            self._compare_clocks()
+
+    # Handing in
+
+    def enqueue(self, parcel: Parcel, *, deadline: float) -> None:
+        """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.
+
+        So a command that reaches a paused server late does nothing.
+        """
+        with _translated():
+            blobs, fields = _sorted_parts(parcel.payload)
+            fields |= {"message_id": parcel.message_id, "head": parcel.payload.head}
+            fields |= {"progress": parcel.progress.to_json(), "parts": len(parcel.payload.parts)}
+            uploads = dict.fromkeys(blobs, "")
+            for name in blobs:
+                if not self._impatient.exists(f"{self._prefix}blob:{name}"):
+                    uploads[name] = self._upload(blobs[name])
+            verdict = self._ask_to_enqueue(parcel, deadline, uploads, fields)
+            if verdict == b"missing":  # it expired since we looked
+                uploads = {name: self._upload(content) for name, content in blobs.items()}
+                verdict = self._ask_to_enqueue(parcel, deadline, uploads, fields)
+        if verdict not in (b"queued", b"known"):
+            self._clock = None
+            raise QueueUnavailable("Redis took too long; the message was not queued")
+
+    def _ask_to_enqueue(
+        self, parcel: Parcel, deadline: float, uploads: dict[str, str], fields: dict[str, Any]
+    ) -> bytes:
+        due = 0 if parcel.due_at is None else int(parcel.due_at * 1000)
+        moment = min(deadline, time.monotonic() + _TAKEN_WITHIN)
+        arguments: list[Any] = [self._server_time(moment), parcel.key, due, int(parcel.keep * 1000), len(uploads)]
+        for pair in (*uploads.items(), *fields.items()):
+            arguments += pair
+        answer: bytes = self._enqueue(keys=[self._namespace], args=arguments, client=self._impatient)
+        return answer
+
+    def _upload(self, content: bytes) -> str:
+        name = f"{self._prefix}upload:{uuid.uuid4().hex}"
+        view = memoryview(content)
+        for at in range(0, len(content), _SLICE):
+            pipeline = self._impatient.pipeline(transaction=False)
+            pipeline.append(name, bytes(view[at : at + _SLICE]))
+            pipeline.pexpire(name, _UPLOAD_KEEP)
+            pipeline.execute()
+        return name
+
+    def _server_time(self, moment: float) -> int:
+        """The earliest that the server's clock (ms) can show at ``moment`` of ours."""
+        clock = self._clock
+        if clock is None or time.monotonic() - clock[1] > _CLOCK_FRESH:
+            clock = self._compare_clocks()
+        return int((moment + clock[0]) * 1000)
+
+    def _compare_clocks(self) -> tuple[float, float]:
+        seconds, micros = self._impatient.time()
+        now = time.monotonic()
+        self._clock = seconds + micros / 1e6 - now, now
+        return self._clock
+
+    # In a worker
+
+    def promote(self) -> int:
+        """Give out the tickets of what is due; returns how many, at most a few hundred."""
+        with _translated():
+            return int(self._promote(keys=[self._namespace], args=[_PROMOTED]))
+
+    def receive(self, key: str, turn: int) -> Held | None:
+        """Claim the job, unless it was done, or its ticket is an old one, or another worker has it."""
+        broker = get_broker()
+        assert isinstance(broker, RedisBroker)
+        owner = uuid.uuid4().hex
+        answer = _persistently(lambda: self._claim(keys=[self._namespace], args=[key, turn, owner, broker.broker_id]))
+        if answer[0] != b"yours":
+            return None
+        _, repeated, progress, message_id, head, *parts = answer
+        damage, payload = "", None
+        if None in parts:
+            damage = "an attachment has expired"
+        else:
+            payload = Payload(head, tuple(parts))
+        try:
+            read = Progress.from_json(progress)
+        except UnknownPayload as error:
+            read, damage = Progress(time.time()), str(error)
+        return Held(key, message_id.decode(), read, payload, bool(repeated), damage, owner)
+
+    def sent(self, held: Held, *, remember: float) -> None:
+        """Forget all but that it was sent."""
+        _persistently(lambda: self._sent(keys=[self._namespace], args=[held.key, _ms(remember)]))
+
+    def again(self, held: Held, progress: Progress, *, delay: float) -> None:
+        """Let it wait for its next turn."""
+        arguments = [held.key, held.token, progress.to_json(), _ms(delay)]
+        _persistently(lambda: self._again(keys=[self._namespace], args=arguments))
+
+    def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
+        """Move it to the failed ones."""
+        kept = 0 if keep == 0 else _ms(keep)
+        arguments = [held.key, held.token, progress.to_json(), reason, kept, int(uncertain)]
+        _persistently(lambda: self._fail(keys=[self._namespace], args=arguments))
+
+    # For people
+
+    def figures(self) -> QueueFigures:
+        """Counted by Redis; waiting are those that could be sent now."""
+        with _translated():
+            seconds, micros = self._patient.time()
+            now = seconds * 1000 + micros // 1000
+            pipeline = self._patient.pipeline(transaction=False)
+            pipeline.zcount(presence_key(self._namespace, QUEUE), now, math.inf)
+            pipeline.zcard(f"{self._prefix}open")
+            pipeline.zcard(f"{self._prefix}later")
+            pipeline.zrange(f"{self._prefix}open", 0, 0, withscores=True)
+            consumers, unsent, later, oldest = pipeline.execute()
+            failed = sum(1 for _ in self._failed_keys())
+        age = (now - oldest[0][1]) / 1000 if oldest else None
+        return QueueFigures(consumers, max(0, unsent - later), later, failed, age)
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        """Those that are still kept."""
+        with _translated():
+            jobs: list[FailedJob] = []
+            for key in self._failed_keys():
+                if len(jobs) == limit:
+                    break
+                jobs.append(self._failed_job(key))
+            return jobs
+
+    def retry_failed(self, message_ids: frozenset[str] | None) -> int:
+        """Queue again, from the first attempt, for those who do not have it."""
+        count = 0
+        with _translated():
+            for key in list(self._failed_keys()):
+                job = self._failed_job(key)
+                if message_ids is None or job.message_id in message_ids:
+                    progress = job.progress.again(now=time.time()).to_json()
+                    count += int(self._retry(keys=[self._namespace], args=[key, progress]))
+        return count
+
+    def purge_failed(self, message_ids: frozenset[str] | None) -> int:
+        """Drop them; their attachments expire by themselves."""
+        count = 0
+        with _translated():
+            for key in list(self._failed_keys()):
+                if message_ids is None or self._failed_job(key).message_id in message_ids:
+                    count += int(self._purge(keys=[self._namespace], args=[key]))
+        return count
+
+    def _failed_keys(self) -> Iterator[bytes]:
+        """Keys of failed jobs, oldest first; entries whose job has expired are dropped on the way."""
+        at = 0
+        while keys := self._patient.zrange(f"{self._prefix}failed", at, at + _PAGE - 1):
+            pipeline = self._patient.pipeline(transaction=False)
+            for key in keys:
+                pipeline.exists(self._job(key))
+            there = pipeline.execute()
+            gone = [key for key, exists in zip(keys, there, strict=True) if not exists]
+            if gone:
+                self._patient.zrem(f"{self._prefix}failed", *gone)
+            yield from (key for key, exists in zip(keys, there, strict=True) if exists)
+            at += len(keys) - len(gone)
+
+    def _failed_job(self, key: bytes) -> FailedJob:
+        fields = self._patient.hgetall(self._job(key))
+        try:
+            progress = Progress.from_json(fields.get(b"progress", b""))
+        except UnknownPayload:
+            progress = Progress(0)
+        return FailedJob(
+            message_id=fields.get(b"message_id", b"").decode(),
+            failed_at=int(fields.get(b"failed_at", 0)) / 1000,
+            reason=fields.get(b"reason", b"").decode(),
+            uncertain=fields.get(b"uncertain") == b"1",
+            progress=progress,
+            payload=Payload(fields[b"head"], ()) if b"head" in fields else None,
+        )
+
+    def _job(self, key: bytes) -> bytes:
+        return self._prefix.encode() + b"job:" + key
+
+
+def _sorted_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The parts to keep apart by their digest, and the fields that hold the others or point there."""
+    blobs: dict[str, bytes] = {}
+    fields: dict[str, Any] = {}
+    for number, part in enumerate(payload.parts):
+        if len(part) >= _BLOB_FROM:
+            digest = hashlib.sha256(part).hexdigest()
+            blobs[digest] = part
+            fields[f"blob{number}"] = digest
+        else:
+            fields[f"part{number}"] = part
+    return blobs, fields
+
+
+def _ms(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def _persistently(call: Any) -> Any:
+    """Ask until Redis answers: what a worker has done with a message must be written down before it lets go of it.
+
+    Each of these scripts does the same when it is asked twice.
+    """
+    pause = 0.2
+    while True:
+        try:
+            return call()
+        except redis.RedisError:
+            threading.Event().wait(pause)
+            pause = min(5.0, pause * 2)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise QueueUnavailable(f"Redis: {type(error).__name__}: {error}") from error

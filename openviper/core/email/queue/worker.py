@@ -1,0 +1,183 @@
+"""What a worker does with queued mail: one attempt for each ticket, and then what follows from it."""
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from typing import Any
+
+import dramatiq
+from dramatiq import Broker, Middleware
+from dramatiq.asyncio import get_event_loop_thread
+
+from openviper.core.email.backends import EmailBackend, get_backend
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage, QueueUnavailable
+from openviper.core.email.events import publish
+from openviper.core.email.message import OutgoingMessage, PreparedMessage
+from openviper.core.email.payload import UnknownPayload, decode
+from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report
+from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
+from openviper.core.email.queue.service import queue_service
+from openviper.core.email.serialiser import outgoing
+from openviper.core.email.settings import EmailSettings
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = ["declare"]
+
+logger = logging.getLogger("openviper.email")
+
+# RabbitMQ takes a message away from a worker that has it for half an hour.
+_LONGEST_ATTEMPT = 1500.0
+_PROMOTE_EVERY = 0.5
+
+
+def declare(broker: Broker) -> None:
+    """Declare the actor of queued mail on ``broker``; may be called again."""
+    if ACTOR in broker.actors:
+        return
+    broker.add_middleware(_Promoter())
+    # Tries again by itself; Dramatiq's tries would come on top, and its time limit before ours.
+    make = dramatiq.actor(
+        actor_name=ACTOR, queue_name=QUEUE, broker=broker, max_retries=0, time_limit=2_000 * _LONGEST_ATTEMPT
+    )
+    make(_deliver)
+
+
+def _deliver(*ticket: Any) -> None:
+    service = queue_service()
+    assert service is not None, "a worker has a broker"
+    held = service.spool.receive(*ticket)
+    if held is not None:
+        _settle(service.spool, held, EmailSettings.from_settings())
+
+
+def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
+    outcome = _attempt(held, settings)
+    if isinstance(outcome, Done):
+        logger.info("message %s: delivered", held.message_id)
+        spool.sent(held, remember=max(3600.0, settings.retry_max_age))
+    elif isinstance(outcome, Again):
+        logger.info(
+            "message %s: attempt %d failed, next one in %.0f s",
+            held.message_id,
+            outcome.progress.attempts,
+            outcome.delay,
+        )
+        spool.again(held, outcome.progress, delay=outcome.delay)
+    else:
+        logger.error(
+            "message %s was not delivered after %d attempt(s); `viperctl email failed show` says why",
+            held.message_id,
+            outcome.progress.attempts,
+        )
+        spool.fail(held, outcome.progress, outcome.reason, keep=settings.failed_keep, uncertain=outcome.uncertain)
+
+
+def _attempt(held: Held, settings: EmailSettings) -> Done | Again | Failed:
+    progress = held.progress
+    try:
+        if held.payload is None or held.damage:
+            raise UnknownPayload(held.damage)
+        prepared = decode(held.payload)
+    except UnknownPayload as error:
+        return Failed(progress, f"cannot be read: {error}")
+    if progress.expires_at is not None and time.time() > progress.expires_at:
+        return Failed(progress, "expired before it could be delivered")
+    if held.repeated and settings.on_uncertain == "hold":
+        return Failed(progress, "its worker died while it had it, perhaps after sending", uncertain=True)
+    thread = get_event_loop_thread()
+    assert thread is not None, "the broker has the AsyncIO middleware"
+    try:
+        report = thread.run_coroutine(_send(prepared, progress.left, settings))
+    except InvalidMessage as error:
+        return Failed(progress, str(error))
+    except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
+        _log(held, error)
+        return after_error(progress, error, settings)
+    return after_report(progress, report, settings)
+
+
+def _log(held: Held, error: Exception) -> None:
+    """Without the error's text, in which a server may repeat an address; it is kept with the message."""
+    if isinstance(error, DeliveryError):
+        code = f" {error.code}" if error.code is not None else ""
+        logger.warning("message %s: %s%s", held.message_id, type(error).__name__, code)
+    else:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("message %s: unexpected %s\n%s", held.message_id, type(error).__name__, frames)
+
+
+async def _send(prepared: PreparedMessage, left: tuple[str, ...] | None, settings: EmailSettings) -> DeliveryReport:
+    message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
+    if left is not None:
+        message = message.for_recipients(left)
+    backend = await _backend(settings)
+    publish("sending", message)
+    try:
+        async with asyncio.timeout(_LONGEST_ATTEMPT) as limit:
+            report = await backend.send(message)
+    except TimeoutError as error:
+        if not limit.expired():
+            _tell_failure(message, error)
+            raise
+        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
+    except DeliveryError as error:
+        _tell_failure(message, error)
+        raise
+    publish("delivered", message, report.response)
+    return report
+
+
+def _tell_failure(message: OutgoingMessage, error: Exception) -> None:
+    publish("retrying" if getattr(error, "temporary", True) else "failed", message, str(error))
+
+
+_backends: PerLoop[tuple[EmailSettings, "asyncio.Task[EmailBackend]"]] = PerLoop()
+
+
+async def _backend(settings: EmailSettings) -> EmailBackend:
+    """The backend of the worker's loop, closed with the loop."""
+    found = _backends.get()
+    if found is None or found[0] != settings or (found[1].done() and found[1].exception() is not None):
+        found = settings, asyncio.create_task(_open(settings))
+        _backends.set(found)
+    return await asyncio.shield(found[1])
+
+
+async def _open(settings: EmailSettings) -> EmailBackend:
+    backend = get_backend(settings=settings)
+    await backend.open()
+    at_loop_end(backend.aclose)
+    return backend
+
+
+class _Promoter(Middleware):
+    """On Redis, gives out the tickets of mail whose time has come. RabbitMQ's delayed messages need none."""
+
+    def __init__(self) -> None:
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def after_worker_boot(self, _broker: Broker, worker: Any) -> None:
+        service = queue_service()
+        if QUEUE not in worker.consumers or service is None or service.settings.broker != "redis":
+            return
+        self._end.clear()
+        self._thread = threading.Thread(target=self._run, args=(service.spool,), name="promoter", daemon=True)
+        self._thread.start()
+
+    def before_worker_shutdown(self, _broker: Broker, _worker: Any) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _run(self, spool: Any) -> None:
+        while not self._end.wait(_PROMOTE_EVERY):
+            try:
+                while spool.promote():
+                    pass
+            except QueueUnavailable as error:
+                logger.debug("nothing could be given out: %s", error)
+                self._end.wait(2)

@@ -1,0 +1,36 @@
+"""How a message leaves, and what its sender is told about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from openviper.core.email.errors import EmailError, Refusal
+
+__all__ = ["Receipt", "Way"]
+
+
+class Way(StrEnum):
+    """How a message leaves."""
+
+    INLINE = "inline"  # delivered before the call returns
+    DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
+    QUEUED = "queued"  # accepted by the broker, delivered by a worker
+    HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message so far; false when it failed silently, then ``error`` says why.
+
+    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only.
+    """
+
+    message_id: str
+    way: Way
+    accepted: tuple[str, ...] = ()
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    response: str = ""
+    error: EmailError | None = None
+
+    def __bool__(self) -> bool:
+        return self.error is None

@@ -1,0 +1,179 @@
+"""Dramatiq's Redis broker, with what it leaves open: strays of a lost answer, idle queues, and forked identities."""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+from dramatiq import Broker, Middleware
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.common import current_millis
+from dramatiq.errors import ConnectionClosed
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from openviper.tasks.settings import TaskSettings
+
+__all__ = ["make_redis_broker", "presence_key", "redis_client"]
+
+_ROUND = 5.0  # seconds between two rounds of a worker's caretaker
+_PRESENT = 20.0  # seconds for which one round says that a queue has a consumer
+
+# By the server's clock, since those of workers and web processes may differ.
+_PRESENCE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, key in ipairs(KEYS) do
+    redis.call('ZREMRANGEBYSCORE', key, 0, now)
+    redis.call('ZADD', key, now + ARGV[2], ARGV[1])
+    redis.call('PEXPIRE', key, ARGV[2])
+end
+"""
+
+
+def redis_client(settings: TaskSettings, *, timeout: float) -> "redis.Redis":
+    """A client without tries of its own: what fails is told at once, and nothing is done late behind our back."""
+    return redis.Redis.from_url(
+        settings.url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_timeout=False,
+    )
+
+
+def presence_key(namespace: str, queue_name: str) -> str:
+    """A sorted set: the workers that consume the queue, each with the server's time (ms) until which that is true."""
+    return f"{namespace}:consumers:{queue_name}"
+
+
+def make_redis_broker(settings: TaskSettings) -> RedisBroker:
+    """The broker of ``settings``; nothing is connected yet."""
+    broker = _RedisBroker(
+        client=redis_client(settings, timeout=5.0),
+        namespace=settings.namespace,
+        heartbeat_timeout=int(settings.heartbeat_timeout * 1000),
+    )
+    broker.add_middleware(_Caretaker())
+    return broker
+
+
+class _RedisBroker(RedisBroker):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.in_hand: set[tuple[str, str]] = set()
+
+    @property
+    def consumer_class(self) -> "type[_Consumer]":
+        return _Consumer
+
+    def renew_after_fork(self) -> None:
+        self.broker_id = str(uuid.uuid4())
+
+    def _should_do_maintenance(self, command: str) -> int:
+        # Not by chance but by the caretaker, so that it is done in time on an idle queue and seldom on a busy one.
+        return int(command == "qsize")
+
+    def strays(self, queue_name: str) -> list[str]:
+        """Ids that the server counts as ours although we do not have them: the answer to a fetch was lost."""
+        members: Any = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}")
+        return [found for raw in members if (queue_name, found := raw.decode()) not in self.in_hand]
+
+
+class _Consumer(_RedisConsumer):
+    """Tells a silent server as a lost connection, and begins by giving back what an earlier consumer has lost."""
+
+    def __init__(self, broker: _RedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)
+        if queue_name.endswith(".DQ"):
+            # Dramatiq forgets the delayed messages of a consumer that lost its connection.
+            broker.in_hand = {pair for pair in broker.in_hand if pair[0] != queue_name}
+        try:
+            if ids := broker.strays(queue_name):
+                broker.do_requeue(queue_name, *ids)
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None
+
+    def __next__(self) -> Any:
+        try:
+            message = super().__next__()
+        except redis.TimeoutError as error:
+            raise ConnectionClosed(error) from None
+        if message is not None:
+            self.broker.in_hand.add(self._key(message))
+        return message
+
+    def ack(self, message: Any) -> None:
+        try:
+            super().ack(message)
+        except redis.TimeoutError as error:
+            raise ConnectionClosed(error) from None
+        self.broker.in_hand.discard(self._key(message))
+
+    def nack(self, message: Any) -> None:
+        try:
+            super().nack(message)
+        except redis.TimeoutError as error:
+            raise ConnectionClosed(error) from None
+        self.broker.in_hand.discard(self._key(message))
+
+    def requeue(self, messages: Iterable[Any]) -> None:
+        messages = list(messages)
+        try:
+            super().requeue(messages)
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None
+        self.broker.in_hand.difference_update(map(self._key, messages))
+
+    def _key(self, message: Any) -> tuple[str, str]:
+        return self.queue_name, message.options["redis_message_id"]
+
+
+class _Caretaker(Middleware):
+    """In a worker, every few seconds: say that it lives and what it consumes, and take up what dead ones had in hand.
+
+    Dramatiq's consumers say so only while they fetch, and they do not fetch while their hands are full.
+    """
+
+    def __init__(self) -> None:
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def after_worker_boot(self, broker: Broker, worker: Any) -> None:
+        self._end.clear()
+        self._thread = threading.Thread(target=self._run, args=(broker, worker), name="caretaker", daemon=True)
+        self._thread.start()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join(10)
+        if isinstance(broker, _RedisBroker):
+            try:
+                for name in worker.consumers:
+                    broker.client.zrem(presence_key(broker.namespace, name), broker.broker_id)
+            except redis.RedisError as error:
+                broker.logger.debug("not signed off: %s", error)
+
+    def _run(self, broker: _RedisBroker, worker: Any) -> None:
+        failed = False
+        while True:
+            started = time.monotonic()
+            try:
+                self._round(broker, tuple(worker.consumers))
+                failed = False
+            except redis.RedisError as error:
+                if not failed:
+                    broker.logger.warning("the worker cannot say that it lives: %s", error)
+                failed = True
+            if self._end.wait(max(0.0, (1.0 if failed else _ROUND) - (time.monotonic() - started))):
+                return
+
+    def _round(self, broker: _RedisBroker, queues: tuple[str, ...]) -> None:
+        broker.client.zadd(f"{broker.namespace}:__heartbeats__", {broker.broker_id: current_millis()})
+        keys = [presence_key(broker.namespace, name) for name in queues]
+        broker.client.eval(_PRESENCE, len(keys), *keys, broker.broker_id, int(_PRESENT * 1000))
+        for name in queues:
+            broker.do_qsize(name)
