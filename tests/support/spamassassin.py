@@ -2,7 +2,7 @@
 
 ::
 
-    verdict = judge(content)          # some 2 s of work: asyncio.to_thread(judge, content) on a loop
+    verdict = judge(content)          # about 1 s of work: asyncio.to_thread(judge, content) on a loop
     assert not verdict.malformed, verdict
 """
 
