@@ -12,8 +12,8 @@ from openviper.core.email.errors import (
     Refusal,
 )
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.replies import Reply
-from openviper.core.email.smtp.wire import WireFailure
 
 __all__ = [
     "Outcome",

@@ -1,46 +1,27 @@
 """One message over one open connection: the transaction of RFC 5321, pipelined (RFC 2920) and chunked (RFC 3030)."""
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openviper.core.email.errors import (
-    ConnectionFailed,
-    DeliveryError,
-    InvalidMessage,
-    MessageRefused,
-    RecipientsRefused,
-    Refusal,
-)
+from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.smtp.body import send_as_data, send_in_chunks
 from openviper.core.email.smtp.commands import mail_from, needs_smtputf8, rcpt_to
-from openviper.core.email.smtp.content import BREATH, check_content, pieces
-from openviper.core.email.smtp.dotstuffing import DotStuffer
-from openviper.core.email.smtp.outcome import (
-    Outcome,
-    StaleConnection,
-    going_away,
-    message_refused,
-    recipients_refused,
-    too_large,
-    wire_error,
-)
-from openviper.core.email.smtp.replies import Reply
-from openviper.core.email.smtp.wire import Connection, Exchange, WireFailure
+from openviper.core.email.smtp.content import check_content
+from openviper.core.email.smtp.dialogue import READY, Dialogue
+from openviper.core.email.smtp.exchange import WireFailure
+from openviper.core.email.smtp.outcome import Outcome, too_large
+from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["ONE_FLIGHT_MAX", "TransferOptions", "transfer"]
 
 ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
-_CHUNK = 1024 * 1024  # bytes of one BDAT of a larger message
 
 # A connection that has been quiet for longer may have been given up by the server. The envelope then goes ahead of
 # the content, so that a message that meets a dead connection can be sent again without a doubt.
 _TRUSTED_FOR = 1.0  # seconds
 
 _SLOWEST = 10_000  # bytes a second, for the deadline of a whole transaction
-
-_READY = 354
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +62,21 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
 
 class _Transaction:
     def __init__(self, connection: Connection, message: OutgoingMessage, options: TransferOptions, size: int) -> None:
+        recipients = message.envelope.recipients
         self._connection = connection
         self._content = message.content
-        self._recipients = message.envelope.recipients
-        self._options = options
         self._size = size
-        self._accepted: list[str] = []
-        self._refused: dict[str, Refusal] = {}
-        self._body_written = False
+        self._count = len(recipients)
+        self._options = options
+        self._dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
         _check_limits(connection, message, size)
-        self._commands = [
-            mail_from(message.envelope, size, connection.capabilities),
-            *map(rcpt_to, self._recipients),
-        ]
-        self._steps = ["MAIL FROM", *["RCPT TO"] * len(self._recipients)]
+        self._commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
+        self._steps = ["MAIL FROM", *["RCPT TO"] * self._count]
 
     async def run(self) -> Outcome:
-        connection, options = self._connection, self._options
+        connection = self._connection
         now = asyncio.get_running_loop().time()
-        steps = 4 * (1 + len(self._recipients) // 100) * options.timeout
-        connection.expire_at(now + steps + options.data_timeout + self._size / _SLOWEST)
+        connection.expire_at(now + self._longest)
         chunking = connection.capabilities.chunking
         # A server that does not understand RSET would add these recipients to the transaction before, so nothing
         # that leads to a delivery may be on its way until the answer to RSET is known.
@@ -115,13 +91,18 @@ class _Transaction:
             await self._envelope_with_data()
             return await self._content_as_data()
         if chunking:
-            return await self._content_in_chunks()
-        await self._announce_data()
+            return await send_in_chunks(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
+        self._dialogue.judge_ready((await self._dialogue.ask(b"DATA\r\n", ["DATA"]))[0])
         return await self._content_as_data()
 
     @property
+    def _longest(self) -> float:
+        options = self._options
+        return 4 * (1 + self._count // 100) * options.timeout + options.data_timeout + self._size / _SLOWEST
+
+    @property
     def _partial_is_fine(self) -> bool:
-        return self._options.allow_partial or len(self._recipients) == 1
+        return self._options.allow_partial or self._count == 1
 
     def _fits_one_flight(self, now: float) -> bool:
         return (
@@ -131,22 +112,19 @@ class _Transaction:
             and now - self._connection.heard_at < _TRUSTED_FOR
         )
 
-    # The envelope, and the small message that goes with it
-
     async def _in_one_flight(self) -> Outcome:
+        dialogue, steps = self._dialogue, [*self._steps, "BDAT"]
         flight = b"".join((*self._commands, b"BDAT %d LAST\r\n" % self._size, *self._content))
-        self._body_written = True
+        dialogue.body_written = True
         try:
-            replies = await self._connection.ask(
-                flight, len(self._commands) + 1, final_limit=self._options.data_timeout
-            )
+            replies = await self._connection.ask(flight, len(steps), final_limit=self._options.data_timeout)
         except WireFailure as failure:
-            self._judge_part(failure.replies)
-            raise self._failed([*self._steps, "BDAT"], failure) from failure
+            dialogue.judge_cut_flight(failure.replies)
+            raise dialogue.failed(steps, failure) from failure
         self._connection.needs_reset = True
-        self._judge_departure([*self._steps, "BDAT"], replies)
-        self._judge_envelope(replies)
-        outcome = self._judge_content("BDAT", replies[-1])
+        dialogue.judge_departure(steps, replies)
+        dialogue.judge_envelope(replies)
+        outcome = dialogue.judge_content("BDAT", replies[-1])
         self._connection.needs_reset = False
         return outcome
 
@@ -154,33 +132,32 @@ class _Transaction:
         commands, steps = self._commands, self._steps
         if resets:
             commands, steps = [b"RSET\r\n", *commands], ["RSET", *steps]
-        replies = await self._ask(b"".join(commands), steps)
+        replies = await self._dialogue.ask(b"".join(commands), steps)
         if resets:
-            self._judge_reset(replies.pop(0))
-        self._judge_envelope(replies)
+            self._dialogue.judge_reset(replies.pop(0))
+        self._dialogue.judge_envelope(replies)
 
     async def _envelope_step_by_step(self, resets: bool) -> None:
+        dialogue = self._dialogue
         if resets:
-            self._judge_reset((await self._ask(b"RSET\r\n", ["RSET"]))[0])
-        replies: list[Reply] = []
-        for command, step in zip(self._commands, self._steps, strict=True):
-            replies += await self._ask(command, [step])
-            if not replies[0].positive:
-                break
-        self._judge_envelope(replies)
+            dialogue.judge_reset((await dialogue.ask(b"RSET\r\n", ["RSET"]))[0])
+        first, *others = self._commands
+        replies = await dialogue.ask(first, ["MAIL FROM"])
+        if replies[0].positive:
+            for command in others:
+                replies += await dialogue.ask(command, ["RCPT TO"])
+        dialogue.judge_envelope(replies)
 
     async def _envelope_with_data(self) -> None:
-        replies = await self._ask(b"".join((*self._commands, b"DATA\r\n")), [*self._steps, "DATA"])
+        dialogue = self._dialogue
+        replies = await dialogue.ask(b"".join((*self._commands, b"DATA\r\n")), [*self._steps, "DATA"])
         try:
-            self._judge_envelope(replies)
+            dialogue.judge_envelope(replies)
         except (MessageRefused, RecipientsRefused):
-            if replies[-1].code == _READY:
+            if replies[-1].code == READY:
                 await self._end_at_once()
             raise
-        self._judge_ready(replies[-1])
-
-    async def _announce_data(self) -> None:
-        self._judge_ready((await self._ask(b"DATA\r\n", ["DATA"]))[0])
+        dialogue.judge_ready(replies[-1])
 
     async def _end_at_once(self) -> None:
         """The server waits for content although nobody is to get any: end it; the answer does not matter."""
@@ -190,146 +167,8 @@ class _Transaction:
         except WireFailure:
             self._connection.abort()
 
-    # The content
-
-    async def _content_in_chunks(self) -> Outcome:
-        """BDAT after BDAT, each written while the server answers the one before."""
-        connection = self._connection
-        before: Exchange | None = None
-        try:
-            for begin in range(0, self._size or 1, _CHUNK):
-                end = min(begin + _CHUNK, self._size)
-                last = end == self._size
-                command = b"BDAT %d LAST\r\n" if last else b"BDAT %d\r\n"
-                answer = connection.request(command % (end - begin), 1, final_limit=self._options.data_timeout)
-                await self._write_chunk(begin, end)
-                self._body_written = last
-                if before is not None and not (await self._answer(before)).positive:
-                    with contextlib.suppress(WireFailure):
-                        await self._answer(answer)  # it follows a refused chunk, so it says nothing new
-                    break
-                before = answer
-                if not connection.capabilities.pipelining and not (await self._answer(answer)).positive:
-                    break
-            assert before is not None
-            reply = await self._answer(before)
-        except WireFailure as failure:
-            raise self._failed(["BDAT"], failure) from failure
-        connection.needs_reset = True
-        self._judge_departure(["BDAT"], [reply])
-        outcome = self._judge_content("BDAT", reply)
-        connection.needs_reset = False
-        return outcome
-
-    async def _write_chunk(self, begin: int, end: int) -> None:
-        connection = self._connection
-        written = 0
-        for piece in pieces(self._content, begin, end):
-            connection.write(piece)
-            written += len(piece)
-            if not connection.flushed:
-                await connection.drain()
-            elif written >= BREATH:
-                written = 0
-                await asyncio.sleep(0)
-
-    async def _answer(self, exchange: Exchange) -> Reply:
-        await exchange.waiter
-        return exchange.replies[0]
-
     async def _content_as_data(self) -> Outcome:
-        connection = self._connection
-        answer = connection.expect()
-        stuffer = DotStuffer()
-        written = 0
-        try:
-            for piece in pieces(self._content, 0, self._size):
-                connection.write(stuffer.stuff(bytes(piece)))
-                written += len(piece)
-                if not connection.flushed:
-                    await connection.drain(answer)
-                elif written >= BREATH:
-                    written = 0
-                    await asyncio.sleep(0)
-                if answer.waiter.done():
-                    break
-            else:
-                connection.write(stuffer.end())
-                self._body_written = True
-                await connection.drain(answer)
-                connection.hurry(answer, self._options.data_timeout)
-            reply = await self._answer(answer)
-        except WireFailure as failure:
-            raise self._failed(["DATA"], failure) from failure
-        if not self._body_written:
-            connection.abort()  # an answer to half a message; what follows would be read as commands
-        self._judge_departure(["DATA"], [reply])
-        return self._judge_content("DATA", reply)
-
-    # Asking and judging
-
-    async def _ask(self, data: bytes, steps: Sequence[str]) -> list[Reply]:
-        try:
-            replies = await self._connection.ask(data, len(steps))
-        except WireFailure as failure:
-            raise self._failed(steps, failure) from failure
-        self._judge_departure(steps, replies)
-        return replies
-
-    def _failed(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
-        step = steps[min(len(failure.replies), len(steps) - 1)]
-        body_sent = self._body_written and self._connection.flushed
-        error = wire_error(self._connection.peer, step, failure, body_sent=body_sent)
-        return StaleConnection(error) if failure.kind == "lost" and not body_sent else error
-
-    def _judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
-        if replies[-1].code != 421:
-            return
-        step = steps[len(replies) - 1]
-        error = going_away(self._connection.peer, step, replies[-1])
-        raise StaleConnection(error) if step in ("RSET", "MAIL FROM") else error
-
-    def _judge_part(self, replies: Sequence[Reply]) -> None:
-        """The replies that came before the connection ended: a refusal among them leaves no doubt."""
-        if len(replies) >= len(self._steps) or (replies and replies[0].negative):
-            self._judge_envelope(replies)
-
-    def _judge_reset(self, reply: Reply) -> None:
-        if not reply.positive:
-            raise StaleConnection(ConnectionFailed(f"{self._connection.peer}: RSET: {reply}", temporary=True))
-
-    def _judge_envelope(self, replies: Sequence[Reply]) -> None:
-        if not replies[0].positive:
-            self._require_negative("MAIL FROM", replies[0])
-            raise message_refused(self._connection.peer, "MAIL FROM", replies[0])
-        for recipient, reply in zip(self._recipients, replies[1:], strict=False):
-            if reply.positive:
-                self._accepted.append(recipient)
-            else:
-                self._require_negative("RCPT TO", reply)
-                self._refused[recipient] = reply.refusal()
-        if not self._accepted or (self._refused and not self._options.allow_partial):
-            self._connection.needs_reset = True
-            raise recipients_refused(self._connection.peer, self._accepted, self._refused)
-
-    def _judge_ready(self, reply: Reply) -> None:
-        if reply.code != _READY:
-            self._require_negative("DATA", reply)
-            self._connection.needs_reset = True
-            raise message_refused(self._connection.peer, "DATA", reply)
-
-    def _judge_content(self, step: str, reply: Reply) -> Outcome:
-        if not reply.positive:
-            self._require_negative(step, reply)
-            raise message_refused(self._connection.peer, step, reply)
-        return Outcome(tuple(self._accepted), self._refused, str(reply))
-
-    def _require_negative(self, step: str, reply: Reply) -> None:
-        if not reply.negative:
-            failure = WireFailure("broken", f"an answer that does not fit: {reply}")
-            raise wire_error(
-                self._connection.peer, step, failure, body_sent=self._body_written and self._connection.flushed
-            )
+        return await send_as_data(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
 
 
 def _check_limits(connection: Connection, message: OutgoingMessage, size: int) -> None:

@@ -4,12 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import Literal
 
 from openviper.core.email.smtp.capabilities import Capabilities
+from openviper.core.email.smtp.exchange import Exchange, FailureKind, WireFailure
 from openviper.core.email.smtp.replies import BrokenReply, Reply, ReplyReader
 
-__all__ = ["Connection", "Exchange", "WireFailure"]
+__all__ = ["Connection"]
 
 # While bytes wait to be written, a connection that is closing (a blocked TLS backlog delays connection_lost) or that
 # makes no progress is looked for this often, in seconds.
@@ -18,34 +18,6 @@ _WRITE_CHECK = 1.0
 _NEVER = float("inf")
 
 ClosedCallback = Callable[["Connection"], None]
-
-
-class WireFailure(Exception):
-    """The connection ended, or had to be ended. ``replies`` are those of the exchange that had come before."""
-
-    def __init__(self, kind: Literal["lost", "silent", "broken"], detail: str, replies: tuple[Reply, ...] = ()) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.replies = replies
-
-
-class Exchange:
-    """Commands that were written together, and their replies as they come."""
-
-    __slots__ = ("final_limit", "limit", "replies", "waiter", "want")
-
-    def __init__(self, waiter: asyncio.Future[None], want: int, limit: float, final_limit: float) -> None:
-        self.waiter = waiter
-        self.want = want
-        self.limit = limit
-        self.final_limit = final_limit
-        self.replies: list[Reply] = []
-
-    @property
-    def next_limit(self) -> float:
-        """Seconds that the next reply may take."""
-        return self.final_limit if len(self.replies) == self.want - 1 else self.limit
 
 
 class Connection(asyncio.Protocol):
@@ -259,7 +231,7 @@ class Connection(asyncio.Protocol):
         _wake(exchange.waiter)
         _wake(self._resumed)
 
-    def _fail(self, kind: Literal["lost", "silent", "broken"], detail: str) -> None:
+    def _fail(self, kind: FailureKind, detail: str) -> None:
         if self._failure is not None:
             return
         self._failure = WireFailure(kind, detail)

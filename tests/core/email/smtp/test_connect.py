@@ -5,6 +5,7 @@ import socket
 import ssl
 import traceback
 
+import aiosmtplib
 import pytest
 from support.messages import outgoing
 from support.rawserver import Peer, greet, raw_server
@@ -13,6 +14,7 @@ from support.smtpd import SmtpServer
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
+from openviper.core.email.smtp.authentication import authenticate
 from openviper.core.email.smtp.connect import connect
 from openviper.core.email.smtp.tls import client_context
 from openviper.exceptions import ImproperlyConfigured
@@ -217,21 +219,33 @@ async def test_a_server_without_a_usable_method_is_a_permanent_failure(methods: 
     assert not raised.value.temporary
 
 
-async def test_a_password_is_never_sent_in_clear_text_beyond_this_machine() -> None:
+class ClearChannel:
+    """A transport without TLS to an address that no test may connect to."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def get_extra_info(self, name: str) -> object:
+        return (self._address, 25) if name == "peername" else None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "fe80::7%eth0"])
+async def test_a_password_is_never_sent_in_clear_text_beyond_this_machine(address: str) -> None:
     """The settings judge by name; this is judged by the address that the connection really has."""
-    address = _address_of_this_machine()
-    with SmtpServer(users={"me": SECRET}, host=address) as server:
-        harmless = EmailSettings(host="127.0.0.1", port=server.port, username="me", password=SECRET)
-        with pytest.raises(AuthenticationFailed, match="clear text") as raised:
-            await connect(harmless.model_copy(update={"host": address}))
+    client = aiosmtplib.SMTP()
+    client.transport = ClearChannel(address)  # type: ignore[assignment]
+    settings = EmailSettings(host="localhost", username="me", password=SECRET)
+    with pytest.raises(AuthenticationFailed, match="clear text") as raised:
+        await authenticate(client, settings, "mail.example:25")
     assert not raised.value.temporary
-    assert "AUTH" not in server.verbs
 
 
-def _address_of_this_machine() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; it only chooses the address
-        return str(probe.getsockname()[0])
+async def test_a_host_name_that_could_add_a_command_is_not_given_in_ehlo() -> None:
+    with SmtpServer() as server:
+        settings = EmailSettings(**server.settings()).model_copy(update={"local_hostname": "me\r\nMAIL FROM:<a@b>"})
+        with pytest.raises(ImproperlyConfigured, match="local_hostname"):
+            await connect(settings)
+    assert "EHLO" not in server.verbs
 
 
 ECHOES = ["535 wrong: {line}", "535 {secret}", "550-{line}\r\n550 {line}", "{line}", "454 {line} again"]

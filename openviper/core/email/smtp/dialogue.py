@@ -1,0 +1,111 @@
+"""The judging side of a transaction: what was asked, what the answers mean, and which error that is."""
+
+from collections.abc import Sequence
+
+from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
+from openviper.core.email.smtp.exchange import WireFailure
+from openviper.core.email.smtp.outcome import (
+    Outcome,
+    StaleConnection,
+    going_away,
+    message_refused,
+    recipients_refused,
+    wire_error,
+)
+from openviper.core.email.smtp.replies import Reply
+from openviper.core.email.smtp.wire import Connection
+
+__all__ = ["READY", "Dialogue"]
+
+READY = 354  # to DATA: the content may come
+_LEAVING = 421
+_BEFORE_ANYTHING = ("RSET", "MAIL FROM")
+
+
+class Dialogue:
+    """Asks over ``connection`` and keeps who was accepted and refused.
+
+    ``body_written`` is to be True once the last byte of the message has been written: from then on a lost connection
+    leaves the outcome uncertain. The methods raise what a refusal, a departure or a loss means for the caller.
+    """
+
+    def __init__(self, connection: Connection, recipients: Sequence[str], *, allow_partial: bool) -> None:
+        self.connection = connection
+        self.body_written = False
+        self._peer = connection.peer
+        self._recipients = recipients
+        self._allow_partial = allow_partial
+        self._accepted: list[str] = []
+        self._refused: dict[str, Refusal] = {}
+
+    async def ask(self, data: bytes, steps: Sequence[str], *, final_limit: float | None = None) -> list[Reply]:
+        """Write commands; ``steps`` names each of them. Returns a reply for each."""
+        try:
+            replies = await self.connection.ask(data, len(steps), final_limit=final_limit)
+        except WireFailure as failure:
+            raise self.failed(steps, failure) from failure
+        self.judge_departure(steps, replies)
+        return replies
+
+    def failed(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
+        """The error for a connection that ended before all the replies to ``steps`` were there."""
+        step = steps[min(len(failure.replies), len(steps) - 1)]
+        error = wire_error(self._peer, step, failure, body_sent=self._body_sent)
+        return StaleConnection(error) if failure.kind == "lost" and not self._body_sent else error
+
+    def judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+        """Raise when the server has said that it closes the connection."""
+        if replies[-1].code != _LEAVING:
+            return
+        step = steps[len(replies) - 1]
+        error = going_away(self._peer, step, replies[-1])
+        raise StaleConnection(error) if step in _BEFORE_ANYTHING else error
+
+    def judge_reset(self, reply: Reply) -> None:
+        """Raise when the transaction before may still be open, so that this connection is of no use."""
+        if not reply.positive:
+            raise StaleConnection(ConnectionFailed(f"{self._peer}: RSET: {reply}", temporary=True))
+
+    def judge_envelope(self, replies: Sequence[Reply]) -> None:
+        """Note who is accepted and refused; raise when the message may go to nobody. Further replies are ignored."""
+        if not replies[0].positive:
+            self._require_negative("MAIL FROM", replies[0])
+            raise message_refused(self._peer, "MAIL FROM", replies[0])
+        for recipient, reply in zip(self._recipients, replies[1:], strict=False):
+            if reply.positive:
+                self._accepted.append(recipient)
+            else:
+                self._require_negative("RCPT TO", reply)
+                self._refused[recipient] = reply.refusal()
+        if not self._accepted or (self._refused and not self._allow_partial):
+            self.connection.needs_reset = True
+            raise recipients_refused(self._peer, self._accepted, self._refused)
+
+    def judge_cut_flight(self, replies: Sequence[Reply]) -> None:
+        """Raise the refusal that came before the connection ended, if it leaves no doubt."""
+        if len(replies) > len(self._recipients) or (replies and replies[0].negative):
+            self.judge_envelope(replies)
+
+    def judge_ready(self, reply: Reply) -> None:
+        """Raise when the server does not want the content after DATA."""
+        if reply.code != READY:
+            self._require_negative("DATA", reply)
+            self.connection.needs_reset = True
+            raise message_refused(self._peer, "DATA", reply)
+
+    def judge_content(self, step: str, reply: Reply) -> Outcome:
+        """The outcome when the server has taken the content; else raise."""
+        self.judge_departure([step], [reply])
+        if not reply.positive:
+            self._require_negative(step, reply)
+            raise message_refused(self._peer, step, reply)
+        return Outcome(tuple(self._accepted), self._refused, str(reply))
+
+    @property
+    def _body_sent(self) -> bool:
+        return self.body_written and self.connection.flushed
+
+    def _require_negative(self, step: str, reply: Reply) -> None:
+        if not reply.negative:
+            failure = WireFailure("broken", f"an answer that does not fit: {reply}")
+            raise wire_error(self._peer, step, failure, body_sent=self._body_sent)
