@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
+from openviper.cli.email_group import email
 from openviper.cli.runserver import runserver
+from openviper.cli.runworker import runworker
 from openviper.cli.sendtestemail import sendtestemail
 from openviper.exceptions import OpenViperError
 
@@ -33,6 +35,6 @@ def openviper() -> None:
     """The commands of openviper."""
 
 
-for _command in (runserver, sendtestemail):
+for _command in (runserver, runworker, sendtestemail, email):
     viperctl.add_command(_command)
 openviper.add_command(viperctl)

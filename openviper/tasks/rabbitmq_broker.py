@@ -1,5 +1,6 @@
 """Dramatiq's RabbitMQ broker, which waits for the broker's confirmation and shares no connection with a child."""
 
+import logging
 import threading
 from typing import Any
 
@@ -24,6 +25,10 @@ def connection_parameters(settings: TaskSettings, *, limit: float | None = None)
 
 def make_rabbitmq_broker(settings: TaskSettings) -> RabbitmqBroker:
     """The broker of ``settings``; nothing is connected yet."""
+    library = logging.getLogger("pika")
+    if library.level == logging.NOTSET:
+        # It logs several errors and a traceback for every refused connection, which we tell in one line.
+        library.setLevel(logging.CRITICAL)
     return _RabbitmqBroker(url=settings.url, confirm_delivery=True, connection=connection_parameters(settings))
 
 

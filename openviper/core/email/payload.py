@@ -56,6 +56,15 @@ class Payload:
         """Bytes of everything."""
         return len(self.head) + sum(map(len, self.parts))
 
+    def about(self) -> dict[str, str]:
+        """The header fields that tell a person which message it is; empty where the head cannot be read."""
+        try:
+            head = _head(self.head)
+            fields = {name: ", ".join(str(Address(*one)) for one in head[name.lower()]) for name in ("To", "Cc", "Bcc")}
+            return {"From": str(Address(*head["sender"])), **fields, "Subject": str(head["subject"])}
+        except (UnknownPayload, TypeError, AttributeError):
+            return dict.fromkeys(("From", "To", "Cc", "Bcc", "Subject"), "")
+
     def __repr__(self) -> str:
         return f"<Payload {self.size} bytes>"
 

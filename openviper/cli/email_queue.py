@@ -1,0 +1,37 @@
+"""What the commands below ``viperctl email`` share: the project's folder as an option, and its queue."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from openviper.cli.project import enter_project
+
+if TYPE_CHECKING:
+    from openviper.core.email.queue import QueueService
+
+__all__ = ["project_option", "queue_of"]
+
+project_option = click.option(
+    "--project",
+    "path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    show_default=True,
+    help="The project's folder.",
+)
+
+
+def queue_of(path: Path, settings: str | None) -> "QueueService":
+    """The queue of the project in ``path``.
+
+    Raises:
+        click.ClickException: it has none.
+    """
+    from openviper.core.email.queue import queue_service
+
+    enter_project(path, settings_module=settings).load_settings()
+    service = queue_service()
+    if service is None:
+        raise click.ClickException('mail is not queued: TASKS["broker"] is not "redis" or "rabbitmq"')
+    return service

@@ -1,0 +1,35 @@
+"""``viperctl email status``."""
+
+from pathlib import Path
+
+import click
+
+from openviper.cli.email_queue import project_option, queue_of
+from openviper.cli.options import settings_option
+
+__all__ = ["status"]
+
+
+@click.command()
+@project_option
+@settings_option
+def status(path: Path, settings: str | None) -> None:
+    """Show who delivers queued mail and how much there is. Ends with 1 when mail waits and nobody delivers it."""
+    service = queue_of(path, settings)
+    figures = service.spool.figures()
+    click.echo(f"Broker   {service.settings.address}")
+    click.echo(f"Workers  {figures.consumers or 'none: start one with `viperctl runworker`'}")
+    oldest = "" if figures.oldest is None else f", the oldest unsent message is {_age(figures.oldest)} old"
+    click.echo(f"Waiting  {figures.waiting}{oldest}")
+    if figures.later is not None:
+        click.echo(f"Later    {figures.later} (scheduled, or waiting for another attempt)")
+    click.echo(f"Failed   {figures.failed}")
+    if figures.waiting and not figures.consumers:
+        raise click.ClickException("mail waits, and no worker consumes the emails queue")
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(0, seconds):.0f} s"

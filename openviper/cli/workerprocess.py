@@ -1,0 +1,43 @@
+"""What each process of ``viperctl runworker`` does first; Dramatiq's runner imports it by name."""
+
+import importlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from openviper.core.email.queue.worker import declare
+from openviper.tasks import TaskSettings, get_broker
+
+__all__ = ["QUEUES_VARIABLE", "boot", "task_modules"]
+
+QUEUES_VARIABLE = "OPENVIPER_WORKER_QUEUES"
+
+logger = logging.getLogger("openviper.tasks")
+
+
+def boot() -> None:
+    """Make the broker, and declare the project's actors and that of mail on it."""
+    broker = get_broker()
+    declare(broker)
+    for name in task_modules(Path.cwd()):
+        importlib.import_module(name)
+    wanted = json.loads(os.environ.get(QUEUES_VARIABLE, "[]"))
+    for name in wanted:
+        if name not in broker.get_declared_queues():
+            declared = ", ".join(sorted(broker.get_declared_queues()))
+            logger.warning("no actor uses the queue %r; there are %s", name, declared)
+
+
+def task_modules(folder: Path) -> list[str]:
+    """``TASKS["modules"]``, and every tasks.py of ``folder`` and of the packages in it."""
+    return list(dict.fromkeys((*TaskSettings.from_settings().modules, *_found(folder))))
+
+
+def _found(folder: Path) -> Iterator[str]:
+    if (folder / "tasks.py").is_file():
+        yield "tasks"
+    for file in sorted(folder.glob("*/tasks.py")):
+        if file.parent.name.isidentifier():
+            yield f"{file.parent.name}.tasks"
