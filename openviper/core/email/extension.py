@@ -35,7 +35,7 @@ class _Running:
     async def aclose(self) -> None:
         await self.mailer.aclose()
         if self.inbox is not None:
-            self.inbox.close()
+            await self.inbox.aclose()
 
 
 class _Service:
@@ -49,6 +49,7 @@ class _Service:
     async def lifespan(self) -> AsyncIterator[_Running]:
         """Validate the settings, open, say which way mail goes; on leaving deliver what is left, and close."""
         running = await self._start(waits=False)
+        await running.mailer.detect_broker()
         logger.info("%s", describe_ways(running.mailer))
         with serving_loop(running.mailer):
             try:
@@ -72,12 +73,19 @@ class _Service:
 
     async def _start(self, *, waits: bool) -> _Running:
         settings = EmailSettings.load(self._overrides)
-        inbox = Inbox(settings) if settings.inbox_enabled(debug=debug()) else None
-        running = _Running(Mailer(settings), inbox, waits)
+        mailer = Mailer(settings)
+        inbox = Inbox(mailer) if settings.inbox_enabled(debug=debug()) else None
+        running = _Running(mailer, inbox, waits)
         self._running.set(running)
         if inbox is not None:
+            if not debug():
+                logger.warning(
+                    'EMAIL["inbox"] is "always" and DEBUG is off: whoever reaches this application as %s reads all of '
+                    "its mail",
+                    " or ".join(("localhost", *(settings.inbox_hosts or ()))),
+                )
             await inbox.open()
-        await running.mailer.open()
+        await mailer.open()
         return running
 
 

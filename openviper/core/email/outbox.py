@@ -85,6 +85,19 @@ class Dispatcher:
         self._admit()
         return handed
 
+    def retry_now(self, message_id: str) -> bool:
+        """Try a message at once that waits for its next attempt; False when none with this id waits.
+
+        It is a try more than the message has: a further failure is followed by the delay that was cut short.
+        """
+        for handed in self._waiting:
+            if handed.message.message_id == message_id and handed.timer is not None:
+                handed.timer.cancel()
+                handed.attempts -= 1
+                self._retry(handed)
+                return True
+        return False
+
     async def drain(self, timeout: float) -> None:
         """Deliver what is left within ``timeout`` seconds, then close; what could not be is logged one by one.
 

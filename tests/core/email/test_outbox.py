@@ -144,6 +144,22 @@ async def test_a_message_larger_than_the_byte_bound_passes_alone() -> None:
     assert deliveries.most_at_once == 1
 
 
+async def test_retry_now_does_not_wait_for_the_delay_and_uses_up_no_try() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), temporary(), temporary()]
+    dispatcher = make_dispatcher(deliveries, retry_delays=(60.0,))
+    message = await make_outgoing()
+    (handed,) = dispatcher.hand_over([message])
+    for tries in (1, 2, 3):
+        async with asyncio.timeout(10):
+            while len(deliveries.attempts) < tries or deliveries.at_once or handed.timer is None:
+                await asyncio.sleep(0)
+        assert dispatcher.retry_now(message.message_id)
+    await finished([handed])
+    assert len(deliveries.attempts) == 4
+    assert not dispatcher.retry_now(message.message_id)
+
+
 async def test_draining_delivers_what_is_left_and_gives_a_waiting_retry_one_attempt() -> None:
     deliveries = Deliveries()
     deliveries.outcomes = [temporary()]

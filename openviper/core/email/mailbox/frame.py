@@ -1,35 +1,70 @@
 """The HTML part of a message as a document that can be shown in a sandboxed frame."""
 
-import base64
 import re
 
 from openviper.core.email.message import PreparedMessage
 
-__all__ = ["FRAME_POLICY", "framed_html"]
+__all__ = ["SANDBOX", "frame_policy", "framed_html", "inline_image"]
 
-# No script, no remote content, no forms; links do not navigate, since the frame's sandbox allows no navigation of its
-# parent. Styles are the message's own.
-FRAME_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'self'; sandbox"
-)
+# No scripts, no forms, no navigation of anything but the frame itself; links open a page of their own.
+SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
 
-_CID = re.compile(r"cid:([^\s\"'<>)]{1,250})", re.IGNORECASE)
+_CID = re.compile(r"cid:([^\s\"'<>)\\]{1,250})", re.IGNORECASE)
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}", re.IGNORECASE)
+_PREFERENCE = re.compile(r"\(\s*+prefers-color-scheme\s*+:\s*+(dark|light)\s*+\)", re.IGNORECASE)
+_ALWAYS, _NEVER = "(min-width: 0px)", "(max-width: 0px)"
+_SCHEMES = re.compile(
+    r"(?:(?<![\w-])color-scheme[\s\"']*+[:=]|(?<![\w-])(?:supported-)?color-schemes?[\"']?\s++content\s*+=)"
+    r"[\s\"']*+([a-z ]{0,40})",
+    re.IGNORECASE,
+)
+_LINK_ELEMENT = re.compile(r"<link\b", re.IGNORECASE)
+# What may stand before the doctype, and it: markup before it would show the message in quirks mode.
+_DOCTYPE = re.compile(r"(?>(?:\s|<!--(?:(?!-->).)*+-->)*+)<!doctype[^>]*+>", re.IGNORECASE | re.DOTALL)
 
 
-def framed_html(message: PreparedMessage) -> str:
-    """The HTML part with its inline images (``cid:``) as data, so that the frame needs to fetch nothing."""
-    images = {
-        part.content_id or part.filename: part
-        for part in message.attachments
-        if part.inline and _IMAGE_TYPE.fullmatch(part.mimetype)
-    }
+def frame_policy(images: str, *, remote: bool) -> str:
+    """The Content-Security-Policy of the framed document.
 
-    def embed(match: re.Match[str]) -> str:
-        part = images.get(match[1])
-        if part is None:
-            return match[0]
-        return f"data:{part.mimetype};base64,{base64.b64encode(part.content).decode('ascii')}"
+    ``images`` is the address below which the message's inline images lie; ``remote`` lets images, fonts and style
+    sheets come from elsewhere.
+    """
+    elsewhere = " http: https:" if remote else ""
+    media = elsewhere or " 'none'"
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'{elsewhere}; img-src data: {images}{elsewhere}; "
+        f"font-src data:{elsewhere}; media-src{media}; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors 'self'; sandbox {SANDBOX}"
+    )
 
-    return _CID.sub(embed, message.html or "")
+
+def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
+    """``html`` as it is to be framed: inline images (``cid:name``) come from ``images`` + name, links open new pages.
+
+    ``theme`` is "light" or "dark": what asks for the reader's preference is answered with it, since browsers do not
+    tell a frame another one than their own. The time is proportional to the length.
+    """
+    # A name is percent-encoded there as it is in an address (RFC 2392).
+    html = _CID.sub(lambda match: images + match[1].replace("?", "%3F").replace("#", "%23"), html)
+    html = _PREFERENCE.sub(lambda match: _ALWAYS if match[1].lower() == theme else _NEVER, html)
+    if not remote:
+        # Policies do not forbid <link rel="preconnect"> and "dns-prefetch", which tell a sender as well.
+        html = _LINK_ELEMENT.sub("<x-link", html)
+    doctype = _DOCTYPE.match(html)
+    end = doctype.end() if doctype else 0
+    return f'{html[:end]}<base target="_blank">{html[end:]}{_scheme_style(html, theme)}'
+
+
+def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | None:
+    """The image that the HTML calls ``cid:name``: content and MIME type; None if there is none."""
+    for part in message.attachments:
+        if part.inline and (part.content_id or part.filename) == name and _IMAGE_TYPE.fullmatch(part.mimetype):
+            return part.content, part.mimetype
+    return None
+
+
+def _scheme_style(html: str, theme: str) -> str:
+    """A style that sets the colours of ``theme``, if the message says somewhere that it can be shown in them."""
+    supported = any(theme in match[1].lower().split() for match in _SCHEMES.finditer(html))
+    # Behind everything, where it is sure to win; what keeps it from being read merely keeps the browser's colours.
+    return f"<style>:root{{color-scheme:only {theme}!important}}</style>" if supported else ""

@@ -1,71 +1,193 @@
-"""A bounded store of messages and of what happened to them, filled by the events of this process."""
+"""What the inbox page shows: messages with what happened to them, and where they are kept."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import blake2s
+from threading import Lock
 
 from openviper.core.email.events import EventKind, MessageEvent, subscribe
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.mailbox.changes import Changes
+from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 
-__all__ = ["Entry", "Store"]
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "Entry", "MemoryStore", "Step", "Store", "footprint", "key_of", "with_step"]
 
 MAX_MESSAGES = 500
 MAX_BYTES = 64 * 1024 * 1024
+_MAX_STEPS = 200
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event; ``at`` is Unix time in seconds, ``recipients`` those whom it was about."""
+
+    kind: EventKind
+    at: float
+    detail: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A message with its timeline, oldest event first. ``key`` names it in addresses of the page."""
+    """A message as the inbox has it; ``key`` names it in addresses of the page.
+
+    ``steps``: oldest first, never empty. The attachments of ``prepared`` may lack their content, whose lengths are in
+    ``attachment_sizes``: ``Store.load`` gives the whole message. ``envelope`` is that of the first event.
+    """
 
     key: str
-    message: OutgoingMessage
-    timeline: list[MessageEvent] = field(default_factory=list)
+    prepared: PreparedMessage
+    envelope: Envelope
+    size: int
+    attachment_sizes: tuple[int, ...]
+    steps: tuple[Step, ...]
     read: bool = False
 
     @property
     def state(self) -> EventKind:
-        """The kind of the newest event."""
-        return self.timeline[-1].kind
+        """The kind of the newest step."""
+        return self.steps[-1].kind
+
+    @property
+    def way(self) -> str:
+        """How it left: "held", "deferred", "queued", or "inline" for one that was sent at once."""
+        first = self.steps[0].kind
+        return first if first in ("held", "deferred", "queued") else "inline"
+
+    @property
+    def arrived(self) -> int:
+        """When the first step was, in microseconds of Unix time; orders the inbox."""
+        return int(self.steps[0].at * 1_000_000)
 
 
-class Store:
-    """Keeps the newest messages, within both bounds; the oldest go first."""
+class Store(ABC):
+    """Keeps the newest messages within bounds; the oldest go first. Belongs to one event loop."""
 
-    def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        self._entries: dict[str, Entry] = {}
-        self._bytes = 0
+    def __init__(self) -> None:
+        self.changes = Changes()
 
     def follow(self) -> Callable[[], None]:
         """Fill the store from the events of this process; returns the function that ends it."""
-        return subscribe(self._happened)
+        return subscribe(self.happened)
 
-    def newest_first(self) -> Iterator[Entry]:
-        """Every entry, the one added last first."""
-        return reversed(list(self._entries.values()))
+    @abstractmethod
+    def happened(self, event: MessageEvent) -> None:
+        """Take over an event, in any thread, without blocking."""
 
-    def get(self, key: str) -> Entry | None:
+    @abstractmethod
+    async def newest_first(self) -> list[Entry]:
+        """Every entry, the one that arrived last first."""
+
+    @abstractmethod
+    async def get(self, key: str) -> Entry | None:
         """The entry, or None when there is none (any more)."""
-        return self._entries.get(key)
 
-    def delete(self, key: str) -> None:
+    @abstractmethod
+    async def load(self, key: str) -> OutgoingMessage | None:
+        """The whole message, for the recipients of its newest step; None when there is none (any more)."""
+
+    @abstractmethod
+    async def mark_read(self, key: str) -> None:
+        """Remember that somebody has opened it."""
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
         """Forget one message; one that is gone already is no error."""
-        if entry := self._entries.pop(key, None):
-            self._bytes -= entry.message.size
 
-    def clear(self) -> None:
+    @abstractmethod
+    async def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self._bytes = 0
 
-    def _happened(self, event: MessageEvent) -> None:
-        key = blake2s(event.message_id.encode(), digest_size=8).hexdigest()
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = Entry(key, event.message)
-            self._bytes += event.message.size
-        entry.timeline.append(event)
-        # One message always stays, however large it is: it is the one that the developer wants to see.
-        while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
-            self.delete(next(iter(self._entries)))
+    async def changed(self, version: int, timeout: float) -> int:
+        """``Changes.after``, for everything that may change this store."""
+        return await self.changes.after(version, timeout)
+
+    async def aclose(self) -> None:
+        """Write what is still to be written, and let go."""
+        self.changes.close()
+
+
+class MemoryStore(Store):
+    """Keeps the messages of this process in memory."""
+
+    def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__()
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._entries: dict[str, tuple[Entry, OutgoingMessage]] = {}
+        self._bytes = 0
+        self._lock = Lock()
+
+    def happened(self, event: MessageEvent) -> None:
+        key = key_of(event.message_id)
+        message: OutgoingMessage = event.message
+        with self._lock:
+            entry, message = self._entries.get(key) or (None, message)
+            if entry is None:
+                self._bytes += footprint(message)
+            self._entries[key] = with_step(entry, event), message
+            # One message always stays, however large it is: it is the one that the developer wants to see.
+            while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
+                self._forget(next(iter(self._entries)))
+        self.changes.tell()
+
+    async def newest_first(self) -> list[Entry]:
+        with self._lock:
+            return [entry for entry, _ in reversed(self._entries.values())]
+
+    async def get(self, key: str) -> Entry | None:
+        entry, _ = self._entries.get(key, (None, None))
+        return entry
+
+    async def load(self, key: str) -> OutgoingMessage | None:
+        entry, message = self._entries.get(key, (None, None))
+        if entry is None or message is None:
+            return None
+        return message.for_recipients(entry.steps[-1].recipients)
+
+    async def mark_read(self, key: str) -> None:
+        with self._lock:
+            if key in self._entries:
+                entry, message = self._entries[key]
+                if entry.read:
+                    return
+                self._entries[key] = replace(entry, read=True), message
+        self.changes.tell()
+
+    async def delete(self, key: str) -> None:
+        with self._lock:
+            self._forget(key)
+        self.changes.tell()
+
+    async def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+        self.changes.tell()
+
+    def _forget(self, key: str) -> None:
+        if found := self._entries.pop(key, None):
+            self._bytes -= footprint(found[1])
+
+
+def key_of(message_id: str) -> str:
+    """The name of a message in addresses and folders: 16 hexadecimal digits."""
+    return blake2s(message_id.encode(), digest_size=8).hexdigest()
+
+
+def footprint(message: OutgoingMessage) -> int:
+    """About how many bytes keeping ``message`` takes: its encoded form, and the contents that it was made from."""
+    return message.size + sum(len(part.content) for part in message.prepared.attachments)
+
+
+def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
+    """``entry`` with ``event`` as its newest step; None begins a new entry."""
+    message: OutgoingMessage = event.message
+    step = Step(event.kind, event.at, event.detail, message.envelope.recipients)
+    if entry is None:
+        prepared = message.prepared
+        sizes = tuple(len(part.content) for part in prepared.attachments)
+        return Entry(key_of(event.message_id), prepared, message.envelope, message.size, sizes, (step,))
+    # The first one says which way the message took; in between, a message that is tried for ever loses the oldest.
+    steps = (entry.steps[0], *entry.steps[1:][-(_MAX_STEPS - 2) :], step)
+    return replace(entry, steps=steps)

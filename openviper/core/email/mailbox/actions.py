@@ -1,0 +1,43 @@
+"""What the buttons of the inbox page do with a message."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from openviper.core.email.delivery import Mailer
+from openviper.core.email.events import publish
+from openviper.core.email.mailbox.store import Entry, Store
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.serialiser import outgoing
+
+__all__ = ["retry", "send_again"]
+
+
+async def send_again(message: OutgoingMessage, mailer: Mailer) -> str:
+    """Send a copy to all of its recipients as a message of its own, after the response; returns its Message-ID."""
+    prepared = message.prepared
+    message_id = f"<{os.urandom(16).hex()}@{prepared.sender.domain}>"
+    copy = await outgoing(
+        replace(prepared, message_id=message_id, date=datetime.now(UTC)),
+        max_message_bytes=mailer.settings.max_message_bytes,
+    )
+    publish("deferred", copy, "sent again from the inbox page")
+    mailer.dispatcher.hand_over((copy,))
+    return message_id
+
+
+async def retry(entry: Entry, store: Store, mailer: Mailer) -> bool:
+    """Try once more, now, to deliver to those who have not got it.
+
+    False when there is nothing to try, or another process has the message.
+    """
+    if entry.state == "retrying":
+        return mailer.dispatcher.retry_now(entry.prepared.message_id)
+    if entry.state != "failed":
+        return False
+    message = await store.load(entry.key)
+    if message is None:
+        return False
+    publish("deferred", message, "tried again from the inbox page")
+    mailer.dispatcher.hand_over((message,))
+    return True

@@ -1,0 +1,256 @@
+"""The inbox in a folder, into which several processes may write at the same time.
+
+Each message is a folder of its own, named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its
+bytes), ``part-0``, ... (what is attached), ``steps`` (one line of JSON for each event, appended) and ``read`` (there
+when somebody has opened it). A message's folder appears by a rename when it is complete, and goes by a rename.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from asyncio import wrap_future
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Semaphore
+from typing import TypeVar
+
+from openviper.core.email.events import MessageEvent
+from openviper.core.email.mailbox.records import entry_from, message_record, step_from, step_line
+from openviper.core.email.mailbox.store import MAX_BYTES, MAX_MESSAGES, Entry, Step, Store, footprint, key_of
+from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["FolderStore"]
+
+T = TypeVar("T")
+logger = logging.getLogger("openviper.email")
+
+_POLL = 0.5  # seconds between two looks at what other processes have written
+_MOST_WAITING = 1_000  # events on their way to the disk
+_ABANDONED = 600.0  # seconds after which an unfinished folder of a process that was killed is removed
+
+
+class FolderStore(Store):
+    """Keeps messages in ``folder``, made when missing.
+
+    All files are touched in one thread of its own, in order: what this process sent before a question is in the
+    answer.
+    """
+
+    def __init__(self, folder: Path, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__()
+        self._folder = folder
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="openviper-inbox")
+        self._room = Semaphore(_MOST_WAITING)
+        self._known: dict[str, Entry] = {}
+        self._signature: object = None
+        self._failing = False
+
+    def happened(self, event: MessageEvent) -> None:
+        if not self._room.acquire(blocking=False):
+            return
+        with suppress(RuntimeError):  # closed: the last events of a process that ends
+            self._thread.submit(self._write, event)
+
+    async def newest_first(self) -> list[Entry]:
+        return await self._in_thread(self._entries)
+
+    async def get(self, key: str) -> Entry | None:
+        return await self._in_thread(lambda: self._entry(key))
+
+    async def load(self, key: str) -> OutgoingMessage | None:
+        return await self._in_thread(lambda: self._load(key))
+
+    async def mark_read(self, key: str) -> None:
+        await self._change(lambda: self._mark_read(key))
+
+    async def delete(self, key: str) -> None:
+        await self._change(lambda: self._remove(key))
+
+    async def clear(self) -> None:
+        await self._change(self._remove_all)
+
+    async def changed(self, version: int, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while True:
+            current = await self.changes.after(version, max(0.0, min(_POLL, deadline - time.monotonic())))
+            if current != version or self.changes.closed or time.monotonic() >= deadline:
+                return current
+            signature = await self._in_thread(self._look)
+            if signature != self._signature:
+                self._signature = signature
+                self.changes.tell()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        with suppress(RuntimeError):
+            await self._in_thread(lambda: None)
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await wrap_future(self._thread.submit(function))
+
+    async def _change(self, function: Callable[[], object]) -> None:
+        await self._in_thread(function)
+        self.changes.tell()
+
+    def _write(self, event: MessageEvent) -> None:
+        self._room.release()
+        try:
+            self._append(key_of(event.message_id), event)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.error('EMAIL["inbox_dir"]: %s cannot be written: %s', self._folder, error)
+            self._failing = True
+        self.changes.tell()
+
+    def _append(self, key: str, event: MessageEvent) -> None:
+        steps = self._folder / key / "steps"
+        line = step_line(event).encode()
+        try:
+            # In one write to the end of the file, so that the lines of two processes do not mix.
+            descriptor = os.open(steps, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:
+            self._add(key, event.message, line)
+            return
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def _add(self, key: str, message: OutgoingMessage, line: bytes) -> None:
+        unfinished = self._folder / f".new-{secrets.token_hex(8)}"
+        unfinished.mkdir(parents=True, mode=0o700)
+        try:
+            (unfinished / "message.json").write_text(message_record(message), encoding="utf-8")
+            with (unfinished / "message.eml").open("wb") as file:
+                file.writelines(message.content)
+            for index, part in enumerate(message.prepared.attachments):
+                (unfinished / f"part-{index}").write_bytes(part.content)
+            (unfinished / "footprint").write_text(str(footprint(message)), encoding="ascii")
+            (unfinished / "steps").write_bytes(line)
+            unfinished.rename(self._folder / key)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            # Another process was faster with an event of the same message.
+            if not (self._folder / key / "steps").is_file():
+                raise
+            with (self._folder / key / "steps").open("ab") as file:
+                file.write(line)
+        self._make_room(key)
+
+    def _make_room(self, newest: str) -> None:
+        found = sorted((path.stat().st_mtime_ns, key) for key in self._keys() if (path := self._path(key, "footprint")))
+        sizes = {key: self._footprint(key) for _, key in found}
+        total = sum(sizes.values())
+        for _, key in found:
+            if len(sizes) <= self._max_messages and total <= self._max_bytes:
+                break
+            if key != newest:
+                total -= sizes.pop(key)
+                self._remove(key)
+        for path in self._folder.glob(".*-*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _footprint(self, key: str) -> int:
+        try:
+            return int((self._folder / key / "footprint").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    def _path(self, key: str, name: str) -> Path | None:
+        path = self._folder / key / name
+        return path if path.is_file() else None
+
+    def _keys(self) -> list[str]:
+        try:
+            names = os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
+        except FileNotFoundError:
+            return []
+        return [name for name in names if _is_key(name)]
+
+    def _entries(self) -> list[Entry]:
+        keys = self._keys()
+        self._known = {key: self._known[key] for key in keys if key in self._known}
+        entries = [entry for key in keys if (entry := self._entry(key)) is not None]
+        return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
+
+    def _entry(self, key: str) -> Entry | None:
+        if not _is_key(key):
+            return None
+        path = self._folder / key
+        try:
+            steps = tuple(_steps(path / "steps"))
+            read = (path / "read").exists()
+            if key in self._known:
+                return replace(self._known[key], steps=steps, read=read)
+            entry = entry_from(key, (path / "message.json").read_text(encoding="utf-8"), steps, read=read)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            logger.warning('EMAIL["inbox_dir"]: %s is not a message: %s', path, error)
+            return None
+        self._known[key] = entry
+        return entry
+
+    def _load(self, key: str) -> OutgoingMessage | None:
+        entry = self._entry(key)
+        if entry is None:
+            return None
+        path = self._folder / key
+        try:
+            content = (path / "message.eml").read_bytes()
+            parts = tuple(
+                replace(part, content=(path / f"part-{index}").read_bytes())
+                for index, part in enumerate(entry.prepared.attachments)
+            )
+        except FileNotFoundError:
+            return None
+        envelope = replace(entry.envelope, recipients=entry.steps[-1].recipients)
+        return OutgoingMessage(replace(entry.prepared, attachments=parts), envelope, (content,), entry.size)
+
+    def _mark_read(self, key: str) -> None:
+        if _is_key(key) and (self._folder / key).is_dir():
+            (self._folder / key / "read").touch()
+
+    def _remove(self, key: str) -> None:
+        if not _is_key(key):
+            return
+        gone = self._folder / f".old-{secrets.token_hex(8)}"
+        with suppress(OSError):  # another process has removed it
+            (self._folder / key).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _remove_all(self) -> None:
+        for key in self._keys():
+            self._remove(key)
+
+    def _look(self) -> object:
+        """Differs when another process has written something."""
+        found = []
+        for key in sorted(self._keys()):
+            with suppress(OSError):
+                found.append(
+                    (key, (self._folder / key / "steps").stat().st_size, (self._folder / key / "read").exists())
+                )
+        return found
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
+
+
+def _steps(path: Path) -> Iterator[Step]:
+    steps = [step for line in path.read_text(encoding="utf-8").splitlines() if (step := step_from(line)) is not None]
+    if not steps:
+        raise ValueError("it has no steps")
+    yield from steps
