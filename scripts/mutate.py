@@ -49,22 +49,22 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 def changed(node: ast.AST) -> Iterator[ast.AST]:
     """The changed forms of ``node`` itself."""
     other: Any = copy.deepcopy(node)
-    if isinstance(other, ast.Compare) and type(other.ops[0]) in SWAPPED:
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
         other.ops[0] = SWAPPED[type(other.ops[0])]()
         yield other
-    elif isinstance(other, ast.BoolOp | ast.BinOp | ast.AugAssign) and type(other.op) in SWAPPED:
+    elif isinstance(node, ast.BoolOp | ast.BinOp | ast.AugAssign) and type(node.op) in SWAPPED:
         other.op = SWAPPED[type(other.op)]()
         yield other
-    elif isinstance(other, ast.UnaryOp) and isinstance(other.op, ast.Not):
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield other.operand
-    elif isinstance(other, ast.Constant) and type(other.value) in (int, bool, str, bytes):
-        yield ast.Constant(_other_value(other.value))
-    elif isinstance(other, ast.Raise | ast.Continue | ast.Break):
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | str | bytes):
+        yield ast.Constant(_other_value(node.value))
+    elif isinstance(node, ast.Raise | ast.Continue | ast.Break):
         yield ast.Pass()
-    elif isinstance(other, ast.If | ast.IfExp):
+    elif isinstance(node, ast.If | ast.IfExp):
         other.test = ast.Constant(value=False)
         yield other
-    elif isinstance(other, ast.Return) and other.value is not None:
+    elif isinstance(node, ast.Return) and node.value is not None:
         yield ast.Return(ast.Constant(value=None))
 
 

@@ -1,0 +1,194 @@
+"""How long one large message holds the event loop, and how much memory it takes beside its attachment.
+
+    .venv/bin/python benchmarks/loop_stall.py          # 25 MB as bytes and from a file, in clear text and over TLS
+    .venv/bin/python benchmarks/loop_stall.py --megabytes 5
+
+The mail server is a process of its own that throws everything away. A heartbeat on the loop measures by how much
+each of its naps of a millisecond is too long; what it measures while nothing is sent is the noise of the machine.
+Memory is the process's peak (VmHWM of Linux) less what it had with the attachment in memory, or on disk. Each case has
+a process of its own, because memory that was given back stays in a process for the next one.
+"""
+
+import argparse
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from openviper.conf import override
+from openviper.core.email import send_email
+
+MB = 1024 * 1024
+NAP = 0.001
+
+
+@dataclass
+class Heartbeat:
+    """Milliseconds that a nap was too long: all, less those in which the thread waited for a processor, and at work."""
+
+    longest: float = 0.0
+    held: float = 0.0
+    work: float = 0.0
+
+
+@asynccontextmanager
+async def heartbeat() -> AsyncIterator[Heartbeat]:
+    seen = Heartbeat()
+
+    async def beat() -> None:
+        while True:
+            begun, waited = time.perf_counter(), processor()
+            await asyncio.sleep(NAP)
+            late = (time.perf_counter() - begun - NAP) * 1000
+            worked, queued = (after - before for after, before in zip(processor(), waited, strict=True))
+            seen.longest = max(seen.longest, late)
+            seen.held = max(seen.held, late - queued)
+            seen.work = max(seen.work, worked)
+
+    task = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    try:
+        yield seen
+    finally:
+        task.cancel()
+
+
+def processor() -> tuple[float, float]:
+    """Milliseconds that this thread has worked, and that it was ready to and had no processor."""
+    worked, queued, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return int(worked) / 1e6, int(queued) / 1e6
+
+
+def memory(field: str) -> int:
+    """``VmRSS`` or ``VmHWM`` of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+async def send(attachment: Any) -> tuple[Heartbeat, float]:
+    """Send it once; returns what the heartbeat saw, and the milliseconds that it took."""
+    begun = time.perf_counter()
+    async with heartbeat() as seen:
+        await send_email("to@example.com", "large", "See attached.", attachments=[attachment])
+    return seen, (time.perf_counter() - begun) * 1000
+
+
+async def measure(case: str, port: int, *, ca: str, size: int, tries: int) -> None:
+    email = {"host": "localhost", "port": port, "use_ssl": "TLS" in case, "default_sender": "from@example.com"}
+    with override(EMAIL={**email, "tls_ca_file": ca}), tempfile.TemporaryDirectory() as folder:
+        await send_email("to@example.com", "warm", "up", attachments=[("a.txt", b"a")])
+        async with heartbeat() as idle:
+            await asyncio.sleep(1)
+        attachment: Any = Path(folder) / "large.bin"
+        await asyncio.to_thread(write_random, attachment, size)
+        if "bytes" in case:
+            attachment = ("large.bin", await asyncio.to_thread(attachment.read_bytes))
+        await asyncio.to_thread(forget_peak)
+        before = await asyncio.to_thread(memory, "VmRSS")
+        results = [await send(attachment)]
+        peak = await asyncio.to_thread(memory, "VmHWM") - before
+        results += [await send(attachment) for _ in range(tries - 1)]
+    longest, held, work = (max(getattr(seen, field) for seen, _ in results) for field in ("longest", "held", "work"))
+    print(
+        f"{case}: longest hold {longest:.1f} ms ({idle.longest:.1f} ms when nothing is sent);"
+        f" without waiting for a processor {held:.1f} ms, at work {work:.1f} ms\n"
+        f"    {sum(took for _, took in results) / tries:.0f} ms a message;"
+        f" memory: {peak / MB:.0f} MB, {peak / size:.2f} times the attachment"
+    )
+
+
+def write_random(file: Path, size: int) -> None:
+    with file.open("wb") as stream:
+        for _ in range(0, size, MB):
+            stream.write(os.urandom(MB))
+
+
+def serve(certificate: str) -> None:
+    """Print a port, then take every message of every connection, one connection after the other."""
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            with connection if context is None else context.wrap_socket(connection, server_side=True) as peer:
+                converse(peer)
+
+
+def converse(peer: socket.socket) -> None:
+    with peer.makefile("rwb") as stream:
+
+        def answer(text: str) -> None:
+            stream.write(text.encode() + b"\r\n")
+            stream.flush()
+
+        answer("220 sink")
+        while line := stream.readline():
+            verb = line.split()[0].upper()
+            if verb == b"EHLO":
+                answer("250-sink\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 100000000")
+            elif verb == b"BDAT":
+                left = int(line.split()[1])
+                while left:
+                    left -= len(stream.read(min(left, MB)))
+                answer("250 taken")
+            elif verb == b"QUIT":
+                answer("221 bye")
+                return
+            else:
+                answer("250 ok")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--megabytes", type=int, default=25)
+    parser.add_argument("--tries", type=int, default=10)
+    parser.add_argument("--sink", help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.sink is not None:
+        serve(arguments.sink)
+    elif arguments.case is not None:
+        case, port, ca = arguments.case
+        size = arguments.megabytes * MB
+        asyncio.run(measure(case, int(port), ca=ca, size=size, tries=arguments.tries))
+    else:
+        run_cases(sys.argv[1:])
+
+
+def run_cases(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ca, certificate = f"{folder}/ca.pem", f"{folder}/certificate.pem"
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(ca)
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+        for case in ("bytes", "file", "bytes over TLS", "file over TLS"):
+            command = [sys.executable, __file__, "--sink", certificate if "TLS" in case else ""]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sink:
+                assert sink.stdout is not None
+                port = sink.stdout.readline().strip()
+                try:
+                    subprocess.run([sys.executable, __file__, *arguments, "--case", case, port, ca], check=True)
+                finally:
+                    sink.terminate()
+
+
+if __name__ == "__main__":
+    main()

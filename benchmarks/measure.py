@@ -1,0 +1,141 @@
+"""The clockwork of a sender process: warms up, sends for a while, and prints what it took."""
+
+import asyncio
+import itertools
+import json
+import resource
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["Clockwork", "print_result"]
+
+_MB = 1024 * 1024
+
+
+class Clockwork:
+    """Runs ``concurrency`` senders for ``warm`` seconds that do not count and ``seconds`` that do.
+
+    With ``messages`` it sends that many instead, after one that does not count.
+    """
+
+    def __init__(self, *, concurrency: int, seconds: float, warm: float, messages: int | None) -> None:
+        self._concurrency = concurrency
+        self._seconds = seconds
+        self._warm = warm
+        self._messages = messages
+        self._numbers = itertools.count(1)
+        self._sent = 0
+
+    async def run(self, send: Callable[[int], Awaitable[object]]) -> dict[str, float]:
+        """Measure a coroutine that sends message ``n``."""
+        lag = _LoopLag()
+        await self._async_phase(send, self._warm, 1)
+        window = _Window(self._sent)
+        watch = asyncio.create_task(lag.watch()) if self._messages is not None else None
+        await self._async_phase(send, self._seconds, self._messages)
+        result = window.close(self._sent)
+        if watch is not None:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            result["longest_hold_ms"] = lag.longest * 1000
+        return result
+
+    def run_threads(self, open_sender: Callable[[], Callable[[int], object]]) -> dict[str, float]:
+        """Measure blocking senders: each thread calls ``open_sender`` once and then what that returns."""
+        senders = [open_sender() for _ in range(self._concurrency)]
+        self._threads_phase(senders, self._warm, 1)
+        window = _Window(self._sent)
+        self._threads_phase(senders, self._seconds, self._messages)
+        return window.close(self._sent)
+
+    async def _async_phase(self, send: Callable[[int], Awaitable[object]], seconds: float, count: int | None) -> None:
+        more = self._condition(seconds, count)
+
+        async def work() -> None:
+            while more():
+                await send(next(self._numbers))
+                self._sent += 1
+
+        await asyncio.gather(*(work() for _ in range(self._concurrency)))
+
+    def _threads_phase(self, senders: list[Callable[[int], object]], seconds: float, count: int | None) -> None:
+        more = self._condition(seconds, count)
+        counting = threading.Lock()
+
+        def work(send: Callable[[int], object]) -> None:
+            while more():
+                send(next(self._numbers))
+                with counting:
+                    self._sent += 1
+
+        threads = [threading.Thread(target=work, args=(send,)) for send in senders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _condition(self, seconds: float, count: int | None) -> Callable[[], bool]:
+        if self._messages is not None:
+            left = itertools.repeat(True, count or 0)
+            return lambda: next(left, False)
+        end = time.perf_counter() + seconds
+        return lambda: time.perf_counter() < end
+
+
+class _Window:
+    """Time, processor time and memory from its making to ``close``."""
+
+    def __init__(self, sent: int) -> None:
+        self._sent = sent
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew, proc(5)
+        self._memory = _status("VmRSS")
+        self._cpu = _cpu()
+        self._start = time.perf_counter()
+
+    def close(self, sent: int) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        cpu = _cpu() - self._cpu
+        messages = sent - self._sent
+        return {
+            "sent": sent,
+            "messages": messages,
+            "seconds": seconds,
+            "rate": messages / seconds,
+            "cpu_per_1000": cpu * 1000 / messages,
+            "peak_mb": _status("VmHWM") / _MB,
+            "peak_growth_mb": (_status("VmHWM") - self._memory) / _MB,
+        }
+
+
+class _LoopLag:
+    """How late the event loop comes to a task that wants to run every millisecond."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def print_result(result: dict[str, float]) -> None:
+    """Hand the result to the process that started this one."""
+    print(json.dumps(result), flush=True)

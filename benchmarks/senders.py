@@ -1,0 +1,244 @@
+"""The senders: this component and its peers, each used as its own documentation shows for many messages.
+
+Run as a process in the environment of the sender that is measured: ``python senders.py NAME --port ...``.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from content import Content
+from measure import Clockwork, print_result
+
+HOST = "127.0.0.1"
+TO = "customer@example.com"
+FILE_NAME = "photos.zip"
+FILE_TYPE = ("application", "zip")
+
+
+class Job:
+    """What is to be sent, where to, and over how many connections."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.port: int = options.port
+        self.connections: int = options.concurrency
+        self.content = Content.read(options.content)
+        path = self.content.attachment
+        self.attachment = None if path is None else Path(path).read_bytes()
+        self.clockwork = Clockwork(
+            concurrency=options.concurrency, seconds=options.seconds, warm=options.warm, messages=options.messages
+        )
+
+
+async def openviper(job: Job) -> dict[str, float]:
+    """``send_email`` of this component over its pool."""
+    from openviper.conf import settings
+    from openviper.core.email import send_email
+
+    email = {"host": HOST, "port": job.port, "default_sender": job.content.sender, "pool_size": job.connections}
+    settings.configure(EMAIL=email)
+    attachments = None if job.attachment is None else [(FILE_NAME, job.attachment, "/".join(FILE_TYPE))]
+
+    async def send(n: int) -> None:
+        subject, text, html = job.content.filled(n)
+        await send_email(TO, subject, text, html, attachments=attachments)
+
+    return await job.clockwork.run(send)
+
+
+async def openviper_0_1_1(job: Job) -> dict[str, float]:
+    """``send_email`` of openviper 0.1.1, which connects for each message."""
+    from openviper.conf import settings
+    from openviper.core.email import send_email
+
+    email = {"host": HOST, "port": job.port, "default_sender": job.content.sender, "background": False}
+    settings.configure(_WithEmail(email))
+    attachments: list[object] = [] if job.attachment is None else [(FILE_NAME, job.attachment, "/".join(FILE_TYPE))]
+
+    async def send(n: int) -> None:
+        subject, text, html = job.content.filled(n)
+        await send_email(TO, subject, text=text, html=html, attachments=attachments)
+
+    return await job.clockwork.run(send)
+
+
+def _WithEmail(email: dict[str, object]) -> Any:
+    from openviper.conf.settings import Settings
+
+    return Settings(EMAIL=email)
+
+
+async def aiosmtplib(job: Job) -> dict[str, float]:
+    """aiosmtplib with as many kept connections as messages at a time, each message built by the standard library."""
+    from aiosmtplib import SMTP
+
+    clients: asyncio.LifoQueue[SMTP] = asyncio.LifoQueue()
+    for _ in range(job.connections):
+        client = SMTP(HOST, job.port, start_tls=False)
+        await client.connect()
+        clients.put_nowait(client)
+
+    async def send(n: int) -> None:
+        message = _standard_message(job, n)
+        client = await clients.get()
+        try:
+            await client.send_message(message)
+        finally:
+            clients.put_nowait(client)
+
+    result = await job.clockwork.run(send)
+    while not clients.empty():
+        await clients.get_nowait().quit()
+    return result
+
+
+def _standard_message(job: Job, n: int) -> Any:
+    from email.message import EmailMessage
+    from email.utils import formatdate, make_msgid
+
+    message = EmailMessage()
+    message["Subject"], text, html = job.content.filled(n)
+    message["From"] = job.content.sender
+    message["To"] = TO
+    message["Date"] = formatdate()
+    message["Message-ID"] = make_msgid(domain="shop.test")
+    message.set_content(text)
+    message.add_alternative(html, subtype="html")
+    if job.attachment is not None:
+        maintype, subtype = FILE_TYPE
+        message.add_attachment(job.attachment, maintype=maintype, subtype=subtype, filename=FILE_NAME)
+    return message
+
+
+async def fastapi_mail(job: Job) -> dict[str, float]:
+    """fastapi-mail, which connects for each message."""
+    from fastapi_mail import ConnectionConfig, FastMail, MessageSchema, MessageType, MultipartSubtypeEnum
+
+    config = ConnectionConfig(
+        MAIL_USERNAME="", MAIL_PASSWORD="", MAIL_FROM="shop@shop.test", MAIL_FROM_NAME="Vipera Shop",
+        MAIL_SERVER=HOST, MAIL_PORT=job.port, MAIL_STARTTLS=False, MAIL_SSL_TLS=False, USE_CREDENTIALS=False,
+        VALIDATE_CERTS=False,
+    )  # fmt: skip
+    mail = FastMail(config)
+    attachments: list[Any] = []
+    if job.attachment is not None:
+        maintype, subtype = FILE_TYPE
+        attachments = [{"file": job.content.attachment, "mime_type": maintype, "mime_subtype": subtype}]
+
+    async def send(n: int) -> None:
+        subject, text, html = job.content.filled(n)
+        message = MessageSchema(
+            subject=subject, recipients=[TO], body=html, alternative_body=text, subtype=MessageType.html,
+            multipart_subtype=MultipartSubtypeEnum.alternative, attachments=attachments,
+        )  # fmt: skip
+        await mail.send_message(message)
+
+    return await job.clockwork.run(send)
+
+
+def django(job: Job) -> dict[str, float]:
+    """Django's EmailMultiAlternatives; each thread keeps a connection open."""
+    import django as framework
+    from django.conf import settings
+    from django.core.mail import EmailMultiAlternatives
+    from django.core.mail.backends.smtp import EmailBackend
+
+    settings.configure()
+    framework.setup()
+
+    def open_sender() -> Callable[[int], object]:
+        connection = EmailBackend(host=HOST, port=job.port)
+        connection.open()
+
+        def send(n: int) -> None:
+            subject, text, html = job.content.filled(n)
+            message = EmailMultiAlternatives(subject, text, job.content.sender, [TO])
+            message.attach_alternative(html, "text/html")
+            if job.attachment is not None:
+                message.attach(FILE_NAME, job.attachment, "/".join(FILE_TYPE))
+            connection.send_messages([message])
+
+        return send
+
+    return job.clockwork.run_threads(open_sender)
+
+
+def emails(job: Job) -> dict[str, float]:
+    """The ``emails`` library; each thread keeps a connection open."""
+    from emails import Message
+    from emails.backend import SMTPBackend
+
+    def open_sender() -> Callable[[int], object]:
+        backend = SMTPBackend(host=HOST, port=job.port)
+
+        def send(n: int) -> None:
+            subject, text, html = job.content.filled(n)
+            message = Message(subject=subject, text=text, html=html, mail_from=("Vipera Shop", "shop@shop.test"))
+            if job.attachment is not None:
+                message.attach(filename=FILE_NAME, data=job.attachment, mime_type="/".join(FILE_TYPE))
+            response = message.send(to=TO, smtp=backend)
+            if not response.success:
+                raise RuntimeError(f"emails: {response.error}")
+
+        return send
+
+    return job.clockwork.run_threads(open_sender)
+
+
+def flask_mail(job: Job) -> dict[str, float]:
+    """Flask-Mail; each thread keeps a connection open."""
+    from flask import Flask
+    from flask_mail import Mail, Message
+
+    app = Flask("benchmark")
+    app.config.update(MAIL_SERVER=HOST, MAIL_PORT=job.port, MAIL_DEFAULT_SENDER=job.content.sender)
+    mail = Mail(app)
+
+    def open_sender() -> Callable[[int], object]:
+        with app.app_context():
+            connection = mail.connect().__enter__()
+
+        def send(n: int) -> None:
+            subject, text, html = job.content.filled(n)
+            message = Message(subject, recipients=[TO], body=text, html=html)
+            if job.attachment is not None:
+                message.attach(FILE_NAME, "/".join(FILE_TYPE), job.attachment)
+            with app.app_context():
+                connection.send(message)
+
+        return send
+
+    return job.clockwork.run_threads(open_sender)
+
+
+COROUTINES: dict[str, Callable[[Job], Awaitable[dict[str, float]]]] = {
+    "openviper": openviper,
+    "openviper-0.1.1": openviper_0_1_1,
+    "aiosmtplib": aiosmtplib,
+    "fastapi-mail": fastapi_mail,
+}
+THREADED: dict[str, Callable[[Job], dict[str, float]]] = {"Django": django, "emails": emails, "Flask-Mail": flask_mail}
+
+
+def main() -> None:
+    """The command line of the process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=[*COROUTINES, *THREADED])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--content", required=True)
+    parser.add_argument("--concurrency", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--warm", type=float, default=0.3)
+    parser.add_argument("--messages", type=int)
+    options = parser.parse_args()
+    job = Job(options)
+    if options.name in THREADED:
+        print_result(THREADED[options.name](job))
+    else:
+        print_result(asyncio.run(COROUTINES[options.name](job)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""An SMTP server for measuring: takes everything, counts messages and flights, and checks that each arrived whole.
+
+Run as a process. It prints its port, serves until its standard input ends, then prints its report as JSON.
+"""
+
+import argparse
+import asyncio
+import email
+import email.policy
+import hashlib
+import json
+import sys
+from collections import deque
+from email.message import Message
+from pathlib import Path
+
+from content import Content
+
+_SHOWN_FAULTS = 3
+
+
+class Tally:
+    """What all connections have brought; messages are kept as they came and looked at when the run is over."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.flights = 0
+        self.messages: list[tuple[bytes, bool]] = []  # as transmitted; True: dot-stuffed
+
+
+class Session(asyncio.Protocol):
+    """One connection. ``delay``: seconds between a command's arrival and its reply."""
+
+    def __init__(self, tally: Tally, options: argparse.Namespace) -> None:
+        self._tally = tally
+        self._options = options
+        self._buffer = bytearray()
+        self._mode = b""
+        self._missing = 0  # octets of the present BDAT chunk
+        self._last_chunk = False
+        self._searched = 0
+        self._content = bytearray()
+        self._replies: list[bytes] = []
+        self._delayed: deque[bytes] = deque()
+        self._answered = True  # since the last read, a reply was sent
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._tally.connections += 1
+        self._reply(b"220 sink.test ESMTP\r\n")
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered and not self._delayed:
+            self._tally.flights += 1
+            self._answered = False
+        self._buffer += data
+        while self._step():
+            pass
+        self._send()
+
+    def _step(self) -> bool:
+        """Work on what has come; False when more is needed."""
+        if self._mode == b"BDAT":
+            return self._take_chunk()
+        if self._mode == b"DATA":
+            return self._take_data()
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
+            return False
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        self._command(line)
+        return True
+
+    def _command(self, line: bytes) -> None:
+        verb = line[:4].upper()
+        if verb in (b"MAIL", b"RCPT", b"RSET", b"NOOP"):
+            self._reply(b"250 2.0.0 ok\r\n")
+        elif verb == b"BDAT":
+            _, size, *last = line.split()
+            self._mode, self._missing, self._last_chunk = b"BDAT", int(size), bool(last)
+        elif verb == b"DATA":
+            self._mode, self._searched = b"DATA", 0
+            self._reply(b"354 go ahead\r\n")
+        elif verb == b"EHLO":
+            offered = [b"sink.test", b"SIZE 100000000", b"8BITMIME", b"SMTPUTF8"]
+            if self._options.pipelining:
+                offered.append(b"PIPELINING")
+            if self._options.chunking:
+                offered.append(b"CHUNKING")
+            self._reply(b"".join(b"250-%s\r\n" % each for each in offered[:-1]) + b"250 %s\r\n" % offered[-1])
+        elif verb == b"HELO":
+            self._reply(b"250 sink.test\r\n")
+        elif verb == b"QUIT":
+            self._reply(b"221 bye\r\n")
+        else:
+            self._reply(b"500 5.5.1 what?\r\n")
+
+    def _take_chunk(self) -> bool:
+        taken = min(self._missing, len(self._buffer))
+        self._content += self._buffer[:taken]
+        del self._buffer[:taken]
+        self._missing -= taken
+        if self._missing:
+            return False
+        self._mode = b""
+        if self._last_chunk:
+            self._keep(bytes(self._content), stuffed=False)
+            self._content.clear()
+        self._reply(b"250 2.0.0 ok\r\n")
+        return True
+
+    def _take_data(self) -> bool:
+        end = self._buffer.find(b"\r\n.\r\n", self._searched)
+        if end < 0:
+            self._searched = max(0, len(self._buffer) - 4)
+            return False
+        self._mode = b""
+        self._keep(bytes(self._buffer[: end + 2]), stuffed=True)
+        del self._buffer[: end + 5]
+        self._reply(b"250 2.0.0 ok\r\n")
+        return True
+
+    def _keep(self, content: bytes, *, stuffed: bool) -> None:
+        self._tally.messages.append((content, stuffed))
+
+    def _reply(self, reply: bytes) -> None:
+        self._replies.append(reply)
+
+    def _send(self) -> None:
+        if not self._replies:
+            return
+        replies = b"".join(self._replies)
+        self._replies.clear()
+        if self._options.delay:
+            self._delayed.append(replies)
+            asyncio.get_running_loop().call_later(self._options.delay, self._send_delayed)
+        else:
+            self._write(replies)
+
+    def _send_delayed(self) -> None:
+        self._write(self._delayed.popleft())
+
+    def _write(self, replies: bytes) -> None:
+        self._answered = True
+        self._transport.write(replies)
+        if replies.endswith(b"221 bye\r\n"):
+            self._transport.close()
+
+
+class Checker:
+    """Looks at each message with the standard library's parser."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._attachment = None if content.attachment is None else _digest(Path(content.attachment).read_bytes())
+        self.seen: set[int] = set()
+
+    def fault(self, data: bytes, *, stuffed: bool) -> str | None:
+        """What is wrong with a message, or None."""
+        if stuffed:
+            data = data.replace(b"\r\n..", b"\r\n.")
+        message = email.message_from_bytes(data, policy=email.policy.compat32)
+        parts = {part.get_content_type(): part for part in message.walk()}
+        text = _text(parts.get("text/plain"))
+        number = text.partition("your order ")[2].partition(".")[0]
+        if not number.isdigit():
+            return f"no text part with a number, but {sorted(parts)}"
+        subject, *bodies = self._content.filled(int(number))
+        if message["Subject"] != subject:
+            return f"message {number}: subject {message['Subject']!r}"
+        if [_lines(text), _lines(_text(parts.get("text/html")))] != [_lines(body) for body in bodies]:
+            return f"message {number}: a body is not what was sent"
+        if self._attachment is not None:
+            attached = [part for part in message.walk() if part.get_filename()]
+            if [_digest(part.get_payload(decode=True)) for part in attached] != [self._attachment]:
+                return f"message {number}: the attachment is not what was sent"
+        if int(number) in self.seen:
+            return f"message {number}: came twice"
+        self.seen.add(int(number))
+        return None
+
+
+def _text(part: Message | None) -> str:
+    return "" if part is None else part.get_payload(decode=True).decode()
+
+
+def _lines(text: str) -> list[str]:
+    return text.rstrip().splitlines()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def report(tally: Tally, content: Content) -> dict[str, object]:
+    """What came, as JSON can carry it."""
+    checker = Checker(content)
+    faults = [fault for data, stuffed in tally.messages if (fault := checker.fault(data, stuffed=stuffed)) is not None]
+    return {
+        "messages": len(tally.messages),
+        "whole": len(checker.seen),
+        "faults": faults[:_SHOWN_FAULTS],
+        "connections": tally.connections,
+        "flights": tally.flights,
+        "bytes": sum(len(data) for data, _ in tally.messages),
+    }
+
+
+async def serve(options: argparse.Namespace) -> Tally:
+    """Take mail on an ephemeral port of the loopback interface until standard input ends."""
+    tally = Tally()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Session(tally, options), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+    return tally
+
+
+def main() -> None:
+    """The command line of the process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--content", required=True)
+    parser.add_argument("--pipelining", action="store_true")
+    parser.add_argument("--chunking", action="store_true")
+    parser.add_argument("--delay", type=float, default=0.0)
+    options = parser.parse_args()
+    tally = asyncio.run(serve(options))
+    print(json.dumps(report(tally, Content.read(options.content))))
+
+
+if __name__ == "__main__":
+    main()
