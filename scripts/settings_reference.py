@@ -14,7 +14,7 @@ from openviper.core.email.settings_sources import ALIASES
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 # Accepted and checked already, so that a settings module stays valid; nothing reads them yet.
-WITHOUT_EFFECT = frozenset({"retry_max_age", "on_uncertain", "failed_keep", "inbox_dir"})
+WITHOUT_EFFECT = frozenset({"inbox_dir"})
 
 # The first setting of each section, in the order of the model.
 _SECTIONS = {

@@ -12,7 +12,7 @@ from openviper.cli.options import settings_option
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import FailedJob
 
-__all__ = ["failed"]
+__all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
 _MOST = 1000
 

@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 
 from jinja2 import Environment
@@ -14,10 +12,14 @@ from jinja2 import Environment
 from openviper.conf.imports import import_string
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.errors import DeliveryError, EmailError, Refusal
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox
+from openviper.core.email.queue import QueueService, queue_service
+from openviper.core.email.receipt import Receipt, Way
+from openviper.core.email.schedule import Schedule
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.db.transaction import hold
@@ -28,32 +30,8 @@ __all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "describe
 
 logger = logging.getLogger("openviper.email")
 
-
-class Way(StrEnum):
-    """How a message leaves."""
-
-    INLINE = "inline"  # delivered before the call returns
-    DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
-    QUEUED = "queued"  # accepted by the broker, delivered by a worker
-    HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a message so far; false when it failed silently, then ``error`` says why.
-
-    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only.
-    """
-
-    message_id: str
-    way: Way
-    accepted: tuple[str, ...] = ()
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
-    response: str = ""
-    error: EmailError | None = None
-
-    def __bool__(self) -> bool:
-        return self.error is None
+_AT_ONCE = Schedule()
+_DETECTION_LIMIT = 2.0  # seconds that a startup waits for the broker
 
 
 def choose_way(
@@ -138,24 +116,55 @@ class Mailer:
         publish("delivered", message, _outcome(report))
         return report
 
-    async def submit(self, message: OutgoingMessage, *, background: bool | None, fail_silently: bool) -> Receipt:
+    async def detect_broker(self) -> None:
+        """At startup: ask whether the broker answers, and warn when nobody takes mail from it. Never fails."""
+        service = self._queue()
+        if service is None or self.settings.use_background_worker is False:
+            return
+        if not await asyncio.to_thread(service.detector.available):
+            return
+        try:
+            consumers = await asyncio.wait_for(asyncio.to_thread(service.consumers), _DETECTION_LIMIT)
+        except (QueueUnavailable, TimeoutError):
+            return
+        if not consumers:
+            logger.warning(
+                "mail is queued on %s, but no worker consumes it now: start one with `viperctl runworker`",
+                service.settings.address,
+            )
+
+    async def submit(
+        self,
+        message: OutgoingMessage,
+        *,
+        background: bool | None,
+        fail_silently: bool,
+        schedule: Schedule = _AT_ONCE,
+    ) -> Receipt:
         """Send ``message`` the way that fits, or hold it while a transaction is open.
 
         Raises:
             DeliveryError: the inline attempt failed and ``fail_silently`` is off.
+            InvalidMessage: ``schedule`` asks for later, and there is no broker to keep the message until then.
+            QueueUnavailable: likewise, and the broker does not answer.
         """
         outbox = current_outbox()
+        if schedule.later:
+            await self._check_that_it_can_wait(background)
         if background is not False and hold(
-            partial(self._release, message, background, outbox), partial(_drop, message)
+            partial(self._release, message, background, outbox, schedule), partial(_drop, message)
         ):
             publish("held", message)
             return Receipt(message.message_id, Way.HELD)
+        if await self._enqueued(message, background, schedule):
+            return Receipt(message.message_id, Way.QUEUED)
         if self._way(background, outbox, room=not self.dispatcher.full) is Way.DEFERRED and outbox is not None:
             outbox.add(self.dispatcher, message)
             return Receipt(message.message_id, Way.DEFERRED)
         return await self._send_inline(message, fail_silently=fail_silently)
 
     def _way(self, background: bool | None, outbox: Outbox | None, *, room: bool) -> Way:
+        """The way of a message that the broker does not take."""
         return choose_way(
             background=background,
             use_background_worker=self.settings.use_background_worker,
@@ -163,6 +172,57 @@ class Mailer:
             in_request=outbox is not None and not self.closed,
             room=room,
         )
+
+    def _queue(self) -> QueueService | None:
+        # A worker's memory is not this one's, and mail that is kept in memory shall open no socket.
+        return None if isinstance(self.backend, MemoryBackend) else queue_service()
+
+    async def _enqueued(self, message: OutgoingMessage, background: bool | None, schedule: Schedule) -> bool:
+        """True when the broker has taken it.
+
+        Raises:
+            QueueUnavailable: it did not, and the message cannot go another way because it must wait.
+        """
+        use = self.settings.use_background_worker
+        if choose_way(background=background, use_background_worker=use, broker=True, in_request=False, room=False) is (
+            Way.INLINE
+        ):
+            return False
+        asked_for = background or use is True
+        service = self._queue()
+        if service is None:
+            if asked_for and not isinstance(self.backend, MemoryBackend):
+                logger.warning("message %s is not queued: TASKS names no real broker", message.message_id)
+            return False
+        detector = service.detector
+        try:
+            if not (detector.available() if detector.known else await asyncio.to_thread(detector.available)):
+                raise QueueUnavailable(f"the broker ({service.settings.address}) does not answer")
+            await service.enqueue(message, self.settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
+        except QueueUnavailable as error:
+            if schedule.later:
+                raise
+            logger.log(
+                logging.WARNING if asked_for else logging.DEBUG,
+                "message %s is not queued: %s",
+                message.message_id,
+                error,
+            )
+            return False
+        publish("queued", message)
+        return True
+
+    async def _check_that_it_can_wait(self, background: bool | None) -> None:
+        if background is False or (background is None and self.settings.use_background_worker is False):
+            raise InvalidMessage("send_at, delay: only the queue keeps a message until then, and it is not to be used")
+        service = self._queue()
+        if service is None:
+            raise InvalidMessage('send_at, delay: no broker can keep the message until then; set TASKS["broker"]')
+        if not await asyncio.to_thread(service.detector.available):
+            raise QueueUnavailable(
+                f"send_at, delay: the broker ({service.settings.address}) does not answer, and nothing else can keep "
+                "the message until then"
+            )
 
     async def _send_inline(self, message: OutgoingMessage, *, fail_silently: bool) -> Receipt:
         try:
@@ -175,9 +235,18 @@ class Mailer:
             return Receipt(message.message_id, Way.INLINE, error=error)
         return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
 
-    async def _release(self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None) -> None:
+    async def _release(
+        self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None, schedule: Schedule
+    ) -> None:
         # After the commit. The commit stands whatever happens to the mail, so nothing here raises a delivery error,
         # and a full dispatcher is waited for after the response instead of holding the response up.
+        try:
+            if await self._enqueued(message, background, schedule):
+                return
+        except QueueUnavailable as error:
+            logger.error("message %s was not queued, and it must wait: it is lost: %s", message.message_id, error)
+            publish("failed", message, str(error))
+            return
         if self._way(background, outbox, room=True) is Way.DEFERRED and outbox is not None:
             outbox.add(self.dispatcher, message)
         else:
@@ -249,16 +318,24 @@ async def current_mailer() -> Mailer:
 
 
 def describe_ways(mailer: Mailer) -> str:
-    """One line for the log: which way mail will go, and why."""
+    """One line for the log: which way mail will go, and why. Tells of the broker what the last probe has found."""
     settings = mailer.settings
-    request = choose_way(
-        background=None,
-        use_background_worker=settings.use_background_worker,
-        broker=False,
-        in_request=True,
-        room=True,
+    service = mailer._queue()
+    answers = service is not None and service.detector.known and service.detector.available()
+    use = settings.use_background_worker
+    request, elsewhere = (
+        choose_way(background=None, use_background_worker=use, broker=answers, in_request=in_request, room=True)
+        for in_request in (True, False)
     )
+    explained = " (delivered after the response)" if request is Way.DEFERRED else ""
+    if service is None:
+        broker = "no message broker is in use"
+    elif use is False:
+        broker = 'the broker is not used: EMAIL["use_background_worker"] is False'
+    elif answers:
+        broker = f"workers take it from {service.settings.address}"
+    else:
+        broker = f"the broker ({service.settings.address}) does not answer; mail is queued as soon as it does"
     return (
-        f"mail: {request} in requests (delivered after the response), inline elsewhere, "
-        f"through {mailer.backend.describe()}; no message broker is in use"
+        f"mail: {request} in requests{explained}, {elsewhere} elsewhere, through {mailer.backend.describe()}; {broker}"
     )

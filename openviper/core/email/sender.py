@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from openviper.core.email.addresses import Addresses
@@ -12,6 +13,7 @@ from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
 from openviper.core.email.outbox import current_outbox
 from openviper.core.email.plaintext import html_to_text
+from openviper.core.email.schedule import Schedule
 from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 
@@ -38,6 +40,9 @@ async def submit_email(
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
     envelope_sender: str | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
 ) -> Receipt:
     """Send an email and return what became of it.
 
@@ -61,12 +66,17 @@ async def submit_email(
         headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused.
         envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
             ``""`` the null path.
+        send_at: Not before this moment; a datetime with a time zone. Needs the queue.
+        delay: Not before so many seconds, or a timedelta, have passed. Needs the queue; excludes ``send_at``.
+        expires_at: The queue does not send it after this moment; what does not go through the queue leaves at once.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
+        QueueUnavailable: ``send_at`` or ``delay`` is given and the broker does not answer; nothing was queued.
         ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
     """
+    schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
     mailer = await current_mailer()
     settings = mailer.settings
     text, html, subject = await _bodies(mailer, template, context, text, html, subject)
@@ -85,7 +95,7 @@ async def submit_email(
     )
     message = await _outgoing(mailer, data)
     silent = settings.fail_silently if fail_silently is None else fail_silently
-    return await mailer.submit(message, background=background, fail_silently=silent)
+    return await mailer.submit(message, background=background, fail_silently=silent, schedule=schedule)
 
 
 async def send_email(
@@ -105,6 +115,9 @@ async def send_email(
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
     envelope_sender: str | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
 ) -> bool:
     """Send an email; the arguments and errors are those of :func:`submit_email`.
 
@@ -126,6 +139,9 @@ async def send_email(
         reply_to=reply_to,
         headers=headers,
         envelope_sender=envelope_sender,
+        send_at=send_at,
+        delay=delay,
+        expires_at=expires_at,
     )
     return bool(receipt)
 

@@ -54,10 +54,11 @@ def body(message: EmailMessage, kind: str) -> str:
 def test_the_documented_parameters_come_in_their_order() -> None:
     names = ["recipients", "subject", "text", "html", "cc", "bcc", "attachments", "template", "context"]
     names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
+    names += ["send_at", "delay", "expires_at"]
     for function in (send_email, submit_email):
         parameters = inspect.signature(function).parameters
         assert list(parameters) == names
-        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[-3:]
+        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[-6:]
 
 
 async def test_plain_text_arrives_with_the_default_sender(mailer: Mailer) -> None:

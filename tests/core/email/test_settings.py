@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "rate_limit": None,
     "retries": 3,
     "retry_max_age": 24 * 3600.0,
+    "on_uncertain": "retry",
     "failed_keep": 7 * 24 * 3600.0,
     "shutdown_timeout": 20.0,
     "dispatcher_messages": 1000,

@@ -108,6 +108,11 @@ class RabbitmqSpool:
         body = _encode(held.key, about, held.token)
         self._store(lambda: self._publisher.publish(_FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
 
+    def consumers(self) -> int:
+        """As the queue tells it."""
+        with self._connection(limit=1.0) as connection:
+            return _passive(connection, QUEUE)[0]
+
     def figures(self) -> QueueFigures:
         """As the queues tell it: the delayed ones are in workers' hands and not counted."""
         with self._connection(limit=5.0) as connection:

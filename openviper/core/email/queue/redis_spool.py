@@ -157,11 +157,15 @@ class RedisSpool:
 
     # For people
 
+    def consumers(self) -> int:
+        """Those that have signed in and given a sign of life since."""
+        with _translated():
+            return int(self._patient.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
+
     def figures(self) -> QueueFigures:
         """Counted by Redis; waiting are those that could be sent now."""
         with _translated():
-            seconds, micros = self._patient.time()
-            now = seconds * 1000 + micros // 1000
+            now = self._now()
             pipeline = self._patient.pipeline(transaction=False)
             pipeline.zcount(presence_key(self._namespace, QUEUE), now, math.inf)
             pipeline.zcard(f"{self._prefix}open")
@@ -201,6 +205,10 @@ class RedisSpool:
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
                     count += int(self._purge(keys=[self._namespace], args=[key]))
         return count
+
+    def _now(self) -> int:
+        seconds, micros = self._patient.time()
+        return int(seconds * 1000 + micros // 1000)
 
     def _failed_keys(self) -> Iterator[bytes]:
         """Keys of failed jobs, oldest first; entries whose job has expired are dropped on the way."""

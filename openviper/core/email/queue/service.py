@@ -49,6 +49,14 @@ class QueueService:
                 self._spool = _make_spool(self.settings)
             return self._spool
 
+    def consumers(self) -> int:
+        """How many workers consume queued mail at this moment; blocks.
+
+        Raises:
+            QueueUnavailable: the broker does not answer.
+        """
+        return self.spool.consumers()
+
     def _probe(self) -> None:
         self.spool.probe()
 
