@@ -51,10 +51,13 @@ async def greet(peer: Peer, *capabilities: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def raw_server(converse: Callable[[Peer], Awaitable[None]], *, tls: bool = False) -> AsyncIterator[int]:
+async def raw_server(
+    converse: Callable[[Peer], Awaitable[None]], *, tls: bool = False, limit: int = 2**20
+) -> AsyncIterator[int]:
     """Serve every connection with ``converse``; gives the port. What ``converse`` raises is raised at the end.
 
     ``tls``: from the first byte, with a certificate that ``certificates.ca_file()`` vouches for.
+    ``limit``: it reads at most twice as many bytes ahead of ``converse``.
     """
     failures: list[BaseException] = []
 
@@ -68,7 +71,7 @@ async def raw_server(converse: Callable[[Peer], Awaitable[None]], *, tls: bool =
         finally:
             writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20, ssl=server_context() if tls else None)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=limit, ssl=server_context() if tls else None)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -12,15 +12,15 @@ _kept: dict[Path | None, ssl.SSLContext] = {}
 
 
 async def client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """A context that trusts the system's certificates and those in ``ca_file``; made in a thread.
+    """A context that trusts the system's certificates and those in ``ca_file``; made in a thread, read once.
 
     Raises:
         ImproperlyConfigured: ``ca_file`` cannot be read or holds no certificate.
     """
-    context = _kept.get(ca_file)
-    if context is None:
-        context = _kept[ca_file] = await asyncio.to_thread(_make, ca_file)
-    return context
+    if ca_file in _kept:
+        return _kept[ca_file]
+    made = await asyncio.to_thread(_make, ca_file)
+    return _kept.setdefault(ca_file, made)
 
 
 def _make(ca_file: Path | None) -> ssl.SSLContext:

@@ -127,7 +127,8 @@ class Connection(asyncio.Protocol):
         left = self._transport.get_write_buffer_size()
         while self._paused and not (answer is not None and answer.waiter.done()):
             self._resumed = self._loop.create_future()
-            timer = self._loop.call_later(_WRITE_CHECK, _wake, self._resumed, context=self._context)
+            check_in = min(_WRITE_CHECK, self.limit)
+            timer = self._loop.call_later(check_in, _wake, self._resumed, context=self._context)
             try:
                 await self._resumed
             finally:

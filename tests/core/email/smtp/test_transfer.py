@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import time
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -23,6 +25,7 @@ from openviper.core.email.errors import (
     RecipientsRefused,
 )
 from openviper.core.email.settings import EmailSettings
+from openviper.core.email.smtp.tls import client_context
 
 CHUNKING, PIPELINING, NOTHING = CAPABILITIES, ("PIPELINING", "SIZE 100000000"), ()
 OFFERS = pytest.mark.parametrize(
@@ -167,6 +170,57 @@ async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: str) -> 
             await backend.send(outgoing(chunks))
         (received,) = await server.arrive(1)
     assert received.content == HEAD + body
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("offer", [CHUNKING, PIPELINING], ids=["chunking", "pipelining"])
+async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_bytes(
+    offer: Sequence[str], tls: bool
+) -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *offer)
+        await peer.until(b"DATA\r\n" if offer is PIPELINING else b"RCPT TO:<to@example.com>\r\n")
+        await peer.say(b"250", b"250", *([b"354 go"] if offer is PIPELINING else []))
+        await asyncio.sleep(0.2)
+        for _ in range(16):  # no more than is sent without an answer to the first chunk
+            assert await peer.exactly(2**16)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+
+    peaks: list[int] = []
+    message = outgoing(large_body(25 * MEGABYTE))
+    settings: dict[str, object] = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
+    async with raw_server(converse, tls=tls, limit=2**14) as port, backend_for(port, **settings) as backend:
+        await client_context(ca_file())
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            with pytest.raises(ConnectionFailed):
+                await backend.send(message)
+        finally:
+            tracemalloc.stop()
+    assert len(peaks) == 16
+    assert max(peaks) < 2 * MEGABYTE  # of which the server's own end takes its share
+
+
+@OFFERS
+async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str]) -> None:
+    """20 ms of CPU are asked for; the bound is five times that, for busy machines."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            begin = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - begin)
+
+    message = outgoing(large_body(25 * MEGABYTE))
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
+            watching = asyncio.create_task(watch())
+            await backend.send(message)
+            watching.cancel()
+    assert 0 < longest < 0.1
 
 
 async def test_a_message_without_content_arrives() -> None:
@@ -326,6 +380,40 @@ async def test_a_message_counts_as_taken_only_with_the_whole_answer(offer: Seque
                 assert raised.value.temporary
                 body_sent = bool(offer) or left >= sum(map(len, answers[:3]))
                 assert raised.value.uncertain is body_sent, left
+
+
+@pytest.mark.parametrize("offer", [CHUNKING, PIPELINING, NOTHING], ids=["chunking", "pipelining", "nothing"])
+async def test_a_connection_cut_at_any_byte_is_never_a_delivery(offer: Sequence[str]) -> None:
+    """The server answers as usual and hangs up after it has read so many bytes."""
+    content = b"".join(outgoing().content)
+    envelope = b"MAIL FROM:<from@example.com>\r\nRCPT TO:<to@example.com>\r\n"
+    if "SIZE" in " ".join(offer):
+        envelope = envelope.replace(b">\r\n", b"> SIZE=%d\r\n" % len(content), 1)
+    chunk = b"BDAT %d LAST\r\n" % len(content)
+    script = envelope + (chunk + content if offer is CHUNKING else b"DATA\r\n" + content + b".\r\n")
+    begin_of_content = len(envelope) + (len(chunk) if offer is CHUNKING else len(b"DATA\r\n"))
+    cut = 0
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *offer)
+        read = b""
+        answered = 0
+        while len(read) < cut:
+            read += await peer.exactly(1)
+            assert script.startswith(read)
+            lines = min(read, script[:begin_of_content], key=len).count(b"\r\n") - (offer is CHUNKING)
+            while answered < min(lines, 3):
+                await peer.say(b"354 go" if answered == 2 else b"250 ok")
+                answered += 1
+
+    async with raw_server(converse) as port:
+        for cut in range(1, len(script), 5):
+            async with backend_for(port) as backend:
+                with pytest.raises(ConnectionFailed) as raised:
+                    await backend.send(outgoing())
+            assert raised.value.temporary
+            if cut != begin_of_content:  # there it depends on which end is faster
+                assert raised.value.uncertain is (offer is CHUNKING or cut > begin_of_content), cut
 
 
 async def test_a_reply_that_nobody_asked_for_closes_the_connection() -> None:
