@@ -13,9 +13,6 @@ from openviper.core.email.settings_sources import ALIASES
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
-# Accepted and checked already, so that a settings module stays valid; nothing reads them yet.
-WITHOUT_EFFECT = frozenset({"inbox_dir"})
-
 # The first setting of each section, in the order of the model.
 _SECTIONS = {
     "host": "The server",
@@ -100,16 +97,15 @@ def page() -> str:
         if name in _SECTIONS:
             parts.append(f"\n## {_SECTIONS[name]}\n\n| key | default | value | meaning |\n|---|---|---|---|\n")
         kind = next(kind for kind in field.metadata if isinstance(kind, Kind))
-        parts.append(f"| `{name}` | {_default(name, field)} | {kind.allowed} | {_meaning(name, field)} |\n")
+        parts.append(f"| `{name}` | {_default(name, field)} | {kind.allowed} | {_meaning(field)} |\n")
     aliases = ", ".join(f"`{alias}` for `{name}`" for alias, name in ALIASES.items())
     parts.append(f"\nOther names that are accepted: {aliases}.\n")
     return "".join([*parts, _OTHERS])
 
 
-def _meaning(name: str, field: FieldInfo) -> str:
-    later = " **Without effect in this version.**" if name in WITHOUT_EFFECT else ""
+def _meaning(field: FieldInfo) -> str:
     # A tag would be read as HTML, and some hide all that follows.
-    return f"{escape(field.description or '', quote=False)}{later}"
+    return escape(field.description or "", quote=False)
 
 
 def _default(name: str, field: FieldInfo) -> str:
