@@ -8,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.mailbox.api import Api
-from openviper.core.email.mailbox.folder import FolderStore
+from openviper.core.email.mailbox.folder import Folder
+from openviper.core.email.mailbox.folderstore import FolderStore
 from openviper.core.email.mailbox.guard import PATH, host_of, is_foreign, is_this_machine, path_below_root
 from openviper.core.email.mailbox.live import Live
 from openviper.core.email.mailbox.responses import HEADERS, Pages, as_json
@@ -89,4 +90,4 @@ class Inbox:
 
 def make_store(settings: EmailSettings) -> Store:
     """Where these settings keep messages."""
-    return MemoryStore() if settings.inbox_dir is None else FolderStore(settings.inbox_dir)
+    return MemoryStore() if settings.inbox_dir is None else FolderStore(Folder(settings.inbox_dir))

@@ -1,8 +1,8 @@
-"""The inbox in a folder, into which several processes may write at the same time.
+"""The inbox as files, which several processes may write at the same time.
 
 Each message is a folder of its own, named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its
-bytes), ``part-0``, ... (what is attached), ``steps`` (one line of JSON for each event, appended) and ``read`` (there
-when somebody has opened it). A message's folder appears by a rename when it is complete, and goes by a rename.
+bytes), ``part-0``, ... (what is attached), ``footprint`` (its size in all), ``steps`` (one line of JSON for each event,
+appended) and ``read`` (there when somebody has opened it). It appears by a rename when it is complete, and goes by one.
 """
 
 import logging
@@ -10,98 +10,35 @@ import os
 import secrets
 import shutil
 import time
-from asyncio import wrap_future
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Semaphore
-from typing import TypeVar
 
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.mailbox.records import entry_from, message_record, step_from, step_line
-from openviper.core.email.mailbox.store import MAX_BYTES, MAX_MESSAGES, Entry, Step, Store, footprint, key_of
+from openviper.core.email.mailbox.store import MAX_BYTES, MAX_MESSAGES, Entry, Step, footprint, key_of
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["FolderStore"]
+__all__ = ["Folder"]
 
-T = TypeVar("T")
 logger = logging.getLogger("openviper.email")
 
-_POLL = 0.5  # seconds between two looks at what other processes have written
-_MOST_WAITING = 1_000  # events on their way to the disk
 _ABANDONED = 600.0  # seconds after which an unfinished folder of a process that was killed is removed
 
 
-class FolderStore(Store):
-    """Keeps messages in ``folder``, made when missing.
+class Folder:
+    """Messages in ``path``, made when missing. Everything here blocks; one thread at a time may use it."""
 
-    All files are touched in one thread of its own, in order: what this process sent before a question is in the
-    answer.
-    """
-
-    def __init__(self, folder: Path, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
-        super().__init__()
-        self._folder = folder
+    def __init__(self, path: Path, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        self._folder = path
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="openviper-inbox")
-        self._room = Semaphore(_MOST_WAITING)
         self._known: dict[str, Entry] = {}
-        self._signature: object = None
         self._failing = False
 
-    def happened(self, event: MessageEvent) -> None:
-        if not self._room.acquire(blocking=False):
-            return
-        with suppress(RuntimeError):  # closed: the last events of a process that ends
-            self._thread.submit(self._write, event)
-
-    async def newest_first(self) -> list[Entry]:
-        return await self._in_thread(self._entries)
-
-    async def get(self, key: str) -> Entry | None:
-        return await self._in_thread(lambda: self._entry(key))
-
-    async def load(self, key: str) -> OutgoingMessage | None:
-        return await self._in_thread(lambda: self._load(key))
-
-    async def mark_read(self, key: str) -> None:
-        await self._change(lambda: self._mark_read(key))
-
-    async def delete(self, key: str) -> None:
-        await self._change(lambda: self._remove(key))
-
-    async def clear(self) -> None:
-        await self._change(self._remove_all)
-
-    async def changed(self, version: int, timeout: float) -> int:
-        deadline = time.monotonic() + timeout
-        while True:
-            current = await self.changes.after(version, max(0.0, min(_POLL, deadline - time.monotonic())))
-            if current != version or self.changes.closed or time.monotonic() >= deadline:
-                return current
-            signature = await self._in_thread(self._look)
-            if signature != self._signature:
-                self._signature = signature
-                self.changes.tell()
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        with suppress(RuntimeError):
-            await self._in_thread(lambda: None)
-        self._thread.shutdown(wait=False)
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await wrap_future(self._thread.submit(function))
-
-    async def _change(self, function: Callable[[], object]) -> None:
-        await self._in_thread(function)
-        self.changes.tell()
-
-    def _write(self, event: MessageEvent) -> None:
-        self._room.release()
+    def write(self, event: MessageEvent) -> None:
+        """Keep an event, and with the first one its message. A folder that cannot be written is logged once."""
         try:
             self._append(key_of(event.message_id), event)
             self._failing = False
@@ -109,7 +46,6 @@ class FolderStore(Store):
             if not self._failing:
                 logger.error('EMAIL["inbox_dir"]: %s cannot be written: %s', self._folder, error)
             self._failing = True
-        self.changes.tell()
 
     def _append(self, key: str, event: MessageEvent) -> None:
         steps = self._folder / key / "steps"
@@ -155,7 +91,7 @@ class FolderStore(Store):
                 break
             if key != newest:
                 total -= sizes.pop(key)
-                self._remove(key)
+                self.remove(key)
         for path in self._folder.glob(".*-*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED:
@@ -174,17 +110,19 @@ class FolderStore(Store):
     def _keys(self) -> list[str]:
         try:
             names = os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
-        except FileNotFoundError:
+        except OSError:  # not there yet; that it cannot be written is in the log
             return []
         return [name for name in names if _is_key(name)]
 
-    def _entries(self) -> list[Entry]:
+    def entries(self) -> list[Entry]:
+        """Every message, newest first."""
         keys = self._keys()
         self._known = {key: self._known[key] for key in keys if key in self._known}
-        entries = [entry for key in keys if (entry := self._entry(key)) is not None]
+        entries = [entry for key in keys if (entry := self.entry(key)) is not None]
         return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
 
-    def _entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> Entry | None:
+        """The message, without its contents."""
         if not _is_key(key):
             return None
         path = self._folder / key
@@ -202,8 +140,9 @@ class FolderStore(Store):
         self._known[key] = entry
         return entry
 
-    def _load(self, key: str) -> OutgoingMessage | None:
-        entry = self._entry(key)
+    def load(self, key: str) -> OutgoingMessage | None:
+        """The whole message."""
+        entry = self.entry(key)
         if entry is None:
             return None
         path = self._folder / key
@@ -218,11 +157,13 @@ class FolderStore(Store):
         envelope = replace(entry.envelope, recipients=entry.steps[-1].recipients)
         return OutgoingMessage(replace(entry.prepared, attachments=parts), envelope, (content,), entry.size)
 
-    def _mark_read(self, key: str) -> None:
+    def mark_read(self, key: str) -> None:
+        """Remember that somebody has opened it."""
         if _is_key(key) and (self._folder / key).is_dir():
             (self._folder / key / "read").touch()
 
-    def _remove(self, key: str) -> None:
+    def remove(self, key: str) -> None:
+        """Forget one message."""
         if not _is_key(key):
             return
         gone = self._folder / f".old-{secrets.token_hex(8)}"
@@ -230,11 +171,12 @@ class FolderStore(Store):
             (self._folder / key).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _remove_all(self) -> None:
+    def remove_all(self) -> None:
+        """Forget everything."""
         for key in self._keys():
-            self._remove(key)
+            self.remove(key)
 
-    def _look(self) -> object:
+    def look(self) -> object:
         """Differs when another process has written something."""
         found = []
         for key in sorted(self._keys()):
