@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from blockbuster import BlockingError
+from support.uvicorn import Uvicorn
 
 from openviper.conf import import_string, settings
 
@@ -67,6 +69,29 @@ async def test_a_blocking_call_of_our_code_on_the_loop_fails(tmp_path: Path, mon
     with pytest.raises(BlockingError):
         import_string("sleepy_module.name", setting="test")
     assert await asyncio.to_thread(import_string, "sleepy_module.name", setting="test") == 1
+
+
+@pytest.mark.parametrize("module", ["openviper/core/email/sender.py", "example_shop/shop/orders.py"])
+async def test_a_sleep_in_any_module_of_ours_fails(module: str) -> None:
+    sleeping = compile("import time; time.sleep(0.001)", TESTS.parent / module, "exec")
+    with pytest.raises(BlockingError):
+        exec(sleeping, {})
+    await asyncio.to_thread(exec, sleeping, {})
+
+
+def test_a_blocking_call_fails_under_uvicorn_too(tmp_path: Path) -> None:
+    (tmp_path / "sleepy_app.py").write_text(
+        "import time\n"
+        "from openviper import OpenViper, Response\n"
+        "app = OpenViper()\n"
+        "@app.get('/')\n"
+        "async def sleep(request):\n"
+        "    time.sleep(0.001)\n"
+        "    return Response()\n"
+    )
+    with Uvicorn("sleepy_app:app", tmp_path) as server:
+        assert httpx.get(server.url, timeout=20).status_code == 500
+    assert any("BlockingError" in line for line in server.log)
 
 
 def test_each_test_begins_without_settings() -> None:

@@ -1,11 +1,10 @@
 """A fresh database for each test, on SQLite and on PostgreSQL."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.postgres import postgres_url
@@ -13,15 +12,6 @@ from support.postgres import postgres_url
 from openviper import conf, db
 
 __all__ = ["postgres_url"]
-
-
-@pytest.fixture(autouse=True)
-def no_blocking_call_on_the_loop() -> Iterator[None]:
-    """As everywhere, but asyncpg itself looks for certificates and passwords in files when it connects."""
-    with blockbuster_ctx("openviper") as guard:
-        for function in guard.functions.values():
-            function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args", "_dot_postgresql_path"})
-        yield
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

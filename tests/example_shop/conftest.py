@@ -6,7 +6,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from blockbuster import blockbuster_ctx
 from support.postgres import postgres_url
 from support.shopping import Shop
 
@@ -38,6 +37,6 @@ def shop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The shop with its own settings, on an empty database."""
     monkeypatch.setenv("OPENVIPER_SETTINGS_MODULE", "example_shop.shop.settings")
     sent.clear()
-    with override(DATABASE_URL=database_url, SHOP_URL="https://shop.example"), blockbuster_ctx("example_shop.shop"):
+    with override(DATABASE_URL=database_url, SHOP_URL="https://shop.example"):
         yield Shop()
     sent.clear()

@@ -13,6 +13,7 @@ from typing import Self
 
 __all__ = ["Uvicorn"]
 
+_PROGRAM = Path(__file__).with_name("guarded_uvicorn.py")
 _ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:(\d+))")
 
 
@@ -23,7 +24,7 @@ class Uvicorn:
     """
 
     def __init__(self, app: str, folder: Path, env: Mapping[str, str] | None = None, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(folder), "--port", "0", *arguments]
+        self._command = [sys.executable, "-P", str(_PROGRAM), app, "--app-dir", str(folder), "--port", "0", *arguments]
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._folder = folder
         self.log: list[str] = []

@@ -1,0 +1,17 @@
+"""``python -P guarded_uvicorn.py module:app --app-dir FOLDER ...``: uvicorn, where blocking calls of our code raise.
+
+The application is imported before, as imports read files.
+"""
+
+import sys
+
+import uvicorn
+from blockbuster import BlockBuster
+from uvicorn.importer import import_from_string
+
+if __name__ == "__main__":
+    app = sys.argv[1]
+    sys.path.insert(0, sys.argv[sys.argv.index("--app-dir") + 1])
+    import_from_string(app)
+    BlockBuster(["openviper", app.partition(":")[0].partition(".")[0]]).activate()
+    uvicorn.main()
