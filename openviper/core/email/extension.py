@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openviper.core.email.delivery import Mailer, describe_ways, serving_loop, using_mailer
 from openviper.core.email.mailbox import Inbox, is_inbox_path
-from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.outbox import Outbox, collecting, stay_current
 from openviper.core.email.sender import send_email
 from openviper.core.email.settings import EmailSettings, debug
 from openviper.loops import PerLoop, at_loop_end
@@ -127,6 +127,9 @@ class _Layer:
                 await self.app(scope, receive, watched_send)
         except Exception as error:
             await _end(running, outbox, failure=type(error).__name__)
+            if "app" in scope:
+                # This layer stands inside the application's error handling, whose 500 handler may still send.
+                stay_current(outbox)
             raise
         except BaseException:
             # Cancelled, usually because the client left: what was accepted goes out all the same.

@@ -53,7 +53,8 @@ def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> byt
     except AttachmentRefused:
         raise
     except FileNotFoundError:
-        raise AttachmentRefused(limit.filename, f"there is no file {path!r}") from None
+        reason = f'there is no file {path!r}; a str is a path or a URL, text is given as {{"content": ...}}'
+        raise AttachmentRefused(limit.filename, reason) from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise AttachmentRefused(limit.filename, f"cannot read {path!r}: {reason}") from error

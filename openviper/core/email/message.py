@@ -151,7 +151,9 @@ def _sender(given: str | None, default: str | None) -> Address:
     if given is not None:
         return parse_address(given, field="sender")
     if not default:
-        raise ImproperlyConfigured('EMAIL["default_sender"]: is not set, and the message names no sender')
+        raise ImproperlyConfigured(
+            'EMAIL["default_sender"]: is not set, and the message names no sender; set it, or pass sender='
+        )
     try:
         return parse_address(default, field='EMAIL["default_sender"]')
     except InvalidAddress as error:

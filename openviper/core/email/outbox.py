@@ -13,7 +13,7 @@ from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Dispatcher", "Handed", "Outbox", "collecting", "current_outbox"]
+__all__ = ["Dispatcher", "Handed", "Outbox", "collecting", "current_outbox", "stay_current"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -276,3 +276,8 @@ def collecting(outbox: Outbox | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def stay_current(outbox: Outbox) -> None:
+    """Make ``outbox`` the current one for the rest of this context, where no block around the sender can be."""
+    _current.set(outbox)

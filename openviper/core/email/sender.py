@@ -200,7 +200,7 @@ async def _bodies(
         raise InvalidMessage("context is given without a template: name the template, or leave the context out")
     if subject is None:
         raise InvalidMessage("subject is missing: give one, or a template with a 'subject' block")
-    if text is None and html is not None:
+    if text is None and isinstance(html, str):  # of another type it is refused with the rest
         text = html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
     return text, html, subject
 

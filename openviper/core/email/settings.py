@@ -129,7 +129,8 @@ class EmailSettings(BaseModel):
     max_messages_per_connection: Count = Field(100, description="Messages after which a connection is replaced.")
     max_connection_age: Period = Field(600.0, description="Seconds after which a connection is replaced.")
     rate_limit: MaybeRate = Field(
-        None, description='Most messages of this process in a time, as "14/second" or "500/minute". None: no limit.'
+        None,
+        description='Most SMTP transactions of this process in a time, as "14/second" or "500/minute". None: no limit.',
     )
 
     retries: Retries = Field(
@@ -160,7 +161,8 @@ class EmailSettings(BaseModel):
         False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."
     )
     allow_partial: Flag = Field(
-        True, description="Deliver to the other recipients when some are refused. False: then nobody gets it."
+        True,
+        description="Deliver to the others when recipients are refused. False: then nobody of that envelope gets it.",
     )
 
     max_attachment_bytes: Bytes = Field(25 * 1024**2, description='Most bytes of one attachment, or "25 MB".')

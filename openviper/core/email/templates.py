@@ -6,12 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta
+from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta, nodes
 
 from openviper.conf.imports import require
 from openviper.core.email.errors import TemplateFailed
@@ -136,6 +137,53 @@ class TemplateRenderer:
             return await asyncio.to_thread(self._finish, name, bodies)
         return self._finish(name, bodies)
 
+    def names(self) -> list[str]:
+        """The files that its loaders list and that may be a mail's template. Reads folders: use a thread."""
+        found: set[str] = set()
+        for loader in self._loader.loaders:
+            with suppress(TypeError):  # a loader that cannot say what it has
+                found.update(loader.list_templates())
+        return sorted(name for name in found if PurePosixPath(name).suffix in _KINDS)
+
+    def source(self, name: str) -> str | None:
+        """The text of a file beside the templates, such as sample values; None if there is none. Use a thread.
+
+        Raises:
+            TemplateFailed: a name that leaves the folders.
+        """
+        try:
+            return self._loader.get_source(self._environments[Kind.TEXT], check_name(name))[0]
+        except TemplateNotFound:
+            return None
+
+    def trees(self, name: str) -> dict[str, nodes.Template]:
+        """The syntax of every file that rendering ``name`` may use, as far as they name each other. Use a thread.
+
+        Raises:
+            TemplateFailed: as ``render``.
+        """
+        check_name(name)
+        found: dict[str, nodes.Template] = {}
+        for kind, file in self._parts(name):
+            environment = self._environments[kind]
+            waiting = [file]
+            while waiting:
+                current = waiting.pop()
+                source = None if current in found else self.source(current)
+                if source is None:
+                    continue
+                try:
+                    found[current] = environment.parse(source, current)
+                except TemplateError as error:
+                    raise self._failure(name, error) from error
+                waiting.extend(used for used in meta.find_referenced_templates(found[current]) if used is not None)
+        return found
+
+    @property
+    def globals(self) -> frozenset[str]:
+        """Names that every template knows without being given them."""
+        return frozenset(name for environment in self._environments.values() for name in environment.globals)
+
     def _prepare(self) -> None:
         load_converter()
         if self._inline_css:
@@ -179,7 +227,7 @@ class TemplateRenderer:
         return True
 
     def _not_found(self, name: str) -> str:
-        searched = ", ".join(str(folder) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
+        searched = ", ".join(str(folder.absolute()) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
         more = " and in the application's own loader" if len(self._loader.loaders) > 1 else ""
         return f"there is no {name} in {searched}{more}"
 

@@ -1,5 +1,6 @@
 """The extension and the middleware in this process: startup, shutdown, request state, no lifespan."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -125,6 +126,28 @@ async def test_starlettes_add_middleware_works_too() -> None:
     async with client_of(app) as client:
         assert (await client.get("/")).json()["way"] == Way.DEFERRED
     assert subjects(seen.mailers[0]) == ["order"]
+
+
+async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed_over() -> None:
+    """Starlette's add_middleware puts the layer inside ServerErrorMiddleware, which runs the handler."""
+    ways: list[Way] = []
+    seen = Seen()
+
+    async def failing(request: Request) -> Response:
+        await seen.order(request)
+        raise LookupError("on purpose")
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        ways.append((await submit_email("admin@example.test", "error", text=str(error))).way)
+        return PlainTextResponse("failed", 500)
+
+    app = Starlette(routes=[Route("/", failing)], exception_handlers={Exception: on_error})
+    app.add_middleware(EmailMiddleware, settings=MEMORY)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert (await asyncio.create_task(client.get("/"))).status_code == 500
+    assert ways == [Way.DEFERRED]
+    assert subjects(seen.mailers[0]) == ["order", "error"]
 
 
 async def test_without_a_lifespan_the_request_waits_for_its_mail(caplog: pytest.LogCaptureFixture) -> None:
