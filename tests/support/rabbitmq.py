@@ -1,5 +1,6 @@
 """A real RabbitMQ on free loopback ports, in a folder of its own, with an epmd of its own."""
 
+import logging
 import os
 import shutil
 import signal
@@ -84,6 +85,8 @@ class RabbitmqServer:
             self._process = subprocess.Popen(
                 [_PROGRAM], env=environment, cwd=self._folder, stdout=output, stderr=output, start_new_session=True
             )
+        # Each refused connection would be several errors in the log.
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
         deadline = time.monotonic() + timeout
         while True:
             try:

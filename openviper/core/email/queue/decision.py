@@ -12,7 +12,7 @@ from openviper.core.email.settings import EmailSettings
 
 __all__ = ["Again", "Done", "Failed", "after_error", "after_report", "retry_delay"]
 
-_FIRST = 5.0
+_FIRST = 3.0
 _LONGEST = 3600.0
 
 
@@ -40,7 +40,7 @@ class Failed:
 
 
 def retry_delay(attempts: int) -> float:
-    """Seconds before the next attempt: 5, 10, 20, ... an hour, each with jitter so that they do not come together."""
+    """Seconds before the next attempt: 3, 6, 12, ... an hour, each with jitter so that they do not come together."""
     longest = min(_LONGEST, _FIRST * 2.0 ** min(attempts - 1, 12))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret hangs on it
 

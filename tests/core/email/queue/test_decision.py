@@ -1,0 +1,93 @@
+"""What follows from an attempt."""
+
+import time
+from typing import Any
+
+import pytest
+
+from openviper.core.email import ConnectionFailed, EmailSettings, MessageRefused, RecipientsRefused, Refusal
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, retry_delay
+from openviper.core.email.queue.job import Progress
+from openviper.exceptions import ImproperlyConfigured
+
+
+def settings(**given: Any) -> EmailSettings:
+    return EmailSettings(**given)
+
+
+def fresh(age: float = 0) -> Progress:
+    return Progress(since=time.time() - age)
+
+
+def test_everybody_has_it() -> None:
+    assert isinstance(after_report(fresh(), DeliveryReport(("a@x.test",)), settings()), Done)
+
+
+def test_only_those_refused_for_now_are_tried_again() -> None:
+    report = DeliveryReport(
+        ("a@x.test",), {"b@x.test": Refusal(451, "later"), "c@x.test": Refusal(550, "no such user")}
+    )
+    outcome = after_report(fresh(), report, settings())
+    assert isinstance(outcome, Again)
+    assert outcome.progress.left == ("b@x.test",)
+    assert outcome.progress.refused == {"c@x.test": "550 no such user"}
+
+
+def test_who_was_refused_for_good_is_kept_when_all_others_have_it() -> None:
+    first = after_report(
+        fresh(), DeliveryReport((), {"c@x.test": Refusal(550, "no"), "b@x.test": Refusal(451, "")}), settings()
+    )
+    assert isinstance(first, Again)
+    last = after_report(first.progress, DeliveryReport(("b@x.test",)), settings())
+    assert isinstance(last, Failed)
+    assert last.progress.again(now=0).left == ("c@x.test",)
+
+
+def test_a_refusal_of_all_is_judged_by_each_reply() -> None:
+    error = RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(451, ""), "b@x.test": Refusal(550, "")})
+    outcome = after_error(fresh(), error, settings())
+    assert isinstance(outcome, Again)
+    assert outcome.progress.left == ("a@x.test",)
+    assert isinstance(after_error(fresh(), error, settings(allow_partial=False)), Failed)
+
+
+def test_a_5xx_is_tried_once() -> None:
+    assert isinstance(after_error(fresh(), MessageRefused("no", code=554), settings()), Failed)
+
+
+def test_a_wrong_setting_of_the_worker_loses_no_mail() -> None:
+    assert isinstance(after_error(fresh(), ImproperlyConfigured('EMAIL["host"]: ...'), settings()), Again)
+
+
+def test_uncertain_mail_is_tried_again_or_held_as_the_setting_says() -> None:
+    error = ConnectionFailed("cut", temporary=True, uncertain=True)
+    again = after_error(fresh(), error, settings())
+    assert isinstance(again, Again)
+    assert again.progress.uncertain
+    held = after_error(fresh(), error, settings(on_uncertain="hold"))
+    assert isinstance(held, Failed)
+    assert held.uncertain
+
+
+def test_tries_end_with_retry_max_age() -> None:
+    error = ConnectionFailed("refused", temporary=True)
+    assert isinstance(after_error(fresh(age=86401), error, settings()), Failed)
+    last = after_error(Progress(since=time.time() - 86399, attempts=30), error, settings())
+    assert isinstance(last, Again)
+    assert last.delay <= 1
+    assert isinstance(after_error(fresh(), error, settings(retry_max_age=0)), Failed)
+
+
+@pytest.mark.parametrize(("attempts", "longest"), [(1, 3), (2, 6), (3, 12), (10, 1536), (12, 3600), (400, 3600)])
+def test_delays_grow_to_an_hour_with_jitter(attempts: int, longest: float) -> None:
+    delays = {retry_delay(attempts) for _ in range(50)}
+    assert longest / 2 <= min(delays)
+    assert max(delays) <= longest
+    assert len(delays) > 10
+
+
+def test_progress_survives_the_broker_and_hides_addresses() -> None:
+    progress = Progress(1.5, 3, ("a@x.test",), {"b@x.test": "550 no"}, 9.0, True)
+    assert Progress.from_json(progress.to_json()) == progress
+    assert "x.test" not in repr(progress)

@@ -1,0 +1,80 @@
+"""The detector asks in the background, remembers, and tells each change once."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from openviper.core.email import QueueUnavailable
+from openviper.core.email.queue.detection import Detector
+
+
+class Broker:
+    """A probe that answers as it is told, and counts."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.silent = threading.Event()
+        self.asked = 0
+
+    def probe(self) -> None:
+        self.asked += 1
+        if self.silent.is_set():
+            time.sleep(3)
+        if not self.up:
+            raise QueueUnavailable("connection refused")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_first_question_asks_and_the_next_ones_do_not() -> None:
+    broker = Broker()
+    detector = Detector(broker.probe, "redis at test")
+    assert not detector.known
+    assert all(detector.available() for _ in range(1000))
+    assert broker.asked == 1
+
+
+def test_a_silent_broker_costs_a_second_once() -> None:
+    broker = Broker()
+    broker.silent.set()
+    detector = Detector(broker.probe, "redis at test")
+    begin = time.monotonic()
+    assert not detector.available()
+    assert 0.5 < time.monotonic() - begin < 2.5
+    begin = time.monotonic()
+    assert not detector.available()
+    assert time.monotonic() - begin < 0.1
+
+
+def test_queueing_resumes_by_itself_and_each_change_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody needs to ask for it."""
+    caplog.set_level(logging.INFO, "openviper.email")
+    broker = Broker()
+    detector = Detector(broker.probe, "redis at test")
+    assert detector.available()
+    broker.up = False
+    for _ in range(20):
+        detector.failed("connection reset")
+        assert not detector.available()
+    eventually(lambda: broker.asked > 1)
+    broker.up = True
+    eventually(detector.available)
+    down, up = (record.getMessage() for record in caplog.records)
+    assert "not queued" in down
+    assert "connection reset" in down
+    assert "queued again" in up
+
+
+def test_an_error_that_nobody_expected_is_no_answer() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    assert not Detector(broken, "redis at test").available()

@@ -1,0 +1,88 @@
+"""Projects with a broker, and ``viperctl runworker`` as a real process on them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ["Worker", "viperctl", "write_project"]
+
+
+def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str, Any]) -> Path:
+    """A project folder of settings alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    email = {"default_sender": "shop@example.com", **email}
+    (folder / "settings.py").write_text(f"TASKS = {dict(tasks)!r}\nEMAIL = {email!r}\n")
+    return folder
+
+
+def viperctl(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("viperctl"), *arguments],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+class Worker:
+    """A worker on a project; it is ready when the ``with`` block begins, and stopped at its end."""
+
+    def __init__(self, project: Path, *options: str, processes: int = 1, threads: int = 4) -> None:
+        self._command: list[str | Path] = [Path(sys.executable).with_name("viperctl"), "runworker", project]
+        self._command += ["--processes", str(processes), "--threads", str(threads), *options]
+        self._log = project / f"worker-{id(self)}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start; a session of its own, so that the runner and its processes can be killed together."""
+        already = self.output.count("ready for action")
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 30
+        while ready and self.output.count("ready for action") == already:
+            assert self._process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL to the runner and all its processes at once."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def terminate(self, timeout: float = 30) -> int:
+        """One SIGTERM to the runner; returns how it ended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout)
+
+    def wait(self, timeout: float = 30) -> int:
+        """How it ended by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
