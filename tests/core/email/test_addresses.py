@@ -40,6 +40,8 @@ def refusal(value, field="recipients"):
         ("=?utf-8?q?evil=40x.test=2C_?= <a@b.c>", "=?utf-8?q?evil=40x.test=2C_?=", "a", "b.c"),
         ("first.last+tag@example.com", "", "first.last+tag", "example.com"),
         ("!#$%&'*+-/=?^_`{|}~@example.com", "", "!#$%&'*+-/=?^_`{|}~", "example.com"),
+        ("a?=b@example.com", "", "a?=b", "example.com"),
+        ("a@Xn-b.Example", "", "a", "Xn-b.Example"),
         ("a@localhost", "", "a", "localhost"),
         ("a@Example.COM", "", "a", "Example.COM"),
         ("A@b.c", "", "A", "b.c"),
@@ -117,6 +119,7 @@ def test_an_accepted_form_gives_these_three_values(written, display_name, local_
         (".a@b.c", "a dot at the start or end of its local part"),
         ("a.@b.c", "a dot at the start or end of its local part"),
         ("a..b@c.d", "two in a row"),
+        ("é..b@c.d", "two in a row"),
         ("a@b.c, d@e.f", "holds several addresses; pass a list"),
         ("a@b.c,d@e.f", "holds several addresses; pass a list"),
         ("a@b.c;d@e.f", "holds several addresses; pass a list"),
@@ -212,6 +215,12 @@ def test_only_a_str_is_an_address(value):
     text = refusal(value)
     assert f"must be a str, not {type(value).__name__}" in text
     assert len(text) < 120
+
+
+def test_the_error_shows_what_was_given_instead_of_a_str() -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address(5, field="to")  # type: ignore[arg-type]
+    assert caught.value.address == "5"
 
 
 def test_local_part_and_address_have_their_greatest_lengths():
