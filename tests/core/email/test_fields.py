@@ -42,7 +42,21 @@ def test_a_header_that_only_looks_like_such_a_one_holds_any_text(name: str) -> N
 
 @pytest.mark.parametrize(
     "name",
-    "From to CC bcc Reply-To Subject Return-Path Date MIME-Version Received Delivered-To Content-Type Resent-From".split(),
+    [
+        "From",
+        "to",
+        "CC",
+        "bcc",
+        "Reply-To",
+        "Subject",
+        "Return-Path",
+        "Date",
+        "MIME-Version",
+        "Received",
+        "Delivered-To",
+        "Content-Type",
+        "Resent-From",
+    ],
 )
 def test_a_header_that_is_made_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(InvalidMessage, match=r"cannot be set here; \w+"):
