@@ -12,6 +12,7 @@ from jinja2 import Environment
 from openviper.conf.imports import import_string
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.backends.interception import HeldMessage, interceptor_for
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import publish
@@ -94,6 +95,8 @@ class Mailer:
         async with self._opening:
             if not self._opened:
                 await self.renderer.prepare()
+                if interceptor_for() is not None:
+                    return  # the backend is opened when something is to leave through it
                 await self.backend.open()
                 self._opened = True
 
@@ -112,7 +115,11 @@ class Mailer:
             DeliveryError: nobody got it.
         """
         publish("sending", message)
-        report = await self.backend.send(message)
+        interceptor = interceptor_for(message.message_id)
+        if interceptor is None:
+            report = await self.backend.send(message)
+        else:
+            report = await interceptor.send(message, self.settings)
         publish("delivered", message, _outcome(report))
         return report
 
@@ -151,10 +158,11 @@ class Mailer:
         outbox = current_outbox()
         if schedule.later:
             await self._check_that_it_can_wait(background)
-        if background is not False and hold(
-            partial(self._release, message, background, outbox, schedule), partial(_drop, message)
-        ):
+        held = HeldMessage(partial(self._release, message, background, outbox, schedule), partial(_drop, message))
+        if background is not False and hold(held.release, held.drop):
             publish("held", message)
+            if (interceptor := interceptor_for(message.message_id)) is not None:
+                interceptor.held(message, held)
             return Receipt(message.message_id, Way.HELD)
         if await self._enqueued(message, background, schedule):
             return Receipt(message.message_id, Way.QUEUED)

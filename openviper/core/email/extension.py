@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.delivery import Mailer, describe_ways, serving_loop, using_mailer
 from openviper.core.email.mailbox import Inbox, is_inbox_path
 from openviper.core.email.outbox import Outbox, collecting, stay_current
@@ -139,12 +140,16 @@ class _Layer:
 
 
 async def _end(running: _Running, outbox: Outbox, *, failure: str | None) -> None:
-    """Hand over at once; then wait, without holding the messages, for room or without a lifespan for delivery."""
+    """Hand over at once; then wait, without holding the messages, for room.
+
+    Without a lifespan, and in a test that looks at its mail, wait for delivery.
+    """
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')
         return
     handed = outbox.hand_over()
-    if futures := [one.done if running.waits else one.admitted for one in handed]:
+    waits = running.waits or interceptor_for() is not None
+    if futures := [one.done if waits else one.admitted for one in handed]:
         await asyncio.wait(futures)
 
 

@@ -9,6 +9,7 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass
 
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
@@ -181,7 +182,8 @@ class Dispatcher:
         return not handed.last_attempt and handed.attempts <= len(self._retry_delays)
 
     def _schedule_retry(self, handed: Handed, reason: str) -> None:
-        delay = 0.0 if self._draining else self._retry_delays[handed.attempts - 1]
+        at_once = self._draining or interceptor_for(handed.message.message_id) is not None
+        delay = 0.0 if at_once else self._retry_delays[handed.attempts - 1]
         logger.info(
             "message %s: attempt %d failed, next one in %g s: %s",
             handed.message.message_id,

@@ -1,24 +1,27 @@
 """The broker as a process sees it: one spool, one detector, and the threads in which both block."""
 
 import asyncio
+import atexit
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.payload import encode
+from openviper.core.email.payload import decode, encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import Parcel, Progress, job_key
+from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 from openviper.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import Spool
 
-__all__ = ["QueueService", "queue_service"]
+__all__ = ["QueueService", "close_queue", "queue_service"]
 
 _LIMIT = 1.8  # seconds that one send waits for the broker
 _MARGIN = 0.3  # seconds between the last moment at which the broker may take a message, and giving up on it
@@ -48,6 +51,13 @@ class QueueService:
             if self._spool is None:
                 self._spool = _make_spool(self.settings)
             return self._spool
+
+    def close(self) -> None:
+        """Let go of connections and threads. What is being queued is finished."""
+        self._threads.shutdown()
+        with self._lock:
+            if self._spool is not None:
+                self._spool.close()
 
     def consumers(self) -> int:
         """How many workers consume queued mail at this moment; blocks.
@@ -113,16 +123,68 @@ class QueueService:
         self.spool.enqueue(parcel, deadline=deadline)
 
 
+class _InterceptedQueue(QueueService):
+    """No broker is asked: the interceptor takes each message as a worker would read it."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        self.detector.succeeded()
+
+    def close(self) -> None:
+        """Let go of connections and threads. What is being queued is finished."""
+        self._threads.shutdown()
+        with self._lock:
+            if self._spool is not None:
+                self._spool.close()
+
+    def consumers(self) -> int:
+        return 1
+
+    def _probe(self) -> None:
+        pass
+
+    async def enqueue(
+        self,
+        message: OutgoingMessage,
+        settings: EmailSettings,
+        *,
+        due_at: float | None = None,
+        expires_at: float | None = None,
+    ) -> None:
+        interceptor = interceptor_for(message.message_id)
+        if interceptor is None:
+            raise QueueUnavailable(f"{self.settings.address} is asked no longer: the interception has ended")
+        prepared = await asyncio.to_thread(lambda: decode(encode(message.prepared)))
+        read = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
+        await interceptor.enqueue(read, settings, due_at=due_at, expires_at=expires_at)
+
+
 def queue_service() -> QueueService | None:
-    """The service of the project's ``TASKS`` in this process; None where no real broker is configured."""
+    """The service of the project's ``TASKS`` in this process; None where no real broker is configured.
+
+    While mail is intercepted, any broker that is configured seems to answer, the stub as well.
+    """
     global _service
     settings = TaskSettings.from_settings()
+    if interceptor_for() is not None:
+        return _InterceptedQueue(settings) if settings.enabled else None
     if not settings.real:
         return None
     if _service is None or _service[0] != os.getpid() or _service[1].settings != settings:
+        close_queue()
         _service = os.getpid(), QueueService(settings)
     return _service[1]
 
+
+def close_queue() -> None:
+    """Close what this process has opened to the broker; the next use opens it again. Blocks for a second or two."""
+    global _service
+    before, _service = _service, None
+    if before is not None and before[0] == os.getpid():  # a parent's connections are the parent's
+        before[1].close()
+
+
+atexit.register(close_queue)
 
 _service: tuple[int, QueueService] | None = None
 
