@@ -190,6 +190,8 @@ class _Loader:
         mimetype = part.mimetype or mediatypes.guess(part.filename)
         if part.mimetype is None and mimetype == mediatypes.OCTET_STREAM and served_as:
             mimetype = served_as
+        if isinstance(part.source, Text) and not content.isascii():
+            mimetype = _with_charset(mimetype)
         return AttachmentData(part.filename, content, mimetype, part.inline, part.content_id)
 
     async def _fetch(self, url: str, limit: ByteLimit) -> "Fetched":
@@ -209,6 +211,12 @@ def _import_fetch() -> "Callable[..., Coroutine[Any, Any, Fetched]]":
     from openviper.core.email.fetch import fetch
 
     return fetch
+
+
+def _with_charset(mimetype: str) -> str:
+    """The type of text that we encoded ourselves: without a charset, readers take it for ASCII (RFC 2046 4.1.2)."""
+    lower = mimetype.lower()
+    return f"{mimetype}; charset=utf-8" if lower.startswith("text/") and "charset=" not in lower else mimetype
 
 
 async def _off_loop(size: int, work: Callable[..., bytes], *arguments: object) -> bytes:

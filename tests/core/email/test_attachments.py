@@ -80,7 +80,9 @@ async def test_bytes_are_named_by_their_place_counted_from_one() -> None:
 
 
 async def test_a_dict_holds_text_bytes_or_base64() -> None:
-    assert await one({"content": "é\n", "filename": "a.csv"}) == AttachmentData("a.csv", "é\n".encode(), "text/csv")
+    assert await one({"content": "é\n", "filename": "a.csv"}) == AttachmentData(
+        "a.csv", "é\n".encode(), "text/csv; charset=utf-8"
+    )
     assert await one({"content": bytearray(b"x"), "filename": "a", "mimetype": "x/y"}) == AttachmentData(
         "a", b"x", "x/y"
     )
@@ -394,3 +396,20 @@ async def test_large_text_and_base64_leave_the_loop_free() -> None:
 )
 def test_a_file_name_suggests_the_type(filename: str, mimetype: str) -> None:
     assert guess(filename) == mimetype
+
+
+@pytest.mark.parametrize(
+    ("item", "mimetype"),
+    [
+        ({"content": "é", "filename": "a.csv"}, "text/csv; charset=utf-8"),
+        ({"content": "é", "filename": "a", "mimetype": "Text/Plain"}, "Text/Plain; charset=utf-8"),
+        ({"content": "é", "filename": "a", "mimetype": "text/plain; Charset=x"}, "text/plain; Charset=x"),
+        ({"content": "é", "filename": "a.json"}, "application/json"),
+        ({"content": "e", "filename": "a.csv"}, "text/csv"),
+        ({"content": "é".encode("latin-1"), "filename": "a.csv"}, "text/csv"),
+    ],
+)
+async def test_text_that_is_encoded_here_says_how(item: dict[str, Any], mimetype: str) -> None:
+    """Bytes say nothing: how they were encoded is known to the application only."""
+    (attachment,) = await resolve_attachments([item])
+    assert attachment.mimetype == mimetype
