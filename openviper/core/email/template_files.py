@@ -1,5 +1,6 @@
 """Template names, and the folders that they may lead to."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -76,6 +77,15 @@ class FolderLoader(BaseLoader):
                 return False
 
         return source, str(path), unchanged
+
+    def list_templates(self) -> list[str]:
+        """Every file below the folders that has a name which may be asked for."""
+        found: set[str] = set()
+        for folder in self.dirs:
+            for parent, folders, files in os.walk(folder):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                found.update((Path(parent, name).relative_to(folder)).as_posix() for name in files)
+        return sorted(name for name in found if _fault(name) is None)
 
     def _find(self, name: str) -> Path | None:
         roots = [folder.resolve() for folder in self.dirs]

@@ -14,6 +14,7 @@ from openviper.core.email.mailbox.guard import PATH, host_of, is_foreign, is_thi
 from openviper.core.email.mailbox.live import Live
 from openviper.core.email.mailbox.responses import HEADERS, Pages, as_json
 from openviper.core.email.mailbox.store import MemoryStore, Store
+from openviper.core.email.mailbox.templateviews import TemplateViews
 from openviper.core.email.mailbox.views import Views
 from openviper.core.email.settings import EmailSettings
 
@@ -41,6 +42,7 @@ class Inbox:
                 Route("/icon.svg", self._file),
                 Route("/events", live.stream),
                 *Api(self._store, live).routes,
+                *TemplateViews(self._pages, mailer, live).routes,
                 *Views(self._pages, self._store, mailer).routes,
             ],
             redirect_slashes=False,

@@ -12,6 +12,7 @@ class Changes:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
         self.version = 0
         self.closed = False
 
@@ -37,6 +38,11 @@ class Changes:
                 self._waiting.discard(future)
         return self.version
 
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not beyond ``close``."""
+        if not self.closed:
+            await asyncio.wait((self._ended,), timeout=seconds)
+
     def _call(self, function: object) -> None:
         assert callable(function)
         with suppress(RuntimeError):  # the loop has been closed, so nobody waits
@@ -50,4 +56,6 @@ class Changes:
 
     def _close(self) -> None:
         self.closed = True
+        if not self._ended.done():
+            self._ended.set_result(None)
         self._changed()

@@ -20,6 +20,7 @@ _MOST = 32  # waiting requests; each one holds a connection
 _HEARTBEAT = 15.0
 _LONGEST = 300.0
 _LONGEST_UNTOLD = 5.0
+_POLL = 0.5
 _TOGETHER = 0.1  # seconds for which changes are collected
 
 
@@ -36,10 +37,31 @@ class Live:
 
     async def stream(self, _request: Request) -> Response:
         """Says that something has changed; the page then asks what. The browser connects again when it ends."""
+        return self._stream(self._store.changed)
+
+    async def watch(self, look: Callable[[], object]) -> Response:
+        """The same for what ``look`` gives; it is called in a thread, twice a second."""
+        last = await asyncio.to_thread(look)
+        changes = 0
+
+        async def changed(version: int, timeout: float) -> int:
+            nonlocal last, changes
+            loop = asyncio.get_running_loop()
+            end = loop.time() + timeout
+            while changes <= version and not self._store.changes.closed and loop.time() < end:
+                await self._store.changes.pause(_POLL)
+                seen = await asyncio.to_thread(look)
+                changes += seen != last
+                last = seen
+            return changes
+
+        return self._stream(changed)
+
+    def _stream(self, changed: Callable[[int, float], Awaitable[int]]) -> Response:
         if self._waiting >= _MOST:
             return PlainTextResponse("Too many pages are open.\n", 503, HEADERS)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(self._events(changed), headers=headers, media_type="text/event-stream")
 
     async def first(self, find: Callable[[], Awaitable[T | None]], timeout: float) -> T | None:
         """What ``find`` gives, asked again after each change; None after ``timeout`` seconds or at the shutdown.
@@ -60,14 +82,14 @@ class Live:
                     return found
                 await self._store.changed(version, left)
 
-    async def _events(self) -> AsyncIterator[str]:
+    async def _events(self, changed: Callable[[int, float], Awaitable[int]]) -> AsyncIterator[str]:
         changes = self._store.changes
-        version = changes.version
+        version = await changed(-1, 0)
         with self._counted() as longest:
             end = asyncio.get_running_loop().time() + longest
             yield "retry: 1000\n: open\n\n"
             while not changes.closed and (left := end - asyncio.get_running_loop().time()) > 0:
-                current = await self._store.changed(version, min(left, _HEARTBEAT))
+                current = await changed(version, min(left, _HEARTBEAT))
                 yield ": \n\n" if current == version else "data: changed\n\n"
                 version = current
                 if not changes.closed:

@@ -20,10 +20,10 @@ from openviper.core.email.mailbox.source import header_fields, source_text
 from openviper.core.email.mailbox.store import Entry, Store, key_of
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["THEMES", "WIDTHS", "Views", "entry_or_404", "message_or_404"]
+__all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "message_or_404"]
 
-WIDTHS = {"phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
-THEMES = {"light": "Light", "dark": "Dark"}
+_WIDTHS = {"phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
+_THEMES = {"light": "Light", "dark": "Dark"}
 _TABS = {"html": "HTML", "text": "Text", "headers": "Headers", "source": "Source", "check": "Check"}
 _WAYS = {
     "inline": "Inline: sent before the call returned",
@@ -75,7 +75,7 @@ class Views:
         entry = await entry_or_404(self._store, request)
         await self._store.mark_read(entry.key)
         views = {name: label for name, label in _TABS.items() if name != "html" or entry.prepared.html is not None}
-        view = _choice(request, "view", views)
+        view = choice(request, "view", views)
         findings = await asyncio.to_thread(check, entry)
         values: dict[str, Any] = {
             "entry": entry,
@@ -160,8 +160,8 @@ async def framed(request: Request, html: str, images: str) -> Response:
 def frame_choices(request: Request) -> dict[str, Any]:
     """Width, theme and remote content as the address asks for them, and the addresses of the other choices."""
     chosen = {
-        "width": _choice(request, "width", {"desktop": "", **WIDTHS}),
-        "theme": _choice(request, "theme", THEMES),
+        "width": choice(request, "width", {"desktop": "", **_WIDTHS}),
+        "theme": choice(request, "theme", _THEMES),
         "remote": "1" if request.query_params.get("remote") == "1" else "",
     }
 
@@ -169,7 +169,7 @@ def frame_choices(request: Request) -> dict[str, Any]:
         """The address of the same page with other choices."""
         return "?" + urlencode({name: value for name, value in {**chosen, **changes}.items() if value})
 
-    return {**chosen, "link": link, "widths": WIDTHS, "themes": THEMES}
+    return {**chosen, "link": link, "widths": _WIDTHS, "themes": _THEMES}
 
 
 async def attachment(store: Store, request: Request) -> Response:
@@ -205,7 +205,8 @@ async def message_or_404(store: Store, request: Request) -> OutgoingMessage:
     return message
 
 
-def _choice(request: Request, name: str, allowed: Mapping[str, str]) -> str:
+def choice(request: Request, name: str, allowed: Mapping[str, str]) -> str:
+    """What the address chooses of ``allowed``; the first of them if it chooses nothing or something else."""
     value = request.query_params.get(name, "")
     return value if value in allowed else next(iter(allowed))
 
