@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 __all__ = ["Content", "write_content"]
 
-SENDER = "Vipera Shop <shop@shop.test>"
+SENDER = "Vipera Shop <shop@example.com>"
 
 SUBJECT = "Your order {n} is on its way"
 
@@ -22,7 +22,6 @@ and will be with you within two working days.
   Total                    39,70 €
 
 You can follow it here: https://shop.test/orders/{n}/follow
-and send it back within thirty days if you do not like it.
 
 With kind regards
 Your Vipera Shop
@@ -31,8 +30,8 @@ Your Vipera Shop
 HTML = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Your order {n}</title></head>
-<body style="font-family: sans-serif; color: #222">
-<h1 style="font-size: 20px">Dear Zoë,</h1>
+<body>
+<h1>Dear Zoë,</h1>
 <p>thank you for your order <strong>{n}</strong>. It has left our warehouse this morning
 and will be with you within two working days.</p>
 <table cellpadding="4">
@@ -41,8 +40,7 @@ and will be with you within two working days.</p>
 <tr><td>Postage</td><td align="right">3,90 €</td></tr>
 <tr><td><b>Total</b></td><td align="right"><b>39,70 €</b></td></tr>
 </table>
-<p>You can <a href="https://shop.test/orders/{n}/follow">follow it here</a> and send it back within
-thirty days if you do not like it.</p>
+<p>You can <a href="https://shop.test/orders/{n}/follow">follow it here</a>.</p>
 <p>With kind regards<br>Your Vipera Shop</p>
 </body>
 </html>

@@ -7,6 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,11 +33,12 @@ class Clockwork:
     async def run(self, send: Callable[[int], Awaitable[object]]) -> dict[str, float]:
         """Measure a coroutine that sends message ``n``."""
         lag = _LoopLag()
+        memory = _Memory()
         await self._async_phase(send, self._warm, 1)
         window = _Window(self._sent)
         watch = asyncio.create_task(lag.watch()) if self._messages is not None else None
         await self._async_phase(send, self._seconds, self._messages)
-        result = window.close(self._sent)
+        result = window.close(self._sent) | memory.close()
         if watch is not None:
             watch.cancel()
             with suppress(asyncio.CancelledError):
@@ -47,10 +49,11 @@ class Clockwork:
     def run_threads(self, open_sender: Callable[[], Callable[[int], object]]) -> dict[str, float]:
         """Measure blocking senders: each thread calls ``open_sender`` once and then what that returns."""
         senders = [open_sender() for _ in range(self._concurrency)]
+        memory = _Memory()
         self._threads_phase(senders, self._warm, 1)
         window = _Window(self._sent)
         self._threads_phase(senders, self._seconds, self._messages)
-        return window.close(self._sent)
+        return window.close(self._sent) | memory.close()
 
     async def _async_phase(self, send: Callable[[int], Awaitable[object]], seconds: float, count: int | None) -> None:
         more = self._condition(seconds, count)
@@ -72,11 +75,9 @@ class Clockwork:
                 with counting:
                     self._sent += 1
 
-        threads = [threading.Thread(target=work, args=(send,)) for send in senders]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(senders)) as pool:
+            for _ in pool.map(work, senders):
+                pass  # raises what a thread has raised
 
     def _condition(self, seconds: float, count: int | None) -> Callable[[], bool]:
         if self._messages is not None:
@@ -87,12 +88,10 @@ class Clockwork:
 
 
 class _Window:
-    """Time, processor time and memory from its making to ``close``."""
+    """Time and processor time from its making to ``close``."""
 
     def __init__(self, sent: int) -> None:
         self._sent = sent
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew, proc(5)
-        self._memory = _status("VmRSS")
         self._cpu = _cpu()
         self._start = time.perf_counter()
 
@@ -106,9 +105,19 @@ class _Window:
             "seconds": seconds,
             "rate": messages / seconds,
             "cpu_per_1000": cpu * 1000 / messages,
-            "peak_mb": _status("VmHWM") / _MB,
-            "peak_growth_mb": (_status("VmHWM") - self._memory) / _MB,
         }
+
+
+class _Memory:
+    """Resident memory at its peak, and how far that is above what was there before the first message."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, proc(5)
+        self._before = _status("VmRSS")
+
+    def close(self) -> dict[str, float]:
+        peak = _status("VmHWM")
+        return {"peak_mb": peak / _MB, "peak_growth_mb": (peak - self._before) / _MB}
 
 
 class _LoopLag:

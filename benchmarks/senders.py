@@ -54,7 +54,7 @@ async def openviper_0_1_1(job: Job) -> dict[str, float]:
     from openviper.core.email import send_email
 
     email = {"host": HOST, "port": job.port, "default_sender": job.content.sender, "background": False}
-    settings.configure(_WithEmail(email))
+    settings.configure(_with_email(email))
     attachments: list[object] = [] if job.attachment is None else [(FILE_NAME, job.attachment, "/".join(FILE_TYPE))]
 
     async def send(n: int) -> None:
@@ -64,7 +64,7 @@ async def openviper_0_1_1(job: Job) -> dict[str, float]:
     return await job.clockwork.run(send)
 
 
-def _WithEmail(email: dict[str, object]) -> Any:
+def _with_email(email: dict[str, object]) -> Any:
     from openviper.conf.settings import Settings
 
     return Settings(EMAIL=email)
@@ -76,7 +76,7 @@ async def aiosmtplib(job: Job) -> dict[str, float]:
 
     clients: asyncio.LifoQueue[SMTP] = asyncio.LifoQueue()
     for _ in range(job.connections):
-        client = SMTP(HOST, job.port, start_tls=False)
+        client = SMTP(hostname=HOST, port=job.port, start_tls=False)
         await client.connect()
         clients.put_nowait(client)
 
@@ -117,7 +117,7 @@ async def fastapi_mail(job: Job) -> dict[str, float]:
     from fastapi_mail import ConnectionConfig, FastMail, MessageSchema, MessageType, MultipartSubtypeEnum
 
     config = ConnectionConfig(
-        MAIL_USERNAME="", MAIL_PASSWORD="", MAIL_FROM="shop@shop.test", MAIL_FROM_NAME="Vipera Shop",
+        MAIL_USERNAME="", MAIL_PASSWORD="", MAIL_FROM="shop@example.com", MAIL_FROM_NAME="Vipera Shop",
         MAIL_SERVER=HOST, MAIL_PORT=job.port, MAIL_STARTTLS=False, MAIL_SSL_TLS=False, USE_CREDENTIALS=False,
         VALIDATE_CERTS=False,
     )  # fmt: skip
@@ -175,7 +175,7 @@ def emails(job: Job) -> dict[str, float]:
 
         def send(n: int) -> None:
             subject, text, html = job.content.filled(n)
-            message = Message(subject=subject, text=text, html=html, mail_from=("Vipera Shop", "shop@shop.test"))
+            message = Message(subject=subject, text=text, html=html, mail_from=("Vipera Shop", "shop@example.com"))
             if job.attachment is not None:
                 message.attach(filename=FILE_NAME, data=job.attachment, mime_type="/".join(FILE_TYPE))
             response = message.send(to=TO, smtp=backend)
@@ -202,10 +202,10 @@ def flask_mail(job: Job) -> dict[str, float]:
 
         def send(n: int) -> None:
             subject, text, html = job.content.filled(n)
-            message = Message(subject, recipients=[TO], body=text, html=html)
-            if job.attachment is not None:
-                message.attach(FILE_NAME, "/".join(FILE_TYPE), job.attachment)
             with app.app_context():
+                message = Message(subject, recipients=[TO], body=text, html=html)
+                if job.attachment is not None:
+                    message.attach(FILE_NAME, "/".join(FILE_TYPE), job.attachment)
                 connection.send(message)
 
         return send

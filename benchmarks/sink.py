@@ -17,6 +17,7 @@ from pathlib import Path
 from content import Content
 
 _SHOWN_FAULTS = 3
+_END = b"\r\n.\r\n"
 
 
 class Tally:
@@ -25,7 +26,7 @@ class Tally:
     def __init__(self) -> None:
         self.connections = 0
         self.flights = 0
-        self.messages: list[tuple[bytes, bool]] = []  # as transmitted; True: dot-stuffed
+        self.messages: list[tuple[list[bytes], bool]] = []  # as transmitted; True: after DATA, with the final dot
 
 
 class Session(asyncio.Protocol):
@@ -34,12 +35,12 @@ class Session(asyncio.Protocol):
     def __init__(self, tally: Tally, options: argparse.Namespace) -> None:
         self._tally = tally
         self._options = options
-        self._buffer = bytearray()
+        self._buffer = b""
         self._mode = b""
         self._missing = 0  # octets of the present BDAT chunk
         self._last_chunk = False
-        self._searched = 0
-        self._content = bytearray()
+        self._content: list[bytes] = []
+        self._tail = b""  # the end of what has come after DATA
         self._replies: list[bytes] = []
         self._delayed: deque[bytes] = deque()
         self._answered = True  # since the last read, a reply was sent
@@ -54,8 +55,8 @@ class Session(asyncio.Protocol):
         if self._answered and not self._delayed:
             self._tally.flights += 1
             self._answered = False
-        self._buffer += data
-        while self._step():
+        self._buffer = self._buffer + data if self._buffer else data
+        while self._buffer and self._step():
             pass
         self._send()
 
@@ -65,11 +66,10 @@ class Session(asyncio.Protocol):
             return self._take_chunk()
         if self._mode == b"DATA":
             return self._take_data()
-        end = self._buffer.find(b"\r\n")
-        if end < 0:
+        line, end, rest = self._buffer.partition(b"\r\n")
+        if not end:
             return False
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
+        self._buffer = rest
         self._command(line)
         return True
 
@@ -81,7 +81,7 @@ class Session(asyncio.Protocol):
             _, size, *last = line.split()
             self._mode, self._missing, self._last_chunk = b"BDAT", int(size), bool(last)
         elif verb == b"DATA":
-            self._mode, self._searched = b"DATA", 0
+            self._mode, self._tail = b"DATA", b"\r\n"
             self._reply(b"354 go ahead\r\n")
         elif verb == b"EHLO":
             offered = [b"sink.test", b"SIZE 100000000", b"8BITMIME", b"SMTPUTF8"]
@@ -98,32 +98,40 @@ class Session(asyncio.Protocol):
             self._reply(b"500 5.5.1 what?\r\n")
 
     def _take_chunk(self) -> bool:
-        taken = min(self._missing, len(self._buffer))
-        self._content += self._buffer[:taken]
-        del self._buffer[:taken]
-        self._missing -= taken
+        chunk, self._buffer = self._buffer[: self._missing], self._buffer[self._missing :]
+        self._content.append(chunk)
+        self._missing -= len(chunk)
         if self._missing:
             return False
         self._mode = b""
         if self._last_chunk:
-            self._keep(bytes(self._content), stuffed=False)
-            self._content.clear()
+            self._keep(stuffed=False)
         self._reply(b"250 2.0.0 ok\r\n")
         return True
 
     def _take_data(self) -> bool:
-        end = self._buffer.find(b"\r\n.\r\n", self._searched)
+        # The end may be spread over several reads.
+        before = len(self._tail)
+        end = (self._tail + self._buffer[:5]).find(_END)
         if end < 0:
-            self._searched = max(0, len(self._buffer) - 4)
+            end = self._buffer.find(_END)
+            end = end + before if end >= 0 else end
+        if end < 0:
+            self._content.append(self._buffer)
+            self._tail = (self._tail + self._buffer[-4:])[-4:]
+            self._buffer = b""
             return False
-        self._mode = b""
-        self._keep(bytes(self._buffer[: end + 2]), stuffed=True)
-        del self._buffer[: end + 5]
+        end += len(_END) - before
+        self._content.append(self._buffer[:end])
+        self._buffer = self._buffer[end:]
+        self._mode, self._tail = b"", b""
+        self._keep(stuffed=True)
         self._reply(b"250 2.0.0 ok\r\n")
         return True
 
-    def _keep(self, content: bytes, *, stuffed: bool) -> None:
-        self._tally.messages.append((content, stuffed))
+    def _keep(self, *, stuffed: bool) -> None:
+        self._tally.messages.append((self._content, stuffed))
+        self._content = []
 
     def _reply(self, reply: bytes) -> None:
         self._replies.append(reply)
@@ -160,7 +168,7 @@ class Checker:
     def fault(self, data: bytes, *, stuffed: bool) -> str | None:
         """What is wrong with a message, or None."""
         if stuffed:
-            data = data.replace(b"\r\n..", b"\r\n.")
+            data = data.removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.")
         message = email.message_from_bytes(data, policy=email.policy.compat32)
         parts = {part.get_content_type(): part for part in message.walk()}
         text = _text(parts.get("text/plain"))
@@ -197,14 +205,21 @@ def _digest(data: bytes) -> str:
 def report(tally: Tally, content: Content) -> dict[str, object]:
     """What came, as JSON can carry it."""
     checker = Checker(content)
-    faults = [fault for data, stuffed in tally.messages if (fault := checker.fault(data, stuffed=stuffed)) is not None]
+    size = 0
+    faults = []
+    for pieces, stuffed in tally.messages:
+        data = b"".join(pieces)
+        size += len(data)
+        fault = checker.fault(data, stuffed=stuffed)
+        if fault is not None:
+            faults.append(fault)
     return {
         "messages": len(tally.messages),
         "whole": len(checker.seen),
         "faults": faults[:_SHOWN_FAULTS],
         "connections": tally.connections,
         "flights": tally.flights,
-        "bytes": sum(len(data) for data, _ in tally.messages),
+        "bytes": size,
     }
 
 

@@ -1,0 +1,108 @@
+"""What is measured of this component alone: its parts, its import, and responses beside mail."""
+
+import asyncio
+import json
+import statistics
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from environments import HERE, Environments
+from load import load
+from wire import SCENARIOS, Sink
+
+__all__ = ["import_cost", "parts", "responses"]
+
+_NOT_BEFORE_NEEDED = ("sqlalchemy", "redis", "pika", "httpx")
+
+# The first program tells which other distributions' modules the import brings; the others take the time of one import.
+_THIRD_PARTY = """
+import sys
+before = set(sys.modules)
+import openviper.core.email
+roots = [name for name in sys.modules if "." not in name and name not in before and name != "openviper"]
+print(*sorted(set(roots) - sys.stdlib_module_names))
+"""
+_TIMED = """
+import importlib, sys, time
+start = time.perf_counter()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(time.perf_counter() - start)
+"""
+
+
+def parts(python: str, content: Path) -> dict[str, float]:
+    """Microseconds of the parts of a send, and of text from HTML."""
+    done = _run([python, str(HERE / "micro.py"), "--content", str(content)])
+    measured: dict[str, float] = json.loads(done.splitlines()[-1])
+    return measured
+
+
+def import_cost(python: str, rounds: int) -> dict[str, Any]:
+    """Milliseconds of importing ``openviper.core.email`` in a fresh process above importing what it brings in."""
+    brought = _run([python, "-c", _THIRD_PARTY]).split()
+    whole: list[float] = []
+    others: list[float] = []
+    for _ in range(rounds):
+        whole.append(float(_run([python, "-c", _TIMED, "openviper.core.email"])) * 1000)
+        others.append(float(_run([python, "-c", _TIMED, *brought])) * 1000)
+    return {
+        "whole": statistics.median(whole),
+        "third_party": statistics.median(others),
+        "above": statistics.median(whole) - statistics.median(others),
+        "too_early": sorted(set(brought) & set(_NOT_BEFORE_NEEDED)),
+    }
+
+
+def responses(environments: Environments, content: Path, *, rate: float, count: int) -> dict[str, Any]:
+    """Response times of an application that sends mail in each request, and of the same without, in milliseconds.
+
+    Raises:
+        SystemExit: a message did not arrive as it was sent.
+    """
+    scenario = next(each for each in SCENARIOS if each.name == "chunking")
+    with ExitStack() as stack:
+        sink = stack.enter_context(Sink(environments.own, scenario, content))
+        without = stack.enter_context(_Application(environments.own, content))
+        mailing = stack.enter_context(_Application(environments.own, content, "--mail", str(sink.port)))
+        latencies = asyncio.run(load((without.port, mailing.port), rate=rate, count=count))
+        mailing.close()
+        seen = sink.report()
+    if not seen["messages"] == seen["whole"] >= count:
+        raise SystemExit(f"responses: {count} messages and those of the warm-up were sent, arrived {seen}")
+    shown = {"p50": 50, "p99": 99}
+    result: dict[str, Any] = {
+        name: {key: latency.percentile(percent) for key, percent in shown.items()}
+        for name, latency in zip(("without", "with"), latencies, strict=True)
+    }
+    return result
+
+
+class _Application:
+    """``webapp.py`` as a process."""
+
+    def __init__(self, python: str, content: Path, *arguments: str) -> None:
+        command = [python, str(HERE / "webapp.py"), "--content", str(content), *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Let it deliver what it holds, and wait for its end."""
+        if self._process.poll() is None:
+            self._process.communicate(timeout=60)
+
+    def __enter__(self) -> "_Application":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[:2]}: {done.stderr[-2000:]}")
+    return done.stdout.strip()

@@ -1,0 +1,95 @@
+"""``benchmarks/run``: measures this component and its peers in turn, and prints the tables of docs/performance.md."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from content import write_content
+from environments import BUILD, Environments, python_named
+from own import import_cost, parts, responses
+from tables import page
+from wire import NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
+
+ATTACHMENT_BYTES = 25 * 1024 * 1024
+
+Runs = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def main() -> None:
+    """The command line."""
+    options = _options()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    plain, heavy = _contents()
+    environments = Environments.make(python_named(options.python))
+    measured: dict[str, Any] = {
+        "began": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": environments.versions,
+        "rounds": options.rounds,
+        "load_before": os.getloadavg()[0],
+    }
+    measured["runs"] = {
+        scenario.name: _interleaved(environments, scenario, heavy if scenario.attachment else plain, options)
+        for scenario in SCENARIOS
+        if scenario.name in options.scenarios
+    }
+    if "own" in options.scenarios:
+        _say("parts")
+        measured["parts"] = parts(environments.own, plain)
+        _say("import")
+        measured["import"] = import_cost(environments.own, options.rounds * 3)
+        _say("responses")
+        measured["responses"] = responses(environments, plain, rate=100, count=options.requests)
+    results = BUILD / f"results-{environments.versions['Python']}.json"
+    results.write_text(json.dumps(measured, indent=1))
+    print(page(measured))
+    _say(f"all figures: {results}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
+    parser.add_argument("--python", default=sys.executable, help="interpreter to measure with; default: this one")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each sender in each scenario")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a run")
+    parser.add_argument("--requests", type=int, default=3000, help="requests to each of the two applications")
+    names = [*(scenario.name for scenario in SCENARIOS), "own"]
+    parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
+    parser.add_argument("--senders", nargs="+", choices=SENDERS, default=SENDERS)
+    return parser.parse_args()
+
+
+def _contents() -> tuple[Path, Path]:
+    attachment = BUILD / "attachment.bin"
+    if not attachment.exists():
+        attachment.write_bytes(os.urandom(ATTACHMENT_BYTES))
+    return write_content(BUILD / "message.json"), write_content(BUILD / "message-25mb.json", attachment)
+
+
+def _interleaved(
+    environments: Environments, scenario: Scenario, content: Path, options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """A B C, A B C, ...: what the machine does otherwise meets all of them alike."""
+    missing = {OLD} if environments.old is None else set()
+    missing |= {NODEMAILER} if environments.node is None else set()
+    senders = [name for name in scenario.senders if name in options.senders and name not in missing]
+    runs: dict[str, list[dict[str, Any]]] = {sender: [] for sender in senders}
+    scenario = scenario._replace(seconds=options.seconds)
+    for number in range(options.rounds):
+        for sender in senders:
+            result = run_once(environments, scenario, sender, content)
+            runs[sender].append(result)
+            _say(f"{scenario.name} {number + 1}/{options.rounds} {sender}: {result['rate']:.1f}/s")
+    return runs
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

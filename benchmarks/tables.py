@@ -1,0 +1,103 @@
+"""Figures as Markdown tables."""
+
+import statistics
+from typing import Any
+
+from wire import OWN, SCENARIOS, Scenario
+
+__all__ = ["page"]
+
+Run = dict[str, Any]
+
+
+def page(measured: dict[str, Any]) -> str:
+    """All tables of one Python."""
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    load = f"load average {measured['load_before']:.1f} before the first run"
+    texts = [f"{measured['began']}; {measured['machine']}; {load}; {measured['rounds']} rounds.\n\n{versions}."]
+    for scenario in SCENARIOS:
+        runs = measured["runs"].get(scenario.name)
+        if runs:
+            texts.append(f"### {scenario.title}\n\n{_table(scenario, runs)}")
+    if "parts" in measured:
+        texts.append(f"### By itself\n\n{_own(measured)}")
+    return "\n\n".join(texts)
+
+
+def _table(scenario: Scenario, runs: dict[str, list[Run]]) -> str:
+    if scenario.attachment:
+        head = ["sender", "seconds each", "spread", "times", "peak memory, MB", "in attachments", "longest hold, ms"]
+        rows = [_heavy_row(sender, of_sender, runs) for sender, of_sender in runs.items()]
+    else:
+        head = ["sender", "messages/s", "spread", "times", "round trips", "CPU s per 1,000", "peak memory, MB"]
+        rows = [_row(sender, of_sender, runs) for sender, of_sender in runs.items()]
+    return _markdown(head, rows)
+
+
+def _row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> list[str]:
+    rates = [run["rate"] for run in runs]
+    return [
+        sender,
+        _number(statistics.median(rates)),
+        f"{_number(min(rates))} to {_number(max(rates))}",
+        _times(sender, rates, everyone),
+        f"{_median(runs, 'flights_per_message'):.2f}",
+        f"{_median(runs, 'cpu_per_1000'):.3f}",
+        f"{_median(runs, 'peak_mb'):.0f}",
+    ]
+
+
+def _heavy_row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> list[str]:
+    seconds = [1 / run["rate"] for run in runs]
+    holds = [run["longest_hold_ms"] for run in runs if "longest_hold_ms" in run]
+    growth = _median(runs, "peak_growth_mb")
+    return [
+        sender,
+        f"{statistics.median(seconds):.2f}",
+        f"{min(seconds):.2f} to {max(seconds):.2f}",
+        _times(sender, [run["rate"] for run in runs], everyone),
+        f"{_median(runs, 'peak_mb'):.0f}",
+        f"{growth / 25:.2f}",
+        f"{statistics.median(holds):.0f}" if holds else "",
+    ]
+
+
+def _times(sender: str, rates: list[float], everyone: dict[str, list[Run]]) -> str:
+    """How many times as fast as this sender the component is."""
+    if sender == OWN or OWN not in everyone:
+        return ""
+    return f"{_median(everyone[OWN], 'rate') / statistics.median(rates):.1f}"
+
+
+def _own(measured: dict[str, Any]) -> str:
+    parts, imported, responses = measured["parts"], measured["import"], measured["responses"]
+    rows = [
+        ["`serialise`, the message of the tables", f"{parts['serialise']:.0f} µs"],
+        ["`send_email` to a backend that does nothing", f"{parts['send_email']:.0f} µs"],
+        ["the same without `serialise`", f"{parts['send_email'] - parts['serialise']:.0f} µs"],
+        ["`prepare` (part of that)", f"{parts['prepare']:.0f} µs"],
+        ["text from an HTML newsletter of 30 kB", f"{parts['html_to_text'] / 1000:.2f} ms"],
+        ["`import openviper.core.email`", f"{imported['whole']:.0f} ms"],
+        ["the same above the third-party modules it brings", f"{imported['above']:.0f} ms"],
+    ]
+    if imported["too_early"]:
+        rows.append(["brings in, but should not", ", ".join(imported["too_early"])])
+    for name in ("without", "with"):
+        figures = responses[name]
+        rows.append(
+            [f"response {name} mail, 100 requests/s", f"p50 {figures['p50']:.2f} ms, p99 {figures['p99']:.2f} ms"]
+        )
+    return _markdown(["what", "measured"], rows)
+
+
+def _median(runs: list[Run], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,62 @@
+"""A small ASGI application behind uvicorn: with ``--mail`` each request also sends a message, else it does not.
+
+Run as a process. It prints its port and serves until its standard input ends.
+"""
+
+import argparse
+import asyncio
+import socket
+import sys
+
+import uvicorn
+from content import Content
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from openviper.core.email import EmailMiddleware, send_email
+
+HOST = "127.0.0.1"
+
+
+def application(content: Content, mail_port: int | None) -> ASGIApp:
+    """The application; with ``mail_port`` each order is confirmed by mail."""
+
+    async def order(request: Request) -> JSONResponse:
+        number = int(request.path_params["number"])
+        if mail_port is not None:
+            subject, text, html = content.filled(number)
+            await send_email("customer@example.com", subject, text, html)
+        return JSONResponse({"order": number})
+
+    app = Starlette(routes=[Route("/orders/{number:int}", order)])
+    if mail_port is None:
+        return app
+    return EmailMiddleware(app, {"host": HOST, "port": mail_port, "default_sender": content.sender})
+
+
+async def serve(app: ASGIApp) -> None:
+    """Serve on an ephemeral port until standard input ends."""
+    listening = socket.create_server((HOST, 0), backlog=100)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
+    print(listening.getsockname()[1], flush=True)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    server.should_exit = True
+    await serving
+
+
+def main() -> None:
+    """The command line of the process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--content", required=True)
+    parser.add_argument("--mail", type=int, metavar="PORT")
+    options = parser.parse_args()
+    app = application(Content.read(options.content), options.mail)
+    asyncio.run(serve(app))
+
+
+if __name__ == "__main__":
+    main()

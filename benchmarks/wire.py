@@ -1,0 +1,111 @@
+"""Sending through the sink: the scenarios, and one run of one sender."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from environments import HERE, Environments
+
+__all__ = ["SCENARIOS", "SENDERS", "Scenario", "Sink", "run_once"]
+
+OWN = "openviper"
+OLD = "openviper-0.1.1"
+NODEMAILER = "Nodemailer"
+SENDERS = (OWN, OLD, "aiosmtplib", "fastapi-mail", "Django", "emails", "Flask-Mail", NODEMAILER)
+_PATIENCE = 180  # seconds that a run may take
+
+
+class Scenario(NamedTuple):
+    """``delay`` in seconds; ``messages`` instead of ``seconds`` where one message takes long."""
+
+    name: str
+    title: str
+    concurrency: int = 1
+    seconds: float = 2.0
+    warm: float = 0.5
+    messages: int | None = None
+    delay: float = 0.0
+    pipelining: bool = True
+    chunking: bool = True
+    attachment: bool = False
+    senders: tuple[str, ...] = SENDERS
+
+
+SCENARIOS = (
+    Scenario("ten", "10 at a time, no delay", concurrency=10),
+    Scenario("one", "One after another, no delay"),
+    Scenario("chunking", "20 ms delay, one connection; the server offers CHUNKING and PIPELINING", delay=0.02),
+    Scenario(
+        "pipelining", "20 ms delay, one connection; PIPELINING only", delay=0.02, chunking=False,
+        senders=(OWN, NODEMAILER),
+    ),
+    Scenario(
+        "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False,
+        senders=(OWN, NODEMAILER),
+    ),
+    Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
+)  # fmt: skip
+
+
+class Sink:
+    """The server process for one run."""
+
+    def __init__(self, python: str, scenario: Scenario, content: Path) -> None:
+        command = [python, str(HERE / "sink.py"), "--content", str(content), "--delay", str(scenario.delay)]
+        command += ["--pipelining"] * scenario.pipelining + ["--chunking"] * scenario.chunking
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def report(self) -> dict[str, Any]:
+        """End it; what it has seen."""
+        output, _ = self._process.communicate(timeout=_PATIENCE)
+        report: dict[str, Any] = json.loads(output)
+        return report
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+
+
+def run_once(environments: Environments, scenario: Scenario, sender: str, content: Path) -> dict[str, Any]:
+    """One run of one sender.
+
+    Raises:
+        SystemExit: a message did not arrive as it was sent, or the sender failed.
+    """
+    with Sink(environments.own, scenario, content) as sink:
+        command = [*_program(environments, sender), "--port", str(sink.port), "--content", str(content)]
+        command += ["--concurrency", str(scenario.concurrency), "--warm", str(scenario.warm)]
+        command += ["--seconds", str(scenario.seconds)]
+        if scenario.messages is not None:
+            command += ["--messages", str(scenario.messages)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        if done.returncode:
+            raise SystemExit(f"{sender}, {scenario.name}: {done.stderr[-2000:]}")
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        seen = sink.report()
+    if not seen["messages"] == seen["whole"] == result["sent"]:
+        raise SystemExit(f"{sender}, {scenario.name}: sent {result['sent']}, arrived {seen}")
+    result["flights_per_message"] = seen["flights"] / seen["messages"]
+    result["message_bytes"] = seen["bytes"] / seen["messages"]
+    result["connections"] = seen["connections"]
+    return result
+
+
+def _program(environments: Environments, sender: str) -> Sequence[str]:
+    if sender == NODEMAILER:
+        assert environments.node is not None
+        modules = str(environments.node_modules)
+        return [environments.node, str(HERE / "nodemailer.cjs"), "--modules", modules]
+    python = {OWN: environments.own, OLD: environments.old}.get(sender, environments.peers)
+    assert python is not None
+    return [python, str(HERE / "senders.py"), sender]
