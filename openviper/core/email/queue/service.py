@@ -130,13 +130,6 @@ class _InterceptedQueue(QueueService):
         super().__init__(settings)
         self.detector.succeeded()
 
-    def close(self) -> None:
-        """Let go of connections and threads. What is being queued is finished."""
-        self._threads.shutdown()
-        with self._lock:
-            if self._spool is not None:
-                self._spool.close()
-
     def consumers(self) -> int:
         return 1
 
