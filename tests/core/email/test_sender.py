@@ -4,11 +4,12 @@ import asyncio
 import inspect
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 from jinja2 import DictLoader, Environment
 
@@ -21,6 +22,7 @@ from openviper.core.email import (
     send_email,
     send_email_sync,
     submit_email,
+    subscribe,
 )
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, current_mailer, using_mailer
@@ -204,6 +206,21 @@ async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer:
     outbox.hand_over()
     await mailer.dispatcher.drain(10)
     assert len(mailer.backend.messages) == 1
+
+
+@pytest.mark.parametrize(("run_in_thread", "here"), [(anyio.to_thread.run_sync, True), (asyncio.to_thread, False)])
+async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
+    mailer: Mailer, run_in_thread: Callable[..., Awaitable[bool]], here: bool
+) -> None:
+    """Sync endpoints of frameworks run in AnyIO's threads; another thread gets a loop of its own."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    unsubscribe = subscribe(lambda event: loops.append(asyncio.get_running_loop()))
+    try:
+        assert await run_in_thread(send_email_sync, "a@example.test", "Hello", "Hello, world")
+    finally:
+        unsubscribe()
+    assert {loop is asyncio.get_running_loop() for loop in loops} == {here}
+    assert last(mailer)["Subject"] == "Hello"
 
 
 async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
