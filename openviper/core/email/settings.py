@@ -25,6 +25,7 @@ from openviper.core.email.settings_fields import (
     MaybePath,
     MaybeRate,
     MaybeSecret,
+    MaybeSender,
     MaybeText,
     OnUncertain,
     Period,
@@ -91,7 +92,7 @@ class EmailSettings(BaseModel):
         "for messages up to 256 kB.",
     )
 
-    default_sender: MaybeText = Field(
+    default_sender: MaybeSender = Field(
         None,
         description="From address of messages that name none; alias `from`. None: every message must name its sender.",
     )

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from jinja2 import Environment
 from pydantic import BeforeValidator, Field, SecretStr
 
+from openviper.core.email.addresses import parse_address
+from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.units import Rate, byte_count, seconds
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "MaybePath",
     "MaybeRate",
     "MaybeSecret",
+    "MaybeSender",
     "MaybeText",
     "OnUncertain",
     "Period",
@@ -101,6 +104,14 @@ def _plain(value: object) -> object:
         raise ValueError("is not a string")
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
         raise ValueError("has a control character or a line break")
+    return value
+
+
+def _sender(value: object) -> object:
+    try:
+        parse_address(str(_plain(value)), field="")
+    except InvalidAddress:
+        raise ValueError("is not an address") from None
     return value
 
 
@@ -196,6 +207,9 @@ MaybeHost = Annotated[
 ]
 MaybeText = Annotated[
     str | None, BeforeValidator(_optional(_plain)), Kind("None or a string without control characters")
+]
+MaybeSender = Annotated[
+    str | None, BeforeValidator(_optional(_sender)), Kind('None or one address such as "Shop <orders@shop.example>"')
 ]
 MaybeSecret = Annotated[
     SecretStr | None, BeforeValidator(_optional(_secret)), Kind("None or a string without control characters")

@@ -270,6 +270,7 @@ def test_one_error_lists_every_fault_with_its_place(monkeypatch: pytest.MonkeyPa
             'EMAIL["port"]',
             'EMAIL["use_ssl"]',
             'EMAIL["password"]',
+            'EMAIL["from"]',
             'EMAIL["timeout"]',
             "EMAIL_POOL_SIZE (environment)",
             "Email(retires=...)",
@@ -614,3 +615,10 @@ def test_an_uncaught_error_prints_the_faults_and_no_secret(tmp_path: Path) -> No
 def test_a_secret_may_be_given_wrapped() -> None:
     settings = load({"username": "me", "password": SecretStr("x")})
     assert settings.password == SecretStr("x")
+
+
+@pytest.mark.parametrize("key", ["default_sender", "from"])
+def test_a_default_sender_that_is_no_address_is_told_at_once(key: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        EmailSettings.load(email={key: "Viper Supplies"})
+    assert str(caught.value).startswith(f"EMAIL[\"{key}\"]: 'Viper Supplies' is not an address; give ")
