@@ -129,8 +129,8 @@ def current_record() -> Record | None:
 
 
 @contextmanager
-def entered(record: Record) -> Iterator[None]:
-    """Make ``record`` that of this context for a block."""
+def entered(record: Record | None) -> Iterator[None]:
+    """Make ``record`` that of this context for a block; with None there is no transaction in it."""
     token = _current.set(record)
     try:
         yield

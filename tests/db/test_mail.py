@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from openviper import db
+from openviper.conf import override
 from openviper.core.email import (
     ConnectionFailed,
     MessageEvent,
@@ -20,6 +21,7 @@ from openviper.core.email import (
     subscribe,
 )
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.memory import sent
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Outbox, collecting
@@ -201,3 +203,13 @@ async def test_the_sync_twin_in_a_thread_of_a_transaction_is_held_too(backend: R
             raise LookupError
     assert outbox.hand_over() == []
     assert backend.subjects == []
+
+
+async def test_mail_of_a_thread_whose_own_loop_has_ended_still_follows_the_transaction() -> None:
+    """In a script the sync twin runs a loop of its own, and the mailer that it used is closed before the commit."""
+    with override(EMAIL={"backend": "MemoryBackend", "default_sender": "shop@example.test"}):
+        sent.clear()
+        async with transaction():
+            assert await asyncio.to_thread(send_email_sync, "a@example.test", "From a thread", text="") is True
+            assert len(sent) == 0
+        assert [message.prepared.subject for message in sent] == ["From a thread"]

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from weakref import ref
 
 from jinja2 import Environment
 
@@ -14,20 +15,31 @@ from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.interception import HeldMessage, interceptor_for
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
+from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable, RecipientsRefused
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox
+from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox, stay_current
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.receipt import Receipt, Way
 from openviper.core.email.schedule import Schedule
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
-from openviper.db.transaction import hold
+from openviper.db.transaction import entered, hold
 from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import PerLoop, at_loop_end
 
-__all__ = ["Mailer", "Receipt", "Way", "choose_way", "current_mailer", "describe_ways", "serving_loop", "using_mailer"]
+__all__ = [
+    "Mailer",
+    "Receipt",
+    "Way",
+    "apart_from_other_requests",
+    "choose_way",
+    "current_mailer",
+    "describe_ways",
+    "serving_loop",
+    "stay_with",
+    "using_mailer",
+]
 
 logger = logging.getLogger("openviper.email")
 
@@ -63,6 +75,7 @@ class Mailer:
 
     def __init__(self, settings: EmailSettings, *, follows_settings: bool = False) -> None:
         self.settings = settings
+        self._loop = ref(asyncio.get_running_loop())  # weak: what is kept for a loop may not keep the loop
         self._version = settings_version() if follows_settings else None
         self.backend = get_backend(settings=settings)
         self.renderer = TemplateRenderer(
@@ -82,6 +95,17 @@ class Mailer:
     def closed(self) -> bool:
         """True after ``aclose``."""
         return self.dispatcher.closed
+
+    @property
+    def here(self) -> bool:
+        """True when it belongs to the running loop."""
+        return self._loop() is asyncio.get_running_loop()
+
+    @property
+    def reachable(self) -> bool:
+        """True when it can be given messages: not closed, and its loop runs, perhaps in another thread."""
+        loop = self._loop()
+        return not self.closed and loop is not None and loop.is_running()
 
     @property
     def outdated(self) -> bool:
@@ -155,6 +179,11 @@ class Mailer:
             InvalidMessage: ``schedule`` asks for later, and there is no broker to keep the message until then.
             QueueUnavailable: likewise, and the broker does not answer.
         """
+        loop = self._loop()
+        if loop is not None and loop.is_running() and not self.here:
+            # A thread of a request has a loop of its own, which may end before the message is on its way.
+            elsewhere = self.submit(message, background=background, fail_silently=fail_silently, schedule=schedule)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
         outbox = current_outbox()
         if schedule.later:
             await self._check_that_it_can_wait(background)
@@ -240,7 +269,8 @@ class Mailer:
             if not fail_silently:
                 raise
             logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, error)
-            return Receipt(message.message_id, Way.INLINE, error=error)
+            refused = error.refused if isinstance(error, RecipientsRefused) else {}
+            return Receipt(message.message_id, Way.INLINE, refused=refused, error=error)
         return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
 
     async def _release(
@@ -248,6 +278,10 @@ class Mailer:
     ) -> None:
         # After the commit. The commit stands whatever happens to the mail, so nothing here raises a delivery error,
         # and a full dispatcher is waited for after the response instead of holding the response up.
+        if self.closed or not self.here:
+            # Sent by a thread whose own loop, and this mailer with it, has ended before the transaction.
+            await (await current_mailer())._release(message, background, outbox, schedule)
+            return
         try:
             if await self._enqueued(message, background, schedule):
                 return
@@ -298,6 +332,22 @@ def using_mailer(mailer: Mailer) -> Iterator[None]:
         _of_request.reset(token)
 
 
+def stay_with(mailer: Mailer, outbox: Outbox) -> None:
+    """Have the rest of this context send as the request did that has just failed: an error handler around the layer."""
+    if current_outbox() is None:
+        _of_request.set(mailer)
+        stay_current(outbox)
+
+
+def apart_from_other_requests() -> AbstractContextManager[None]:
+    """For the time of a request, leave the transaction of another request that this one's context is a copy of.
+
+    A server that has read the next request of a connection already may start it while the one before sends the end of
+    its response, and that may be inside a ``transaction()``.
+    """
+    return nullcontext() if current_outbox() is None else entered(None)
+
+
 @contextmanager
 def serving_loop(mailer: Mailer) -> Iterator[None]:
     """Make ``mailer`` the one of the running loop for the time of a lifespan."""
@@ -315,14 +365,20 @@ def serving_loop(mailer: Mailer) -> Iterator[None]:
 async def current_mailer() -> Mailer:
     """The mailer of the request, else the loop's, else a new one that is closed when the loop ends."""
     mailer = _of_request.get()
-    if mailer is None or mailer.closed:
+    if mailer is None or not mailer.reachable:
         mailer = _of_loop.get()
     if mailer is None or mailer.closed or mailer.outdated:
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
         _of_loop.set(mailer)
-        at_loop_end(mailer.aclose)
+        at_loop_end(partial(_close, mailer))
     await mailer.open()
     return mailer
+
+
+async def _close(mailer: Mailer) -> None:
+    await mailer.aclose()
+    if _of_loop.get() is mailer:
+        _of_loop.discard()
 
 
 def describe_ways(mailer: Mailer) -> str:

@@ -10,9 +10,16 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openviper.core.email.backends.interception import interceptor_for
-from openviper.core.email.delivery import Mailer, describe_ways, serving_loop, using_mailer
+from openviper.core.email.delivery import (
+    Mailer,
+    apart_from_other_requests,
+    describe_ways,
+    serving_loop,
+    stay_with,
+    using_mailer,
+)
 from openviper.core.email.mailbox import Inbox, is_inbox_path
-from openviper.core.email.outbox import Outbox, collecting, stay_current
+from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.sender import send_email
 from openviper.core.email.settings import EmailSettings, debug
 from openviper.loops import PerLoop, at_loop_end
@@ -68,9 +75,15 @@ class _Service:
                 "and each request waits for its own mail before it ends"
             )
             running = await self._start(waits=True)
-            at_loop_end(running.aclose)
+            at_loop_end(self._close)
         await running.mailer.open()
         return running
+
+    async def _close(self) -> None:
+        running = self._running.get()
+        if running is not None:
+            self._running.discard()
+            await running.aclose()
 
     async def _start(self, *, waits: bool) -> _Running:
         settings = EmailSettings.load(self._overrides)
@@ -92,6 +105,8 @@ class _Service:
 
 class _Layer:
     """Gives each request an outbox and hands it over when the application call has returned."""
+
+    _surrounded = False  # True where the application's own error handling may stand outside
 
     def __init__(self, app: ASGIApp, service: _Service) -> None:
         self.app = app
@@ -124,13 +139,13 @@ class _Layer:
             await send(message)
 
         try:
-            with collecting(outbox):
+            with apart_from_other_requests(), collecting(outbox):
                 await self.app(scope, receive, watched_send)
         except Exception as error:
             await _end(running, outbox, failure=type(error).__name__)
-            if "app" in scope:
-                # This layer stands inside the application's error handling, whose 500 handler may still send.
-                stay_current(outbox)
+            if self._surrounded and "app" in scope:
+                # The application's own error handling stands around this layer; its 500 handler may still send.
+                stay_with(running.mailer, outbox)
             raise
         except BaseException:
             # Cancelled, usually because the client left: what was accepted goes out all the same.
@@ -142,7 +157,8 @@ class _Layer:
 async def _end(running: _Running, outbox: Outbox, *, failure: str | None) -> None:
     """Hand over at once; then wait, without holding the messages, for room.
 
-    Without a lifespan, and in a test that looks at its mail, wait for delivery.
+    No longer than ``shutdown_timeout``, since a server that is told to stop waits for its requests, and only then lets
+    mail be drained. Without a lifespan, and in a test that looks at its mail, wait for delivery.
     """
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')
@@ -150,7 +166,7 @@ async def _end(running: _Running, outbox: Outbox, *, failure: str | None) -> Non
     handed = outbox.hand_over()
     waits = running.waits or interceptor_for() is not None
     if futures := [one.done if waits else one.admitted for one in handed]:
-        await asyncio.wait(futures)
+        await asyncio.wait(futures, timeout=None if waits else running.mailer.settings.shutdown_timeout)
 
 
 class Email:
@@ -189,6 +205,8 @@ class EmailMiddleware(_Layer):
     It answers the lifespan scope as well, also for an application that does not know it. ``settings`` as for
     :class:`Email`.
     """
+
+    _surrounded = True  # with add_middleware()
 
     def __init__(self, app: ASGIApp, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(app, _Service(settings))

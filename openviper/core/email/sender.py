@@ -186,11 +186,13 @@ def _serving_loop() -> asyncio.AbstractEventLoop | None:
 async def _bodies(
     mailer: Mailer,
     template: str | None,
-    context: Mapping[str, Any] | None,
+    context: Any,
     text: str | None,
     html: str | None,
     subject: str | None,
 ) -> tuple[str | None, str | None, str]:
+    if context is not None and not isinstance(context, Mapping):
+        raise InvalidMessage(f"context: must be a mapping of names to values, not {type(context).__name__}")
     if template is not None:
         rendered = await mailer.renderer.render(template, context)
         text = rendered.text if text is None else text

@@ -1,13 +1,25 @@
 """The table of ways, and a mailer taking messages along each of them."""
 
 import asyncio
+import gc
 import logging
+from weakref import WeakSet
 
 import pytest
 from support.prepared import make_outgoing
 
 from openviper.conf import override
-from openviper.core.email import ConnectionFailed, MessageEvent, Way, send_email, submit_email, subscribe
+from openviper.core.email import (
+    ConnectionFailed,
+    DeliveryError,
+    MessageEvent,
+    RecipientsRefused,
+    Refusal,
+    Way,
+    send_email,
+    submit_email,
+    subscribe,
+)
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, using_mailer
@@ -67,8 +79,11 @@ class Refusing(EmailBackend):
     """Fails ``failures`` times, then accepts."""
 
     failures = 0
+    error: DeliveryError | None = None
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        if self.error is not None:
+            raise self.error
         if self.failures:
             self.failures -= 1
             raise ConnectionFailed("mail.test:25: connection refused", temporary=True)
@@ -129,6 +144,31 @@ async def test_a_delivery_error_is_raised_or_silent_as_asked(caplog: pytest.LogC
     assert not receipt
     assert isinstance(receipt.error, ConnectionFailed)
     assert message.message_id in caplog.text
+
+
+async def test_a_silent_refusal_of_all_recipients_names_them_in_the_receipt() -> None:
+    mailer = refusing_mailer(failures=0)
+    refused = {"user@example.test": Refusal(550, "no such user")}
+    assert isinstance(mailer.backend, Refusing)
+    mailer.backend.error = RecipientsRefused("all refused", accepted=(), refused=refused)
+    receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=True)
+    assert not receipt
+    assert receipt.refused == refused
+
+
+def test_a_loop_that_has_ended_is_not_kept() -> None:
+    """Also where several tasks have opened the mailer at once, which binds its lock to the loop."""
+    loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+    async def send_some() -> None:
+        loops.add(asyncio.get_running_loop())
+        await asyncio.gather(*(current_mailer() for _ in range(5)))
+
+    with override(EMAIL={"backend": "MemoryBackend"}):
+        for _ in range(5):
+            asyncio.run(send_some())
+    gc.collect()
+    assert len(loops) == 0
 
 
 async def test_the_receipt_of_an_accepted_message_is_true() -> None:

@@ -17,8 +17,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from openviper import OpenViper
 from openviper.core.email import Email, EmailMiddleware, Way, send_email, submit_email
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.message import OutgoingMessage
+from openviper.db.transaction import Record, entered
 from openviper.exceptions import ImproperlyConfigured
 
 MEMORY = {"backend": "MemoryBackend", "default_sender": "shop@example.test"}
@@ -34,6 +37,14 @@ async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
+
+
+class Stuck(EmailBackend):
+    """As a server that takes the connection and never answers."""
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 class Seen:
@@ -221,3 +232,62 @@ async def test_nested_layers_use_the_outermost_outbox() -> None:
         answer = (await client.get("/")).json()
     assert answer == {"way": Way.DEFERRED, "pending": 0}
     assert subjects(seen.mailers[0]) == ["order"]
+
+
+async def test_an_error_handler_outside_the_layer_sends_deferred_through_the_same_mailer() -> None:
+    """With add_middleware the handler of all exceptions stands around the layer, whose outbox is handed over then."""
+    seen = Seen()
+    ways: list[Way] = []
+
+    async def fail(request: Request) -> Response:
+        seen.mailers.append(request.state.email)
+        raise LookupError("on purpose")
+
+    async def tell_admin(request: Request, error: Exception) -> Response:
+        ways.append((await submit_email("admin@example.test", "failed", text="")).way)
+        return PlainTextResponse("failed", 500)
+
+    app = Starlette(routes=[Route("/", fail)], exception_handlers={Exception: tell_admin})
+    app.add_middleware(EmailMiddleware, settings=MEMORY)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert (await client.get("/")).status_code == 500
+    assert ways == [Way.DEFERRED]
+    assert subjects(seen.mailers[0]) == ["failed"]
+
+
+async def test_a_request_started_in_the_context_of_another_is_not_held_by_its_transaction() -> None:
+    """As uvicorn starts the next request of a connection while the one before sends the end of its response."""
+    ways: list[Way] = []
+
+    async def order(request: Request) -> Response:
+        ways.append((await submit_email("a@example.test", "order", text="")).way)
+        return PlainTextResponse("ok")
+
+    next_request = EmailMiddleware(Starlette(routes=[Route("/", order)]), MEMORY)
+
+    async def first(request: Request) -> Response:
+        with entered(Record()):
+            await submit_email("a@example.test", "held", text="")
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(next_request), base_url="http://next") as client:
+                await client.get("/")
+            ways.append((await submit_email("a@example.test", "held", text="")).way)
+        return PlainTextResponse("ok")
+
+    async with client_of(EmailMiddleware(Starlette(routes=[Route("/", first)]), MEMORY)) as client:
+        await client.get("/")
+    assert ways == [Way.DEFERRED, Way.HELD]
+
+
+async def test_a_request_waits_for_room_no_longer_than_a_shutdown_may_take(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that is told to stop waits for its requests, and only then has the lifespan drain what is left."""
+
+    async def order(request: Request) -> Response:
+        for number in range(3):
+            await send_email("a@example.test", f"number {number}", text="")
+        return PlainTextResponse("ok")
+
+    settings = {**MEMORY, "backend": f"{__name__}.Stuck", "dispatcher_messages": 1, "shutdown_timeout": 0.1}
+    async with asyncio.timeout(10), client_of(EmailMiddleware(Starlette(routes=[Route("/", order)]), settings)) as one:
+        assert (await one.get("/")).text == "ok"
+    assert sum("was not delivered" in record.getMessage() for record in caplog.records) == 3

@@ -223,6 +223,26 @@ async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
     assert last(mailer)["Subject"] == "Hello"
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mailer: Mailer, late: bool) -> None:
+    """Also after the request: what that loop leaves behind when it ends is not lost."""
+    outbox = Outbox()
+    with collecting(outbox):
+        if late:
+            outbox.hand_over()
+        receipt = await asyncio.to_thread(asyncio.run, submit_email("a@example.test", "Hello", text=""))
+    assert receipt.way is Way.DEFERRED
+    outbox.hand_over()
+    await mailer.dispatcher.drain(10)
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert len(mailer.backend.messages) == 1
+
+
+async def test_a_context_that_is_no_mapping_is_named(mailer: Mailer) -> None:
+    with pytest.raises(InvalidMessage, match="context: must be a mapping"):
+        await send_email("a@example.test", "Hello", template="hello.txt", context=["name"])  # type: ignore[arg-type]
+
+
 async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
     with collecting(Outbox()):
         receipt = await submit_email("a@example.test", "Hello", text="")
@@ -253,7 +273,7 @@ async def test_the_applications_own_jinja_environment_serves_mail_templates(tmp_
     assert body(last(mailer), "plain") == "Viper: 5.00 EUR\n"
 
 
-def test_a_wrong_template_environment_names_the_setting() -> None:
+async def test_a_wrong_template_environment_names_the_setting() -> None:
     settings = EmailSettings(backend="MemoryBackend", template_environment="openviper.conf.settings")
     with pytest.raises(ImproperlyConfigured, match="template_environment"):
         Mailer(settings)

@@ -59,7 +59,7 @@ class SMTPBackend(EmailBackend):
         pool = self._pools.get()
         if pool is None:
             pool = self._make_pool()
-            at_loop_end(pool.aclose)
+            at_loop_end(self.aclose)
         outcome = await send_in_envelopes(message, pool.send, max_recipients=self.settings.max_recipients_per_message)
         return DeliveryReport(outcome.accepted, outcome.refused, outcome.response)
 
