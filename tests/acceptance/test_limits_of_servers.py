@@ -26,15 +26,26 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_the_encoded_message_counts_and_the_largest_part_is_named_before_mail_from() -> None:
-    """75 kB of attachments are 103 kB in base64, above what the server takes; the second message is small enough."""
-    attachments = [("small.txt", b"x" * 5_000), ("film.mp4", b"x" * 70_000)]
+@pytest.mark.parametrize(
+    ("html", "attached", "largest"),
+    [
+        ("h", 75_000, "attachment 'film.mp4' with 75,000 bytes"),
+        ("h" * 95_000, 500, "html with 95,000 bytes"),
+    ],
+)
+async def test_the_encoded_message_counts_and_the_largest_part_is_named_before_mail_from(
+    html: str, attached: int, largest: str
+) -> None:
+    """What is given is smaller than what the server takes, and larger when it is encoded."""
+    attachments = [("small.txt", b"x" * 300), ("film.mp4", b"x" * attached)]
+    text = "\n".join(["x" * 70] * 60)
     with SmtpServer(capabilities=("SIZE 100000", "PIPELINING", "CHUNKING")) as server, sending_to(server):
-        with pytest.raises(MessageRefused, match=r"the server takes at most .*'film\.mp4'") as raised:
-            await send_email("to@example.com", "film", "t", attachments=attachments)
+        with pytest.raises(MessageRefused, match=r"has 10\d,\d{3} bytes .* at most 100,000 bytes") as raised:
+            await send_email("to@example.com", "film", text, html, attachments=attachments)
+        assert largest in str(raised.value)
         assert not raised.value.temporary
         assert "MAIL" not in server.verbs
-        assert await send_email("to@example.com", "small", "t", attachments=attachments[:1])
+        assert await send_email("to@example.com", "small", text, attachments=attachments[:1])
     assert server.verbs.count("MAIL") == 1
 
 

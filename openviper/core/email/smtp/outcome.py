@@ -77,13 +77,12 @@ def recipients_refused(peer: str, accepted: Sequence[str], refused: Mapping[str,
 
 def too_large(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
     """The error for a message above the limit that the server announces; nothing was sent."""
-    text = f"{peer}: the message has {_megabytes(size)} and the server takes at most {_megabytes(limit)}"
-    largest = max(message.prepared.attachments, key=lambda attachment: len(attachment.content), default=None)
-    if largest is not None:
-        name = largest.filename[:100]
-        text += f"; its largest attachment is {name!r} with {_megabytes(len(largest.content))}"
+    prepared = message.prepared
+    parts = [(len(each.content), f"attachment {each.filename[:100]!r}") for each in prepared.attachments]
+    parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
+    # Exact, because a message is often too large by little.
+    text = f"{peer}: the message has {size:,} bytes and the server takes at most {limit:,} bytes"
+    if parts:
+        largest, name = max(parts)
+        text += f"; the largest part is {name} with {largest:,} bytes"
     return MessageRefused(text)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size:,} bytes" if size < 100_000 else f"{size / 1024**2:.1f} MB"
