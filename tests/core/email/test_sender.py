@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -212,14 +212,22 @@ async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer:
 async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
     mailer: Mailer, run_in_thread: Callable[..., Awaitable[bool]], here: bool
 ) -> None:
-    """Sync endpoints of frameworks run in AnyIO's threads; another thread gets a loop of its own."""
-    loops: list[asyncio.AbstractEventLoop] = []
-    unsubscribe = subscribe(lambda event: loops.append(asyncio.get_running_loop()))
+    """Sync endpoints of frameworks run in AnyIO's threads; another thread gets a loop of its own to prepare the
+    message on. It is delivered on the loop of the mailer."""
+    prepared_on: list[asyncio.AbstractEventLoop] = []
+    delivered_on: list[asyncio.AbstractEventLoop] = []
+
+    def recipients() -> Iterator[str]:
+        prepared_on.append(asyncio.get_running_loop())
+        yield "a@example.test"
+
+    unsubscribe = subscribe(lambda event: delivered_on.append(asyncio.get_running_loop()))
     try:
-        assert await run_in_thread(send_email_sync, "a@example.test", "Hello", "Hello, world")
+        assert await run_in_thread(send_email_sync, recipients(), "Hello", "Hello, world")
     finally:
         unsubscribe()
-    assert {loop is asyncio.get_running_loop() for loop in loops} == {here}
+    assert [loop is asyncio.get_running_loop() for loop in prepared_on] == [here]
+    assert set(delivered_on) == {asyncio.get_running_loop()}
     assert last(mailer)["Subject"] == "Hello"
 
 
