@@ -75,3 +75,11 @@ def test_a_message_id_has_at_most_250_characters() -> None:
     assert len(longest) == 250
     assert is_message_id(longest)
     assert not is_message_id(f"<a{longest[1:]}")
+
+
+def test_a_word_that_cannot_be_folded_has_at_most_900_characters() -> None:
+    header = {"List-Unsubscribe": f"<https://shop.example/{'a' * 877}>"}
+    assert len(header["List-Unsubscribe"]) == 900
+    assert checked_headers(header) == tuple(header.items())
+    with pytest.raises(InvalidMessage, match="more than 900 characters"):
+        checked_headers({"List-Unsubscribe": header["List-Unsubscribe"].replace("a>", "aa>")})
