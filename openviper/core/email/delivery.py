@@ -191,7 +191,7 @@ class Mailer:
         if background is not False and hold(held.release, held.drop):
             publish("held", message)
             if (interceptor := interceptor_for(message.message_id)) is not None:
-                interceptor.held(message, held)
+                interceptor.hold(message, held)
             return Receipt(message.message_id, Way.HELD)
         if await self._enqueued(message, background, schedule):
             return Receipt(message.message_id, Way.QUEUED)

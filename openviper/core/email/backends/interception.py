@@ -64,7 +64,7 @@ class Interceptor(ABC):
         """
 
     @abstractmethod
-    def held(self, message: OutgoingMessage, held: HeldMessage) -> None:
+    def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:
         """A transaction holds ``message``."""
 
 

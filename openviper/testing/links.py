@@ -1,0 +1,34 @@
+"""The links that a reader of a message can follow."""
+
+import re
+from collections.abc import Iterator
+
+from selectolax.lexbor import LexborHTMLParser
+
+__all__ = ["links_in"]
+
+_URL = re.compile(r"https?://[^\s<>\"]+")
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_NO_PAGES = ("mailto:", "tel:", "sms:", "cid:", "data:", "javascript:")
+# What ends a sentence or closes a bracket behind a URL of a text.
+_PUNCTUATION = ".,;:!?'*_"
+_BRACKETS = {")": "(", "]": "["}
+
+
+def links_in(html: str | None, text: str | None) -> list[str]:
+    """Absolute targets of the HTML's links, then URLs of the text, each once. Addresses and numbers are left out."""
+    found = [*_of_html(html or ""), *map(_without_end, _URL.findall(text or ""))]
+    return list(dict.fromkeys(found))
+
+
+def _of_html(html: str) -> Iterator[str]:
+    for node in LexborHTMLParser(html).css("a[href], area[href]"):
+        target = (node.attributes.get("href") or "").strip()
+        if _ABSOLUTE.match(target) and not target.lower().startswith(_NO_PAGES):
+            yield target
+
+
+def _without_end(url: str) -> str:
+    while url[-1] in _PUNCTUATION or (url[-1] in _BRACKETS and url.count(_BRACKETS[url[-1]]) < url.count(url[-1])):
+        url = url[:-1]
+    return url
