@@ -58,7 +58,8 @@ class Mailbox:
 
 
 def parse(stored: bytes) -> EmailMessage:
-    message = email.message_from_bytes(stored, policy=email.policy.default)
+    # From str, because headers may hold UTF-8 (RFC 6532) and the parser of bytes replaces it.
+    message = email.message_from_string(stored.decode(), policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     for part in message.walk():
         assert part.defects == []
@@ -172,6 +173,18 @@ async def test_blind_recipients_are_delivered_and_nowhere_in_any_copy(mailbox: M
         for secret in (b"blind", b"hidden"):
             assert secret not in message.as_bytes().lower()
         assert message["To"] == "Ann <ann@example.com>, bob@Example.COM"
+
+
+@pytest.mark.parametrize("offer", ["chunking"])
+async def test_an_international_mailbox_is_the_same_in_header_and_envelope(mailbox: Mailbox) -> None:
+    """The local part stands in the header as it is (RFC 6532), the name in an encoded word all the same."""
+    receipt = await submit_email("Jörg Müller <jörg@example.com>", "Grüße", "t", reply_to="用户@example.com")
+    assert receipt.accepted == ("jörg@example.com",)
+    (message,) = await mailbox.read()
+    assert message["Delivered-To"] == "jörg@example.com"
+    for field, spec in (("To", "jörg@example.com"), ("Reply-To", "用户@example.com")):
+        assert message[field].addresses[0].addr_spec == spec
+    assert message["To"].addresses[0].display_name == "Jörg Müller"
 
 
 @pytest.mark.parametrize(
