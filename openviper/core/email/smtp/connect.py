@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiosmtplib
 
@@ -18,7 +18,7 @@ from openviper.core.email.smtp.wire import Connection
 if TYPE_CHECKING:
     from asyncio import Transport
 
-__all__ = ["connect", "peer_name"]
+__all__ = ["Handshake", "connect", "peer_name"]
 
 
 def peer_name(settings: EmailSettings) -> str:
@@ -36,8 +36,7 @@ async def connect(settings: EmailSettings) -> Connection:
         DeliveryTimeout: no answer in time.
         ImproperlyConfigured: ``tls_ca_file`` or ``local_hostname`` cannot be used.
     """
-    context = await client_context(settings.tls_ca_file) if settings.use_tls or settings.use_ssl else None
-    handshake = _Handshake(settings, context)
+    handshake = await Handshake.of(settings)
     try:
         return await handshake.run()
     except BaseException:
@@ -53,13 +52,21 @@ class _Client(aiosmtplib.SMTP):
         super().close()
 
 
-class _Handshake:
-    def __init__(self, settings: EmailSettings, context: ssl.SSLContext | None) -> None:
+class Handshake:
+    """The steps from nothing to a connection that is ready; ``run`` does all of them in their order.
+
+    ``sock``: a connection to the server that is open already; None opens one.
+    """
+
+    def __init__(
+        self, settings: EmailSettings, context: ssl.SSLContext | None, sock: socket.socket | None = None
+    ) -> None:
         self._settings = settings
         self._peer = peer_name(settings)
         self.client = _Client(
             hostname=settings.host,
-            port=settings.port,
+            port=settings.port if sock is None else None,
+            sock=sock,
             timeout=settings.timeout,
             use_tls=settings.use_ssl,
             start_tls=False,
@@ -68,20 +75,40 @@ class _Handshake:
             local_hostname="localhost",
         )
 
+    @classmethod
+    async def of(cls, settings: EmailSettings, sock: socket.socket | None = None) -> Self:
+        """With the TLS context that ``settings`` ask for.
+
+        Raises:
+            ImproperlyConfigured: ``tls_ca_file`` cannot be used.
+        """
+        context = await client_context(settings.tls_ca_file) if settings.use_tls or settings.use_ssl else None
+        return cls(settings, context, sock)
+
     async def run(self) -> Connection:
+        """Every step that the settings ask for."""
+        await self.connect()
+        await self.greet()
+        if self._settings.use_tls:
+            await self.secure()
+            await self.greet()
+        await self.log_in()
+        return self.hand_over()
+
+    async def connect(self) -> None:
+        """Open the connection, with ``use_ssl`` its TLS, and hear the greeting."""
         try:
             await self.client.connect()
         except SPEAKABLE as error:
             raise translated(self._peer, Step.CONNECT, error) from error
-        await self._greet()
-        if self._settings.use_tls:
-            await self._secure()
-            await self._greet()
+
+    async def log_in(self) -> None:
+        """AUTH, where the settings have a user name."""
         if self._settings.username is not None:
             await authenticate(self.client, self._settings, self._peer)
-        return self._hand_over()
 
-    async def _greet(self) -> None:
+    async def greet(self) -> None:
+        """EHLO, or HELO for a server that knows no other."""
         try:
             name = self._settings.local_hostname or _own_name(self.client.get_transport_info("sockname"))
             check_host_name(name)
@@ -99,7 +126,8 @@ class _Handshake:
         except SPEAKABLE as error:
             raise translated(self._peer, Step.EHLO, error) from error
 
-    async def _secure(self) -> None:
+    async def secure(self) -> None:
+        """STARTTLS; EHLO must follow, since what was offered before it counts no more (RFC 3207 section 4.2)."""
         if not self.client.supports_extension("starttls"):
             raise ConnectionFailed(
                 f'{self._peer}: STARTTLS was asked for (EMAIL["use_tls"]) but the server does not offer it'
@@ -109,7 +137,8 @@ class _Handshake:
         except SPEAKABLE as error:
             raise translated(self._peer, Step.STARTTLS, error) from error
 
-    def _hand_over(self) -> Connection:
+    def hand_over(self) -> Connection:
+        """The connection for transactions; it owns the transport from then on."""
         client = self.client
         transport, protocol = cast("Transport | None", client.transport), client.protocol
         if protocol is None or transport is None or transport.is_closing():

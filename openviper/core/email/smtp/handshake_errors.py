@@ -11,7 +11,7 @@ import aiosmtplib
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, DeliveryTimeout
 from openviper.core.email.smtp.replies import one_line
 
-__all__ = ["SPEAKABLE", "Step", "translated"]
+__all__ = ["SPEAKABLE", "Step", "is_about_greeting", "translated", "untrusted_certificate"]
 
 # What aiosmtplib lets out of a handshake; anything else is a mistake of ours and shows as what it is.
 SPEAKABLE = (aiosmtplib.SMTPException, OSError, ValueError)
@@ -39,13 +39,28 @@ def translated(peer: str, step: str, error: BaseException) -> DeliveryError:
         return _tls_error(peer, tls)
     if isinstance(error, aiosmtplib.SMTPResponseException) and error.code > 0:
         return _reply_error(peer, step, error)
-    if step == Step.CONNECT and any(
-        isinstance(cause, aiosmtplib.SMTPServerDisconnected | aiosmtplib.SMTPReadTimeoutError) for cause in chain[1:]
-    ):
+    if step == Step.CONNECT and _connected(chain):
         step = Step.GREETING
     if isinstance(error, TimeoutError) or _is_handshake_timeout(chain):
         return DeliveryTimeout(f"{peer}: {step}: the server did not answer in time", temporary=True)
     return ConnectionFailed(f"{peer}: {step}: {_reason(chain)}", temporary=True)
+
+
+def is_about_greeting(error: DeliveryError) -> bool:
+    """True when an error of connecting came after the connection, and with ``use_ssl`` its TLS, stood."""
+    chain = tuple(_causes(error.__cause__))
+    return bool(chain) and _connected(chain)
+
+
+def untrusted_certificate(error: DeliveryError) -> ssl.SSLCertVerificationError | None:
+    """What OpenSSL finds wrong with the certificate; None when the failure is another."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
+def _connected(chain: tuple[BaseException, ...]) -> bool:
+    return isinstance(chain[0], aiosmtplib.SMTPResponseException) or any(
+        isinstance(cause, aiosmtplib.SMTPServerDisconnected | aiosmtplib.SMTPReadTimeoutError) for cause in chain[1:]
+    )
 
 
 def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) -> DeliveryError:
@@ -86,8 +101,8 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     return one_line(message if isinstance(message, str) else str(chain[0]))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    current = error
     for _ in range(8):
         if current is None:
             return
