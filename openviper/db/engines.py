@@ -118,7 +118,7 @@ def _create(setting: str) -> AsyncEngine:
 def _parsed(setting: str) -> URL:
     try:
         url = make_url(setting)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
         # SQLAlchemy's text repeats the value, which may hold a password.
         raise ImproperlyConfigured(
             "DATABASE_URL: not a database URL such as sqlite:///shop.sqlite3 or postgresql://user@host/name"

@@ -1,10 +1,11 @@
 """``send_email`` and its twins: what can fail because of the caller fails here, before a message leaves."""
 
 import asyncio
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
@@ -18,6 +19,9 @@ from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
@@ -146,6 +150,19 @@ async def send_email(
     return bool(receipt)
 
 
+def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Give a function that passes its arguments on the parameters of ``model``: for type checkers, editors, help()."""
+
+    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        function.__signature__ = inspect.signature(model).replace(  # type: ignore[attr-defined]
+            return_annotation=inspect.signature(function).return_annotation
+        )
+        return function
+
+    return decorate
+
+
+@_with_parameters_of(send_email)
 def send_email_sync(*args: Any, **kwargs: Any) -> bool:
     """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
