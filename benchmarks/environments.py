@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 BUILD = PROJECT / "build" / "benchmarks"
 
-OWN = ["-e", str(PROJECT), "uvicorn"]
+OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
 # It asks for Python 3.14. Where that is not installed it is tried on the Python at hand, and left out where that fails.
 OLD = ["openviper[tasks]==0.1.1"]
@@ -64,7 +64,7 @@ def _old(python: str, version: str, versions: dict[str, str]) -> str | None:
             made = _virtual(asked_for, "old-3.14", OLD, versions)
         else:
             made = _virtual(python, f"old-{version}", ["--ignore-requires-python", *OLD], versions)
-        _output([made, "-c", "import openviper.core.email"])
+        _output([made, "-I", "-c", "import openviper.core.email"])
     except subprocess.CalledProcessError:
         versions.pop("openviper", None)
         return None
@@ -77,7 +77,7 @@ def _virtual(python: str, name: str, requirements: list[str], versions: dict[str
     done = where / "installed.json"
     if not done.exists() or json.loads(done.read_text()) != requirements:
         subprocess.run([python, "-m", "venv", "--clear", str(where)], check=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        subprocess.run([made, "-m", "pip", "install", "-qq", *requirements], check=True)
         done.write_text(json.dumps(requirements))
     listed = json.loads(_output([made, "-m", "pip", "list", "--format", "json"]))
     wanted = {"openviper", "openviper-email", "uvicorn", "dramatiq", *map(str.lower, PEERS)}

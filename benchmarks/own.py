@@ -21,8 +21,8 @@ _THIRD_PARTY = """
 import sys
 before = set(sys.modules)
 import openviper.core.email
-roots = [name for name in sys.modules if "." not in name and name not in before and name != "openviper"]
-print(*sorted(set(roots) - sys.stdlib_module_names))
+brought = {name for name in sys.modules if "." not in name} - before - sys.stdlib_module_names - {"openviper"}
+print(*(name for name in sorted(brought) if name[0] != "_" and sys.modules[name].__spec__))
 """
 _TIMED = """
 import importlib, sys, time
@@ -42,12 +42,12 @@ def parts(python: str, content: Path) -> dict[str, float]:
 
 def import_cost(python: str, rounds: int) -> dict[str, Any]:
     """Milliseconds of importing ``openviper.core.email`` in a fresh process above importing what it brings in."""
-    brought = _run([python, "-c", _THIRD_PARTY]).split()
+    brought = _run([python, "-I", "-c", _THIRD_PARTY]).split()
     whole: list[float] = []
     others: list[float] = []
     for _ in range(rounds):
-        whole.append(float(_run([python, "-c", _TIMED, "openviper.core.email"])) * 1000)
-        others.append(float(_run([python, "-c", _TIMED, *brought])) * 1000)
+        whole.append(float(_run([python, "-I", "-c", _TIMED, "openviper.core.email"])) * 1000)
+        others.append(float(_run([python, "-I", "-c", _TIMED, *brought])) * 1000)
     return {
         "whole": statistics.median(whole),
         "third_party": statistics.median(others),

@@ -39,8 +39,12 @@ def application(content: Content, mail_port: int | None) -> ASGIApp:
 
 async def serve(app: ASGIApp) -> None:
     """Serve on an ephemeral port until standard input ends."""
-    listening = socket.create_server((HOST, 0), backlog=100)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
+    # With the protocol named, asyncio turns Nagle's algorithm off as it does for sockets that it makes itself.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind((HOST, 0))
+    listening.listen(100)  # who asks before the application has started waits
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=600)
+    server = uvicorn.Server(config)
     print(listening.getsockname()[1], flush=True)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
