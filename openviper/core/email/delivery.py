@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from typing import NamedTuple
 from weakref import ref
 
 from jinja2 import Environment
@@ -32,9 +33,11 @@ __all__ = [
     "Mailer",
     "Receipt",
     "Way",
+    "Ways",
     "apart_from_other_requests",
     "choose_way",
     "current_mailer",
+    "current_ways",
     "describe_ways",
     "serving_loop",
     "stay_with",
@@ -45,6 +48,15 @@ logger = logging.getLogger("openviper.email")
 
 _AT_ONCE = Schedule()
 _DETECTION_LIMIT = 2.0  # seconds that a startup waits for the broker
+
+
+class Ways(NamedTuple):
+    """The way of a message that says nothing about it and is not held; ``backend`` and ``reason`` are for people."""
+
+    in_request: Way
+    elsewhere: Way
+    backend: str
+    reason: str
 
 
 def choose_way(
@@ -132,20 +144,25 @@ class Mailer:
         if self._opened:
             await self.backend.aclose()
 
-    async def deliver(self, message: OutgoingMessage) -> DeliveryReport:
-        """One attempt, now.
+    async def deliver(self, message: OutgoingMessage, *, overlap: bool = False) -> DeliveryReport:
+        """One attempt, now; ``overlap`` lets the backend send it behind others without waiting for their answers.
 
         Raises:
             DeliveryError: nobody got it.
         """
         publish("sending", message)
-        interceptor = interceptor_for(message.message_id)
-        if interceptor is None:
-            report = await self.backend.send(message)
-        else:
-            report = await interceptor.send(message, self.settings)
+        report = await (self.backend.send_overlapped(message) if overlap else self.backend.send(message))
         publish("delivered", message, _outcome(report))
         return report
+
+    async def attempt(self, message: OutgoingMessage, *, overlap: bool = False) -> Receipt:
+        """``deliver``, with a failed delivery as a receipt that has its error."""
+        try:
+            report = await self.deliver(message, overlap=overlap)
+        except DeliveryError as error:
+            publish("failed", message, str(error))
+            return Receipt(message.message_id, Way.INLINE, error=error)
+        return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
 
     async def detect_broker(self) -> None:
         """At startup: ask whether the broker answers, and warn when nobody takes mail from it. Never fails."""
@@ -262,16 +279,12 @@ class Mailer:
             )
 
     async def _send_inline(self, message: OutgoingMessage, *, fail_silently: bool) -> Receipt:
-        try:
-            report = await self.deliver(message)
-        except DeliveryError as error:
-            publish("failed", message, str(error))
+        receipt = await self.attempt(message)
+        if receipt.error is not None:
             if not fail_silently:
-                raise
-            logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, error)
-            refused = error.refused if isinstance(error, RecipientsRefused) else {}
-            return Receipt(message.message_id, Way.INLINE, refused=refused, error=error)
-        return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
+                raise receipt.error
+            logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, receipt.error)
+        return receipt
 
     async def _release(
         self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None, schedule: Schedule
@@ -381,8 +394,8 @@ async def _close(mailer: Mailer) -> None:
         _of_loop.discard()
 
 
-def describe_ways(mailer: Mailer) -> str:
-    """One line for the log: which way mail will go, and why. Tells of the broker what the last probe has found."""
+def current_ways(mailer: Mailer) -> Ways:
+    """Which way mail will go, and why. Tells of the broker what the last probe has found."""
     settings = mailer.settings
     service = mailer._queue()
     answers = service is not None and service.detector.known and service.detector.available()
@@ -391,15 +404,22 @@ def describe_ways(mailer: Mailer) -> str:
         choose_way(background=None, use_background_worker=use, broker=answers, in_request=in_request, room=True)
         for in_request in (True, False)
     )
-    explained = " (delivered after the response)" if request is Way.DEFERRED else ""
     if service is None:
-        broker = "no message broker is in use"
+        reason = "no message broker is in use"
     elif use is False:
-        broker = 'the broker is not used: EMAIL["use_background_worker"] is False'
+        reason = 'the broker is not used: EMAIL["use_background_worker"] is False'
     elif answers:
-        broker = f"workers take it from {service.settings.address}"
+        reason = f"workers take it from {service.settings.address}"
     else:
-        broker = f"the broker ({service.settings.address}) does not answer; mail is queued as soon as it does"
+        reason = f"the broker ({service.settings.address}) does not answer; mail is queued as soon as it does"
+    return Ways(request, elsewhere, mailer.backend.describe(), reason)
+
+
+def describe_ways(mailer: Mailer) -> str:
+    """``current_ways`` as one line for the log."""
+    ways = current_ways(mailer)
+    explained = " (delivered after the response)" if ways.in_request is Way.DEFERRED else ""
     return (
-        f"mail: {request} in requests{explained}, {elsewhere} elsewhere, through {mailer.backend.describe()}; {broker}"
+        f"mail: {ways.in_request} in requests{explained}, {ways.elsewhere} elsewhere, through {ways.backend}; "
+        f"{ways.reason}"
     )

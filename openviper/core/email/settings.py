@@ -208,14 +208,15 @@ class EmailSettings(BaseModel):
         Raises:
             ImproperlyConfigured: lists every fault.
         """
-        given = Given(_KINDS)
-        given.add_mapping(
-            conf.settings.EMAIL if email is None else email, whole="EMAIL", path=lambda key: f'EMAIL["{key}"]'
-        )
-        given.add_environment(os.environ)
-        if overrides is not None:
-            given.add_mapping(overrides, whole="Email(...)", path=lambda key: f"Email({key}=...)")
-        return cls._of(given)
+        return cls._of(_collected(overrides, email))
+
+    @staticmethod
+    def sources() -> Mapping[str, str]:
+        """Where ``load()`` finds each value, as errors name it: ``EMAIL["host"]``, ``EMAIL_HOST (environment)``.
+
+        Settings that are not in it have their default.
+        """
+        return dict(_collected(None, None).paths)
 
     @classmethod
     def from_settings(cls) -> "EmailSettings":
@@ -290,6 +291,17 @@ def template_dirs() -> tuple[Path, ...]:
 def settings_version() -> int:
     """Changes whenever the project's settings do."""
     return conf.settings.version
+
+
+def _collected(overrides: Mapping[str, Any] | None, email: Mapping[str, Any] | None) -> Given:
+    given = Given(_KINDS)
+    given.add_mapping(
+        conf.settings.EMAIL if email is None else email, whole="EMAIL", path=lambda key: f'EMAIL["{key}"]'
+    )
+    given.add_environment(os.environ)
+    if overrides is not None:
+        given.add_mapping(overrides, whole="Email(...)", path=lambda key: f"Email({key}=...)")
+    return given
 
 
 def _reason(fault: Mapping[str, Any]) -> str:
