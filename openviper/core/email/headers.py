@@ -7,7 +7,7 @@ like an encoded word is encoded itself, so that it arrives as that text.
 import binascii
 import re
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 from openviper.core.email.addresses import Address
@@ -91,13 +91,9 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
 
 def date_header(moment: datetime) -> str:
     """The Date header for an aware ``moment``, with its own offset and English names (RFC 5322 section 3.3)."""
-    offset = moment.utcoffset() or timedelta()
-    sign, minutes = ("-", -offset) if offset < timedelta() else ("+", offset)
-    hours, minutes_left = divmod(minutes // timedelta(minutes=1), 60)
-    return (
-        f"Date: {_DAYS[moment.weekday()]}, {moment.day:02d} {_MONTHS[moment.month - 1]} {moment.year:04d}"
-        f" {moment.hour:02d}:{moment.minute:02d}:{moment.second:02d} {sign}{hours:02d}{minutes_left:02d}\r\n"
-    )
+    text = moment.isoformat(timespec="seconds")
+    day, year, time, hours, minutes = text[8:10], text[:4], text[11:19], text[19:22], text[23:25]
+    return f"Date: {_DAYS[moment.weekday()]}, {day} {_MONTHS[moment.month - 1]} {year} {time} {hours}{minutes}\r\n"
 
 
 def parameter(name: str, value: str) -> list[str]:

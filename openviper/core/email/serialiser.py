@@ -198,8 +198,10 @@ def _holds(content: bytes, searched: bytes) -> bool:
     return any(content.find(searched, start, start + _CHUNK + len(searched)) >= 0 for start in steps)
 
 
-def _joined(pieces: Iterable[bytes]) -> tuple[bytes, ...]:
+def _joined(pieces: Sequence[bytes]) -> tuple[bytes, ...]:
     """Join small pieces into chunks, and leave large ones as they are."""
+    if sum(map(len, pieces)) <= _CHUNK:
+        return (b"".join(pieces),)
     chunks: list[bytes] = []
     pending: list[bytes] = []
     size = 0
