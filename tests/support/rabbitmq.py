@@ -98,6 +98,16 @@ class RabbitmqServer:
             else:
                 return
 
+    def restore(self) -> None:
+        """Make it run, with no queues, whatever a test has done to it."""
+        if self._process is None:
+            self.start()
+        self.resume()
+        with self.connect() as connection:
+            channel = connection.channel()
+            for name in ("emails", "emails.DQ", "emails.XQ", "emails.failed"):
+                channel.queue_delete(name)
+
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing is answered."""
         self._signal(signal.SIGSTOP)

@@ -141,6 +141,9 @@ class Spool(Protocol):
     def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """No further attempt; keep it for ``keep`` seconds (0: not)."""
 
+    def close(self) -> None:
+        """Let go of the connections."""
+
     def consumers(self) -> int:
         """How many workers consume the queue."""
 

@@ -90,8 +90,8 @@ class _Session:
         self._connection = SelectConnection(
             parameters,
             on_open_callback=self._opened,
-            on_open_error_callback=lambda _, error: self._end(error),
-            on_close_callback=lambda _, error: self._end(error),
+            on_open_error_callback=self._closed,
+            on_close_callback=self._closed,
             custom_ioloop=self._loop,
         )
         threading.Thread(target=self._run, name="openviper-publisher", daemon=True).start()
@@ -192,4 +192,10 @@ class _Session:
         for message in lost:
             if not message.future.done():
                 message.future.set_exception(QueueUnavailable(f"RabbitMQ: {reason}"))
+        if self._connection.is_open:
+            # Not close(), which waits for an answer. One that is still being opened ends by its own time limit.
+            self._connection._terminate_stream(error or ConnectionError("given up, for want of an answer"))
+
+    def _closed(self, _connection: Any, error: BaseException) -> None:
+        self._end(error)
         self._loop.stop()

@@ -108,6 +108,10 @@ class RabbitmqSpool:
         body = _encode(held.key, about, held.token)
         self._store(lambda: self._publisher.publish(_FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
 
+    def close(self) -> None:
+        """Close the publisher's connection."""
+        self._publisher.close()
+
     def consumers(self) -> int:
         """As the queue tells it."""
         with self._connection(limit=1.0) as connection:

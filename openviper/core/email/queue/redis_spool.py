@@ -157,6 +157,11 @@ class RedisSpool:
 
     # For people
 
+    def close(self) -> None:
+        """Close the pools."""
+        self._impatient.close()
+        self._patient.close()
+
     def consumers(self) -> int:
         """Those that have signed in and given a sign of life since."""
         with _translated():

@@ -1,0 +1,143 @@
+"""On a real Redis and a real RabbitMQ, with a real worker and mail server: every send is answered, all mail arrives."""
+
+import asyncio
+import time
+from typing import Any
+
+from openviper.core.email import Way, send_email, submit_email
+from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.queue import worker_available
+from openviper.core.email.settings import EmailSettings
+
+
+async def send(number: int, **more: Any) -> Way:
+    receipt = await submit_email(f"to{number}@example.com", f"Order {number}", text="Thank you!", **more)
+    assert receipt
+    return receipt.way
+
+
+def arrived(scene: Any) -> list[str]:
+    return sorted(recipient for message in scene.smtp.messages for recipient in message.recipients)
+
+
+async def test_a_worker_delivers_what_is_queued(scene: Any) -> None:
+    assert await asyncio.to_thread(worker_available)
+    ways = {await send(number) for number in range(20)}
+    assert ways == {Way.QUEUED}
+    assert scene.smtp.messages == []
+    with scene.worker() as worker:
+        await scene.smtp.arrive(20, 30)
+        assert len(set(arrived(scene))) == 20
+    assert "to1@example.com" not in worker.output, "no address in the log"
+
+
+async def test_an_attachment_arrives_unchanged(scene: Any) -> None:
+    content = bytes(range(256)) * 8192
+    await send_email("a@example.com", "Report", text="See it.", attachments=[("r.bin", content)])
+    with scene.worker():
+        (message,) = await scene.smtp.arrive(1, 30)
+    (attachment,) = message.parse().iter_attachments()
+    assert attachment.get_payload(decode=True) == content
+
+
+async def test_without_its_broker_an_application_starts_and_sends(scene: Any) -> None:
+    """In a request the fallback is deferred, elsewhere inline; and queueing begins when the broker comes."""
+    await asyncio.to_thread(scene.broker.stop)
+    mailer = Mailer(EmailSettings.from_settings())
+    with using_mailer(mailer):
+        begin = time.monotonic()
+        await mailer.detect_broker()
+        assert time.monotonic() - begin < 5
+        assert await send(1) is Way.INLINE
+        outbox = Outbox()
+        with collecting(outbox):
+            assert await send(2, background=True) is Way.DEFERRED
+        outbox.hand_over()
+        await scene.smtp.arrive(2)
+        await asyncio.to_thread(scene.broker.start)
+        await queueing_again()
+        assert await send(3) is Way.QUEUED
+        with scene.worker():
+            await scene.smtp.arrive(3, 30)
+        await mailer.aclose()
+    assert arrived(scene) == ["to1@example.com", "to2@example.com", "to3@example.com"]
+
+
+async def test_a_broker_that_stops_and_comes_back_loses_nothing(scene: Any) -> None:
+    """What it has taken is delivered after its return, by a worker that was there all the time."""
+    with scene.worker():
+        assert await send(1) is Way.QUEUED
+        await scene.smtp.arrive(1, 30)
+        await asyncio.to_thread(scene.broker.kill)
+        begin = time.monotonic()
+        assert await send(2) is Way.INLINE
+        first = time.monotonic() - begin
+        begin = time.monotonic()
+        for number in range(3, 13):
+            assert await send(number) is Way.INLINE
+        assert first < 5
+        assert time.monotonic() - begin < 5
+        await asyncio.to_thread(scene.broker.start)
+        await queueing_again()
+        assert await send(13) is Way.QUEUED
+        # RabbitMQ may deliver one again whose acknowledgement it has lost.
+        await scene.smtp.until(lambda: len(set(arrived(scene))) == 13, 40)
+
+
+async def test_what_was_queued_survives_the_brokers_death(scene: Any) -> None:
+    for number in range(10):
+        assert await send(number) is Way.QUEUED
+    await asyncio.to_thread(scene.broker.kill)
+    await asyncio.to_thread(scene.broker.start)
+    with scene.worker():
+        await scene.smtp.arrive(10, 40)
+    assert len(arrived(scene)) == 10
+
+
+async def test_a_paused_broker_costs_two_seconds_once(scene: Any) -> None:
+    assert await send(1) is Way.QUEUED
+    scene.broker.pause()
+    try:
+        begin = time.monotonic()
+        assert await send(2, background=True) is Way.INLINE
+        first = time.monotonic() - begin
+        begin = time.monotonic()
+        for number in range(3, 23):
+            assert await send(number) is Way.INLINE
+        following = time.monotonic() - begin
+    finally:
+        scene.broker.resume()
+    assert first < 4
+    assert following < 4
+    await queueing_again()
+    with scene.worker():
+        await scene.smtp.until(lambda: len(set(arrived(scene))) == 22, 40)
+
+
+async def test_the_loop_goes_on_while_the_broker_is_silent(scene: Any) -> None:
+    assert await send(1) is Way.QUEUED
+    scene.broker.pause()
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            begin = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - begin)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await asyncio.gather(*(send(number) for number in range(2, 12)))
+    finally:
+        watching.cancel()
+        scene.broker.resume()
+    assert longest < 0.5
+
+
+async def queueing_again() -> None:
+    deadline = time.monotonic() + 30
+    while not await asyncio.to_thread(worker_available):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
