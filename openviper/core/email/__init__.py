@@ -7,6 +7,7 @@ from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.bulk import send_many
 from openviper.core.email.delivery import Receipt, Way
 from openviper.core.email.errors import (
     AttachmentRefused,
@@ -64,6 +65,7 @@ __all__ = [
     "resolve_attachments",
     "send_email",
     "send_email_sync",
+    "send_many",
     "submit_email",
     "subscribe",
 ]

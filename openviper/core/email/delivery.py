@@ -151,7 +151,13 @@ class Mailer:
             DeliveryError: nobody got it.
         """
         publish("sending", message)
-        report = await (self.backend.send_overlapped(message) if overlap else self.backend.send(message))
+        interceptor = interceptor_for(message.message_id)
+        if interceptor is not None:
+            report = await interceptor.send(message, self.settings)
+        elif overlap:
+            report = await self.backend.send_overlapped(message)
+        else:
+            report = await self.backend.send(message)
         publish("delivered", message, _outcome(report))
         return report
 
@@ -161,7 +167,8 @@ class Mailer:
             report = await self.deliver(message, overlap=overlap)
         except DeliveryError as error:
             publish("failed", message, str(error))
-            return Receipt(message.message_id, Way.INLINE, error=error)
+            refused = error.refused if isinstance(error, RecipientsRefused) else {}
+            return Receipt(message.message_id, Way.INLINE, refused=refused, error=error)
         return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
 
     async def detect_broker(self) -> None:

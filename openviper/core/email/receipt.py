@@ -22,7 +22,9 @@ class Way(StrEnum):
 class Receipt:
     """What became of a message so far; false when it failed silently, then ``error`` says why.
 
-    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only.
+    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only. ``index`` is the
+    place of the message among those of a ``send_many``, from 0; there ``message_id`` is ``""`` when the message was not
+    valid and so never got one.
     """
 
     message_id: str
@@ -31,6 +33,7 @@ class Receipt:
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     response: str = ""
     error: EmailError | None = None
+    index: int | None = None
 
     def __bool__(self) -> bool:
         return self.error is None

@@ -18,7 +18,7 @@ from openviper.core.email.schedule import Schedule
 from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["send_email", "send_email_sync", "submit_email"]
+__all__ = ["compose", "ready", "send_email", "send_email_sync", "submit_email"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,23 +82,23 @@ async def submit_email(
     """
     schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
     mailer = await current_mailer()
-    settings = mailer.settings
-    text, html, subject = await _bodies(mailer, template, context, text, html, subject)
-    data = EmailMessageData(
+    message = await compose(
+        mailer,
         recipients=recipients,
         subject=subject,
         text=text,
         html=html,
-        cc=() if cc is None else cc,
-        bcc=() if bcc is None else bcc,
-        attachments=[] if attachments is None else await _attachments(settings, attachments),
+        cc=cc,
+        bcc=bcc,
+        attachments=attachments,
+        template=template,
+        context=context,
         sender=sender,
-        reply_to=() if reply_to is None else reply_to,
-        headers=headers or {},
+        reply_to=reply_to,
+        headers=headers,
         envelope_sender=envelope_sender,
     )
-    message = await _outgoing(mailer, data)
-    silent = settings.fail_silently if fail_silently is None else fail_silently
+    silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
     return await mailer.submit(message, background=background, fail_silently=silent, schedule=schedule)
 
 
@@ -186,6 +186,53 @@ def send_email_sync(*args: Any, **kwargs: Any) -> bool:
     return asyncio.run_coroutine_threadsafe(send_email(*args, **kwargs), loop).result()
 
 
+async def compose(
+    mailer: Mailer,
+    *,
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    sender: str | None = None,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+) -> OutgoingMessage:
+    """The message of :func:`submit_email`'s arguments, ready to leave; raises what is wrong with them."""
+    text, html, subject = await _bodies(mailer, template, context, text, html, subject)
+    data = EmailMessageData(
+        recipients=recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=() if cc is None else cc,
+        bcc=() if bcc is None else bcc,
+        attachments=[] if attachments is None else await _attachments(mailer.settings, attachments),
+        sender=sender,
+        reply_to=() if reply_to is None else reply_to,
+        headers=headers or {},
+        envelope_sender=envelope_sender,
+    )
+    return await ready(mailer, data)
+
+
+async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
+    """``data`` as it is, checked, completed and serialised.
+
+    Raises:
+        InvalidMessage: a value cannot be sent as given.
+        ImproperlyConfigured: no sender is given, and none is set.
+    """
+    settings = mailer.settings
+    message = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+    return await outgoing(message, max_message_bytes=settings.max_message_bytes)
+
+
 def _serving_loop() -> asyncio.AbstractEventLoop | None:
     outbox = current_outbox()
     if outbox is not None and outbox.loop.is_running():
@@ -232,9 +279,3 @@ async def _attachments(settings: EmailSettings, attachments: Sequence[Any]) -> l
         dirs=settings.attachment_dirs,
         allowed_hosts=settings.attachment_hosts,
     )
-
-
-async def _outgoing(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
-    settings = mailer.settings
-    message = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
-    return await outgoing(message, max_message_bytes=settings.max_message_bytes)

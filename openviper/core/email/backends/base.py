@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from openviper.core.email.errors import Refusal
 from openviper.core.email.message import OutgoingMessage
@@ -28,6 +28,9 @@ class EmailBackend(ABC):
     One instance serves one event loop. ``send`` may run many times at once.
     """
 
+    overlaps: ClassVar[bool] = False
+    """True when ``send_overlapped`` does better than ``send``."""
+
     def __init__(self, settings: EmailSettings) -> None:
         self.settings = settings
 
@@ -50,6 +53,13 @@ class EmailBackend(ABC):
         Raises:
             DeliveryError: nobody got it (``temporary`` says whether to try again), or it is not known.
         """
+
+    async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+        """``send``, called for many messages at once, so that one need not wait for the answer to another.
+
+        Called only where ``overlaps`` is true; the backend itself bounds what it does at a time.
+        """
+        return await self.send(message)
 
     async def __aenter__(self) -> Self:
         await self.open()
