@@ -115,7 +115,7 @@ def test_the_inbox_page_is_named_where_it_is_on(cli: Cli, project: Path) -> None
     (project / "app.py").write_text(MAIL_APP)
     (project / "settings.py").write_text('DEBUG = True\nEMAIL = {"backend": "MemoryBackend"}\n')
     with cli.serve(project, "--port", "0") as served:
-        assert "mail: deferred in requests" in served.printed
+        assert "INFO:     mail: deferred in requests" in served.printed
         assert f"{served.address}_mail" in served.printed
         with urllib.request.urlopen(served.address + "_mail", timeout=20) as response:
             assert response.status == 200
