@@ -46,6 +46,7 @@ class Inbox:
                 *Views(self._pages, self._store, mailer).routes,
             ],
             redirect_slashes=False,
+            default=_absent,
         )
 
     async def open(self) -> None:
@@ -88,6 +89,10 @@ class Inbox:
 
     async def _file(self, request: Request) -> Response:
         return self._pages.file(request.scope["path"].rpartition("/")[2])
+
+
+async def _absent(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise HTTPException(404, "There is no such page.")
 
 
 def make_store(settings: EmailSettings) -> Store:

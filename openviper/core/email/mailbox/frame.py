@@ -18,7 +18,9 @@ _SCHEMES = re.compile(
     r"[\s\"']*+([a-z ]{0,40})",
     re.IGNORECASE,
 )
-_LINK_ELEMENT = re.compile(r"<link\b", re.IGNORECASE)
+# Policies keep these from loading anything; browsers connect to where they lead all the same.
+_FRAMES = re.compile(r"<(?=(?:i?frame|object|embed|portal|fencedframe)\b)", re.IGNORECASE)
+_LINKS = re.compile(r"<(?=link\b)", re.IGNORECASE)
 # What may stand before the doctype, and it: markup before it would show the message in quirks mode.
 _DOCTYPE = re.compile(r"(?>(?:\s|<!--(?:(?!-->).)*+-->)*+)<!doctype[^>]*+>", re.IGNORECASE | re.DOTALL)
 
@@ -47,9 +49,9 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
     # A name is percent-encoded there as it is in an address (RFC 2392).
     html = _CID.sub(lambda match: images + match[1].replace("?", "%3F").replace("#", "%23"), html)
     html = _PREFERENCE.sub(lambda match: _ALWAYS if match[1].lower() == theme else _NEVER, html)
+    html = _FRAMES.sub("<x-", html)
     if not remote:
-        # Policies do not forbid <link rel="preconnect"> and "dns-prefetch", which tell a sender as well.
-        html = _LINK_ELEMENT.sub("<x-link", html)
+        html = _LINKS.sub("<x-", html)
     doctype = _DOCTYPE.match(html)
     end = doctype.end() if doctype else 0
     return f'{html[:end]}<base target="_blank">{html[end:]}{_scheme_style(html, theme)}'

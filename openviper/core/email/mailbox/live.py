@@ -72,8 +72,7 @@ class Live:
         if self._waiting >= _MOST:
             raise Busy
         deadline = asyncio.get_running_loop().time() + timeout
-        with self._counted() as longest:
-            deadline = min(deadline, asyncio.get_running_loop().time() + longest)
+        with self._counted():
             while True:
                 version = self._store.changes.version
                 found = await find()

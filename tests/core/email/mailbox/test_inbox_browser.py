@@ -1,0 +1,342 @@
+"""The inbox page in a real browser: live, at every width, with messages that attack it, and for everyone."""
+
+import asyncio
+import base64
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
+from support.smtpd import SmtpServer
+from support.uvicorn import Uvicorn
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE, DESKTOP = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><script>alert(1)</script></svg>'
+LOGO = {
+    "content_b64": base64.b64encode(SVG).decode(),
+    "filename": "logo.svg",
+    "mimetype": "image/svg+xml",
+    "inline": True,
+    "content_id": "logo",
+}
+TERMS = {"content_b64": base64.b64encode(b"our terms").decode(), "filename": "terms.txt", "mimetype": "text/plain"}
+WELCOME = {
+    "recipients": "Ana Costa <ana@example.test>",
+    "subject": "Welcome, Ana",
+    "text": "Welcome, Ana. Please confirm.",
+    "html": '<!doctype html><meta name="color-scheme" content="light dark"><style>body{background:rgb(255,255,255)}'
+    "@media (prefers-color-scheme:dark){body{background:rgb(1,2,3)}}</style><h1>Welcome, Ana</h1>"
+    '<img src="cid:logo" alt="Shop"><p><a href="https://shop.example/confirm">Confirm</a></p><img src="/x.png">',
+    "bcc": "archive@example.test",
+    "attachments": [LOGO, TERMS],
+}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+class Site:
+    """The application, the mail server behind it, and what it is asked to send."""
+
+    def __init__(self, url: str, smtp: SmtpServer) -> None:
+        self.url = url
+        self.smtp = smtp
+        self.inbox = f"{url}/_mail/"
+
+    async def send(self, **message: Any) -> None:
+        async with httpx.AsyncClient() as client:
+            values = {"recipients": "a@example.test", "subject": "Hello", "text": "Hello", **message}
+            (await client.post(f"{self.url}/send", json=values)).raise_for_status()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with SmtpServer() as smtp:
+        settings = smtp.settings(backend="SMTPBackend", default_sender="Shop <shop@example.test>")
+        environment = {f"EMAIL_{name.upper()}": str(value) for name, value in settings.items()}
+        environment["OPENVIPER_TEST_TEMPLATES"] = str(Path(__file__).parents[4] / "example_shop/shop/templates")
+        with Uvicorn("inbox_app:app", Path(__file__).parent, environment) as server:
+            yield Site(server.url, smtp)
+
+
+@pytest.fixture(scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+async def test_a_message_appears_live_and_is_read_in_all_forms(
+    site: Site, chromium: Browser, viewport: ViewportSize
+) -> None:
+    gate = site.smtp.hold("body")
+    async with await chromium.new_context(viewport=viewport) as context:
+        page = await context.new_page()
+        await page.goto(site.inbox)
+        await expect(page.get_by_text("No mail yet")).to_be_visible()
+        await site.send(**WELCOME)
+        row = page.get_by_role("link", name="Welcome, Ana")
+        await expect(row).to_contain_text("sending")
+        await expect(page.locator("#news")).to_have_text("New mail: Welcome, Ana")
+        gate.release()
+        await expect(row).to_contain_text("delivered")
+        await expect(row).to_contain_text("Unread")
+        await expect(page).to_have_title("(1) Inbox")
+        await row.click()
+        await read_in_every_form(page)
+        await expect(page.locator(".timeline li")).to_have_count(3)
+        async with page.expect_download() as download:
+            await page.get_by_role("link", name="terms.txt").click()
+        file = await (await download.value).path()
+        assert await asyncio.to_thread(Path(file).read_bytes) == b"our terms"
+        await page.get_by_role("link", name="All messages").click()
+        await expect(page.get_by_role("link", name="Welcome, Ana")).not_to_contain_text("Unread")
+
+
+async def read_in_every_form(page: Page) -> None:
+    mail = page.frame_locator("iframe")
+    await expect(mail.get_by_role("heading", name="Welcome, Ana")).to_be_visible()
+    image = mail.get_by_role("img", name="Shop")
+    assert await image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 20
+    for width, pixels in (("Phone", 375), ("Tablet", 768)):
+        await page.get_by_role("link", name=width, exact=True).click()
+        await expect(page.get_by_role("link", name=width, exact=True)).to_have_attribute("aria-current", "true")
+        box = await page.locator("iframe").bounding_box()
+        assert box is not None
+        assert box["width"] == pixels or (width == "Phone" and 250 < box["width"] <= pixels)
+    for theme, colour in (("Dark", "rgb(1, 2, 3)"), ("Light", "rgb(255, 255, 255)")):
+        await page.get_by_role("link", name=theme, exact=True).click()
+        await expect(mail.locator("body")).to_have_css("background-color", colour)
+    await expect(page.get_by_text("archive@example.test")).to_be_visible()
+    for view, words in (("Text", "Please confirm"), ("Headers", "Message-I"), ("Source", "Content-Type: multipart")):
+        await page.get_by_role("link", name=view, exact=True).click()
+        await expect(page.locator("#view")).to_contain_text(words)
+    await page.get_by_role("link", name="Check").click()
+    await expect(page.locator(".findings li")).to_have_count(2)
+
+
+async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium: Browser) -> None:
+    site.smtp.fault("RCPT", 550, nth=1)
+    async with await chromium.new_context(viewport=DESKTOP) as context:
+        page = await context.new_page()
+        await site.send(subject="Refused")
+        await page.goto(site.inbox)
+        await expect(page.get_by_role("link", name="Refused")).to_contain_text("failed")
+        await page.get_by_role("link", name="Refused").click()
+        await expect(page.locator(".timeline")).to_contain_text("550")
+        await page.get_by_role("button", name="Retry now").click()
+        await expect(page.locator("#subject .state")).to_have_text("delivered")
+        await expect(page.get_by_role("button", name="Retry now")).to_have_count(0)
+        await page.get_by_role("button", name="Send again").click()
+        await expect(page.locator(".timeline")).to_contain_text("sent again from the inbox page")
+        await expect(page.locator("#subject .state")).to_have_text("delivered")
+        await page.goto(site.inbox)
+        await expect(page.locator(".messages li")).to_have_count(2)
+        await page.get_by_text("Clear all").click()
+        await page.get_by_role("button", name="Delete all 2").click()
+        await expect(page.get_by_text("No mail yet")).to_be_visible()
+    assert len(site.smtp.messages) == 2
+
+
+# ELSEWHERE becomes the address of a server that notes who connects to it.
+HOSTILE = {
+    "script": "<script>parent.document.title='pwned';alert(1)</script>",
+    "handlers": "<img src=x onerror=alert(1)><body onload=alert(2)><svg onload=alert(3)>"
+    "<details open ontoggle=alert(4)>",
+    "links": '<a id="go" href="javascript:alert(1)" style="position:fixed;inset:0">x</a>',
+    "named target": '<a id="go" href="javascript:alert(1)" target="_top" style="position:fixed;inset:0">x</a>',
+    "top": '<a id="go" href="data:text/html,<h1>evil" target="_top" style="position:fixed;inset:0">x</a>',
+    "cover": "<style>*,:root{position:fixed!important;inset:0!important;z-index:2147483647;background:red}</style><p>x",
+    "breakout": '"></iframe></pre></textarea></title><script>alert(1)</script>',
+    "base": '<base href="ELSEWHERE"><img src="pixel.png" alt=""><link rel="stylesheet" href="a.css">',
+    "refresh": '<meta http-equiv="refresh" content="0;url=ELSEWHERE">'
+    '<meta http-equiv="refresh" content="0;javascript:alert(1)">',
+    "form": '<form action="/_mail/clear" method="post" target="_top">'
+    '<button id="go" style="position:fixed;inset:0">x</button></form>',
+    "frames": '<iframe src="javascript:alert(1)"></iframe><iframe srcdoc="<script>alert(1)</script>"></iframe>'
+    '<iframe src="ELSEWHERE"></iframe><object data="ELSEWHERE"></object><embed src="ELSEWHERE">',
+    "remote": '<img src="ELSEWHEREa.png"><style>@import "ELSEWHEREa.css";p{background:url(ELSEWHEREb)}'
+    '@font-face{font-family:x;src:url(ELSEWHEREf)}p{font-family:x}</style><p>x<link rel="preconnect" href="ELSEWHERE">'
+    '<link rel="prefetch" href="ELSEWHEREp"><link rel="stylesheet" href="ELSEWHEREs">'
+    '<video src="ELSEWHEREv" autoplay></video><audio src="ELSEWHEREa" autoplay></audio>',
+    "svg": '<svg><script>alert(1)</script><foreignObject><body xmlns="http://www.w3.org/1999/xhtml" onload="alert(2)"/>'
+    '</foreignObject></svg><img src="cid:logo">',
+}
+
+
+@asynccontextmanager
+async def elsewhere() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Another site: its address, and what it was asked for."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(b"")
+        asked[-1] = await reader.read(1000)
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", asked
+
+
+def watch(page: Page) -> list[str]:
+    """What hostile mail may never do, noted as it happens."""
+    harm: list[str] = []
+    page.on("dialog", lambda dialog: harm.append(f"dialog {dialog.message}"))
+    page.on("download", lambda download: harm.append(f"download {download.url}"))
+    return harm
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
+    site: Site, chromium: Browser, kind: str
+) -> None:
+    async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+        html = HOSTILE[kind].replace("ELSEWHERE", address)
+        page = await context.new_page()
+        harm = watch(page)
+        await site.send(
+            subject="<script>alert(9)</script><h1>Hi", html=html, text=html,
+            recipients='"<img src=x onerror=alert(8)>" <a@example.test>',
+            attachments=[LOGO, {**TERMS, "filename": '"><img src=x onerror=alert(7)>.html'}],
+        )  # fmt: skip
+        await page.goto(site.inbox)
+        await page.locator(".messages a").first.click()
+        for theme in ("Light", "Dark"):
+            await page.get_by_role("link", name=theme, exact=True).click()
+            await page.wait_for_timeout(200)
+        if 'id="go"' in html:
+            await page.frame_locator("iframe").locator("#go").click(force=True)
+            await page.wait_for_timeout(300)
+        assert [other.url for other in context.pages[1:] if other.url not in ("", "about:blank")] == []
+        assert page.url.startswith(site.inbox)
+        await expect(page.get_by_role("heading", level=1)).to_have_text("<script>alert(9)</script><h1>Hi")
+        assert await is_on_top(page), "something covers the page"
+        for view in ("Text", "Headers", "Source", "Check"):
+            link = page.get_by_role("link", name=re.compile(f"^{view}"))
+            await link.click()
+            await expect(link).to_have_attribute("aria-current", "page")
+        assert harm == []
+        assert asked == []
+    async with httpx.AsyncClient() as client:
+        assert len((await client.get(f"{site.inbox}api/messages")).json()["messages"]) == 1
+
+
+async def is_on_top(page: Page) -> bool:
+    """Whether the page's own heading is what one sees and clicks where it stands."""
+    box = await page.get_by_role("heading", level=1).bounding_box()
+    assert box is not None
+    at = [box["x"] + 5, box["y"] + 5]
+    return bool(await page.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('h1') !== null", at))
+
+
+async def test_remote_content_is_loaded_when_it_is_asked_for(site: Site, chromium: Browser) -> None:
+    async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+        page = await context.new_page()
+        await site.send(html=f'<img src="{address}pixel.png" alt="">')
+        await page.goto(site.inbox)
+        await page.get_by_role("link", name="Hello").click()
+        await page.get_by_text("Remote content is blocked").wait_for()
+        await page.wait_for_timeout(300)
+        assert asked == []
+        async with page.expect_response(f"{address}pixel.png"):
+            await page.get_by_role("link", name="Show it").click()
+        (request,) = asked
+        assert b"GET /pixel.png" in request
+        assert b"referer" not in request.lower()
+
+
+async def test_it_is_used_by_keyboard_alone(site: Site, chromium: Browser) -> None:
+    for subject in ("first", "second", "third"):
+        await site.send(subject=subject)
+    async with await chromium.new_context(viewport=DESKTOP) as context:
+        page = await context.new_page()
+        await page.goto(site.inbox)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="third")).to_be_focused()
+        await page.keyboard.press("ArrowDown")
+        await expect(page.get_by_role("link", name="second")).to_be_focused()
+        await site.send(subject="fourth")
+        await expect(page.get_by_role("link", name="fourth")).to_be_visible()
+        await expect(page.get_by_role("link", name="second")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="second")).to_be_visible()
+
+
+async def test_it_works_without_scripts(site: Site, chromium: Browser) -> None:
+    await site.send(**WELCOME)
+    async with await chromium.new_context(java_script_enabled=False) as context:
+        page = await context.new_page()
+        await page.goto(site.inbox)
+        await page.get_by_role("link", name="Welcome, Ana").click()
+        await page.get_by_role("link", name="Dark").click()
+        await expect(page.frame_locator("iframe").get_by_role("heading")).to_be_visible()
+        await page.get_by_role("link", name="Source").click()
+        await expect(page.locator("pre")).to_contain_text("Subject: Welcome, Ana")
+        await page.get_by_role("button", name="Delete").click()
+        await expect(page.get_by_text("No mail yet")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("viewport", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone, dark", "desktop, light"]
+)
+async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport: ViewportSize, scheme: Any) -> None:
+    site.smtp.refuse("gone@example.test", 550)
+    await site.send(recipients="gone@example.test", subject="Refused")
+    await site.send(**WELCOME)
+    pages: dict[str, Callable[[str, str], str]] = {
+        "list": lambda *_: "",
+        "search": lambda *_: "?q=nothing-like-it",
+        "message": lambda welcome, _: welcome,
+        "text": lambda welcome, _: f"{welcome}?view=text",
+        "headers": lambda welcome, _: f"{welcome}?view=headers",
+        "source": lambda welcome, _: f"{welcome}?view=source",
+        "check": lambda welcome, _: f"{welcome}?view=check",
+        "failed": lambda _, refused: refused,
+        "templates": lambda *_: "templates",
+        "preview": lambda *_: "templates/emails/order_shipped",
+        "values": lambda *_: "templates/emails/order_shipped?view=values",
+        "problem": lambda *_: "0123456789abcdef",
+    }
+    async with httpx.AsyncClient() as client:
+        messages = (await client.get(f"{site.inbox}api/messages/wait?q=welcome&state=delivered")).json()
+        refused = (await client.get(f"{site.inbox}api/messages/wait?q=refused&state=failed")).json()
+    # The driver puts the checker into the page, which the page's own policy would forbid.
+    async with await chromium.new_context(viewport=viewport, color_scheme=scheme, bypass_csp=True) as context:
+        page = await context.new_page()
+        found = []
+        for name, address in pages.items():
+            await page.goto(site.inbox + address(messages["key"], refused["key"]))
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            assert width <= viewport["width"], f"{name} is {width} pixels wide"
+            results = await Axe().run(page, options={"iframes": False})
+            found += [
+                f"{name}: {violation['id']} ({violation['impact']}): {violation['nodes'][0]['html']}"
+                for violation in results.response["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+    assert found == []
