@@ -2,6 +2,7 @@
 
 import click
 
+from openviper.cli.email_check import check
 from openviper.cli.email_failed import failed
 from openviper.cli.email_status import status
 
@@ -13,5 +14,6 @@ def email() -> None:
     """Queued mail: how it stands, and what could not be delivered."""
 
 
+email.add_command(check)
 email.add_command(failed)
 email.add_command(status)

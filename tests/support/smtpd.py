@@ -8,7 +8,7 @@ It runs in a thread and a loop of its own, so tests of any loop and of other pro
         assert message.recipients == ["a@example.com"]
 
 TLS: ``SmtpServer(tls="starttls")`` or ``tls="implicit"`` with ``certificate="trusted"`` (trust ``server.ca_file``),
-``"untrusted"``, ``"wrong-host"`` or ``"expired"``. AUTH: ``users={"name": "password"}``.
+``"untrusted"``, ``"self-signed"``, ``"wrong-host"`` or ``"expired"``. AUTH: ``users={"name": "password"}``.
 
 Misbehaviour is told before or during the test and is matched in the order told::
 

@@ -1,0 +1,1 @@
+"""What ``viperctl email check`` looks at, one module for each subject."""

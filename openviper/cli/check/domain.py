@@ -1,0 +1,95 @@
+"""SPF and DMARC of the sender's domain, where dnspython is installed and DNS answers."""
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from openviper.cli.check.finding import Finding
+from openviper.cli.check.waiting import in_thread, left
+from openviper.core.email.addresses import parse_address
+from openviper.core.email.errors import InvalidAddress
+
+__all__ = ["check_domain", "judge_dmarc", "judge_spf"]
+
+# RFC 6761 and RFC 6762: these have no records that anybody could look at.
+_RESERVED = frozenset({"test", "example", "invalid", "localhost", "local"})
+_RESERVED_SECOND = frozenset({"example.com", "example.net", "example.org"})
+_MOST_PARENTS = 5
+
+TxtLookup = Callable[[str], list[str]]
+
+
+class _NoAnswer(Exception):
+    """DNS could not be asked."""
+
+
+async def check_domain(sender: str | None, deadline: float) -> tuple[Finding, Finding]:
+    """Findings for spf and dmarc, by ``deadline`` (loop time)."""
+    try:
+        domain = "" if sender is None else parse_address(sender, field="default_sender").domain.lower()
+    except InvalidAddress:
+        domain = ""
+    if not domain or domain.startswith("["):
+        return _both_skipped("there is no sender with a domain")
+    if domain.rpartition(".")[2] in _RESERVED or ".".join(domain.split(".")[-2:]) in _RESERVED_SECOND:
+        return _both_skipped(f"{domain} is reserved for examples and tests")
+    lifetime = left(deadline)
+    try:
+        return await in_thread(lambda: _look_up(domain, lifetime), deadline)
+    except ModuleNotFoundError:
+        return _both_skipped("not checked: that needs dnspython", "pip install dnspython")
+    except (_NoAnswer, TimeoutError) as error:
+        return _both_skipped(f"not checked: {str(error) or 'DNS did not answer in time'}")
+
+
+def judge_spf(domain: str, records: Iterable[str]) -> Finding:
+    """Of the TXT records of ``domain`` (RFC 7208)."""
+    found = [record for record in records if record.lower() == "v=spf1" or record.lower().startswith("v=spf1 ")]
+    if not found:
+        remedy = f'publish a TXT record for {domain}, such as "v=spf1 mx -all", that names your mail server'
+        return Finding.warning("spf", f"{domain} has no record: receivers may take its mail for forged", remedy)
+    if len(found) > 1:
+        remedy = "join them into one: receivers ignore both (RFC 7208 section 4.5)"
+        return Finding.warning("spf", f"{domain} has {len(found)} records", remedy)
+    if "+all" in found[0].lower().split() or "all" in found[0].lower().split():
+        return Finding.warning("spf", f"{domain}: {found[0]}", "end it with -all or ~all: it allows the whole world")
+    return Finding.ok("spf", f"{domain}: {found[0]}")
+
+
+def judge_dmarc(domain: str, lookup: TxtLookup) -> Finding:
+    """Of ``domain``, else of the nearest parent that has a record."""
+    labels = domain.split(".")
+    for skipped in range(max(1, min(len(labels) - 1, _MOST_PARENTS))):
+        name = ".".join(("_dmarc", *labels[skipped:]))
+        found = [record for record in lookup(name) if record.lower().replace(" ", "").startswith("v=dmarc1")]
+        if len(found) > 1:
+            return Finding.warning("dmarc", f"{name} has {len(found)} records", "join them: receivers ignore all")
+        if found:
+            return Finding.ok("dmarc", f"{name}: {found[0]}")
+    remedy = f'publish a TXT record for _dmarc.{domain}, to begin with "v=DMARC1; p=none; rua=mailto:..."'
+    return Finding.warning("dmarc", f"{domain} has no record: large receivers ask for one", remedy)
+
+
+def _look_up(domain: str, lifetime: float) -> tuple[Finding, Finding]:
+    lookup = _dns(lifetime)
+    return judge_spf(domain, lookup(domain)), judge_dmarc(domain, lookup)
+
+
+def _dns(lifetime: float) -> TxtLookup:
+    resolver: Any = import_module("dns.resolver")
+    error_type: Any = import_module("dns.exception").DNSException
+
+    def lookup(name: str) -> list[str]:
+        try:
+            answers = resolver.resolve(name, "TXT", lifetime=lifetime)
+        except (resolver.NXDOMAIN, resolver.NoAnswer):
+            return []
+        except error_type as error:
+            raise _NoAnswer(f"DNS gave no answer for {name}: {type(error).__name__}") from error
+        return [b"".join(answer.strings).decode("ascii", "replace") for answer in answers]
+
+    return lookup
+
+
+def _both_skipped(why: str, remedy: str = "") -> tuple[Finding, Finding]:
+    return Finding.skipped("spf", why, remedy), Finding.skipped("dmarc", why, remedy)

@@ -1,0 +1,46 @@
+"""Everything that is looked at, in order; what does not depend on each other at the same time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from openviper.cli.check.domain import check_domain
+from openviper.cli.check.finding import Finding
+from openviper.cli.check.queue import check_queue
+from openviper.cli.check.server import SERVER_CHECKS, check_server
+from openviper.core.email.backends import MemoryBackend, SMTPBackend, get_backend
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["findings"]
+
+
+async def findings(
+    settings: EmailSettings, sender: str | None, limit: float, *, module: str | None
+) -> AsyncIterator[Finding]:
+    """All of them, within ``limit`` seconds.
+
+    ``sender``: in place of the default one; ``module``: of the settings, None without.
+
+    Raises:
+        ImproperlyConfigured: before the first finding.
+    """
+    deadline = asyncio.get_running_loop().time() + limit
+    sender = sender or settings.default_sender
+    backend = get_backend(settings=settings)
+    queue_settings = None if isinstance(backend, MemoryBackend) else settings
+    queue = asyncio.create_task(check_queue(queue_settings, deadline))
+    domain = asyncio.create_task(check_domain(sender, deadline))
+    yield Finding.ok("settings", f"{backend.describe()}; {_origin(module)}")
+    if isinstance(backend, SMTPBackend):
+        async for finding in check_server(settings, sender, deadline):
+            yield finding
+    else:
+        for check in SERVER_CHECKS:
+            yield Finding.skipped(check, f"{backend.describe()} uses no mail server")
+    for finding in (*await queue, *await domain):
+        yield finding
+
+
+def _origin(module: str | None) -> str:
+    variables = sum("(environment)" in place for place in EmailSettings.sources().values())
+    more = f" and {variables} environment variables" if variables else ""
+    return f"from {module or 'the defaults'}{more}"

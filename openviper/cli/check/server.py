@@ -1,0 +1,221 @@
+"""The mail server: TLS, what it offers, the login, and whether it takes the sender. Nothing is sent."""
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+
+from openviper.cli.check.finding import Finding
+from openviper.cli.check.network import find_addresses, open_connection
+from openviper.cli.check.waiting import left
+from openviper.core.email.addresses import parse_address
+from openviper.core.email.errors import ConnectionFailed, DeliveryError, InvalidAddress
+from openviper.core.email.settings import EmailSettings
+from openviper.core.email.smtp.handshake_errors import is_about_greeting, untrusted_certificate
+from openviper.core.email.smtp.inspection import Inspection, TlsSession
+from openviper.exceptions import ImproperlyConfigured
+
+__all__ = ["SERVER_CHECKS", "check_server"]
+
+SERVER_CHECKS = ("dns", "tcp", "tls", "ehlo", "auth", "sender")
+_SOON = 14  # days
+
+# OpenSSL's X509_V_ERR_* numbers.
+_EXPIRED, _NOT_YET_VALID, _SELF_SIGNED, _SELF_SIGNED_IN_CHAIN, _NO_ISSUER, _NO_FIRST, _WRONG_NAME, _WRONG_ADDRESS = (
+    10,
+    9,
+    18,
+    19,
+    20,
+    21,
+    62,
+    64,
+)
+_TRUST = 'name the PEM file of its authority in EMAIL["tls_ca_file"], or use a certificate of a public authority'
+_CERTIFICATE_REMEDIES = {
+    _EXPIRED: "renew the certificate on the mail server; if it is new, correct this machine's clock",
+    _NOT_YET_VALID: "correct the clock of this machine, or the certificate",
+    _SELF_SIGNED: _TRUST,
+    _SELF_SIGNED_IN_CHAIN: _TRUST,
+    _NO_ISSUER: f"{_TRUST}; or the server does not send its intermediate certificates",
+    _NO_FIRST: f"{_TRUST}; or the server does not send its intermediate certificates",
+    _WRONG_NAME: 'set EMAIL["host"] to a name that is in the certificate',
+    _WRONG_ADDRESS: 'set EMAIL["host"] to a name that is in the certificate',
+}
+
+
+async def check_server(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[Finding]:
+    """A finding for each of dns, tcp, tls, ehlo, auth and sender, in this order, by ``deadline`` (loop time)."""
+    done = 0
+    async for finding in _findings(settings, sender, deadline):
+        done += 1
+        yield finding
+    for check in SERVER_CHECKS[done:]:
+        yield Finding.skipped(check, "not reached")
+
+
+async def _findings(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[Finding]:
+    """Ends after the first failure that leaves nothing more to find out."""
+    finding, targets = await find_addresses(settings.host, settings.port, deadline)
+    yield finding
+    if not targets:
+        return
+    finding, sock = await open_connection(targets, settings.port, deadline)
+    yield finding
+    if sock is None:
+        return
+    # A step that ends by itself, before all of it has to, says more.
+    limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.9 * left(deadline))})
+    try:
+        inspection = await Inspection.of(limited, sock)
+    except ImproperlyConfigured as error:
+        sock.close()
+        yield Finding.failed("tls", str(error), "correct that setting")
+        return
+    async with inspection:
+        async for finding in _Conversation(settings, inspection, deadline).findings(sender):
+            yield finding
+
+
+class _Conversation:
+    def __init__(self, settings: EmailSettings, inspection: Inspection, deadline: float) -> None:
+        self._settings = settings
+        self._inspection = inspection
+        self._deadline = deadline
+
+    async def findings(self, sender: str | None) -> AsyncIterator[Finding]:
+        """tls, ehlo, auth and sender, as far as it comes."""
+        failure = await self._try(self._inspection.connect)
+        if failure is not None:
+            if self._settings.use_ssl and not is_about_greeting(failure):
+                yield _bad_tls(failure, self._settings)
+            else:
+                yield self._tls_until_now()
+                yield _silent_or_wrong(failure)
+            return
+        failure = await self._try(self._inspection.greet)
+        if failure is not None:
+            yield self._tls_until_now()
+            yield _silent_or_wrong(failure)
+            return
+        if self._settings.use_tls:
+            failure = await self._try(self._inspection.secure)
+            if failure is not None:
+                yield _bad_tls(failure, self._settings)
+                return
+        session = self._inspection.tls
+        yield _clear_text(self._settings, self._inspection) if session is None else _good_tls(session)
+        yield self._offers()
+        failure = await self._try(self._inspection.log_in)
+        if failure is not None:
+            yield _no_login(failure)
+            return
+        yield self._logged_in()
+        yield await self._sender(sender)
+
+    def _tls_until_now(self) -> Finding:
+        session = self._inspection.tls
+        if session is not None:
+            return _good_tls(session)
+        why = "TLS stands, but the server ends it" if self._settings.use_ssl else "not reached"
+        return Finding.skipped("tls", why)
+
+    def _offers(self) -> Finding:
+        offered = [f"{name} {value}".strip().upper() for name, value in self._inspection.extensions.items()]
+        missing = [name for name in ("pipelining", "chunking") if name not in self._inspection.extensions]
+        slower = f"; without {' and '.join(missing).upper()} each message takes more round trips" if missing else ""
+        return Finding.ok("ehlo", f"offers {', '.join(offered) or 'no extensions'}{slower}")
+
+    def _logged_in(self) -> Finding:
+        if self._settings.username is not None:
+            return Finding.ok("auth", f"logged in as {self._settings.username}")
+        if self._inspection.auth_methods:
+            methods = ", ".join(self._inspection.auth_methods).upper()
+            return Finding.ok("auth", f'no login: EMAIL["username"] is not set (the server offers {methods})')
+        return Finding.ok("auth", 'no login: EMAIL["username"] is not set')
+
+    async def _sender(self, sender: str | None) -> Finding:
+        if sender is None:
+            remedy = 'set EMAIL["default_sender"], or name one here with --from'
+            return Finding.warning("sender", "there is no default sender: each message must name its own", remedy)
+        try:
+            address = parse_address(sender, field='EMAIL["default_sender"]').addr_spec
+        except InvalidAddress as error:
+            return Finding.failed("sender", str(error), "correct the address")
+        failure = await self._try(lambda: self._inspection.try_sender(address))
+        if failure is None:
+            return Finding.ok("sender", f"{address} is accepted (nothing was sent)")
+        remedy = 'use an EMAIL["default_sender"] that this server may send for, or allow it there'
+        if failure.temporary:
+            remedy = "the server refuses for now: look at its log, and try again"
+        return Finding.failed("sender", str(failure), remedy)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await step()
+        except DeliveryError as error:
+            return error
+        except TimeoutError:
+            return ConnectionFailed("the server did not answer in time", temporary=True)
+        return None
+
+
+def _good_tls(session: TlsSession) -> Finding:
+    days = (session.expires - datetime.now(UTC)).days
+    until = f"valid until {session.expires:%Y-%m-%d} ({days} days left)"
+    found = f"{session.version}, {session.cipher}; {session.subject or 'the certificate'} by {session.issuer}, {until}"
+    if days < _SOON:
+        return Finding.warning("tls", found, "renew the certificate on the mail server before it expires")
+    return Finding.ok("tls", found)
+
+
+def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> Finding:
+    untrusted = untrusted_certificate(failure)
+    if untrusted is not None:
+        remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
+        return Finding.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
+    if isinstance(failure.__cause__, ssl.SSLError) or settings.use_ssl:
+        remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; TLS 1.2 is the least'
+    else:
+        remedy = "turn STARTTLS on at the server, or use the port that has it (587); mail is not sent without"
+    return Finding.failed("tls", str(failure), remedy)
+
+
+def _clear_text(settings: EmailSettings, inspection: Inspection) -> Finding:
+    if _is_this_machine(settings.host):
+        return Finding.ok("tls", "none, to this machine")
+    offered = "; the server offers STARTTLS" if "starttls" in inspection.extensions else ""
+    return Finding.warning(
+        "tls", f"none: mail crosses the network readable{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _silent_or_wrong(failure: DeliveryError) -> Finding:
+    if failure.code is not None:
+        remedy = "the server does not want this client: look at its log"
+    elif isinstance(failure, TimeoutError) or "in time" in str(failure):
+        remedy = (
+            'is it a mail server that listens there? For TLS from the first byte (port 465) set EMAIL["use_ssl"]; '
+            "for one that greets late use --timeout"
+        )
+    else:
+        remedy = 'see that a mail server listens there; for TLS from the first byte (port 465) set EMAIL["use_ssl"]'
+    return Finding.failed("ehlo", str(failure), remedy)
+
+
+def _no_login(failure: DeliveryError) -> Finding:
+    if failure.code is None:
+        return Finding.failed("auth", str(failure), "see what the server offers in the line above, and its log")
+    remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers want a password of its own for programs'
+    return Finding.failed(
+        "auth", str(failure), "the server cannot tell now: try again" if failure.temporary else remedy
+    )

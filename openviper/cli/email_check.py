@@ -1,0 +1,108 @@
+"""``viperctl email check``: would mail go out, and if not, at which step does it end?"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from openviper.cli.email_queue import project_option
+from openviper.cli.options import settings_option
+from openviper.cli.project import enter_project
+from openviper.exceptions import OpenViperError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from openviper.cli.check.finding import Finding
+
+__all__ = ["check"]
+
+_LIMIT = 3.0  # seconds, so that with starting up it is less than five
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
+
+
+@click.command()
+@project_option
+@click.option("--from", "sender", metavar="ADDRESS", help='The sender to ask for. Default: EMAIL["default_sender"].')
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_LIMIT,
+    show_default=True,
+    help="Seconds for all of it.",
+)
+@settings_option
+def check(path: Path, sender: str | None, as_json: bool, timeout: float, settings: str | None) -> None:
+    """Check settings, mail server, queue and DNS records, one line each, with what to do about it. Sends nothing.
+
+    Ends with 0 when nothing failed, with 1 when something did, with 2 when the settings are wrong.
+    """
+    from openviper.cli.check.finding import Finding
+    from openviper.cli.check.run import findings
+    from openviper.core.email.settings import EmailSettings
+    from openviper.tasks import TaskSettings
+
+    project = enter_project(path, settings_module=settings)
+    printer = _JsonPrinter() if as_json else _LinePrinter()
+    try:
+        project.load_settings()
+        email = EmailSettings.from_settings()
+        TaskSettings.from_settings()
+        failed = asyncio.run(_print_all(findings(email, sender, timeout, module=project.settings), printer))
+    except (OpenViperError, click.ClickException) as error:
+        text = error.message if isinstance(error, click.ClickException) else str(error)
+        printer.add(Finding.failed("settings", text, "correct the settings"))
+        printer.end(ok=False)
+        sys.exit(2)
+    printer.end(ok=not failed)
+    sys.exit(1 if failed else 0)
+
+
+class _Printer(Protocol):
+    def add(self, finding: "Finding") -> None: ...
+
+    def end(self, *, ok: bool) -> None: ...
+
+
+class _LinePrinter:
+    """A line as soon as it is known; colours on a terminal only, and never with NO_COLOR."""
+
+    def add(self, finding: "Finding") -> None:
+        from openviper.core.email.backends.console import escape
+
+        colour = False if os.environ.get("NO_COLOR") else None
+        status = click.style(f"{finding.status:<8}", fg=_COLOURS[finding.status])
+        first, *more = finding.found.splitlines() or [""]
+        click.echo(f"{status} {finding.check:<9} {escape(first)}", color=colour)
+        for line in more:
+            click.echo(f"{'':<19}{escape(line)}")
+        if finding.remedy:
+            click.echo(f"{'':<19}-> {escape(finding.remedy)}")
+
+    def end(self, *, ok: bool) -> None:
+        pass
+
+
+class _JsonPrinter:
+    def __init__(self) -> None:
+        self._checks: list[dict[str, str]] = []
+
+    def add(self, finding: "Finding") -> None:
+        self._checks.append(finding.as_dict())
+
+    def end(self, *, ok: bool) -> None:
+        click.echo(json.dumps({"ok": ok, "checks": self._checks}, indent=2))
+
+
+async def _print_all(found: "AsyncIterator[Finding]", printer: _Printer) -> bool:
+    """True when something failed."""
+    failed = False
+    async for finding in found:
+        printer.add(finding)
+        failed = failed or finding.status == "failed"
+    return failed
