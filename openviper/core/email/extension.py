@@ -120,13 +120,16 @@ class _Layer:
         if running.inbox is not None and is_inbox_path(scope):
             await running.inbox(scope, receive, send)
             return
-        state = {**scope.get("state", {}), "send_email": send_email, "email": running.mailer}
-        scope = {**scope, "state": state}
+        # Not copies: what the application sets in them, its route and request.state, is read by middleware outside.
+        scope.setdefault("state", {}).update(send_email=send_email, email=running.mailer)
         with using_mailer(running.mailer):
             if scope["type"] == "websocket" or _OUTBOX in scope:
                 await self.app(scope, receive, send)
             else:
-                await self._request(running, scope, receive, send)
+                try:
+                    await self._request(running, scope, receive, send)
+                finally:
+                    scope.pop(_OUTBOX, None)  # middleware outside may try the same scope once more
 
     async def _request(self, running: _Running, scope: Scope, receive: Receive, send: Send) -> None:
         outbox = scope[_OUTBOX] = Outbox()

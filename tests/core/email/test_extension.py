@@ -161,6 +161,29 @@ async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed
     assert subjects(seen.mailers[0]) == ["order", "error"]
 
 
+async def test_middleware_outside_the_layer_sees_what_the_application_set() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    async def order(request: Request) -> Response:
+        request.state.user = "Ana"
+        return PlainTextResponse("ok")
+
+    def outside(app: Any) -> Any:
+        async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+            if scope["type"] == "http":
+                seen.append((scope["state"].get("user"), scope["endpoint"]))
+
+        return middleware
+
+    app = Starlette(routes=[Route("/", order)])
+    app.add_middleware(EmailMiddleware, settings=MEMORY)
+    app.add_middleware(outside)
+    async with client_of(app) as client:
+        await client.get("/")
+    assert seen == [("Ana", order)]
+
+
 async def test_without_a_lifespan_the_request_waits_for_its_mail(caplog: pytest.LogCaptureFixture) -> None:
     seen = Seen()
     app = EmailMiddleware(Starlette(routes=[Route("/", seen.order)]), MEMORY)
