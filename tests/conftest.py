@@ -21,8 +21,10 @@ def no_blocking_call_on_the_loop() -> Iterator[None]:
     One context for the package and the shop: of two that are nested, only the inner one would look.
     """
     with blockbuster_ctx(["openviper", "example_shop.shop"]) as guard:
-        # asyncpg itself looks for certificates and passwords in files when it connects.
         for function in guard.functions.values():
+            # Coverage guards its data with a lock where threads are started.
+            function.can_block_in("coverage/collector.py", {"lock_data"})
+            # asyncpg itself looks for certificates and passwords in files when it connects.
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args", "_dot_postgresql_path"})
         yield
 
