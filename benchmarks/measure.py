@@ -6,7 +6,7 @@ import json
 import resource
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +45,16 @@ class Clockwork:
                 await watch
             result["longest_hold_ms"] = lag.longest * 1000
         return result
+
+    async def run_stream(self, stream: Callable[[Iterator[int]], AsyncIterator[object]]) -> dict[str, float]:
+        """Measure a stream that sends each of the numbers that it is given, and yields for each message sent."""
+        memory = _Memory()
+        for seconds, count in ((self._warm, 1), (self._seconds, self._messages)):
+            window = _Window(self._sent)
+            more = self._condition(seconds, count)
+            async for _ in stream(next(self._numbers) for _ in iter(more, False)):
+                self._sent += 1
+        return window.close(self._sent) | memory.close()
 
     def run_threads(self, open_sender: Callable[[], Callable[[int], object]]) -> dict[str, float]:
         """Measure blocking senders: each thread calls ``open_sender`` once and then what that returns."""

@@ -13,7 +13,7 @@ from content import write_content
 from environments import BUILD, Environments, python_named
 from own import import_cost, parts, responses
 from tables import page
-from wire import NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
+from wire import BULK, NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
 
 ATTACHMENT_BYTES = 25 * 1024 * 1024
 
@@ -57,9 +57,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each sender in each scenario")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a run")
     parser.add_argument("--requests", type=int, default=3000, help="requests to each of the two applications")
+    everyone = (*SENDERS, *BULK)
     names = [*(scenario.name for scenario in SCENARIOS), "own"]
     parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
-    parser.add_argument("--senders", nargs="+", choices=SENDERS, default=SENDERS)
+    parser.add_argument("--senders", nargs="+", choices=everyone, default=everyone)
     return parser.parse_args()
 
 

@@ -5,7 +5,8 @@ Run as a process in the environment of the sender that is measured: ``python sen
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,18 @@ class Job:
         )
 
 
-async def openviper(job: Job) -> dict[str, float]:
-    """``send_email`` of this component over its pool."""
+def _configure(job: Job) -> None:
     from openviper.conf import settings
-    from openviper.core.email import send_email
 
     email = {"host": HOST, "port": job.port, "default_sender": job.content.sender, "pool_size": job.connections}
     settings.configure(EMAIL=email)
+
+
+async def openviper(job: Job) -> dict[str, float]:
+    """``send_email`` of this component over its pool."""
+    from openviper.core.email import send_email
+
+    _configure(job)
     attachments = None if job.attachment is None else [(FILE_NAME, job.attachment, "/".join(FILE_TYPE))]
 
     async def send(n: int) -> None:
@@ -46,6 +52,25 @@ async def openviper(job: Job) -> dict[str, float]:
         await send_email(TO, subject, text, html, attachments=attachments)
 
     return await job.clockwork.run(send)
+
+
+async def openviper_many(job: Job, *, overlap: bool = False) -> dict[str, float]:
+    """``send_many`` of this component."""
+    from openviper.core.email import send_many
+
+    _configure(job)
+
+    async def stream(numbers: Iterator[int]) -> AsyncIterator[object]:
+        async for receipt in send_many((message(n) for n in numbers), overlap=overlap):
+            if receipt.error is not None:
+                raise receipt.error
+            yield receipt
+
+    def message(n: int) -> dict[str, str]:
+        subject, text, html = job.content.filled(n)
+        return {"recipients": TO, "subject": subject, "text": text, "html": html}
+
+    return await job.clockwork.run_stream(stream)
 
 
 async def openviper_0_1_1(job: Job) -> dict[str, float]:
@@ -215,6 +240,8 @@ def flask_mail(job: Job) -> dict[str, float]:
 
 COROUTINES: dict[str, Callable[[Job], Awaitable[dict[str, float]]]] = {
     "openviper": openviper,
+    "openviper send_many": openviper_many,
+    "openviper overlap": partial(openviper_many, overlap=True),
     "openviper-0.1.1": openviper_0_1_1,
     "aiosmtplib": aiosmtplib,
     "fastapi-mail": fastapi_mail,

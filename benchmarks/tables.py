@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from wire import OWN, SCENARIOS, Scenario
+from wire import BULK, OWN, SCENARIOS, Scenario
 
 __all__ = ["page"]
 
@@ -64,7 +64,7 @@ def _heavy_row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> 
 
 def _times(sender: str, rates: list[float], everyone: dict[str, list[Run]]) -> str:
     """How many times as fast as this sender the component is."""
-    if sender == OWN or OWN not in everyone:
+    if sender == OWN or sender in BULK or OWN not in everyone:
         return ""
     return f"{_median(everyone[OWN], 'rate') / statistics.median(rates):.1f}"
 

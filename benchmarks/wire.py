@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from environments import HERE, Environments
 
-__all__ = ["SCENARIOS", "SENDERS", "Scenario", "Sink", "run_once"]
+__all__ = ["BULK", "NODEMAILER", "OLD", "OWN", "SCENARIOS", "SENDERS", "Scenario", "Sink", "run_once"]
 
 OWN = "openviper"
 OLD = "openviper-0.1.1"
 NODEMAILER = "Nodemailer"
+BULK = ("openviper send_many", "openviper overlap")
 SENDERS = (OWN, OLD, "aiosmtplib", "fastapi-mail", "Django", "emails", "Flask-Mail", NODEMAILER)
 _PATIENCE = 180  # seconds that a run may take
 
@@ -35,9 +36,12 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = (
-    Scenario("ten", "10 at a time, no delay", concurrency=10),
+    Scenario("ten", "10 at a time, no delay", concurrency=10, senders=(*SENDERS, *BULK)),
     Scenario("one", "One after another, no delay"),
-    Scenario("chunking", "20 ms delay, one connection; the server offers CHUNKING and PIPELINING", delay=0.02),
+    Scenario(
+        "chunking", "20 ms delay, one connection; the server offers CHUNKING and PIPELINING", delay=0.02,
+        senders=(*SENDERS, *BULK),
+    ),
     Scenario(
         "pipelining", "20 ms delay, one connection; PIPELINING only", delay=0.02, chunking=False,
         senders=(OWN, NODEMAILER),
@@ -106,6 +110,6 @@ def _program(environments: Environments, sender: str) -> Sequence[str]:
         assert environments.node is not None
         modules = str(environments.node_modules)
         return [environments.node, str(HERE / "nodemailer.cjs"), "--modules", modules]
-    python = {OWN: environments.own, OLD: environments.old}.get(sender, environments.peers)
+    python = {OLD: environments.old, **dict.fromkeys((OWN, *BULK), environments.own)}.get(sender, environments.peers)
     assert python is not None
     return [python, str(HERE / "senders.py"), sender]
