@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from openviper.core.email.mailbox import start_recording
 from openviper.core.email.queue.worker import declare
+from openviper.core.email.settings import EmailSettings, debug
 from openviper.tasks import TaskSettings, get_broker
 
 __all__ = ["QUEUES_VARIABLE", "boot", "task_modules"]
@@ -18,9 +20,10 @@ logger = logging.getLogger("openviper.tasks")
 
 
 def boot() -> None:
-    """Make the broker, and declare the project's actors and that of mail on it."""
+    """Make the broker, declare the project's actors and that of mail on it; show the inbox page what it delivers."""
     broker = get_broker()
     declare(broker)
+    start_recording(EmailSettings.from_settings(), debug=debug())
     for name in task_modules(Path.cwd()):
         importlib.import_module(name)
     wanted = json.loads(os.environ.get(QUEUES_VARIABLE, "[]"))

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ __all__ = ["Folder"]
 
 logger = logging.getLogger("openviper.email")
 
+_SOON = 2.0  # seconds in which a process has told of what it did
 _ABANDONED = 600.0  # seconds after which an unfinished folder of a process that was killed is removed
 
 
@@ -127,7 +127,7 @@ class Folder:
             return None
         path = self._folder / key
         try:
-            steps = tuple(_steps(path / "steps"))
+            steps = _steps(path / "steps")
             read = (path / "read").exists()
             if key in self._known:
                 return replace(self._known[key], steps=steps, read=read)
@@ -191,8 +191,16 @@ def _is_key(name: str) -> bool:
     return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
 
 
-def _steps(path: Path) -> Iterator[Step]:
-    steps = [step for line in path.read_text(encoding="utf-8").splitlines() if (step := step_from(line)) is not None]
+def _steps(path: Path) -> tuple[Step, ...]:
+    """The steps in the order in which they happened, whichever process was the first to write."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    steps = sorted((step for line in lines if (step := step_from(line)) is not None), key=lambda step: step.at)
     if not steps:
         raise ValueError("it has no steps")
-    yield from steps
+    # A worker may begin before the process that has queued the message comes to say so.
+    begun = next((index for index, step in enumerate(steps) if step.kind == "sending"), len(steps))
+    for index in range(begun + 1, len(steps)):
+        if steps[index].kind == "queued" and steps[index].at - steps[begun].at < _SOON:
+            steps.insert(begun, steps.pop(index))
+            break
+    return tuple(steps)

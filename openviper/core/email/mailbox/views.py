@@ -22,7 +22,7 @@ from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "message_or_404"]
 
-_WIDTHS = {"phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
+_WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
 _THEMES = {"light": "Light", "dark": "Dark"}
 _TABS = {"html": "HTML", "text": "Text", "headers": "Headers", "source": "Source", "check": "Check"}
 _WAYS = {
@@ -160,7 +160,7 @@ async def framed(request: Request, html: str, images: str) -> Response:
 def frame_choices(request: Request) -> dict[str, Any]:
     """Width, theme and remote content as the address asks for them, and the addresses of the other choices."""
     chosen = {
-        "width": choice(request, "width", {"desktop": "", **_WIDTHS}),
+        "width": choice(request, "width", _WIDTHS),
         "theme": choice(request, "theme", _THEMES),
         "remote": "1" if request.query_params.get("remote") == "1" else "",
     }

@@ -100,6 +100,19 @@ def test_two_writers_add_the_same_message_once(tmp_path: Path) -> None:
     assert [step.kind for step in entry.steps] == ["sending", "delivered"]
 
 
+def test_steps_are_in_the_order_in_which_they_happened(tmp_path: Path) -> None:
+    """A worker may be quicker than the process that has queued the message."""
+    folder, message = Folder(tmp_path), made()
+    for kind, at in (("delivered", 1.3), ("sending", 1.1), ("queued", 1.2)):
+        folder.write(event(message, kind, at=at))
+    (entry,) = folder.entries()
+    assert [step.kind for step in entry.steps] == ["queued", "sending", "delivered"]
+    assert (entry.way, entry.state) == ("queued", "delivered")
+    folder.write(event(message, "queued", at=90.0))
+    (entry,) = folder.entries()
+    assert entry.state == "queued"
+
+
 def test_what_is_no_message_is_passed_over(tmp_path: Path) -> None:
     """A line that was cut short, another version, a folder of somebody else."""
     folder = Folder(tmp_path)

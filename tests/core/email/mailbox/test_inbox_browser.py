@@ -117,12 +117,12 @@ async def read_in_every_form(page: Page) -> None:
     await expect(mail.get_by_role("heading", name="Welcome, Ana")).to_be_visible()
     image = mail.get_by_role("img", name="Shop")
     assert await image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 20
-    for width, pixels in (("Phone", 375), ("Tablet", 768)):
+    for width, pixels in (("Phone", 375), ("Tablet", 768), ("Desktop", 1100), ("Fit", 0)):
         await page.get_by_role("link", name=width, exact=True).click()
         await expect(page.get_by_role("link", name=width, exact=True)).to_have_attribute("aria-current", "true")
         box = await page.locator("iframe").bounding_box()
         assert box is not None
-        assert box["width"] == pixels or (width == "Phone" and 250 < box["width"] <= pixels)
+        assert box["width"] == pixels or (width in ("Phone", "Fit") and 250 < box["width"] < 1000)
     for theme, colour in (("Dark", "rgb(1, 2, 3)"), ("Light", "rgb(255, 255, 255)")):
         await page.get_by_role("link", name=theme, exact=True).click()
         await expect(mail.locator("body")).to_have_css("background-color", colour)
