@@ -164,13 +164,14 @@ def queue_service() -> QueueService | None:
     if not settings.real:
         return None
     if _service is None or _service[0] != os.getpid() or _service[1].settings != settings:
-        close_queue()
+        if _service is not None and _service[0] == os.getpid():
+            threading.Thread(target=_service[1].close, name="openviper-queue-close").start()  # it may block
         _service = os.getpid(), QueueService(settings)
     return _service[1]
 
 
 def close_queue() -> None:
-    """Close what this process has opened to the broker; the next use opens it again. Blocks for a second or two."""
+    """Close what this process has opened to the broker; the next use opens it again. May block for two seconds."""
     global _service
     before, _service = _service, None
     if before is not None and before[0] == os.getpid():  # a parent's connections are the parent's

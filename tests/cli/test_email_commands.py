@@ -1,0 +1,113 @@
+"""``viperctl email status`` and ``viperctl email failed``."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.rabbitmq import RabbitmqServer, rabbitmq_server
+from support.redis import redis_server
+from support.smtpd import SmtpServer
+from support.workers import Worker, viperctl, write_project
+
+from openviper.conf import override
+from openviper.core.email import send_email
+from openviper.core.email.queue import close_queue
+
+__all__ = ["rabbitmq_server", "redis_server"]
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
+    server = request.getfixturevalue(f"{request.param}_server")
+    yield server
+    if isinstance(server, RabbitmqServer):
+        server.restore()
+
+
+async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, broker: Any) -> None:
+    with SmtpServer() as smtp:
+        smtp.refuse("gone@example.com", 550)
+        email = smtp.settings(default_sender="shop@example.com")
+        project = write_project(tmp_path / "shop", tasks=broker.tasks(), email=email)
+        with override(TASKS=broker.tasks(), EMAIL=email):
+            await send_email(["gone@example.com", "here@example.com"], "Order 7", text="reset-link")
+            await asyncio.to_thread(close_queue)
+
+        def run(*arguments: str) -> Any:
+            return viperctl("email", *arguments, "--project", str(project))
+
+        status = run("status")
+        assert status.returncode == 1
+        assert "Workers  none" in status.stdout
+        assert "Waiting  1" in status.stdout
+        with Worker(project) as worker:
+            await smtp.arrive(1, 30)
+            failed_soon(run)
+            status = run("status")
+            assert status.returncode == 0, status.stderr
+            assert "Workers  1" in status.stdout
+            listed = run("failed", "list").stdout
+            message_id = listed.split()[2]
+            assert "example.com" in message_id
+            assert "gone@" not in listed
+            shown = run("failed", "show", message_id.strip("<>")).stdout
+            assert "gone@example.com  550" in shown
+            assert "Order 7" in shown
+            assert "reset-link" not in shown
+            smtp.behave()
+            assert "1 queued again" in run("failed", "retry", message_id).stdout
+            messages = await smtp.arrive(2, 30)
+            assert messages[-1].recipients == ["gone@example.com"]
+            assert messages[-1].content == messages[0].content, "the same message, its id and date included"
+        assert run("failed", "list").stdout == ""
+        assert "gone@example.com" not in worker.output
+        assert "reset-link" not in worker.output
+
+
+async def test_purge_drops_for_good(tmp_path: Path, broker: Any) -> None:
+    with SmtpServer() as smtp:
+        smtp.fault("MAIL", 550)
+        email = smtp.settings(default_sender="shop@example.com")
+        project = write_project(tmp_path / "shop", tasks=broker.tasks(), email=email)
+        with override(TASKS=broker.tasks(), EMAIL=email):
+            for number in range(2):
+                await send_email("a@example.com", f"Order {number}", text="")
+            await asyncio.to_thread(close_queue)
+
+        def run(*arguments: str) -> Any:
+            return viperctl("email", *arguments, "--project", str(project))
+
+        with Worker(project):
+            failed_soon(run, 2)
+        first = run("failed", "list").stdout.split()[2]
+        assert run("failed", "purge").returncode == 2
+        assert "1 dropped" in run("failed", "purge", first).stdout
+        unknown = run("failed", "purge", first)
+        assert unknown.returncode == 1
+        assert "1 dropped" in run("failed", "purge", "--all").stdout
+        assert "Failed   0" in run("status").stdout
+
+
+def test_without_a_broker_the_commands_say_so(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", tasks={}, email={})
+    done = viperctl("email", "status", "--project", str(project))
+    assert done.returncode == 1
+    assert "TASKS" in done.stderr
+
+
+def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    tasks = {"broker": "redis", "broker_url": "redis://:very-secret@127.0.0.1:1/0"}
+    done = viperctl("email", "failed", "list", "--project", str(write_project(tmp_path / "s", tasks=tasks, email={})))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "very-secret" not in done.stderr
+
+
+def failed_soon(run: Any, count: int = 1) -> None:
+    deadline = time.monotonic() + 30
+    while f"Failed   {count}" not in run("status").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)

@@ -1,0 +1,256 @@
+"""What Redis keeps, and that each step happens once."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from openviper.core.email import (
+    AttachmentData,
+    EmailMessageData,
+    InvalidMessage,
+    QueueUnavailable,
+    Way,
+    send_email,
+    submit_email,
+)
+from openviper.core.email.message import prepare
+from openviper.core.email.payload import encode
+from openviper.core.email.queue import enqueue_email_job, queue_service
+from openviper.core.email.queue.job import Parcel, Progress, job_key
+from openviper.core.email.queue.redis_spool import RedisSpool
+
+
+def data(number: int = 1, **more: Any) -> EmailMessageData:
+    return EmailMessageData([f"to{number}@example.com"], "Subject", text="Text", **more)
+
+
+def parcel(number: int = 1) -> Parcel:
+    message = prepare(data(number), default_sender="shop@example.com")
+    key = job_key(message.message_id, message.recipients)
+    return Parcel(key, message.message_id, encode(message), Progress(time.time()), keep=3600)
+
+
+@pytest.fixture
+def spool(redis_scene: Any) -> RedisSpool:
+    service = queue_service()
+    assert service is not None
+    assert isinstance(service.spool, RedisSpool)
+    return service.spool
+
+
+def ticket(spool: RedisSpool) -> tuple[str, int]:
+    """Take one ticket off the queue as a worker would."""
+    raw = spool._patient.lpop("dramatiq:emails")
+    assert raw is not None
+    key, turn = json.loads(spool._patient.hget("dramatiq:emails.msgs", raw))["args"]
+    return key, turn
+
+
+def test_the_same_attachment_is_stored_once(redis_scene: Any, spool: RedisSpool) -> None:
+    """1,000 messages with the same 5 MB take less than 25 MB."""
+    client = redis_scene.broker.client()
+    before = client.info("memory")["used_memory"]
+    attachment = AttachmentData("invoice.pdf", bytes(range(256)) * (5 * 4096))
+    for number in range(1000):
+        message = prepare(data(number, attachments=[attachment]), default_sender="shop@example.com")
+        key = job_key(message.message_id, message.recipients)
+        one = Parcel(key, message.message_id, encode(message), Progress(time.time()), keep=90000)
+        spool.enqueue(one, deadline=time.monotonic() + 5)
+    assert client.llen("dramatiq:emails") == 1000
+    assert client.info("memory")["used_memory"] - before < 25 * 1024**2
+    (blob,) = client.keys("dramatiq:mail:blob:*")
+    assert client.ttl(blob) > 24 * 3600
+
+
+async def test_what_reaches_a_paused_redis_late_is_void(redis_scene: Any) -> None:
+    await enqueue_email_job(data(1))
+    redis_scene.broker.pause()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(QueueUnavailable):
+            await enqueue_email_job(data(2))
+        assert time.monotonic() - begin < 4
+    finally:
+        redis_scene.broker.resume()
+    await asyncio.sleep(1)
+    client = redis_scene.broker.client()
+    assert client.llen("dramatiq:emails") == 1
+    assert client.zcard("dramatiq:mail:open") == 1
+
+
+async def test_a_refused_connection_is_told_at_once(redis_scene: Any) -> None:
+    await enqueue_email_job(data(1))
+    await asyncio.to_thread(redis_scene.broker.stop)
+    begin = time.monotonic()
+    with pytest.raises(QueueUnavailable):
+        await enqueue_email_job(data(2))
+    assert time.monotonic() - begin < 2
+
+
+async def test_without_a_broker_enqueueing_says_which_setting_is_missing() -> None:
+    with pytest.raises(QueueUnavailable, match="TASKS"):
+        await enqueue_email_job(data())
+
+
+def test_a_ticket_that_comes_twice_does_nothing_twice(spool: RedisSpool) -> None:
+    spool.enqueue(parcel(), deadline=time.monotonic() + 5)
+    key, turn = ticket(spool)
+    held = spool.receive(key, turn)
+    assert held is not None
+    assert spool.receive(key, turn) is None, "another has it"
+    spool.sent(held, remember=60)
+    assert spool.receive(key, turn) is None, "it was sent"
+
+
+def test_an_old_ticket_counts_no_more(spool: RedisSpool) -> None:
+    spool.enqueue(parcel(), deadline=time.monotonic() + 5)
+    key, turn = ticket(spool)
+    held = spool.receive(key, turn)
+    assert held is not None
+    spool.again(held, Progress(time.time(), attempts=1), delay=0)
+    time.sleep(0.01)
+    assert spool.promote() == 1
+    assert spool.receive(key, turn) is None
+    again = spool.receive(*ticket(spool))
+    assert again is not None
+    assert again.progress.attempts == 1
+
+
+def test_a_message_that_is_queued_twice_is_queued_once(spool: RedisSpool) -> None:
+    """The answer to the first may have been lost."""
+    one = parcel()
+    spool.enqueue(one, deadline=time.monotonic() + 5)
+    spool.enqueue(one, deadline=time.monotonic() + 5)
+    assert spool.figures().waiting == 1
+    assert spool._patient.llen("dramatiq:emails") == 1
+
+
+def test_after_its_deadline_nothing_is_taken(spool: RedisSpool) -> None:
+    with pytest.raises(QueueUnavailable):
+        spool.enqueue(parcel(), deadline=time.monotonic() - 0.5)
+    assert spool.figures().waiting == 0
+
+
+def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(spool: RedisSpool) -> None:
+    """Not at once, since after an outage of Redis nobody has given one."""
+    spool.enqueue(parcel(), deadline=time.monotonic() + 5)
+    key, turn = ticket(spool)
+    assert spool.receive(key, turn) is not None
+    assert spool.receive(key, turn) is None
+    assert spool._patient.zcard("dramatiq:mail:later") == 1, "it is looked at again in some seconds"
+    taken = spool.receive(key, turn)
+    assert taken is not None
+    assert taken.repeated
+
+
+def test_an_expired_attachment_is_told_as_damage(spool: RedisSpool) -> None:
+    message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
+    one = Parcel("k", message.message_id, encode(message), Progress(time.time()), keep=60)
+    spool.enqueue(one, deadline=time.monotonic() + 5)
+    spool._patient.delete(*spool._patient.keys("dramatiq:mail:blob:*"))
+    held = spool.receive(*ticket(spool))
+    assert held is not None
+    assert held.payload is None
+    assert "expired" in held.damage
+
+
+def test_failed_messages_are_kept_counted_retried_and_purged(spool: RedisSpool) -> None:
+    ids = []
+    for number in range(3):
+        one = parcel(number)
+        ids.append(one.message_id)
+        spool.enqueue(one, deadline=time.monotonic() + 5)
+        held = spool.receive(*ticket(spool))
+        assert held is not None
+        progress = Progress(time.time(), 4, None, {f"to{number}@example.com": "550 no"})
+        spool.fail(held, progress, "550 no", keep=60, uncertain=number == 1)
+    failed = spool.failed(10)
+    assert [job.message_id for job in failed] == ids
+    assert [job.uncertain for job in failed] == [False, True, False]
+    assert failed[0].reason == "550 no"
+    assert failed[0].progress.attempts == 4
+    assert failed[0].payload is not None
+    assert failed[0].payload.about()["To"] == "to0@example.com"
+    assert spool.figures().failed == 3
+    assert spool.retry_failed(frozenset(ids[:1])) == 1
+    again = spool.receive(*ticket(spool))
+    assert again is not None
+    assert (again.progress.attempts, again.progress.left) == (0, ("to0@example.com",))
+    assert spool.purge_failed(None) == 2
+    assert spool.failed(10) == []
+
+
+def test_a_failed_message_that_is_not_kept_is_gone(spool: RedisSpool) -> None:
+    spool.enqueue(parcel(), deadline=time.monotonic() + 5)
+    held = spool.receive(*ticket(spool))
+    assert held is not None
+    spool.fail(held, held.progress, "550", keep=0, uncertain=False)
+    assert spool.failed(10) == []
+    assert spool.figures().waiting == 0
+
+
+async def test_send_at_and_delay_wait_on_the_broker(redis_scene: Any) -> None:
+    assert await send_email("a@example.com", "Now", text="")
+    receipt = await submit_email("b@example.com", "Soon", text="", delay=timedelta(seconds=4))
+    assert receipt.way is Way.QUEUED
+    await send_email("c@example.com", "Next year", text="", send_at=datetime.now(UTC) + timedelta(days=300))
+    with redis_scene.worker():
+        await redis_scene.smtp.arrive(1, 30)
+        assert [message.recipients for message in redis_scene.smtp.messages] == [["a@example.com"]]
+        await redis_scene.smtp.arrive(2, 30)
+    assert [message.recipients for message in redis_scene.smtp.messages] == [["a@example.com"], ["b@example.com"]]
+
+
+async def test_what_must_wait_is_refused_where_nothing_can_keep_it(redis_scene: Any) -> None:
+    with pytest.raises(InvalidMessage, match="not to be used"):
+        await send_email("a@example.com", "Later", text="", delay=60, background=False)
+    await send_email("a@example.com", "Now", text="")
+    await asyncio.to_thread(redis_scene.broker.stop)
+    with pytest.raises(QueueUnavailable):
+        await send_email("a@example.com", "Later", text="", delay=60, fail_silently=True)
+    assert redis_scene.smtp.messages == []
+
+
+async def test_an_expired_message_is_kept_as_failed_and_not_sent(redis_scene: Any, spool: RedisSpool) -> None:
+    await send_email("a@example.com", "Old", text="", expires_at=datetime.now(UTC) + timedelta(seconds=1))
+    await asyncio.sleep(1.2)
+    with redis_scene.worker():
+        deadline = time.monotonic() + 20
+        while not (failed := await asyncio.to_thread(spool.failed, 10)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    assert "expired" in failed[0].reason
+    assert redis_scene.smtp.messages == []
+
+
+async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, spool: RedisSpool) -> None:
+    await send_email("a@example.com", "New", text="")
+    (job,) = spool._patient.keys("dramatiq:mail:job:*")
+    head = spool._patient.hget(job, "head").replace(b'"version":1', b'"version":9')
+    spool._patient.hset(job, "head", head)
+    with redis_scene.worker() as worker:
+        deadline = time.monotonic() + 20
+        while not (failed := await asyncio.to_thread(spool.failed, 10)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    assert "version" in failed[0].reason
+    assert "a@example.com" not in worker.output
+
+
+async def test_mail_in_the_hands_of_a_killed_worker_goes_out_within_a_minute_on_an_idle_queue(
+    redis_scene: Any,
+) -> None:
+    """With the default heartbeat_timeout."""
+    gate = redis_scene.smtp.hold("MAIL", nth=1)
+    await send_email("a@example.com", "Order", text="")
+    first = redis_scene.worker()
+    await asyncio.to_thread(first.start)
+    await gate.reached(20)
+    await asyncio.to_thread(first.kill)
+    gate.release()
+    with redis_scene.worker():
+        await redis_scene.smtp.arrive(1, 60)
