@@ -54,7 +54,7 @@ class BytesEncoder(Encoder):
             return self._decode(data)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             # Our own text, since Dramatiq's would put the whole message into the log.
-            raise DecodeError(f"not a message ({len(data)} bytes)", b"", type(error)()) from None
+            raise DecodeError(f"not a message ({len(data)} bytes)", b"", ValueError(type(error).__name__)) from None
 
     def _decode(self, data: bytes) -> MessageData:
         if not data.startswith(_MAGIC):

@@ -10,7 +10,7 @@ import redis
 from dramatiq import Broker, Middleware
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.common import current_millis
-from dramatiq.errors import ConnectionClosed
+from dramatiq.errors import ConnectionClosed, DecodeError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -101,6 +101,9 @@ class _Consumer(_RedisConsumer):
             message = super().__next__()
         except redis.TimeoutError as error:
             raise ConnectionClosed(error) from None
+        except DecodeError as error:
+            self._bury(error.data)
+            return None
         if message is not None:
             self.broker.in_hand.add(self._key(message))
         return message
@@ -126,6 +129,17 @@ class _Consumer(_RedisConsumer):
         except redis.RedisError as error:
             raise ConnectionClosed(error) from None
         self.broker.in_hand.difference_update(map(self._key, messages))
+
+    def _bury(self, data: bytes) -> None:
+        """Put what is no message with the dead ones; it would come back for ever."""
+        messages = f"{self.broker.namespace}:{self.queue_name}.msgs"
+        try:
+            for name in self.broker.strays(self.queue_name):
+                if self.broker.client.hget(messages, name) == data:
+                    self.broker.do_nack(self.queue_name, name)
+                    self.logger.error("%s on queue %r is no message; it is dead-lettered", name, self.queue_name)
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None
 
     def _key(self, message: Any) -> tuple[str, str]:
         return self.queue_name, message.options["redis_message_id"]
