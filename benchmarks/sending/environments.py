@@ -9,12 +9,12 @@ from typing import NamedTuple
 __all__ = ["BUILD", "HERE", "Environments", "python_named"]
 
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parent
+PROJECT = HERE.parent.parent
 BUILD = PROJECT / "build" / "benchmarks"
 
 OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
-# It asks for Python 3.14. Where that is not installed it is tried on the Python at hand, and left out where that fails.
+# It asks for Python 3.14; on an older one it is tried all the same, and left out where it does not start.
 OLD = ["openviper[tasks]==0.1.1"]
 
 
@@ -29,13 +29,13 @@ class Environments(NamedTuple):
     versions: dict[str, str]
 
     @classmethod
-    def make(cls, python: str) -> "Environments":
-        """Install what is missing; ``python``: the interpreter for all but, if it must be, openviper 0.1.1."""
-        version = _output([python, "-c", "import platform; print(platform.python_version())"])
+    def make(cls, python: str, old_python: str) -> "Environments":
+        """Install what is missing; ``old_python`` is the interpreter for openviper 0.1.1."""
+        version = _version(python)
         versions = {"Python": version}
         own = _virtual(python, f"own-{version}", OWN, versions)
         peers = _virtual(python, f"peers-{version}", PEERS, versions)
-        old = _old(python, version, versions)
+        old = _old(old_python, versions)
         node = shutil.which("node") if shutil.which("npm") else None
         modules = BUILD / "node"
         if node is not None:
@@ -57,18 +57,20 @@ def python_named(name: str) -> str:
     return _output([found, "-c", "import sys; print(sys.executable)"])
 
 
-def _old(python: str, version: str, versions: dict[str, str]) -> str | None:
-    asked_for = shutil.which("python3.14")
+def _old(python: str, versions: dict[str, str]) -> str | None:
+    listed: dict[str, str] = {}
+    version = _version(python)
     try:
-        if asked_for is not None:
-            made = _virtual(asked_for, "old-3.14", OLD, versions)
-        else:
-            made = _virtual(python, f"old-{version}", ["--ignore-requires-python", *OLD], versions)
+        made = _virtual(python, f"old-{version}", ["--ignore-requires-python", *OLD], listed)
         _output([made, "-I", "-c", "import openviper.core.email"])
     except subprocess.CalledProcessError:
-        versions.pop("openviper", None)
         return None
+    versions[f"openviper (on Python {version})"] = listed["openviper"]
     return made
+
+
+def _version(python: str) -> str:
+    return _output([python, "-c", "import platform; print(platform.python_version())"])
 
 
 def _virtual(python: str, name: str, requirements: list[str], versions: dict[str, str]) -> str:
@@ -80,7 +82,7 @@ def _virtual(python: str, name: str, requirements: list[str], versions: dict[str
         subprocess.run([made, "-m", "pip", "install", "-qq", *requirements], check=True)
         done.write_text(json.dumps(requirements))
     listed = json.loads(_output([made, "-m", "pip", "list", "--format", "json"]))
-    wanted = {"openviper", "openviper-email", "uvicorn", "dramatiq", *map(str.lower, PEERS)}
+    wanted = {"openviper", "openviper-email", "uvicorn", *map(str.lower, PEERS)}
     versions |= {each["name"]: each["version"] for each in listed if each["name"].lower() in wanted}
     return made
 

@@ -13,8 +13,9 @@ Run = dict[str, Any]
 def page(measured: dict[str, Any]) -> str:
     """All tables of one Python."""
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    load = f"load average {measured['load_before']:.1f} before the first run"
-    texts = [f"{measured['began']}; {measured['machine']}; {load}; {measured['rounds']} rounds.\n\n{versions}."]
+    load = f"load average {measured['load_before']:.1f} before and {measured['load_after']:.1f} after"
+    when = f"{measured['began']}, {measured['minutes']:.0f} minutes"
+    texts = [f"{when}; {measured['machine']}; {load}; {measured['rounds']} rounds.", f"{versions}."]
     for scenario in SCENARIOS:
         runs = measured["runs"].get(scenario.name)
         if runs:

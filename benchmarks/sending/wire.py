@@ -25,8 +25,8 @@ class Scenario(NamedTuple):
     name: str
     title: str
     concurrency: int = 1
-    seconds: float = 2.0
-    warm: float = 0.5
+    seconds: float = 1.5
+    warm: float = 0.4
     messages: int | None = None
     delay: float = 0.0
     pipelining: bool = True
@@ -50,7 +50,7 @@ SCENARIOS = (
         "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False,
         senders=(OWN, NODEMAILER),
     ),
-    Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
+    Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=2, attachment=True),
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from tables import page
 from wire import BULK, NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
 
 ATTACHMENT_BYTES = 25 * 1024 * 1024
+_HEAVY_ROUNDS = 3  # of the scenario with the attachment, whose runs are long
 
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -25,7 +26,8 @@ def main() -> None:
     options = _options()
     BUILD.mkdir(parents=True, exist_ok=True)
     plain, heavy = _contents()
-    environments = Environments.make(python_named(options.python))
+    python = python_named(options.python)
+    environments = Environments.make(python, python_named(options.old_python) if options.old_python else python)
     measured: dict[str, Any] = {
         "began": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -33,6 +35,7 @@ def main() -> None:
         "rounds": options.rounds,
         "load_before": os.getloadavg()[0],
     }
+    began = time.monotonic()
     measured["runs"] = {
         scenario.name: _interleaved(environments, scenario, heavy if scenario.attachment else plain, options)
         for scenario in SCENARIOS
@@ -45,17 +48,22 @@ def main() -> None:
         measured["import"] = import_cost(environments.own, options.rounds * 3)
         _say("responses")
         measured["responses"] = responses(environments, plain, rate=100, count=options.requests)
+    measured["minutes"] = (time.monotonic() - began) / 60
+    measured["load_after"] = os.getloadavg()[0]
     results = BUILD / f"results-{environments.versions['Python']}.json"
     results.write_text(json.dumps(measured, indent=1))
-    print(page(measured))
+    tables = page(measured)
+    results.with_suffix(".md").write_text(tables + "\n")
+    print(tables)
     _say(f"all figures: {results}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter to measure with; default: this one")
+    parser.add_argument("--old-python", help="interpreter for openviper 0.1.1; default: the same")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each sender in each scenario")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a run")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a run")
     parser.add_argument("--requests", type=int, default=3000, help="requests to each of the two applications")
     everyone = (*SENDERS, *BULK)
     names = [*(scenario.name for scenario in SCENARIOS), "own"]
@@ -80,11 +88,12 @@ def _interleaved(
     senders = [name for name in scenario.senders if name in options.senders and name not in missing]
     runs: dict[str, list[dict[str, Any]]] = {sender: [] for sender in senders}
     scenario = scenario._replace(seconds=options.seconds)
-    for number in range(options.rounds):
+    rounds = min(options.rounds, _HEAVY_ROUNDS) if scenario.attachment else options.rounds
+    for number in range(rounds):
         for sender in senders:
             result = run_once(environments, scenario, sender, content)
             runs[sender].append(result)
-            _say(f"{scenario.name} {number + 1}/{options.rounds} {sender}: {result['rate']:.1f}/s")
+            _say(f"{scenario.name} {number + 1}/{rounds} {sender}: {result['rate']:.1f}/s")
     return runs
 
 
