@@ -39,6 +39,7 @@ __all__ = [
     "current_mailer",
     "current_ways",
     "describe_ways",
+    "serving_event_loop",
     "serving_loop",
     "stay_with",
     "using_mailer",
@@ -339,6 +340,7 @@ def _outcome(report: DeliveryReport) -> str:
 
 
 _of_loop: PerLoop[Mailer] = PerLoop()
+_serving: list[asyncio.AbstractEventLoop] = []
 _of_request: ContextVar[Mailer | None] = ContextVar("openviper.email.mailer", default=None)
 
 
@@ -373,13 +375,22 @@ def serving_loop(mailer: Mailer) -> Iterator[None]:
     """Make ``mailer`` the one of the running loop for the time of a lifespan."""
     before = _of_loop.get()
     _of_loop.set(mailer)
+    loop = asyncio.get_running_loop()
+    _serving.append(loop)
     try:
         yield
     finally:
+        _serving.remove(loop)
         if _of_loop.get() is mailer:
             _of_loop.discard()
             if before is not None and not before.closed:
                 _of_loop.set(before)
+
+
+def serving_event_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop on which applications of this process are served; None when there is none, or more than one."""
+    loops = set(_serving)
+    return loops.pop() if len(loops) == 1 else None
 
 
 async def current_mailer() -> Mailer:

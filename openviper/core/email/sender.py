@@ -3,13 +3,15 @@
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
-from openviper.core.email.delivery import Mailer, Receipt, current_mailer
+from openviper.core.email.delivery import Mailer, Receipt, current_mailer, serving_event_loop
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
 from openviper.core.email.outbox import current_outbox
@@ -25,6 +27,9 @@ T = TypeVar("T")
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
+# More than these are checked in a thread, which costs about a tenth of a millisecond by itself.
+_ADDRESSES_ON_LOOP = 1000
+_CHARACTERS_ON_LOOP = 1024 * 1024
 
 
 async def submit_email(
@@ -166,9 +171,10 @@ def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T
 def send_email_sync(*args: Any, **kwargs: Any) -> bool:
     """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
-    In a thread that serves a request the message takes the request's way, on the request's event loop. Elsewhere it is
-    delivered before the call returns, over a connection that is closed again: a script that sends many messages
-    does better in one ``asyncio.run``.
+    In a thread that serves a request the message takes the request's way, on the request's event loop. In another
+    thread of a process that serves applications on one event loop it is delivered there, before the call returns.
+    Elsewhere it is delivered over a connection that is closed again: a script that sends many messages does better in
+    one ``asyncio.run``.
 
     Raises:
         RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.
@@ -229,22 +235,28 @@ async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
         ImproperlyConfigured: no sender is given, and none is set.
     """
     settings = mailer.settings
-    message = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+    check = partial(prepare, data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+    message = await asyncio.to_thread(check) if _is_long(data) else check()
     return await outgoing(message, max_message_bytes=settings.max_message_bytes)
+
+
+def _is_long(data: EmailMessageData) -> bool:
+    """Whether checking takes milliseconds. Values of a wrong type count for nothing here; the check refuses them."""
+    addresses = sum(len(field) for field in (data.recipients, data.cc, data.bcc) if isinstance(field, Sized))
+    characters = sum(len(body) for body in (data.text, data.html) if isinstance(body, str))
+    return addresses > _ADDRESSES_ON_LOOP or characters > _CHARACTERS_ON_LOOP
 
 
 def _serving_loop() -> asyncio.AbstractEventLoop | None:
     outbox = current_outbox()
     if outbox is not None and outbox.loop.is_running():
         return outbox.loop
-    if "anyio" not in sys.modules:
-        return None
-    from anyio import from_thread  # heavy, and there is nothing to ask unless someone uses it
+    if "anyio" in sys.modules:
+        from anyio import from_thread  # heavy, and there is nothing to ask unless someone uses it
 
-    try:
-        return from_thread.run_sync(asyncio.get_running_loop)
-    except RuntimeError:  # not one of AnyIO's worker threads
-        return None
+        with suppress(RuntimeError):  # not one of AnyIO's worker threads
+            return from_thread.run_sync(asyncio.get_running_loop)
+    return serving_event_loop()
 
 
 async def _bodies(
@@ -262,7 +274,7 @@ async def _bodies(
         text = rendered.text if text is None else text
         html = rendered.html if html is None else html
         subject = rendered.subject if subject is None else subject
-    elif context is not None:
+    elif context:
         raise InvalidMessage("context is given without a template: name the template, or leave the context out")
     if subject is None:
         raise InvalidMessage("subject is missing: give one, or a template with a 'subject' block")

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -25,7 +26,7 @@ from openviper.core.email import (
     subscribe,
 )
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.delivery import Mailer, current_mailer, using_mailer
+from openviper.core.email.delivery import Mailer, current_mailer, serving_loop, using_mailer
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
@@ -170,7 +171,7 @@ async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path
         ({"recipients": "a@x.test", "subject": "s"}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "a\nBcc: b@x.test", "text": ""}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "s", "template": "missing.txt"}, TemplateFailed),
-        ({"recipients": "a@x.test", "subject": "s", "text": "", "context": {}}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "context": {"a": 1}}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["/no/such/file"]}, InvalidMessage),
         ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["ftp://x.test/a"]}, ValueError),
     ],
@@ -249,6 +250,27 @@ async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mai
 async def test_a_context_that_is_no_mapping_is_named(mailer: Mailer) -> None:
     with pytest.raises(InvalidMessage, match="context: must be a mapping"):
         await send_email("a@example.test", "Hello", template="hello.txt", context=["name"])  # type: ignore[arg-type]
+
+
+async def test_a_thread_without_a_request_uses_the_application_that_is_served(mailer: Mailer) -> None:
+    """A timer or a library's own thread knows no request; the process serves one application, so its mailer sends."""
+    served = Mailer(EmailSettings(backend="MemoryBackend", default_sender="served@example.test"))
+    with serving_loop(served):
+        sent: list[bool] = []
+        thread = threading.Thread(target=lambda: sent.append(send_email_sync("a@example.test", "Hello", text="")))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+    assert sent == [True]
+    assert str(last(served)["From"]) == "served@example.test"
+    await served.aclose()
+
+
+async def test_thousands_of_recipients_are_checked_and_delivered(mailer: Mailer) -> None:
+    addresses = [f"user{number}@example.test" for number in range(3000)]
+    receipt = await submit_email("list@example.test", "News", text="", bcc=addresses)
+    assert receipt.accepted == ("list@example.test", *addresses)
+    with pytest.raises(InvalidAddress, match="bcc"):
+        await submit_email("list@example.test", "News", text="", bcc=[*addresses, "no address"])
 
 
 async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
