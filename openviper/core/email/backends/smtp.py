@@ -6,7 +6,8 @@ from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.smtp.envelopes import send_in_envelopes
+from openviper.core.email.smtp.envelopes import Send, send_in_envelopes
+from openviper.core.email.smtp.overlap import OverlappedSender
 from openviper.core.email.smtp.pool import ConnectionPool, PoolFigures
 from openviper.core.email.smtp.tls import client_context
 from openviper.loops import PerLoop, at_loop_end
@@ -23,9 +24,12 @@ class SMTPBackend(EmailBackend):
     the loop ends.
     """
 
+    overlaps = True
+
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
         self._pools: PerLoop[ConnectionPool] = PerLoop()
+        self._overlapped: PerLoop[OverlappedSender] = PerLoop()
 
     async def open(self) -> None:
         """Make the pool and the TLS context; with ``pool_warm`` also a connection, whose failure is only logged.
@@ -56,18 +60,36 @@ class SMTPBackend(EmailBackend):
         Raises:
             DeliveryError: nobody got it.
         """
-        pool = self._pools.get()
-        if pool is None:
-            pool = self._make_pool()
-            at_loop_end(self.aclose)
-        outcome = await send_in_envelopes(message, pool.send, max_recipients=self.settings.max_recipients_per_message)
-        return DeliveryReport(outcome.accepted, outcome.refused, outcome.response)
+        return await self._send(message, self._pool().send)
+
+    async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+        """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.
+
+        Raises:
+            DeliveryError: nobody got it.
+        """
+        sender, pool = self._overlapped.get(), self._pool()
+        if sender is None or sender.pool is not pool:
+            sender = OverlappedSender(pool, connections=self.settings.pool_size)
+            self._overlapped.set(sender)
+        return await self._send(message, sender.send)
 
     @property
     def figures(self) -> PoolFigures | None:
         """The pool of the running loop at this moment; None before it is made."""
         pool = self._pools.get()
         return None if pool is None else pool.figures
+
+    async def _send(self, message: OutgoingMessage, send: Send) -> DeliveryReport:
+        outcome = await send_in_envelopes(message, send, max_recipients=self.settings.max_recipients_per_message)
+        return DeliveryReport(outcome.accepted, outcome.refused, outcome.response)
+
+    def _pool(self) -> ConnectionPool:
+        pool = self._pools.get()
+        if pool is None:
+            pool = self._make_pool()
+            at_loop_end(pool.aclose)
+        return pool
 
     def _make_pool(self) -> ConnectionPool:
         pool = ConnectionPool(self.settings)

@@ -26,12 +26,14 @@ class Dialogue:
     """Asks over ``connection`` and keeps who was accepted and refused.
 
     ``body_written`` is to be True once the last byte of the message has been written: from then on a lost connection
-    leaves the outcome uncertain. The methods raise what a refusal, a departure or a loss means for the caller.
+    leaves the outcome uncertain, unless it has not left this process; ``body_left``: it is known to have. The methods
+    raise what a refusal, a departure or a loss means for the caller.
     """
 
     def __init__(self, connection: Connection, recipients: Sequence[str], *, allow_partial: bool) -> None:
         self.connection = connection
         self.body_written = False
+        self.body_left = False
         self._peer = connection.peer
         self._recipients = recipients
         self._allow_partial = allow_partial
@@ -103,7 +105,7 @@ class Dialogue:
 
     @property
     def _body_sent(self) -> bool:
-        return self.body_written and self.connection.flushed
+        return self.body_left or (self.body_written and self.connection.flushed)
 
     def _require_negative(self, step: str, reply: Reply) -> None:
         if not reply.negative:

@@ -9,7 +9,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.smtp.commands import rcpt_to
 from openviper.core.email.smtp.outcome import Outcome
 
-__all__ = ["send_in_envelopes"]
+__all__ = ["Send", "send_in_envelopes"]
 
 logger = logging.getLogger("openviper.email")
 

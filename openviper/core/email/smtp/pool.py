@@ -50,7 +50,7 @@ class ConnectionPool:
         self._settings = settings
         self._peer = peer_name(settings)
         self._patience = _PATIENCE * settings.timeout if patience is None else patience
-        self._options = TransferOptions(
+        self.options = TransferOptions(
             one_flight=settings.one_flight,
             allow_partial=settings.allow_partial,
             timeout=settings.timeout,
@@ -101,22 +101,47 @@ class ConnectionPool:
             PoolTimeout: no connection became free in time.
             DeliveryError: see ``transfer`` and ``connect``.
         """
+        await self.turn()
+        return await self.send_at_once(message)
+
+    async def turn(self) -> None:
+        """Wait until ``EMAIL["rate_limit"]`` allows another transaction."""
         if self._limiter is not None:
             await self._limiter.wait()
+
+    async def send_at_once(self, message: OutgoingMessage) -> Outcome:
+        """``send``, by one whose ``turn`` it is."""
         connection = await self.acquire()
         try:
             try:
-                outcome = await transfer(connection, message, self._options)
+                outcome = await transfer(connection, message, self.options)
             except StaleConnection as stale:
                 if not connection.kept:
                     raise stale.error from stale.__cause__
                 connection = await self._replace(connection)
                 outcome = await self._send_afresh(connection, message)
-            connection.messages += 1
-            self._sent += 1
+            self.note_sent(connection)
             return outcome
         finally:
             self.release(connection)
+
+    def note_sent(self, connection: Connection) -> None:
+        """Count a transaction that the server has accepted."""
+        connection.messages += 1
+        self._sent += 1
+
+    def wants_back(self, connection: Connection, *, under_way: int, waiting: int) -> bool:
+        """True when who was lent ``connection`` should begin nothing further on it.
+
+        ``under_way``: transactions begun on it and not counted yet; ``waiting``: calls of ``acquire`` of the borrower
+        himself, besides which nobody may be waiting.
+        """
+        return (
+            self._closed
+            or len(self._waiters) > waiting
+            or connection.messages + under_way >= self._settings.max_messages_per_connection
+            or self._worn_out(connection)
+        )
 
     async def acquire(self) -> Connection:
         """Lend a connection; give it back with ``release``, whatever has become of it.
@@ -202,7 +227,7 @@ class ConnectionPool:
 
     async def _send_afresh(self, connection: Connection, message: OutgoingMessage) -> Outcome:
         try:
-            return await transfer(connection, message, self._options)
+            return await transfer(connection, message, self.options)
         except StaleConnection as stale:
             raise stale.error from stale.__cause__
 

@@ -13,13 +13,13 @@ from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.outcome import Outcome, too_large
 from openviper.core.email.smtp.wire import Connection
 
-__all__ = ["ONE_FLIGHT_MAX", "TransferOptions", "transfer"]
+__all__ = ["ONE_FLIGHT_MAX", "TRUSTED_FOR", "TransferOptions", "check_limits", "transfer"]
 
 ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
 
 # A connection that has been quiet for longer may have been given up by the server. The envelope then goes ahead of
 # the content, so that a message that meets a dead connection can be sent again without a doubt.
-_TRUSTED_FOR = 1.0  # seconds
+TRUSTED_FOR = 1.0  # seconds
 
 _SLOWEST = 10_000  # bytes a second, for the deadline of a whole transaction
 
@@ -32,6 +32,10 @@ class TransferOptions:
     allow_partial: bool = True
     timeout: float = 10.0
     data_timeout: float = 300.0
+
+    def longest(self, recipients: int, size: int) -> float:
+        """Seconds that a transaction may take, with ``size`` bytes of content for so many recipients."""
+        return 4 * (1 + recipients // 100) * self.timeout + self.data_timeout + size / _SLOWEST
 
 
 async def transfer(connection: Connection, message: OutgoingMessage, options: TransferOptions) -> Outcome:
@@ -69,14 +73,14 @@ class _Transaction:
         self._count = len(recipients)
         self._options = options
         self._dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
-        _check_limits(connection, message, size)
+        check_limits(connection, message, size)
         self._commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
         self._steps = ["MAIL FROM", *["RCPT TO"] * self._count]
 
     async def run(self) -> Outcome:
         connection = self._connection
         now = asyncio.get_running_loop().time()
-        connection.expire_at(now + self._longest)
+        connection.expire_at(now + self._options.longest(self._count, self._size))
         chunking = connection.capabilities.chunking
         # A server that does not understand RSET would add these recipients to the transaction before, so nothing
         # that leads to a delivery may be on its way until the answer to RSET is known.
@@ -96,11 +100,6 @@ class _Transaction:
         return await self._content_as_data()
 
     @property
-    def _longest(self) -> float:
-        options = self._options
-        return 4 * (1 + self._count // 100) * options.timeout + options.data_timeout + self._size / _SLOWEST
-
-    @property
     def _partial_is_fine(self) -> bool:
         return self._options.allow_partial or self._count == 1
 
@@ -109,7 +108,7 @@ class _Transaction:
             self._options.one_flight
             and self._size <= ONE_FLIGHT_MAX
             and self._partial_is_fine
-            and now - self._connection.heard_at < _TRUSTED_FOR
+            and now - self._connection.heard_at < TRUSTED_FOR
         )
 
     async def _in_one_flight(self) -> Outcome:
@@ -171,8 +170,13 @@ class _Transaction:
         return await send_as_data(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
 
 
-def _check_limits(connection: Connection, message: OutgoingMessage, size: int) -> None:
-    """What the server has said beforehand that it does not take."""
+def check_limits(connection: Connection, message: OutgoingMessage, size: int) -> None:
+    """Raise for what the server has said beforehand that it does not take.
+
+    Raises:
+        InvalidMessage: there is no recipient.
+        MessageRefused: it is too large, or needs SMTPUTF8, which is not offered.
+    """
     capabilities, peer = connection.capabilities, connection.peer
     if not message.envelope.recipients:
         raise InvalidMessage("the envelope has no recipient")

@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         self.limit = limit
         self.on_closed: ClosedCallback | None = None
         self.needs_reset = False
+        self.takes_reset: bool | None = None  # None: RSET was never sent
         self.kept = False  # it was used or has waited, so the server may have given it up meanwhile
         self.messages = 0
         self._loop = asyncio.get_running_loop()
@@ -64,6 +65,16 @@ class Connection(asyncio.Protocol):
     def flushed(self) -> bool:
         """True when every byte written has been handed to the system; stays as it was when the connection ends."""
         return not self._paused
+
+    @property
+    def at_rest(self) -> bool:
+        """True when no reply is waited for."""
+        return not self._exchanges
+
+    @property
+    def dismissed(self) -> bool:
+        """True when the server has said 421 to something; what was written behind that it has not looked at."""
+        return self._going_away
 
     def expire_at(self, when: float) -> None:
         """End the connection at ``when`` (loop time) whatever happens until then; ``inf`` takes that back."""
