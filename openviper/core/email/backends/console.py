@@ -3,9 +3,10 @@
 import asyncio
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from threading import Lock
-from typing import TextIO
+from typing import Self, TextIO
 
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
@@ -14,10 +15,10 @@ from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["ConsoleBackend", "escape", "render"]
+__all__ = ["LABEL", "WIDTH", "ConsoleBackend", "View", "escape", "render"]
 
-_WIDTH = 78
-_LABEL = 13
+WIDTH = 78
+LABEL = 13
 
 # C0 and C1 controls and DEL drive the terminal; bidirectional controls and line separators make text look like other
 # text; lone surrogates cannot be encoded.
@@ -30,8 +31,8 @@ _writing = Lock()
 class ConsoleBackend(EmailBackend):
     """Prints each message as one block; blocks of concurrent messages do not mix.
 
-    ``stream`` None is ``sys.stdout`` as it is at the time of writing. The writing is done in a thread, since a
-    terminal or a pipe may block.
+    ``stream`` None is ``sys.stdout`` as it is at the time of writing. A terminal gets colours where the extra ``rich``
+    is installed. The writing is done in a thread, since a terminal or a pipe may block.
     """
 
     def __init__(self, settings: EmailSettings, stream: TextIO | None = None) -> None:
@@ -55,7 +56,7 @@ class ConsoleBackend(EmailBackend):
         # None where a process has no standard output, whatever the type stubs say.
         if stream is None:
             raise ValueError("there is no standard output")
-        text = render(message)
+        text = (_coloured(message, stream) if _is_terminal(stream) else None) or render(message)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         with _writing:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -76,59 +77,92 @@ def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of a message, all of it safe for a terminal.
+
+    ``headers``: label, value and a note; ``text``, ``html_size``: None without that part; ``attachments``: name, type,
+    size and a note.
+    """
+
+    headers: tuple[tuple[str, str, str], ...]
+    text: str | None
+    html_size: str | None
+    attachments: tuple[tuple[str, str, str, str], ...]
+
+    @classmethod
+    def of(cls, message: OutgoingMessage) -> Self:
+        """Of ``message`` for its envelope."""
+        prepared = message.prepared
+        return cls(
+            headers=tuple((escape(label), escape(value), note) for label, value, note in _headers(message)),
+            text=None if prepared.text is None else escape(prepared.text, body=True).rstrip("\n"),
+            html_size=None if prepared.html is None else _size(len(prepared.html.encode(errors="replace"))),
+            attachments=tuple(map(_row, prepared.attachments)),
+        )
+
+
 def render(message: OutgoingMessage) -> str:
-    """The block that is printed, its last line ended."""
-    rule = "-" * _WIDTH
-    body = message.prepared.text
-    lines = [rule, *_headers(message), ""]
-    lines.append("(no text part)" if body is None else escape(body, body=True).rstrip("\n"))
-    if message.prepared.html is not None:
-        lines += ["", f"[and as HTML, {_size(len(message.prepared.html.encode(errors='replace')))}]"]
-    if message.prepared.attachments:
-        lines += ["", *_table(message.prepared.attachments)]
+    """The block that is printed where the output is no terminal, its last line ended."""
+    view = View.of(message)
+    rule = "-" * WIDTH
+    lines = [rule, *(f"{label}:".ljust(LABEL) + value + note for label, value, note in view.headers), ""]
+    lines.append("(no text part)" if view.text is None else view.text)
+    if view.html_size is not None:
+        lines += ["", f"[and as HTML, {view.html_size}]"]
+    if view.attachments:
+        lines += ["", *_table(view.attachments)]
     return "\n".join([*lines, rule, ""])
 
 
-def _headers(message: OutgoingMessage) -> Iterator[str]:
+def _is_terminal(stream: TextIO) -> bool:
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and isatty()
+
+
+def _coloured(message: OutgoingMessage, stream: TextIO) -> str | None:
+    """The block with colours; None where rich is not installed. Slow the first time: use a thread."""
+    try:
+        from openviper.core.email.backends.console_colours import coloured
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        return None
+    return coloured(View.of(message), stream)
+
+
+def _headers(message: OutgoingMessage) -> Iterator[tuple[str, str, str]]:
     prepared, envelope = message.prepared, message.envelope
-    yield _line("From", str(prepared.sender))
+    yield "From", str(prepared.sender), ""
     yield from _addresses("To", prepared.to)
     yield from _addresses("Cc", prepared.cc)
     yield from _addresses("Bcc", prepared.bcc, note="  (in the envelope only)")
     yield from _addresses("Reply-To", prepared.reply_to)
-    yield _line("Subject", prepared.subject)
-    yield _line("Date", prepared.date.strftime("%a, %d %b %Y %H:%M:%S %z"))
-    yield _line("Message-ID", prepared.message_id)
+    yield "Subject", prepared.subject, ""
+    yield "Date", prepared.date.strftime("%a, %d %b %Y %H:%M:%S %z"), ""
+    yield "Message-ID", prepared.message_id, ""
     for name, value in prepared.headers:
-        yield _line(name, value)
+        yield name, value, ""
     if envelope.sender != prepared.sender.addr_spec:
-        yield _line("Return path", envelope.sender or "<> (none)")
+        yield "Return path", envelope.sender or "<> (none)", ""
     named = {address.addr_spec for address in (*prepared.to, *prepared.cc, *prepared.bcc)}
     if set(envelope.recipients) != named:
         # One of several envelopes, or a further attempt for those who have not got it yet.
-        yield _line("Sent to", ", ".join(envelope.recipients))
+        yield "Sent to", ", ".join(envelope.recipients), ""
 
 
-def _addresses(label: str, addresses: Iterable[Address], note: str = "") -> Iterator[str]:
+def _addresses(label: str, addresses: Iterable[Address], note: str = "") -> Iterator[tuple[str, str, str]]:
     text = ", ".join(map(str, addresses))
     if text:
-        yield _line(label, text) + note
+        yield label, text, note
 
 
-def _line(label: str, value: str) -> str:
-    return f"{escape(label)}:".ljust(_LABEL) + escape(value)
+def _row(attachment: AttachmentData) -> tuple[str, str, str, str]:
+    note = f"inline, cid:{escape(attachment.content_id or '')}" if attachment.inline else ""
+    return escape(attachment.filename), escape(attachment.mimetype), _size(len(attachment.content)), note
 
 
-def _table(attachments: Iterable[AttachmentData]) -> Iterator[str]:
-    rows = [
-        (
-            escape(attachment.filename),
-            escape(attachment.mimetype),
-            _size(len(attachment.content)),
-            f"inline, cid:{escape(attachment.content_id or '')}" if attachment.inline else "",
-        )
-        for attachment in attachments
-    ]
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
     names, types, sizes = (max(len(row[column]) for row in rows) for column in range(3))
     yield "Attachments:"
     for name, mimetype, size, note in rows:
