@@ -25,6 +25,7 @@ from openviper.core.email import (
     submit_email,
 )
 from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.queue import enqueue_email_job, worker_available
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered
@@ -244,6 +245,17 @@ async def test_nothing_leaves_after_the_capture_for_a_transaction_that_commits_l
     for held in record.commit():
         await held.on_commit()  # type: ignore[misc]
     mailbox.assert_not_sent()
+
+
+async def test_deferred_mail_that_leaves_after_the_capture_still_reaches_no_server() -> None:
+    mailer, outbox = Mailer(EmailSettings.from_settings()), Outbox()
+    with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
+        await send_email("alice@example.com", "Hi", text="Hello")
+    with capture_mail() as another:
+        (handed,) = outbox.hand_over()
+        await handed.done
+    assert (len(mailbox), len(another)) == (1, 0)
+    await mailer.aclose()
 
 
 def test_held_mail_of_another_loop_is_delivered_there(mailbox: Mailbox) -> None:
