@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from openviper.cli.colour import colour
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import enter_project
@@ -75,10 +75,9 @@ class _LinePrinter:
     def add(self, finding: "Finding") -> None:
         from openviper.core.email.backends.console import escape
 
-        colour = False if os.environ.get("NO_COLOR") else None
         status = click.style(f"{finding.status:<8}", fg=_COLOURS[finding.status])
         first, *more = finding.found.splitlines() or [""]
-        click.echo(f"{status} {finding.check:<9} {escape(first)}", color=colour)
+        click.echo(f"{status} {finding.check:<9} {escape(first)}", color=colour())
         for line in more:
             click.echo(f"{'':<19}{escape(line)}")
         if finding.remedy:

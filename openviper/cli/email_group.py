@@ -1,9 +1,12 @@
-"""``viperctl email``: how the mail queue stands, and what to do with mail that could not be delivered."""
+"""``viperctl email``: what there is to try, to see and to do about a project's mail."""
 
 import click
 
 from openviper.cli.email_check import check
+from openviper.cli.email_config import config
 from openviper.cli.email_failed import failed
+from openviper.cli.email_preview import preview
+from openviper.cli.email_send import send
 from openviper.cli.email_status import status
 
 __all__ = ["email"]
@@ -11,9 +14,8 @@ __all__ = ["email"]
 
 @click.group()
 def email() -> None:
-    """Queued mail: how it stands, and what could not be delivered."""
+    """Mail of a project: try it out, look at its settings and templates, and look after the queue."""
 
 
-email.add_command(check)
-email.add_command(failed)
-email.add_command(status)
+for _command in (check, config, failed, preview, send, status):
+    email.add_command(_command)

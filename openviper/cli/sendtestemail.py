@@ -13,18 +13,31 @@ from openviper.cli.project import enter_project
 if TYPE_CHECKING:
     from openviper.core.email.settings import EmailSettings
 
-__all__ = ["sendtestemail"]
+__all__ = ["send_test_message", "sender_option", "sendtestemail"]
+
+sender_option = click.option(
+    "--from", "sender", metavar="ADDRESS", help='The sender. Default: EMAIL["default_sender"].'
+)
 
 
 @click.command()
 @project_path
 @click.argument("addresses", nargs=-1, required=True)
-@click.option("--from", "sender", metavar="ADDRESS", help='The sender. Default: EMAIL["default_sender"].')
+@sender_option
 @settings_option
 def sendtestemail(path: Path, addresses: tuple[str, ...], sender: str | None, settings: str | None) -> None:
     """Send one test message to ADDRESSES with the settings of the project folder PATH, and show the answers.
 
     The message is delivered at once, by this process. Ends with 1 when anybody does not get it.
+    """
+    send_test_message(path, addresses, sender=sender, settings=settings)
+
+
+def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | None, settings: str | None) -> None:
+    """Send it and print what came of it.
+
+    Raises:
+        click.ClickException: somebody does not get it.
     """
     from openviper.core.email.errors import DeliveryError, RecipientsRefused
     from openviper.core.email.sender import submit_email

@@ -1,10 +1,7 @@
 """``viperctl email check`` against servers of every kind: the right line, the right exit code, in time, no secret."""
 
 import json
-import os
-import pty
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from support.commands import Cli
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
+from support.terminal import on_a_terminal
 from support.workers import Worker
 
 __all__ = ["redis_server"]
@@ -276,22 +274,6 @@ def test_lines_are_plain_where_the_output_is_no_terminal(cli: Cli, project: Path
 
 def test_colours_are_for_terminals_that_want_them(project: Path) -> None:
     configure(project, backend="ConsoleBackend")
-    command = [Path(sys.executable).with_name("viperctl"), "email", "check", "--project", project]
-    assert "\x1b[32m" in on_a_terminal(command)
-    assert "\x1b[32m" not in on_a_terminal(command, NO_COLOR="1")
-
-
-def on_a_terminal(command: list[str | Path], **env: str) -> str:
-    """What it prints there."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", **env})
-    os.close(theirs)
-    printed = b""
-    try:
-        while more := os.read(ours, 4096):
-            printed += more
-    except OSError:
-        pass  # Linux says so when the other side has ended
-    os.close(ours)
-    assert process.wait(30) == 0
-    return printed.decode()
+    command = [str(Path(sys.executable).with_name("viperctl")), "email", "check", "--project", str(project)]
+    assert "\x1b[32m" in on_a_terminal(command).stdout
+    assert "\x1b[32m" not in on_a_terminal(command, NO_COLOR="1").stdout

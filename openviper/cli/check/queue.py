@@ -48,7 +48,7 @@ def _probe(service: QueueService) -> None:
 
 def _worker(count: int) -> Finding:
     if count:
-        return Finding.ok("worker", f"{count} consume the emails queue")
+        return Finding.ok("worker", f"workers on the emails queue: {count}")
     return Finding.failed("worker", "nobody takes mail from the queue", "start one: viperctl runworker")
 
 

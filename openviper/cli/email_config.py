@@ -1,0 +1,105 @@
+"""``viperctl email config``: what the settings of mail are, where each comes from, and what follows from them."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openviper.cli.colour import colour
+from openviper.cli.email_queue import project_option
+from openviper.cli.options import settings_option
+from openviper.cli.project import Project, enter_project
+
+if TYPE_CHECKING:
+    from openviper.core.email.delivery import Ways
+    from openviper.core.email.settings import EmailSettings
+
+__all__ = ["config"]
+
+
+@click.command()
+@project_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@settings_option
+def config(path: Path, as_json: bool, settings: str | None) -> None:
+    """Show each setting of mail with its origin, and which way mail would go now. Secrets are masked.
+
+    What an application gives as `Email({...})` or `EmailMiddleware(app, {...})` is known in its processes only.
+    """
+    from openviper.core.email.settings import EmailSettings
+
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
+    email = EmailSettings.from_settings()
+    origins = _origins(project, email)
+    ways = asyncio.run(_ways(email))
+    if as_json:
+        _print_json(email, origins, ways)
+    else:
+        _print_lines(email, origins, ways)
+
+
+def _origins(project: Project, email: "EmailSettings") -> dict[str, str]:
+    given = email.sources()
+    origins = {}
+    for name in type(email).model_fields:
+        place = given.get(name, "default")
+        origins[name] = f"{place} in {project.settings}" if place.startswith("EMAIL[") else place
+    if "port" not in given and (email.use_ssl or email.use_tls):
+        origins["port"] = "default with use_ssl" if email.use_ssl else "default with use_tls"
+    return origins
+
+
+async def _ways(email: "EmailSettings") -> "Ways":
+    from openviper.core.email.delivery import Mailer, current_ways
+
+    mailer = Mailer(email)
+    await mailer.detect_broker()
+    return current_ways(mailer)
+
+
+def _print_lines(email: "EmailSettings", origins: dict[str, str], ways: "Ways") -> None:
+    from openviper.core.email.backends.console import escape
+
+    values = {name: _shown(name, getattr(email, name)) for name in origins}
+    width = max(map(len, origins))
+    wide = max(len(value) for value in values.values())
+    for name, origin in origins.items():
+        line = f"{name:<{width}}  {values[name]:<{min(wide, 40)}}  {origin}"
+        click.echo(click.style(escape(line), dim=origin == "default"), color=colour())
+    click.echo()
+    click.echo(f"In a request  {ways.in_request}")
+    click.echo(f"Elsewhere     {ways.elsewhere}")
+    click.echo(f"Through       {escape(ways.backend)}")
+    click.echo(f"Because       {escape(ways.reason)}")
+
+
+def _print_json(email: "EmailSettings", origins: dict[str, str], ways: "Ways") -> None:
+    settings = {name: {"value": _plain(name, getattr(email, name)), "origin": origins[name]} for name in origins}
+    way = {"request": ways.in_request, "elsewhere": ways.elsewhere, "backend": ways.backend, "reason": ways.reason}
+    click.echo(json.dumps({"settings": settings, "way": way}, indent=2))
+
+
+def _shown(name: str, value: object) -> str:
+    plain = _plain(name, value)
+    return "none" if plain is None else ", ".join(plain) if isinstance(plain, list) else str(plain)
+
+
+def _plain(name: str, value: object) -> Any:
+    """For JSON; a secret as asterisks."""
+    from openviper.core.email.settings_sources import SECRETS
+
+    if value is None or isinstance(value, bool | int):
+        return value
+    if name in SECRETS:
+        return "***"
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    if isinstance(value, str | Path):
+        return str(value)
+    # A rate shows itself as it is written; of other objects only the kind says something.
+    return str(value) if type(value).__str__ is not object.__str__ else type(value).__name__
