@@ -1,0 +1,584 @@
+"""Overlapped messages: many in flight on one connection, and the right outcome for each when something fails."""
+
+import asyncio
+import random
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from support.messages import outgoing
+from support.postfix import Postfix
+from support.rawserver import Peer, greet, raw_server
+from support.smtpd import ReceivedMessage, SmtpServer
+
+from openviper.core.email.backends import DeliveryReport, SMTPBackend
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryError,
+    EmailError,
+    InvalidMessage,
+    MessageRefused,
+    RecipientsRefused,
+)
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+
+Outcome = DeliveryReport | EmailError
+
+
+def numbered(count: int, *, filling: bytes = b"") -> list[OutgoingMessage]:
+    """Messages that say who is to get them, so that one in the wrong hands is seen."""
+    return [
+        outgoing(b"number %d.\r\n" % number + filling, to=[f"to{number}@example.com"], number=number)
+        for number in range(count)
+    ]
+
+
+async def send_all(backend: SMTPBackend, messages: Sequence[OutgoingMessage]) -> list[Outcome]:
+    outcomes = await asyncio.gather(*map(backend.send_overlapped, messages), return_exceptions=True)
+    for outcome in outcomes:
+        if not isinstance(outcome, DeliveryReport | EmailError):
+            raise outcome
+    return outcomes  # type: ignore[return-value]
+
+
+@asynccontextmanager
+async def backend_for(server: SmtpServer, **more: object) -> AsyncIterator[SMTPBackend]:
+    async with SMTPBackend(EmailSettings(**server.settings(**{"pool_size": 1} | more))) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def raw_backend(converse: Callable[[Peer], Awaitable[None]], **more: int) -> AsyncIterator[SMTPBackend]:
+    async with (
+        raw_server(converse, **more) as port,
+        SMTPBackend(EmailSettings(host="127.0.0.1", port=port, pool_size=1)) as backend,
+    ):
+        yield backend
+
+
+def number_of(content: bytes) -> int:
+    found = re.search(rb"^number (\d+)\.\r?$", content, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def check(messages: Sequence[ReceivedMessage], outcomes: Sequence[Outcome]) -> Counter[int]:
+    """Nobody got another one's mail, and what arrived how often fits what the senders were told."""
+    arrived: Counter[int] = Counter()
+    for message in messages:
+        number = number_of(message.content)
+        assert message.recipients == [f"to{number}@example.com"]
+        arrived[number] += 1
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, DeliveryReport):
+            assert arrived[number] == 1, number
+        elif isinstance(outcome, DeliveryError) and outcome.uncertain:
+            assert arrived[number] <= 1, number
+        else:
+            assert arrived[number] == 0, number
+    return arrived
+
+
+async def all_given_back(backend: SMTPBackend) -> None:
+    """No connection is lent, and none is about to be: what is open is idle, or says QUIT."""
+    async with asyncio.timeout(5):
+        while (figures := backend.figures) is None or figures.open != figures.idle or figures.waiting:
+            await asyncio.sleep(0.01)
+
+
+def of_kind(outcomes: Sequence[Outcome], kind: type[EmailError]) -> list[int]:
+    return [number for number, outcome in enumerate(outcomes) if isinstance(outcome, kind)]
+
+
+def uncertain(outcomes: Sequence[Outcome]) -> list[int]:
+    return [n for n, outcome in enumerate(outcomes) if isinstance(outcome, DeliveryError) and outcome.uncertain]
+
+
+# What goes out when
+
+
+async def read_flight(peer: Peer) -> int:
+    """The number of the message that the next flight carries."""
+    assert await peer.line() == b"RSET"
+    assert (await peer.line()).startswith(b"MAIL FROM:")
+    assert (await peer.line()).startswith(b"RCPT TO:")
+    verb, length, last = (await peer.line()).split()
+    assert (verb, last) == (b"BDAT", b"LAST")
+    return number_of(await peer.exactly(int(length)))
+
+
+async def probed(peer: Peer) -> None:
+    await greet(peer, "PIPELINING", "CHUNKING")
+    assert await peer.line() == b"RSET"
+    await peer.nothing_comes()
+    await peer.say(b"250 reset")
+
+
+async def test_twenty_messages_follow_each_other_without_an_answer() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(20)] == list(range(20))
+        await peer.nothing_comes()
+        await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 20)
+        assert [await read_flight(peer) for _ in range(10)] == list(range(20, 30))
+        await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 10)
+
+    async with raw_backend(converse) as backend:
+        outcomes = await send_all(backend, numbered(30))
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+
+
+async def test_a_window_of_bytes_bounds_what_is_unanswered() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        for first in range(0, 9, 2):
+            assert [await read_flight(peer) for _ in range(2)] == [first, first + 1]
+            await peer.nothing_comes()
+            await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 2)
+
+    messages = numbered(10, filling=(b"x" * 76 + b"\r\n") * 1300)
+    async with raw_backend(converse) as backend:
+        assert all(isinstance(outcome, DeliveryReport) for outcome in await send_all(backend, messages))
+
+
+async def test_a_server_that_refuses_rset_gets_one_message_at_a_time() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        assert await peer.line() == b"RSET"
+        await peer.say(b"502 no such command")
+        for number in range(3):
+            assert (await peer.line()).startswith(b"MAIL FROM:")
+            assert (await peer.line()).startswith(b"RCPT TO:")
+            assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == number
+            await peer.nothing_comes()
+            await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    async with raw_backend(converse) as backend:
+        assert all(isinstance(outcome, DeliveryReport) for outcome in await send_all(backend, numbered(3)))
+
+
+@pytest.mark.parametrize("capabilities", [("PIPELINING", "SIZE 100000000"), ("CHUNKING",), ()])
+async def test_without_both_extensions_it_falls_back_in_silence(capabilities: Sequence[str]) -> None:
+    with SmtpServer(capabilities=capabilities) as server:
+        async with backend_for(server, pool_size=2) as backend:
+            outcomes = await send_all(backend, numbered(50))
+    assert sum(check(server.messages, outcomes).values()) == 50
+    assert "RSET" not in server.verbs
+    assert server.connections <= 2
+
+
+@pytest.mark.parametrize("settings", [{"one_flight": False}, {"allow_partial": False}], ids=str)
+async def test_settings_that_forbid_one_flight_forbid_overlapping(settings: dict[str, bool]) -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, **settings) as backend:
+            for _ in range(2):
+                await backend.send_overlapped(outgoing(to=["a@example.com", "b@example.com"]))
+    assert "RSET" not in server.verbs
+
+
+async def test_large_messages_go_alone_between_the_small_ones() -> None:
+    messages = numbered(30)
+    messages[3:20:4] = [
+        outgoing(b"number %d.\r\n" % n + b"x" * 76 * 4000 + b"\r\n", to=[f"to{n}@example.com"]) for n in range(3, 20, 4)
+    ]
+    with SmtpServer() as server:
+        async with backend_for(server) as backend:
+            assert sum(check(server.messages, await send_all(backend, messages)).values()) == 30
+    assert server.connections == 1
+
+
+async def test_several_connections_share_many_messages_and_few_use_one() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server, pool_size=3) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(60)))
+            await server.seen("body", 3)
+            gate.release()
+            await sending
+    assert server.connections == 3
+    with SmtpServer() as server:
+        async with backend_for(server, pool_size=3) as backend:
+            await send_all(backend, numbered(20))
+    assert server.connections == 1
+
+
+async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, max_messages_per_connection=30) as backend:
+            check(server.messages, await send_all(backend, numbered(100)))
+    assert [count for _, count in sorted(Counter(m.connection for m in server.messages).items())] == [30, 30, 30, 10]
+
+
+async def test_an_ordinary_message_gets_its_turn_between_overlapped_ones() -> None:
+    with SmtpServer() as server:
+        server.delay("body", 0.005)
+        async with backend_for(server, max_messages_per_connection=10_000) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(200)))
+            await server.arrive(5)
+            await backend.send(outgoing(b"number 1000.\r\n"))
+            place = [number_of(message.content) for message in server.messages].index(1000)
+            await sending
+    assert place < 100
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_messages_overlap_over_tls_too(tls: str) -> None:
+    with SmtpServer(tls=tls) as server:
+        async with backend_for(server) as backend:
+            assert sum(check(server.messages, await send_all(backend, numbered(60))).values()) == 60
+    assert server.connections == 1
+
+
+def test_messages_overlap_on_uvloop_too() -> None:
+    async def main(server: SmtpServer) -> list[Outcome]:
+        async with backend_for(server) as backend:
+            return await send_all(backend, numbered(60))
+
+    with SmtpServer() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert sum(check(server.messages, runner.run(main(server))).values()) == 60
+
+
+# Refusals
+
+
+async def test_a_refused_message_does_not_touch_its_neighbours() -> None:
+    with SmtpServer() as server:
+        server.refuse("to3@example.com", 550)
+        server.fault("MAIL", 552, nth=6)
+        server.fault("BDAT", 554, nth=9)
+        server.fault("body", 451, nth=11)
+        async with backend_for(server) as backend:
+            outcomes = await send_all(backend, numbered(20))
+            assert backend.figures is not None
+            assert (backend.figures.sent, backend.figures.reconnects) == (16, 0)
+    check(server.messages, outcomes)
+    assert of_kind(outcomes, RecipientsRefused) == [3]
+    assert len(of_kind(outcomes, MessageRefused)) == 3
+    assert uncertain(outcomes) == []
+    assert server.connections == 1
+
+
+async def test_after_a_refusal_an_ordinary_message_begins_anew() -> None:
+    """BDAT was refused, so the transaction is still open; RSET ends it before the next."""
+    with SmtpServer() as server:
+        server.fault("BDAT", 451, nth=1)
+        async with backend_for(server) as backend:
+            with pytest.raises(MessageRefused):
+                await backend.send_overlapped(numbered(1)[0])
+            await backend.send(outgoing(b"number 1.\r\n", to=["to1@example.com"]))
+    assert [message.recipients for message in server.messages] == [["to1@example.com"]]
+
+
+async def test_one_out_of_sequence_because_of_another_is_sent_again_and_not_refused() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(3)] == [0, 1, 2]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
+        await peer.say(b"250 reset", b"503 nested MAIL", b"503 not now", b"503 not now")
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+        assert (await peer.line()).startswith(b"MAIL FROM:")
+        await peer.line()
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == 1
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken again")
+
+    async with raw_backend(converse) as backend:
+        refused, again, taken = await send_all(backend, numbered(3))
+    assert isinstance(refused, MessageRefused)
+    assert isinstance(again, DeliveryReport)
+    assert again.response == "250 taken again"
+    assert isinstance(taken, DeliveryReport)
+
+
+async def test_content_that_was_taken_for_nobody_knows_whom_is_uncertain() -> None:
+    """RSET and MAIL are refused in the middle, RCPT adds to the transaction before, and its content is taken."""
+    conversations = 0
+
+    async def converse(peer: Peer) -> None:
+        nonlocal conversations
+        conversations += 1
+        assert conversations == 1
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
+        await peer.say(b"451 not now", b"503 nested MAIL", b"250 recipient", b"250 taken")
+        assert await peer.reader.read(1) == b""  # nothing more goes over this connection
+
+    async with raw_backend(converse) as backend:
+        first, second = await send_all(backend, numbered(2))
+    assert isinstance(first, MessageRefused)
+    assert isinstance(second, ConnectionFailed)
+    assert second.uncertain
+
+
+async def test_what_cannot_stand_on_the_wire_fails_alone() -> None:
+    messages = numbered(5)
+    messages[2] = outgoing(b"a bare\rreturn\r\n", to=["to2@example.com"])
+    with SmtpServer() as server:
+        async with backend_for(server) as backend:
+            outcomes = await send_all(backend, messages)
+    assert of_kind(outcomes, InvalidMessage) == [2]
+    assert len(server.messages) == 4
+
+
+# A connection that dies in the middle
+
+
+VERBS = ["RSET", "MAIL", "RCPT", "BDAT", "body"]
+
+
+@pytest.mark.parametrize("action", ["drop", "reset", "garbage", 421])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_outcome_is_right_when_the_connection_ends_at(verb: str, action: str | int) -> None:
+    """In the middle of the second flight of twenty, at each step of the 25th message."""
+    with SmtpServer() as server:
+        server.fault(verb, action, nth=26 if verb == "RSET" else 25)
+        async with backend_for(server, max_messages_per_connection=1000) as backend:
+            outcomes = await send_all(backend, numbered(60))
+            await all_given_back(backend)
+    arrived = check(server.messages, outcomes)
+    lost = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
+    if action == 421:
+        # What was behind it was not looked at, and is sent again.
+        assert lost == ([24] if verb in ("RCPT", "BDAT", "body") else [])
+        assert uncertain(outcomes) == []
+    else:
+        assert lost == uncertain(outcomes)
+        assert 24 in lost
+        assert len(lost) <= 20
+        # A server that closes with commands unread resets the connection, which destroys answers on their way.
+        assert set(lost) <= set(range(24 if action == "garbage" else 5, 44))
+    if action != "garbage":  # after which the server goes on with what it has
+        assert set(arrived) >= set(range(60)) - set(lost)
+    assert server.connections == 2
+
+
+async def test_silence_in_the_middle_ends_in_time_and_leaves_the_rest_uncertain() -> None:
+    with SmtpServer() as server:
+        server.fault("MAIL", "silence", nth=25)
+        async with backend_for(server, timeout=0.3) as backend:
+            outcomes = await send_all(backend, numbered(60))
+    check(server.messages, outcomes)
+    assert 24 in uncertain(outcomes)
+    assert len(uncertain(outcomes)) <= 20
+
+
+async def test_refusals_that_were_answered_before_the_end_are_refusals() -> None:
+    async def converse(peer: Peer) -> None:
+        if peers.append(peer) or len(peers) > 1:  # type: ignore[func-returns-value]
+            return
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(4)] == [0, 1, 2, 3]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+        await peer.say(b"250 reset", b"250 sender", b"550 no such user")  # and no more
+
+    peers: list[Peer] = []
+    async with raw_backend(converse) as backend:
+        outcomes = await send_all(backend, numbered(4))
+    assert isinstance(outcomes[0], DeliveryReport)
+    assert of_kind(outcomes, RecipientsRefused) == [1]
+    assert uncertain(outcomes) == [2, 3]
+
+
+async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> None:
+    """The server stops reading in the middle of the content, so the end of it cannot have left."""
+    taken: list[int] = []
+    stuck = asyncio.Event()
+
+    async def converse(peer: Peer) -> None:
+        if not taken:
+            await probed(peer)
+            taken.append(await read_flight(peer))
+            await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+            await stuck.wait()
+            return
+        await greet(peer, "PIPELINING", "CHUNKING")
+        for _ in range(2):
+            assert (await peer.line()).startswith(b"MAIL FROM:")
+            await peer.line()
+            taken.append(number_of(await peer.exactly(int((await peer.line()).split()[1]))))
+            await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    first, second = numbered(1) + numbered(2, filling=(b"x" * 998 + b"\r\n") * 240)[1:]
+    async with raw_backend(converse, limit=4096) as backend:
+        await backend.send_overlapped(first)
+        narrow(backend)
+        sending = asyncio.ensure_future(send_all(backend, [second, first]))
+        await asyncio.sleep(0.2)
+        stuck.set()
+        outcomes = await sending
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert taken == [0, 1, 0]
+
+
+def narrow(backend: SMTPBackend) -> None:
+    """Let the system take few bytes on the only connection, which is idle."""
+    pool = backend._pools.get()
+    assert pool is not None
+    (connection,) = pool._idle
+    connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+
+# A real server
+
+
+@pytest.fixture(scope="module")
+def postfix() -> Iterator[Postfix]:
+    with Postfix() as server:
+        yield server
+
+
+def waiting(postfix: Postfix) -> bool:
+    """True while a message of the queue is not in the mailbox."""
+    queue = postfix._base / "queue"
+    return any(file.is_file() for name in ("incoming", "active", "deferred") for file in (queue / name).rglob("*"))
+
+
+async def check_mailbox(postfix: Postfix, before: int, outcomes: Sequence[Outcome]) -> Counter[int]:
+    """As ``check``, once everything that was accepted is there."""
+    accepted = sum(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    await postfix.arrive(before + accepted)
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(waiting, postfix):
+            await asyncio.sleep(0.05)
+    arrived: Counter[int] = Counter()
+    for content in postfix.stored()[before:]:
+        number = number_of(content)
+        found = re.search(rb"^Delivered-To: (\S+)$", content, re.MULTILINE)
+        assert found is not None
+        assert found[1] == b"to%d@example.com" % number
+        arrived[number] += 1
+    for number, outcome in enumerate(outcomes):
+        allowed = {1} if isinstance(outcome, DeliveryReport) else {0, 1} if number in uncertain(outcomes) else {0}
+        assert arrived[number] in allowed, number
+    return arrived
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("pool_size", [1, 4])
+async def test_five_hundred_arrive_at_postfix_once_each(postfix: Postfix, pool_size: int, tls: bool) -> None:
+    before = len(postfix.stored())
+    messages = numbered(500)
+    messages[7::50] = [outgoing(b"refused\r\n", to=["gone@example.com"]) for _ in range(10)]
+    async with SMTPBackend(EmailSettings(**postfix.settings(pool_size=pool_size, use_tls=tls))) as backend:
+        outcomes = await send_all(backend, messages)
+        assert backend.figures is not None
+        assert backend.figures.reconnects == 0
+    assert of_kind(outcomes, RecipientsRefused) == list(range(7, 500, 50))
+    assert sum((await check_mailbox(postfix, before, outcomes)).values()) == 490
+
+
+@asynccontextmanager
+async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterator[tuple[int, list[int]]]:
+    """Passes on to ``port``, and cuts each connection when so many bytes have come from the client, or gone to it."""
+    cuts: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        limit = cut_after()
+        passed = 0
+
+        async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, weight: int) -> None:
+            nonlocal passed
+            while passed < limit and (data := await source.read(1024)):
+                data = data[: max(1, (limit - passed) // weight)]
+                passed += len(data) * weight
+                sink.write(data)
+                await sink.drain()
+
+        # Replies weigh more, so that cuts fall into them as often as into messages.
+        there = asyncio.create_task(forward(reader, server_writer, 1))
+        back = asyncio.create_task(forward(server_reader, writer, 4))
+        await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+        there.cancel()
+        back.cancel()
+        await asyncio.gather(there, back, return_exceptions=True)
+        cuts.append(passed)
+        writer.transport.abort()
+        server_writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], cuts
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_outcomes_are_right_when_connections_to_postfix_are_cut_anywhere(postfix: Postfix, seed: int) -> None:
+    before = len(postfix.stored())
+    dice = random.Random(seed)
+    async with cutting_proxy(postfix.ports["chunking"], lambda: dice.randrange(4_000, 25_000)) as (port, cuts):
+        settings = EmailSettings(**postfix.settings(pool_size=2) | {"port": port})
+        async with SMTPBackend(settings) as backend:
+            outcomes = await send_all(backend, numbered(500))
+            await all_given_back(backend)
+    assert len(cuts) > 5
+    arrived = await check_mailbox(postfix, before, outcomes)
+    # Nothing but uncertainty is lost, and most of it had arrived or not for a reason that is told.
+    failed = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
+    assert failed == uncertain(outcomes)
+    assert len(failed) <= 20 * len(cuts)
+    assert max(arrived.values()) == 1
+
+
+# Round trips
+
+
+class Delayed(asyncio.Protocol):
+    """Answers everything, each time ``delay`` seconds after it came."""
+
+    delay = 0.02
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skip = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._later(b"220 delayed.example\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        replies = b""
+        while True:
+            if self._skip:
+                skipped = min(self._skip, len(self._buffer))
+                self._buffer, self._skip = self._buffer[skipped:], self._skip - skipped
+                if self._skip:
+                    break
+                replies += b"250 taken\r\n"
+            line, end, rest = self._buffer.partition(b"\r\n")
+            if not end:
+                break
+            self._buffer = rest
+            if line.startswith(b"BDAT"):
+                self._skip = int(line.split()[1])
+            elif line.startswith(b"EHLO"):
+                replies += b"250-delayed.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+            else:
+                replies += b"250 ok\r\n"
+        self._later(replies)
+
+    def _later(self, replies: bytes) -> None:
+        if replies:
+            asyncio.get_running_loop().call_later(self.delay, self._transport.write, replies)
+
+
+async def test_many_small_messages_need_a_fraction_of_a_round_trip_each() -> None:
+    server = await asyncio.get_running_loop().create_server(Delayed, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with SMTPBackend(EmailSettings(host="127.0.0.1", port=port, pool_size=1)) as backend:
+        started = time.monotonic()
+        await send_all(backend, numbered(500))
+        took = time.monotonic() - started
+    server.close()
+    print(f"{took / 500 / Delayed.delay:.3f} round trips a message")
+    assert took / 500 < 0.3 * Delayed.delay
