@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from openviper.core.email.addresses import Address
@@ -14,7 +14,7 @@ from openviper.core.email.mailbox.responses import HEADERS, as_json
 from openviper.core.email.mailbox.search import Query, matching
 from openviper.core.email.mailbox.source import header_fields
 from openviper.core.email.mailbox.store import Entry, Step, Store
-from openviper.core.email.mailbox.views import attachment, entry_or_404, message_or_404
+from openviper.core.email.mailbox.views import attachment, entry_or_404, source
 
 __all__ = ["Api"]
 
@@ -42,14 +42,14 @@ class Api:
     async def _list(self, request: Request) -> Response:
         entries = await self._matching(Query.from_parameters(request.query_params))
         cursor = max((entry.arrived for entry in await self._store.newest_first()), default=0)
-        return as_json({"messages": [_summary(entry) for entry in entries], "cursor": str(cursor)})
+        return await as_json({"messages": [_summary(entry) for entry in entries], "cursor": str(cursor)})
 
     async def _wait(self, request: Request) -> Response:
         """The first message after ``after`` that fits; without ``after`` the newest that fits, once there is one."""
         query = Query.from_parameters(request.query_params)
         timeout = _timeout(request)
         if timeout is None:
-            return as_json({"error": "timeout: give seconds, from 0 to 60"}, 400)
+            return await as_json({"error": "timeout: give seconds, from 0 to 60"}, 400)
 
         async def find() -> Entry | None:
             entries = await self._matching(query)
@@ -58,17 +58,16 @@ class Api:
         try:
             entry = await self._live.first(find, timeout)
         except Busy:
-            return as_json({"error": "too many requests wait already"}, 503)
+            return await as_json({"error": "too many requests wait already"}, 503)
         if entry is None:
-            return as_json({"error": f"no message that fits came within {timeout:g} s"}, 404)
+            return await as_json({"error": f"no message that fits came within {timeout:g} s"}, 404)
         return await self._full(entry)
 
     async def _one(self, request: Request) -> Response:
         return await self._full(await entry_or_404(self._store, request))
 
     async def _source(self, request: Request) -> Response:
-        message = await message_or_404(self._store, request)
-        return PlainTextResponse(b"".join(message.content).decode("utf-8", "replace"), headers=HEADERS)
+        return await source(self._store, request)
 
     async def _attachment(self, request: Request) -> Response:
         return await attachment(self._store, request)
@@ -87,14 +86,15 @@ class Api:
 
     async def _full(self, entry: Entry) -> Response:
         message = await self._store.load(entry.key)
-        return as_json(
+        fields = [] if message is None else await asyncio.to_thread(header_fields, message.content)
+        return await as_json(
             {
                 **_summary(entry),
                 "reply_to": _addresses(entry.prepared.reply_to),
                 "envelope_sender": entry.prepared.envelope_sender,
                 "text": entry.prepared.text,
                 "html": entry.prepared.html,
-                "headers": [] if message is None else header_fields(message.content),
+                "headers": fields,
                 "timeline": [_step(step) for step in entry.steps],
             }
         )

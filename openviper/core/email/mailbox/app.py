@@ -69,7 +69,7 @@ class Inbox:
             try:
                 await self._router(scope, receive, send)
             except HTTPException as error:
-                answer = self._problem(Request(scope), error)
+                answer = await self._problem(Request(scope), error)
         if answer is not None:
             await answer(scope, receive, send)
 
@@ -82,10 +82,10 @@ class Inbox:
             return PlainTextResponse("Changes are only taken from the inbox page itself.\n", 403, HEADERS)
         return None
 
-    def _problem(self, request: Request, error: HTTPException) -> Response:
+    async def _problem(self, request: Request, error: HTTPException) -> Response:
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
-            return as_json({"error": error.detail}, error.status_code)
-        return self._pages.page(request, "problem.html", error.status_code, text=error.detail)
+            return await as_json({"error": error.detail}, error.status_code)
+        return await self._pages.page(request, "problem.html", error.status_code, text=error.detail)
 
     async def _file(self, request: Request) -> Response:
         return self._pages.file(request.scope["path"].rpartition("/")[2])

@@ -17,7 +17,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?", re.IGNOREC
 def is_inbox_path(scope: Scope) -> bool:
     """Whether a request is for the inbox page, which lies directly under the application's root path."""
     path = path_below_root(scope)
-    return path == PATH or path.startswith(f"{PATH}/")
+    return scope["type"] == "http" and (path == PATH or path.startswith(f"{PATH}/"))
 
 
 def path_below_root(scope: Scope) -> str:

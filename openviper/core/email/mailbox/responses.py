@@ -54,11 +54,14 @@ class Pages:
             }
             self._environment = environment
 
-    def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
-        """The page ``name``."""
-        assert self._environment is not None
-        body = self._environment.get_template(name).render(base=request.scope["root_path"], **values)
+    async def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        """The page ``name``, made in a thread: a list of hundreds of messages takes its time."""
+        body = await asyncio.to_thread(self._render, name, request.scope["root_path"], values)
         return HTMLResponse(body, status, HEADERS)
+
+    def _render(self, name: str, base: str, values: Mapping[str, Any]) -> str:
+        assert self._environment is not None
+        return self._environment.get_template(name).render(base=base, **values)
 
     def file(self, name: str) -> Response:
         """A style sheet, script or picture."""
@@ -70,9 +73,9 @@ def home(request: Request) -> Response:
     return RedirectResponse(f"{request.scope['root_path']}/", 303)
 
 
-def as_json(value: object, status: int = 200) -> Response:
+async def as_json(value: object, status: int = 200) -> Response:
     """``value`` as JSON that no browser takes for a page."""
-    return Response(json.dumps(value), status, HEADERS, "application/json")
+    return Response(await asyncio.to_thread(json.dumps, value), status, HEADERS, "application/json")
 
 
 def as_download(content: bytes, filename: str, media_type: str = "application/octet-stream") -> Response:

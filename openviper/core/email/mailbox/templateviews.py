@@ -45,12 +45,12 @@ class TemplateViews:
         templates = await asyncio.to_thread(listed, self._mailer.renderer)
         mail = [template for template in templates if template.mail]
         others = [template for template in templates if not template.mail]
-        return self._pages.page(request, "templates.html", mail=mail or others, others=others if mail else [])
+        return await self._pages.page(request, "templates.html", mail=mail or others, others=others if mail else [])
 
     async def _preview(self, request: Request) -> Response:
-        return self._page(request, await preview(self._mailer.renderer, request.path_params["name"]))
+        return await self._page(request, await preview(self._mailer.renderer, request.path_params["name"]))
 
-    def _page(
+    async def _page(
         self, request: Request, shown: Preview, *, problem: str = "", to: str = "", status: int = 200
     ) -> Response:
         rendered = shown.rendered
@@ -59,7 +59,7 @@ class TemplateViews:
             for name, label in _TABS.items()
             if name == "values" or (rendered is not None and getattr(rendered, name) is not None)
         }
-        return self._pages.page(
+        return await self._pages.page(
             request,
             "preview.html",
             status,
@@ -92,7 +92,7 @@ class TemplateViews:
         shown = await preview(self._mailer.renderer, request.path_params["name"])
         to = await _address(request)
         if shown.rendered is None:
-            return self._page(request, shown, status=422)
+            return await self._page(request, shown, status=422)
         try:
             with using_mailer(self._mailer):
                 receipt = await submit_email(
@@ -103,7 +103,7 @@ class TemplateViews:
                     fail_silently=True,
                 )
         except (EmailError, OpenViperError) as error:
-            return self._page(request, shown, problem=str(error), to=to, status=422)
+            return await self._page(request, shown, problem=str(error), to=to, status=422)
         return RedirectResponse(f"{request.scope['root_path']}/{key_of(receipt.message_id)}", 303)
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer
@@ -20,7 +20,7 @@ from openviper.core.email.mailbox.source import header_fields, source_text
 from openviper.core.email.mailbox.store import Entry, Store, key_of
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "message_or_404"]
+__all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "message_or_404", "source"]
 
 _WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
 _THEMES = {"light": "Light", "dark": "Dark"}
@@ -67,7 +67,7 @@ class Views:
         if words:
             entries = await asyncio.to_thread(matching, everything, Query.from_parameters({"q": words}))
         unread = sum(not entry.read for entry in everything)
-        return self._pages.page(
+        return await self._pages.page(
             request, "list.html", entries=entries, query=words, total=len(everything), unread=unread
         )
 
@@ -91,9 +91,9 @@ class Views:
         }
         if view in ("headers", "source"):
             content = (await message_or_404(self._store, request)).content
-            values["fields"] = header_fields(content)
-            values["source"], values["complete"] = source_text(content)
-        return self._pages.page(request, "message.html", **values, **frame_choices(request))
+            values["fields"] = await asyncio.to_thread(header_fields, content)
+            values["source"], values["complete"] = await asyncio.to_thread(source_text, content)
+        return await self._pages.page(request, "message.html", **values, **frame_choices(request))
 
     async def _neighbours(self, entry: Entry) -> Mapping[str, str | None]:
         keys = [other.key for other in await self._store.newest_first()]
@@ -118,12 +118,12 @@ class Views:
         return Response(found[0], 200, _IMAGE_HEADERS, found[1])
 
     async def _source(self, request: Request) -> Response:
-        message = await message_or_404(self._store, request)
-        return PlainTextResponse(b"".join(message.content).decode("utf-8", "replace"), headers=HEADERS)
+        return await source(self._store, request)
 
     async def _download(self, request: Request) -> Response:
         message = await message_or_404(self._store, request)
-        return as_download(b"".join(message.content), f"{request.path_params['key']}.eml", "message/rfc822")
+        content = await asyncio.to_thread(b"".join, message.content)
+        return as_download(content, f"{request.path_params['key']}.eml", "message/rfc822")
 
     async def _attachment(self, request: Request) -> Response:
         return await attachment(self._store, request)
@@ -179,6 +179,13 @@ async def attachment(store: Store, request: Request) -> Response:
     if index >= len(attachments):
         raise HTTPException(404, "This message has no such attachment.")
     return as_download(attachments[index].content, attachments[index].filename)
+
+
+async def source(store: Store, request: Request) -> Response:
+    """The message as it is sent, as plain text."""
+    message = await message_or_404(store, request)
+    content = await asyncio.to_thread(b"".join, message.content)
+    return Response(content, 200, HEADERS, "text/plain; charset=utf-8")
 
 
 async def entry_or_404(store: Store, request: Request) -> Entry:

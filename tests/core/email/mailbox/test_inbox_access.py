@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import Message, Receive, Scope, Send
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 
 from openviper.conf import override
@@ -148,6 +149,24 @@ async def test_a_path_that_merely_begins_alike_is_the_applications_own(inboxes: 
     async with inboxes.open(OWN) as client:
         for path in ("/_mailbox", "/_mail.txt", "/x/_mail", "/_MAIL/"):
             assert (await client.get(path)).text == "the application's own"
+
+
+async def test_a_websocket_is_never_the_pages(inboxes: Inboxes) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    wrapped = EmailMiddleware(app, {"backend": "MemoryBackend", "default_sender": "a@example.test"})
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    await wrapped({"type": "websocket", "path": "/_mail/", "headers": []}, receive, send)
+    assert seen == ["websocket"]
 
 
 async def test_an_unknown_message_or_address_is_not_found(inboxes: Inboxes) -> None:

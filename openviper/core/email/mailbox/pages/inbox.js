@@ -37,7 +37,20 @@
     if (added.length) document.getElementById("news").textContent = `New mail: ${added.map((one) => one[1]).join(", ")}`;
   }
 
+  let refreshing = false;
+  let again = false;
+
+  /** Bring what is live up to date; changes that come meanwhile are asked for together, afterwards. */
   async function refresh() {
+    again = refreshing;
+    if (refreshing) return;
+    refreshing = true;
+    await update();
+    refreshing = false;
+    if (again) refresh();
+  }
+
+  async function update() {
     const page = await load(location.href);
     if (!page) return;
     const before = subjects(document);
