@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import Cli
+from support.documents import blocks
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
@@ -257,6 +258,16 @@ def test_another_backend_needs_no_server(cli: Cli, project: Path) -> None:
     checked = Checked(cli, project)
     assert checked.code == 0
     assert "ConsoleBackend" in checked.checks["tcp"]["found"]
+
+
+def test_the_lines_are_those_of_the_page(cli: Cli, project: Path) -> None:
+    block = next(block for block in blocks("docs/command-line.md", "console") if "email check" in block.code)
+    settings = next(block for block in blocks("docs/command-line.md") if "2525" in block.code)
+    port = str(closed_port())
+    (project / "settings.py").write_text(settings.code.replace("2525", port))
+    done = cli.run("email", "check", "--project", project)
+    assert block.printed is not None
+    assert done.stdout.strip() == block.printed.strip().replace("2525", port)
 
 
 def test_lines_are_plain_where_the_output_is_no_terminal(cli: Cli, project: Path) -> None:
