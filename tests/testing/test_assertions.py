@@ -122,6 +122,14 @@ async def test_the_nearest_message_comes_first_with_what_fits_and_what_does_not(
     ]
 
 
+async def test_of_messages_that_miss_as_much_the_most_alike_is_the_nearest(mailbox: Mailbox) -> None:
+    for subject in ("Welcome", "Your order 70 is on its way", "Order"):
+        await send_email("alice@example.com", subject, text="Hello")
+    with pytest.raises(AssertionError) as failed:
+        mailbox.assert_sent(subject="Your order 7 is on its way")
+    assert str(failed.value).splitlines()[1] == "  'Your order 70 is on its way' to alice@example.com (inline)"
+
+
 async def test_nothing_sent_says_what_failed(mailbox: Mailbox) -> None:
     with mailbox.fail_with("550 unknown", at="rcpt"):
         await send_email("alice@example.com", "Hi", text="Hello", fail_silently=True)
