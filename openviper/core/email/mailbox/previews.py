@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2s
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -44,6 +45,12 @@ class Preview:
     context: Mapping[str, Any] = field(default_factory=Sample)
     rendered: RenderedTemplate | None = None
     error: str = ""
+
+    @property
+    def version(self) -> str:
+        """Another one when the HTML part is another one."""
+        html = "" if self.rendered is None else self.rendered.html or ""
+        return blake2s(html.encode(), digest_size=4).hexdigest()
 
     @property
     def missing(self) -> list[str]:

@@ -65,11 +65,21 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def templates(tmp_path: Path) -> Path:
+    (tmp_path / "emails").mkdir()
+    (tmp_path / "emails/hello.html").write_text("<h1>Hello {{ name }}</h1>")
+    shop = Path(__file__).parents[4] / "example_shop/shop/templates/emails"
+    for name in ("order_shipped.html", "order_shipped.txt"):
+        shutil.copy(shop / name, tmp_path / "emails")
+    return tmp_path
+
+
+@pytest.fixture
+def site(templates: Path) -> Iterator[Site]:
     with SmtpServer() as smtp:
         settings = smtp.settings(backend="SMTPBackend", default_sender="Shop <shop@example.test>")
         environment = {f"EMAIL_{name.upper()}": str(value) for name, value in settings.items()}
-        environment["OPENVIPER_TEST_TEMPLATES"] = str(Path(__file__).parents[4] / "example_shop/shop/templates")
+        environment["OPENVIPER_TEST_TEMPLATES"] = str(templates)
         with Uvicorn("inbox_app:app", Path(__file__).parent, environment) as server:
             yield Site(server.url, smtp)
 
@@ -285,6 +295,30 @@ async def test_it_is_used_by_keyboard_alone(site: Site, chromium: Browser) -> No
         await expect(page.get_by_role("link", name="second")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="second")).to_be_visible()
+
+
+async def test_a_preview_follows_its_files(site: Site, chromium: Browser, templates: Path) -> None:
+    html, sample = templates / "emails/hello.html", templates / "emails/hello.sample.json"
+    async with await chromium.new_context(viewport=DESKTOP) as context:
+        page = await context.new_page()
+        await page.goto(f"{site.inbox}templates")
+        await page.get_by_role("link", name="emails/hello").click()
+        heading = page.frame_locator("iframe").get_by_role("heading")
+        await expect(heading).to_have_text("Hello Ana Costa")
+        await asyncio.to_thread(html.write_text, "<h1>Welcome {{ name }}</h1>")
+        await expect(heading).to_have_text("Welcome Ana Costa")
+        await asyncio.to_thread(sample.write_text, '{"name": "Bob"}')
+        await expect(heading).to_have_text("Welcome Bob")
+        await asyncio.to_thread(html.write_text, "<h1>{% if %}")
+        await expect(page.get_by_role("alert")).to_contain_text("line 1")
+        await asyncio.to_thread(html.write_text, "<h1>Mended, {{ name }}</h1>")
+        await expect(heading).to_have_text("Mended, Bob")
+        await page.get_by_label("Address to send this to").fill("me@example.test")
+        await page.get_by_role("button", name="Send it").click()
+        await expect(page.frame_locator("iframe").get_by_role("heading")).to_have_text("Mended, Bob")
+        await expect(page.locator("#subject .state")).to_have_text("delivered")
+    (message,) = site.smtp.messages
+    assert message.recipients == ["me@example.test"]
 
 
 async def test_it_works_without_scripts(site: Site, chromium: Browser) -> None:
