@@ -53,11 +53,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, default=2000)
     parser.add_argument("--broker", choices=["redis", "rabbitmq"], default="redis")
+    parser.add_argument("--appendfsync", choices=["always", "everysec"], default="everysec", help="of Redis")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="openviper-bench-") as folder, ExitStack() as stack:
         place = Path(folder)
         (place / "broker").mkdir()
-        server: Any = (RedisServer if given.broker == "redis" else RabbitmqServer)(place / "broker")
+        server: Any
+        if given.broker == "redis":
+            server = RedisServer(place / "broker", appendfsync=given.appendfsync)
+        else:
+            server = RabbitmqServer(place / "broker")
         stack.callback(getattr(server, "close", server.stop))
         server.start()
         email = {"backend": "tasks.Counting", "default_sender": "shop@example.com"}

@@ -63,7 +63,8 @@ def make_redis_broker(settings: TaskSettings) -> RedisBroker:
 class _RedisBroker(RedisBroker):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.in_hand: set[tuple[str, str]] = set()
+        self.in_hand: set[tuple[str, str]] = set()  # (queue, id) of messages that a worker has here
+        self.settled: set[tuple[str, str]] = set()  # those that their actor has acknowledged itself
 
     @property
     def consumer_class(self) -> "type[_Consumer]":
@@ -109,6 +110,11 @@ class _Consumer(_RedisConsumer):
         return message
 
     def ack(self, message: Any) -> None:
+        if (key := self._key(message)) in self.broker.settled:
+            self.broker.settled.discard(key)
+            self.broker.in_hand.discard(key)
+            self.queued_message_ids.discard(message.message_id)
+            return
         try:
             super().ack(message)
         except redis.TimeoutError as error:

@@ -17,9 +17,10 @@ __all__ = ["RedisServer", "redis_server"]
 
 
 class RedisServer:
-    """Keeps everything on disk before it answers (``appendfsync always``)."""
+    """Keeps everything on disk before it answers, unless ``appendfsync`` is another than "always"."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, appendfsync: str = "always") -> None:
+        self._appendfsync = appendfsync
         self._folder = folder
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
@@ -46,7 +47,7 @@ class RedisServer:
             "dir": self._folder,
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            "appendfsync": self._appendfsync,
             "daemonize": "no",
         }
         arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]

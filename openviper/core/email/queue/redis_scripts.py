@@ -24,7 +24,7 @@ local function job_of(key) return mail .. 'job:' .. key end
 local function push(key, turn)
     local id = key .. ':' .. redis.call('HINCRBY', job_of(key), 'tickets', 1)
     local ticket = cjson.encode({
-        queue_name = 'emails', actor_name = 'deliver_email', args = {key, turn}, kwargs = {},
+        queue_name = 'emails', actor_name = 'deliver_email', args = {key, turn, id}, kwargs = {},
         options = {redis_message_id = id}, message_id = id, message_timestamp = now,
     })
     redis.call('HSET', ns .. ':emails.msgs', id, ticket)
@@ -126,7 +126,8 @@ return answer
 """
 )
 
-# ARGV: key, time to remember it
+# ARGV: key, time to remember it, ticket, worker
+# Also acknowledges the ticket, as Dramatiq's script would, in the same step.
 SENT = (
     _COMMON
     + """
@@ -138,6 +139,9 @@ redis.call('PEXPIRE', job, ARGV[2])
 redis.call('ZREM', mail .. 'open', key)
 redis.call('ZREM', mail .. 'later', key)
 redis.call('ZREM', mail .. 'failed', key)
+if redis.call('SREM', ns .. ':__acks__.' .. ARGV[4] .. '.emails', ARGV[3]) > 0 then
+    redis.call('HDEL', ns .. ':emails.msgs', ARGV[3])
+end
 """
 )
 

@@ -120,10 +120,9 @@ class RedisSpool:
         with _translated():
             return int(self._promote(keys=[self._namespace], args=[_PROMOTED]))
 
-    def receive(self, key: str, turn: int) -> Held | None:
+    def receive(self, key: str, turn: int, ticket: str) -> Held | None:
         """Claim the job, unless it was done, or its ticket is an old one, or another worker has it."""
-        broker = get_broker()
-        assert isinstance(broker, RedisBroker)
+        broker = self._broker()
         owner = uuid.uuid4().hex
         answer = _persistently(lambda: self._claim(keys=[self._namespace], args=[key, turn, owner, broker.broker_id]))
         if answer[0] != b"yours":
@@ -138,21 +137,24 @@ class RedisSpool:
             read = Progress.from_json(progress)
         except UnknownPayload as error:
             read, damage = Progress(time.time()), str(error)
-        return Held(key, message_id.decode(), read, payload, bool(repeated), damage, owner)
+        return Held(key, message_id.decode(), read, payload, bool(repeated), damage, (owner, ticket))
 
     def sent(self, held: Held, *, remember: float) -> None:
-        """Forget all but that it was sent."""
-        _persistently(lambda: self._sent(keys=[self._namespace], args=[held.key, _ms(remember)]))
+        """Forget all but that it was sent, and acknowledge its ticket."""
+        broker, ticket = self._broker(), held.token[1]
+        arguments = [held.key, _ms(remember), ticket, broker.broker_id]
+        _persistently(lambda: self._sent(keys=[self._namespace], args=arguments))
+        broker.settled.add((QUEUE, ticket))
 
     def again(self, held: Held, progress: Progress, *, delay: float) -> None:
         """Let it wait for its next turn."""
-        arguments = [held.key, held.token, progress.to_json(), _ms(delay)]
+        arguments = [held.key, held.token[0], progress.to_json(), _ms(delay)]
         _persistently(lambda: self._again(keys=[self._namespace], args=arguments))
 
     def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Move it to the failed ones."""
         kept = 0 if keep == 0 else _ms(keep)
-        arguments = [held.key, held.token, progress.to_json(), reason, kept, int(uncertain)]
+        arguments = [held.key, held.token[0], progress.to_json(), reason, kept, int(uncertain)]
         _persistently(lambda: self._fail(keys=[self._namespace], args=arguments))
 
     # For people
@@ -210,6 +212,11 @@ class RedisSpool:
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
                     count += int(self._purge(keys=[self._namespace], args=[key]))
         return count
+
+    def _broker(self) -> Any:
+        broker = get_broker()
+        assert isinstance(broker, RedisBroker)
+        return broker
 
     def _now(self) -> int:
         seconds, micros = self._patient.time()

@@ -42,12 +42,12 @@ def spool(redis_scene: Any) -> RedisSpool:
     return service.spool
 
 
-def ticket(spool: RedisSpool) -> tuple[str, int]:
+def ticket(spool: RedisSpool) -> tuple[str, int, str]:
     """Take one ticket off the queue as a worker would."""
     raw = spool._patient.lpop("dramatiq:emails")
     assert raw is not None
-    key, turn = json.loads(spool._patient.hget("dramatiq:emails.msgs", raw))["args"]
-    return key, turn
+    key, turn, name = json.loads(spool._patient.hget("dramatiq:emails.msgs", raw))["args"]
+    return key, turn, name
 
 
 def test_the_same_attachment_is_stored_once(redis_scene: Any, spool: RedisSpool) -> None:
@@ -98,23 +98,23 @@ async def test_without_a_broker_enqueueing_says_which_setting_is_missing() -> No
 
 def test_a_ticket_that_comes_twice_does_nothing_twice(spool: RedisSpool) -> None:
     spool.enqueue(parcel(), deadline=time.monotonic() + 5)
-    key, turn = ticket(spool)
-    held = spool.receive(key, turn)
+    taken = ticket(spool)
+    held = spool.receive(*taken)
     assert held is not None
-    assert spool.receive(key, turn) is None, "another has it"
+    assert spool.receive(*taken) is None, "another has it"
     spool.sent(held, remember=60)
-    assert spool.receive(key, turn) is None, "it was sent"
+    assert spool.receive(*taken) is None, "it was sent"
 
 
 def test_an_old_ticket_counts_no_more(spool: RedisSpool) -> None:
     spool.enqueue(parcel(), deadline=time.monotonic() + 5)
-    key, turn = ticket(spool)
-    held = spool.receive(key, turn)
+    taken = ticket(spool)
+    held = spool.receive(*taken)
     assert held is not None
     spool.again(held, Progress(time.time(), attempts=1), delay=0)
     time.sleep(0.01)
     assert spool.promote() == 1
-    assert spool.receive(key, turn) is None
+    assert spool.receive(*taken) is None
     again = spool.receive(*ticket(spool))
     assert again is not None
     assert again.progress.attempts == 1
@@ -138,13 +138,13 @@ def test_after_its_deadline_nothing_is_taken(spool: RedisSpool) -> None:
 def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(spool: RedisSpool) -> None:
     """Not at once, since after an outage of Redis nobody has given one."""
     spool.enqueue(parcel(), deadline=time.monotonic() + 5)
-    key, turn = ticket(spool)
-    assert spool.receive(key, turn) is not None
-    assert spool.receive(key, turn) is None
+    taken = ticket(spool)
+    assert spool.receive(*taken) is not None
+    assert spool.receive(*taken) is None
     assert spool._patient.zcard("dramatiq:mail:later") == 1, "it is looked at again in some seconds"
-    taken = spool.receive(key, turn)
-    assert taken is not None
-    assert taken.repeated
+    held = spool.receive(*taken)
+    assert held is not None
+    assert held.repeated
 
 
 def test_an_expired_attachment_is_told_as_damage(spool: RedisSpool) -> None:

@@ -1,0 +1,155 @@
+"""When mail takes the way through the broker, and what is said about it."""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from support.rabbitmq import RabbitmqServer
+from support.smtpd import SmtpServer
+
+from openviper.conf import override
+from openviper.core.email import InvalidMessage, Way, send_email, submit_email
+from openviper.core.email.delivery import Mailer, describe_ways
+from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.queue import queue_service, worker_available
+from openviper.core.email.queue.job import Held, Progress
+from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
+from openviper.core.email.settings import EmailSettings
+from openviper.db import transaction
+from openviper.exceptions import ImproperlyConfigured
+from openviper.tasks.encoder import Sealed
+
+
+async def test_each_row_of_the_table_with_a_broker(redis_scene: Any) -> None:
+    async def way(**given: Any) -> Way:
+        return (await submit_email("a@example.com", "Hi", text="", **given)).way
+
+    assert await way() is Way.QUEUED
+    assert await way(background=True) is Way.QUEUED
+    assert await way(background=False) is Way.INLINE
+    with collecting(Outbox()):
+        assert await way() is Way.QUEUED
+        assert await way(background=False) is Way.INLINE
+    with override(EMAIL=redis_scene.email | {"use_background_worker": False}):
+        assert await way() is Way.INLINE
+        assert await way(background=True) is Way.QUEUED
+        with collecting(Outbox()):
+            assert await way() is Way.DEFERRED
+    with override(EMAIL=redis_scene.email | {"use_background_worker": True}):
+        assert await way() is Way.QUEUED
+
+
+async def test_held_mail_is_queued_at_the_commit_and_not_before(redis_scene: Any) -> None:
+    client = redis_scene.broker.client()
+    async with transaction():
+        receipt = await submit_email("a@example.com", "Order", text="")
+        assert receipt.way is Way.HELD
+        assert client.llen("dramatiq:emails") == 0
+    assert client.llen("dramatiq:emails") == 1
+
+    async def failing() -> None:
+        async with transaction():
+            await send_email("a@example.com", "Order", text="")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await failing()
+    assert client.llen("dramatiq:emails") == 1
+    assert redis_scene.smtp.messages == []
+
+
+async def test_mail_in_memory_asks_no_broker(redis_scene: Any) -> None:
+    with override(EMAIL={"backend": "MemoryBackend", "default_sender": "shop@example.com"}):
+        assert (await submit_email("a@example.com", "Hi", text="")).way is Way.INLINE
+    assert redis_scene.broker.client().dbsize() == 0
+
+
+@pytest.mark.parametrize("tasks", [{}, {"broker": "stub"}, {"broker": "redis", "enabled": False}])
+async def test_a_stub_or_a_disabled_broker_is_none(tasks: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with SmtpServer() as smtp, override(TASKS=tasks, EMAIL=smtp.settings(default_sender="shop@example.com")):
+        assert not worker_available()
+        receipt = await submit_email("a@example.com", "Hi", text="", background=True)
+        assert receipt.way is Way.INLINE
+        with pytest.raises(InvalidMessage, match="no broker can keep"):
+            await send_email("a@example.com", "Hi", text="", delay=60)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert receipt.message_id in warning.getMessage()
+
+
+async def test_startup_says_which_way_and_that_nobody_listens(
+    redis_scene: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailer = Mailer(EmailSettings.from_settings())
+    await mailer.detect_broker()
+    assert "queued in requests, queued elsewhere" in describe_ways(mailer)
+    assert f"127.0.0.1:{redis_scene.broker.port}" in describe_ways(mailer)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "no worker consumes" in warning
+    caplog.clear()
+    with redis_scene.worker():
+        await mailer.detect_broker()
+    assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
+    await mailer.aclose()
+
+
+async def test_a_wrong_tasks_setting_is_told_to_the_sender(smtp: SmtpServer) -> None:
+    wrong = override(TASKS={"broker": "rediss"}, EMAIL=smtp.settings(default_sender="a@example.com"))
+    with wrong, pytest.raises(ImproperlyConfigured, match=r'TASKS\["broker"\]'):
+        await send_email("a@example.com", "Hi", text="")
+    assert smtp.messages == []
+
+
+async def test_uncertain_mail_is_held_where_the_setting_says_so(redis_scene: Any) -> None:
+    """The server has it, and cuts the connection before it answers."""
+    redis_scene.smtp.fault("body", "drop", nth=1)
+    settings = (redis_scene.folder / "settings.py").read_text()
+    (redis_scene.folder / "settings.py").write_text(f"{settings}\nEMAIL['on_uncertain'] = 'hold'\n")
+    await send_email("a@example.com", "Order", text="")
+    service = queue_service()
+    assert service is not None
+    with redis_scene.worker():
+        await redis_scene.smtp.seen("body", timeout=20)
+        deadline = time.monotonic() + 20
+        while not (failed := await asyncio.to_thread(service.spool.failed, 10)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert failed[0].uncertain
+    assert redis_scene.smtp.verbs.count("body") == 1
+
+
+async def test_every_attempt_is_the_same_message(redis_scene: Any) -> None:
+    redis_scene.smtp.fault("body", 451, nth=1)
+    commands = redis_scene.smtp.commands
+    receipt = await submit_email("a@example.com", "Order", text="Hi", attachments=[("a.bin", b"\x00\x01")])
+    with redis_scene.worker():
+        (message,) = await redis_scene.smtp.arrive(1, 30)
+    assert [command.verb for command in commands].count("MAIL") == 2
+    assert message.parse()["Message-ID"] == receipt.message_id
+
+
+def test_no_delay_on_rabbitmq_exceeds_a_quarter_of_an_hour(rabbitmq_server: RabbitmqServer) -> None:
+    """A message that is due later goes on in hops, and is not sent before."""
+    with override(TASKS=rabbitmq_server.tasks()):
+        service = queue_service()
+        assert service is not None
+        spool = service.spool
+        assert isinstance(spool, RabbitmqSpool)
+        due = datetime.now(UTC) + timedelta(hours=5)
+        progress = Progress(time.time())
+        held = Held("k", "<k@example.com>", progress, None, token=Sealed(b"\x00\x00\x00\x02{}"))
+        spool.again(held, progress, delay=5 * 3600)
+        with rabbitmq_server.connect() as connection:
+            _, _, body = connection.channel().basic_get("emails.DQ", auto_ack=True)
+        message = dramatiq.Message.decode(body)
+        assert message.options["eta"] <= (time.time() + LONGEST_HOP) * 1000
+        assert spool.receive(*message.args) is None, "it is not due, so it goes on"
+        with rabbitmq_server.connect() as connection:
+            _, _, again = connection.channel().basic_get("emails.DQ", auto_ack=True)
+        assert dramatiq.Message.decode(again).args[1] == message.args[1]
+        assert f"{due.timestamp():.0f}"[:-2] in str(bytes(message.args[1]))
+        service.close()
+    rabbitmq_server.restore()
