@@ -194,14 +194,16 @@ HOSTILE = {
 
 
 @asynccontextmanager
-async def elsewhere() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Another site: its address, and what it was asked for."""
+async def elsewhere(body: bytes = b"") -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Another site: its address, and what it was asked for; every page of it is ``body``."""
     asked: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(b"")
         asked[-1] = await reader.read(1000)
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        length = str(len(body)).encode()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: " + length
+        writer.write(head + b"\r\n\r\n" + body)
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -258,6 +260,27 @@ async def is_on_top(page: Page) -> bool:
     assert box is not None
     at = [box["x"] + 5, box["y"] + 5]
     return bool(await page.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('h1') !== null", at))
+
+
+@pytest.mark.parametrize("attributes", ["", 'target="named"', 'target="_blank" rel="opener"'])
+async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
+    site: Site, chromium: Browser, attributes: str
+) -> None:
+    """It works there as anywhere, and cannot lead the inbox's own tab to another site."""
+    body = b"<title>closed</title><script>if (opener) { document.title = 'open'; opener.top.location = '/' }</script>"
+    async with elsewhere(body) as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+        page = await context.new_page()
+        await site.send(html=f'<a href="{address}" {attributes}>Confirm</a>')
+        await page.goto(site.inbox)
+        await page.get_by_role("link", name="Hello").click()
+        before = page.url
+        async with context.expect_page() as opening:
+            await page.frame_locator("iframe").get_by_role("link", name="Confirm").click()
+        other = await opening.value
+        await expect(other).to_have_title("closed")
+        await page.wait_for_timeout(200)
+        assert page.url == before
+        assert b"referer" not in asked[0].lower()
 
 
 async def test_remote_content_is_loaded_when_it_is_asked_for(site: Site, chromium: Browser) -> None:
