@@ -94,8 +94,9 @@ def others() -> set[asyncio.Task[Any]]:
 # What comes out
 
 
-async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer) -> None:
-    receipts = [receipt async for receipt in send_many(messages(50))]
+@pytest.mark.parametrize("overlap", [False, True])
+async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer, overlap: bool) -> None:
+    receipts = [receipt async for receipt in send_many(messages(50), overlap=overlap)]
     assert sorted(receipt.index for receipt in receipts if receipt.index is not None) == list(range(50))
     assert all(receipt and receipt.way is Way.INLINE and receipt.message_id for receipt in receipts)
     assert sorted(sent(mailer)) == sorted(f"Message {number}" for number in range(50))

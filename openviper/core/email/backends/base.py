@@ -29,7 +29,13 @@ class EmailBackend(ABC):
     """
 
     overlaps: ClassVar[bool] = False
-    """True when ``send_overlapped`` does better than ``send``."""
+    """True when ``send_overlapped`` does better than ``send``. False again where only ``send`` is redefined."""
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        # What a subclass does in send(), such as keeping mail from customers, may not be gone round.
+        if _definer(cls, "send") < _definer(cls, "send_overlapped"):
+            cls.overlaps = False
 
     def __init__(self, settings: EmailSettings) -> None:
         self.settings = settings
@@ -69,3 +75,8 @@ class EmailBackend(ABC):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _definer(cls: type, name: str) -> int:
+    """The place of the class that defines ``name`` in the order of resolution."""
+    return next(place for place, each in enumerate(cls.__mro__) if name in each.__dict__)

@@ -162,9 +162,9 @@ class _Judgement:
             self.spoilt = True
             failure = WireFailure("broken", f"content was taken ({content}) behind a MAIL that was not ({mail})")
             raise wire_error(connection.peer, "BDAT", failure, body_sent=True)
+        connection.needs_reset = True
         if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
             raise NotTaken
-        connection.needs_reset = True
         dialogue.judge_envelope(replies[1:])
         outcome = dialogue.judge_content("BDAT", content)
         connection.needs_reset = False

@@ -244,6 +244,38 @@ def test_messages_overlap_on_uvloop_too() -> None:
         assert sum(check(server.messages, runner.run(main(server))).values()) == 60
 
 
+async def test_the_rate_limit_holds_for_overlapped_messages() -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, rate_limit="10/second") as backend:
+            started = time.monotonic()
+            await send_all(backend, numbered(15))
+    assert time.monotonic() - started > 0.35  # ten may be saved up
+
+
+@pytest.mark.parametrize("how", ["in a subclass", "in a mixin"])
+async def test_a_backend_with_a_send_of_its_own_is_not_gone_round(how: str) -> None:
+    class Mixin:
+        async def send(self, message: OutgoingMessage) -> DeliveryReport:
+            return DeliveryReport(accepted=("nobody",))
+
+    class Mixed(Mixin, SMTPBackend):
+        pass
+
+    class Derived(SMTPBackend):
+        async def send(self, message: OutgoingMessage) -> DeliveryReport:
+            return DeliveryReport(accepted=("nobody",))
+
+    class Both(Derived):
+        async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+            return await self.send(message)
+
+        overlaps = True
+
+    assert SMTPBackend.overlaps
+    assert not (Mixed if how == "in a mixin" else Derived).overlaps
+    assert Both.overlaps
+
+
 # Refusals
 
 
@@ -356,6 +388,60 @@ async def test_every_outcome_is_right_when_the_connection_ends_at(verb: str, act
     if action != "garbage":  # after which the server goes on with what it has
         assert set(arrived) >= set(range(60)) - set(lost)
     assert server.connections == 2
+
+
+@pytest.mark.parametrize("action", ["drop", "reset", "garbage", "silence", 421, 502, 451])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_outcome_is_right_when_the_first_message_meets_it(verb: str, action: str | int) -> None:
+    with SmtpServer() as server:
+        server.fault(verb, action, nth=1)
+        async with backend_for(server, timeout=0.5, data_timeout=0.5) as backend:
+            outcomes = await send_all(backend, numbered(30))
+            await all_given_back(backend)
+    check(server.messages, outcomes)
+    if verb == "RSET":  # with nothing behind it
+        assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert sum(isinstance(outcome, DeliveryReport) for outcome in outcomes) >= 10
+
+
+async def test_cancelled_messages_take_no_others_with_them() -> None:
+    """Two senders share a connection; one of them leaves while its messages are unanswered."""
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            messages = numbered(16)
+            leaving = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[::2]]
+            staying = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1::2]]
+            await server.seen("body")
+            for task in leaving:
+                task.cancel()
+            later = asyncio.create_task(backend.send_overlapped(outgoing(b"number 99.\r\n", to=["to99@example.com"])))
+            await asyncio.sleep(0.05)
+            gate.release()
+            assert all(await asyncio.gather(*staying, later))
+            assert all(
+                isinstance(one, asyncio.CancelledError)
+                for one in await asyncio.gather(*leaving, return_exceptions=True)
+            )
+            await all_given_back(backend)
+    arrived = check(server.messages, [])
+    assert max(arrived.values()) == 1
+    # The connection on which somebody left was not used again.
+    assert {message.connection for message in server.messages if number_of(message.content) == 99} == {2}
+
+
+async def test_what_waits_when_the_backend_is_closed_fails_in_time() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(60)))
+            await server.seen("body")
+            asyncio.get_running_loop().call_later(0.2, gate.release)
+            await backend.aclose()
+            outcomes = await sending
+    check(server.messages, outcomes)
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes[:20])
+    assert of_kind(outcomes, ConnectionFailed) == list(range(20, 60))
 
 
 async def test_silence_in_the_middle_ends_in_time_and_leaves_the_rest_uncertain() -> None:
