@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import self_signed_file, server_context
 from support.commands import Cli
 from support.documents import blocks
 from support.redis import RedisServer, redis_server
@@ -111,6 +112,16 @@ def test_a_bad_certificate_fails_at_tls(
     assert words in checked.checks["tls"]["found"]
     assert remedy in checked.checks["tls"]["remedy"]
     assert "AUTH" not in server.verbs
+
+
+def test_a_certificate_that_expires_soon_is_a_warning(cli: Cli, project: Path) -> None:
+    with SmtpServer(tls="starttls", certificate="self-signed") as server:
+        server_context("self-signed")
+        configure(project, **server.settings(host="localhost", tls_ca_file=str(self_signed_file())))
+        checked = Checked(cli, project)
+    assert checked.code == 0
+    assert checked.status("tls") == "warning"
+    assert "(8 days left)" in checked.checks["tls"]["found"]
 
 
 def test_missing_starttls_fails_at_tls(cli: Cli, project: Path) -> None:

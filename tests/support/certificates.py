@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-__all__ = ["CertificateKind", "ca_file", "server_context", "write_server_certificate"]
+__all__ = ["CertificateKind", "ca_file", "self_signed_file", "server_context", "write_server_certificate"]
 
 CertificateKind = Literal["trusted", "untrusted", "self-signed", "wrong-host", "expired"]
 
@@ -48,6 +48,11 @@ def server_context(kind: CertificateKind = "trusted") -> ssl.SSLContext:
     return context
 
 
+def self_signed_file() -> Path:
+    """The PEM file of the "self-signed" one, which is valid for nine days; there once a server has it."""
+    return Path(_folder.name) / "self-signed.pem"
+
+
 def _self_signed(names: tuple[str, ...]) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -63,10 +68,11 @@ def _self_signed(names: tuple[str, ...]) -> ssl.SSLContext:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(names[0])]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    path = Path(_folder.name) / "self-signed.pem"
+    path = Path(_folder.name) / "self-signed-with-key.pem"
     path.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
     )
+    self_signed_file().write_bytes(certificate.public_bytes(Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -10,9 +9,9 @@ from openviper.cli.check.finding import Finding
 from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.waiting import left
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.errors import ConnectionFailed, DeliveryError, InvalidAddress
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidAddress
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.smtp.handshake_errors import is_about_greeting, untrusted_certificate
+from openviper.core.email.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
 from openviper.core.email.smtp.inspection import Inspection, TlsSession
 from openviper.exceptions import ImproperlyConfigured
 
@@ -21,27 +20,20 @@ __all__ = ["SERVER_CHECKS", "check_server"]
 SERVER_CHECKS = ("dns", "tcp", "tls", "ehlo", "auth", "sender")
 _SOON = 14  # days
 
-# OpenSSL's X509_V_ERR_* numbers.
-_EXPIRED, _NOT_YET_VALID, _SELF_SIGNED, _SELF_SIGNED_IN_CHAIN, _NO_ISSUER, _NO_FIRST, _WRONG_NAME, _WRONG_ADDRESS = (
-    10,
-    9,
-    18,
-    19,
-    20,
-    21,
-    62,
-    64,
-)
+_CLOCK = "correct the clock of this machine, or the certificate"
 _TRUST = 'name the PEM file of its authority in EMAIL["tls_ca_file"], or use a certificate of a public authority'
+_INCOMPLETE = f"{_TRUST}; or the server does not send its intermediate certificates"
+_NAME = 'set EMAIL["host"] to a name that is in the certificate'
+# By OpenSSL's numbers, X509_V_ERR_...
 _CERTIFICATE_REMEDIES = {
-    _EXPIRED: "renew the certificate on the mail server; if it is new, correct this machine's clock",
-    _NOT_YET_VALID: "correct the clock of this machine, or the certificate",
-    _SELF_SIGNED: _TRUST,
-    _SELF_SIGNED_IN_CHAIN: _TRUST,
-    _NO_ISSUER: f"{_TRUST}; or the server does not send its intermediate certificates",
-    _NO_FIRST: f"{_TRUST}; or the server does not send its intermediate certificates",
-    _WRONG_NAME: 'set EMAIL["host"] to a name that is in the certificate',
-    _WRONG_ADDRESS: 'set EMAIL["host"] to a name that is in the certificate',
+    9: _CLOCK,  # CERT_NOT_YET_VALID
+    10: "renew the certificate on the mail server; if it is new, correct this machine's clock",  # CERT_HAS_EXPIRED
+    18: _TRUST,  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: _TRUST,  # SELF_SIGNED_CERT_IN_CHAIN
+    20: _INCOMPLETE,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: _INCOMPLETE,  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    62: _NAME,  # HOSTNAME_MISMATCH
+    64: _NAME,  # IP_ADDRESS_MISMATCH
 }
 
 
@@ -66,7 +58,7 @@ async def _findings(settings: EmailSettings, sender: str | None, deadline: float
     if sock is None:
         return
     # A step that ends by itself, before all of it has to, says more.
-    limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.9 * left(deadline))})
+    limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.8 * left(deadline))})
     try:
         inspection = await Inspection.of(limited, sock)
     except ImproperlyConfigured as error:
@@ -86,7 +78,7 @@ class _Conversation:
 
     async def findings(self, sender: str | None) -> AsyncIterator[Finding]:
         """tls, ehlo, auth and sender, as far as it comes."""
-        failure = await self._try(self._inspection.connect)
+        failure = await self._try("greeting", self._inspection.connect)
         if failure is not None:
             if self._settings.use_ssl and not is_about_greeting(failure):
                 yield _bad_tls(failure, self._settings)
@@ -94,20 +86,20 @@ class _Conversation:
                 yield self._tls_until_now()
                 yield _silent_or_wrong(failure)
             return
-        failure = await self._try(self._inspection.greet)
+        failure = await self._try("EHLO", self._inspection.greet)
         if failure is not None:
             yield self._tls_until_now()
             yield _silent_or_wrong(failure)
             return
         if self._settings.use_tls:
-            failure = await self._try(self._inspection.secure)
+            failure = await self._try("STARTTLS", self._inspection.secure)
             if failure is not None:
                 yield _bad_tls(failure, self._settings)
                 return
         session = self._inspection.tls
         yield _clear_text(self._settings, self._inspection) if session is None else _good_tls(session)
         yield self._offers()
-        failure = await self._try(self._inspection.log_in)
+        failure = await self._try("AUTH", self._inspection.log_in)
         if failure is not None:
             yield _no_login(failure)
             return
@@ -143,7 +135,7 @@ class _Conversation:
             address = parse_address(sender, field='EMAIL["default_sender"]').addr_spec
         except InvalidAddress as error:
             return Finding.failed("sender", str(error), "correct the address")
-        failure = await self._try(lambda: self._inspection.try_sender(address))
+        failure = await self._try("MAIL FROM", lambda: self._inspection.try_sender(address))
         if failure is None:
             return Finding.ok("sender", f"{address} is accepted (nothing was sent)")
         remedy = 'use an EMAIL["default_sender"] that this server may send for, or allow it there'
@@ -151,14 +143,14 @@ class _Conversation:
             remedy = "the server refuses for now: look at its log, and try again"
         return Finding.failed("sender", str(failure), remedy)
 
-    async def _try(self, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
+    async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
         try:
             async with asyncio.timeout_at(self._deadline):
                 await step()
         except DeliveryError as error:
             return error
         except TimeoutError:
-            return ConnectionFailed("the server did not answer in time", temporary=True)
+            return DeliveryTimeout(f"{name}: the server did not answer in time", temporary=True)
         return None
 
 
@@ -176,7 +168,9 @@ def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> Finding:
     if untrusted is not None:
         remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
         return Finding.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
-    if isinstance(failure.__cause__, ssl.SSLError) or settings.use_ssl:
+    if isinstance(failure, TimeoutError):
+        remedy = 'does it speak TLS there? EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
+    elif settings.use_ssl or is_about_tls(failure):
         remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; TLS 1.2 is the least'
     else:
         remedy = "turn STARTTLS on at the server, or use the port that has it (587); mail is not sent without"
@@ -202,7 +196,7 @@ def _is_this_machine(host: str) -> bool:
 def _silent_or_wrong(failure: DeliveryError) -> Finding:
     if failure.code is not None:
         remedy = "the server does not want this client: look at its log"
-    elif isinstance(failure, TimeoutError) or "in time" in str(failure):
+    elif isinstance(failure, TimeoutError):
         remedy = (
             'is it a mail server that listens there? For TLS from the first byte (port 465) set EMAIL["use_ssl"]; '
             "for one that greets late use --timeout"
@@ -213,6 +207,8 @@ def _silent_or_wrong(failure: DeliveryError) -> Finding:
 
 
 def _no_login(failure: DeliveryError) -> Finding:
+    if isinstance(failure, TimeoutError):
+        return Finding.failed("auth", str(failure), "look at the server's log, or give it longer with --timeout")
     if failure.code is None:
         return Finding.failed("auth", str(failure), "see what the server offers in the line above, and its log")
     remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers want a password of its own for programs'

@@ -11,7 +11,7 @@ import aiosmtplib
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, DeliveryTimeout
 from openviper.core.email.smtp.replies import one_line
 
-__all__ = ["SPEAKABLE", "Step", "is_about_greeting", "translated", "untrusted_certificate"]
+__all__ = ["SPEAKABLE", "Step", "is_about_greeting", "is_about_tls", "translated", "untrusted_certificate"]
 
 # What aiosmtplib lets out of a handshake; anything else is a mistake of ours and shows as what it is.
 SPEAKABLE = (aiosmtplib.SMTPException, OSError, ValueError)
@@ -50,6 +50,11 @@ def is_about_greeting(error: DeliveryError) -> bool:
     """True when an error of connecting came after the connection, and with ``use_ssl`` its TLS, stood."""
     chain = tuple(_causes(error.__cause__))
     return bool(chain) and _connected(chain)
+
+
+def is_about_tls(error: DeliveryError) -> bool:
+    """True when the TLS handshake itself failed."""
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
 
 
 def untrusted_certificate(error: DeliveryError) -> ssl.SSLCertVerificationError | None:

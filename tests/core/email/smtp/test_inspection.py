@@ -8,7 +8,7 @@ from support.smtpd import SmtpServer
 
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, MessageRefused
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.smtp.handshake_errors import is_about_greeting, untrusted_certificate
+from openviper.core.email.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
 from openviper.core.email.smtp.inspection import Inspection
 
 
@@ -88,6 +88,7 @@ async def test_a_failing_greeting_is_told_from_failing_tls(action: int | str, tl
                 await inspection.connect()
     assert is_about_greeting(raised.value)
     assert untrusted_certificate(raised.value) is None
+    assert not is_about_tls(raised.value)
 
 
 async def test_failing_tls_is_not_about_the_greeting() -> None:
@@ -96,6 +97,7 @@ async def test_failing_tls_is_not_about_the_greeting() -> None:
             with pytest.raises(DeliveryError) as raised:
                 await inspection.connect()
     assert not is_about_greeting(raised.value)
+    assert is_about_tls(raised.value)
     fault = untrusted_certificate(raised.value)
     assert fault is not None
     assert "expired" in fault.verify_message
