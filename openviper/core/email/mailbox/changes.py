@@ -1,6 +1,7 @@
 """Telling the tasks of one event loop that the inbox has changed, and that the server is about to end."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ["Changes"]
@@ -43,8 +44,7 @@ class Changes:
         if not self.closed:
             await asyncio.wait((self._ended,), timeout=seconds)
 
-    def _call(self, function: object) -> None:
-        assert callable(function)
+    def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop has been closed, so nobody waits
             self._loop.call_soon_threadsafe(function)
 

@@ -11,8 +11,10 @@ from typing import Any
 from jinja2 import TemplateError
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.mailbox.samples import Sample, Variable, build, example, read_shapes
+from openviper.core.email.mailbox.samples import Sample, Variable, build, example
+from openviper.core.email.mailbox.shapes import read_shapes
 from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
+from openviper.exceptions import OpenViperError
 
 __all__ = ["Listed", "Preview", "listed", "preview", "signature"]
 
@@ -78,7 +80,7 @@ async def preview(renderer: TemplateRenderer, name: str) -> Preview:
     if not found.error:
         try:
             found.rendered = await renderer.render(name, found.context)
-        except TemplateFailed as error:
+        except OpenViperError as error:
             found.error = str(error)
     return found
 

@@ -5,7 +5,7 @@ import base64
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,33 @@ def templates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def site(templates: Path) -> Iterator[Site]:
+@contextmanager
+def served(templates: Path) -> Iterator[Site]:
     with SmtpServer() as smtp:
         settings = smtp.settings(backend="SMTPBackend", default_sender="Shop <shop@example.test>")
         environment = {f"EMAIL_{name.upper()}": str(value) for name, value in settings.items()}
         environment["OPENVIPER_TEST_TEMPLATES"] = str(templates)
         with Uvicorn("inbox_app:app", Path(__file__).parent, environment) as server:
             yield Site(server.url, smtp)
+
+
+@pytest.fixture
+def site(templates: Path) -> Iterator[Site]:
+    with served(templates) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def one_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with served(tmp_path_factory.mktemp("templates")) as one:
+        yield one
+
+
+@pytest.fixture
+def shared(one_for_all: Site) -> Site:
+    """For tests that change nothing but the inbox, which is empty when they begin."""
+    httpx.delete(f"{one_for_all.inbox}api/messages").raise_for_status()
+    return one_for_all
 
 
 @pytest.fixture(scope="module")
@@ -221,18 +240,18 @@ def watch(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
-    site: Site, chromium: Browser, kind: str
+    shared: Site, chromium: Browser, kind: str
 ) -> None:
     async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
         html = HOSTILE[kind].replace("ELSEWHERE", address)
         page = await context.new_page()
         harm = watch(page)
-        await site.send(
+        await shared.send(
             subject="<script>alert(9)</script><h1>Hi", html=html, text=html,
             recipients='"<img src=x onerror=alert(8)>" <a@example.test>',
             attachments=[LOGO, {**TERMS, "filename": '"><img src=x onerror=alert(7)>.html'}],
         )  # fmt: skip
-        await page.goto(site.inbox)
+        await page.goto(shared.inbox)
         await page.locator(".messages a").first.click()
         for theme in ("Light", "Dark"):
             await page.get_by_role("link", name=theme, exact=True).click()
@@ -241,7 +260,7 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
             await page.frame_locator("iframe").locator("#go").click(force=True)
             await page.wait_for_timeout(300)
         assert [other.url for other in context.pages[1:] if other.url not in ("", "about:blank")] == []
-        assert page.url.startswith(site.inbox)
+        assert page.url.startswith(shared.inbox)
         await expect(page.get_by_role("heading", level=1)).to_have_text("<script>alert(9)</script><h1>Hi")
         assert await is_on_top(page), "something covers the page"
         for view in ("Text", "Headers", "Source", "Check"):
@@ -251,7 +270,7 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
         assert harm == []
         assert asked == []
     async with httpx.AsyncClient() as client:
-        assert len((await client.get(f"{site.inbox}api/messages")).json()["messages"]) == 1
+        assert len((await client.get(f"{shared.inbox}api/messages")).json()["messages"]) == 1
 
 
 async def is_on_top(page: Page) -> bool:
@@ -264,14 +283,14 @@ async def is_on_top(page: Page) -> bool:
 
 @pytest.mark.parametrize("attributes", ["", 'target="named"', 'target="_blank" rel="opener"'])
 async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
-    site: Site, chromium: Browser, attributes: str
+    shared: Site, chromium: Browser, attributes: str
 ) -> None:
-    """It works there as anywhere, and cannot lead the inbox's own tab to another site."""
+    """It works there as anywhere, and cannot lead the inbox's own tab to another shared."""
     body = b"<title>closed</title><script>if (opener) { document.title = 'open'; opener.top.location = '/' }</script>"
     async with elsewhere(body) as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
         page = await context.new_page()
-        await site.send(html=f'<a href="{address}" {attributes}>Confirm</a>')
-        await page.goto(site.inbox)
+        await shared.send(html=f'<a href="{address}" {attributes}>Confirm</a>')
+        await page.goto(shared.inbox)
         await page.get_by_role("link", name="Hello").click()
         before = page.url
         async with context.expect_page() as opening:
@@ -283,11 +302,11 @@ async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
         assert b"referer" not in asked[0].lower()
 
 
-async def test_remote_content_is_loaded_when_it_is_asked_for(site: Site, chromium: Browser) -> None:
+async def test_remote_content_is_loaded_when_it_is_asked_for(shared: Site, chromium: Browser) -> None:
     async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
         page = await context.new_page()
-        await site.send(html=f'<img src="{address}pixel.png" alt="">')
-        await page.goto(site.inbox)
+        await shared.send(html=f'<img src="{address}pixel.png" alt="">')
+        await page.goto(shared.inbox)
         await page.get_by_role("link", name="Hello").click()
         await page.get_by_text("Remote content is blocked").wait_for()
         await page.wait_for_timeout(300)
@@ -299,12 +318,12 @@ async def test_remote_content_is_loaded_when_it_is_asked_for(site: Site, chromiu
         assert b"referer" not in request.lower()
 
 
-async def test_it_is_used_by_keyboard_alone(site: Site, chromium: Browser) -> None:
+async def test_it_is_used_by_keyboard_alone(shared: Site, chromium: Browser) -> None:
     for subject in ("first", "second", "third"):
-        await site.send(subject=subject)
+        await shared.send(subject=subject)
     async with await chromium.new_context(viewport=DESKTOP) as context:
         page = await context.new_page()
-        await page.goto(site.inbox)
+        await page.goto(shared.inbox)
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         await page.keyboard.press("Enter")
@@ -313,7 +332,7 @@ async def test_it_is_used_by_keyboard_alone(site: Site, chromium: Browser) -> No
         await expect(page.get_by_role("link", name="third")).to_be_focused()
         await page.keyboard.press("ArrowDown")
         await expect(page.get_by_role("link", name="second")).to_be_focused()
-        await site.send(subject="fourth")
+        await shared.send(subject="fourth")
         await expect(page.get_by_role("link", name="fourth")).to_be_visible()
         await expect(page.get_by_role("link", name="second")).to_be_focused()
         await page.keyboard.press("Enter")
@@ -344,11 +363,11 @@ async def test_a_preview_follows_its_files(site: Site, chromium: Browser, templa
     assert message.recipients == ["me@example.test"]
 
 
-async def test_it_works_without_scripts(site: Site, chromium: Browser) -> None:
-    await site.send(**WELCOME)
+async def test_it_works_without_scripts(shared: Site, chromium: Browser) -> None:
+    await shared.send(**WELCOME)
     async with await chromium.new_context(java_script_enabled=False) as context:
         page = await context.new_page()
-        await page.goto(site.inbox)
+        await page.goto(shared.inbox)
         await page.get_by_role("link", name="Welcome, Ana").click()
         await page.get_by_role("link", name="Dark").click()
         await expect(page.frame_locator("iframe").get_by_role("heading")).to_be_visible()

@@ -10,7 +10,8 @@ from support.inbox import SAME_ORIGIN, Inboxes, directives
 
 from openviper.conf import override
 from openviper.core.email.backends.memory import sent
-from openviper.core.email.mailbox.samples import build, example, read_shapes
+from openviper.core.email.mailbox.samples import build, example
+from openviper.core.email.mailbox.shapes import read_shapes
 
 
 @pytest.fixture
