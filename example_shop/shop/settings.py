@@ -20,6 +20,12 @@ EMAIL = {
     "default_sender": "Viper Supplies <orders@shop.example>",
 }
 
+# redis://... or amqp://...: then mail is queued, and `viperctl runworker example_shop` delivers it.
+BROKER_URL = os.environ.get("BROKER_URL", "")
+TASKS = {}
+if BROKER_URL:
+    TASKS = {"broker": "rabbitmq" if BROKER_URL.startswith("amqp") else "redis", "broker_url": BROKER_URL}
+
 # Where customers reach the shop: mail links there. Only in debug mode it may be left out, and is then taken from the
 # request, because elsewhere anyone can write any Host header into a request.
 SHOP_URL = os.environ.get("SHOP_URL", "").rstrip("/")

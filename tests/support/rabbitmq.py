@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,16 +14,12 @@ import pika
 import pytest
 from pika.exceptions import AMQPError
 
+from support.ports import lasting_port
+
 __all__ = ["RabbitmqServer", "rabbitmq_server"]
 
 # Not the one on PATH, which changes to the user rabbitmq; this one runs as anybody.
 _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class RabbitmqServer:
@@ -32,9 +27,9 @@ class RabbitmqServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.port = _free_port()
-        self._dist_port = _free_port()
-        self._epmd_port = _free_port()
+        self.port = lasting_port()
+        self._dist_port = lasting_port()
+        self._epmd_port = lasting_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         (folder / "enabled_plugins").write_text("[].")

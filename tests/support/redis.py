@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from support.ports import lasting_port
+
 __all__ = ["RedisServer", "redis_server"]
 
 
@@ -22,8 +23,7 @@ class RedisServer:
     def __init__(self, folder: Path, *, appendfsync: str = "always") -> None:
         self._appendfsync = appendfsync
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = lasting_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

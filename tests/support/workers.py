@@ -35,10 +35,19 @@ def viperctl(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess
 class Worker:
     """A worker on a project; it is ready when the ``with`` block begins, and stopped at its end."""
 
-    def __init__(self, project: Path, *options: str, processes: int = 1, threads: int = 4) -> None:
+    def __init__(
+        self,
+        project: Path,
+        *options: str,
+        processes: int = 1,
+        threads: int = 4,
+        log_folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._command: list[str | Path] = [Path(sys.executable).with_name("viperctl"), "runworker", project]
         self._command += ["--processes", str(processes), "--threads", str(threads), *options]
-        self._log = project / f"worker-{id(self)}.log"
+        self._log = (log_folder or project) / f"worker-{id(self)}.log"
+        self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +58,9 @@ class Worker:
         """Start; a session of its own, so that the runner and its processes can be killed together."""
         already = self.output.count("ready for action")
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._env, start_new_session=True
+            )
         deadline = time.monotonic() + 30
         while ready and self.output.count("ready for action") == already:
             assert self._process.poll() is None, self.output
