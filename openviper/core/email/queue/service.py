@@ -89,10 +89,10 @@ class QueueService:
         done = loop.run_in_executor(
             self._threads, self._enqueue, message, settings, due_at, expires_at, deadline - _MARGIN
         )
+        done.add_done_callback(_forget)  # nobody asks for its error when the sender is cancelled
         try:
             await asyncio.wait_for(asyncio.shield(done), limit)
         except TimeoutError:
-            done.add_done_callback(_forget)
             self.detector.failed("no answer in time")
             raise QueueUnavailable(f"{self.settings.address} gave no answer in time") from None
         except QueueUnavailable as error:

@@ -254,3 +254,21 @@ async def test_mail_in_the_hands_of_a_killed_worker_goes_out_within_a_minute_on_
     gate.release()
     with redis_scene.worker():
         await redis_scene.smtp.arrive(1, 60)
+
+
+async def test_a_sender_that_is_cancelled_leaves_nothing_behind(
+    redis_scene: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await enqueue_email_job(data(1))
+    redis_scene.broker.pause()
+    try:
+        sending = asyncio.create_task(enqueue_email_job(data(2)))
+        await asyncio.sleep(0.2)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await asyncio.sleep(1.5)
+    finally:
+        redis_scene.broker.resume()
+    del sending
+    assert not [record for record in caplog.records if record.name == "asyncio"]
