@@ -246,6 +246,28 @@ async def test_the_iterable_is_read_only_as_far_as_receipts_are_taken(mailer: Ma
                 break
 
 
+@pytest.mark.parametrize(("size", "most"), [(1_000, 40), (100_000, 8), (400_000, 5)])
+async def test_large_messages_bound_what_is_read_ahead_to_be_overlapped(size: int, most: int) -> None:
+    """40 messages, 512 kB, and never more than two whose size is not known yet."""
+    read = 0
+
+    def endless() -> Iterator[dict[str, Any]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield message(read, text="x" * 70 + "\n" + "large " * (size // 6))
+
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with Serving(server, pool_size=1), aclosing(send_many(endless(), overlap=True)) as receipts:
+            first = asyncio.ensure_future(anext(receipts))
+            await server.seen("body")
+            await asyncio.sleep(0.1)
+            assert most // 2 <= read <= most
+            gate.release()
+            await first
+
+
 # Leaving early
 
 

@@ -16,7 +16,7 @@ from openviper.core.email.smtp.dialogue import Dialogue
 from openviper.core.email.smtp.exchange import Exchange, WireFailure
 from openviper.core.email.smtp.outcome import Outcome, StaleConnection, wire_error
 from openviper.core.email.smtp.replies import Reply
-from openviper.core.email.smtp.transfer import TRUSTED_FOR, TransferOptions, check_limits
+from openviper.core.email.smtp.transfer import TransferOptions, check_limits
 from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["Lane", "NotTaken"]
@@ -111,10 +111,9 @@ class Lane:
             try:
                 while not connection.flushed:
                     await connection.drain()
-                now = self._loop.time()
-                if self.closed or (connection.at_rest and now - connection.heard_at >= TRUSTED_FOR):
+                if self.closed:
                     raise NotTaken
-                connection.expire_at(now + self._longest * self.count)
+                connection.expire_at(self._loop.time() + self._longest * self.count)
                 exchange = connection.request(flight, replies, final_limit=self._options.data_timeout)
             except WireFailure as failure:
                 raise NotTaken from failure

@@ -133,7 +133,7 @@ class OverlappedSender:
         try:
             connection = await self._fit_connection()
         except Exception:  # noqa: BLE001 - those who have no lane meet it by themselves, each as an error of its own
-            keep_waiting = bool(self._lanes)
+            keep_waiting = bool(self._lanes) or len(self._opening) > 1
         finally:
             self._opening.discard(task)
             if connection is None and not keep_waiting:
@@ -178,11 +178,9 @@ async def _is_fit(connection: Connection) -> bool:
     if not (capabilities.pipelining and capabilities.chunking) or connection.takes_reset is False:
         return False
     quiet = asyncio.get_running_loop().time() - connection.heard_at
-    if connection.takes_reset is None or connection.needs_reset or quiet >= TRUSTED_FOR:
+    if connection.takes_reset is None or quiet >= TRUSTED_FOR:
         (reply,) = await connection.ask(b"RSET\r\n")
         if not connection.usable:
             raise WireFailure("lost", f"the server closed the connection: {reply}")
         connection.takes_reset = reply.positive
-        if reply.positive:
-            connection.needs_reset = False
     return connection.takes_reset

@@ -67,11 +67,6 @@ class Connection(asyncio.Protocol):
         return not self._paused
 
     @property
-    def at_rest(self) -> bool:
-        """True when no reply is waited for."""
-        return not self._exchanges
-
-    @property
     def dismissed(self) -> bool:
         """True when the server has said 421 to something; what was written behind that it has not looked at."""
         return self._going_away

@@ -27,6 +27,8 @@ from openviper.core.email.errors import (
 )
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
+from openviper.core.email.smtp.overlap import OverlappedSender
+from openviper.core.email.smtp.pool import ConnectionPool
 
 Outcome = DeliveryReport | EmailError
 
@@ -348,6 +350,41 @@ async def test_content_that_was_taken_for_nobody_knows_whom_is_uncertain() -> No
     assert second.uncertain
 
 
+async def test_after_a_refused_rset_nothing_further_goes_over_the_connection() -> None:
+    """What was written already counts as it is answered."""
+    connections = 0
+
+    async def converse(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await probed(peer)
+        if connections == 1:
+            assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+            await peer.say(b"451 not now", b"250 sender", b"250 recipient", b"250 taken")
+            await peer.say(b"451 not now", b"451 not now", b"451 not now", b"451 not now")
+            assert await peer.reader.read(1) == b""
+        else:
+            assert await read_flight(peer) == 0
+            await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+
+    async def converse_alone(peer: Peer) -> None:
+        if connections != 1:
+            await converse(peer)
+            return
+        await greet(peer, "PIPELINING", "CHUNKING")
+        for _ in range(2):
+            await peer.line()
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == 1
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken alone")
+        await peer.reader.read()
+
+    async with raw_backend(converse_alone) as backend:
+        first, second = await send_all(backend, numbered(2))
+    assert isinstance(first, DeliveryReport)
+    assert isinstance(second, DeliveryReport)
+    assert second.response == "250 taken alone"
+
+
 async def test_what_cannot_stand_on_the_wire_fails_alone() -> None:
     messages = numbered(5)
     messages[2] = outgoing(b"a bare\rreturn\r\n", to=["to2@example.com"])
@@ -428,6 +465,70 @@ async def test_cancelled_messages_take_no_others_with_them() -> None:
     assert max(arrived.values()) == 1
     # The connection on which somebody left was not used again.
     assert {message.connection for message in server.messages if number_of(message.content) == 99} == {2}
+
+
+async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_others() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            messages = numbered(22)
+
+            async def send_first() -> None:
+                await backend.send_overlapped(messages[0])
+                waiting.cancel()  # it has just been given the place of this one
+
+            first = asyncio.create_task(send_first())
+            others = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1:20]]
+            waiting = asyncio.create_task(backend.send_overlapped(messages[20]))
+            await server.seen("body")
+            gate.release()
+            await asyncio.gather(first, *others)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await all_given_back(backend)
+            assert backend.figures is not None
+            assert backend.figures.idle == 1  # nothing of it was on the wire
+
+
+async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> None:
+    """The connection was reset a moment ago, which nobody has seen yet."""
+    with SmtpServer() as server:
+        server.fault("body", "reset", nth=1)
+        async with backend_for(server) as backend:
+            first = asyncio.create_task(backend.send_overlapped(numbered(1)[0]))
+            await asyncio.sleep(0)
+            while not server.verbs.count("body"):
+                await asyncio.sleep(0.001)
+                time.sleep(0.05)  # the reset comes while the loop does something else
+                if server.verbs.count("body") and not first.done():
+                    break
+            outcomes = [await backend.send_overlapped(numbered(2)[1])]
+            outcomes[:0] = await asyncio.gather(first, return_exceptions=True)  # type: ignore[arg-type]
+    check(server.messages, outcomes)
+    assert uncertain(outcomes) == [0]
+
+
+async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
+    """It has died without a word: the next one takes its place, and is overlapped as well."""
+    with SmtpServer() as server:
+        server.fault("RSET", "drop", nth=12)
+        async with backend_for(server) as backend:
+            await send_all(backend, numbered(10))
+            await asyncio.sleep(1.05)
+            outcomes = await send_all(backend, numbered(30)[10:])
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert Counter(command.connection for command in server.commands if command.verb == "RSET") == {1: 12, 2: 21}
+
+
+async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
+    with SmtpServer(connection_limit=1) as server:
+        server.delay("body", 0.01)
+        pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), patience=0.1)
+        sender = OverlappedSender(pool, connections=2)
+        outcomes = await asyncio.gather(*map(sender.send, numbered(60)))
+        await pool.aclose()
+    assert len(outcomes) == len(server.messages) == 60
+    assert server.verbs.count("RSET") == 61
 
 
 async def test_what_waits_when_the_backend_is_closed_fails_in_time() -> None:
