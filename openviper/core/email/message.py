@@ -16,7 +16,7 @@ from openviper.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from openviper.core.email.serialiser import build_message as build_message
 
-__all__ = ["EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage", "build_message", "prepare"]
+__all__ = ["Content", "EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage", "build_message", "prepare"]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,16 @@ class Envelope:
     sender: str
     recipients: tuple[str, ...]
     smtputf8: bool = False
+
+
+class Content(tuple[bytes, ...]):  # noqa: SLOT001 - a tuple of varying length cannot have slots
+    """The chunks of a message; ``whole_lines`` numbers those in which every CR and LF is known to end a line.
+
+    They are made by encoders that join lines with CRLF, so nobody need look for a stray one there: with a large
+    attachment that would cost more than to encode it.
+    """
+
+    whole_lines: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from openviper.core.email.headers import (
     structured_header,
     text_header,
 )
-from openviper.core.email.message import EmailMessageData, Envelope, OutgoingMessage, PreparedMessage, prepare
+from openviper.core.email.message import Content, EmailMessageData, Envelope, OutgoingMessage, PreparedMessage, prepare
 
 __all__ = ["build_message", "outgoing", "serialise"]
 
@@ -70,10 +70,19 @@ def serialise(message: PreparedMessage) -> tuple[bytes, ...]:
     if inline and message.html is None:
         attached, inline = [*message.attachments], []
     boundary = _boundary(message)
-    body = _body(message, inline, boundary)
-    if attached:
-        body = _multipart("mixed", f"{boundary}m", [body, *map(_attachment, attached)])
-    return _joined([_header(message).encode(), *body])
+    shown = [_attachment(each) for each in inline]
+    body = _body(message, shown, boundary)
+    others = [_attachment(each) for each in attached]
+    if others:
+        body = _multipart("mixed", f"{boundary}m", [body, *others])
+    chunks = _joined([_header(message).encode(), *body])
+    if len(chunks) == 1:
+        return chunks
+    # Between the header of an attachment and its last slice, which does not end its line.
+    slices = {id(each) for part in (*shown, *others) for each in part[1:-1]}
+    content = Content(chunks)
+    content.whole_lines = frozenset(number for number, chunk in enumerate(chunks) if id(chunk) in slices)
+    return content
 
 
 def build_message(data: EmailMessageData) -> EmailMessage:
@@ -120,15 +129,13 @@ def _custom_header(name: str, value: str) -> str:
     return text_header(name, value, long_words=True)
 
 
-def _body(message: PreparedMessage, inline: Sequence[AttachmentData], boundary: str) -> list[bytes]:
+def _body(message: PreparedMessage, inline: Sequence[list[bytes]], boundary: str) -> list[bytes]:
     """The text, the HTML, or both as alternatives; the HTML together with what it shows inline (RFC 2387)."""
     if message.html is None:
         return _text_part("plain", message.text or "")
     html = _text_part("html", message.html)
     if inline:
-        html = _multipart(
-            "related", f"{boundary}r", [html, *map(_attachment, inline)], parameters=[' type="text/html"']
-        )
+        html = _multipart("related", f"{boundary}r", [html, *inline], parameters=[' type="text/html"'])
     if message.text is None:
         return html
     return _multipart("alternative", f"{boundary}a", [_text_part("plain", message.text), html])
@@ -207,7 +214,7 @@ def _joined(pieces: Sequence[bytes]) -> tuple[bytes, ...]:
     size = 0
     for piece in pieces:
         if pending and size + len(piece) > _CHUNK:
-            chunks.append(b"".join(pending))
+            chunks.append(pending[0] if len(pending) == 1 else b"".join(pending))
             pending, size = [], 0
         pending.append(piece)
         size += len(piece)

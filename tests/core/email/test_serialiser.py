@@ -829,3 +829,21 @@ def test_the_longest_header_is_written_at_once(unit: str) -> None:
     started = time.perf_counter()
     written(subject=value, headers={"X-Own": value})
     assert time.perf_counter() - started < 0.5
+
+
+def test_the_chunks_known_to_hold_whole_lines_hold_no_other_cr_or_lf() -> None:
+    """A large attachment is mostly such chunks; those with headers or text are never among them."""
+    large = AttachmentData("film.bin", bytes(range(256)) * 4096, "application/octet-stream")
+    shown = AttachmentData("photo.png", b"\r\n" * 200_000, "image/png", content_id="photo", inline=True)
+    data = EmailMessageData(
+        recipients="a@example.com", subject="Large", text="t", html="<p>h</p>", attachments=[large, shown]
+    )
+    content = serialise(prepare(data, default_sender="shop@example.com"))
+    assert isinstance(content, message_module.Content)
+    known = [content[number] for number in sorted(content.whole_lines)]
+    assert sum(map(len, known)) > 0.8 * sum(map(len, content))
+    for chunk in known:
+        lines = chunk.split(b"\r\n")
+        assert lines[-1] == b""
+        assert {len(line) for line in lines[:-1]} == {76}
+        assert not any(b"\r" in line or b"\n" in line for line in lines)

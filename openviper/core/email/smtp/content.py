@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message import Content
 
 __all__ = ["BREATH", "check_content", "pieces"]
 
@@ -21,15 +22,22 @@ async def check_content(content: Sequence[bytes]) -> int:
     """
     size = pairs = returns = feeds = checked = 0
     last = b"\n"
-    for chunk in _bounded(content):
-        size += len(chunk)
-        pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
-        returns += chunk.count(b"\r")
-        feeds += chunk.count(b"\n")
-        last = chunk
-        if size - checked >= BREATH:
-            checked = size
-            await asyncio.sleep(0)
+    known = content.whole_lines if isinstance(content, Content) else frozenset()
+    for number, whole in enumerate(content):
+        if number in known:
+            size += len(whole)
+            last = whole
+            continue
+        for chunk in _bounded(whole):
+            size += len(chunk)
+            pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
+            returns += chunk.count(b"\r")
+            feeds += chunk.count(b"\n")
+            last = chunk
+            checked += len(chunk)
+            if checked >= BREATH:
+                checked = 0
+                await asyncio.sleep(0)
     if not pairs == returns == feeds:
         raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
     if not last.endswith(b"\n"):
@@ -60,11 +68,10 @@ def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | m
         yield b"".join(small)
 
 
-def _bounded(content: Sequence[bytes]) -> Iterator[bytes]:
-    for chunk in content:
-        if len(chunk) <= BREATH:
-            if chunk:
-                yield chunk
-        else:
-            for begin in range(0, len(chunk), BREATH):
-                yield chunk[begin : begin + BREATH]
+def _bounded(chunk: bytes) -> Iterator[bytes]:
+    if len(chunk) <= BREATH:
+        if chunk:
+            yield chunk
+    else:
+        for begin in range(0, len(chunk), BREATH):
+            yield chunk[begin : begin + BREATH]
