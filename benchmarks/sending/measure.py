@@ -19,7 +19,7 @@ _MB = 1024 * 1024
 class Clockwork:
     """Runs ``concurrency`` senders for ``warm`` seconds that do not count and ``seconds`` that do.
 
-    With ``messages`` it sends that many instead, after one that does not count.
+    With ``messages`` it sends that many instead, after one that does not count. The first message has the number 0.
     """
 
     def __init__(self, *, concurrency: int, seconds: float, warm: float, messages: int | None) -> None:
@@ -27,14 +27,14 @@ class Clockwork:
         self._seconds = seconds
         self._warm = warm
         self._messages = messages
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count()
         self._sent = 0
 
     async def run(self, send: Callable[[int], Awaitable[object]]) -> dict[str, float]:
         """Measure a coroutine that sends message ``n``."""
         lag = _LoopLag()
-        memory = _Memory()
         await self._async_phase(send, self._warm, 1)
+        memory = _Memory()
         window = _Window(self._sent)
         watch = asyncio.create_task(lag.watch()) if self._messages is not None else None
         await self._async_phase(send, self._seconds, self._messages)
@@ -48,8 +48,8 @@ class Clockwork:
 
     async def run_stream(self, stream: Callable[[Iterator[int]], AsyncIterator[object]]) -> dict[str, float]:
         """Measure a stream that sends each of the numbers that it is given, and yields for each message sent."""
-        memory = _Memory()
         for seconds, count in ((self._warm, 1), (self._seconds, self._messages)):
+            memory = _Memory()
             window = _Window(self._sent)
             more = self._condition(seconds, count)
             async for _ in stream(next(self._numbers) for _ in iter(more, False)):
@@ -59,8 +59,8 @@ class Clockwork:
     def run_threads(self, open_sender: Callable[[], Callable[[int], object]]) -> dict[str, float]:
         """Measure blocking senders: each thread calls ``open_sender`` once and then what that returns."""
         senders = [open_sender() for _ in range(self._concurrency)]
-        memory = _Memory()
         self._threads_phase(senders, self._warm, 1)
+        memory = _Memory()
         window = _Window(self._sent)
         self._threads_phase(senders, self._seconds, self._messages)
         return window.close(self._sent) | memory.close()
@@ -119,7 +119,7 @@ class _Window:
 
 
 class _Memory:
-    """Resident memory at its peak, and how far that is above what was there before the first message."""
+    """Resident memory at its peak, and how far that is above what was there before."""
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, proc(5)
