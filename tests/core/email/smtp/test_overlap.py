@@ -524,6 +524,7 @@ async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
     with SmtpServer(connection_limit=1) as server:
         server.delay("body", 0.01)
         pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), patience=0.1)
+        await pool.warm()
         sender = OverlappedSender(pool, connections=2)
         outcomes = await asyncio.gather(*map(sender.send, numbered(60)))
         await pool.aclose()
