@@ -105,7 +105,7 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
     Raises:
         InvalidAddress: as of :func:`parse_address`.
     """
-    if value is None:
+    if value is None or value == ():
         return ()
     if isinstance(value, str):
         return (parse_address(value, field=field),)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from openviper.core.email.errors import Refusal
 
@@ -12,6 +13,7 @@ __all__ = ["BrokenReply", "Reply", "ReplyReader", "one_line"]
 _MAX_LINE = 4096
 _MAX_LINES = 128
 _MAX_TEXT = 500
+_SHORT = 200
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -72,6 +74,10 @@ class ReplyReader:
             raise BrokenReply("a reply line without end")
 
     def _line(self, line: bytes) -> Reply | None:
+        if not self._texts and len(line) <= _SHORT:
+            reply = _whole(line)
+            if reply is not None:
+                return reply
         match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
         if match is None:
             raise BrokenReply(f"not an SMTP reply: {one_line(line[:80])!r}")
@@ -89,6 +95,13 @@ class ReplyReader:
             text = b" ".join((*self._texts, text))
             self._texts.clear()
         return Reply(code, one_line(text))
+
+
+@lru_cache(maxsize=256)
+def _whole(line: bytes) -> Reply | None:
+    """The reply that ``line`` is by itself; None when it is not one. Most are the same again and again."""
+    match = _LINE.fullmatch(line)
+    return None if match is None or match[2] == b"-" else Reply(int(match[1]), one_line(match[3] or b""))
 
 
 def one_line(text: bytes | str) -> str:
