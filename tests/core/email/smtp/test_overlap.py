@@ -674,9 +674,9 @@ async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterato
         async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, weight: int) -> None:
             nonlocal passed
             while passed < limit and (data := await source.read(1024)):
-                data = data[: max(1, (limit - passed) // weight)]
+                room = -(-(limit - passed) // weight)
                 passed += len(data) * weight
-                sink.write(data)
+                sink.write(data[:room])
                 await sink.drain()
 
         # Replies weigh more, so that cuts fall into them as often as into messages.
