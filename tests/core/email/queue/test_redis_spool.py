@@ -1,6 +1,7 @@
 """What Redis keeps, and that each step happens once."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,22 @@ def test_the_same_attachment_is_stored_once(redis_scene: Any, spool: RedisSpool)
     assert client.info("memory")["used_memory"] - before < 25 * 1024**2
     (blob,) = client.keys("dramatiq:mail:blob:*")
     assert client.ttl(blob) > 24 * 3600
+
+
+def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, spool: RedisSpool) -> None:
+    """Two senders see at once that it is not there yet."""
+    client = redis_scene.broker.client()
+    content = b"x" * 100_000
+    message = prepare(data(attachments=[AttachmentData("a.bin", content)]), default_sender="shop@example.com")
+    one = Parcel("k", message.message_id, encode(message), Progress(time.time()), keep=60)
+    theirs = spool._upload(content)
+    spool.enqueue(one, deadline=time.monotonic() + 5)
+    (blob,) = client.keys("dramatiq:mail:blob:*")
+    digest = blob.rpartition(b":")[2].decode()
+    other = dataclasses.replace(one, key="other")
+    spool._ask_to_enqueue(other, time.monotonic() + 5, {digest: theirs}, {"blob0": digest, "parts": 1})
+    assert not client.keys("dramatiq:mail:upload:*")
+    assert client.keys("dramatiq:mail:blob:*") == [blob]
 
 
 async def test_what_reaches_a_paused_redis_late_is_void(redis_scene: Any) -> None:
