@@ -53,7 +53,9 @@ class Progress:
         try:
             values: dict[str, Any] = json.loads(text)
             left = values.pop("left")
-            return cls(left=None if left is None else tuple(left), **values)
+            progress = cls(left=None if left is None else tuple(left), **values)
+            _check(progress)
+            return progress
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UnknownPayload("its progress cannot be read") from None
 
@@ -64,6 +66,17 @@ class Progress:
 
     def __repr__(self) -> str:
         return f"<Progress after {self.attempts} attempts>"
+
+
+def _check(progress: Any) -> None:
+    """Raises TypeError for values with which no attempt could be made or counted."""
+    moments = (progress.since, progress.since if progress.expires_at is None else progress.expires_at)
+    if not all(isinstance(moment, int | float) for moment in moments):
+        raise TypeError
+    if not isinstance(progress.attempts, int) or not isinstance(progress.refused, dict):
+        raise TypeError
+    if not all(isinstance(one, str) for one in (*(progress.left or ()), *progress.refused, *progress.refused.values())):
+        raise TypeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidM
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.payload import UnknownPayload, decode
-from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report
+from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, is_worth_another
 from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.serialiser import outgoing
@@ -131,7 +131,7 @@ async def _send(prepared: PreparedMessage, left: tuple[str, ...] | None, setting
 
 
 def _tell_failure(message: OutgoingMessage, error: Exception) -> None:
-    publish("retrying" if getattr(error, "temporary", True) else "failed", message, str(error))
+    publish("retrying" if is_worth_another(error) else "failed", message, str(error))
 
 
 _backends: PerLoop[tuple[EmailSettings, "asyncio.Task[EmailBackend]"]] = PerLoop()

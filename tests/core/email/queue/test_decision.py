@@ -1,12 +1,21 @@
 """What follows from an attempt."""
 
+import json
 import time
 from typing import Any
 
 import pytest
 
-from openviper.core.email import ConnectionFailed, EmailSettings, MessageRefused, RecipientsRefused, Refusal
+from openviper.core.email import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    EmailSettings,
+    MessageRefused,
+    RecipientsRefused,
+    Refusal,
+)
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.payload import UnknownPayload
 from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, retry_delay
 from openviper.core.email.queue.job import Progress
 from openviper.exceptions import ImproperlyConfigured
@@ -56,6 +65,17 @@ def test_a_5xx_is_tried_once() -> None:
     assert isinstance(after_error(fresh(), MessageRefused("no", code=554), settings()), Failed)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [AuthenticationFailed("wrong password", code=535), ConnectionFailed("the certificate is not trusted")],
+    ids=["password", "certificate"],
+)
+def test_a_connection_that_is_refused_for_good_loses_no_mail(error: ConnectionFailed) -> None:
+    """It says nothing about the message, and would else empty the whole queue into the failed ones."""
+    assert not error.temporary
+    assert isinstance(after_error(fresh(), error, settings()), Again)
+
+
 def test_a_wrong_setting_of_the_worker_loses_no_mail() -> None:
     assert isinstance(after_error(fresh(), ImproperlyConfigured('EMAIL["host"]: ...'), settings()), Again)
 
@@ -91,3 +111,12 @@ def test_progress_survives_the_broker_and_hides_addresses() -> None:
     progress = Progress(1.5, 3, ("a@x.test",), {"b@x.test": "550 no"}, 9.0, True)
     assert Progress.from_json(progress.to_json()) == progress
     assert "x.test" not in repr(progress)
+
+
+@pytest.mark.parametrize(
+    "change", [{"attempts": "1"}, {"since": "now"}, {"left": [1]}, {"refused": []}, {"expires_at": "x"}, {"more": 1}]
+)
+def test_a_progress_that_cannot_be_counted_on_is_refused(change: dict[str, Any]) -> None:
+    """Before an attempt, since what fails after one leaves the message in nobody's hands."""
+    with pytest.raises(UnknownPayload):
+        Progress.from_json(json.dumps(json.loads(fresh().to_json()) | change))
