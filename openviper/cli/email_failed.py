@@ -1,5 +1,8 @@
 """``viperctl email failed``: list, show, retry, purge."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +13,12 @@ from openviper.cli.email_queue import project_option, queue_of
 from openviper.cli.options import settings_option
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue.job import FailedJob
+    from openviper.core.email.queue.job import FailedJob, Spool
 
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
 _MOST = 1000
+_BAR_FROM = 20  # messages
 
 _ids = click.argument("message_ids", nargs=-1, metavar="[MESSAGE-ID]...")
 _all = click.option("--all", "everything", is_flag=True, help="Every failed message.")
@@ -59,7 +63,9 @@ def show(path: Path, message_id: str, settings: str | None) -> None:
 def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
     """Queue failed messages again, for the recipients who do not have them."""
     wanted = _wanted(message_ids, everything)
-    count = queue_of(path, settings).spool.retry_failed(wanted)
+    spool = queue_of(path, settings).spool
+    with _progress(spool, "Queueing again") as looked_at:
+        count = spool.retry_failed(wanted, looked_at)
     _tell(count, wanted, "queued again")
 
 
@@ -71,8 +77,21 @@ def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
 def purge(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
     """Drop failed messages for good."""
     wanted = _wanted(message_ids, everything)
-    count = queue_of(path, settings).spool.purge_failed(wanted)
+    spool = queue_of(path, settings).spool
+    with _progress(spool, "Dropping") as looked_at:
+        count = spool.purge_failed(wanted, looked_at)
     _tell(count, wanted, "dropped")
+
+
+@contextmanager
+def _progress(spool: "Spool", what: str) -> Iterator[Callable[[], object]]:
+    """What is to be called for each message; many of them move a bar, on a terminal only."""
+    many = spool.figures().failed if sys.stderr.isatty() else 0
+    if many < _BAR_FROM:
+        yield lambda: None
+        return
+    with click.progressbar(length=many, label=what, file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
 
 
 def _wanted(message_ids: tuple[str, ...], everything: bool) -> frozenset[str] | None:

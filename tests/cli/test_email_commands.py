@@ -1,6 +1,7 @@
 """``viperctl email status`` and ``viperctl email failed``."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,18 @@ import pytest
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import redis_server
 from support.smtpd import SmtpServer
+from support.terminal import on_a_terminal
 from support.workers import Worker, viperctl, write_project
 
 from openviper.conf import override
-from openviper.core.email import send_email
-from openviper.core.email.queue import close_queue
+from openviper.core.email import EmailMessageData, send_email
+from openviper.core.email.message import prepare
+from openviper.core.email.payload import encode, join
+from openviper.core.email.queue import close_queue, queue_service
+from openviper.core.email.queue.job import Held, Parcel, Progress, job_key
+from openviper.core.email.queue.redis_spool import RedisSpool
+from openviper.tasks import get_broker
+from openviper.tasks.encoder import Sealed
 
 __all__ = ["rabbitmq_server", "redis_server"]
 
@@ -89,6 +97,39 @@ async def test_purge_drops_for_good(tmp_path: Path, broker: Any) -> None:
         assert unknown.returncode == 1
         assert "1 dropped" in run("failed", "purge", "--all").stdout
         assert "Failed   0" in run("status").stdout
+
+
+@pytest.mark.parametrize("command", ["retry", "purge"])
+def test_many_messages_move_a_bar_on_a_terminal_and_nowhere_else(tmp_path: Path, broker: Any, command: str) -> None:
+    project = write_project(tmp_path / "shop", tasks=broker.tasks(), email={})
+    words = ("email", "failed", command, "--all", "--project", str(project))
+    with override(TASKS=broker.tasks()):
+        give_up(30)
+        seen = on_a_terminal([str(Path(sys.executable).with_name("viperctl")), *words]).stdout
+        give_up(30)
+    assert "100%" in seen
+    assert "30 queued again" in seen or "30 dropped" in seen
+    done = viperctl(*words)
+    assert (done.stdout, done.stderr) == (f"30 {'queued again' if command == 'retry' else 'dropped'}\n", "")
+
+
+def give_up(count: int) -> None:
+    """Put failed messages on the broker."""
+    service = queue_service()
+    assert service is not None
+    get_broker()
+    for number in range(count):
+        message = prepare(EmailMessageData(["a@example.com"], f"Order {number}", text=""), default_sender="s@x.test")
+        key, progress = job_key(message.message_id, message.recipients), Progress(time.time(), 1)
+        one = Parcel(key, message.message_id, encode(message), progress, keep=3600)
+        if isinstance(service.spool, RedisSpool):
+            service.spool.enqueue(one, deadline=time.monotonic() + 5)
+            held = service.spool.receive(key, 1, "ticket")
+        else:
+            held = Held(key, one.message_id, progress, one.payload, token=Sealed(join(one.payload)))
+        assert held is not None
+        service.spool.fail(held, progress, "550 no", keep=3600, uncertain=False)
+    close_queue()
 
 
 def test_without_a_broker_the_commands_say_so(tmp_path: Path) -> None:

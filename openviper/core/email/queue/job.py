@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -166,11 +166,11 @@ class Spool(Protocol):
     def failed(self, limit: int) -> list[FailedJob]:
         """Failed messages, oldest first, at most ``limit``."""
 
-    def retry_failed(self, message_ids: frozenset[str] | None) -> int:
-        """Queue failed messages again (None: all); returns how many."""
+    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
+        """Queue failed messages again (None: all); returns how many. ``looked_at`` is called for each failed one."""
 
-    def purge_failed(self, message_ids: frozenset[str] | None) -> int:
-        """Drop failed messages (None: all); returns how many."""
+    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
+        """Drop failed messages (None: all); returns how many. ``looked_at`` is called for each failed one."""
 
 
 def job_key(message_id: str, recipients: tuple[str, ...]) -> str:

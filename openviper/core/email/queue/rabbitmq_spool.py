@@ -129,10 +129,11 @@ class RabbitmqSpool:
         """Read at most 1,000 and put them back."""
         return [job for job, _ in self._each_failed(min(limit, _MOST_FAILED), lambda *_: False)]
 
-    def retry_failed(self, message_ids: frozenset[str] | None) -> int:
+    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
         """Of the first 1,000, publish those anew, then take them off the queue of failed ones."""
 
         def retry(job: FailedJob, message: "Message[Any]") -> bool:
+            looked_at()
             if message_ids is not None and job.message_id not in message_ids:
                 return False
             key, _, sealed = message.args
@@ -142,9 +143,13 @@ class RabbitmqSpool:
 
         return sum(taken for _, taken in self._each_failed(_MOST_FAILED, retry))
 
-    def purge_failed(self, message_ids: frozenset[str] | None) -> int:
+    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
         """Of the first 1,000, drop those."""
-        drop = lambda job, _: message_ids is None or job.message_id in message_ids  # noqa: E731
+
+        def drop(job: FailedJob, _message: "Message[Any]") -> bool:
+            looked_at()
+            return message_ids is None or job.message_id in message_ids
+
         return sum(taken for _, taken in self._each_failed(_MOST_FAILED, drop))
 
     def _each_failed(

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,7 +193,7 @@ class RedisSpool:
                 jobs.append(self._failed_job(key))
             return jobs
 
-    def retry_failed(self, message_ids: frozenset[str] | None) -> int:
+    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
         """Queue again, from the first attempt, for those who do not have it."""
         count = 0
         with _translated():
@@ -202,15 +202,17 @@ class RedisSpool:
                 if message_ids is None or job.message_id in message_ids:
                     progress = job.progress.again(now=time.time()).to_json()
                     count += int(self._retry(keys=[self._namespace], args=[key, progress]))
+                looked_at()
         return count
 
-    def purge_failed(self, message_ids: frozenset[str] | None) -> int:
+    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
         """Drop them; their attachments expire by themselves."""
         count = 0
         with _translated():
             for key in list(self._failed_keys()):
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
                     count += int(self._purge(keys=[self._namespace], args=[key]))
+                looked_at()
         return count
 
     def _broker(self) -> Any:
