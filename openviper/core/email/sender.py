@@ -107,54 +107,6 @@ async def submit_email(
     return await mailer.submit(message, background=background, fail_silently=silent, schedule=schedule)
 
 
-async def send_email(
-    recipients: Addresses,
-    subject: str | None = None,
-    text: str | None = None,
-    html: str | None = None,
-    cc: Addresses | None = None,
-    bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
-    template: str | None = None,
-    context: Mapping[str, Any] | None = None,
-    fail_silently: bool | None = None,
-    background: bool | None = None,
-    sender: str | None = None,
-    *,
-    reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
-    send_at: datetime | None = None,
-    delay: float | timedelta | None = None,
-    expires_at: datetime | None = None,
-) -> bool:
-    """Send an email; the arguments and errors are those of :func:`submit_email`.
-
-    Returns True when the message was delivered or accepted for delivery, False when the delivery failed silently.
-    """
-    receipt = await submit_email(
-        recipients,
-        subject,
-        text,
-        html,
-        cc,
-        bcc,
-        attachments,
-        template,
-        context,
-        fail_silently,
-        background,
-        sender,
-        reply_to=reply_to,
-        headers=headers,
-        envelope_sender=envelope_sender,
-        send_at=send_at,
-        delay=delay,
-        expires_at=expires_at,
-    )
-    return bool(receipt)
-
-
 def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Give a function that passes its arguments on the parameters of ``model``: for type checkers, editors, help()."""
 
@@ -165,6 +117,15 @@ def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T
         return function
 
     return decorate
+
+
+@_with_parameters_of(submit_email)
+async def send_email(*args: Any, **kwargs: Any) -> bool:
+    """Send an email; the arguments and errors are those of :func:`submit_email`.
+
+    Returns True when the message was delivered or accepted for delivery, False when the delivery failed silently.
+    """
+    return bool(await submit_email(*args, **kwargs))
 
 
 @_with_parameters_of(send_email)
