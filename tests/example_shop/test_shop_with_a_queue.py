@@ -1,6 +1,7 @@
 """The shop, with not a line changed, gives its mail to a worker; and sells when the broker is gone."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import pytest
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import redis_server
-from support.shopping import Shop
+from support.shopping import Shop, Visitor
 from support.smtpd import SmtpServer
 from support.workers import Worker
 
 from openviper.conf import override
-from openviper.core.email.queue import close_queue
+from openviper.core.email.queue import close_queue, worker_available
 
 __all__ = ["rabbitmq_server", "redis_server"]
 
@@ -37,8 +38,12 @@ def sqlite_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sho
 
 async def order(shop: Shop) -> None:
     async with shop.visited() as visitor:
-        await visitor.add("Field notebook")
-        assert (await visitor.check_out()).status_code == 303
+        await place_order(visitor)
+
+
+async def place_order(visitor: Visitor) -> None:
+    await visitor.add("Field notebook")
+    assert (await visitor.check_out()).status_code == 303
 
 
 async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: Any, tmp_path: Path) -> None:
@@ -58,3 +63,52 @@ async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: Any
             await order(sqlite_shop)
             await smtp.arrive(2, 30)
             await asyncio.to_thread(close_queue)
+
+
+async def test_every_order_is_answered_and_confirmed_whatever_becomes_of_the_broker(
+    sqlite_shop: Shop, broker: Any, tmp_path: Path
+) -> None:
+    """Stopped before the shop starts, started, paused, resumed, killed and restarted; a worker comes at the end."""
+    await asyncio.to_thread(broker.stop)
+    with SmtpServer() as smtp:
+        email = smtp.settings(default_sender="Viper Supplies <orders@shop.example>")
+        with override(TASKS=broker.tasks(), EMAIL=email):
+            async with sqlite_shop.visited() as visitor:
+                await place_order(visitor)
+                await smtp.arrive(1, 30)
+                await asyncio.to_thread(broker.start)
+                await queueing_again()
+                await place_order(visitor)
+                broker.pause()
+                try:
+                    begin = time.monotonic()
+                    await place_order(visitor)
+                    assert time.monotonic() - begin < 5
+                    await smtp.arrive(2, 30)
+                finally:
+                    broker.resume()
+                await queueing_again()
+                await asyncio.to_thread(broker.kill)
+                await place_order(visitor)
+                await smtp.arrive(3, 30)
+                await asyncio.to_thread(broker.start)
+                await queueing_again()
+                await place_order(visitor)
+            env = {"BROKER_URL": broker.url, "EMAIL_BACKEND": "SMTPBackend", "EMAIL_HOST": smtp.host}
+            env |= {"EMAIL_PORT": str(smtp.port), "OPENVIPER_SETTINGS_MODULE": "shop.settings"}
+            with Worker(SHOP, "--queues", "emails", log_folder=tmp_path, env=env):
+                await smtp.until(lambda: len(orders(smtp)) == 5, 40)
+            assert orders(smtp) == {f"Your order {1001 + number} at Viper Supplies" for number in range(5)}
+            await asyncio.to_thread(close_queue)
+
+
+def orders(smtp: SmtpServer) -> set[str]:
+    """RabbitMQ may deliver one twice that it got while it was paused."""
+    return {str(message.parse()["Subject"]) for message in tuple(smtp.messages)}
+
+
+async def queueing_again() -> None:
+    deadline = time.monotonic() + 30
+    while not await asyncio.to_thread(worker_available):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
