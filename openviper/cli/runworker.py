@@ -154,7 +154,8 @@ def _run(
     arguments = ["openviper.cli.workerprocess:boot", "--processes", str(processes), "--threads", str(threads)]
     arguments += ["--path", str(folder), *["--verbose"] * verbose]
     if watch:
-        arguments += ["--watch", str(folder)]
+        # Dramatiq's own patterns fit no file for watchdog 7.
+        arguments += ["--watch", str(folder), "--watch-include", "**/*.py"]
     if pid_file is not None:
         arguments += ["--pid-file", str(pid_file)]
     if names:

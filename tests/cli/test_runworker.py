@@ -144,6 +144,20 @@ def test_a_dead_process_ends_the_runner_with_a_failure(project: Path, tmp_path: 
     assert not pid_file.exists()
 
 
+def test_a_changed_source_file_starts_the_worker_again(
+    project: Path, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    pytest.importorskip("watchdog", reason="watchdog is not installed (pip install watchdog)")
+    with Worker(project, "--watch") as worker:
+        (project / "tasks.py").write_text(TASKS_MODULE.replace('"async"', '"changed"'))
+        deadline = time.monotonic() + 30
+        while worker.output.count("ready for action") < 2:
+            assert time.monotonic() < deadline, worker.output
+            time.sleep(0.1)
+        send_note(redis_server, "default", "note", tmp_path / "one")
+        appears(tmp_path / "one", "changed")
+
+
 def test_a_module_with_a_fault_ends_the_worker(project: Path) -> None:
     (project / "tasks.py").write_text("import no_such_module\n")
     worker = Worker(project)
