@@ -38,10 +38,9 @@ def declare(broker: Broker) -> None:
     if ACTOR in broker.actors:
         return
     broker.add_middleware(_Promoter())
-    # Tries again by itself; Dramatiq's tries would come on top, and its time limit before ours.
-    make = dramatiq.actor(
-        actor_name=ACTOR, queue_name=QUEUE, broker=broker, max_retries=0, time_limit=2_000 * _LONGEST_ATTEMPT
-    )
+    # Tries again by itself; Dramatiq's tries would come on top. Its time limit would end the wait for a broker that is
+    # down, and what was done with the message would never be written down; an attempt has our own limit.
+    make = dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker, max_retries=0, time_limit=float("inf"))
     make(_deliver)
 
 

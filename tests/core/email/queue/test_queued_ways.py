@@ -8,6 +8,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.brokers.stub import StubBroker
 from support.rabbitmq import RabbitmqServer
 from support.smtpd import SmtpServer
 
@@ -16,8 +17,9 @@ from openviper.core.email import InvalidMessage, Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, describe_ways
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.queue import queue_service, worker_available
-from openviper.core.email.queue.job import Held, Progress
+from openviper.core.email.queue.job import ACTOR, Held, Progress
 from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
+from openviper.core.email.queue.worker import declare
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
 from openviper.exceptions import ImproperlyConfigured
@@ -129,6 +131,13 @@ async def test_every_attempt_is_the_same_message(redis_scene: Any) -> None:
         (message,) = await redis_scene.smtp.arrive(1, 30)
     assert [command.verb for command in commands].count("MAIL") == 2
     assert message.parse()["Message-ID"] == receipt.message_id
+
+
+def test_no_time_limit_ends_the_wait_for_a_broker_that_is_down() -> None:
+    """A message whose attempt is made, and whose outcome is not written down, would be in nobody's hands."""
+    broker = StubBroker()
+    declare(broker)
+    assert broker.get_actor(ACTOR).options["time_limit"] == float("inf")
 
 
 def test_no_delay_on_rabbitmq_exceeds_a_quarter_of_an_hour(rabbitmq_server: RabbitmqServer) -> None:
