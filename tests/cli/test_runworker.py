@@ -149,8 +149,11 @@ def test_a_changed_source_file_starts_the_worker_again(
 ) -> None:
     pytest.importorskip("watchdog", reason="watchdog is not installed (pip install watchdog)")
     with Worker(project, "--watch") as worker:
-        (project / "tasks.py").write_text(TASKS_MODULE.replace('"async"', '"changed"'))
         deadline = time.monotonic() + 30
+        while "Detected changes" not in worker.output:  # the runner begins to watch when its processes are ready
+            assert time.monotonic() < deadline, worker.output
+            (project / "tasks.py").write_text(TASKS_MODULE.replace('"async"', '"changed"'))
+            time.sleep(2)
         while worker.output.count("ready for action") < 2:
             assert time.monotonic() < deadline, worker.output
             time.sleep(0.1)
