@@ -78,3 +78,13 @@ def test_hostile_html_is_framed_in_time(html: str) -> None:
     begun = time.perf_counter()
     framed(html)
     assert time.perf_counter() - begun < 1
+
+
+def test_framing_an_ordinary_newsletter_holds_the_interpreter_for_milliseconds() -> None:
+    """Patterns hold it to their end, and with it the event loop, whichever thread they run in."""
+    row = '<tr><td style="color:#333"><a href="https://shop.example/x"><img src="cid:a" alt=""></a></td></tr>'
+    html = f"<style>:root{{color-scheme:light dark}}</style><table>{row * 10_000}</table>"
+    begin = time.perf_counter()
+    framed = framed_html(html, images="/x/", theme="dark", remote=False)
+    assert time.perf_counter() - begin < 0.2
+    assert "color-scheme:only dark" in framed
