@@ -33,7 +33,6 @@ def main() -> None:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": environments.versions,
         "rounds": options.rounds,
-        "load_before": os.getloadavg()[0],
     }
     began = time.monotonic()
     measured["runs"] = {
@@ -49,12 +48,12 @@ def main() -> None:
         _say("responses")
         measured["responses"] = responses(environments, plain, rate=100, count=options.requests)
     measured["minutes"] = (time.monotonic() - began) / 60
-    measured["load_after"] = os.getloadavg()[0]
     results = BUILD / f"results-{environments.versions['Python']}.json"
     results.write_text(json.dumps(measured, indent=1))
     tables = page(measured)
-    results.with_suffix(".md").write_text(tables + "\n")
     print(tables)
+    if options.into is not None:
+        _put(tables, environments.versions["Python"], options.into)
     _say(f"all figures: {results}")
 
 
@@ -65,11 +64,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each sender in each scenario")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a run")
     parser.add_argument("--requests", type=int, default=3000, help="requests to each of the two applications")
+    parser.add_argument("--into", type=Path, help="Markdown file whose section of this Python gets the tables")
     everyone = (*SENDERS, *BULK)
     names = [*(scenario.name for scenario in SCENARIOS), "own"]
     parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
     parser.add_argument("--senders", nargs="+", choices=everyone, default=everyone)
     return parser.parse_args()
+
+
+def _put(tables: str, version: str, document: Path) -> None:
+    """Replace what stands below the heading of this Python in ``document``, up to the next heading of its level."""
+    heading = f"## Python {version.rpartition('.')[0]}"
+    before, found, rest = document.read_text(encoding="utf-8").partition(f"{heading}\n")
+    if not found:
+        raise SystemExit(f"{document}: has no heading {heading!r}")
+    _, next_heading, after = rest.partition("\n## ")
+    document.write_text(f"{before}{heading}\n\n{tables}\n{next_heading}{after}", encoding="utf-8")
 
 
 def _contents() -> tuple[Path, Path]:
@@ -92,7 +102,7 @@ def _interleaved(
     for number in range(rounds):
         for sender in senders:
             result = run_once(environments, scenario, sender, content)
-            runs[sender].append(result)
+            runs[sender].append({**result, "load": os.getloadavg()[0]})
             _say(f"{scenario.name} {number + 1}/{rounds} {sender}: {result['rate']:.1f}/s")
     return runs
 

@@ -13,7 +13,8 @@ Run = dict[str, Any]
 def page(measured: dict[str, Any]) -> str:
     """All tables of one Python."""
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    load = f"load average {measured['load_before']:.1f} before and {measured['load_after']:.1f} after"
+    loads = [run["load"] for senders in measured["runs"].values() for runs in senders.values() for run in runs]
+    load = f"load average {min(loads):.1f} to {max(loads):.1f}" if loads else "load average not taken"
     when = f"{measured['began']}, {measured['minutes']:.0f} minutes"
     texts = [f"{when}; {measured['machine']}; {load}; {measured['rounds']} rounds.", f"{versions}."]
     for scenario in SCENARIOS:

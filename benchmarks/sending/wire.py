@@ -50,7 +50,7 @@ SCENARIOS = (
         "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False,
         senders=(OWN, NODEMAILER),
     ),
-    Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=2, attachment=True),
+    Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
 )  # fmt: skip
 
 
