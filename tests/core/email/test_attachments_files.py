@@ -5,6 +5,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,11 @@ def flipping_link(link: Path, *targets: str) -> Iterator[None]:
 def read_again_and_again(path: Path, **options: Any) -> set[bytes | None]:
     """What was read, and None for a refusal."""
     seen: set[bytes | None] = set()
-    for _ in range(3000):
+    deadline = time.monotonic() + 30
+    rounds = 0
+    # Often enough to meet the moment of a change, and until the thread that changes it has had its turn.
+    while rounds < 3000 or (len(seen) < 2 and time.monotonic() < deadline):
+        rounds += 1
         try:
             seen.add(read_file(str(path), limit=Meter(100), **options))
         except AttachmentRefused:
