@@ -245,7 +245,7 @@ async def test_an_expired_message_is_kept_as_failed_and_not_sent(redis_scene: An
 
 
 async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, spool: RedisSpool) -> None:
-    await send_email("a@example.com", "New", text="")
+    await send_email("customer@example.net", "New", text="")
     (job,) = spool._patient.keys("dramatiq:mail:job:*")
     head = spool._patient.hget(job, "head").replace(b'"version":1', b'"version":9')
     spool._patient.hset(job, "head", head)
@@ -255,7 +255,7 @@ async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, spool: Red
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
     assert "version" in failed[0].reason
-    assert "a@example.com" not in worker.output
+    assert "customer@example.net" not in worker.output
 
 
 async def test_mail_in_the_hands_of_a_killed_worker_goes_out_within_a_minute_on_an_idle_queue(
