@@ -150,7 +150,12 @@ def test_a_changed_source_file_starts_the_worker_again(
 ) -> None:
     """The change is one event: two at once make Dramatiq kill the worker, as a second SIGHUP does."""
     pytest.importorskip("watchdog", reason="watchdog is not installed (pip install watchdog)")
+    word = project / "word.txt"  # beside the source, so that to change it is no event of its own
+    word.write_text("first")
+    read_at_import = f"__import__('pathlib').Path({str(word)!r}).read_text()"
+    (project / "tasks.py").write_text(f"WORD = {read_at_import}\n" + TASKS_MODULE.replace('"async"', "WORD"))
     with Worker(project, "--watch") as worker:
+        word.write_text("changed")
         deadline = time.monotonic() + 30
         while "Detected changes" not in worker.output:  # the runner begins to watch when its processes are ready
             assert time.monotonic() < deadline, worker.output
@@ -160,7 +165,7 @@ def test_a_changed_source_file_starts_the_worker_again(
             assert time.monotonic() < deadline, worker.output
             time.sleep(0.1)
         send_note(redis_server, "default", "note", tmp_path / "one")
-        appears(tmp_path / "one", "async")
+        appears(tmp_path / "one", "changed")
 
 
 def test_a_module_with_a_fault_ends_the_worker(project: Path) -> None:
