@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 
 from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import enter_project
+from openviper.cli.way_out import way_out
 
 if TYPE_CHECKING:
     from openviper.tasks import TaskSettings
@@ -53,18 +55,50 @@ def runworker(
     """
     if more_queues and not queues:
         raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; queues are named with --queues")
-    names = [name for given in (*queues, *more_queues) for name in given.split(",") if name]
+    names = tuple(name for given in (*queues, *more_queues) for name in given.split(",") if name)
     pid_file = None if pid_file is None else pid_file.resolve()
     project = enter_project(path, settings_module=settings)
     project.load_settings()
     tasks = _checked_settings()
     _check_modules(project.folder)
     _check_broker(tasks)
-    count = processes or os.cpu_count() or 1
-    _print_banner(tasks, names, count, threads)
+    run = _Run(project.folder, names, processes or os.cpu_count() or 1, threads, watch, pid_file, verbose)
+    _print_banner(tasks, run)
     # The runner starts itself again with sys.argv; the folder and program it was called with may be relative.
-    sys.argv = _restart_command(project.folder, names, count, threads, watch, pid_file, verbose)
-    sys.exit(_run(project.folder, names, count, threads, watch, pid_file, verbose))
+    sys.argv = run.restart_command()
+    sys.exit(_start(run))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is to run. No ``queues`` means all of them."""
+
+    folder: Path
+    queues: tuple[str, ...]
+    processes: int
+    threads: int
+    watch: bool
+    pid_file: Path | None
+    verbose: int
+
+    def restart_command(self) -> list[str]:
+        """The command that runs the same again, from any folder."""
+        command = [sys.executable, "-m", "openviper.cli", "viperctl", "runworker", str(self.folder)]
+        command += [word for name in self.queues for word in ("--queues", name)]
+        command += ["--watch"] if self.watch else []
+        return command + self._shared_options()
+
+    def runner_arguments(self) -> list[str]:
+        """For the command line of Dramatiq's runner."""
+        arguments = ["openviper.cli.workerprocess:boot", "--path", str(self.folder), *self._shared_options()]
+        if self.watch:
+            # Dramatiq's own patterns fit no file for watchdog 7.
+            arguments += ["--watch", str(self.folder), "--watch-include", "**/*.py"]
+        return arguments + (["--queues", *self.queues] if self.queues else [])
+
+    def _shared_options(self) -> list[str]:
+        options = ["--processes", str(self.processes), "--threads", str(self.threads), *["-v"] * self.verbose]
+        return options + ([] if self.pid_file is None else ["--pid-file", str(self.pid_file)])
 
 
 def _checked_settings() -> "TaskSettings":
@@ -108,58 +142,23 @@ def _check_broker(tasks: "TaskSettings") -> None:
         raise click.ClickException(f"the broker ({tasks.address}) does not answer: {error}") from error
 
 
-def _print_banner(tasks: "TaskSettings", names: list[str], processes: int, threads: int) -> None:
+def _print_banner(tasks: "TaskSettings", run: _Run) -> None:
     from openviper.core.email.settings import EmailSettings
 
-    email = EmailSettings.from_settings()
-    server = f" to {email.host} port {email.port}" if email.backend.rpartition(".")[2] == "SMTPBackend" else ""
     click.echo(f"Broker  {tasks.address}")
-    click.echo(f"Queues  {', '.join(names) or 'all'}")
-    click.echo(f"Runs    {processes} process(es) with {threads} threads each")
-    click.echo(f"Mail    {email.backend}{server}")
+    click.echo(f"Queues  {', '.join(run.queues) or 'all'}")
+    click.echo(f"Runs    {run.processes} process(es) with {run.threads} threads each")
+    click.echo(f"Mail    {way_out(EmailSettings.from_settings())}")
     sys.stdout.flush()
 
 
-def _restart_command(
-    folder: Path,
-    names: list[str],
-    processes: int,
-    threads: int,
-    watch: bool,
-    pid_file: Path | None,
-    verbose: int,
-) -> list[str]:
-    command = [sys.executable, "-m", "openviper.cli", "viperctl", "runworker", str(folder)]
-    command += [word for name in names for word in ("--queues", name)]
-    command += ["--processes", str(processes), "--threads", str(threads), *["-v"] * verbose]
-    command += ["--watch"] if watch else []
-    return command + ([] if pid_file is None else ["--pid-file", str(pid_file)])
-
-
-def _run(
-    folder: Path,
-    names: list[str],
-    processes: int,
-    threads: int,
-    watch: bool,
-    pid_file: Path | None,
-    verbose: int,
-) -> int:
+def _start(run: _Run) -> int:
     os.environ.setdefault("dramatiq_delay_queue_prefetch", _DELAYED)
     cli: Any = import_module("dramatiq.cli")  # it has no annotations
 
     from openviper.cli.workerprocess import QUEUES_VARIABLE
 
-    os.environ[QUEUES_VARIABLE] = json.dumps(names)
-    arguments = ["openviper.cli.workerprocess:boot", "--processes", str(processes), "--threads", str(threads)]
-    arguments += ["--path", str(folder), *["--verbose"] * verbose]
-    if watch:
-        # Dramatiq's own patterns fit no file for watchdog 7.
-        arguments += ["--watch", str(folder), "--watch-include", "**/*.py"]
-    if pid_file is not None:
-        arguments += ["--pid-file", str(pid_file)]
-    if names:
-        arguments += ["--queues", *names]
+    os.environ[QUEUES_VARIABLE] = json.dumps(run.queues)
     # Its loggers tell what happened to mail; Dramatiq sets the format and where they go.
     logging.getLogger("openviper").setLevel(logging.INFO)
-    return int(cli.main(cli.make_argument_parser().parse_args(arguments)))
+    return int(cli.main(cli.make_argument_parser().parse_args(run.runner_arguments())))

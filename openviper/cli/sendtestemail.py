@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import enter_project
-
-if TYPE_CHECKING:
-    from openviper.core.email.settings import EmailSettings
+from openviper.cli.way_out import way_out
 
 __all__ = ["send_test_message", "sender_option", "sendtestemail"]
 
@@ -45,8 +42,7 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    email = EmailSettings.from_settings()
-    click.echo(f"{email.backend}{_server(email)}")
+    click.echo(way_out(EmailSettings.from_settings()))
     try:
         receipt = asyncio.run(
             submit_email(
@@ -69,14 +65,6 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
     click.echo(f"Message {receipt.message_id}, sent {receipt.way}")
     if receipt.refused:
         raise click.ClickException("not everybody gets the message")
-
-
-def _server(email: "EmailSettings") -> str:
-    if email.backend.rpartition(".")[2] != "SMTPBackend":
-        return ""
-    security = "TLS" if email.use_ssl else "STARTTLS" if email.use_tls else "no TLS"
-    login = f"as {email.username}" if email.username else "without a login"
-    return f": {email.host} port {email.port}, {security}, {login}"
 
 
 def _print_refused(refused: Mapping[str, object]) -> None:
