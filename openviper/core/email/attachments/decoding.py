@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from openviper.core.email.bytelimit import ByteLimit
+from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.errors import AttachmentRefused
 
 __all__ = ["Decoder", "decode_base64", "decoder_for"]

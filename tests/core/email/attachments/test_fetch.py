@@ -15,9 +15,9 @@ import pytest
 from support.certificates import ca_file, server_context
 from support.httpd import HttpServer, head
 
-from openviper.core.email.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.fetch import Fetched, fetch
 from openviper.core.email.errors import AttachmentRefused
-from openviper.core.email.fetch import Fetched, fetch
 
 MEGABYTE = 1024 * 1024
 
@@ -158,7 +158,7 @@ async def test_without_a_context_the_usual_authorities_are_trusted() -> None:
 
 
 def test_certifi_stands_in_where_the_system_trusts_nobody() -> None:
-    code = "from openviper.core.email.fetch import _default_context as context; print(context().cert_store_stats())"
+    code = "from openviper.core.email.attachments import fetch; print(fetch._default_context().cert_store_stats())"
     nothing = {"SSL_CERT_FILE": "/nonexistent", "SSL_CERT_DIR": "/nonexistent"}
     run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **nothing}, capture_output=True, check=True)
     assert b"'x509_ca': 0" not in run.stdout

@@ -16,9 +16,9 @@ from support.certificates import ca_file, server_context
 from support.httpd import HttpServer, head
 
 from openviper.core.email.attachments import resolve_attachments
-from openviper.core.email.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.fetch import fetch
 from openviper.core.email.errors import AttachmentRefused
-from openviper.core.email.fetch import fetch
 
 PUBLIC = "93.184.215.14"
 

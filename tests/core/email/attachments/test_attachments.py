@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from support.httpd import HttpServer
 
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
-from openviper.core.email.bytelimit import ByteLimit, TotalLimit
-from openviper.core.email.decoding import decode_base64
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.decoding import decode_base64
+from openviper.core.email.attachments.mediatypes import guess
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
-from openviper.core.email.mediatypes import guess
 
 OCTETS = "application/octet-stream"
 

@@ -1,42 +1,28 @@
-"""The attachment value, and loading attachments of every documented form within limits."""
+"""Loading attachments of every documented form, all at the same time and within limits."""
 
 import asyncio
 import os
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openviper.core.email import mediatypes
-from openviper.core.email.bytelimit import ByteLimit, TotalLimit
-from openviper.core.email.decoding import decode_base64
+from openviper.core.email.attachments import mediatypes
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.data import AttachmentData
+from openviper.core.email.attachments.decoding import decode_base64
+from openviper.core.email.attachments.localfile import read_file
+from openviper.core.email.attachments.netguard import Resolver, resolve
+from openviper.core.email.attachments.sources import Base64, File, Memory, Part, Text, Url, parse_item
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
-from openviper.core.email.localfile import read_file
-from openviper.core.email.netguard import Resolver, resolve
-from openviper.core.email.sources import Base64, File, Memory, Part, Text, Url, parse_item
 
 if TYPE_CHECKING:
-    from openviper.core.email.fetch import Fetched
+    from openviper.core.email.attachments.fetch import Fetched
 
-__all__ = ["AttachmentData", "AttachmentInput", "resolve_attachments"]
+__all__ = ["AttachmentInput", "resolve_attachments"]
 
 _AT_ONCE = 16
 # Decoding and encoding less than this holds the event loop for less than a millisecond.
 _IN_THREAD = 256 * 1024
-
-
-@dataclass(slots=True)
-class AttachmentData:
-    """One attachment, ready to be encoded.
-
-    ``inline`` with a ``content_id`` makes it a part that the HTML shows by ``cid:content_id`` (RFC 2392).
-    """
-
-    filename: str
-    content: bytes
-    mimetype: str = "application/octet-stream"
-    inline: bool = False
-    content_id: str | None = None
 
 
 AttachmentInput = (
@@ -208,7 +194,7 @@ class _Loader:
 
 def _import_fetch() -> "Callable[..., Coroutine[Any, Any, Fetched]]":
     """Get the function in a thread, as its module brings httpx, which takes long to import."""
-    from openviper.core.email.fetch import fetch
+    from openviper.core.email.attachments.fetch import fetch
 
     return fetch
 

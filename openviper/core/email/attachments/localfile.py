@@ -5,7 +5,7 @@ import stat
 import sys
 from collections.abc import Sequence
 
-from openviper.core.email.bytelimit import ByteLimit
+from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.errors import AttachmentRefused
 
 __all__ = ["read_file"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from openviper.core.email.netguard import HostRefused, check_host, is_public, public_addresses, resolve
+from openviper.core.email.attachments.netguard import HostRefused, check_host, is_public, public_addresses, resolve
 
 
 def words(text: str) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
-from openviper.core.email.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
+from openviper.core.email.attachments.localfile import read_file
 from openviper.core.email.errors import AttachmentRefused
-from openviper.core.email.localfile import read_file
 
 
 async def load(path: Any, **options: Any) -> bytes:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import httpx
 
-from openviper.core.email.bytelimit import ByteLimit
-from openviper.core.email.decoding import decoder_for
+from openviper.core.email.attachments.bytelimit import ByteLimit
+from openviper.core.email.attachments.decoding import decoder_for
+from openviper.core.email.attachments.netguard import HostRefused, Resolver, check_host, public_addresses, resolve
 from openviper.core.email.errors import AttachmentRefused
-from openviper.core.email.netguard import HostRefused, Resolver, check_host, public_addresses, resolve
 
 if TYPE_CHECKING:
     from httpcore import AsyncNetworkStream

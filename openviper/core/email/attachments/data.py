@@ -1,0 +1,19 @@
+"""The attachment value."""
+
+from dataclasses import dataclass
+
+__all__ = ["AttachmentData"]
+
+
+@dataclass(slots=True)
+class AttachmentData:
+    """One attachment, ready to be encoded.
+
+    ``inline`` with a ``content_id`` makes it a part that the HTML shows by ``cid:content_id`` (RFC 2392).
+    """
+
+    filename: str
+    content: bytes
+    mimetype: str = "application/octet-stream"
+    inline: bool = False
+    content_id: str | None = None
