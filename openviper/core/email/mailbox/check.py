@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from openviper.core.email.html_links import link_scheme
 from openviper.core.email.mailbox.markup import elements
 from openviper.core.email.mailbox.store import Entry
+from openviper.core.email.templates.links import link_scheme
 
 __all__ = ["CLIP_BYTES", "Finding", "check"]
 

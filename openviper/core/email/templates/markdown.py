@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from openviper.conf.imports import require
-from openviper.core.email.html_links import quote_stand_ins
-from openviper.core.email.template_values import STAND_IN, autolink
+from openviper.core.email.templates.links import quote_stand_ins
+from openviper.core.email.templates.values import STAND_IN, autolink
 from openviper.exceptions import MissingDependency
 
 __all__ = ["basic_html", "load_converter", "to_html"]

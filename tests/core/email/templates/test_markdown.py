@@ -2,7 +2,7 @@
 
 import pytest
 
-from openviper.core.email.markdown_html import basic_html
+from openviper.core.email.templates.markdown import basic_html
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from jinja2.utils import pass_context
 from markupsafe import Markup
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.html_links import written_schemes
-from openviper.core.email.template_values import AuthorText, Values, has_private_characters
+from openviper.core.email.templates.links import written_schemes
+from openviper.core.email.templates.values import AuthorText, Values, has_private_characters
 
 __all__ = ["SUBJECT", "Kind", "MailEnvironment", "Rendering", "current_rendering", "make_environment"]
 

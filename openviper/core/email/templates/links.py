@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from html import unescape
 
-from openviper.core.email.template_values import STAND_IN
+from openviper.core.email.templates.values import STAND_IN
 
 __all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "written_schemes"]
 

@@ -16,9 +16,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 
 from openviper.conf.imports import require
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.html_links import guard_links, link_scheme
-from openviper.core.email.markdown_html import load_converter, to_html
-from openviper.core.email.template_environment import (
+from openviper.core.email.templates.environment import (
     SUBJECT,
     Kind,
     MailEnvironment,
@@ -26,8 +24,10 @@ from openviper.core.email.template_environment import (
     current_rendering,
     make_environment,
 )
-from openviper.core.email.template_files import FolderLoader, check_name
-from openviper.core.email.template_values import AUTOLINK, Values
+from openviper.core.email.templates.files import FolderLoader, check_name
+from openviper.core.email.templates.links import guard_links, link_scheme
+from openviper.core.email.templates.markdown import load_converter, to_html
+from openviper.core.email.templates.values import AUTOLINK, Values
 
 if TYPE_CHECKING:
     from types import TracebackType
