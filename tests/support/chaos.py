@@ -5,15 +5,16 @@ import random
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from openviper.conf import override
 from openviper.core.email import EmailMessageData
 from openviper.core.email.queue import enqueue_email_job
+from support.rabbitmq import RabbitmqServer
+from support.redis import RedisServer
 from support.smtpd import ReceivedMessage, SmtpServer, _Rule
 from support.workers import Worker, write_project
 
@@ -64,29 +65,45 @@ def id_of(content: bytes) -> str:
 class ChaosReport:
     """What became of the messages, by Message-ID."""
 
-    lost: set[str]
-    duplicates: set[str]
-    explained: set[str]  # duplicates whose connection was cut after the final dot, or whose worker was killed then
-    enqueued: int
+    enqueued: set[str]
+    arrivals: dict[str, list[str]]  # of each message: the names of the workers that it came from, in order
+    cut: set[str]  # their connection was cut after the final dot
+    killed: dict[str, set[str]]  # by the name of the worker: what was then in hand, not yet written down as sent
     drained_after: float  # seconds after the last kill
-    kills: int
-    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> set[str]:
+        return self.enqueued - set(self.arrivals)
+
+    @property
+    def duplicates(self) -> set[str]:
+        return {one for one, names in self.arrivals.items() if len(names) > 1 and one in self.enqueued}
+
+    @property
+    def explained(self) -> set[str]:
+        """Duplicates whose connection was cut, or whose worker was killed, after the final dot."""
+        return {one for one in self.duplicates if one in self.cut or self._died_in_hand(one)}
+
+    def _died_in_hand(self, one: str) -> bool:
+        return any(one in self.killed.get(name, ()) for name in self.arrivals[one][:-1])
 
     def __str__(self) -> str:
         lines = [
-            f"messages {self.enqueued}, kills {self.kills}, drained {self.drained_after:.0f} s after the last",
+            f"messages {len(self.enqueued)}, kills {len(self.killed)}, drained in {self.drained_after:.0f} s",
             f"lost {len(self.lost)}, duplicates {len(self.duplicates)}, of these explained {len(self.explained)}",
         ]
         lines += [f"  lost {one}" for one in sorted(self.lost)]
-        lines += [
-            f"  twice {one}{'' if one in self.explained else ' NOT EXPLAINED'}" for one in sorted(self.duplicates)
-        ]
-        return "\n".join(lines + self.notes)
+        for one in sorted(self.duplicates):
+            why = (
+                "connection cut" if one in self.cut else "worker killed" if self._died_in_hand(one) else "NOT EXPLAINED"
+            )
+            lines.append(f"  {one} came from {', then '.join(self.arrivals[one])}: {why}")
+        return "\n".join(lines)
 
 
 async def run_chaos(
     folder: Path,
-    broker: Any,
+    broker: RedisServer | RabbitmqServer,
     *,
     messages: int,
     kills: int,
@@ -100,8 +117,9 @@ async def run_chaos(
         email = smtp.settings(default_sender="shop@example.com", timeout=5.0)
         tasks = broker.tasks(heartbeat_timeout=8)
         project = write_project(folder / "project", tasks=tasks, email=email)
-        runners = [Worker(project), Worker(project)]
-        killed_at: list[float] = []
+        names = (f"worker-{number}.example.com" for number in count(1))
+        runners = [_NamedWorker(project, next(names)), _NamedWorker(project, next(names))]
+        killed: dict[str, set[str]] = {}
         try:
             for runner in runners:
                 await asyncio.to_thread(runner.start)
@@ -110,20 +128,38 @@ async def run_chaos(
                 for number in range(kills):
                     await asyncio.sleep(gap)
                     runner = runners[number % 2]
-                    killed_at.append(time.monotonic())
                     await asyncio.to_thread(runner.kill)
+                    killed[runner.name] = await asyncio.to_thread(_in_hand, broker)
+                    runners[number % 2] = runner = _NamedWorker(project, next(names))
                     await asyncio.to_thread(runner.start)
                     if broker_kill and number == kills // 2:
                         await asyncio.to_thread(broker.kill)
                         await asyncio.to_thread(broker.start)
                 ids = await sending
             last = time.monotonic()
-            await _until(lambda: ids <= _seen(smtp), drain_limit)
-            drained = max((m.at for m in smtp.messages), default=last) - last
+            await _until(lambda: ids <= {id_of(message.content) for message in tuple(smtp.messages)}, drain_limit)
+            drained = max((message.at for message in smtp.messages), default=last) - last
         finally:
             for runner in runners:
                 await asyncio.to_thread(runner.__exit__, None, None, None)
-        return _report(smtp, ids, killed_at, drained)
+        return ChaosReport(ids, _arrivals(smtp), smtp.cut, killed, drained)
+
+
+class _NamedWorker(Worker):
+    """Says its name to the mail server."""
+
+    def __init__(self, project: Path, name: str) -> None:
+        super().__init__(project, env={"EMAIL_LOCAL_HOSTNAME": name})
+        self.name = name
+
+
+def _in_hand(broker: RedisServer | RabbitmqServer) -> set[str]:
+    """Messages that a worker has, and has not yet written down as sent. RabbitMQ knows no such state: none."""
+    if isinstance(broker, RabbitmqServer):
+        return set()
+    with broker.client() as client:
+        jobs = [client.hmget(key, "state", "message_id") for key in client.scan_iter("*:mail:job:*", count=1000)]
+    return {message_id.decode() for state, message_id in jobs if state == b"claimed"}
 
 
 async def _send(messages: int, *, spread: float) -> set[str]:
@@ -147,18 +183,9 @@ async def _until(condition: Callable[[], bool], limit: float) -> None:
         await asyncio.to_thread(threading.Event().wait, 0.2)
 
 
-def _seen(smtp: SmtpServer) -> set[str]:
-    return {id_of(message.content) for message in tuple(smtp.messages)}
-
-
-def _report(smtp: FlakySmtpServer, ids: set[str], killed_at: list[float], drained: float) -> ChaosReport:
-    arrivals = Counter(id_of(message.content) for message in smtp.messages)
-    duplicates = {one for one, count in arrivals.items() if count > 1 and one in ids}
-    explained = set()
-    for one in duplicates:
-        times = sorted(message.at for message in smtp.messages if id_of(message.content) == one)
-        # Killed within a second after the server took it: before the worker had written that down.
-        by_kill = any(0 <= kill - at < 1.0 for at in times[:-1] for kill in killed_at)
-        if one in smtp.cut or by_kill:
-            explained.add(one)
-    return ChaosReport(ids - set(arrivals), duplicates, explained, len(ids), drained, len(killed_at))
+def _arrivals(smtp: FlakySmtpServer) -> dict[str, list[str]]:
+    names = {command.connection: command.line.split()[-1] for command in smtp.commands if command.verb == "EHLO"}
+    arrivals: dict[str, list[str]] = {}
+    for message in smtp.messages:
+        arrivals.setdefault(id_of(message.content), []).append(names[message.connection])
+    return arrivals

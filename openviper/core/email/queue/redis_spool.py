@@ -286,7 +286,7 @@ def _persistently(call: Any) -> Any:
             return call()
         except redis.RedisError:
             threading.Event().wait(pause)
-            pause = min(5.0, pause * 2)
+            pause = min(1.0, pause * 2)
 
 
 @contextmanager
