@@ -1,7 +1,7 @@
 """Change one thing at a time in the code, and see which changes no test notices.
 
 .venv/bin/python scripts/mutate.py                        # addresses and headers, 300 changes picked at random
-.venv/bin/python scripts/mutate.py openviper/core/email/units.py --tests tests/core/email/test_units.py
+.venv/bin/python scripts/mutate.py openviper/core/email/receipt.py --tests tests/core/email/test_sender.py
 
 It works on a copy of the tree. A change that the tests do not notice is either equivalent or a test that is missing.
 """

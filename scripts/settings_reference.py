@@ -8,8 +8,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.settings_fields import Kind
-from openviper.core.email.settings_sources import ALIASES
+from openviper.core.email.settings.fields import Kind
+from openviper.core.email.settings.sources import ALIASES
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -27,7 +27,7 @@ _SECTIONS = {
 _INTRODUCTION = """\
 # Settings
 
-<!-- Written by scripts/settings_reference.py from openviper/core/email/settings.py; change it there. -->
+<!-- Written by scripts/settings_reference.py from openviper/core/email/settings/model.py; change it there. -->
 
 All settings of mail are keys of one dict, `EMAIL`. A setting is taken from the first of these places that has it:
 

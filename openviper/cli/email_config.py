@@ -89,7 +89,7 @@ def _shown(name: str, value: object) -> str:
 
 def _plain(name: str, value: object) -> Any:
     """For JSON; a secret as asterisks."""
-    from openviper.core.email.settings_sources import SECRETS
+    from openviper.core.email.settings.sources import SECRETS
 
     if value is None or isinstance(value, bool | int):
         return value

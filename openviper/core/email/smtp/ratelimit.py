@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 
-from openviper.core.email.units import Rate
+from openviper.core.email.settings.units import Rate
 
 __all__ = ["RateLimiter", "shared_limiter"]
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from openviper.conf import override
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.units import Rate
+from openviper.core.email.settings.units import Rate
 from openviper.exceptions import ImproperlyConfigured
 
 # A name for it, since tracebacks quote the lines of this file.

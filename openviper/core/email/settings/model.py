@@ -1,4 +1,4 @@
-"""The setting ``EMAIL`` as one checked, frozen value; the only part of the component that reads ``openviper.conf``."""
+"""The setting ``EMAIL`` as one checked, frozen value."""
 
 import ipaddress
 import os
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openviper import conf
-from openviper.core.email.settings_fields import (
+from openviper.core.email.settings.fields import (
     Backend,
     Bytes,
     Count,
@@ -34,10 +34,10 @@ from openviper.core.email.settings_fields import (
     ServerName,
     Span,
 )
-from openviper.core.email.settings_sources import SECRETS, Given, describe, environment_names
+from openviper.core.email.settings.sources import SECRETS, Given, describe, environment_names
 from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["EmailSettings", "debug", "settings_version", "template_dirs"]
+__all__ = ["EmailSettings"]
 
 _LONGEST_RETRY_DELAY = 3600.0
 
@@ -268,29 +268,6 @@ class EmailSettings(BaseModel):
             value = describe(name, given.values[name])
             given.faults.append(f"{given.path(name)}: {value} {_reason(fault)}; give {given.kinds[name].allowed}")
         return frozenset(reasons)
-
-
-def debug() -> bool:
-    """The project's ``DEBUG``."""
-    return bool(conf.settings.DEBUG)
-
-
-def template_dirs() -> tuple[Path, ...]:
-    """The project's ``TEMPLATES_DIR``: one folder or a list, relative ones below the working directory.
-
-    Raises:
-        ImproperlyConfigured: neither a path nor a list of paths.
-    """
-    value = conf.settings.TEMPLATES_DIR
-    folders = [value] if isinstance(value, str | os.PathLike) else value
-    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str | os.PathLike) for folder in folders):
-        raise ImproperlyConfigured(f"TEMPLATES_DIR: {value!r} is not a folder; give a path or a list of paths")
-    return tuple(Path(folder) for folder in folders)
-
-
-def settings_version() -> int:
-    """Changes whenever the project's settings do."""
-    return conf.settings.version
 
 
 def _collected(overrides: Mapping[str, Any] | None, email: Mapping[str, Any] | None) -> Given:

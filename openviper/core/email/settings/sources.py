@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from openviper.core.email.settings_fields import Kind
+from openviper.core.email.settings.fields import Kind
 
 __all__ = ["ALIASES", "SECRETS", "Given", "describe", "environment_names"]
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from openviper.core.email.units import Rate, byte_count, seconds
+from openviper.core.email.settings.units import Rate, byte_count, seconds
 
 
 @pytest.mark.parametrize(

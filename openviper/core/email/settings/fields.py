@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.errors import InvalidAddress
-from openviper.core.email.units import Rate, byte_count, seconds
+from openviper.core.email.settings.units import Rate, byte_count, seconds
 
 __all__ = [
     "Backend",

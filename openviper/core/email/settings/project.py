@@ -1,0 +1,32 @@
+"""The project's settings besides ``EMAIL`` that mail depends on."""
+
+import os
+from pathlib import Path
+
+from openviper import conf
+from openviper.exceptions import ImproperlyConfigured
+
+__all__ = ["debug", "settings_version", "template_dirs"]
+
+
+def debug() -> bool:
+    """The project's ``DEBUG``."""
+    return bool(conf.settings.DEBUG)
+
+
+def template_dirs() -> tuple[Path, ...]:
+    """The project's ``TEMPLATES_DIR``: one folder or a list, relative ones below the working directory.
+
+    Raises:
+        ImproperlyConfigured: neither a path nor a list of paths.
+    """
+    value = conf.settings.TEMPLATES_DIR
+    folders = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str | os.PathLike) for folder in folders):
+        raise ImproperlyConfigured(f"TEMPLATES_DIR: {value!r} is not a folder; give a path or a list of paths")
+    return tuple(Path(folder) for folder in folders)
+
+
+def settings_version() -> int:
+    """Changes whenever the project's settings do."""
+    return conf.settings.version
