@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from openviper.core.email.plaintext_layout import TextLayout
+from openviper.core.email.plaintext.flattening import flattened
+from openviper.core.email.plaintext.layout import TextLayout
 
 __all__ = ["html_to_text"]
 
@@ -20,16 +21,6 @@ _LINE_BLOCKS = frozenset(
 _PARAGRAPHS = frozenset(("dl", "h1", "h2", "h3", "h4", "h5", "h6", "p"))
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _MAYBE_HIDDEN = '[hidden],[style*="display" i],[style*="visibility" i]'
-
-# The parser looks through the open elements at many tags, so its time grows with the square of the nesting. Documents
-# with fewer tags than this take milliseconds whatever they are; the others are made flatter first.
-_FEW_TAGS = 2_000
-_DEPTH = 250
-_TAG = re.compile(r"<(/?)([a-z][a-z0-9:-]*)[^<>]*>?", re.IGNORECASE)
-_NEVER_DEEP = frozenset(
-    {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
-    | {"p", "li", "td", "th", "tr", "dt", "dd", "tbody", "thead", "tfoot", "colgroup", "option", "body", "html", "head"}
-)
 
 
 def html_to_text(html: str) -> str:
@@ -46,7 +37,7 @@ def html_to_text(html: str) -> str:
     """
     if not html or html.isspace():
         return ""
-    parser = LexborHTMLParser(_flattened(html) if html.count("<") > _FEW_TAGS else html)
+    parser = LexborHTMLParser(flattened(html))
     body = parser.body
     if body is None:
         return ""
@@ -174,22 +165,3 @@ _ON_LEAVING: dict[str, Callable[[TextLayout], None]] = {
 def _number(value: str | None, *, default: int | None) -> int | None:
     text = (value or "").strip()
     return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else default
-
-
-def _flattened(html: str) -> str:
-    """``html`` without the start tags that lie deeper than `_DEPTH` open elements."""
-    depth = 0
-    kept: list[str] = []
-    copied = 0
-    for match in _TAG.finditer(html):
-        if match[2].lower() in _NEVER_DEEP:
-            continue
-        if match[1]:
-            depth = max(depth - 1, 0)
-        elif depth < _DEPTH:
-            depth += 1
-        else:
-            kept.append(html[copied : match.start()])
-            copied = match.end()
-    kept.append(html[copied:])
-    return "".join(kept)
