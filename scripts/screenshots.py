@@ -1,0 +1,104 @@
+"""Order in the running example shop and take the pictures of the docs; ``./scripts/screenshots`` calls it."""
+
+import asyncio
+import base64
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
+from support.commands import Cli
+from support.smtpd import SmtpServer
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+VIEWPORTS = (ViewportSize(width=390, height=844), ViewportSize(width=1280, height=715))
+ORDERS = [
+    ("Ana Costa", "ana@example.com", "Field notebook"),
+    ("Jonas Berg", "jonas@example.org", "Reading lamp"),
+    ("Mira Okafor", "mira@example.net", "Iron gall ink"),
+    ("Tom Reed", "tom@example.com", "Laid writing paper"),
+]
+
+
+@contextmanager
+def open_shop() -> Iterator[str]:
+    """The address of a shop with a new database, whose mail server refuses one customer and puts off another."""
+    with tempfile.TemporaryDirectory() as folder, SmtpServer() as server:
+        server.refuse("jonas@example.org", 550)
+        server.refuse("tom@example.com", 451)
+        email = {"EMAIL_BACKEND": "SMTPBackend", "EMAIL_HOST": server.host, "EMAIL_PORT": str(server.port)}
+        os.environ.update(email, DATABASE_URL=f"sqlite:///{folder}/shop.sqlite3", TZ="UTC")
+        with Cli(ROOT).serve("example_shop", "--port", "0") as served:
+            yield served.address.rstrip("/")
+
+
+async def take_pictures(shop: str) -> None:
+    """Let everybody order, ship what the first one ordered, then take every page at every width."""
+    async with async_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, address, product in ORDERS:
+            await order(browser, shop, name, address, product)
+        page = await browser.new_page()
+        await page.goto(f"{shop}/staff")
+        await page.get_by_role("button", name="Ship order 1001").click()
+        await expect(page.get_by_text("Shipped")).to_be_visible()
+        for viewport in VIEWPORTS:
+            page = await browser.new_page(viewport=viewport, device_scale_factor=2)
+            await look_around(page, shop)
+        await browser.close()
+
+
+async def order(browser: Browser, shop: str, name: str, address: str, product: str) -> None:
+    page = await browser.new_page()
+    await page.goto(shop)
+    await page.get_by_role("button", name=f"Add to cart {product}").click()
+    await page.get_by_role("link", name="Check out").click()
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_label("Email").fill(address)
+    await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
+    await page.get_by_role("button", name="Place the order").click()
+    await expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
+    await page.context.close()
+
+
+async def look_around(page: Page, shop: str) -> None:
+    heading_of_the_mail = page.frame_locator("iframe").get_by_role("heading").first
+    await page.goto(shop)
+    await take(page, "shop")
+    await page.get_by_role("link", name="Mail it sent").click()
+    await expect(page.get_by_text("retrying")).to_be_visible()
+    await take(page, "inbox", below="#list")
+    await page.get_by_role("link", name="on its way").click()
+    await expect(heading_of_the_mail).to_be_visible()
+    await take(page, "message")
+    await page.get_by_role("link", name="Templates", exact=True).click()
+    await page.get_by_role("link", name="emails/order_shipped").click()
+    await expect(heading_of_the_mail).to_be_visible()
+    await take(page, "preview")
+
+
+async def take(page: Page, name: str, *, below: str | None = None) -> None:
+    """Take what is in view, or the part of it that ends a little below an element."""
+    await page.wait_for_timeout(300)  # a frame that has its document may not have been painted yet
+    assert page.viewport_size is not None
+    area = {"x": 0, "y": 0, "scale": 1, **page.viewport_size}
+    if below is not None:
+        box = await page.locator(below).bounding_box()
+        assert box is not None
+        area["height"] = box["y"] + box["height"] + 24
+    # Playwright itself takes no WebP, which is a third of the size of PNG.
+    session = await page.context.new_cdp_session(page)
+    picture = await session.send("Page.captureScreenshot", {"format": "webp", "quality": 80, "clip": area})
+    file = IMAGES / f"{name}-{page.viewport_size['width']}.webp"
+    await asyncio.to_thread(file.write_bytes, base64.b64decode(picture["data"]))
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    with open_shop() as address:
+        asyncio.run(take_pictures(address))
