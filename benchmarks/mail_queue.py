@@ -63,7 +63,7 @@ def main() -> None:
             server = RedisServer(place / "broker", appendfsync=given.appendfsync)
         else:
             server = RabbitmqServer(place / "broker")
-        stack.callback(getattr(server, "close", server.stop))
+        stack.callback(server.close)
         server.start()
         email = {"backend": "tasks.Counting", "default_sender": "shop@example.com"}
         project = write_project(place / "project", tasks=server.tasks(), email=email)

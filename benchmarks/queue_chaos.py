@@ -42,7 +42,7 @@ def main() -> int:
             report = asyncio.run(chaos)
             close_queue()
         finally:
-            getattr(server, "close", server.stop)()
+            server.close()
     print(report)
     unexplained = report.duplicates - report.explained if given.broker == "redis" else set()
     return 1 if report.lost or unexplained else 0

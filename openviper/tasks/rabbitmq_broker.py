@@ -11,15 +11,21 @@ from openviper.tasks.settings import TaskSettings
 
 __all__ = ["connection_parameters", "make_rabbitmq_broker"]
 
+_HEARTBEAT = 30  # seconds, unless the URL says another
+
 
 def connection_parameters(settings: TaskSettings, *, limit: float | None = None) -> pika.URLParameters:
-    """How to connect, once and without tries underneath; ``limit``: seconds for the whole of it. None: 10."""
+    """How to connect, once and without tries underneath; ``limit``: seconds for the whole of it. None: 10.
+
+    Of the URL's query, ``heartbeat`` counts.
+    """
     parameters = pika.URLParameters(settings.url)
     parameters.connection_attempts = 1
     parameters.retry_delay = 0
     parameters.socket_timeout = parameters.stack_timeout = 10.0 if limit is None else limit
     parameters.blocked_connection_timeout = 60.0
-    parameters.heartbeat = 30
+    if parameters.heartbeat is None:
+        parameters.heartbeat = _HEARTBEAT
     return parameters
 
 

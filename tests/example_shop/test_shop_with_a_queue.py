@@ -4,29 +4,20 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.rabbitmq import RabbitmqServer, rabbitmq_server
-from support.redis import redis_server
+from support.broker_server import BrokerServer
+from support.brokers import broker, queueing_again, rabbitmq_server, redis_server
 from support.shopping import Shop, Visitor
 from support.smtpd import SmtpServer
 from support.workers import Worker
 
 from openviper.conf import override
-from openviper.core.email.queue import close_queue, worker_available
+from openviper.core.email.queue import close_queue
 
-__all__ = ["rabbitmq_server", "redis_server"]
+__all__ = ["broker", "rabbitmq_server", "redis_server"]
 
 SHOP = Path(__file__).resolve().parents[2] / "example_shop"
-
-
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
-    server = request.getfixturevalue(f"{request.param}_server")
-    yield server
-    if isinstance(server, RabbitmqServer):
-        server.restore()
 
 
 @pytest.fixture
@@ -46,7 +37,7 @@ async def place_order(visitor: Visitor) -> None:
     assert (await visitor.check_out()).status_code == 303
 
 
-async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: Any, tmp_path: Path) -> None:
+async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: BrokerServer, tmp_path: Path) -> None:
     with SmtpServer() as smtp:
         email = smtp.settings(default_sender="Viper Supplies <orders@shop.example>")
         with override(TASKS=broker.tasks(), EMAIL=email):
@@ -66,7 +57,7 @@ async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: Any
 
 
 async def test_every_order_is_answered_and_confirmed_whatever_becomes_of_the_broker(
-    sqlite_shop: Shop, broker: Any, tmp_path: Path
+    sqlite_shop: Shop, broker: BrokerServer, tmp_path: Path
 ) -> None:
     """Stopped before the shop starts, started, paused, resumed, killed and restarted; a worker comes at the end."""
     await asyncio.to_thread(broker.stop)
@@ -105,10 +96,3 @@ async def test_every_order_is_answered_and_confirmed_whatever_becomes_of_the_bro
 def orders(smtp: SmtpServer) -> set[str]:
     """RabbitMQ may deliver one twice that it got while it was paused."""
     return {str(message.parse()["Subject"]) for message in tuple(smtp.messages)}
-
-
-async def queueing_again() -> None:
-    deadline = time.monotonic() + 30
-    while not await asyncio.to_thread(worker_available):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)

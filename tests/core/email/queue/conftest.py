@@ -2,27 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.rabbitmq import RabbitmqServer, rabbitmq_server
-from support.redis import RedisServer, redis_server
+from support.broker_server import BrokerServer
+from support.brokers import broker, rabbitmq_server, redis_server
 from support.smtpd import SmtpServer
 from support.workers import Worker, write_project
 
 from openviper.conf import override
 from openviper.core.email.queue import close_queue
 
-__all__ = ["rabbitmq_server", "redis_server"]
-
-
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Iterator[RedisServer | RabbitmqServer]:
-    """Each test runs on either; it begins running and with empty queues."""
-    server = request.getfixturevalue(f"{request.param}_server")
-    yield server
-    if isinstance(server, RabbitmqServer):
-        server.restore()
+__all__ = ["broker", "rabbitmq_server", "redis_server"]
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def smtp() -> Iterator[SmtpServer]:
 class Scene:
     """A broker, a mail server, a project folder that names both, and the same settings in this process."""
 
-    def __init__(self, folder: Path, broker: Any, smtp: SmtpServer) -> None:
+    def __init__(self, folder: Path, broker: BrokerServer, smtp: SmtpServer) -> None:
         self.broker = broker
         self.smtp = smtp
         self.tasks = broker.tasks()
@@ -46,7 +36,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, broker: Any, smtp: SmtpServer) -> Iterator[Scene]:
+def scene(tmp_path: Path, broker: BrokerServer, smtp: SmtpServer) -> Iterator[Scene]:
     made = Scene(tmp_path, broker, smtp)
     with override(TASKS=made.tasks, EMAIL=made.email):
         yield made
@@ -54,7 +44,7 @@ def scene(tmp_path: Path, broker: Any, smtp: SmtpServer) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def redis_scene(tmp_path: Path, redis_server: RedisServer, smtp: SmtpServer) -> Iterator[Scene]:
+def redis_scene(tmp_path: Path, redis_server: BrokerServer, smtp: SmtpServer) -> Iterator[Scene]:
     made = Scene(tmp_path, redis_server, smtp)
     with override(TASKS=made.tasks, EMAIL=made.email):
         yield made

@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Any
 
+from support.brokers import queueing_again
+
 from openviper.core.email import Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.outbox import Outbox, collecting
@@ -134,10 +136,3 @@ async def test_the_loop_goes_on_while_the_broker_is_silent(scene: Any) -> None:
         watching.cancel()
         scene.broker.resume()
     assert longest < 0.5
-
-
-async def queueing_again() -> None:
-    deadline = time.monotonic() + 30
-    while not await asyncio.to_thread(worker_available):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)

@@ -1,0 +1,31 @@
+"""Either broker for a test, and waiting until an application has found it again."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from openviper.core.email.queue import worker_available
+from support.broker_server import BrokerServer
+from support.rabbitmq import RabbitmqServer, rabbitmq_server
+from support.redis import redis_server
+
+__all__ = ["broker", "queueing_again", "rabbitmq_server", "redis_server"]
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
+    """Each test runs on either; it begins running and with empty queues."""
+    server: BrokerServer = request.getfixturevalue(f"{request.param}_server")
+    yield server
+    if isinstance(server, RabbitmqServer):
+        server.restore()
+
+
+async def queueing_again() -> None:
+    """Wait until the application has found out by itself that its broker is back."""
+    deadline = time.monotonic() + 30
+    while not await asyncio.to_thread(worker_available):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
