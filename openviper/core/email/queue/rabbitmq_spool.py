@@ -13,6 +13,11 @@ import pika
 from dramatiq import Message
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import DecodeError
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectorException,
+    AMQPConnectorPhaseErrorBase,
+    AMQPConnectorStackTimeout,
+)
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
@@ -214,8 +219,17 @@ class RabbitmqSpool:
             finally:
                 with contextlib.suppress(AMQPError):
                     connection.close()
-        except (AMQPError, OSError) as error:
-            raise QueueUnavailable(f"RabbitMQ: {type(error).__name__}: {error}") from error
+        except (AMQPError, AMQPConnectorException, OSError) as error:
+            raise QueueUnavailable(f"RabbitMQ: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, AMQPConnectorStackTimeout):
+        return "connected, but no answer came in time"
+    inner = error.args[0] if error.args else None
+    if isinstance(inner, AMQPConnectorPhaseErrorBase):  # whose own text is empty
+        error = inner.exception
+    return f"{type(error).__name__}: {error}"
 
 
 def _encode(key: str, about: dict[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:
