@@ -1,29 +1,18 @@
 """The shop in a real browser: order, then read the mail on the inbox page."""
 
-import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, Request, ViewportSize, async_playwright
+from playwright.async_api import Browser, Page, Request, ViewportSize
+from support.browser import PHONE, VIEWPORTS, chromium, needs_chromium
 from support.commands import Cli
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PROJECT = Path(__file__).parents[2] / "example_shop"
-# Nothing but what the test asks for: no sandbox (containers run as root), no services that call home.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-VIEWPORTS = {"phone": ViewportSize(width=390, height=844), "desktop": ViewportSize(width=1280, height=900)}
+__all__ = ["chromium"]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+PROJECT = Path(__file__).parents[2] / "example_shop"
+
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -34,16 +23,6 @@ def shop_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'shop.sqlite3'}")
     with Cli(PROJECT.parent).serve(PROJECT.name, "--port", "0") as served:
         yield served.address.rstrip("/")
-
-
-@asynccontextmanager
-async def opened_browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
 
 
 class Visit:
@@ -77,21 +56,22 @@ class Visit:
 
 @pytest.mark.parametrize("viewport", VIEWPORTS)
 async def test_a_person_orders_in_the_shop_and_reads_the_mail_in_the_inbox(
-    shop_url: str, tmp_path: Path, viewport: str
+    shop_url: str, chromium: Browser, tmp_path: Path, viewport: ViewportSize
 ) -> None:
-    async with opened_browser() as browser:
-        page = await browser.new_page(viewport=VIEWPORTS[viewport])
-        visit = Visit(page, VIEWPORTS[viewport]["width"], tmp_path)
+    async with await chromium.new_context(viewport=viewport) as context:
+        visit = Visit(await context.new_page(), viewport["width"], tmp_path)
         await order_two_things(visit, shop_url)
         await read_the_confirmation(visit, shop_url)
         await ship_and_read_the_notice(visit, shop_url)
     assert visit.problems == []
 
 
-async def test_a_faulty_form_comes_back_with_the_cursor_in_the_first_fault(shop_url: str, tmp_path: Path) -> None:
-    async with opened_browser() as browser:
-        page = await browser.new_page(viewport=VIEWPORTS["phone"])
-        visit = Visit(page, VIEWPORTS["phone"]["width"], tmp_path)
+async def test_a_faulty_form_comes_back_with_the_cursor_in_the_first_fault(
+    shop_url: str, chromium: Browser, tmp_path: Path
+) -> None:
+    async with await chromium.new_context(viewport=PHONE) as context:
+        page = await context.new_page()
+        visit = Visit(page, PHONE["width"], tmp_path)
         await page.goto(shop_url)
         await page.get_by_role("button", name="Add to cart Reading lamp").click()
         await page.get_by_role("link", name="Check out").click()

@@ -12,21 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Browser, Page, ViewportSize, expect
+from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE, DESKTOP = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
+__all__ = ["chromium"]
+
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><script>alert(1)</script></svg>'
 LOGO = {
     "content_b64": base64.b64encode(SVG).decode(),
@@ -47,7 +39,7 @@ WELCOME = {
     "attachments": [LOGO, TERMS],
 }
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = needs_chromium
 
 
 class Site:
@@ -103,17 +95,7 @@ def shared(one_for_all: Site) -> Site:
     return one_for_all
 
 
-@pytest.fixture(scope="module")
-async def chromium() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield opened
-        finally:
-            await opened.close()
-
-
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("viewport", VIEWPORTS)
 async def test_a_message_appears_live_and_is_read_in_all_forms(
     site: Site, chromium: Browser, viewport: ViewportSize
 ) -> None:
