@@ -14,6 +14,7 @@ import click
 
 from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import enter_project
+from openviper.cli.sourcewatch import hang_up_on_change
 from openviper.cli.way_out import way_out
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def runworker(
         raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; queues are named with --queues")
     names = tuple(name for given in (*queues, *more_queues) for name in given.split(",") if name)
     pid_file = None if pid_file is None else pid_file.resolve()
+    if watch:
+        hang_up_on_change(path.resolve())
     project = enter_project(path, settings_module=settings)
     project.load_settings()
     tasks = _checked_settings()
@@ -91,9 +94,6 @@ class _Run:
     def runner_arguments(self) -> list[str]:
         """For the command line of Dramatiq's runner."""
         arguments = ["openviper.cli.workerprocess:boot", "--path", str(self.folder), *self._shared_options()]
-        if self.watch:
-            # Dramatiq's own patterns fit no file for watchdog 7.
-            arguments += ["--watch", str(self.folder), "--watch-include", "**/*.py"]
         return arguments + (["--queues", *self.queues] if self.queues else [])
 
     def _shared_options(self) -> list[str]:

@@ -1,7 +1,7 @@
 """``viperctl runworker`` starts only where there is work to do, and ends as it should."""
 
 import asyncio
-import os
+import itertools
 import signal
 import subprocess
 import time
@@ -145,27 +145,48 @@ def test_a_dead_process_ends_the_runner_with_a_failure(project: Path, tmp_path: 
     assert not pid_file.exists()
 
 
-def test_a_changed_source_file_starts_the_worker_again(
+def save(project: Path, word: str) -> None:
+    (project / "tasks.py").write_text(TASKS_MODULE.replace('"async"', repr(word)))
+
+
+def test_two_saves_in_quick_succession_start_the_worker_once_again(
     project: Path, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """The change is one event: two at once make Dramatiq kill the worker, as a second SIGHUP does."""
-    pytest.importorskip("watchdog", reason="watchdog is not installed (pip install watchdog)")
-    word = project / "word.txt"  # beside the source, so that to change it is no event of its own
-    word.write_text("first")
-    read_at_import = f"__import__('pathlib').Path({str(word)!r}).read_text()"
-    (project / "tasks.py").write_text(f"WORD = {read_at_import}\n" + TASKS_MODULE.replace('"async"', "WORD"))
+    """A second signal would make Dramatiq kill it."""
+    worker = Worker(project, "--watch")
+    worker.start()
+    save(project, "half")
+    time.sleep(0.05)
+    save(project, "changed")
+    deadline = time.monotonic() + 60
+    while worker.output.count("ready for action") < 2:
+        assert time.monotonic() < deadline, worker.output
+        time.sleep(0.1)
+    send_note(redis_server, "default", "note", tmp_path / "one")
+    appears(tmp_path / "one", "changed")
+    assert worker.terminate() == 0
+    assert worker.output.count("the worker starts again") == 1
+    assert "Killing" not in worker.output
+
+
+def test_whenever_files_are_saved_the_last_ones_run_in_the_end(
+    project: Path, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Also while the worker ends, and while it starts."""
     with Worker(project, "--watch") as worker:
-        word.write_text("changed")
-        deadline = time.monotonic() + 30
-        while "Detected changes" not in worker.output:  # the runner begins to watch when its processes are ready
-            assert time.monotonic() < deadline, worker.output
-            os.utime(project / "tasks.py")
-            time.sleep(2)
-        while worker.output.count("ready for action") < 2:
-            assert time.monotonic() < deadline, worker.output
-            time.sleep(0.1)
-        send_note(redis_server, "default", "note", tmp_path / "one")
-        appears(tmp_path / "one", "changed")
+        for number in range(12):
+            save(project, f"version {number}")
+            time.sleep(0.2 + 0.1 * number)
+        deadline = time.monotonic() + 60
+        for attempt in itertools.count():
+            note = tmp_path / f"note {attempt}"
+            send_note(redis_server, "default", "note", note)
+            while not note.exists():
+                assert time.monotonic() < deadline, worker.output
+                time.sleep(0.1)
+            if note.read_text() == "version 11":
+                break
+    assert "Killing" not in worker.output
 
 
 def test_a_module_with_a_fault_ends_the_worker(project: Path) -> None:
