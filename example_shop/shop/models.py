@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ForeignKey, String
@@ -15,6 +16,9 @@ from .invoice import invoice_for
 from .money import Money
 
 __all__ = ["Order", "OrderLine", "Product"]
+
+# Shown inside the HTML, which calls it cid:logo.
+_LOGO = {"path": Path(__file__).parent / "static" / "logo.png", "inline": True, "content_id": "logo"}
 
 
 class Product(Model):
@@ -81,12 +85,12 @@ class Order(Model):
         )
 
     async def on_change(self, previous_state: Mapping[str, Any]) -> None:
-        """Tell the customer when the order has left, with the invoice attached."""
+        """Tell the customer when the order has left, with the invoice attached and the logo inside."""
         if "shipped_on" in previous_state and previous_state["shipped_on"] is None:
             await send_email(
                 recipients=self.email,
                 subject=f"Your order {self.number} is on its way",
                 template="emails/order_shipped",  # the pair of .html and .txt
                 context={"order": self},
-                attachments=[await invoice_for(self)],
+                attachments=[_LOGO, await invoice_for(self)],
             )

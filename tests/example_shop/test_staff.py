@@ -35,7 +35,9 @@ async def test_shipping_tells_the_customer_once_with_the_invoice(shop: Shop) -> 
     assert notice.prepared.subject == "Your order 1001 is on its way"
     assert "Total: €14.50" in (notice.prepared.text or "")
     assert f'href="https://shop.example{order}"' in (notice.prepared.html or "")
-    [invoice] = notice.prepared.attachments
+    [logo, invoice] = notice.prepared.attachments
+    assert (logo.inline, logo.mimetype) == (True, "image/png")
+    assert f'src="cid:{logo.content_id}"' in (notice.prepared.html or "")
     assert (invoice.filename, invoice.mimetype) == ("invoice-1001.html", "text/html")
     assert "€14.50" in invoice.content.decode()
     assert "Ana Costa" in invoice.content.decode()

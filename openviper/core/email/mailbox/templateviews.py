@@ -37,6 +37,7 @@ class TemplateViews:
             Route("/templates", self._list),
             Route("/templates/{name:path}", self._preview),
             Route("/template-html/{name:path}", self._html),
+            Route("/template-inline/{name:path}", self._inline),
             Route("/template-events/{name:path}", self._events),
             Route("/template-send/{name:path}", self._send, methods=["POST"]),
         ]
@@ -80,6 +81,10 @@ class TemplateViews:
         if shown.rendered is None or shown.rendered.html is None:
             raise HTTPException(404, shown.error or "This template has no HTML part.")
         return await framed(request, shown.rendered.html, f"{request.scope['root_path']}/template-inline/")
+
+    async def _inline(self, _request: Request) -> Response:
+        """A stand-in for every inline image: which ones there are, only the call that sends the template says."""
+        return self._pages.file("image.svg")
 
     async def _events(self, request: Request) -> Response:
         """Says that a file of the template has changed."""

@@ -1,6 +1,7 @@
 """Previews of templates: sample values, what is missing, sending one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,15 @@ async def test_a_form_without_end_is_refused(inboxes: Inboxes, templates: Path) 
             path = "/_mail/template-send/emails/welcome"
             answer = await client.post(path, content=b"to=" + b"a" * 100_000, headers=SAME_ORIGIN)
     assert answer.status_code == 413
+
+
+async def test_an_inline_image_is_shown_as_a_stand_in(inboxes: Inboxes, templates: Path) -> None:
+    """Which image it is, only the call that sends the template says."""
+    (templates / "emails/logo.html").write_text('<img src="cid:logo" alt="Shop">')
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            page = (await client.get("/_mail/template-html/emails/logo")).text
+            (source,) = re.findall(r'src="([^"]+)"', page)
+            image = await client.get(source)
+    assert image.status_code == 200
+    assert image.headers["content-type"] == "image/svg+xml"

@@ -1,0 +1,152 @@
+"""The shop with a mail server of the test's, and its inbox page in a real browser: what one sees while mail leaves."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
+from support.browser import VIEWPORTS, chromium, needs_chromium
+from support.smtpd import SmtpServer
+from support.uvicorn import Uvicorn
+
+__all__ = ["chromium"]
+
+PROJECT = Path(__file__).parents[2] / "example_shop"
+WIDTHS = {"Phone": re.compile(r"^3[0-9.]+px$"), "Tablet": "768px", "Desktop": "1100px"}
+CONFIRMATION, NOTICE = "Your order 1001 at Viper Supplies", "Your order 1001 is on its way"
+
+pytestmark = needs_chromium
+
+
+@dataclass(frozen=True)
+class Site:
+    """The shop, and the mail server that it sends to, one message at a time."""
+
+    url: str
+    smtp: SmtpServer
+
+    async def order(self, context: BrowserContext, product: str, email: str) -> None:
+        """Order as a person does, in a tab of its own."""
+        page = await context.new_page()
+        await page.goto(self.url)
+        await page.get_by_role("button", name=f"Add to cart {product}").click()
+        await page.get_by_role("link", name="Check out").click()
+        await page.get_by_label("Name").fill("Ana Costa")
+        await page.get_by_label("Email").fill(email)
+        await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
+        await page.get_by_role("button", name="Place the order").click()
+        await expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
+        await page.close()
+
+    async def ship(self, context: BrowserContext) -> None:
+        page = await context.new_page()
+        await page.goto(f"{self.url}/staff")
+        await page.get_by_role("button", name="Ship order 1001").click()
+        await expect(page.get_by_text("Shipped")).to_be_visible()
+        await page.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with SmtpServer() as smtp:
+        env = {
+            "OPENVIPER_SETTINGS_MODULE": "shop.settings",
+            "DATABASE_URL": f"sqlite:///{tmp_path / 'shop.sqlite3'}",
+            "EMAIL_BACKEND": "SMTPBackend",
+            "EMAIL_HOST": smtp.host,
+            "EMAIL_PORT": str(smtp.port),
+            "EMAIL_POOL_SIZE": "1",
+        }
+        with Uvicorn("shop.app:app", PROJECT, env) as server:
+            yield Site(server.url, smtp)
+
+
+async def open_inbox(context: BrowserContext, site: Site) -> Page:
+    """The list of messages, marked so that a reload would be seen."""
+    page = await context.new_page()
+    await page.goto(f"{site.url}/_mail/")
+    await page.evaluate("window.neverReloaded = true")
+    return page
+
+
+def row(inbox: Page, subject: str) -> Locator:
+    return inbox.get_by_role("link", name=subject)
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+async def test_mail_is_seen_live_from_deferred_to_delivered(
+    site: Site, chromium: Browser, viewport: ViewportSize
+) -> None:
+    """While the server has not yet greeted for the first order, the mail of the second waits for its turn."""
+    gate = site.smtp.hold("greeting")
+    async with await chromium.new_context(viewport=viewport) as me, await chromium.new_context() as customer:
+        inbox = await open_inbox(me, site)
+        await expect(inbox.get_by_text("No mail yet")).to_be_visible()
+        await site.order(customer, "Field notebook", "ana@example.com")
+        await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("sending")
+        await site.order(customer, "Reading lamp", "bo@example.com")
+        second = row(inbox, "Your order 1002 at Viper Supplies")
+        await expect(second.locator(".state")).to_have_text("deferred")
+        await expect(inbox.locator("#news")).to_have_text("New mail: Your order 1002 at Viper Supplies")
+        assert site.smtp.messages == []
+        gate.release()
+        await expect(second.locator(".state")).to_have_text("delivered")
+        await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("delivered")
+        assert await inbox.evaluate("window.neverReloaded")
+        await second.click()
+        await expect(inbox.locator(".timeline .state")).to_have_text(["held", "deferred", "sending", "delivered"])
+    assert [message.recipients for message in site.smtp.messages] == [["ana@example.com"], ["bo@example.com"]]
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_and_attachment(
+    site: Site, chromium: Browser, viewport: ViewportSize
+) -> None:
+    async with await chromium.new_context(viewport=viewport) as me, await chromium.new_context() as customer:
+        inbox = await open_inbox(me, site)
+        await site.order(customer, "Field notebook", "ana@example.com")
+        await site.ship(customer)
+        await row(inbox, NOTICE).click()
+        mail = inbox.frame_locator("iframe")
+        await expect(mail.get_by_role("heading", name="It is on its way, Ana Costa")).to_be_visible()
+        logo = mail.locator("img")
+        assert await logo.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+        for width, pixels in WIDTHS.items():
+            await inbox.get_by_role("link", name=width, exact=True).click()
+            await expect(inbox.locator("iframe")).to_have_css("width", pixels)
+            await expect(mail.locator("html")).to_have_css("width", pixels)
+        for theme, page, sheet in (
+            ("Dark", "rgb(14, 20, 17)", "rgb(23, 32, 27)"),
+            ("Light", "rgb(243, 246, 243)", "rgb(255, 255, 255)"),
+        ):
+            await inbox.get_by_role("link", name=theme, exact=True).click()
+            await expect(mail.locator("body")).to_have_css("background-color", page)
+            await expect(mail.locator(".sheet")).to_have_css("background-color", sheet)
+        async with inbox.expect_download() as download:
+            await inbox.get_by_role("link", name="invoice-1001.html").click()
+        file = await (await download.value).path()
+        invoice = await asyncio.to_thread(Path(file).read_bytes)
+    (part,) = site.smtp.messages[-1].parse().iter_attachments()
+    assert invoice == part.get_payload(decode=True)
+    assert "€14.50" in invoice.decode()
+
+
+async def test_what_the_server_refused_is_delivered_by_the_retry_button(site: Site, chromium: Browser) -> None:
+    site.smtp.refuse("ana@example.com", 550, nth=1)
+    async with await chromium.new_context() as me, await chromium.new_context() as customer:
+        inbox = await open_inbox(me, site)
+        await site.order(customer, "Field notebook", "ana@example.com")
+        await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("failed")
+        assert await inbox.evaluate("window.neverReloaded")
+        await row(inbox, CONFIRMATION).click()
+        await expect(inbox.locator(".timeline li").last).to_contain_text("550 5.0.0 as the test says")
+        assert site.smtp.messages == []
+        await inbox.get_by_role("button", name="Retry now").click()
+        await expect(inbox.locator("#subject .state")).to_have_text("delivered")
+        await expect(inbox.get_by_role("button", name="Retry now")).to_have_count(0)
+    (message,) = site.smtp.messages
+    assert message.recipients == ["ana@example.com"]
+    assert message.parse()["Subject"] == CONFIRMATION
