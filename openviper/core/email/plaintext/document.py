@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborAttributes, LexborHTMLParser, LexborNode
 
 from openviper.core.email.plaintext.flattening import flattened
 from openviper.core.email.plaintext.layout import TextLayout
@@ -20,7 +20,7 @@ _LINE_BLOCKS = frozenset(
 )
 _PARAGRAPHS = frozenset(("dl", "h1", "h2", "h3", "h4", "h5", "h6", "p"))
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_MAYBE_HIDDEN = '[hidden],[style*="display" i],[style*="visibility" i]'
+_MAYBE_HIDDEN = '[hidden],[style*="display" i][style*="none" i],[style*="visibility" i][style*="hidden" i]'
 
 
 def html_to_text(html: str) -> str:
@@ -53,105 +53,86 @@ def html_to_text(html: str) -> str:
 
 def _walk(body: LexborNode, layout: TextLayout, hidden: set[int]) -> None:
     """Visit every node in document order; a loop, because documents may be nested deeper than Python may recurse."""
-    node: LexborNode | None = body
-    depth = 0  # below body; nodes are not compared, because their equality compares their whole contents
-    while node is not None:
-        tag = node.tag or ""
-        child = None
+    node = body
+    open_elements: list[tuple[LexborNode, Callable[[TextLayout], None]]] = []  # each with what to do at its end
+    while True:
+        tag = node.tag or "-"
         if tag == "-text":
             layout.write(node.text_content or "")
-        elif tag not in _DROPPED and tag[0:1] != "-" and not (hidden and node.mem_id in hidden):
-            _enter(node, tag, layout)
+        elif tag[0] != "-" and tag not in _DROPPED and not (hidden and node.mem_id in hidden):
+            if (begin := _ON_ENTERING.get(tag)) is not None:
+                begin(layout)
+            elif (read := _BY_ATTRIBUTES.get(tag)) is not None:
+                read(layout, node.attrs)
+            leave = _ON_LEAVING.get(tag, _nothing)
             child = node.first_child
-            if child is None:
-                _leave(tag, layout)
-        if child is not None:
-            depth += 1
-            node = child
-            continue
-        while depth and (following := node.next) is None:
-            depth -= 1
-            parent = node.parent
-            assert parent is not None
-            node = parent
-            _leave(node.tag or "", layout)
-        node = following if depth else None
+            if child is not None:
+                open_elements.append((node, leave))
+                node = child
+                continue
+            leave(layout)
+        while open_elements:
+            following = node.next
+            if following is not None:
+                break
+            node, leave = open_elements.pop()
+            leave(layout)
+        else:
+            return
+        node = following
 
 
-def _enter(node: LexborNode, tag: str, layout: TextLayout) -> None:
-    action = _ON_ENTERING.get(tag)
-    if action is not None:
-        action(node, layout)
+def _link(layout: TextLayout, attributes: LexborAttributes) -> None:
+    layout.open_link(attributes.sget("href"))
 
 
-def _leave(tag: str, layout: TextLayout) -> None:
-    action = _ON_LEAVING.get(tag)
-    if action is not None:
-        action(layout)
+def _image(layout: TextLayout, attributes: LexborAttributes) -> None:
+    layout.write(attributes.sget("alt"))
 
 
-def _link(node: LexborNode, layout: TextLayout) -> None:
-    layout.open_link(node.attributes.get("href") or "")
+def _item(layout: TextLayout, attributes: LexborAttributes) -> None:
+    layout.open_item(_number(attributes.sget("value"), default=None))
 
 
-def _image(node: LexborNode, layout: TextLayout) -> None:
-    layout.write(node.attributes.get("alt") or "")
+def _numbered(layout: TextLayout, attributes: LexborAttributes) -> None:
+    layout.open_list(first=_number(attributes.sget("start"), default=1))
 
 
-def _item(node: LexborNode, layout: TextLayout) -> None:
-    layout.open_item(_number(node.attributes.get("value"), default=None))
+def _table(layout: TextLayout, attributes: LexborAttributes) -> None:
+    layout.open_table(for_layout=attributes.sget("role").strip().lower() in {"presentation", "none"})
 
 
-def _numbered(node: LexborNode, layout: TextLayout) -> None:
-    layout.open_list(first=_number(node.attributes.get("start"), default=1))
-
-
-def _table(node: LexborNode, layout: TextLayout) -> None:
-    role = (node.attributes.get("role") or "").strip().lower()
-    layout.open_table(for_layout=role in {"presentation", "none"})
-
-
-def _plainly(action: Callable[[TextLayout], None]) -> Callable[[LexborNode, TextLayout], None]:
-    return lambda _node, layout: action(layout)
-
-
-def _bullets(layout: TextLayout) -> None:
-    layout.open_list(first=None)
-
-
-def _line(layout: TextLayout) -> None:
-    layout.separate(1)
-
-
-def _paragraph(layout: TextLayout) -> None:
-    layout.separate(2)
+def _nothing(layout: TextLayout) -> None:
+    """For elements whose end says nothing."""
 
 
 def _quote_mark(layout: TextLayout) -> None:
     layout.write('"')
 
 
-_ON_ENTERING: dict[str, Callable[[LexborNode, TextLayout], None]] = {
-    **dict.fromkeys(_LINE_BLOCKS, _plainly(_line)),
-    **dict.fromkeys(_PARAGRAPHS, _plainly(_paragraph)),
-    **dict.fromkeys(("ul", "menu", "dir"), _plainly(_bullets)),
-    **dict.fromkeys(("td", "th"), _plainly(TextLayout.open_cell)),
+_ON_ENTERING: dict[str, Callable[[TextLayout], None]] = {
+    **dict.fromkeys(_LINE_BLOCKS, TextLayout.begin_line),
+    **dict.fromkeys(_PARAGRAPHS, TextLayout.begin_paragraph),
+    **dict.fromkeys(("ul", "menu", "dir"), TextLayout.open_list),
+    **dict.fromkeys(("td", "th"), TextLayout.open_cell),
+    "blockquote": TextLayout.open_quote,
+    "br": TextLayout.end_line,
+    "dd": TextLayout.open_indent,
+    "hr": TextLayout.rule,
+    "pre": TextLayout.open_pre,
+    "q": _quote_mark,
+    "tr": TextLayout.open_row,
+}
+_BY_ATTRIBUTES: dict[str, Callable[[TextLayout, LexborAttributes], None]] = {
     "a": _link,
-    "blockquote": _plainly(TextLayout.open_quote),
-    "br": _plainly(TextLayout.end_line),
-    "dd": _plainly(TextLayout.open_indent),
-    "hr": _plainly(TextLayout.rule),
     "img": _image,
     "li": _item,
     "ol": _numbered,
-    "pre": _plainly(TextLayout.open_pre),
-    "q": _plainly(_quote_mark),
     "table": _table,
-    "tr": _plainly(TextLayout.open_row),
 }
 _ON_LEAVING: dict[str, Callable[[TextLayout], None]] = {
-    **dict.fromkeys(_LINE_BLOCKS, _line),
-    **dict.fromkeys(_PARAGRAPHS, _paragraph),
+    **dict.fromkeys(_LINE_BLOCKS, TextLayout.begin_line),
+    **dict.fromkeys(_PARAGRAPHS, TextLayout.begin_paragraph),
     **dict.fromkeys(("ol", "ul", "menu", "dir"), TextLayout.close_list),
     **dict.fromkeys(("li", "dd"), TextLayout.close_indent),
     "a": TextLayout.close_link,
@@ -162,6 +143,6 @@ _ON_LEAVING: dict[str, Callable[[TextLayout], None]] = {
 }
 
 
-def _number(value: str | None, *, default: int | None) -> int | None:
-    text = (value or "").strip()
+def _number(value: str, *, default: int | None) -> int | None:
+    text = value.strip()
     return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else default

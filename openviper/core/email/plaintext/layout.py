@@ -8,7 +8,11 @@ __all__ = ["TextLayout"]
 # What HTML collapses; a no-break space is text.
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 _SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
-_NO_TARGET = re.compile(r"#|(?:javascript|vbscript|data|cid|about|blob|file):", re.IGNORECASE)
+# Targets that lead nowhere from a text, and those of which a reader types or dials a part.
+_UNUSUAL = re.compile(
+    r"#|tel:$|(?:javascript|vbscript|data|cid|about|blob|file):|mailto:(?P<mailbox>[^?]*)|tel:(?P<number>.+)",
+    re.IGNORECASE,
+)
 _UNSEEN = re.compile("[\u00ad\u034f\u200b\ufeff]")  # soft hyphens and the padding of preview texts
 _INDENTS = 12  # deeper ones are not shown, so that nesting cannot multiply the text
 _SCHEME_LENGTH = len("https:///") + 1
@@ -23,8 +27,8 @@ class _Table:
 
 @dataclass(slots=True)
 class _Link:
-    url: str
-    length: int
+    address: str
+    length: int  # of all that was said in links before this one
     pieces: int
 
 
@@ -38,7 +42,8 @@ class TextLayout:
     _space: bool = False
     _breaks: int = 0
     _indents: list[str] = field(default_factory=list)
-    _indent: str = ""
+    _indent: str = ""  # of the next line, as far as it is shown
+    _last_indent: str = ""
     _markers: dict[int, str] = field(default_factory=dict)  # by level, instead of the indent in the next line
     _lists: list[int | None] = field(default_factory=list)
     _tables: list[_Table] = field(default_factory=list)
@@ -52,50 +57,54 @@ class TextLayout:
         if self._pre:
             self._write_lines(text)
             return
-        if text.isascii():
+        if text.isprintable() and "  " not in text:
+            words = text.strip(" ")  # nothing to collapse: the usual case, and the fastest
+        elif text.isascii():
             words = " ".join(text.split())  # several times faster than the pattern, but takes no-break spaces too
-            leading, trailing = text[:1].isspace(), text[-1:].isspace()
         else:
-            collapsed = _SPACES.sub(" ", text)
-            words = collapsed.strip(" ")
-            leading, trailing = collapsed[:1] == " ", collapsed[-1:] == " "
-        if leading:
+            words = _SPACES.sub(" ", text).strip(" ")
+        if not words:
+            self._space = self._space or bool(text)
+            return
+        if text[0] != words[0]:
             self._space = True
-        if words:
-            self._add(words)
-            self._space = trailing
+        self._add(words)
+        self._space = text[-1] != words[-1]
 
-    def separate(self, lines: int) -> None:
-        """The next text starts on a new line (1), or after an empty line (2)."""
-        self._breaks = max(self._breaks, lines)
+    def begin_line(self) -> None:
+        """The next text starts on a new line."""
+        if not self._breaks:
+            self._breaks = 1
+        self._space = False
+
+    def begin_paragraph(self) -> None:
+        """The next text starts after an empty line."""
+        self._breaks = 2
         self._space = False
 
     def end_line(self) -> None:
         """A forced line end; the second in a row leaves an empty line."""
-        if self._breaks or not self._line:
-            self._breaks = 2
-        else:
-            self._breaks = 1
+        self._breaks = 2 if self._breaks or not self._line else 1
         self._space = False
 
     def rule(self) -> None:
-        self.separate(2)
+        self.begin_paragraph()
         self._add(_RULE)
-        self.separate(2)
+        self.begin_paragraph()
 
-    def open_list(self, first: int | None) -> None:
+    def open_list(self, first: int | None = None) -> None:
         """``first`` is the number of the first item, None for bullets."""
-        self.separate(1 if self._lists else 2)
+        self._begin_block(paragraph=not self._lists)
         self._lists.append(first)
 
     def close_list(self) -> None:
         if self._lists:
             self._lists.pop()
-        self.separate(1 if self._lists else 2)
+        self._begin_block(paragraph=not self._lists)
 
     def open_item(self, number: int | None) -> None:
         """``number`` None continues the list's own count."""
-        self.separate(1)
+        self.begin_line()
         marker = "- "
         if self._lists and (current := self._lists[-1]) is not None:
             current = current if number is None else number
@@ -104,41 +113,41 @@ class TextLayout:
         self._indent_by(" " * len(marker), marker)
 
     def open_indent(self) -> None:
-        self.separate(1)
+        self.begin_line()
         self._indent_by("  ")
 
     def close_indent(self) -> None:
-        self.separate(1)
+        self.begin_line()
         self._end_indent()
 
     def open_quote(self) -> None:
-        self.separate(2)
+        self.begin_paragraph()
         self._indent_by("> ")
 
     def close_quote(self) -> None:
-        self.separate(2)
+        self.begin_paragraph()
         self._end_indent()
 
     def open_pre(self) -> None:
-        self.separate(2)
+        self.begin_paragraph()
         self._pre += 1
 
     def close_pre(self) -> None:
         self._pre -= 1
-        self.separate(2)
+        self.begin_paragraph()
 
     def open_table(self, *, for_layout: bool) -> None:
         if self._tables:
             self._tables[-1].for_layout = True
-        self.separate(1 if for_layout else 2)
+        self._begin_block(paragraph=not for_layout)
         self._tables.append(_Table(for_layout))
 
     def close_table(self) -> None:
         table = self._tables.pop() if self._tables else None
-        self.separate(1 if table is None or table.for_layout else 2)
+        self._begin_block(paragraph=table is not None and not table.for_layout)
 
     def open_row(self) -> None:
-        self.separate(1)
+        self.begin_line()
         self._cell = False
         if self._tables:
             self._tables[-1].row_line = -1
@@ -147,12 +156,12 @@ class TextLayout:
         """Stay in the row's line while every cell before was a single line; else begin a new one."""
         table = self._tables[-1] if self._tables else None
         if table is None or table.for_layout:
-            self.separate(1)
+            self.begin_line()
         elif table.row_line < 0:
             # The first cell; text that is pending goes to the line after those that a break will end.
             table.row_line = len(self._lines) + (1 if self._line and self._breaks else 0)
         elif self._breaks or len(self._lines) > table.row_line + 1:
-            self.separate(1)
+            self.begin_line()
         elif self._line:
             self._cell = True
 
@@ -164,16 +173,16 @@ class TextLayout:
         if not self._links:
             return
         link = self._links.pop()
-        if not link.url:
+        if not link.address:
             return
         length = self._length - link.length
         if not length:
-            self._add(_shown(link.url))
+            self._add(link.address)
         elif not self._says(link, length):
             # A block inside the link has asked for a new line; the address still belongs to the text before it.
             breaks, self._breaks = (self._breaks, 0) if self._line else (0, 0)
             self._space = True
-            self._add(f"({_shown(link.url)})")
+            self._add(f"({link.address})")
             self._breaks = breaks
 
     def text(self) -> str:
@@ -185,10 +194,9 @@ class TextLayout:
 
     def _says(self, link: _Link, length: int) -> bool:
         """Whether the last ``length`` characters are the link's address, give or take the scheme."""
-        address = _shown(link.url)
-        if abs(length - len(address)) > _SCHEME_LENGTH:
+        if abs(length - len(link.address)) > _SCHEME_LENGTH:
             return False
-        return _bare("".join(self._said[link.pieces :])) == _bare(address)
+        return _bare("".join(self._said[link.pieces :])) == _bare(link.address)
 
     def _add(self, text: str) -> None:
         if not text.isascii():
@@ -197,24 +205,29 @@ class TextLayout:
             return
         if self._breaks:
             self._break()
-        if self._cell:
-            text = f" | {text}"
-            self._cell = False
-        elif self._space and self._line:
-            text = f" {text}"
-        self._space = False
         if not self._line:
-            self._line.append(self._begin_line())
+            self._line.append(self._start_of_line())
+        elif self._cell:
+            text = f" | {text}"
+        elif self._space:
+            text = f" {text}"
+        self._cell = self._space = False
         self._line.append(text)
         if self._links:
             self._said.append(text)
             self._length += len(text)
 
+    def _begin_block(self, *, paragraph: bool) -> None:
+        if paragraph:
+            self.begin_paragraph()
+        else:
+            self.begin_line()
+
     def _break(self) -> None:
         self._flush()
         if self._breaks > 1 and self._lines and self._lines[-1].strip("> "):
-            indent = "".join(self._indents[:_INDENTS])
-            self._lines.append(min(indent, self._indent, key=len).rstrip())
+            shorter = self._indent if len(self._indent) <= len(self._last_indent) else self._last_indent
+            self._lines.append(shorter.rstrip())
         self._breaks = 0
 
     def _flush(self) -> None:
@@ -223,8 +236,8 @@ class TextLayout:
             self._line.clear()
         self._cell = False
 
-    def _begin_line(self) -> str:
-        self._indent = "".join(self._indents[:_INDENTS])
+    def _start_of_line(self) -> str:
+        self._last_indent = self._indent
         if not self._markers:
             return self._indent
         start = self._indents[:_INDENTS]
@@ -239,11 +252,13 @@ class TextLayout:
         if marker:
             self._markers[len(self._indents)] = marker
         self._indents.append(indent)
+        self._indent = "".join(self._indents[:_INDENTS])
 
     def _end_indent(self) -> None:
         self._flush()
         if self._indents:
             self._indents.pop()
+            self._indent = "".join(self._indents[:_INDENTS])
             self._markers.pop(len(self._indents), None)
 
     def _write_lines(self, text: str) -> None:
@@ -259,15 +274,14 @@ class TextLayout:
 
 
 def _address(url: str) -> str:
-    """``url`` as a reader could type it; empty when it leads nowhere from a text."""
-    url = _SPACES.sub(" ", url).strip().replace(" ", "%20")
-    return "" if _NO_TARGET.match(url) else url
-
-
-def _shown(url: str) -> str:
-    if url[:7].lower() == "mailto:":
-        return url[7:].partition("?")[0] or url
-    return url[4:] if url[:4].lower() == "tel:" else url
+    """``url`` as a reader could type or dial it; empty when it leads nowhere from a text."""
+    url = "%20".join(url.split())
+    unusual = _UNUSUAL.match(url)
+    if unusual is None:
+        return url
+    if unusual.lastgroup is None:
+        return ""
+    return unusual[unusual.lastgroup] or url
 
 
 def _bare(address: str) -> str:

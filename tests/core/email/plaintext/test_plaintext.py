@@ -25,6 +25,7 @@ from openviper.core.email.plaintext import html_to_text
         ('x <img src="a.png" alt="A cat"> y<img src="spacer.gif">', "x A cat y"),
         ("<q>so</q>", '"so"'),
         ("<dl><dt>a<dd>b<dt>c<dd>d</dl>", "a\n  b\nc\n  d"),
+        ("Grüße  an\n alle<b> hier </b>\u00a0und", "Grüße an alle hier  und"),
         ("<form><input value=x><button>Go</button><select><option>o</select></form>", "Go"),
     ],
 )
@@ -41,6 +42,7 @@ def test_blocks_become_lines_and_blanks_collapse(html: str, text: str) -> None:
         ('<a href="mailto:a@b.example?subject=x">a@b.example</a>', "a@b.example"),
         ('<a href="mailto:a@b.example?subject=x">Write</a>', "Write (a@b.example)"),
         ('<a href="tel:+4912">call</a>', "call (+4912)"),
+        ('<a href="tel:">call</a>', "call"),
         ('<a href="http://i.example"><img src="x.png"></a>', "http://i.example"),
         ('<a href="http://i.example"><img src="x.png" alt="Shop"></a>', "Shop (http://i.example)"),
         ('<a href="http://q.example"><div>Title</div></a>next', "Title (http://q.example)\nnext"),
