@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class RabbitmqSpool:
             damage = str(error)
         held = Held(key, about["message_id"], progress, payload, False, damage, sealed)
         due_at = about.get("due_at")
-        if due_at is not None and due_at - time.time() > 1:
+        if due_at is not None and due_at > time.time():
             self._store(lambda: self._send(key, held.message_id, progress, sealed, due_at, due_at - time.time()))
             return None
         return held
@@ -193,7 +194,7 @@ class RabbitmqSpool:
         about = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
         if delay <= 0:
             return self._publisher.publish(QUEUE, _encode(key, about, sealed))
-        eta = int((time.time() + min(delay, LONGEST_HOP)) * 1000)
+        eta = math.ceil((time.time() + min(delay, LONGEST_HOP)) * 1000)
         return self._publisher.publish(dq_name(QUEUE), _encode(key, about, sealed, eta=eta))
 
     def _store(self, send: Callable[[], Any]) -> None:

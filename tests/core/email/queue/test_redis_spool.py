@@ -4,20 +4,11 @@ import asyncio
 import dataclasses
 import json
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from openviper.core.email import (
-    AttachmentData,
-    EmailMessageData,
-    InvalidMessage,
-    QueueUnavailable,
-    Way,
-    send_email,
-    submit_email,
-)
+from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email
 from openviper.core.email.message import prepare
 from openviper.core.email.payload import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
@@ -208,40 +199,6 @@ def test_a_failed_message_that_is_not_kept_is_gone(spool: RedisSpool) -> None:
     spool.fail(held, held.progress, "550", keep=0, uncertain=False)
     assert spool.failed(10) == []
     assert spool.figures().waiting == 0
-
-
-async def test_send_at_and_delay_wait_on_the_broker(redis_scene: Any) -> None:
-    assert await send_email("a@example.com", "Now", text="")
-    receipt = await submit_email("b@example.com", "Soon", text="", delay=timedelta(seconds=4))
-    assert receipt.way is Way.QUEUED
-    await send_email("c@example.com", "Next year", text="", send_at=datetime.now(UTC) + timedelta(days=300))
-    with redis_scene.worker():
-        await redis_scene.smtp.arrive(1, 30)
-        assert [message.recipients for message in redis_scene.smtp.messages] == [["a@example.com"]]
-        await redis_scene.smtp.arrive(2, 30)
-    assert [message.recipients for message in redis_scene.smtp.messages] == [["a@example.com"], ["b@example.com"]]
-
-
-async def test_what_must_wait_is_refused_where_nothing_can_keep_it(redis_scene: Any) -> None:
-    with pytest.raises(InvalidMessage, match="not to be used"):
-        await send_email("a@example.com", "Later", text="", delay=60, background=False)
-    await send_email("a@example.com", "Now", text="")
-    await asyncio.to_thread(redis_scene.broker.stop)
-    with pytest.raises(QueueUnavailable):
-        await send_email("a@example.com", "Later", text="", delay=60, fail_silently=True)
-    assert redis_scene.smtp.messages == []
-
-
-async def test_an_expired_message_is_kept_as_failed_and_not_sent(redis_scene: Any, spool: RedisSpool) -> None:
-    await send_email("a@example.com", "Old", text="", expires_at=datetime.now(UTC) + timedelta(seconds=1))
-    await asyncio.sleep(1.2)
-    with redis_scene.worker():
-        deadline = time.monotonic() + 20
-        while not (failed := await asyncio.to_thread(spool.failed, 10)):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.2)
-    assert "expired" in failed[0].reason
-    assert redis_scene.smtp.messages == []
 
 
 async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, spool: RedisSpool) -> None:
