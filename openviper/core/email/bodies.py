@@ -1,19 +1,20 @@
 """Bodies and attachments in their transfer encodings (RFC 2045 section 6): lines of at most 76 octets, ASCII only.
 
-Large ones are encoded in slices, because ``binascii`` holds the interpreter for as long as one call lasts.
+Large ones are encoded in slices, because ``binascii`` holds the interpreter for as long as one call lasts; those of
+attachments are made when they are asked for, so that nobody need keep all of them.
 """
 
 import binascii
 import struct
 from typing import Literal
 
-__all__ = ["base64_length", "encode_base64", "encode_text", "seven_bit"]
+__all__ = ["Base64Slice", "base64_length", "base64_slices", "encode_text", "seven_bit"]
 
 TextEncoding = Literal["quoted-printable", "base64"]
 
 _LINE = 76
 _BASE64_LINE_INPUT = 57
-_SLICE_LINES = 4096
+_SLICE_LINES = 512
 _BASE64_SLICE = _BASE64_LINE_INPUT * _SLICE_LINES
 _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
 _TEXT_SLICE = 128 * 1024
@@ -32,27 +33,42 @@ def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
     length = sum(map(len, slices))
     escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
     if length + 2 * escapes > base64_length(length) + 2:
-        return "base64", [*encode_base64(b"".join(slices)), b"\r\n"]
+        return "base64", [*map(bytes, base64_slices(b"".join(slices))), b"\r\n"]
     return "quoted-printable", [_quoted(each) for each in slices]
 
 
-def encode_base64(data: bytes) -> list[bytes]:
-    """Encode ``data`` in lines of 76 characters; the last line is not ended. The slices join to the whole."""
-    if len(data) <= _BASE64_LINE_INPUT:
-        return [binascii.b2a_base64(data, newline=False)]
-    slices: list[bytes] = []
+class Base64Slice:
+    """A part of ``base64_slices``: ``bytes()`` encodes it anew each time, ``len()`` is known without that.
+
+    It consists of whole lines; only the ``last`` one of the last slice is not ended.
+    """
+
+    __slots__ = ("_data", "_last")
+
+    def __init__(self, data: memoryview, *, last: bool) -> None:
+        self._data = data
+        self._last = last
+
+    def __len__(self) -> int:
+        return base64_length(len(self._data)) + (0 if self._last else 2)
+
+    def __bytes__(self) -> bytes:
+        encoded = binascii.b2a_base64(self._data, newline=False)
+        if not self._last:
+            return b"\r\n".join((*_split_slice(encoded), b""))
+        return b"\r\n".join([encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)])
+
+
+def base64_slices(data: bytes) -> list[Base64Slice]:
+    """``data`` in lines of 76 characters; the last line is not ended. A slice is at most 40 kB."""
     view = memoryview(data)
-    last = (len(data) - 1) // _BASE64_SLICE * _BASE64_SLICE
-    for start in range(0, last, _BASE64_SLICE):
-        encoded = binascii.b2a_base64(view[start : start + _BASE64_SLICE], newline=False)
-        slices.append(b"\r\n".join((*_split_slice(encoded), b"")))
-    encoded = binascii.b2a_base64(view[last:], newline=False)
-    slices.append(b"\r\n".join([encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)]))
-    return slices
+    last = max(0, len(data) - 1) // _BASE64_SLICE * _BASE64_SLICE
+    slices = [Base64Slice(view[start : start + _BASE64_SLICE], last=False) for start in range(0, last, _BASE64_SLICE)]
+    return [*slices, Base64Slice(view[last:], last=True)]
 
 
 def base64_length(size: int) -> int:
-    """The length of :func:`encode_base64` for ``size`` octets, line breaks included."""
+    """The length of ``size`` octets in base64, the breaks between its lines included."""
     encoded = 4 * -(-size // 3)
     return encoded + 2 * ((encoded - 1) // _LINE) if size else 0
 

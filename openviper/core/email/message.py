@@ -1,14 +1,15 @@
 """What is said and to whom: the caller's input, the prepared message, and the message ready to leave."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from openviper.conf.imports import import_string
 from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
 from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.bodies import Base64Slice
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.fields import checked_attachment, checked_headers, checked_text
 from openviper.exceptions import ImproperlyConfigured
@@ -77,26 +78,46 @@ class Envelope:
     smtputf8: bool = False
 
 
-class Content(tuple[bytes, ...]):  # noqa: SLOT001 - a tuple of varying length cannot have slots
-    """The chunks of a message; ``whole_lines`` numbers those in which every CR and LF is known to end a line.
+class Content(Sequence[bytes]):
+    """The chunks of a message; those of attachments are encoded whenever one is asked for, always to the same bytes.
 
-    They are made by encoders that join lines with CRLF, so nobody need look for a stray one there: with a large
-    attachment that would cost more than to encode it.
+    So a message takes little more memory than its attachments do, and they are encoded while it is being sent.
+    ``lengths`` of the chunks are known without encoding.
     """
 
-    whole_lines: frozenset[int] = frozenset()
+    __slots__ = ("_chunks", "lengths")
+
+    def __init__(self, chunks: Iterable[bytes | Base64Slice]) -> None:
+        self._chunks = tuple(chunks)
+        self.lengths = tuple(map(len, self._chunks))
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[bytes, ...]: ...
+    def __getitem__(self, index: int | slice) -> bytes | tuple[bytes, ...]:
+        chunks = self._chunks[index]
+        return tuple(map(bytes, chunks)) if isinstance(chunks, tuple) else bytes(chunks)
+
+    def literal(self) -> Iterator[bytes | None]:
+        """The chunks, with None for each one that is encoded, in which every CR and LF ends a line."""
+        return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
     """A prepared message with its envelope and its bytes.
 
-    ``content`` are the chunks of the RFC 5322 message: CRLF line ends only, not dot-stuffed, the last line ended.
+    ``content`` are the chunks of the RFC 5322 message, ``size`` bytes together: CRLF line ends only, not dot-stuffed,
+    the last line ended. It may be gone through many times.
     """
 
     prepared: PreparedMessage
     envelope: Envelope
-    content: tuple[bytes, ...]
+    content: Sequence[bytes]
     size: int
 
     @property

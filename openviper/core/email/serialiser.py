@@ -15,7 +15,7 @@ from itertools import count
 
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.bodies import base64_length, encode_base64, encode_text, seven_bit
+from openviper.core.email.bodies import Base64Slice, base64_length, base64_slices, encode_text, seven_bit
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.fields import is_structured
 from openviper.core.email.headers import (
@@ -35,6 +35,9 @@ _THREAD_THRESHOLD = 256 * 1024
 _CHUNK = 256 * 1024
 # No line of quoted-printable, base64 or of a header can begin so: '=_' is in none of them (RFC 2045 section 6.7).
 _BOUNDARY_PREFIX = "=_"
+# What a message is put together from.
+Piece = bytes | Base64Slice
+
 # Headers are written out again as they were parsed.
 _POLICY = email.policy.SMTP.clone(refold_source="none")
 _UTF8_POLICY = _POLICY.clone(utf8=True)
@@ -51,7 +54,7 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)
     content = await asyncio.to_thread(serialise, message) if size > _THREAD_THRESHOLD else serialise(message)
-    size = sum(map(len, content))
+    size = sum(content.lengths if isinstance(content, Content) else map(len, content))
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)
     recipients = message.recipients
@@ -60,10 +63,11 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
     return OutgoingMessage(message, Envelope(message.envelope_sender, recipients, smtputf8), content, size)
 
 
-def serialise(message: PreparedMessage) -> tuple[bytes, ...]:
+def serialise(message: PreparedMessage) -> Sequence[bytes]:
     """The chunks of the RFC 5322 message: CRLF line ends, the last line ended; Bcc is nowhere in it.
 
-    The first chunk holds the whole header. No chunk is much larger than 256 kB.
+    The first chunk holds the whole header. No chunk is much larger than 256 kB. With more than one, attachments are
+    encoded when their chunks are asked for.
     """
     attached = [attachment for attachment in message.attachments if not attachment.inline]
     inline = [attachment for attachment in message.attachments if attachment.inline]
@@ -75,14 +79,7 @@ def serialise(message: PreparedMessage) -> tuple[bytes, ...]:
     others = [_attachment(each) for each in attached]
     if others:
         body = _multipart("mixed", f"{boundary}m", [body, *others])
-    chunks = _joined([_header(message).encode(), *body])
-    if len(chunks) == 1:
-        return chunks
-    # Between the header of an attachment and its last slice, which does not end its line.
-    slices = {id(each) for part in (*shown, *others) for each in part[1:-1]}
-    content = Content(chunks)
-    content.whole_lines = frozenset(number for number, chunk in enumerate(chunks) if id(chunk) in slices)
-    return content
+    return _joined([_header(message).encode(), *body])
 
 
 def build_message(data: EmailMessageData) -> EmailMessage:
@@ -129,7 +126,7 @@ def _custom_header(name: str, value: str) -> str:
     return text_header(name, value, long_words=True)
 
 
-def _body(message: PreparedMessage, inline: Sequence[list[bytes]], boundary: str) -> list[bytes]:
+def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: str) -> list[Piece]:
     """The text, the HTML, or both as alternatives; the HTML together with what it shows inline (RFC 2387)."""
     if message.html is None:
         return _text_part("plain", message.text or "")
@@ -141,18 +138,18 @@ def _body(message: PreparedMessage, inline: Sequence[list[bytes]], boundary: str
     return _multipart("alternative", f"{boundary}a", [_text_part("plain", message.text), html])
 
 
-def _text_part(subtype: str, text: str) -> list[bytes]:
+def _text_part(subtype: str, text: str) -> list[Piece]:
     encoding, slices = encode_text(text)
     header = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
     return [header.encode("ascii"), *slices]
 
 
 def _multipart(
-    subtype: str, boundary: str, parts: Iterable[list[bytes]], *, parameters: Sequence[str] = ()
-) -> list[bytes]:
+    subtype: str, boundary: str, parts: Iterable[list[Piece]], *, parameters: Sequence[str] = ()
+) -> list[Piece]:
     pieces = [f" multipart/{subtype}", *parameters, f' boundary="{boundary}"']
     delimiter = f"\r\n--{boundary}\r\n".encode("ascii")
-    chunks = [f"{media_header('Content-Type', pieces)}\r\n--{boundary}\r\n".encode("ascii")]
+    chunks: list[Piece] = [f"{media_header('Content-Type', pieces)}\r\n--{boundary}\r\n".encode("ascii")]
     for index, part in enumerate(parts):
         if index:
             chunks.append(delimiter)
@@ -161,7 +158,7 @@ def _multipart(
     return chunks
 
 
-def _attachment(attachment: AttachmentData) -> list[bytes]:
+def _attachment(attachment: AttachmentData) -> list[Piece]:
     mimetype, filename, encoding = attachment.mimetype, attachment.filename, "base64"
     content: list[bytes] | None = None
     if _is_message(attachment):
@@ -182,7 +179,7 @@ def _attachment(attachment: AttachmentData) -> list[bytes]:
     if attachment.content_id is not None:
         header.append(f"Content-ID: <{attachment.content_id}>\r\n")
     header.append("\r\n")
-    return ["".join(header).encode("ascii"), *(encode_base64(attachment.content) if content is None else content)]
+    return ["".join(header).encode("ascii"), *(base64_slices(attachment.content) if content is None else content)]
 
 
 def _is_message(attachment: AttachmentData) -> bool:
@@ -205,21 +202,24 @@ def _holds(content: bytes, searched: bytes) -> bool:
     return any(content.find(searched, start, start + _CHUNK + len(searched)) >= 0 for start in steps)
 
 
-def _joined(pieces: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Join small pieces into chunks, and leave large ones as they are."""
+def _joined(pieces: Sequence[Piece]) -> Sequence[bytes]:
+    """Join small pieces into chunks; in a message that is larger than one chunk, slices of attachments stay alone."""
     if sum(map(len, pieces)) <= _CHUNK:
-        return (b"".join(pieces),)
-    chunks: list[bytes] = []
+        return (b"".join(map(bytes, pieces)),)
+    chunks: list[Piece] = []
     pending: list[bytes] = []
     size = 0
     for piece in pieces:
-        if pending and size + len(piece) > _CHUNK:
+        if pending and (size + len(piece) > _CHUNK or isinstance(piece, Base64Slice)):
             chunks.append(pending[0] if len(pending) == 1 else b"".join(pending))
             pending, size = [], 0
-        pending.append(piece)
-        size += len(piece)
+        if isinstance(piece, Base64Slice):
+            chunks.append(piece)
+        else:
+            pending.append(piece)
+            size += len(piece)
     chunks.append(b"".join(pending))
-    return tuple(chunks)
+    return Content(chunks)
 
 
 def _parts(message: PreparedMessage) -> list[tuple[int, str]]:

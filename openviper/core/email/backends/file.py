@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def _write(folder: Path, name: str, message: OutgoingMessage) -> None:
     _sync_folder(folder)
 
 
-def _write_file(path: Path, content: tuple[bytes, ...]) -> None:
+def _write_file(path: Path, content: Iterable[bytes]) -> None:
     unfinished = path.with_name(f".{path.name}.part")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
 """The content on its way to the wire: checked once, then cut into pieces of a size that suits the event loop."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Content
@@ -20,16 +20,13 @@ async def check_content(content: Sequence[bytes]) -> int:
     Raises:
         InvalidMessage: it has a bare CR or LF, or its last line has no end.
     """
-    size = pairs = returns = feeds = checked = 0
+    pairs = returns = feeds = checked = 0
     last = b"\n"
-    known = content.whole_lines if isinstance(content, Content) else frozenset()
-    for number, whole in enumerate(content):
-        if number in known:
-            size += len(whole)
-            last = whole
+    for whole in content.literal() if isinstance(content, Content) else content:
+        if whole is None:
+            last = b""
             continue
         for chunk in _bounded(whole):
-            size += len(chunk)
             pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
             returns += chunk.count(b"\r")
             feeds += chunk.count(b"\n")
@@ -42,7 +39,7 @@ async def check_content(content: Sequence[bytes]) -> int:
         raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
     if not last.endswith(b"\n"):
         raise InvalidMessage("the last line of the content has no line end")
-    return size
+    return sum(_lengths(content))
 
 
 def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | memoryview]:
@@ -50,14 +47,14 @@ def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | m
     small: list[bytes | memoryview] = []
     gathered = 0
     position = 0
-    for chunk in content:
-        first, last = max(begin - position, 0), min(end - position, len(chunk))
-        position += len(chunk)
+    for number, length in enumerate(_lengths(content)):
+        first, last = max(begin - position, 0), min(end - position, length)
+        position += length
         if first >= last:
             continue
-        view = memoryview(chunk)[first:last]
+        view = memoryview(content[number])[first:last]
         if gathered + len(view) > _PIECE and small:
-            yield b"".join(small)
+            yield small[0] if len(small) == 1 else b"".join(small)
             small, gathered = [], 0
         while len(view) > _PIECE:
             yield view[:_PIECE]
@@ -66,6 +63,10 @@ def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | m
         gathered += len(view)
     if small:
         yield b"".join(small)
+
+
+def _lengths(content: Sequence[bytes]) -> Iterable[int]:
+    return content.lengths if isinstance(content, Content) else map(len, content)
 
 
 def _bounded(chunk: bytes) -> Iterator[bytes]:

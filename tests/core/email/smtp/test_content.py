@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openviper.core.email.bodies import base64_slices
 from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message import Content
 from openviper.core.email.smtp.content import check_content, pieces
 from openviper.core.email.smtp.dotstuffing import DotStuffer
 
@@ -80,6 +82,15 @@ async def test_a_line_end_may_lie_across_chunks(parts: list[bytes], cuts: list[i
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     content = [text[a:b] for a, b in pairwise(edges)]
     assert await check_content(content) == len(text)
+
+
+async def test_an_encoded_chunk_is_not_looked_at_and_joins_no_line_end_of_its_neighbours() -> None:
+    (slice_,) = base64_slices(b"attached")
+    assert await check_content(Content([b"a\r\n\r\n", slice_, b"\r\n"])) == 19
+    with pytest.raises(InvalidMessage, match="CR or LF"):
+        await check_content(Content([b"a\r", slice_, b"\n"]))
+    with pytest.raises(InvalidMessage, match="last line"):
+        await check_content(Content([b"a\r\n", slice_]))
 
 
 async def test_no_content_is_fine() -> None:

@@ -24,6 +24,8 @@ from openviper.core.email.errors import (
     MessageRefused,
     RecipientsRefused,
 )
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
+from openviper.core.email.serialiser import outgoing as serialised
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.tls import client_context
 
@@ -160,6 +162,52 @@ async def test_any_content_arrives_unchanged(offer: Sequence[str]) -> None:
     assert {message.via for message in received} == {"BDAT" if "CHUNKING" in offer else "DATA"}
 
 
+async def with_attachment(size: int) -> OutgoingMessage:
+    """A message as ``send_email`` makes it, with an attachment of ``size`` bytes."""
+    attachment = AttachmentData("photos.zip", random.Random(size).randbytes(size))
+    data = EmailMessageData(["to@example.com"], "Photos", text="Hello.", attachments=[attachment])
+    return await serialised(prepare(data, default_sender="from@example.com"), max_message_bytes=100 * MEGABYTE)
+
+
+@OFFERS
+async def test_an_attachment_of_25_megabytes_is_encoded_while_it_leaves(offer: Sequence[str]) -> None:
+    message = await with_attachment(25 * MEGABYTE)
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
+            await backend.send(message)
+        (received,) = await server.arrive(1)
+    assert received.content == b"".join(message.content)
+
+
+@OFFERS
+@pytest.mark.parametrize("read", [0, 100_000, 900_000])
+async def test_an_attachment_that_was_cut_off_goes_again_unchanged(offer: Sequence[str], read: int) -> None:
+    """The connection ends inside the body; the same message then goes over a fresh one."""
+    cut = asyncio.Event()
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *offer)
+        if cut.is_set():
+            await peer.line()
+            return
+        cut.set()
+        while not (await peer.line()).startswith((b"DATA", b"BDAT")):
+            await peer.say(b"250 go on")
+        await peer.say(*([b"354 go"] if "CHUNKING" not in offer else []))
+        await peer.exactly(read)
+
+    message = await with_attachment(8 * MEGABYTE)
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        with pytest.raises(ConnectionFailed) as raised:
+            await backend.send(message)
+        assert not raised.value.uncertain
+    with SmtpServer(capabilities=offer) as server:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
+            await backend.send(message)
+        (received,) = await server.arrive(1)
+    assert received.content == b"".join(message.content)
+
+
 @OFFERS
 @pytest.mark.parametrize("tls", ["none", "starttls"])
 async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: str) -> None:
@@ -174,8 +222,9 @@ async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: str) -> 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.parametrize("offer", [CHUNKING, PIPELINING], ids=["chunking", "pipelining"])
+@pytest.mark.parametrize("attached", [False, True], ids=["written", "attached"])
 async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_bytes(
-    offer: Sequence[str], tls: bool
+    offer: Sequence[str], tls: bool, attached: bool
 ) -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, *offer)
@@ -187,7 +236,7 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
 
     peaks: list[int] = []
-    message = outgoing(large_body(25 * MEGABYTE))
+    message = await with_attachment(25 * MEGABYTE) if attached else outgoing(large_body(25 * MEGABYTE))
     settings: dict[str, object] = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
     async with raw_server(converse, tls=tls, limit=2**14) as port, backend_for(port, **settings) as backend:
         await client_context(ca_file())
@@ -203,7 +252,8 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
 
 
 @OFFERS
-async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str]) -> None:
+@pytest.mark.parametrize("attached", [False, True], ids=["written", "attached"])
+async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str], attached: bool) -> None:
     """20 ms of CPU are asked for; the bound is five times that, for busy machines."""
     longest = 0.0
 
@@ -214,7 +264,7 @@ async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str]) -> N
             await asyncio.sleep(0)
             longest = max(longest, time.thread_time() - begin)
 
-    message = outgoing(large_body(25 * MEGABYTE))
+    message = await with_attachment(25 * MEGABYTE) if attached else outgoing(large_body(25 * MEGABYTE))
     with SmtpServer(capabilities=offer) as server:
         async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
             watching = asyncio.create_task(watch())
