@@ -1,6 +1,9 @@
 """Who may see and change what: host names, foreign sites, DEBUG, where the page lies."""
 
 import logging
+import re
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,8 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 
 from openviper.conf import override
-from openviper.core.email import EmailMiddleware, send_email
+from openviper.core.email import EmailMiddleware, send_email, submit_email
+from openviper.core.email.delivery import Mailer
 from openviper.core.email.events import listening
+from openviper.core.email.mailbox import PATH, Inbox
+from openviper.core.email.mailbox.store import key_of
+from openviper.core.email.settings import EmailSettings
 
 OWN_NAMES = ["127.0.0.1", "127.8.9.1:80", "localhost:8000", "LOCALHOST", "shop.localhost", "[::1]:1"]
 FOREIGN_NAMES = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.0.7", "0.0.0.0", "", "["]
@@ -93,19 +100,46 @@ async def site(request: Request) -> Response:
 OWN = Starlette(routes=[Route("/{path:path}", site)])
 
 
-@pytest.mark.parametrize("settings", [{"DEBUG": False}, {"DEBUG": True, "EMAIL": {"inbox": False}}])
-async def test_where_it_is_off_every_address_is_the_applications_own_and_nothing_is_kept(
-    inboxes: Inboxes, settings: dict[str, object]
+OFF = [{"DEBUG": False}, {"DEBUG": True, "EMAIL": {"inbox": False}}]
+
+
+async def every_address(key: str) -> list[tuple[str, str]]:
+    """Method and path of all that the page answers, for the message ``key``."""
+    inbox = Inbox(Mailer(EmailSettings.load({"backend": "MemoryBackend"})))
+    await inbox.aclose()
+    values = {"key": key, "index": "0", "name": "logo"}
+    addresses = []
+    for route in inbox._router.routes:
+        assert isinstance(route, Route)
+        path = re.sub(r"\{(\w+)(?::\w+)?\}", lambda match: values[match[1]], route.path)
+        addresses += [(method, PATH + path) for method in route.methods or ()]
+    return [("GET", PATH), *addresses]
+
+
+@pytest.mark.parametrize("settings", OFF)
+async def test_where_it_is_off_every_address_is_not_found_and_nothing_is_kept(
+    inboxes: Inboxes, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    with override(**settings):
+        async with inboxes.open(inbox_dir=str(tmp_path / "inbox")) as client:
+            receipt = await submit_email("a@example.test", "x", html='<img src="cid:logo">', attachments=[b"x"])
+            assert not listening()
+            for method, path in await every_address(key_of(receipt.message_id)):
+                answer = await client.request(method, path, headers=SAME_ORIGIN)
+                assert answer.status_code == 404, f"{method} {path}"
+    assert not (tmp_path / "inbox").exists()
+
+
+@pytest.mark.parametrize("settings", OFF)
+async def test_where_it_is_off_every_address_is_the_applications_own(
+    inboxes: Inboxes, settings: dict[str, Any]
 ) -> None:
     with override(**settings):
         async with inboxes.open(OWN) as client:
-            await send_email("a@example.test", "x", text="")
-            assert not listening()
-            assert (await client.get("/_mail/")).text == "the application's own"
-        async with inboxes.open() as client:
-            for path in ("/_mail", "/_mail/", "/_mail/inbox.css", "/_mail/api/messages", "/_mail/templates"):
-                assert (await client.get(path)).status_code == 404
-            assert (await client.post("/_mail/clear", headers=SAME_ORIGIN)).status_code == 404
+            reads = [path for method, path in await every_address("0123456789abcdef") if method == "GET"]
+            assert len(reads) > 15
+            for path in reads:
+                assert (await client.get(path)).text == "the application's own", path
 
 
 async def test_always_shows_it_without_debug_and_warns(inboxes: Inboxes, caplog: pytest.LogCaptureFixture) -> None:

@@ -168,11 +168,14 @@ async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium:
     assert len(site.smtp.messages) == 2
 
 
+HOSTILE_SUBJECT = "<script>alert(9)</script><h1>Hi"
+HOSTILE_FILE_NAME = '"><img src=x onerror=alert(8)>.html'
 # ELSEWHERE becomes the address of a server that notes who connects to it.
 HOSTILE = {
     "script": "<script>parent.document.title='pwned';alert(1)</script>",
     "handlers": "<img src=x onerror=alert(1)><body onload=alert(2)><svg onload=alert(3)>"
-    "<details open ontoggle=alert(4)>",
+    "<details open ontoggle=alert(4)><input autofocus onfocus=alert(5)>"
+    '<div id="go" onclick="alert(6)" onmouseover="alert(7)" style="position:fixed;inset:0">x</div>',
     "links": '<a id="go" href="javascript:alert(1)" style="position:fixed;inset:0">x</a>',
     "named target": '<a id="go" href="javascript:alert(1)" target="_top" style="position:fixed;inset:0">x</a>',
     "top": '<a id="go" href="data:text/html,<h1>evil" target="_top" style="position:fixed;inset:0">x</a>',
@@ -220,21 +223,25 @@ def watch(page: Page) -> list[str]:
     return harm
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize(
+    ("kind", "viewport"), [*((kind, DESKTOP) for kind in HOSTILE), pytest.param("cover", PHONE, id="cover on a phone")]
+)
 async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
-    shared: Site, chromium: Browser, kind: str
+    shared: Site, chromium: Browser, kind: str, viewport: ViewportSize
 ) -> None:
-    async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+    async with elsewhere() as (address, asked), await chromium.new_context(viewport=viewport) as context:
         html = HOSTILE[kind].replace("ELSEWHERE", address)
         page = await context.new_page()
         harm = watch(page)
         await shared.send(
-            subject="<script>alert(9)</script><h1>Hi", html=html, text=html,
+            subject=HOSTILE_SUBJECT, html=html, text=html,
             recipients='"<img src=x onerror=alert(8)>" <a@example.test>',
-            attachments=[LOGO, {**TERMS, "filename": '"><img src=x onerror=alert(7)>.html'}],
+            attachments=[LOGO, {**TERMS, "filename": HOSTILE_FILE_NAME}],
         )  # fmt: skip
         await page.goto(shared.inbox)
+        await expect(page.locator(".subject")).to_have_text(HOSTILE_SUBJECT)
         await page.locator(".messages a").first.click()
+        await expect(page.get_by_role("link", name=HOSTILE_FILE_NAME)).to_be_visible()
         for theme in ("Light", "Dark"):
             await page.get_by_role("link", name=theme, exact=True).click()
             await page.wait_for_timeout(200)
@@ -243,7 +250,7 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
             await page.wait_for_timeout(300)
         assert [other.url for other in context.pages[1:] if other.url not in ("", "about:blank")] == []
         assert page.url.startswith(shared.inbox)
-        await expect(page.get_by_role("heading", level=1)).to_have_text("<script>alert(9)</script><h1>Hi")
+        await expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_SUBJECT)
         assert await is_on_top(page), "something covers the page"
         for view in ("Text", "Headers", "Source", "Check"):
             link = page.get_by_role("link", name=re.compile(f"^{view}"))
