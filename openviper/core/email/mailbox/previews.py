@@ -63,7 +63,7 @@ class Preview:
 def listed(renderer: TemplateRenderer) -> list[Listed]:
     """Every template that may be mail, files of one stem together. Reads folders: use a thread."""
     stems: dict[str, list[str]] = {}
-    for name in renderer.names():
+    for name in renderer.library.names():
         path = PurePosixPath(name)
         # A stem with a dot would be read as a name with that suffix.
         stem = name if "." in path.stem else str(path.with_suffix(""))
@@ -88,15 +88,15 @@ async def preview(renderer: TemplateRenderer, name: str) -> Preview:
 def signature(renderer: TemplateRenderer, name: str) -> object:
     """Differs when a file that ``name`` is rendered from has changed. Reads them: use a thread."""
     try:
-        files = tuple(renderer.trees(name))
+        files = tuple(renderer.library.trees(name))
     except TemplateFailed as error:
         return str(error)
     samples = (f"{name}{_SAMPLE}", f"{PurePosixPath(name).with_suffix('')}{_SAMPLE}")
-    return tuple((file, renderer.source(file)) for file in (*files, *samples))
+    return tuple((file, renderer.library.source(file)) for file in (*files, *samples))
 
 
 def _read(renderer: TemplateRenderer, name: str) -> Preview:
-    trees = renderer.trees(name)
+    trees = renderer.library.trees(name)
     sample_name, text = _sample_file(renderer, name)
     result = Preview(name, sample_name, sample_found=text is not None)
     given: Any = {}
@@ -110,7 +110,7 @@ def _read(renderer: TemplateRenderer, name: str) -> Preview:
             result.error = f"{sample_name} must hold an object, with the variables as its names"
             return result
     try:
-        shapes = read_shapes(trees.values(), renderer.globals)
+        shapes = read_shapes(trees.values(), renderer.library.globals)
     except TemplateError as error:
         result.error = f"{name}: {error}"
         return result
@@ -125,7 +125,7 @@ def _sample_file(renderer: TemplateRenderer, name: str) -> tuple[str, str | None
     """The sample file of a template, with its suffix or without; its text is None if there is none."""
     short = f"{PurePosixPath(name).with_suffix('')}{_SAMPLE}"
     for file in (f"{name}{_SAMPLE}", short):
-        if (text := renderer.source(file)) is not None:
+        if (text := renderer.library.source(file)) is not None:
             return file, text
     return short, None
 

@@ -3,41 +3,27 @@
 import asyncio
 import logging
 import re
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import unescape
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta, nodes
+from jinja2 import Environment
 
-from openviper.conf.imports import require
-from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.templates.environment import (
-    SUBJECT,
-    Kind,
-    MailEnvironment,
-    Rendering,
-    current_rendering,
-    make_environment,
-)
-from openviper.core.email.templates.files import FolderLoader, check_name
+from openviper.core.email.templates.css import CssInliner
+from openviper.core.email.templates.environment import SUBJECT, Kind, MailEnvironment, Rendering, current_rendering
+from openviper.core.email.templates.files import check_name
+from openviper.core.email.templates.library import TemplateLibrary
 from openviper.core.email.templates.links import guard_links, link_scheme
 from openviper.core.email.templates.markdown import load_converter, to_html
 from openviper.core.email.templates.values import AUTOLINK, Values
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["RenderedTemplate", "TemplateRenderer"]
 
 _logger = logging.getLogger("openviper.email")
 
-_KINDS = {".txt": Kind.TEXT, ".html": Kind.HTML, ".htm": Kind.HTML, ".md": Kind.MARKDOWN}
-_ALLOWED = ", ".join(_KINDS)
 _LONG_RENDERING = 0.005  # seconds; a template that took longer is rendered in a thread from then on
 _LONG_CONTENT = 50_000  # characters; more is converted in a thread
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>:/?#]+\.[^\s@<>:/?#]+")
@@ -56,8 +42,8 @@ class RenderedTemplate:
 class _Plan:
     """The files behind a name. ``on_loop``: everything it needs is compiled, and it has been quick."""
 
-    parts: tuple[tuple[Kind, str], ...]
-    on_loop: bool = field(default=False)
+    files: tuple[tuple[Kind, str], ...]
+    on_loop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +71,11 @@ class TemplateRenderer:
     def __init__(
         self, dirs: Sequence[Path], *, debug: bool, inline_css: bool = False, environment: Environment | None = None
     ) -> None:
-        self._dirs = tuple(Path(folder) for folder in dirs)
+        self.library = TemplateLibrary(dirs, debug=debug, environment=environment)
         self._debug = debug
-        self._inline_css = inline_css
-        self._loader = ChoiceLoader([FolderLoader(self._dirs)])
-        if environment is not None and environment.loader is not None:
-            self._loader.loaders = [*self._loader.loaders, environment.loader]
-        self._environments = {
-            kind: make_environment(kind, self._loader, debug=debug, host=environment) for kind in Kind
-        }
+        self._css = CssInliner() if inline_css else None
         self._plans: dict[str, _Plan] = {}
         self._warned: set[tuple[str, str]] = set()
-        self._inliner: Any = None
-        self._inliner_lock = threading.Lock()
 
     async def prepare(self) -> None:
         """Do the slow first imports in a thread now, instead of at the first message.
@@ -105,7 +83,9 @@ class TemplateRenderer:
         Raises:
             MissingDependency: ``inline_css`` is on and css-inline is not installed.
         """
-        await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(load_converter)
+        if self._css is not None:
+            await asyncio.to_thread(self._css.load)
 
     async def render(self, name: str, context: Mapping[str, Any] | None = None) -> RenderedTemplate:
         """Render ``name``: ``.txt`` gives the text, ``.html`` and ``.htm`` the HTML, ``.md`` both.
@@ -137,135 +117,20 @@ class TemplateRenderer:
             return await asyncio.to_thread(self._finish, name, bodies)
         return self._finish(name, bodies)
 
-    def names(self) -> list[str]:
-        """The files that its loaders list and that may be a mail's template. Reads folders: use a thread."""
-        found: set[str] = set()
-        for loader in self._loader.loaders:
-            with suppress(TypeError):  # a loader that cannot say what it has
-                found.update(loader.list_templates())
-        return sorted(name for name in found if PurePosixPath(name).suffix in _KINDS)
-
-    def source(self, name: str) -> str | None:
-        """The text of a file beside the templates, such as sample values; None if there is none. Use a thread.
-
-        Raises:
-            TemplateFailed: a name that leaves the folders.
-        """
-        try:
-            return self._loader.get_source(self._environments[Kind.TEXT], check_name(name))[0]
-        except TemplateNotFound:
-            return None
-
-    def trees(self, name: str) -> dict[str, nodes.Template]:
-        """The syntax of every file that rendering ``name`` may use, as far as they name each other. Use a thread.
-
-        Raises:
-            TemplateFailed: as ``render``.
-        """
-        check_name(name)
-        found: dict[str, nodes.Template] = {}
-        for kind, file in self._parts(name):
-            environment = self._environments[kind]
-            waiting = [file]
-            while waiting:
-                current = waiting.pop()
-                source = None if current in found else self.source(current)
-                if source is None:
-                    continue
-                try:
-                    found[current] = environment.parse(source, current)
-                except TemplateError as error:
-                    raise self._failure(name, error) from error
-                waiting.extend(used for used in meta.find_referenced_templates(found[current]) if used is not None)
-        return found
-
-    @property
-    def globals(self) -> frozenset[str]:
-        """Names that every template knows without being given them."""
-        return frozenset(name for environment in self._environments.values() for name in environment.globals)
-
-    def _prepare(self) -> None:
-        load_converter()
-        if self._inline_css:
-            self._css_inliner()
-
     def _load_and_render(self, name: str, values: dict[str, Any]) -> RenderedTemplate:
         plan = self._plans.get(name)
         if plan is not None and not self._debug:
             return self._finish(name, self._render(name, plan, values))
-        plan = _Plan(self._parts(name))
-        complete = self._compile(name, plan)
+        plan = _Plan(self.library.files(name))
+        complete = self.library.compile(name, plan.files)
         result = self._finish(name, self._render(name, plan, values))
         plan.on_loop = complete and not self._debug
         self._plans[name] = plan
         return result
 
-    def _parts(self, name: str) -> tuple[tuple[Kind, str], ...]:
-        suffix = PurePosixPath(name).suffix
-        if suffix:
-            kind = _KINDS.get(suffix)
-            if kind is None:
-                raise TemplateFailed(name, f"the extension {suffix!r} is not one of {_ALLOWED}")
-            if not self._exists(name):
-                raise TemplateFailed(name, self._not_found(name))
-            return ((kind, name),)
-        found = [(kind, name + suffix) for suffix, kind in _KINDS.items() if self._exists(name + suffix)]
-        if not found:
-            raise TemplateFailed(name, self._not_found(f"{name} with one of {_ALLOWED}"))
-        first: dict[Kind, str] = {}
-        for kind, file in found:
-            first.setdefault(kind, file)
-        if len(first) == len(Kind):
-            del first[Kind.MARKDOWN]
-        return tuple(first.items())
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self._loader.get_source(self._environments[Kind.TEXT], name)
-        except TemplateNotFound:
-            return False
-        return True
-
-    def _not_found(self, name: str) -> str:
-        searched = ", ".join(str(folder.absolute()) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
-        more = " and in the application's own loader" if len(self._loader.loaders) > 1 else ""
-        return f"there is no {name} in {searched}{more}"
-
-    def _compile(self, name: str, plan: _Plan) -> bool:
-        """Compile all that ``plan`` needs; False if a template decides only while it runs what it includes."""
-        complete = True
-        try:
-            for kind, file in plan.parts:
-                environment = self._environments[kind]
-                seen: set[str] = set()
-                waiting = [file]
-                while waiting:
-                    current = waiting.pop()
-                    if current in seen:
-                        continue
-                    seen.add(current)
-                    try:
-                        environment.get_template(current)
-                    except TemplateNotFound:
-                        complete = False  # perhaps "ignore missing": rendering will tell
-                        continue
-                    source = self._loader.get_source(environment, current)[0]
-                    for used in meta.find_referenced_templates(environment.parse(source, current)):
-                        if used is None:
-                            complete = False
-                        else:
-                            waiting.append(used)
-        except TemplateFailed as error:
-            if error.template == name:
-                raise
-            raise self._failure(name, error) from error
-        except TemplateError as error:
-            raise self._failure(name, error) from error
-        return complete
-
     def _render(self, name: str, plan: _Plan, values: dict[str, Any]) -> list[_Body]:
         begun = time.perf_counter()
-        bodies = [self._run(name, kind, file, values) for kind, file in plan.parts]
+        bodies = [self._run(name, kind, file, values) for kind, file in plan.files]
         if time.perf_counter() - begun > _LONG_RENDERING:
             plan.on_loop = False
         return bodies
@@ -280,11 +145,11 @@ class TemplateRenderer:
                 text = body.values.as_text(source) if text is None else text
                 html = self._markdown(name, source, body.values) if html is None else html
             elif body.kind is Kind.HTML:
-                html = self._guarded(name, body.content, self._environments[body.kind].written)
+                html = self._guarded(name, body.content, self.library.environments[body.kind].written)
             else:
                 text = body.content
-        if html is not None and self._inline_css:
-            html = self._with_inline_css(name, html)
+        if html is not None and self._css is not None:
+            html = self._css.inlined(name, html)
         return RenderedTemplate(text, html, next((body.subject for body in bodies if body.subject is not None), None))
 
     def _run(self, name: str, kind: Kind, file: str, context: dict[str, Any]) -> _Body:
@@ -292,14 +157,8 @@ class TemplateRenderer:
         rendering = Rendering(name, self._warned, values)
         token = current_rendering.set(rendering)
         try:
-            content, subject = _written(self._environments[kind], file, context, rendering)
-        except TemplateFailed as error:
-            if error.template == name:
-                raise
-            raise self._failure(name, error) from error
-        except Exception as error:
-            # Whatever a template calls may fail: a filter, a property of a model, a division.
-            raise self._failure(name, error) from error
+            with self.library.reporting(name):
+                content, subject = _written(self.library.environments[kind], file, context, rendering)
         finally:
             current_rendering.reset(token)
         if subject is None:
@@ -334,31 +193,6 @@ class TemplateRenderer:
             )
         return html
 
-    def _with_inline_css(self, name: str, html: str) -> str:
-        inliner = self._css_inliner()
-        try:
-            return str(inliner.inline(html))
-        except ValueError as error:
-            raise TemplateFailed(name, f"its CSS cannot be inlined: {error}") from error
-
-    def _css_inliner(self) -> Any:
-        with self._inliner_lock:
-            if self._inliner is None:
-                library = require("css_inline", extra="css", purpose='EMAIL["inline_css"]')
-                self._inliner = library.CSSInliner(load_remote_stylesheets=False)
-            return self._inliner
-
-    def _failure(self, name: str, error: Exception) -> TemplateFailed:
-        if isinstance(error, TemplateSyntaxError):
-            where = f"{error.name}, " if error.name not in {None, name} else ""
-            return TemplateFailed(name, f"{where}line {error.lineno}: {error.message}")
-        if isinstance(error, TemplateNotFound):
-            return TemplateFailed(name, f"{_place(error, name)}{self._not_found(str(error.name))}")
-        description = (
-            str(error) if isinstance(error, TemplateError | TemplateFailed) else f"{type(error).__name__}: {error}"
-        )
-        return TemplateFailed(name, f"{_place(error, name)}{description}")
-
 
 def _written(
     environment: MailEnvironment, file: str, values: dict[str, Any], rendering: Rendering
@@ -375,15 +209,3 @@ def _written(
         return content, "".join(block[0](context))
     except Exception:  # noqa: BLE001 - raised again, with the lines of the template
         environment.handle_exception()
-
-
-def _place(error: Exception, name: str) -> str:
-    """Where in the templates ``error`` was raised: the innermost line that Jinja has mapped back."""
-    place = ""
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
-        if "__jinja_exception__" in traceback.tb_frame.f_globals:
-            file = traceback.tb_frame.f_code.co_filename
-            place = f"line {traceback.tb_lineno}: " if file.endswith(name) else f"{file}, line {traceback.tb_lineno}: "
-        traceback = traceback.tb_next
-    return place

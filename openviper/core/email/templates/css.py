@@ -1,0 +1,41 @@
+"""Moving the rules of style sheets into ``style`` attributes, which all mail programs follow."""
+
+import threading
+from typing import Any
+
+from openviper.conf.imports import require
+from openviper.core.email.errors import TemplateFailed
+
+__all__ = ["CssInliner"]
+
+
+class CssInliner:
+    """Loads css-inline when it is first needed, and then keeps its inliner. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._inliner: Any = None
+        self._lock = threading.Lock()
+
+    def load(self) -> Any:
+        """The library's inliner; the first call imports it, so make it in a thread.
+
+        Raises:
+            MissingDependency: css-inline is not installed.
+        """
+        with self._lock:
+            if self._inliner is None:
+                library = require("css_inline", extra="css", purpose='EMAIL["inline_css"]')
+                self._inliner = library.CSSInliner(load_remote_stylesheets=False)
+            return self._inliner
+
+    def inlined(self, template: str, html: str) -> str:
+        """``html`` with its rules in ``style`` attributes; nothing is loaded from files or the network.
+
+        Raises:
+            TemplateFailed: the HTML that ``template`` gave has CSS that cannot be inlined.
+            MissingDependency: css-inline is not installed.
+        """
+        try:
+            return str(self.load().inline(html))
+        except ValueError as error:
+            raise TemplateFailed(template, f"its CSS cannot be inlined: {error}") from error

@@ -1,0 +1,174 @@
+"""The templates of a project: which there are, what they say, and which files a template's name stands for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta, nodes
+
+from openviper.core.email.errors import TemplateFailed
+from openviper.core.email.templates.environment import Kind, MailEnvironment, make_environment
+from openviper.core.email.templates.files import FolderLoader, check_name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["TemplateLibrary"]
+
+_KINDS = {".txt": Kind.TEXT, ".html": Kind.HTML, ".htm": Kind.HTML, ".md": Kind.MARKDOWN}
+_ALLOWED = ", ".join(_KINDS)
+
+
+class TemplateLibrary:
+    """The folders and loaders of templates, and an environment for each kind of them, which keeps what it compiled.
+
+    The arguments are those of ``TemplateRenderer``. All methods read files: call them in a thread.
+    """
+
+    def __init__(self, dirs: Sequence[Path], *, debug: bool, environment: Environment | None = None) -> None:
+        self._dirs = tuple(Path(folder) for folder in dirs)
+        self._loader = ChoiceLoader([FolderLoader(self._dirs)])
+        if environment is not None and environment.loader is not None:
+            self._loader.loaders = [*self._loader.loaders, environment.loader]
+        self.environments = {kind: make_environment(kind, self._loader, debug=debug, host=environment) for kind in Kind}
+
+    @property
+    def globals(self) -> frozenset[str]:
+        """Names that every template knows without being given them."""
+        return frozenset(name for environment in self.environments.values() for name in environment.globals)
+
+    def names(self) -> list[str]:
+        """The files that the loaders list and that may be a mail's template."""
+        found: set[str] = set()
+        for loader in self._loader.loaders:
+            with suppress(TypeError):  # a loader that cannot say what it has
+                found.update(loader.list_templates())
+        return sorted(name for name in found if PurePosixPath(name).suffix in _KINDS)
+
+    def source(self, name: str) -> str | None:
+        """The text of a file beside the templates, such as sample values; None if there is none.
+
+        Raises:
+            TemplateFailed: a name that leaves the folders.
+        """
+        try:
+            return self._loader.get_source(self.environments[Kind.TEXT], check_name(name))[0]
+        except TemplateNotFound:
+            return None
+
+    def trees(self, name: str) -> dict[str, nodes.Template]:
+        """The syntax of every file that rendering ``name`` may use, as far as they name each other.
+
+        Raises:
+            TemplateFailed: no such template, a name that leaves the folders, or a syntax error.
+        """
+        check_name(name)
+        with self.reporting(name):
+            return {
+                used: tree
+                for kind, file in self.files(name)
+                for used, tree in self._used_by(self.environments[kind], file)
+                if tree is not None
+            }
+
+    def files(self, name: str) -> tuple[tuple[Kind, str], ...]:
+        """The files behind ``name``: itself, or without an extension those with that stem.
+
+        Raises:
+            TemplateFailed: there is none, or its extension is not that of a template.
+        """
+        suffix = PurePosixPath(name).suffix
+        if suffix:
+            kind = _KINDS.get(suffix)
+            if kind is None:
+                raise TemplateFailed(name, f"the extension {suffix!r} is not one of {_ALLOWED}")
+            if self.source(name) is None:
+                raise TemplateFailed(name, self._not_found(name))
+            return ((kind, name),)
+        first: dict[Kind, str] = {}
+        for suffix, kind in _KINDS.items():
+            if kind not in first and self.source(name + suffix) is not None:
+                first[kind] = name + suffix
+        if not first:
+            raise TemplateFailed(name, self._not_found(f"{name} with one of {_ALLOWED}"))
+        if len(first) == len(Kind):
+            del first[Kind.MARKDOWN]
+        return tuple(first.items())
+
+    def compile(self, name: str, files: Sequence[tuple[Kind, str]]) -> bool:
+        """Compile all that ``files`` use; False if a template decides only while it runs what it includes.
+
+        Raises:
+            TemplateFailed: a syntax error, or a file that cannot be read; ``name`` is what was asked for.
+        """
+        complete = True
+        with self.reporting(name):
+            for kind, file in files:
+                environment = self.environments[kind]
+                for used, tree in self._used_by(environment, file):
+                    if tree is None:
+                        complete = False  # perhaps "ignore missing": rendering will tell
+                        continue
+                    environment.get_template(used)
+                    complete = complete and None not in meta.find_referenced_templates(tree)
+        return complete
+
+    @contextmanager
+    def reporting(self, name: str) -> Iterator[None]:
+        """Turn what goes wrong inside into the ``TemplateFailed`` of the template that was asked for."""
+        try:
+            yield
+        except TemplateFailed as error:
+            if error.template == name:
+                raise
+            raise self._failure(name, error) from error
+        except Exception as error:
+            # Whatever a template calls may fail: a filter, a property of a model, a division.
+            raise self._failure(name, error) from error
+
+    def _used_by(self, environment: MailEnvironment, file: str) -> Iterator[tuple[str, nodes.Template | None]]:
+        """``file`` and what it uses, each once, as far as they name each other; None for a file that is missing."""
+        seen: set[str] = set()
+        waiting = [file]
+        while waiting:
+            current = waiting.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            source = self.source(current)
+            if source is None:
+                yield current, None
+                continue
+            tree = environment.parse(source, current)
+            yield current, tree
+            waiting.extend(used for used in meta.find_referenced_templates(tree) if used is not None)
+
+    def _failure(self, name: str, error: Exception) -> TemplateFailed:
+        if isinstance(error, TemplateSyntaxError):
+            where = f"{error.name}, " if error.name not in {None, name} else ""
+            return TemplateFailed(name, f"{where}line {error.lineno}: {error.message}")
+        if isinstance(error, TemplateNotFound):
+            description = self._not_found(str(error.name))
+        elif isinstance(error, TemplateError | TemplateFailed):
+            description = str(error)
+        else:
+            description = f"{type(error).__name__}: {error}"
+        return TemplateFailed(name, f"{_place(error, name)}{description}")
+
+    def _not_found(self, name: str) -> str:
+        searched = ", ".join(str(folder.absolute()) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
+        more = " and in the application's own loader" if len(self._loader.loaders) > 1 else ""
+        return f"there is no {name} in {searched}{more}"
+
+
+def _place(error: Exception, name: str) -> str:
+    """Where in the templates ``error`` was raised: the innermost line that Jinja has mapped back."""
+    place = ""
+    traceback: TracebackType | None = error.__traceback__
+    while traceback is not None:
+        if "__jinja_exception__" in traceback.tb_frame.f_globals:
+            file = traceback.tb_frame.f_code.co_filename
+            place = f"line {traceback.tb_lineno}: " if file.endswith(name) else f"{file}, line {traceback.tb_lineno}: "
+        traceback = traceback.tb_next
+    return place
