@@ -30,8 +30,10 @@ def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
     Quoted-printable while it is not longer (soft line breaks apart), because people and filters can read it.
     """
     slices = _text_slices(text)
-    length = sum(map(len, slices))
-    escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
+    length = escapes = 0
+    for each in slices:
+        length += len(each)
+        escapes += len(each.translate(None, _QUOTED_PLAIN))
     if length + 2 * escapes > base64_length(length) + 2:
         return "base64", [*map(bytes, base64_slices(b"".join(slices))), b"\r\n"]
     return "quoted-printable", [_quoted(each) for each in slices]
@@ -114,22 +116,24 @@ def _text_slices(text: str) -> list[bytes]:
 def _normalised(text: str) -> bytes:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.replace("\n", "\r\n").encode()
+    return text.encode().replace(b"\n", b"\r\n")
 
 
 def _quoted(data: bytes) -> bytes:
     """Encode one slice; where it stops inside a line, a soft line break ends it."""
+    # find(), because "in" tries its left side as a number first, which costs as much as the search.
     encoded = binascii.b2a_qp(data, istext=True)
-    if b"\r\n" not in data:
+    if data.find(b"\r\n") < 0:
         # binascii takes the kind of its soft line breaks from the first line end, and there is none.
         encoded = encoded.replace(b"\n", b"\r\n")
     # mbox files put '>' before a line that begins so; encoded, it arrives as it was (RFC 2049 section 3).
-    if b"From " in encoded:
+    begins_so = encoded.find(b"From ") >= 0
+    if begins_so:
         encoded = _at_line_start(encoded)
     if data and data[-1] != 0x0A:
         encoded = _long_lines_broken(encoded + b"=\r\n")
     # A trailing space that binascii encodes, or the step before the last, may have made a line too long.
-    elif b"=20\r\n" in encoded or b"=09\r\n" in encoded or b"=46rom " in encoded:
+    elif begins_so or encoded.find(b"=20\r\n") >= 0 or encoded.find(b"=09\r\n") >= 0:
         encoded = _long_lines_broken(encoded)
     return encoded
 

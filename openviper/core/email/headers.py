@@ -7,7 +7,7 @@ like an encoded word is encoded itself, so that it arrives as that text.
 import binascii
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from openviper.core.email.addresses import Address
@@ -91,6 +91,16 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
 
 def date_header(moment: datetime) -> str:
     """The Date header for an aware ``moment``, with its own offset and English names (RFC 5322 section 3.3)."""
+    # Only in UTC does equal mean the same hour and offset.
+    return _date_in_utc(moment.replace(microsecond=0)) if moment.tzinfo is UTC else _date(moment)
+
+
+@lru_cache(maxsize=16)
+def _date_in_utc(second: datetime) -> str:
+    return _date(second)
+
+
+def _date(moment: datetime) -> str:
     text = moment.isoformat(timespec="seconds")
     day, year, time, hours, minutes = text[8:10], text[:4], text[11:19], text[19:22], text[23:25]
     return f"Date: {_DAYS[moment.weekday()]}, {day} {_MONTHS[moment.month - 1]} {year} {time} {hours}{minutes}\r\n"

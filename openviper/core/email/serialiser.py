@@ -11,7 +11,6 @@ import email.policy
 import hashlib
 from collections.abc import Iterable, Sequence
 from email.message import EmailMessage
-from itertools import count
 
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.attachments import AttachmentData
@@ -132,7 +131,7 @@ def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: str
         return _text_part("plain", message.text or "")
     html = _text_part("html", message.html)
     if inline:
-        html = _multipart("related", f"{boundary}r", [html, *inline], parameters=[' type="text/html"'])
+        html = _multipart("related", f"{boundary}r", [html, *inline], parameter=' type="text/html";\r\n')
     if message.text is None:
         return html
     return _multipart("alternative", f"{boundary}a", [_text_part("plain", message.text), html])
@@ -144,15 +143,13 @@ def _text_part(subtype: str, text: str) -> list[Piece]:
     return [header.encode("ascii"), *slices]
 
 
-def _multipart(
-    subtype: str, boundary: str, parts: Iterable[list[Piece]], *, parameters: Sequence[str] = ()
-) -> list[Piece]:
-    pieces = [f" multipart/{subtype}", *parameters, f' boundary="{boundary}"']
+def _multipart(subtype: str, boundary: str, parts: Iterable[list[Piece]], *, parameter: str = "") -> list[Piece]:
+    """``parameter``: another one than the boundary, with a line break where both do not fit in one line."""
+    header = f'Content-Type: multipart/{subtype};{parameter} boundary="{boundary}"\r\n'
     delimiter = f"\r\n--{boundary}\r\n".encode("ascii")
-    chunks: list[Piece] = [f"{media_header('Content-Type', pieces)}\r\n--{boundary}\r\n".encode("ascii")]
-    for index, part in enumerate(parts):
-        if index:
-            chunks.append(delimiter)
+    chunks: list[Piece] = [header.encode("ascii")]
+    for part in parts:
+        chunks.append(delimiter)
         chunks += part
     chunks.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
     return chunks
@@ -189,11 +186,13 @@ def _is_message(attachment: AttachmentData) -> bool:
 def _boundary(message: PreparedMessage) -> str:
     """The start of every boundary of this message: made from its id, and in no part that travels unencoded."""
     verbatim = [attachment.content for attachment in message.attachments if _is_message(attachment)]
-    candidates = (
-        _BOUNDARY_PREFIX + hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
-        for attempt in count()
-    )
-    return next(each for each in candidates if not any(_holds(content, each.encode("ascii")) for content in verbatim))
+    attempt = 0
+    while True:
+        digest = hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
+        boundary = f"{_BOUNDARY_PREFIX}{digest}"
+        if not verbatim or not any(_holds(content, boundary.encode("ascii")) for content in verbatim):
+            return boundary
+        attempt += 1
 
 
 def _holds(content: bytes, searched: bytes) -> bool:
@@ -205,7 +204,7 @@ def _holds(content: bytes, searched: bytes) -> bool:
 def _joined(pieces: Sequence[Piece]) -> Sequence[bytes]:
     """Join small pieces into chunks; in a message that is larger than one chunk, slices of attachments stay alone."""
     if sum(map(len, pieces)) <= _CHUNK:
-        return (b"".join(map(bytes, pieces)),)
+        return (b"".join([piece if isinstance(piece, bytes) else bytes(piece) for piece in pieces]),)
     chunks: list[Piece] = []
     pending: list[bytes] = []
     size = 0
