@@ -1,11 +1,16 @@
-"""Dramatiq's RabbitMQ broker, which waits for the broker's confirmation and shares no connection with a child."""
+"""Dramatiq's RabbitMQ broker, which waits for confirmations, shares no connection with a child, and loses no message.
+
+What a worker has in hand when its connection breaks is given out again by RabbitMQ.
+"""
 
 import logging
 import threading
 from typing import Any
 
 import pika
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq import Broker, Middleware
+from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
+from dramatiq.middleware import SkipMessage
 
 from openviper.tasks.settings import TaskSettings
 
@@ -35,7 +40,9 @@ def make_rabbitmq_broker(settings: TaskSettings) -> RabbitmqBroker:
     if library.level == logging.NOTSET:
         # It logs several errors and a traceback for every refused connection, which we tell in one line.
         library.setLevel(logging.CRITICAL)
-    return _RabbitmqBroker(url=settings.url, confirm_delivery=True, connection=connection_parameters(settings))
+    broker = _RabbitmqBroker(url=settings.url, confirm_delivery=True, connection=connection_parameters(settings))
+    broker.add_middleware(_StaleMessages())
+    return broker
 
 
 class _RabbitmqBroker(RabbitmqBroker):
@@ -43,7 +50,41 @@ class _RabbitmqBroker(RabbitmqBroker):
         super().__init__(**arguments)
         self.parameters = connection
 
+    @property
+    def consumer_class(self) -> "type[_Consumer]":
+        return _Consumer
+
     def renew_after_fork(self) -> None:
         self.state = threading.local()
         self.connections.clear()
         self.channels.clear()
+
+
+class _Consumer(_RabbitmqConsumer):
+    """Acknowledges only what it has delivered itself.
+
+    After a broken connection Dramatiq hands what the earlier consumer delivered to the next one, whose channel counts
+    from 1 again: there the same tag is another message, and RabbitMQ would forget that one.
+    """
+
+    def __next__(self) -> Any:
+        message = super().__next__()
+        if message is not None:
+            message.consumer = self
+        return message
+
+    def ack(self, message: Any) -> None:
+        if message.consumer is self:
+            super().ack(message)
+
+    def nack(self, message: Any) -> None:
+        if message.consumer is self:
+            super().nack(message)
+
+
+class _StaleMessages(Middleware):
+    """Does not begin with what was delivered over a connection that has ended: RabbitMQ gives it out again."""
+
+    def before_process_message(self, _broker: Broker, message: Any) -> None:
+        if not message.consumer.connection.is_open:
+            raise SkipMessage
