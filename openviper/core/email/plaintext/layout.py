@@ -3,32 +3,28 @@
 import re
 from dataclasses import dataclass, field
 
+from openviper.core.email.plaintext.links import address_of, same_address
+
 __all__ = ["TextLayout"]
 
 # What HTML collapses; a no-break space is text.
 _SPACES = re.compile(r"[ \t\n\r\f]+")
-_SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
-# Targets that lead nowhere from a text, and those of which a reader types or dials a part.
-_UNUSUAL = re.compile(
-    r"#|tel:$|(?:javascript|vbscript|data|cid|about|blob|file):|mailto:(?P<mailbox>[^?]*)|tel:(?P<number>.+)",
-    re.IGNORECASE,
-)
 _UNSEEN = re.compile("[\u00ad\u034f\u200b\ufeff]")  # soft hyphens and the padding of preview texts
 _INDENTS = 12  # deeper ones are not shown, so that nesting cannot multiply the text
-_SCHEME_LENGTH = len("https:///") + 1
+_SCHEME_LENGTH = len("https:///") + 1  # by how much a link's text may differ in length from its address
 _RULE = "-" * 40
 
 
 @dataclass(slots=True)
 class _Table:
     for_layout: bool
-    row_line: int = -1
+    row_line: int = -1  # the number of the line that holds the cells of the current row; none yet
 
 
 @dataclass(slots=True)
 class _Link:
     address: str
-    length: int  # of all that was said in links before this one
+    length: int  # characters and pieces that were said in links before this one
     pieces: int
 
 
@@ -36,21 +32,21 @@ class _Link:
 class TextLayout:
     """Collects text in document order; :meth:`text` gives the result."""
 
-    _lines: list[str] = field(default_factory=list)
-    _line: list[str] = field(default_factory=list)
-    _length: int = 0
-    _space: bool = False
-    _breaks: int = 0
+    _lines: list[str] = field(default_factory=list)  # those that are complete
+    _line: list[str] = field(default_factory=list)  # the pieces of the one that is being written
+    _breaks: int = 0  # line ends due before the next text: 2 leave an empty line
+    _space: bool = False  # a blank is due before the next text
+    _cell: bool = False  # a separator of cells is due before the next text
+    _pre: int = 0  # open elements in which white space stays
     _indents: list[str] = field(default_factory=list)
     _indent: str = ""  # of the next line, as far as it is shown
     _last_indent: str = ""
     _markers: dict[int, str] = field(default_factory=dict)  # by level, instead of the indent in the next line
-    _lists: list[int | None] = field(default_factory=list)
+    _lists: list[int | None] = field(default_factory=list)  # the number of each list's next item; None for bullets
     _tables: list[_Table] = field(default_factory=list)
     _links: list[_Link] = field(default_factory=list)
-    _said: list[str] = field(default_factory=list)
-    _cell: bool = False
-    _pre: int = 0
+    _said: list[str] = field(default_factory=list)  # what was written inside links, and how long it is
+    _length: int = 0
 
     def write(self, text: str) -> None:
         """Add running text; white space collapses as in a browser, except inside ``pre``."""
@@ -166,7 +162,7 @@ class TextLayout:
             self._cell = True
 
     def open_link(self, url: str) -> None:
-        self._links.append(_Link(_address(url), self._length, len(self._said)))
+        self._links.append(_Link(address_of(url), self._length, len(self._said)))
 
     def close_link(self) -> None:
         """Add the address, unless the text between was the address itself."""
@@ -186,6 +182,7 @@ class TextLayout:
             self._breaks = breaks
 
     def text(self) -> str:
+        """All that was written, without empty lines at the end."""
         self._flush()
         lines = self._lines
         while lines and not lines[-1].strip("> "):
@@ -196,7 +193,7 @@ class TextLayout:
         """Whether the last ``length`` characters are the link's address, give or take the scheme."""
         if abs(length - len(link.address)) > _SCHEME_LENGTH:
             return False
-        return _bare("".join(self._said[link.pieces :])) == _bare(link.address)
+        return same_address("".join(self._said[link.pieces :]), link.address)
 
     def _add(self, text: str) -> None:
         if not text.isascii():
@@ -271,20 +268,3 @@ class TextLayout:
                 self._lines.append("")
             self._flush()
             self._add(line)
-
-
-def _address(url: str) -> str:
-    """``url`` as a reader could type or dial it; empty when it leads nowhere from a text."""
-    url = "%20".join(url.split())
-    unusual = _UNUSUAL.match(url)
-    if unusual is None:
-        return url
-    if unusual.lastgroup is None:
-        return ""
-    return unusual[unusual.lastgroup] or url
-
-
-def _bare(address: str) -> str:
-    address = address.strip()
-    match = _SCHEME.match(address)
-    return (address[match.end() :] if match else address).rstrip("/").casefold()

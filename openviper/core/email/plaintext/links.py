@@ -1,0 +1,34 @@
+"""Addresses of links, as the reader of a text can use them."""
+
+import re
+
+__all__ = ["address_of", "same_address"]
+
+# Targets that lead nowhere from a text, and those of which a reader types or dials a part.
+_UNUSUAL = re.compile(
+    r"#|tel:$|(?:javascript|vbscript|data|cid|about|blob|file):|mailto:(?P<mailbox>[^?]*)|tel:(?P<number>.+)",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
+
+
+def address_of(url: str) -> str:
+    """``url`` as a reader could type or dial it; empty when it leads nowhere from a text."""
+    url = "%20".join(url.split())
+    unusual = _UNUSUAL.match(url)
+    if unusual is None:
+        return url
+    if unusual.lastgroup is None:
+        return ""
+    return unusual[unusual.lastgroup] or url
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether both lead to the same place, whatever their case and with or without a scheme and a final slash."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(address: str) -> str:
+    address = address.strip()
+    match = _SCHEME.match(address)
+    return (address[match.end() :] if match else address).rstrip("/").casefold()
