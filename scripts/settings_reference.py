@@ -66,9 +66,9 @@ except ImproperlyConfigured as error:
 ```
 
 ```text
-Email(hots=...): there is no such setting; did you mean 'host'?
-Email(port=...): 0 is not allowed; give a whole number from 1 to 65535
-Email(use_ssl=...): excludes Email(use_tls=...), and both are True; keep use_tls for STARTTLS or use_ssl
+Email({"hots": ...}): there is no such setting; did you mean 'host'?
+Email({"port": ...}): 0 is not allowed; give a whole number from 1 to 65535
+Email({"use_ssl": ...}): excludes Email({"use_tls": ...}), and both are True; keep use_tls for STARTTLS or use_ssl
 ```
 
 Durations are seconds, a `timedelta`, or text with a unit (`"90 s"`, `"24 hours"`, `"7 days"`). Sizes are bytes or text

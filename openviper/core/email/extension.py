@@ -47,10 +47,14 @@ class _Running:
 
 
 class _Service:
-    """What ``Email`` and ``EmailMiddleware`` share: a mailer and an inbox page for each event loop."""
+    """What ``Email`` and ``EmailMiddleware`` share: a mailer and an inbox page for each event loop.
 
-    def __init__(self, overrides: Mapping[str, Any] | None) -> None:
+    ``call``: how the call that gives ``overrides`` is written, up to them.
+    """
+
+    def __init__(self, overrides: Mapping[str, Any] | None, *, call: str) -> None:
         self._overrides = overrides
+        self._call = call
         self._running: PerLoop[_Running] = PerLoop()
 
     @asynccontextmanager
@@ -86,7 +90,7 @@ class _Service:
             await running.aclose()
 
     async def _start(self, *, waits: bool) -> _Running:
-        settings = EmailSettings.load(self._overrides)
+        settings = EmailSettings.load(self._overrides, call=self._call)
         mailer = Mailer(settings)
         inbox = Inbox(mailer) if settings.inbox_enabled(debug=debug()) else None
         running = _Running(mailer, inbox, waits)
@@ -186,7 +190,7 @@ class Email:
     name = "email"
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        self._service = _Service(settings)
+        self._service = _Service(settings, call="Email(")
 
     def lifespan(self, _app: object) -> AbstractAsyncContextManager[None]:
         """Open and close with the application."""
@@ -212,7 +216,7 @@ class EmailMiddleware(_Layer):
     _surrounded = True  # with add_middleware()
 
     def __init__(self, app: ASGIApp, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(app, _Service(settings))
+        super().__init__(app, _Service(settings, call="EmailMiddleware(app, "))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

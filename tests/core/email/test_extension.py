@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -86,9 +87,18 @@ async def test_one_line_at_startup_says_which_way_mail_goes(caplog: pytest.LogCa
 async def test_wrong_settings_fail_the_start() -> None:
     app = OpenViper()
     app.add_extension(Email({"prot": 25}))
-    with pytest.raises(ImproperlyConfigured, match="port"):
+    with pytest.raises(ImproperlyConfigured) as caught:
         async with client_of(app):
             pass
+    assert str(caught.value) == """Email({"prot": ...}): there is no such setting; did you mean 'port'?"""
+
+
+async def test_wrong_settings_are_named_as_they_were_given_to_the_middleware() -> None:
+    app = EmailMiddleware(Starlette(), {"prot": 25})
+    transport = httpx.ASGITransport(app)  # without a lifespan, mail is opened by the first request
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        with pytest.raises(ImproperlyConfigured, match=re.escape('EmailMiddleware(app, {"prot": ...}): there is no')):
+            await client.get("/")
 
 
 async def test_request_state_has_send_email_and_the_mailer() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -20,7 +20,9 @@ from openviper.core.email.mailbox.source import header_fields, source_text
 from openviper.core.email.mailbox.store import Entry, Store, key_of
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "message_or_404", "source"]
+__all__ = ["Views", "attachment", "choice", "entry_or_404", "frame_choices", "framed", "source"]
+
+T = TypeVar("T")
 
 _WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
 _THEMES = {"light": "Light", "dark": "Dark"}
@@ -90,7 +92,7 @@ class Views:
             **await self._neighbours(entry),
         }
         if view in ("headers", "source"):
-            content = (await message_or_404(self._store, request)).content
+            content = (await _message_or_404(self._store, request)).content
             values["fields"] = await asyncio.to_thread(header_fields, content)
             values["source"], values["complete"] = await asyncio.to_thread(source_text, content)
         return await self._pages.page(request, "message.html", **values, **frame_choices(request))
@@ -111,7 +113,7 @@ class Views:
         return await framed(request, entry.prepared.html, images)
 
     async def _inline(self, request: Request) -> Response:
-        message = await message_or_404(self._store, request)
+        message = await _message_or_404(self._store, request)
         found = inline_image(message.prepared, request.path_params["name"])
         if found is None:
             raise HTTPException(404, "This message has no such inline image.")
@@ -121,7 +123,7 @@ class Views:
         return await source(self._store, request)
 
     async def _download(self, request: Request) -> Response:
-        message = await message_or_404(self._store, request)
+        message = await _message_or_404(self._store, request)
         content = await asyncio.to_thread(b"".join, message.content)
         return as_download(content, f"{request.path_params['key']}.eml", "message/rfc822")
 
@@ -138,7 +140,7 @@ class Views:
 
     async def _again(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
-        message = (await message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
+        message = (await _message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
         return _to(request, key_of(await send_again(message, self._mailer)))
 
     async def _retry(self, request: Request) -> Response:
@@ -174,7 +176,7 @@ def frame_choices(request: Request) -> dict[str, Any]:
 
 async def attachment(store: Store, request: Request) -> Response:
     """A file that is attached, to download."""
-    attachments = (await message_or_404(store, request)).prepared.attachments
+    attachments = (await _message_or_404(store, request)).prepared.attachments
     index = request.path_params["index"]
     if index >= len(attachments):
         raise HTTPException(404, "This message has no such attachment.")
@@ -183,7 +185,7 @@ async def attachment(store: Store, request: Request) -> Response:
 
 async def source(store: Store, request: Request) -> Response:
     """The message as it is sent, as plain text."""
-    message = await message_or_404(store, request)
+    message = await _message_or_404(store, request)
     content = await asyncio.to_thread(b"".join, message.content)
     return Response(content, 200, HEADERS, "text/plain; charset=utf-8")
 
@@ -194,19 +196,19 @@ async def entry_or_404(store: Store, request: Request) -> Entry:
     Raises:
         HTTPException: 404.
     """
-    entry = await store.get(request.path_params["key"])
-    if entry is None:
-        raise HTTPException(404, "This message is not in the inbox (any more).")
-    return entry
+    return _found(await store.get(request.path_params["key"]))
 
 
-async def message_or_404(store: Store, request: Request) -> OutgoingMessage:
+async def _message_or_404(store: Store, request: Request) -> OutgoingMessage:
     """The whole message that the address names.
 
     Raises:
         HTTPException: 404.
     """
-    message = await store.load(request.path_params["key"])
+    return _found(await store.load(request.path_params["key"]))
+
+
+def _found(message: T | None) -> T:
     if message is None:
         raise HTTPException(404, "This message is not in the inbox (any more).")
     return message

@@ -198,17 +198,24 @@ class EmailSettings(BaseModel):
         self._fill(given)
 
     @classmethod
-    def load(cls, overrides: Mapping[str, Any] | None = None, email: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        email: Mapping[str, Any] | None = None,
+        *,
+        call: str = "Email(",
+    ) -> Self:
         """Read every source: ``overrides``, else the environment (``EMAIL_HOST``, ...), else ``email``, else defaults.
 
-        ``overrides`` are the arguments of ``Email()`` and ``EmailMiddleware``; ``email`` stands in for the setting
+        ``overrides`` are given to ``Email`` or ``EmailMiddleware``, whose ``call`` as it is written up to them errors
+        name; ``email`` stands in for the setting
         ``EMAIL`` (None: that setting). In the environment an empty variable counts as not set, flags are true, yes, on
         or 1 and false, no, off or 0, and variables that are no setting are ignored.
 
         Raises:
             ImproperlyConfigured: lists every fault.
         """
-        return cls._of(_collected(overrides, email))
+        return cls._of(_collected(overrides, email, call))
 
     @staticmethod
     def sources() -> Mapping[str, str]:
@@ -216,7 +223,7 @@ class EmailSettings(BaseModel):
 
         Settings that are not in it have their default.
         """
-        return dict(_collected(None, None).paths)
+        return dict(_collected().paths)
 
     @classmethod
     def from_settings(cls) -> "EmailSettings":
@@ -270,14 +277,16 @@ class EmailSettings(BaseModel):
         return frozenset(reasons)
 
 
-def _collected(overrides: Mapping[str, Any] | None, email: Mapping[str, Any] | None) -> Given:
+def _collected(
+    overrides: Mapping[str, Any] | None = None, email: Mapping[str, Any] | None = None, call: str = ""
+) -> Given:
     given = Given(_KINDS)
     given.add_mapping(
         conf.settings.EMAIL if email is None else email, whole="EMAIL", path=lambda key: f'EMAIL["{key}"]'
     )
     given.add_environment(os.environ)
     if overrides is not None:
-        given.add_mapping(overrides, whole="Email(...)", path=lambda key: f"Email({key}=...)")
+        given.add_mapping(overrides, whole=f"{call}...)", path=lambda key: f'{call}{{"{key}": ...}})')
     return given
 
 
