@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
@@ -17,6 +17,7 @@ __all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"
 
 # Schemes without a driver, as hosting platforms hand them out.
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_ASYNCHRONOUS = {**_DRIVERS, "mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql"}
 _PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver comes under its own name
 
 _SQLITE_BUSY_SECONDS = 30.0
@@ -95,6 +96,7 @@ def prepare_sqlite(target: AsyncEngine) -> None:
 
 def _create(setting: str) -> AsyncEngine:
     url = _parsed(setting)
+    _check_driver(url)
     sqlite = url.get_backend_name() == "sqlite"
     try:
         created = create_async_engine(url, **(_sqlite_options(url) if sqlite else {"pool_pre_ping": True}))
@@ -103,12 +105,6 @@ def _create(setting: str) -> AsyncEngine:
         raise MissingDependency(
             f"DATABASE_URL: {url.drivername!r} needs {error.name!r}, which is not installed: pip install '{package}'",
             name=error.name,
-        ) from error
-    except NoSuchModuleError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {url.drivername!r}") from error
-    except InvalidRequestError as error:
-        raise ImproperlyConfigured(
-            f"DATABASE_URL: {url.drivername!r} is not an asynchronous driver; name one, such as postgresql+asyncpg"
         ) from error
     if sqlite:
         prepare_sqlite(created)
@@ -128,6 +124,19 @@ def _parsed(setting: str) -> URL:
         # libpq's spelling, which asyncpg takes under the name "ssl" only.
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
     return url
+
+
+def _check_driver(url: URL) -> None:
+    """Before it is imported: one that is not asynchronous would only be installed in vain."""
+    try:
+        dialect = url.get_dialect().get_async_dialect_cls(url)
+    except NoSuchModuleError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {url.drivername!r}") from error
+    if not dialect.is_async:
+        fitting = _ASYNCHRONOUS.get(url.get_backend_name(), _ASYNCHRONOUS["postgresql"])
+        raise ImproperlyConfigured(
+            f"DATABASE_URL: {url.drivername!r} is not an asynchronous driver; name one, such as {fitting}"
+        )
 
 
 def _sqlite_options(url: URL) -> dict[str, Any]:
