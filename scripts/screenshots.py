@@ -3,19 +3,19 @@
 import asyncio
 import base64
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Browser, Page, ViewportSize, expect
+from support.browser import PHONE, opened_chromium
 from support.commands import Cli
 from support.smtpd import SmtpServer
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-VIEWPORTS = (ViewportSize(width=390, height=844), ViewportSize(width=1280, height=715))
+VIEWPORTS = (PHONE, ViewportSize(width=1280, height=715))
 ORDERS = [
     ("Ana Costa", "ana@example.com", "Field notebook"),
     ("Jonas Berg", "jonas@example.org", "Reading lamp"),
@@ -38,9 +38,7 @@ def open_shop() -> Iterator[str]:
 
 async def take_pictures(shop: str) -> None:
     """Let everybody order, ship what the first one ordered, then take every page at every width."""
-    async with async_playwright() as playwright:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    async with opened_chromium() as browser:
         for name, address, product in ORDERS:
             await order(browser, shop, name, address, product)
         page = await browser.new_page()
@@ -50,7 +48,6 @@ async def take_pictures(shop: str) -> None:
         for viewport in VIEWPORTS:
             page = await browser.new_page(viewport=viewport, device_scale_factor=2)
             await look_around(page, shop)
-        await browser.close()
 
 
 async def order(browser: Browser, shop: str, name: str, address: str, product: str) -> None:

@@ -167,6 +167,11 @@ def test_every_setting_is_read_by_something() -> None:
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pictures_say_what_they_show(path: Path) -> None:
+    assert "![](" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if urlsplit(target).scheme:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Block", "Ran", "blocks", "normalised", "pages", "run", "run_tests"]
+__all__ = ["ROOT", "Block", "Ran", "blocks", "included", "normalised", "pages", "run", "run_tests"]
 
 ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# The block is a file of docs, put in when the site is built; tests/docs runs those files.
+_INCLUDED = re.compile(r'^--8<-- "([\w./-]+)"\n\Z')
 # "`templates/emails/welcome.md`:" before a block says that the block is that file.
 _FILE_NAME = re.compile(r"`([\w./-]+\.\w+)`:\n\n\Z")
 
@@ -57,8 +59,14 @@ def pages() -> list[Path]:
 
 
 def blocks(page: str, language: str = "python") -> list[Block]:
-    """The blocks of ``page`` (relative to the repository) in that language, but those that show a file."""
+    """The blocks of ``page`` (relative to the repository) in that language, but those that show or include a file."""
     return [block for block, shown_file in _all_blocks(page) if block.language == language and shown_file is None]
+
+
+def included() -> set[Path]:
+    """The files that blocks of the docs include."""
+    code = [block.code for page in ROOT.glob("docs/*.md") for block, _ in _all_blocks(str(page.relative_to(ROOT)))]
+    return {ROOT / "docs" / name[1] for text in code if (name := _INCLUDED.search(text))}
 
 
 def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | None = None) -> Ran:
@@ -126,7 +134,7 @@ def _all_blocks(page: str) -> Iterator[tuple[Block, str | None]]:
         if name := _FILE_NAME.search(source[: fence.start()]):
             files[name[1]] = fence[2]
     for fence, following in zip(found, [*found[1:], None], strict=False):
-        name = _FILE_NAME.search(source[: fence.start()])
+        name = _FILE_NAME.search(source[: fence.start()]) or _INCLUDED.search(fence[2])
         printed = following[2] if following is not None and following[1] == "text" else None
         line = source.count("\n", 0, fence.start()) + 1
         yield Block(page, line, fence[1], fence[2], printed, files), name[1] if name else None

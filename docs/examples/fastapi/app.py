@@ -1,0 +1,35 @@
+import os
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+
+from openviper.conf import settings
+from openviper.core.email import EmailMiddleware, InvalidAddress, send_email
+
+DEBUG = os.environ.get("DEBUG") == "1"
+settings.configure(
+    DEBUG=DEBUG,
+    EMAIL={
+        "backend": "MemoryBackend" if DEBUG else "SMTPBackend",
+        "default_sender": "Viper Supplies <orders@shop.example>",
+    },
+)
+
+api = FastAPI()
+
+
+class Order(BaseModel):
+    email: str
+    product: str
+
+
+@api.post("/orders")
+async def order(order: Order) -> dict[str, int]:
+    try:
+        await send_email(order.email, "Your order 1001", text=f"Thank you! We are packing: {order.product}.")
+    except InvalidAddress as error:
+        raise HTTPException(422, str(error)) from error
+    return {"number": 1001}
+
+
+app = EmailMiddleware(api)

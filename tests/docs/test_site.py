@@ -1,0 +1,125 @@
+"""The documentation as a site: it builds without a warning, leads nowhere wrong, and needs no other host."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, ViewportSize, expect
+from selectolax.lexbor import LexborHTMLParser
+from support.browser import VIEWPORTS, chromium, needs_chromium
+from support.documents import ROOT
+
+__all__ = ["chromium"]
+
+SITE = ROOT / "build" / "site"
+
+
+def build(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What ``scripts/docs`` does for the sources in ``folder``."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict"],
+        cwd=folder,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Path]:
+    """Every page of the site, just built."""
+    done = build(ROOT)
+    assert done.returncode == 0, done.stdout
+    return sorted(SITE.glob("*.html"))
+
+
+@pytest.fixture(scope="module")
+def url(pages: list[Path]) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_every_page_of_the_docs_is_a_page_of_the_site(pages: list[Path]) -> None:
+    sources = {path.stem for path in ROOT.glob("docs/*.md")}
+    assert {path.stem for path in pages} == sources | {"404"}
+
+
+@pytest.mark.parametrize("fault", ["[x](gone.md)", "[x](queue.md#gone)", "[x](/queue)", '```\n--8<-- "gone.py"\n```'])
+def test_a_page_that_leads_nowhere_ends_the_build(tmp_path: Path, fault: str) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / "index.md").open("a") as page:
+        page.write(f"\n{fault}\n")
+    done = build(tmp_path)
+    assert done.returncode != 0
+    assert "gone" in done.stdout or "absolute link" in done.stdout
+
+
+def test_nothing_of_the_site_is_loaded_from_elsewhere(pages: list[Path]) -> None:
+    """Links may lead to other hosts; what a page loads may not come from there."""
+    loaded = []
+    for path in pages:
+        for node in LexborHTMLParser(path.read_text()).css("[src], [srcset], link[href], object[data], form[action]"):
+            names = ("src", "srcset", "data", "action", *(["href"] if node.tag == "link" else []))
+            loaded += [f"{path.name}: {node.attributes[name]}" for name in names if node.attributes.get(name)]
+    for path in SITE.rglob("*.css"):
+        found = re.findall(r"(?:url\(|@import )[^);]{0,80}", path.read_text())
+        loaded += [f"{path.name}: {address}" for address in found]
+    assert len(loaded) > 100
+    assert [address for address in loaded if re.search(r"//(?!www\.w3\.org/)", address)] == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+async def test_every_page_can_be_read_in_a_browser(
+    url: str, pages: list[Path], chromium: Browser, viewport: ViewportSize
+) -> None:
+    problems: list[str] = []
+    async with await chromium.new_context(viewport=viewport) as context:
+        page = await context.new_page()
+        page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
+        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        for path in pages:
+            name = path.relative_to(SITE).as_posix()
+            await page.goto(url + name, wait_until="load")
+            problems += [f"{name}: {problem}" for problem in await look_at(page)]
+    assert problems == []
+
+
+async def look_at(page: Page) -> list[str]:
+    """What is wrong with the page that is open: pictures that are missing or say nothing, and its width."""
+    return list(
+        await page.evaluate("""() => [
+            ...[...document.images].filter(image => !image.naturalWidth).map(image => `missing: ${image.src}`),
+            ...[...document.images].filter(image => !image.hasAttribute("alt")).map(image => `mute: ${image.src}`),
+            ...(document.documentElement.scrollWidth > innerWidth ? ["it scrolls sideways"] : []),
+        ]""")
+    )
+
+
+@needs_chromium
+async def test_the_search_finds_a_page_without_another_host(url: str, chromium: Browser) -> None:
+    async with await chromium.new_context() as context:
+        page = await context.new_page()
+        await page.goto(url)
+        await page.get_by_role("textbox", name="Search").fill("KillMode")
+        await expect(page.get_by_role("link", name="systemd").first).to_be_visible()
