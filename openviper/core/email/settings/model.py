@@ -207,10 +207,10 @@ class EmailSettings(BaseModel):
     ) -> Self:
         """Read every source: ``overrides``, else the environment (``EMAIL_HOST``, ...), else ``email``, else defaults.
 
-        ``overrides`` are given to ``Email`` or ``EmailMiddleware``, whose ``call`` as it is written up to them errors
-        name; ``email`` stands in for the setting
-        ``EMAIL`` (None: that setting). In the environment an empty variable counts as not set, flags are true, yes, on
-        or 1 and false, no, off or 0, and variables that are no setting are ignored.
+        ``overrides`` are the settings given to ``Email`` or ``EmailMiddleware``, and ``call`` is for errors: how that
+        call is written up to them. ``email`` stands in for the setting ``EMAIL`` (None: that setting). In the
+        environment an empty variable counts as not set, flags are true, yes, on or 1 and false, no, off or 0, and
+        variables that are no setting are ignored.
 
         Raises:
             ImproperlyConfigured: lists every fault.
