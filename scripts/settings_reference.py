@@ -97,7 +97,9 @@ def page() -> str:
         if name in _SECTIONS:
             parts.append(f"\n## {_SECTIONS[name]}\n\n| key | default | value | meaning |\n|---|---|---|---|\n")
         kind = next(kind for kind in field.metadata if isinstance(kind, Kind))
-        parts.append(f"| `{name}` | {_default(name, field)} | {kind.allowed} | {_meaning(field)} |\n")
+        parts.append(
+            f"| `{name}` | {_default(name, field)} | {escape(kind.allowed, quote=False)} | {_meaning(field)} |\n"
+        )
     aliases = ", ".join(f"`{alias}` for `{name}`" for alias, name in ALIASES.items())
     parts.append(f"\nOther names that are accepted: {aliases}.\n")
     return "".join([*parts, _OTHERS])

@@ -202,16 +202,29 @@ def test_toml_of_the_pages_is_valid() -> None:
         tomllib.loads(toml)
 
 
-def test_commands_of_the_pages_exist() -> None:
+def test_commands_of_the_pages_and_their_options_exist() -> None:
     text = "".join(path.read_text() for path in pages())
-    named = re.findall(r"^viperctl ([a-z ]+)|`viperctl ([a-z ]+)", text, re.MULTILINE)
-    commands = {tuple((line or span).split()) for line, span in named}
-    assert ("email", "failed", "show") in commands
-    for command in commands:
+    lines = re.findall(r"^(?:[A-Z]+=\S+ )?viperctl (.*)|`viperctl ([^`]*)`", text, re.MULTILINE)
+    named = {(*re.findall(r"^[a-z ]+|--[a-z-]+", line or span),) for line, span in lines} - {()}
+    assert ("email failed retry ", "--all") in named
+    for command, *options in sorted(named):
         done = subprocess.run(
-            [sys.executable, "-m", "openviper.cli", "viperctl", *command, "--help"], capture_output=True, timeout=60
+            [sys.executable, "-m", "openviper.cli", "viperctl", *command.split(), "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, command
+        assert [option for option in options if option not in done.stdout] == [], command
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    groups = [*extras.values(), *project["dependency-groups"].values(), project["project"]["dependencies"]]
+    wanted = {re.split(r"[\[><=]", line)[0].lower() for group in groups for line in group if isinstance(line, str)}
+    reasons = {word.lower() for word in re.findall(r"[\w-]+", (ROOT / "docs/design.md").read_text())}
+    assert wanted - reasons == {"openviper-email"}
 
 
 def test_the_test_message_is_shown_as_the_page_says(tmp_path: Path) -> None:
