@@ -22,10 +22,10 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Dispatcher, Outbox, current_outbox, stay_current
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.receipt import Receipt, Way
-from openviper.core.email.schedule import Schedule
+from openviper.core.email.schedule import AT_ONCE, Schedule
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
-from openviper.db.transaction import entered, hold
+from openviper.db.transaction import current_record, entered, hold
 from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import PerLoop, at_loop_end
 
@@ -47,7 +47,6 @@ __all__ = [
 
 logger = logging.getLogger("openviper.email")
 
-_AT_ONCE = Schedule()
 _DETECTION_LIMIT = 2.0  # seconds that a startup waits for the broker
 
 
@@ -102,7 +101,7 @@ class Mailer:
             retry_delays=settings.retry_delays,
         )
         self._opening = asyncio.Lock()
-        self._opened = False
+        self.opened = False
 
     @property
     def closed(self) -> bool:
@@ -127,22 +126,22 @@ class Mailer:
 
     async def open(self) -> None:
         """Open the backend and load what templates need; may be called again, and by several tasks at once."""
-        if self._opened:
+        if self.opened:
             return
         async with self._opening:
-            if not self._opened:
+            if not self.opened:
                 await self.renderer.prepare()
                 if interceptor_for() is not None:
                     return  # the backend is opened when something is to leave through it
                 await self.backend.open()
-                self._opened = True
+                self.opened = True
 
     async def aclose(self) -> None:
         """Deliver what the dispatcher holds within ``shutdown_timeout``, then close the backend."""
         if self.closed:
             return
         await self.dispatcher.drain(self.settings.shutdown_timeout)
-        if self._opened:
+        if self.opened:
             await self.backend.aclose()
 
     async def deliver(self, message: OutgoingMessage, *, overlap: bool = False) -> DeliveryReport:
@@ -195,7 +194,7 @@ class Mailer:
         *,
         background: bool | None,
         fail_silently: bool,
-        schedule: Schedule = _AT_ONCE,
+        schedule: Schedule = AT_ONCE,
     ) -> Receipt:
         """Send ``message`` the way that fits, or hold it while a transaction is open.
 
@@ -205,25 +204,35 @@ class Mailer:
             QueueUnavailable: likewise, and the broker does not answer.
         """
         loop = self._loop()
-        if loop is not None and loop.is_running() and not self.here:
+        if loop is not asyncio.get_running_loop() and loop is not None and loop.is_running():
             # A thread of a request has a loop of its own, which may end before the message is on its way.
             elsewhere = self.submit(message, background=background, fail_silently=fail_silently, schedule=schedule)
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
         outbox = current_outbox()
         if schedule.later:
             await self._check_that_it_can_wait(background)
-        held = HeldMessage(partial(self._release, message, background, outbox, schedule), partial(_drop, message))
-        if background is not False and hold(held.release, held.drop):
-            publish("held", message)
-            if (interceptor := interceptor_for(message.message_id)) is not None:
-                interceptor.hold(message, held)
+        if background is not False and self._held(message, background, outbox, schedule):
             return Receipt(message.message_id, Way.HELD)
         if await self._enqueued(message, background, schedule):
             return Receipt(message.message_id, Way.QUEUED)
-        if self._way(background, outbox, room=not self.dispatcher.full) is Way.DEFERRED and outbox is not None:
+        if outbox is not None and self._way(background, outbox, room=not self.dispatcher.full) is Way.DEFERRED:
             outbox.add(self.dispatcher, message)
             return Receipt(message.message_id, Way.DEFERRED)
         return await self._send_inline(message, fail_silently=fail_silently)
+
+    def _held(
+        self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None, schedule: Schedule
+    ) -> bool:
+        """True when a transaction keeps ``message`` until its commit."""
+        if current_record() is None:
+            return False
+        held = HeldMessage(partial(self._release, message, background, outbox, schedule), partial(_drop, message))
+        if not hold(held.release, held.drop):
+            return False
+        publish("held", message)
+        if (interceptor := interceptor_for(message.message_id)) is not None:
+            interceptor.hold(message, held)
+        return True
 
     def _way(self, background: bool | None, outbox: Outbox | None, *, room: bool) -> Way:
         """The way of a message that the broker does not take."""
@@ -402,7 +411,8 @@ async def current_mailer() -> Mailer:
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
         _of_loop.set(mailer)
         at_loop_end(partial(_close, mailer))
-    await mailer.open()
+    if not mailer.opened:
+        await mailer.open()
     return mailer
 
 

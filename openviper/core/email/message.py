@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from openviper.conf.imports import import_string
 from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
@@ -17,7 +17,16 @@ from openviper.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from openviper.core.email.serialiser import build_message as build_message
 
-__all__ = ["Content", "EmailMessageData", "Envelope", "OutgoingMessage", "PreparedMessage", "build_message", "prepare"]
+__all__ = [
+    "Chunks",
+    "Content",
+    "EmailMessageData",
+    "Envelope",
+    "OutgoingMessage",
+    "PreparedMessage",
+    "build_message",
+    "prepare",
+]
 
 
 @dataclass(slots=True)
@@ -78,7 +87,7 @@ class Envelope:
     smtputf8: bool = False
 
 
-class Content(Sequence[bytes]):
+class Content:
     """The chunks of a message; those of attachments are encoded whenever one is asked for, always to the same bytes.
 
     So a message takes little more memory than its attachments do, and they are encoded while it is being sent.
@@ -94,17 +103,18 @@ class Content(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._chunks)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[bytes, ...]: ...
-    def __getitem__(self, index: int | slice) -> bytes | tuple[bytes, ...]:
-        chunks = self._chunks[index]
-        return tuple(map(bytes, chunks)) if isinstance(chunks, tuple) else bytes(chunks)
+    def __getitem__(self, number: int) -> bytes:
+        return bytes(self._chunks[number])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(bytes, self._chunks)
 
     def literal(self) -> Iterator[bytes | None]:
         """The chunks, with None for each one that is encoded, in which every CR and LF ends a line."""
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
+
+
+Chunks = Sequence[bytes] | Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ class OutgoingMessage:
 
     prepared: PreparedMessage
     envelope: Envelope
-    content: Sequence[bytes]
+    content: Chunks
     size: int
 
     @property

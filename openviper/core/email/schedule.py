@@ -7,7 +7,7 @@ from typing import Any
 
 from openviper.core.email.errors import InvalidMessage
 
-__all__ = ["Schedule"]
+__all__ = ["AT_ONCE", "Schedule"]
 
 _FURTHEST = 366 * 24 * 3600.0
 
@@ -29,6 +29,8 @@ class Schedule:
             InvalidMessage: a time without a zone, ``send_at`` together with ``delay``, more than a year ahead, or
                 nothing between the first and the last moment.
         """
+        if send_at is None and delay is None and expires_at is None:
+            return AT_ONCE
         if send_at is not None and delay is not None:
             raise InvalidMessage("delay: excludes send_at; give one of them")
         now = time.time()
@@ -46,6 +48,9 @@ class Schedule:
     def later(self) -> bool:
         """True when the message must wait."""
         return self.due_at is not None and self.due_at > time.time()
+
+
+AT_ONCE = Schedule()
 
 
 def _moment(value: Any, field: str) -> float | None:

@@ -3,17 +3,16 @@
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer, Receipt, current_mailer, serving_event_loop
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, PreparedMessage, prepare
 from openviper.core.email.outbox import current_outbox
 from openviper.core.email.plaintext import html_to_text
 from openviper.core.email.schedule import Schedule
@@ -196,16 +195,24 @@ async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
         ImproperlyConfigured: no sender is given, and none is set.
     """
     settings = mailer.settings
-    check = partial(prepare, data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
-    message = await asyncio.to_thread(check) if _is_long(data) else check()
+    message = await asyncio.to_thread(_checked, data, settings) if _is_long(data) else _checked(data, settings)
     return await outgoing(message, max_message_bytes=settings.max_message_bytes)
 
 
+def _checked(data: EmailMessageData, settings: EmailSettings) -> PreparedMessage:
+    return prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
+
+
 def _is_long(data: EmailMessageData) -> bool:
-    """Whether checking takes milliseconds. Values of a wrong type count for nothing here; the check refuses them."""
-    addresses = sum(len(field) for field in (data.recipients, data.cc, data.bcc) if isinstance(field, Sized))
-    characters = sum(len(body) for body in (data.text, data.html) if isinstance(body, str))
-    return addresses > _ADDRESSES_ON_LOOP or characters > _CHARACTERS_ON_LOOP
+    """Whether checking takes milliseconds; the check itself refuses values of a wrong type."""
+    return (
+        _length(data.recipients) + _length(data.cc) + _length(data.bcc) > _ADDRESSES_ON_LOOP
+        or _length(data.text) + _length(data.html) > _CHARACTERS_ON_LOOP
+    )
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 0
 
 
 def _serving_loop() -> asyncio.AbstractEventLoop | None:

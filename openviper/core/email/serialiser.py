@@ -25,7 +25,15 @@ from openviper.core.email.headers import (
     structured_header,
     text_header,
 )
-from openviper.core.email.message import Content, EmailMessageData, Envelope, OutgoingMessage, PreparedMessage, prepare
+from openviper.core.email.message import (
+    Chunks,
+    Content,
+    EmailMessageData,
+    Envelope,
+    OutgoingMessage,
+    PreparedMessage,
+    prepare,
+)
 
 __all__ = ["build_message", "outgoing", "serialise"]
 
@@ -62,7 +70,7 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
     return OutgoingMessage(message, Envelope(message.envelope_sender, recipients, smtputf8), content, size)
 
 
-def serialise(message: PreparedMessage) -> Sequence[bytes]:
+def serialise(message: PreparedMessage) -> Chunks:
     """The chunks of the RFC 5322 message: CRLF line ends, the last line ended; Bcc is nowhere in it.
 
     The first chunk holds the whole header. No chunk is much larger than 256 kB. With more than one, attachments are
@@ -201,7 +209,7 @@ def _holds(content: bytes, searched: bytes) -> bool:
     return any(content.find(searched, start, start + _CHUNK + len(searched)) >= 0 for start in steps)
 
 
-def _joined(pieces: Sequence[Piece]) -> Sequence[bytes]:
+def _joined(pieces: Sequence[Piece]) -> Chunks:
     """Join small pieces into chunks; in a message that is larger than one chunk, slices of attachments stay alone."""
     if sum(map(len, pieces)) <= _CHUNK:
         return (b"".join([piece if isinstance(piece, bytes) else bytes(piece) for piece in pieces]),)

@@ -855,6 +855,6 @@ def test_content_can_be_gone_through_again_and_tells_its_lengths_without_encodin
     content = serialise(prepared(attachments=[AttachmentData("a.bin", data)]))
     assert isinstance(content, message_module.Content)
     assert list(content.lengths) == [len(chunk) for chunk in content]
-    assert b"".join(content) == b"".join(content[:]) == b"".join(content[number] for number in range(len(content)))
+    assert b"".join(content) == b"".join(content) == b"".join([content[number] for number in range(len(content))])
     (part,) = [part for part in email.message_from_bytes(b"".join(content)).walk() if part.get_filename()]
     assert part.get_payload(decode=True) == data

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 
+from openviper.core.email.message import Chunks
 from openviper.core.email.smtp.content import BREATH, pieces
 from openviper.core.email.smtp.dialogue import Dialogue
 from openviper.core.email.smtp.dotstuffing import DotStuffer
@@ -16,7 +16,7 @@ __all__ = ["send_as_data", "send_in_chunks"]
 _CHUNK = 1024 * 1024  # bytes of one BDAT
 
 
-async def send_in_chunks(dialogue: Dialogue, content: Sequence[bytes], size: int, *, limit: float) -> Outcome:
+async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> Outcome:
     """BDAT after BDAT, each written while the server answers the one before.
 
     ``size``: bytes of ``content``; ``limit``: seconds for the answer to each chunk, its transport included.
@@ -48,7 +48,7 @@ async def send_in_chunks(dialogue: Dialogue, content: Sequence[bytes], size: int
     return outcome
 
 
-async def send_as_data(dialogue: Dialogue, content: Sequence[bytes], size: int, *, limit: float) -> Outcome:
+async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> Outcome:
     """What follows 354, to its lone dot; ``limit``: seconds for the answer once everything has left."""
     connection = dialogue.connection
     answer = connection.expect()
@@ -78,7 +78,7 @@ async def send_as_data(dialogue: Dialogue, content: Sequence[bytes], size: int, 
     return dialogue.judge_content("DATA", reply)
 
 
-async def _write(connection: Connection, content: Sequence[bytes], begin: int, end: int) -> None:
+async def _write(connection: Connection, content: Chunks, begin: int, end: int) -> None:
     written = 0
     for piece in pieces(content, begin, end):
         connection.write(piece)

@@ -1,10 +1,10 @@
 """The content on its way to the wire: checked once, then cut into pieces of a size that suits the event loop."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import Content
+from openviper.core.email.message import Chunks, Content
 
 __all__ = ["BREATH", "check_content", "pieces"]
 
@@ -12,7 +12,7 @@ BREATH = 256 * 1024  # bytes after which other tasks get their turn
 _PIECE = 64 * 1024
 
 
-async def check_content(content: Sequence[bytes]) -> int:
+async def check_content(content: Chunks) -> int:
     """The length of ``content`` in bytes, each CR and LF of which belongs to a CRLF.
 
     A bare one could end the message early at a lenient server (SMTP smuggling).
@@ -20,6 +20,10 @@ async def check_content(content: Sequence[bytes]) -> int:
     Raises:
         InvalidMessage: it has a bare CR or LF, or its last line has no end.
     """
+    if len(content) == 1 and len(content[0]) <= BREATH:
+        chunk = content[0]
+        _judge(chunk.count(b"\r\n"), chunk.count(b"\r"), chunk.count(b"\n"), chunk)
+        return len(chunk)
     pairs = returns = feeds = checked = 0
     last = b"\n"
     for whole in content.literal() if isinstance(content, Content) else content:
@@ -35,14 +39,18 @@ async def check_content(content: Sequence[bytes]) -> int:
             if checked >= BREATH:
                 checked = 0
                 await asyncio.sleep(0)
-    if not pairs == returns == feeds:
-        raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
-    if not last.endswith(b"\n"):
-        raise InvalidMessage("the last line of the content has no line end")
+    _judge(pairs, returns, feeds, last)
     return sum(_lengths(content))
 
 
-def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | memoryview]:
+def _judge(pairs: int, returns: int, feeds: int, last: bytes) -> None:
+    if not pairs == returns == feeds:
+        raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
+    if last[-1:] != b"\n":
+        raise InvalidMessage("the last line of the content has no line end")
+
+
+def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview]:
     """``content`` from byte ``begin`` to byte ``end``: small chunks put together, large ones cut without a copy."""
     small: list[bytes | memoryview] = []
     gathered = 0
@@ -65,7 +73,7 @@ def pieces(content: Sequence[bytes], begin: int, end: int) -> Iterator[bytes | m
         yield b"".join(small)
 
 
-def _lengths(content: Sequence[bytes]) -> Iterable[int]:
+def _lengths(content: Chunks) -> Iterable[int]:
     return content.lengths if isinstance(content, Content) else map(len, content)
 
 

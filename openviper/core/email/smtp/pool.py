@@ -101,7 +101,8 @@ class ConnectionPool:
             PoolTimeout: no connection became free in time.
             DeliveryError: see ``transfer`` and ``connect``.
         """
-        await self.turn()
+        if self._limiter is not None:
+            await self._limiter.wait()
         return await self.send_at_once(message)
 
     async def turn(self) -> None:
@@ -111,7 +112,7 @@ class ConnectionPool:
 
     async def send_at_once(self, message: OutgoingMessage) -> Outcome:
         """``send``, by one whose ``turn`` it is."""
-        connection = await self.acquire()
+        connection = self._idle_one() or await self.acquire()
         try:
             try:
                 outcome = await transfer(connection, message, self.options)
@@ -152,13 +153,9 @@ class ConnectionPool:
         """
         if self._closed:
             raise self._closed_error()
-        if not self._waiters:
-            while self._idle:
-                connection = self._idle.pop()
-                if not self._worn_out(connection):
-                    self._busy.add(connection)
-                    return connection
-                self._retire(connection)
+        connection = self._idle_one()
+        if connection is not None:
+            return connection
         waiter: asyncio.Future[Connection] = self._loop.create_future()
         self._waiters[waiter] = None
         timer = self._loop.call_later(self._patience, self._give_up, waiter, context=self._context)
@@ -209,6 +206,18 @@ class ConnectionPool:
                 connection.abort()
 
     # Inside
+
+    def _idle_one(self) -> Connection | None:
+        """A connection that waits for nobody else, lent."""
+        if self._waiters:
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if not self._worn_out(connection):
+                self._busy.add(connection)
+                return connection
+            self._retire(connection)
+        return None
 
     async def _replace(self, gone: Connection) -> Connection:
         """A fresh connection in the place of one that is gone."""

@@ -17,10 +17,12 @@ _WRITE_CHECK = 1.0
 
 _NEVER = float("inf")
 
+_BUFFER = 4096  # bytes; a plain Protocol has asyncio reserve 256 kB for each read, which costs more than the read
+
 ClosedCallback = Callable[["Connection"], None]
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Owns the transport of an authenticated connection.
 
     ``peer`` is ``host:port`` for error texts; ``limit`` are the seconds that a reply may take, or that written bytes
@@ -39,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.opened_at = self.idle_since = self.heard_at = self._loop.time()
         self._transport = transport
+        self._buffer = memoryview(bytearray(_BUFFER))
         self._reader = ReplyReader()
         self._exchanges: deque[Exchange] = deque()
         self._failure: WireFailure | None = None
@@ -99,7 +102,7 @@ class Connection(asyncio.Protocol):
         """From now on the rest of ``exchange`` may take ``limit`` seconds a reply."""
         exchange.limit = exchange.final_limit = limit
         if self._exchanges and self._exchanges[0] is exchange:
-            self._arm(limit)
+            self._arm(self._loop.time())
 
     async def ask(self, data: bytes, want: int = 1, *, final_limit: float | None = None) -> list[Reply]:
         """``request``, and its replies: as many as wanted, or fewer of which the last is 421.
@@ -168,18 +171,25 @@ class Connection(asyncio.Protocol):
         finally:
             self.abort()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Where the transport puts what it reads."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Match replies to what is under way."""
         if self._failure is not None or self._going_away:
             return
+        self.heard_at = self._loop.time()
         try:
-            for reply in self._reader.feed(data):
+            for reply in self._reader.feed(bytes(self._buffer[:nbytes])):
                 if not self._take(reply):
                     return
         except BrokenReply as error:
             self._fail("broken", str(error))
+        else:
+            self._arm(self.heard_at)
 
     def eof_received(self) -> None:
         """The server has ended its side."""
@@ -207,11 +217,10 @@ class Connection(asyncio.Protocol):
     def _expect(self, exchange: Exchange) -> None:
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:
-            self._arm(exchange.next_limit)
+            self._arm(self._loop.time())
 
     def _take(self, reply: Reply) -> bool:
         """Give a reply to the exchange it belongs to; False when nothing further may be read."""
-        self.heard_at = self._loop.time()
         if not self._exchanges:
             if reply.code == 421:
                 self._fail("lost", f"the server closed the connection: {reply}")
@@ -227,10 +236,6 @@ class Connection(asyncio.Protocol):
             return False
         if len(exchange.replies) == exchange.want:
             self._finish(exchange)
-        if self._exchanges:
-            self._arm(self._exchanges[0].next_limit)
-        else:
-            self._deadline = _NEVER
         return True
 
     def _finish(self, exchange: Exchange) -> None:
@@ -256,16 +261,20 @@ class Connection(asyncio.Protocol):
         if on_closed is not None:
             on_closed(self)
 
-    def _arm(self, limit: float) -> None:
+    def _arm(self, now: float) -> None:
+        """Wait for the next reply from ``now`` (loop time) on."""
         # One timer that is moved when it fires costs less than one for each reply.
-        self._deadline = min(self._loop.time() + limit, self._final_deadline)
-        if self._deadline == _NEVER:
+        if not self._exchanges:
+            self._deadline = _NEVER
+            return
+        self._deadline = deadline = min(now + self._exchanges[0].next_limit, self._final_deadline)
+        if deadline == _NEVER:
             return
         if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer, context=self._context)
-        elif self._timer.when() > self._deadline:
+            self._timer = self._loop.call_at(deadline, self._on_timer, context=self._context)
+        elif self._timer.when() > deadline:
             self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._on_timer, context=self._context)
+            self._timer = self._loop.call_at(deadline, self._on_timer, context=self._context)
 
     def _on_timer(self) -> None:
         self._timer = None
