@@ -44,6 +44,7 @@ class Capture(Interceptor):
         self._ways: dict[str, Way] = {}
         self._times: dict[str, tuple[float | None, float | None]] = {}
         self._under_way: set[str] = set()
+        self._refused_for_now: set[str] = set()
         self._failures: list[Failure] = []
         self._changed: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._open = True
@@ -105,6 +106,7 @@ class Capture(Interceptor):
         if waiting.held.forget():
             with self._lock:
                 self._held.pop(waiting.message.message_id, None)
+                self._under_way.discard(waiting.message.message_id)
                 self._sent.append(waiting.message)
             self._notify()
 
@@ -113,9 +115,8 @@ class Capture(Interceptor):
         with self._lock:
             self._open = False
             held, self._held = self._held, {}
+            self._under_way -= {name for name, waiting in held.items() if waiting.held.forget()}
             self._end_if_idle()
-        for waiting in held.values():
-            waiting.held.forget()
 
     # What the mail component asks
 
@@ -127,6 +128,8 @@ class Capture(Interceptor):
     async def send(self, message: OutgoingMessage, settings: EmailSettings) -> DeliveryReport:
         with self._lock:
             refused = self._fail(message.envelope.recipients, settings)
+            if any(refusal.temporary for refusal in refused.values()):
+                self._refused_for_now.add(message.message_id)
             accepted = tuple(one for one in message.envelope.recipients if one not in refused)
             self._keep(message, accepted)
         self._notify()
@@ -153,6 +156,7 @@ class Capture(Interceptor):
         with self._lock:
             self._ways[message.message_id] = Way.HELD
             self._held[message.message_id] = waiting
+            self._under_way.add(message.message_id)
         self._notify()
 
     # Inside
@@ -203,11 +207,23 @@ class Capture(Interceptor):
                 self._ways[message_id] = Way.DEFERRED
             if event.kind in ("deferred", "retrying"):
                 self._under_way.add(message_id)
+                self._refused_for_now.discard(message_id)
+            elif event.kind == "delivered" and message_id in self._refused_for_now:
+                # For those who were refused a further attempt may follow; if so, it is announced at once.
+                asyncio.get_running_loop().call_soon(self._settle, message_id)
             elif event.kind in ("delivered", "failed", "discarded"):
                 self._under_way.discard(message_id)
             if event.kind == "failed":
                 way = self._ways.get(message_id, Way.INLINE)
                 self._failed.append((SentMessage.make(event.message, way), event.detail))
+            self._end_if_idle()
+        self._notify()
+
+    def _settle(self, message_id: str) -> None:
+        with self._lock:
+            if message_id in self._refused_for_now:
+                self._refused_for_now.discard(message_id)
+                self._under_way.discard(message_id)
             self._end_if_idle()
         self._notify()
 

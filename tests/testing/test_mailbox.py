@@ -259,6 +259,39 @@ async def test_deferred_mail_that_leaves_after_the_capture_still_reaches_no_serv
     await mailer.aclose()
 
 
+async def test_a_further_attempt_after_the_capture_still_reaches_no_server() -> None:
+    mailer, outbox = Mailer(EmailSettings.from_settings()), Outbox()
+    with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
+        await send_email(["a@example.com", "b@example.com"], "Hi", text="Hello")
+        mailbox.fail_with("450 busy", at="rcpt", to="b@example.com", times=2)
+    (handed,) = outbox.hand_over()
+    await handed.done
+    assert mailbox.last.recipients == ("a@example.com", "b@example.com")
+    await mailer.aclose()
+
+
+async def test_a_recipient_who_is_refused_for_now_until_the_end_keeps_nobody_waiting(mailbox: Mailbox) -> None:
+    mailbox.fail_with("450 busy", at="rcpt", to="b@example.com")
+    with entered(Record()):
+        await send_email(["a@example.com", "b@example.com"], "Hi", text="Hello")
+        (delivered,) = await mailbox.commit_held()
+    assert delivered.recipients == ("a@example.com",)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_commit_that_is_under_way_when_the_capture_ends_reaches_no_server(turns: int) -> None:
+    """Wherever it stands: ``turns`` of the event loop after its begin."""
+    record = Record()
+    with capture_mail():
+        with entered(record):
+            await send_email("alice@example.com", "Hi", text="Hello")
+        (held,) = record.commit()
+        commit = asyncio.ensure_future(held.on_commit())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await commit
+
+
 def test_held_mail_of_another_loop_is_delivered_there(mailbox: Mailbox) -> None:
     app = shop()
     record = Record()
