@@ -19,14 +19,12 @@ from support.documents import ROOT
 
 __all__ = ["chromium"]
 
-SITE = ROOT / "build" / "site"
 
-
-def build(folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What ``scripts/docs`` does for the sources in ``folder``."""
+def build(sources: Path, site: Path) -> "subprocess.CompletedProcess[str]":
+    """What ``scripts/docs`` does, for the sources in a folder."""
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict"],
-        cwd=folder,
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        cwd=sources,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -36,20 +34,26 @@ def build(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def pages() -> list[Path]:
-    """Every page of the site, just built."""
-    done = build(ROOT)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, just built."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
     assert done.returncode == 0, done.stdout
-    return sorted(SITE.glob("*.html"))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def url(pages: list[Path]) -> Iterator[str]:
+def pages(site: Path) -> list[Path]:
+    return sorted(site.glob("*.html"))
+
+
+@pytest.fixture(scope="module")
+def url(site: Path) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_request(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
@@ -68,19 +72,19 @@ def test_a_page_that_leads_nowhere_ends_the_build(tmp_path: Path, fault: str) ->
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     with (tmp_path / "docs" / "index.md").open("a") as page:
         page.write(f"\n{fault}\n")
-    done = build(tmp_path)
+    done = build(tmp_path, tmp_path / "site")
     assert done.returncode != 0
     assert "gone" in done.stdout or "absolute link" in done.stdout
 
 
-def test_nothing_of_the_site_is_loaded_from_elsewhere(pages: list[Path]) -> None:
+def test_nothing_of_the_site_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:
     """Links may lead to other hosts; what a page loads may not come from there."""
     loaded = []
     for path in pages:
         for node in LexborHTMLParser(path.read_text()).css("[src], [srcset], link[href], object[data], form[action]"):
             names = ("src", "srcset", "data", "action", *(["href"] if node.tag == "link" else []))
             loaded += [f"{path.name}: {node.attributes[name]}" for name in names if node.attributes.get(name)]
-    for path in SITE.rglob("*.css"):
+    for path in site.rglob("*.css"):
         found = re.findall(r"(?:url\(|@import )[^);]{0,80}", path.read_text())
         loaded += [f"{path.name}: {address}" for address in found]
     assert len(loaded) > 100
@@ -99,9 +103,8 @@ async def test_every_page_can_be_read_in_a_browser(
         page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         for path in pages:
-            name = path.relative_to(SITE).as_posix()
-            await page.goto(url + name, wait_until="load")
-            problems += [f"{name}: {problem}" for problem in await look_at(page)]
+            await page.goto(url + path.name, wait_until="load")
+            problems += [f"{path.name}: {problem}" for problem in await look_at(page)]
     assert problems == []
 
 
