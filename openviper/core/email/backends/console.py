@@ -15,10 +15,10 @@ from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["LABEL", "WIDTH", "ConsoleBackend", "View", "escape", "render"]
+__all__ = ["WIDTH", "ConsoleBackend", "View", "escape", "label_column", "render"]
 
 WIDTH = 78
-LABEL = 13
+_LABEL = 12
 
 # C0 and C1 controls and DEL drive the terminal; bidirectional controls and line separators make text look like other
 # text; lone surrogates cannot be encoded.
@@ -102,11 +102,16 @@ class View:
         )
 
 
+def label_column(label: str) -> str:
+    """What stands before a header's value."""
+    return f"{label + ':':<{_LABEL}} "
+
+
 def render(message: OutgoingMessage) -> str:
     """The block that is printed where the output is no terminal, its last line ended."""
     view = View.of(message)
     rule = "-" * WIDTH
-    lines = [rule, *(f"{label}:".ljust(LABEL) + value + note for label, value, note in view.headers), ""]
+    lines = [rule, *(label_column(label) + value + note for label, value, note in view.headers), ""]
     lines.append("(no text part)" if view.text is None else view.text)
     if view.html_size is not None:
         lines += ["", f"[and as HTML, {view.html_size}]"]
@@ -171,5 +176,5 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
 
 def _size(count: int) -> str:
     if count < 1024:
-        return f"{count} bytes"
+        return "1 byte" if count == 1 else f"{count} bytes"
     return f"{count / 1024:.1f} kB" if count < 1024**2 else f"{count / 1024**2:.1f} MB"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from openviper.core.email.backends.console import LABEL, WIDTH, View
+from openviper.core.email.backends.console import WIDTH, View, label_column
 
 __all__ = ["coloured"]
 
@@ -20,8 +20,8 @@ def coloured(view: View, stream: TextIO) -> str:
         rule = Text("-" * WIDTH, style="dim")
         console.print(rule, soft_wrap=True)
         for label, value, note in view.headers:
-            start = f"{label}:".ljust(LABEL)
-            console.print(Text.assemble((start, "cyan"), (value, _VALUES.get(label, "")), note), soft_wrap=True)
+            start = (label_column(label), "cyan")
+            console.print(Text.assemble(start, (value, _VALUES.get(label, "")), note), soft_wrap=True)
         console.print()
         body = Text("(no text part)", style="dim") if view.text is None else Text(view.text)
         console.print(body, soft_wrap=True)

@@ -23,7 +23,7 @@ def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
         cc=["cid@example.test"],
         bcc=["dot@example.test"],
         reply_to=["help@example.test"],
-        headers={"X-Order": "7"},
+        headers={"X-Order": "7", "List-Unsubscribe": "<https://x.test/u>"},
         subject="Grüße aus 世界",
         text="Schöne Grüße\nBis bald",
         html="<p>Schöne Grüße</p>",
@@ -44,6 +44,7 @@ def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
         f"Date:        {date}",
         f"Message-ID:  {message.message_id}",
         "X-Order:     7",
+        "List-Unsubscribe: <https://x.test/u>",
         "",
         "Schöne Grüße",
         "Bis bald",
@@ -52,7 +53,7 @@ def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
         "",
         "Attachments:",
         "  invoice.pdf  application/pdf   2.0 kB",
-        "  logo.png     image/png        1 bytes  inline, cid:logo",
+        "  logo.png     image/png         1 byte  inline, cid:logo",
         "-" * 78,
     ]
 
