@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.httpd import HttpServer
+from support.stalls import watched_loop
 
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
@@ -350,21 +351,9 @@ async def test_bad_base64_is_an_error(encoded: str) -> None:
 async def test_large_text_and_base64_leave_the_loop_free() -> None:
     size = 20_000_000
     encoded = base64.b64encode(b"x" * size).decode()
-    longest, running = 0.0, True
-
-    async def watch() -> None:
-        nonlocal longest
-        while running:
-            before = time.monotonic()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.monotonic() - before)
-
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.01)
-    await resolve_attachments([{"content_b64": encoded}, {"content": "y" * size}])
-    running = False
-    await watching
-    assert longest < 0.2
+    async with watched_loop() as watch:
+        await resolve_attachments([{"content_b64": encoded}, {"content": "y" * size}])
+    assert 0 < watch.longest < 0.2
 
 
 # MIME types
