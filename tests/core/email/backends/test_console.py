@@ -52,8 +52,8 @@ def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
         "[and as HTML, 22 bytes]",
         "",
         "Attachments:",
-        "  invoice.pdf  application/pdf   2.0 kB",
-        "  logo.png     image/png         1 byte  inline, cid:logo",
+        "  invoice.pdf  application/pdf  2.0 kB",
+        "  logo.png     image/png        1 byte  inline, cid:logo",
         "-" * 78,
     ]
 

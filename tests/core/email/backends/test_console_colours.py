@@ -49,7 +49,7 @@ async def test_a_terminal_gets_colours_and_the_same_words(message: OutgoingMessa
         *render(message).split("Attachments:")[0].split(),
         *["Attachments", "name", "type", "size"],
         *["rechnung", "世界.pdf", "application/pdf", "2.0", "kB"],
-        *["logo.png", "image/png", "1", "bytes", "inline,", "cid:logo"],
+        *["logo.png", "image/png", "1", "byte", "inline,", "cid:logo"],
         "-" * 78,
     ]
 
