@@ -8,7 +8,6 @@ Importing this module takes a tenth of a second; import it in a thread.
 """
 
 import asyncio
-import base64
 import contextlib
 import functools
 import importlib
@@ -23,7 +22,8 @@ import httpx
 
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.attachments.decoding import decoder_for
-from openviper.core.email.attachments.netguard import HostRefused, Resolver, check_host, public_addresses, resolve
+from openviper.core.email.attachments.netguard import HostRefused, Resolver, public_addresses, resolve
+from openviper.core.email.attachments.target import Target, parse_target, redirected
 from openviper.core.email.errors import AttachmentRefused
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PORTS = {"http": 80, "https": 443}
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
 # Joining this much holds the event loop for a millisecond.
 _JOIN_IN_THREAD = 1024 * 1024
@@ -73,7 +72,7 @@ async def fetch(
         AttachmentRefused: not allowed, not reached in time, not answered with 200, cut short, or too large. Its text
             has neither credentials nor query.
     """
-    first = _parse(url, limit.filename)
+    first = parse_target(url, limit.filename)
     try:
         async with asyncio.timeout(timeout):
             return await _follow(first, limit, allowed_hosts, resolver, ssl_context)
@@ -83,53 +82,8 @@ async def fetch(
         raise AttachmentRefused(limit.filename, f"could not be fetched: {_describe(error)}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    url: httpx.URL
-    host: str
-    port: int
-    authorization: str | None
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        return self.url.scheme, self.host, self.port
-
-    @property
-    def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.url.scheme] else f"{host}:{self.port}"
-
-
-def _parse(url: str | httpx.URL, filename: str) -> _Target:
-    if isinstance(url, str) and re.search(r"[\x00-\x1f\x7f\\]|^\s|\s$", url):
-        raise AttachmentRefused(filename, "the URL has a control character, a backslash, or space around it")
-    try:
-        parsed = httpx.URL(url)
-        host = parsed.raw_host.decode("ascii")
-    except (httpx.InvalidURL, ValueError):
-        # Not chained: the parser's text quotes parts of the URL, which may be a password.
-        raise AttachmentRefused(filename, "the URL is not valid") from None
-    if parsed.scheme not in _PORTS:
-        raise AttachmentRefused(filename, f"the scheme {parsed.scheme!r} is not allowed; use http or https")
-    port = _PORTS[parsed.scheme] if parsed.port is None else parsed.port
-    if not 0 < port < 65536:
-        raise AttachmentRefused(filename, f"the URL has no valid port: {port}")
-    try:
-        host = check_host(host)
-    except HostRefused as error:
-        raise AttachmentRefused(filename, f"the host {error}") from None
-    return _Target(parsed, host, port, _basic_authorization(parsed))
-
-
-def _basic_authorization(url: httpx.URL) -> str | None:
-    if not url.userinfo:
-        return None
-    credentials = f"{url.username}:{url.password}".encode()
-    return "Basic " + base64.b64encode(credentials).decode("ascii")
-
-
 async def _follow(
-    target: _Target,
+    target: Target,
     limit: ByteLimit,
     allowed_hosts: Collection[str],
     resolver: Resolver,
@@ -144,7 +98,7 @@ async def _follow(
         async with _opened(target, addresses, context) as response:
             if response.status_code not in _REDIRECTS:
                 return await _receive(response, target.host, limit)
-            target = _redirected(target, response, limit.filename)
+            target = redirected(target, response.status_code, response.headers.get("Location"), limit.filename)
     raise AttachmentRefused(limit.filename, f"redirected more than {_MAX_REDIRECTS} times")
 
 
@@ -157,7 +111,7 @@ def _default_context() -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def _opened(target: _Target, addresses: Sequence[str], context: ssl.SSLContext) -> AsyncIterator[httpx.Response]:
+async def _opened(target: Target, addresses: Sequence[str], context: ssl.SSLContext) -> AsyncIterator[httpx.Response]:
     """The response of the first address that can be connected to."""
     sockets: list[AsyncNetworkStream] = []
 
@@ -179,7 +133,7 @@ async def _opened(target: _Target, addresses: Sequence[str], context: ssl.SSLCon
 
 
 async def _first_response(
-    transport: httpx.AsyncHTTPTransport, target: _Target, addresses: Sequence[str], trace: _Trace
+    transport: httpx.AsyncHTTPTransport, target: Target, addresses: Sequence[str], trace: _Trace
 ) -> httpx.Response:
     *others, last = addresses
     for address in others:
@@ -188,7 +142,7 @@ async def _first_response(
     return await transport.handle_async_request(_request(target, last, trace, connect_timeout=None))
 
 
-def _request(target: _Target, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
+def _request(target: Target, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
     headers = {
         "Host": target.host_header,
         "Accept": "*/*",
@@ -205,21 +159,6 @@ def _request(target: _Target, address: str, trace: _Trace, *, connect_timeout: f
         "trace": trace,
     }
     return httpx.Request("GET", url, headers=headers, extensions=extensions)
-
-
-def _redirected(source: _Target, response: httpx.Response, filename: str) -> _Target:
-    location = response.headers.get("Location")
-    if not location:
-        raise AttachmentRefused(filename, f"{source.host} answered {response.status_code} without a Location")
-    try:
-        joined = source.url.join(location)
-    except (httpx.InvalidURL, ValueError):
-        raise AttachmentRefused(filename, f"{source.host} redirected to a URL that is not valid") from None
-    target = _parse(joined, filename)
-    if source.url.scheme == "https" and target.url.scheme != "https":
-        raise AttachmentRefused(filename, f"{source.host} redirected from https to http")
-    authorization = source.authorization if target.origin == source.origin else None
-    return _Target(target.url, target.host, target.port, authorization)
 
 
 async def _receive(response: httpx.Response, host: str, limit: ByteLimit) -> Fetched:

@@ -1,0 +1,87 @@
+"""Where the URL of an attachment leads, checked: scheme, host, port and credentials."""
+
+import base64
+import re
+from dataclasses import dataclass, field
+
+import httpx
+
+from openviper.core.email.attachments.netguard import HostRefused, check_host
+from openviper.core.email.errors import AttachmentRefused
+
+__all__ = ["Target", "parse_target", "redirected"]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One hop. ``host`` is in the spelling of ``check_host``; ``authorization`` is a header's value, or None."""
+
+    url: httpx.URL
+    host: str
+    port: int
+    authorization: str | None = field(repr=False)
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What credentials are for (RFC 6454): scheme, host and port."""
+        return self.url.scheme, self.host, self.port
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header: with the port where it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.url.scheme] else f"{host}:{self.port}"
+
+
+def parse_target(url: str | httpx.URL, filename: str) -> Target:
+    """The target of ``url``; ``filename`` is what errors call the attachment.
+
+    Raises:
+        AttachmentRefused: not a URL that may be fetched. Its text has neither credentials nor query.
+    """
+    if isinstance(url, str) and re.search(r"[\x00-\x1f\x7f\\]|^\s|\s$", url):
+        raise AttachmentRefused(filename, "the URL has a control character, a backslash, or space around it")
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.raw_host.decode("ascii")
+    except (httpx.InvalidURL, ValueError):
+        # Not chained: the parser's text quotes parts of the URL, which may be a password.
+        raise AttachmentRefused(filename, "the URL is not valid") from None
+    if parsed.scheme not in _PORTS:
+        raise AttachmentRefused(filename, f"the scheme {parsed.scheme!r} is not allowed; use http or https")
+    port = _PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    if not 0 < port < 65536:
+        raise AttachmentRefused(filename, f"the URL has no valid port: {port}")
+    try:
+        host = check_host(host)
+    except HostRefused as error:
+        raise AttachmentRefused(filename, f"the host {error}") from None
+    return Target(parsed, host, port, _basic_authorization(parsed))
+
+
+def redirected(source: Target, status: int, location: str | None, filename: str) -> Target:
+    """Where ``source`` says to go on with ``status`` and ``location``; credentials stay with the origin they were for.
+
+    Raises:
+        AttachmentRefused: nowhere, to what may not be fetched, or from https to http.
+    """
+    if not location:
+        raise AttachmentRefused(filename, f"{source.host} answered {status} without a Location")
+    try:
+        joined = source.url.join(location)
+    except (httpx.InvalidURL, ValueError):
+        raise AttachmentRefused(filename, f"{source.host} redirected to a URL that is not valid") from None
+    target = parse_target(joined, filename)
+    if source.url.scheme == "https" and target.url.scheme != "https":
+        raise AttachmentRefused(filename, f"{source.host} redirected from https to http")
+    authorization = source.authorization if target.origin == source.origin else None
+    return Target(target.url, target.host, target.port, authorization)
+
+
+def _basic_authorization(url: httpx.URL) -> str | None:
+    if not url.userinfo:
+        return None
+    credentials = f"{url.username}:{url.password}".encode()
+    return "Basic " + base64.b64encode(credentials).decode("ascii")
