@@ -1,97 +1,132 @@
 """The queue's rates: enqueueing from asyncio, the longest stall of the loop meanwhile, and draining.
 
-``python benchmarks/mail_queue.py [--messages 2000] [--broker redis|rabbitmq]`` starts its own broker, and
-drains a no-op async Dramatiq actor in the same run for comparison.
+``python benchmarks/mail_queue.py --old-python python3.13`` starts its own brokers and mail server. Draining is measured
+beside an async Dramatiq actor that does nothing, and beside openviper 0.1.1, in turns.
 """
 
-# ruff: noqa: E402 - this checkout and its test servers come first on the path
+# ruff: noqa: E402 - this checkout, its test servers and the other benchmarks come first on the path
 
 import argparse
 import asyncio
+import os
+import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests"), str(Path(__file__).resolve().parents[1])]
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE.parent / "tests"), str(_HERE.parent), str(_HERE / "sending")]
 
-import dramatiq
+from content import SENDER, Content, write_content
+from draining import THREADS, Drained, Mail, Mail011, Noop, enqueue, rate
+from environments import openviper_0_1_1, python_named
+from support.broker_server import BrokerServer
 from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
-from support.workers import Worker, write_project
+from tables import markdown, put_below
 
 from openviper.conf import override
 from openviper.core.email import AttachmentData, EmailMessageData
 from openviper.core.email.queue import close_queue, enqueue_email_job
-from openviper.tasks import get_broker
 
-# Counts in a file of each process, which costs both kinds of task the same.
-_BACKEND = '''
-import os
-from openviper.core.email.backends import DeliveryReport, EmailBackend
-from openviper.tasks import actor
-
-done = open(f"done-{os.getpid()}", "ab", buffering=0)
-
-class Counting(EmailBackend):
-    """Takes every message."""
-
-    async def send(self, message):
-        done.write(b"x")
-        return DeliveryReport(message.envelope.recipients)
-
-@actor(queue_name="noop")
-async def noop(number):
-    done.write(b"x")
-'''
+_BROKERS: Mapping[str, Callable[[Path], BrokerServer]] = {
+    "everysec": partial(RedisServer, appendfsync="everysec"),
+    "always": partial(RedisServer, appendfsync="always"),
+    "rabbitmq": RabbitmqServer,
+}
+_TITLES = {
+    "everysec": "Redis, `appendfsync everysec`",
+    "always": "Redis, `appendfsync always`",
+    "rabbitmq": "RabbitMQ",
+}
+_PROCESSES = (1, 2)
+_HEADING = "## Rates of the queue"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--broker", choices=["redis", "rabbitmq"], default="redis")
-    parser.add_argument("--appendfsync", choices=["always", "everysec"], default="everysec", help="of Redis")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="openviper-bench-") as folder, ExitStack() as stack:
-        place = Path(folder)
-        (place / "broker").mkdir()
-        server: Any
-        if given.broker == "redis":
-            server = RedisServer(place / "broker", appendfsync=given.appendfsync)
-        else:
-            server = RabbitmqServer(place / "broker")
-        stack.callback(server.close)
+    """The command line."""
+    options = _options()
+    versions = {"Python": platform.python_version()}
+    kinds: dict[str, Drained] = {"no-op actor": Noop(), "mail": Mail()}
+    old = openviper_0_1_1(python_named(options.old_python), versions) if options.old_python else None
+    if old is not None:
+        kinds["openviper 0.1.1"] = Mail011(old)
+    began = time.strftime("%Y-%m-%d %H:%M")
+    texts = []
+    for name in options.brokers:
+        with tempfile.TemporaryDirectory(prefix="openviper-bench-") as folder:
+            texts.append(f"### {_TITLES[name]}\n\n{_measure(_BROKERS[name], Path(folder), kinds, options)}")
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    head = f"{began}; {machine}; {options.rounds} rounds of {options.messages} messages; {listed}."
+    page = "\n\n".join([head, *texts])
+    print(page)
+    if options.into is not None:
+        put_below(_HEADING, page, options.into)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=2000, help="of each drain")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--brokers", nargs="+", choices=_BROKERS, default=list(_BROKERS))
+    parser.add_argument("--old-python", help="interpreter for openviper 0.1.1; default: without it")
+    parser.add_argument("--into", type=Path, help=f"Markdown file whose section {_HEADING!r} gets the tables")
+    return parser.parse_args()
+
+
+def _measure(
+    make: Callable[[Path], BrokerServer], place: Path, kinds: Mapping[str, Drained], options: argparse.Namespace
+) -> str:
+    (place / "broker").mkdir()
+    content = write_content(place / "message.json")
+    server = make(place / "broker")
+    try:
         server.start()
-        email = {"backend": "tasks.Counting", "default_sender": "shop@example.com"}
-        project = write_project(place / "project", tasks=server.tasks(), email=email)
-        (project / "tasks.py").write_text(_BACKEND)
-        with override(TASKS=server.tasks(), EMAIL={"default_sender": "shop@example.com"}):
-            asyncio.run(_measure_enqueueing(given.messages))
-            for processes in (1, 2):
-                _measure_draining(project, given.messages, processes)
+        with override(TASKS=server.tasks(), EMAIL={"default_sender": SENDER}):
+            enqueued = asyncio.run(_enqueueing(Content.read(str(content)), options.messages))
+            _empty(server)
+            rates: dict[tuple[str, int], list[float]] = {}
+            for number in range(options.rounds):
+                for processes in _PROCESSES:
+                    for kind, drained in kinds.items():
+                        project = place / f"{type(drained).__name__}_{processes}_{number}"
+                        measured = rate(
+                            drained, project, server.tasks(), content, processes=processes, count=options.messages
+                        )
+                        rates.setdefault((kind, processes), []).append(measured)
+                        _say(f"{kind}, {processes}x{THREADS}: {measured:.0f}/s, load {os.getloadavg()[0]:.1f}")
             close_queue()
+    finally:
+        server.close()
+    return f"{enqueued}\n\n{_drain_table(rates, list(kinds))}"
 
 
-async def _measure_enqueueing(count: int) -> None:
-    await enqueue_email_job(_message())
-    for name, jobs, at_once in (("one after the other", count, 1), ("50 at once", count, 50)):
-        seconds, stall = await _watched(lambda jobs=jobs, at_once=at_once: _enqueue(jobs, at_once))
-        print(f"enqueue, {name}: {jobs / seconds:.0f}/s, longest stall {stall * 1000:.1f} ms")
+def _empty(server: BrokerServer) -> None:
+    close_queue()
+    if isinstance(server, RedisServer):
+        with server.client() as client:
+            client.flushall()
+    elif isinstance(server, RabbitmqServer):
+        server.restore()
+
+
+async def _enqueueing(content: Content, count: int) -> str:
+    await enqueue(content, 1, at_once=1)
+    rows = []
+    for name, at_once in (("one after another", 1), ("50 at a time", 50)):
+        seconds, stall = await _watched(partial(enqueue, content, count, at_once=at_once))
+        rows.append([name, f"{count / seconds:,.0f}/s", f"{stall * 1000:.1f}"])
     # Base64 makes 34 MB of it, below the limit of a message.
-    large = _message(AttachmentData("large.bin", bytes(range(256)) * (25 * 4096)))
-    seconds, stall = await _watched(lambda: enqueue_email_job(large))
-    print(f"enqueue, 25 MB attached: {seconds:.2f} s, longest stall {stall * 1000:.1f} ms")
-
-
-async def _enqueue(count: int, at_once: int) -> None:
-    async def some() -> None:
-        for _ in range(count // at_once):
-            await enqueue_email_job(_message())
-
-    await asyncio.gather(*(some() for _ in range(at_once)))
+    large = AttachmentData("large.bin", bytes(range(256)) * (25 * 4096))
+    data = EmailMessageData(["customer@example.com"], "Order", text="", attachments=[large])
+    seconds, stall = await _watched(partial(enqueue_email_job, data))
+    rows.append(["one message with 25 MB attached", f"{seconds:.2f} s", f"{stall * 1000:.1f}"])
+    return markdown(["enqueueing", "measured", "longest stall of the loop, ms"], rows)
 
 
 async def _watched(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
@@ -113,48 +148,23 @@ async def _watched(work: Callable[[], Awaitable[object]]) -> tuple[float, float]
     return seconds, longest
 
 
-def _message(*attachments: AttachmentData) -> EmailMessageData:
-    text = "Thank you for your order.\n" * 40
-    return EmailMessageData(["a@example.com"], "Order", text=text, attachments=list(attachments))
+def _drain_table(rates: Mapping[tuple[str, int], list[float]], kinds: list[str]) -> str:
+    median = {key: statistics.median(measured) for key, measured in rates.items()}
+    head = ["draining, messages/s", *(f"{processes} x {THREADS}, spread" for processes in _PROCESSES)]
+    rows = [[kind, *(_spread(rates[kind, processes]) for processes in _PROCESSES)] for kind in kinds]
+    for other in kinds:
+        if other != "mail":
+            ratios = [median["mail", processes] / median[other, processes] for processes in _PROCESSES]
+            rows.append([f"mail, times {other}", *(f"{ratio:.2f}" for ratio in ratios)])
+    return markdown(head, rows)
 
 
-def _measure_draining(project: Path, count: int, processes: int) -> None:
-    rates = {}
-    for name in ("noop", "emails"):
-        # What earlier measurements have left is drained first.
-        _drain(project, processes, name, 0)
-        if name == "noop":
-            for number in range(count):
-                get_broker().enqueue(dramatiq.Message("noop", "noop", (number,), {}, {}))
-        else:
-            asyncio.run(_enqueue(count, 1))
-        rates[name] = _drain(project, processes, name, count)
-    ratio = rates["emails"] / rates["noop"]
-    print(f"drain {processes}x8: no-op {rates['noop']:.0f}/s, mail {rates['emails']:.0f}/s, {ratio:.2f} of it")
+def _spread(measured: list[float]) -> str:
+    return f"{statistics.median(measured):,.0f}, {min(measured):,.0f} to {max(measured):,.0f}"
 
 
-def _drain(project: Path, processes: int, queue: str, count: int) -> float:
-    for file in project.glob("done-*"):
-        file.unlink()
-    worker = Worker(project, "--queues", queue, processes=processes, threads=8)
-    worker.start(ready=False)
-    try:
-        first: tuple[float, int] | None = None
-        quiet = time.perf_counter()
-        before = 0
-        while True:
-            done = sum(file.stat().st_size for file in project.glob("done-*"))
-            now = time.perf_counter()
-            if done and first is None:
-                first = now, done
-            if done != before:
-                before, quiet = done, now
-            if (count and done >= count) or (not count and now - quiet > 3):
-                break
-            time.sleep(0.01)
-    finally:
-        worker.terminate()
-    return 0.0 if first is None or now == first[0] else (done - first[1]) / (now - first[0])
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

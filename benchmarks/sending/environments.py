@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BUILD", "HERE", "Environments", "python_named"]
+__all__ = ["BUILD", "HERE", "Environments", "openviper_0_1_1", "python_named"]
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
@@ -15,7 +15,7 @@ BUILD = PROJECT / "build" / "benchmarks"
 OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
 # It asks for Python 3.14; on an older one it is tried all the same, and left out where it does not start.
-OLD = ["openviper[tasks]==0.1.1"]
+OLD = ["openviper[tasks-redis,tasks-rabbitmq]==0.1.1"]
 
 
 class Environments(NamedTuple):
@@ -35,7 +35,7 @@ class Environments(NamedTuple):
         versions = {"Python": version}
         own = _virtual(python, f"own-{version}", OWN, versions)
         peers = _virtual(python, f"peers-{version}", PEERS, versions)
-        old = _old(old_python, versions)
+        old = openviper_0_1_1(old_python, versions)
         node = shutil.which("node") if shutil.which("npm") else None
         modules = BUILD / "node"
         if node is not None:
@@ -57,7 +57,8 @@ def python_named(name: str) -> str:
     return _output([found, "-c", "import sys; print(sys.executable)"])
 
 
-def _old(python: str, versions: dict[str, str]) -> str | None:
+def openviper_0_1_1(python: str, versions: dict[str, str]) -> str | None:
+    """An interpreter that has it, made of ``python``; None where it does not start. Adds itself to ``versions``."""
     listed: dict[str, str] = {}
     version = _version(python)
     try:

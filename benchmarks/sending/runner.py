@@ -12,7 +12,7 @@ from typing import Any
 from content import write_content
 from environments import BUILD, Environments, python_named
 from own import import_cost, parts, responses
-from tables import page
+from tables import page, put_below
 from wire import BULK, NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
 
 ATTACHMENT_BYTES = 25 * 1024 * 1024
@@ -53,7 +53,7 @@ def main() -> None:
     tables = page(measured)
     print(tables)
     if options.into is not None:
-        _put(tables, environments.versions["Python"], options.into)
+        put_below(f"## Python {environments.versions['Python'].rpartition('.')[0]}", tables, options.into)
     _say(f"all figures: {results}")
 
 
@@ -70,16 +70,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
     parser.add_argument("--senders", nargs="+", choices=everyone, default=everyone)
     return parser.parse_args()
-
-
-def _put(tables: str, version: str, document: Path) -> None:
-    """Replace what stands below the heading of this Python in ``document``, up to the next heading of its level."""
-    heading = f"## Python {version.rpartition('.')[0]}"
-    before, found, rest = document.read_text(encoding="utf-8").partition(f"{heading}\n")
-    if not found:
-        raise SystemExit(f"{document}: has no heading {heading!r}")
-    _, next_heading, after = rest.partition("\n## ")
-    document.write_text(f"{before}{heading}\n\n{tables}\n{next_heading}{after}", encoding="utf-8")
 
 
 def _contents() -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ import email
 import email.policy
 import hashlib
 import json
+import os
 import sys
 from collections import deque
 from email.message import Message
@@ -23,10 +24,16 @@ _END = b"\r\n.\r\n"
 class Tally:
     """What all connections have brought; messages are kept as they came and looked at when the run is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: str | None) -> None:
         self.connections = 0
         self.flights = 0
         self.messages: list[tuple[list[bytes], bool]] = []  # as transmitted; True: after DATA, with the final dot
+        self._progress = None if progress is None else os.open(progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def keep(self, content: list[bytes], *, stuffed: bool) -> None:
+        self.messages.append((content, stuffed))
+        if self._progress is not None:
+            os.write(self._progress, b"x")
 
 
 class Session(asyncio.Protocol):
@@ -130,7 +137,7 @@ class Session(asyncio.Protocol):
         return True
 
     def _keep(self, *, stuffed: bool) -> None:
-        self._tally.messages.append((self._content, stuffed))
+        self._tally.keep(self._content, stuffed=stuffed)
         self._content = []
 
     def _reply(self, reply: bytes) -> None:
@@ -225,7 +232,7 @@ def report(tally: Tally, content: Content) -> dict[str, object]:
 
 async def serve(options: argparse.Namespace) -> Tally:
     """Take mail on an ephemeral port of the loopback interface until standard input ends."""
-    tally = Tally()
+    tally = Tally(options.progress)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Session(tally, options), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -241,6 +248,7 @@ def main() -> None:
     parser.add_argument("--pipelining", action="store_true")
     parser.add_argument("--chunking", action="store_true")
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--progress", help="file that gets a byte for each message as it comes")
     options = parser.parse_args()
     tally = asyncio.run(serve(options))
     print(json.dumps(report(tally, Content.read(options.content))))

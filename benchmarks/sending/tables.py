@@ -1,11 +1,12 @@
 """Figures as Markdown tables."""
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from wire import BULK, OWN, SCENARIOS, Scenario
 
-__all__ = ["page"]
+__all__ = ["markdown", "page", "put_below"]
 
 Run = dict[str, Any]
 
@@ -33,7 +34,7 @@ def _table(scenario: Scenario, runs: dict[str, list[Run]]) -> str:
     else:
         head = ["sender", "messages/s", "spread", "times", "round trips", "CPU s per 1,000", "peak memory, MB"]
         rows = [_row(sender, of_sender, runs) for sender, of_sender in runs.items()]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> list[str]:
@@ -89,7 +90,7 @@ def _own(measured: dict[str, Any]) -> str:
         rows.append(
             [f"response {name} mail, 100 requests/s", f"p50 {figures['p50']:.2f} ms, p99 {figures['p99']:.2f} ms"]
         )
-    return _markdown(["what", "measured"], rows)
+    return markdown(["what", "measured"], rows)
 
 
 def _median(runs: list[Run], key: str) -> float:
@@ -100,6 +101,16 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def put_below(heading: str, text: str, document: Path) -> None:
+    """Replace what stands below ``heading`` in ``document``, up to the next heading of its level."""
+    before, found, rest = document.read_text(encoding="utf-8").partition(f"{heading}\n")
+    if not found:
+        raise SystemExit(f"{document}: has no heading {heading!r}")
+    _, next_heading, after = rest.partition("\n## ")
+    document.write_text(f"{before}{heading}\n\n{text}\n{next_heading}{after}", encoding="utf-8")

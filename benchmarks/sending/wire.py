@@ -57,9 +57,10 @@ SCENARIOS = (
 class Sink:
     """The server process for one run."""
 
-    def __init__(self, python: str, scenario: Scenario, content: Path) -> None:
+    def __init__(self, python: str, scenario: Scenario, content: Path, *, progress: Path | None = None) -> None:
         command = [python, str(HERE / "sink.py"), "--content", str(content), "--delay", str(scenario.delay)]
         command += ["--pipelining"] * scenario.pipelining + ["--chunking"] * scenario.chunking
+        command += [] if progress is None else ["--progress", str(progress)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
