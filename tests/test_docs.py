@@ -7,10 +7,12 @@ import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
 
 import pytest
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
 
+from openviper.core.email import Way
 from openviper.core.email.settings import EmailSettings
 from scripts.settings_reference import PAGE, page
 
@@ -192,6 +194,15 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     linked = set(re.findall(r"\((docs/[\w-]+\.md)", readme))
     assert linked == set(DOCS)
+
+
+def test_the_picture_of_the_ways_names_each_of_them() -> None:
+    picture = ET.parse(ROOT / "docs" / "images" / "ways.svg")
+    space = "{http://www.w3.org/2000/svg}"
+    drawn = [text.text for text in picture.iter(f"{space}text") if text.get("class") == "name"]
+    assert set(drawn) == set(Way)
+    words = picture.findtext(f"{space}desc") or ""
+    assert [way for way in Way if way not in words] == []
 
 
 def test_toml_of_the_pages_is_valid() -> None:

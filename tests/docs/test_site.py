@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from selectolax.lexbor import LexborHTMLParser
 from support.browser import VIEWPORTS, chromium, needs_chromium
@@ -117,6 +119,29 @@ async def look_at(page: Page) -> list[str]:
             ...(document.documentElement.scrollWidth > innerWidth ? ["it scrolls sideways"] : []),
         ]""")
     )
+
+
+# The search is a dialog without a name in the theme itself.
+RULES = {"rules": {"aria-dialog-name": {"enabled": False}}}
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_serious_on_the_site(
+    url: str, chromium: Browser, scheme: Literal["light", "dark"]
+) -> None:
+    found = []
+    async with await chromium.new_context(color_scheme=scheme) as context:
+        page = await context.new_page()
+        for name in ("index", "inbox", "messages", "production"):  # tables, pictures, all languages of code
+            await page.goto(f"{url}{name}.html")
+            results = await Axe().run(page, options=RULES)
+            found += [
+                f"{name}: {violation['id']}: {violation['nodes'][0]['html']}"
+                for violation in results.response["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+    assert found == []
 
 
 @needs_chromium
