@@ -196,6 +196,13 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert linked == set(DOCS)
 
 
+def test_every_picture_is_shown_and_all_are_small() -> None:
+    pictures = set((ROOT / "docs" / "images").iterdir())
+    text = "".join(path.read_text() for path in [*pages(), ROOT / "mkdocs.yml"])
+    assert [path.name for path in pictures if f"images/{path.name}" not in text] == []
+    assert sum(path.stat().st_size for path in pictures) < 1_500_000
+
+
 def test_the_picture_of_the_ways_names_each_of_them() -> None:
     picture = ET.parse(ROOT / "docs" / "images" / "ways.svg")
     space = "{http://www.w3.org/2000/svg}"
