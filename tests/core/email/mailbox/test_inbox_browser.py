@@ -172,11 +172,11 @@ HOSTILE_SUBJECT = "<script>alert(9)</script><h1>Hi"
 HOSTILE_FILE_NAME = '"><img src=x onerror=alert(8)>.html'
 # ELSEWHERE becomes the address of a server that notes who connects to it.
 HOSTILE = {
-    "script": "<script>parent.document.title='pwned';alert(1)</script>",
+    "script": "<script>alert(1);parent.document.title='pwned'</script>",
     "handlers": "<img src=x onerror=alert(1)><body onload=alert(2)><svg onload=alert(3)>"
     "<details open ontoggle=alert(4)><input autofocus onfocus=alert(5)>"
     '<div id="go" onclick="alert(6)" onmouseover="alert(7)" style="position:fixed;inset:0">x</div>',
-    "links": '<a id="go" href="javascript:alert(1)" style="position:fixed;inset:0">x</a>',
+    "links": '<a id="go" href="javascript:alert(1)" target="_self" style="position:fixed;inset:0">x</a>',
     "named target": '<a id="go" href="javascript:alert(1)" target="_top" style="position:fixed;inset:0">x</a>',
     "top": '<a id="go" href="data:text/html,<h1>evil" target="_top" style="position:fixed;inset:0">x</a>',
     "cover": "<style>*,:root{position:fixed!important;inset:0!important;z-index:2147483647;background:red}</style><p>x",
@@ -224,7 +224,8 @@ def watch(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "viewport"), [*((kind, DESKTOP) for kind in HOSTILE), pytest.param("cover", PHONE, id="cover on a phone")]
+    ("kind", "viewport"),
+    [*(pytest.param(kind, DESKTOP, id=kind) for kind in HOSTILE), pytest.param("cover", PHONE, id="cover on a phone")],
 )
 async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
     shared: Site, chromium: Browser, kind: str, viewport: ViewportSize
