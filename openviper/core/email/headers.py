@@ -6,7 +6,7 @@ like an encoded word is encoded itself, so that it arrives as that text.
 
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -135,11 +135,14 @@ def media_header(name: str, pieces: Iterable[str]) -> str:
     return _fold(name, [*(f"{piece};" for piece in separated), last])
 
 
-def _fold(name: str, pieces: Iterable[str], limit: int = _LINE) -> str:
+def _fold(name: str, pieces: Sequence[str], limit: int = _LINE) -> str:
     """Join ``pieces``, each of which begins with a space; a line break goes before that space where a line is full.
 
     The first piece stays beside the name: some receivers drop a header whose first line is empty.
     """
+    whole = f"{name}:{''.join(pieces)}\r\n"
+    if len(whole) <= limit + 2:
+        return whole
     lines: list[str] = []
     line = f"{name}:"
     alone = True

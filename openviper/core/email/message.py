@@ -159,9 +159,9 @@ def prepare(
         ImproperlyConfigured: there is no sender, or the default one is not an address.
     """
     sender = _sender(data.sender, default_sender)
-    to = _once(parse_addresses(data.recipients, field="recipients"))
-    cc = _once(parse_addresses(data.cc, field="cc"))
-    bcc = _once(parse_addresses(data.bcc, field="bcc"))
+    to = _addresses(data.recipients, field="recipients")
+    cc = _addresses(data.cc, field="cc")
+    bcc = _addresses(data.bcc, field="bcc")
     if not to and not cc and not bcc:
         raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either")
     text, html = _body(data.text, field="text"), _body(data.html, field="html")
@@ -178,7 +178,7 @@ def prepare(
         to=to,
         cc=cc,
         bcc=bcc,
-        reply_to=_once(parse_addresses(data.reply_to, field="reply_to")),
+        reply_to=_addresses(data.reply_to, field="reply_to"),
         subject=checked_text(data.subject, field="subject"),
         text=text,
         html=html,
@@ -201,7 +201,10 @@ def _sender(given: str | None, default: str | None) -> Address:
         raise ImproperlyConfigured(str(error)) from error
 
 
-def _once(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:
+    if value == ():
+        return ()
+    addresses = parse_addresses(value, field=field)
     return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from openviper.core.email.errors import EmailError, Refusal
 
-__all__ = ["Receipt", "Way"]
+__all__ = ["DeliveryReport", "Receipt", "Way"]
 
 
 class Way(StrEnum):
@@ -16,6 +16,15 @@ class Way(StrEnum):
     DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
     QUEUED = "queued"  # accepted by the broker, delivered by a worker
     HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer."""
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    response: str = ""
 
 
 @dataclass(frozen=True, slots=True)

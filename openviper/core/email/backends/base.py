@@ -1,25 +1,14 @@
 """The contract of a backend: what carries a prepared message to where it goes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar, Self
 
-from openviper.core.email.errors import Refusal
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["DeliveryReport", "EmailBackend"]
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryReport:
-    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer."""
-
-    accepted: tuple[str, ...]
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
-    response: str = ""
 
 
 class EmailBackend(ABC):

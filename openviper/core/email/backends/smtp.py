@@ -6,7 +6,7 @@ from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.smtp.envelopes import Send, send_in_envelopes
+from openviper.core.email.smtp.envelopes import send_in_envelopes
 from openviper.core.email.smtp.overlap import OverlappedSender
 from openviper.core.email.smtp.pool import ConnectionPool, PoolFigures
 from openviper.core.email.smtp.tls import client_context
@@ -28,6 +28,7 @@ class SMTPBackend(EmailBackend):
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
+        self._most_recipients = settings.max_recipients_per_message
         self._pools: PerLoop[ConnectionPool] = PerLoop()
         self._overlapped: PerLoop[OverlappedSender] = PerLoop()
 
@@ -60,7 +61,7 @@ class SMTPBackend(EmailBackend):
         Raises:
             DeliveryError: nobody got it.
         """
-        return await self._send(message, self._pool().send)
+        return await send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
 
     async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
         """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.
@@ -72,17 +73,13 @@ class SMTPBackend(EmailBackend):
         if sender is None or sender.pool is not pool:
             sender = OverlappedSender(pool, connections=self.settings.pool_size)
             self._overlapped.set(sender)
-        return await self._send(message, sender.send)
+        return await send_in_envelopes(message, sender.send, max_recipients=self._most_recipients)
 
     @property
     def figures(self) -> PoolFigures | None:
         """The pool of the running loop at this moment; None before it is made."""
         pool = self._pools.get()
         return None if pool is None else pool.figures
-
-    async def _send(self, message: OutgoingMessage, send: Send) -> DeliveryReport:
-        outcome = await send_in_envelopes(message, send, max_recipients=self.settings.max_recipients_per_message)
-        return DeliveryReport(outcome.accepted, outcome.refused, outcome.response)
 
     def _pool(self) -> ConnectionPool:
         pool = self._pools.get()

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 
 from openviper.core.email.message import Chunks
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.content import BREATH, pieces
 from openviper.core.email.smtp.dialogue import Dialogue
 from openviper.core.email.smtp.dotstuffing import DotStuffer
 from openviper.core.email.smtp.exchange import Exchange, WireFailure
-from openviper.core.email.smtp.outcome import Outcome
 from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["send_as_data", "send_in_chunks"]
@@ -16,7 +16,7 @@ __all__ = ["send_as_data", "send_in_chunks"]
 _CHUNK = 1024 * 1024  # bytes of one BDAT
 
 
-async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> Outcome:
+async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> DeliveryReport:
     """BDAT after BDAT, each written while the server answers the one before.
 
     ``size``: bytes of ``content``; ``limit``: seconds for the answer to each chunk, its transport included.
@@ -48,7 +48,7 @@ async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limi
     return outcome
 
 
-async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> Outcome:
+async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit: float) -> DeliveryReport:
     """What follows 354, to its lone dot; ``limit``: seconds for the answer once everything has left."""
     connection = dialogue.connection
     answer = connection.expect()

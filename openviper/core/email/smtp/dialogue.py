@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.outcome import (
-    Outcome,
     StaleConnection,
     going_away,
     message_refused,
@@ -95,13 +95,13 @@ class Dialogue:
             self.connection.needs_reset = True
             raise message_refused(self._peer, "DATA", reply)
 
-    def judge_content(self, step: str, reply: Reply) -> Outcome:
+    def judge_content(self, step: str, reply: Reply) -> DeliveryReport:
         """The outcome when the server has taken the content; else raise."""
         self.judge_departure([step], [reply])
         if not reply.positive:
             self._require_negative(step, reply)
             raise message_refused(self._peer, step, reply)
-        return Outcome(tuple(self._accepted), self._refused, str(reply))
+        return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
 
     @property
     def _body_sent(self) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.commands import rcpt_to
-from openviper.core.email.smtp.outcome import Outcome
 
 __all__ = ["Send", "send_in_envelopes"]
 
@@ -15,10 +15,10 @@ logger = logging.getLogger("openviper.email")
 
 _TOO_MANY_RECIPIENTS = 452  # RFC 5321 section 4.5.3.1.10
 
-Send = Callable[[OutgoingMessage], Awaitable[Outcome]]
+Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 
 
-async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipients: int) -> Outcome:
+async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipients: int) -> DeliveryReport:
     """Send ``message`` to all its recipients, at most ``max_recipients`` in a transaction.
 
     Those whom the server answers 452 get a transaction of their own as long as each one reaches somebody. When a later
@@ -55,7 +55,7 @@ class _Delivery:
         self._refused: dict[str, Refusal] = {}
         self._response = ""
 
-    async def run(self) -> Outcome:
+    async def run(self) -> DeliveryReport:
         failure: DeliveryError | None = None
         while self.waiting:
             recipients = self.waiting.popleft()
@@ -82,9 +82,9 @@ class _Delivery:
                 total,
                 _codes(self._refused),
             )
-        return Outcome(tuple(self._accepted), self._refused, self._response)
+        return DeliveryReport(tuple(self._accepted), self._refused, self._response)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: DeliveryReport) -> None:
         """Add what one transaction has brought."""
         self._accepted += outcome.accepted
         self._response = outcome.response

@@ -10,11 +10,12 @@ import asyncio
 
 from openviper.core.email.errors import MessageRefused, RecipientsRefused
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.smtp.content import check_content
 from openviper.core.email.smtp.dialogue import Dialogue
 from openviper.core.email.smtp.exchange import Exchange, WireFailure
-from openviper.core.email.smtp.outcome import Outcome, StaleConnection, wire_error
+from openviper.core.email.smtp.outcome import StaleConnection, wire_error
 from openviper.core.email.smtp.replies import Reply
 from openviper.core.email.smtp.transfer import TransferOptions, check_limits
 from openviper.core.email.smtp.wire import Connection
@@ -70,7 +71,7 @@ class Lane:
             self.connection.abort()
         self.connection.expire_at(float("inf"))
 
-    async def carry(self, message: OutgoingMessage) -> Outcome:
+    async def carry(self, message: OutgoingMessage) -> DeliveryReport:
         """Send ``message`` in a place that was taken for it.
 
         Raises:
@@ -147,7 +148,7 @@ class _Judgement:
                 return refusal
         return self._dialogue.failed(self._steps, failure)
 
-    def of_replies(self, replies: list[Reply]) -> Outcome:
+    def of_replies(self, replies: list[Reply]) -> DeliveryReport:
         """Raises like ``Lane.carry``."""
         dialogue, connection = self._dialogue, self._connection
         try:

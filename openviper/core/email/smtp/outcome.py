@@ -1,7 +1,6 @@
 """What became of a transaction, and the errors that tell it apart: refused, not sent, and uncertain."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from openviper.core.email.errors import (
     ConnectionFailed,
@@ -16,7 +15,6 @@ from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.replies import Reply
 
 __all__ = [
-    "Outcome",
     "StaleConnection",
     "going_away",
     "message_refused",
@@ -24,15 +22,6 @@ __all__ = [
     "too_large",
     "wire_error",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The server took the message for ``accepted``; ``response`` is its answer to the content."""
-
-    accepted: tuple[str, ...]
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
-    response: str = ""
 
 
 class StaleConnection(Exception):

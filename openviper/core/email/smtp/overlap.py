@@ -6,9 +6,9 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.lane import Lane, NotTaken
-from openviper.core.email.smtp.outcome import Outcome
 from openviper.core.email.smtp.pool import ConnectionPool
 from openviper.core.email.smtp.transfer import ONE_FLIGHT_MAX, TRUSTED_FOR
 from openviper.core.email.smtp.wire import Connection
@@ -45,7 +45,7 @@ class OverlappedSender:
         self._alone = asyncio.Semaphore(connections)
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, message: OutgoingMessage) -> Outcome:
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """One transaction; call it for many messages at once.
 
         Raises:

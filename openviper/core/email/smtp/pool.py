@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.backoff import Backoff
 from openviper.core.email.smtp.connect import connect, peer_name
-from openviper.core.email.smtp.outcome import Outcome, StaleConnection
+from openviper.core.email.smtp.outcome import StaleConnection
 from openviper.core.email.smtp.ratelimit import shared_limiter
 from openviper.core.email.smtp.transfer import TransferOptions, transfer
 from openviper.core.email.smtp.wire import Connection
@@ -92,7 +93,7 @@ class ConnectionPool:
         """
         self.release(await self.acquire())
 
-    async def send(self, message: OutgoingMessage) -> Outcome:
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """One transaction, on a kept connection or a new one.
 
         A kept connection that turns out to be gone before the message can have been taken is replaced once.
@@ -110,7 +111,7 @@ class ConnectionPool:
         if self._limiter is not None:
             await self._limiter.wait()
 
-    async def send_at_once(self, message: OutgoingMessage) -> Outcome:
+    async def send_at_once(self, message: OutgoingMessage) -> DeliveryReport:
         """``send``, by one whose ``turn`` it is."""
         connection = self._idle_one() or await self.acquire()
         try:
@@ -234,7 +235,7 @@ class ConnectionPool:
         self._busy.add(fresh)
         return fresh
 
-    async def _send_afresh(self, connection: Connection, message: OutgoingMessage) -> Outcome:
+    async def _send_afresh(self, connection: Connection, message: OutgoingMessage) -> DeliveryReport:
         try:
             return await transfer(connection, message, self.options)
         except StaleConnection as stale:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.body import send_as_data, send_in_chunks
 from openviper.core.email.smtp.commands import mail_from, needs_smtputf8, rcpt_to
 from openviper.core.email.smtp.content import check_content
 from openviper.core.email.smtp.dialogue import READY, Dialogue
 from openviper.core.email.smtp.exchange import WireFailure
-from openviper.core.email.smtp.outcome import Outcome, too_large
+from openviper.core.email.smtp.outcome import too_large
 from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["ONE_FLIGHT_MAX", "TRUSTED_FOR", "TransferOptions", "check_limits", "transfer"]
@@ -38,7 +39,7 @@ class TransferOptions:
         return 4 * (1 + recipients // 100) * self.timeout + self.data_timeout + size / _SLOWEST
 
 
-async def transfer(connection: Connection, message: OutgoingMessage, options: TransferOptions) -> Outcome:
+async def transfer(connection: Connection, message: OutgoingMessage, options: TransferOptions) -> DeliveryReport:
     """Send ``message`` to the recipients of its envelope.
 
     Afterwards the connection is ready for the next transaction, or closed. The whole takes at most four times
@@ -77,7 +78,7 @@ class _Transaction:
         self._commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
         self._steps = ["MAIL FROM", *["RCPT TO"] * self._count]
 
-    async def run(self) -> Outcome:
+    async def run(self) -> DeliveryReport:
         connection = self._connection
         now = asyncio.get_running_loop().time()
         connection.expire_at(now + self._options.longest(self._count, self._size))
@@ -111,16 +112,18 @@ class _Transaction:
             and now - self._connection.heard_at < TRUSTED_FOR
         )
 
-    async def _in_one_flight(self) -> Outcome:
+    async def _in_one_flight(self) -> DeliveryReport:
         dialogue, steps = self._dialogue, [*self._steps, "BDAT"]
         flight = b"".join((*self._commands, b"BDAT %d LAST\r\n" % self._size, *self._content))
         dialogue.body_written = True
         try:
-            replies = await self._connection.ask(flight, len(steps), final_limit=self._options.data_timeout)
+            exchange = self._connection.request(flight, len(steps), final_limit=self._options.data_timeout)
+            await exchange.waiter
         except WireFailure as failure:
             dialogue.judge_cut_flight(failure.replies)
             raise dialogue.failed(steps, failure) from failure
         self._connection.needs_reset = True
+        replies = exchange.replies
         dialogue.judge_departure(steps, replies)
         dialogue.judge_envelope(replies)
         outcome = dialogue.judge_content("BDAT", replies[-1])
@@ -166,7 +169,7 @@ class _Transaction:
         except WireFailure:
             self._connection.abort()
 
-    async def _content_as_data(self) -> Outcome:
+    async def _content_as_data(self) -> DeliveryReport:
         return await send_as_data(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
 
 
