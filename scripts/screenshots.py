@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Page, ViewportSize, expect
 from support.browser import PHONE, opened_chromium
 from support.commands import Cli
+from support.shopper import place_order, ship_order
 from support.smtpd import SmtpServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,27 +41,11 @@ async def take_pictures(shop: str) -> None:
     """Let everybody order, ship what the first one ordered, then take every page at every width."""
     async with opened_chromium() as browser:
         for name, address, product in ORDERS:
-            await order(browser, shop, name, address, product)
-        page = await browser.new_page()
-        await page.goto(f"{shop}/staff")
-        await page.get_by_role("button", name="Ship order 1001").click()
-        await expect(page.get_by_text("Shipped")).to_be_visible()
+            await place_order(browser, shop, product, email=address, name=name)
+        await ship_order(browser, shop, 1001)
         for viewport in VIEWPORTS:
             page = await browser.new_page(viewport=viewport, device_scale_factor=2)
             await look_around(page, shop)
-
-
-async def order(browser: Browser, shop: str, name: str, address: str, product: str) -> None:
-    page = await browser.new_page()
-    await page.goto(shop)
-    await page.get_by_role("button", name=f"Add to cart {product}").click()
-    await page.get_by_role("link", name="Check out").click()
-    await page.get_by_label("Name").fill(name)
-    await page.get_by_label("Email").fill(address)
-    await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
-    await page.get_by_role("button", name="Place the order").click()
-    await expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
-    await page.context.close()
 
 
 async def look_around(page: Page, shop: str) -> None:

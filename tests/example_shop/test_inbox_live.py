@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from support.browser import VIEWPORTS, chromium, needs_chromium
+from support.shopper import place_order, ship_order
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -27,26 +28,6 @@ class Site:
 
     url: str
     smtp: SmtpServer
-
-    async def order(self, context: BrowserContext, product: str, email: str) -> None:
-        """Order as a person does, in a tab of its own."""
-        page = await context.new_page()
-        await page.goto(self.url)
-        await page.get_by_role("button", name=f"Add to cart {product}").click()
-        await page.get_by_role("link", name="Check out").click()
-        await page.get_by_label("Name").fill("Ana Costa")
-        await page.get_by_label("Email").fill(email)
-        await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
-        await page.get_by_role("button", name="Place the order").click()
-        await expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
-        await page.close()
-
-    async def ship(self, context: BrowserContext) -> None:
-        page = await context.new_page()
-        await page.goto(f"{self.url}/staff")
-        await page.get_by_role("button", name="Ship order 1001").click()
-        await expect(page.get_by_text("Shipped")).to_be_visible()
-        await page.close()
 
 
 @pytest.fixture
@@ -82,12 +63,12 @@ async def test_mail_is_seen_live_from_deferred_to_delivered(
 ) -> None:
     """While the server has not yet greeted for the first order, the mail of the second waits for its turn."""
     gate = site.smtp.hold("greeting")
-    async with await chromium.new_context(viewport=viewport) as me, await chromium.new_context() as customer:
-        inbox = await open_inbox(me, site)
+    async with await chromium.new_context(viewport=viewport) as context:
+        inbox = await open_inbox(context, site)
         await expect(inbox.get_by_text("No mail yet")).to_be_visible()
-        await site.order(customer, "Field notebook", "ana@example.com")
+        await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
         await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("sending")
-        await site.order(customer, "Reading lamp", "bo@example.com")
+        await place_order(chromium, site.url, "Reading lamp", email="bo@example.com")
         second = row(inbox, "Your order 1002 at Viper Supplies")
         await expect(second.locator(".state")).to_have_text("deferred")
         await expect(inbox.locator("#news")).to_have_text("New mail: Your order 1002 at Viper Supplies")
@@ -105,10 +86,10 @@ async def test_mail_is_seen_live_from_deferred_to_delivered(
 async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_and_attachment(
     site: Site, chromium: Browser, viewport: ViewportSize
 ) -> None:
-    async with await chromium.new_context(viewport=viewport) as me, await chromium.new_context() as customer:
-        inbox = await open_inbox(me, site)
-        await site.order(customer, "Field notebook", "ana@example.com")
-        await site.ship(customer)
+    async with await chromium.new_context(viewport=viewport) as context:
+        inbox = await open_inbox(context, site)
+        await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
+        await ship_order(chromium, site.url, 1001)
         await row(inbox, NOTICE).click()
         mail = inbox.frame_locator("iframe")
         await expect(mail.get_by_role("heading", name="It is on its way, Ana Costa")).to_be_visible()
@@ -136,9 +117,9 @@ async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_a
 
 async def test_what_the_server_refused_is_delivered_by_the_retry_button(site: Site, chromium: Browser) -> None:
     site.smtp.refuse("ana@example.com", 550, nth=1)
-    async with await chromium.new_context() as me, await chromium.new_context() as customer:
-        inbox = await open_inbox(me, site)
-        await site.order(customer, "Field notebook", "ana@example.com")
+    async with await chromium.new_context() as context:
+        inbox = await open_inbox(context, site)
+        await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
         await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("failed")
         assert await inbox.evaluate("window.neverReloaded")
         await row(inbox, CONFIRMATION).click()

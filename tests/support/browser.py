@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import Browser, ViewportSize, async_playwright
+from playwright.async_api import Browser, ViewportSize, async_playwright, expect
 
 __all__ = ["DESKTOP", "PHONE", "VIEWPORTS", "chromium", "needs_chromium", "opened_chromium"]
 
@@ -22,6 +22,8 @@ _ARGUMENTS = [
 ]
 PHONE, DESKTOP = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
 VIEWPORTS = [pytest.param(PHONE, id="phone"), pytest.param(DESKTOP, id="desktop")]
+
+expect.set_options(timeout=20_000)  # milliseconds; several browsers may share the machine
 
 needs_chromium = pytest.mark.skipif(_PROGRAM is None, reason="chromium is not installed")
 
