@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 BUILD = PROJECT / "build" / "benchmarks"
 
-OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn"]
+OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn", "uvloop"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
 # It asks for Python 3.14; on an older one it is tried all the same, and left out where it does not start.
 OLD = ["openviper[tasks-redis,tasks-rabbitmq]==0.1.1"]
@@ -83,7 +83,7 @@ def _virtual(python: str, name: str, requirements: list[str], versions: dict[str
         subprocess.run([made, "-m", "pip", "install", "-qq", *requirements], check=True)
         done.write_text(json.dumps(requirements))
     listed = json.loads(_output([made, "-m", "pip", "list", "--format", "json"]))
-    wanted = {"openviper", "openviper-email", "uvicorn", *map(str.lower, PEERS)}
+    wanted = {"openviper", "openviper-email", "uvicorn", "uvloop", *map(str.lower, PEERS)}
     versions |= {each["name"]: each["version"] for each in listed if each["name"].lower() in wanted}
     return made
 

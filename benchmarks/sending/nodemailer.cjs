@@ -13,11 +13,16 @@ const { values } = parseArgs({
     seconds: { type: "string", default: "1" },
     warm: { type: "string", default: "0.3" },
     messages: { type: "string" },
+    recipients: { type: "string", default: "1" },
   },
 });
 const nodemailer = createRequire(`${values.modules}/`)("nodemailer");
 const concurrency = Number(values.concurrency);
 const limit = values.messages === undefined ? null : Number(values.messages);
+const to =
+  values.recipients === "1"
+    ? "customer@example.com"
+    : Array.from({ length: Number(values.recipients) }, (_, n) => `customer${n}@example.com`);
 const content = JSON.parse(fs.readFileSync(values.content, "utf-8"));
 const attachment = content.attachment === null ? null : fs.readFileSync(content.attachment);
 const transport = nodemailer.createTransport({
@@ -37,7 +42,7 @@ function send() {
   const fill = (text) => text.replaceAll("{n}", n);
   const message = {
     from: content.sender,
-    to: "customer@example.com",
+    to,
     subject: fill(content.subject),
     text: fill(content.text),
     html: fill(content.html),

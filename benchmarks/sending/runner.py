@@ -13,7 +13,7 @@ from content import write_content
 from environments import BUILD, Environments, python_named
 from own import import_cost, parts, responses
 from tables import page, put_below
-from wire import BULK, NODEMAILER, OLD, SCENARIOS, SENDERS, Scenario, run_once
+from wire import BULK, NODEMAILER, OLD, RECIPIENTS, SCENARIOS, SENDERS, UVLOOP, Scenario, run_once
 
 ATTACHMENT_BYTES = 25 * 1024 * 1024
 _HEAVY_ROUNDS = 3  # of the scenario with the attachment, whose runs are long
@@ -37,7 +37,7 @@ def main() -> None:
     began = time.monotonic()
     measured["runs"] = {
         scenario.name: _interleaved(environments, scenario, heavy if scenario.attachment else plain, options)
-        for scenario in SCENARIOS
+        for scenario in (*SCENARIOS, *RECIPIENTS)
         if scenario.name in options.scenarios
     }
     if "own" in options.scenarios:
@@ -65,8 +65,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a run")
     parser.add_argument("--requests", type=int, default=3000, help="requests to each of the two applications")
     parser.add_argument("--into", type=Path, help="Markdown file whose section of this Python gets the tables")
-    everyone = (*SENDERS, *BULK)
-    names = [*(scenario.name for scenario in SCENARIOS), "own"]
+    everyone = (*SENDERS, UVLOOP, *BULK)
+    names = [*(scenario.name for scenario in (*SCENARIOS, *RECIPIENTS)), "own"]
     parser.add_argument("--scenarios", nargs="+", choices=names, default=names)
     parser.add_argument("--senders", nargs="+", choices=everyone, default=everyone)
     return parser.parse_args()

@@ -5,7 +5,7 @@ Run as a process in the environment of the sender that is measured: ``python sen
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class Job:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.port: int = options.port
+        self.to = TO if options.recipients == 1 else [f"customer{n}@example.com" for n in range(options.recipients)]
         self.connections: int = options.concurrency
         self.content = Content.read(options.content)
         path = self.content.attachment
@@ -49,7 +50,7 @@ async def openviper(job: Job) -> dict[str, float]:
 
     async def send(n: int) -> None:
         subject, text, html = job.content.filled(n)
-        await send_email(TO, subject, text, html, attachments=attachments if n else None)
+        await send_email(job.to, subject, text, html, attachments=attachments if n else None)
 
     return await job.clockwork.run(send)
 
@@ -238,8 +239,9 @@ def flask_mail(job: Job) -> dict[str, float]:
     return job.clockwork.run_threads(open_sender)
 
 
-COROUTINES: dict[str, Callable[[Job], Awaitable[dict[str, float]]]] = {
+COROUTINES: dict[str, Callable[[Job], Coroutine[Any, Any, dict[str, float]]]] = {
     "openviper": openviper,
+    "openviper on uvloop": openviper,
     "openviper send_many": openviper_many,
     "openviper overlap": partial(openviper_many, overlap=True),
     "openviper-0.1.1": openviper_0_1_1,
@@ -259,10 +261,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--warm", type=float, default=0.3)
     parser.add_argument("--messages", type=int)
+    parser.add_argument("--recipients", type=int, default=1, help="of each message; only openviper has more than one")
     options = parser.parse_args()
     job = Job(options)
     if options.name in THREADED:
         print_result(THREADED[options.name](job))
+    elif options.name.endswith("on uvloop"):
+        import uvloop
+
+        print_result(uvloop.run(COROUTINES[options.name](job)))
     else:
         print_result(asyncio.run(COROUTINES[options.name](job)))
 

@@ -4,11 +4,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from wire import BULK, OWN, SCENARIOS, Scenario
+from wire import BULK, OWN, RECIPIENTS, SCENARIOS, UVLOOP, Scenario
 
 __all__ = ["markdown", "page", "put_below"]
 
 Run = dict[str, Any]
+
+_COLUMNS = ["sender", "messages/s", "spread", "times", "round trips", "CPU s per 1,000", "peak memory, MB"]
 
 
 def page(measured: dict[str, Any]) -> str:
@@ -22,6 +24,8 @@ def page(measured: dict[str, Any]) -> str:
         runs = measured["runs"].get(scenario.name)
         if runs:
             texts.append(f"### {scenario.title}\n\n{_table(scenario, runs)}")
+    if any(scenario.name in measured["runs"] for scenario in RECIPIENTS):
+        texts.append(f"### 20 ms delay, one connection; neither, several recipients\n\n{_recipients(measured['runs'])}")
     if "parts" in measured:
         texts.append(f"### By itself\n\n{_own(measured)}")
     return "\n\n".join(texts)
@@ -32,9 +36,18 @@ def _table(scenario: Scenario, runs: dict[str, list[Run]]) -> str:
         head = ["sender", "seconds each", "spread", "times", "peak memory, MB", "in attachments", "longest hold, ms"]
         rows = [_heavy_row(sender, of_sender, runs) for sender, of_sender in runs.items()]
     else:
-        head = ["sender", "messages/s", "spread", "times", "round trips", "CPU s per 1,000", "peak memory, MB"]
+        head = _COLUMNS
         rows = [_row(sender, of_sender, runs) for sender, of_sender in runs.items()]
     return markdown(head, rows)
+
+
+def _recipients(everything: dict[str, dict[str, list[Run]]]) -> str:
+    rows = [
+        [str(scenario.recipients), *_row(sender, of_sender, everything[scenario.name])[:6]]
+        for scenario in RECIPIENTS
+        for sender, of_sender in everything.get(scenario.name, {}).items()
+    ]
+    return markdown(["recipients", *_COLUMNS[:6]], rows)
 
 
 def _row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> list[str]:
@@ -67,7 +80,7 @@ def _heavy_row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> 
 
 def _times(sender: str, rates: list[float], everyone: dict[str, list[Run]]) -> str:
     """How many times as fast as this sender the component is."""
-    if sender == OWN or sender in BULK or OWN not in everyone:
+    if sender in (OWN, UVLOOP, *BULK) or OWN not in everyone:
         return ""
     return f"{_median(everyone[OWN], 'rate') / statistics.median(rates):.1f}"
 

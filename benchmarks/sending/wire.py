@@ -9,9 +9,22 @@ from typing import Any, NamedTuple
 
 from environments import HERE, Environments
 
-__all__ = ["BULK", "NODEMAILER", "OLD", "OWN", "SCENARIOS", "SENDERS", "Scenario", "Sink", "run_once"]
+__all__ = [
+    "BULK",
+    "NODEMAILER",
+    "OLD",
+    "OWN",
+    "RECIPIENTS",
+    "SCENARIOS",
+    "SENDERS",
+    "UVLOOP",
+    "Scenario",
+    "Sink",
+    "run_once",
+]
 
 OWN = "openviper"
+UVLOOP = "openviper on uvloop"
 OLD = "openviper-0.1.1"
 NODEMAILER = "Nodemailer"
 BULK = ("openviper send_many", "openviper overlap")
@@ -20,7 +33,11 @@ _PATIENCE = 180  # seconds that a run may take
 
 
 class Scenario(NamedTuple):
-    """``delay`` in seconds; ``messages`` instead of ``seconds`` where one message takes long."""
+    """``delay`` in seconds; ``messages`` instead of ``seconds`` where one message takes long.
+
+    ``length``: times as long as the others, where so few messages are sent that the round trips of connecting, which
+    are counted too, would show.
+    """
 
     name: str
     title: str
@@ -32,12 +49,14 @@ class Scenario(NamedTuple):
     pipelining: bool = True
     chunking: bool = True
     attachment: bool = False
+    recipients: int = 1
+    length: int = 1
     senders: tuple[str, ...] = SENDERS
 
 
 SCENARIOS = (
-    Scenario("ten", "10 at a time, no delay", concurrency=10, senders=(*SENDERS, *BULK)),
-    Scenario("one", "One after another, no delay"),
+    Scenario("ten", "10 at a time, no delay", concurrency=10, senders=(OWN, UVLOOP, *SENDERS[1:], *BULK)),
+    Scenario("one", "One after another, no delay", senders=(OWN, UVLOOP, *SENDERS[1:])),
     Scenario(
         "chunking", "20 ms delay, one connection; the server offers CHUNKING and PIPELINING", delay=0.02,
         senders=(*SENDERS, *BULK),
@@ -47,11 +66,16 @@ SCENARIOS = (
         senders=(OWN, NODEMAILER),
     ),
     Scenario(
-        "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False,
+        "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False, length=4,
         senders=(OWN, NODEMAILER),
     ),
     Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
 )  # fmt: skip
+
+# The same as "plain" to several recipients: one table of all.
+RECIPIENTS = tuple(
+    SCENARIOS[-2]._replace(name=f"recipients-{n}", title=f"{n} recipients", recipients=n) for n in (2, 5, 10)
+)
 
 
 class Sink:
@@ -90,7 +114,9 @@ def run_once(environments: Environments, scenario: Scenario, sender: str, conten
     with Sink(environments.own, scenario, content) as sink:
         command = [*_program(environments, sender), "--port", str(sink.port), "--content", str(content)]
         command += ["--concurrency", str(scenario.concurrency), "--warm", str(scenario.warm)]
-        command += ["--seconds", str(scenario.seconds)]
+        command += ["--seconds", str(scenario.seconds * scenario.length)]
+        if scenario.recipients > 1:
+            command += ["--recipients", str(scenario.recipients)]
         if scenario.messages is not None:
             command += ["--messages", str(scenario.messages)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
@@ -111,6 +137,8 @@ def _program(environments: Environments, sender: str) -> Sequence[str]:
         assert environments.node is not None
         modules = str(environments.node_modules)
         return [environments.node, str(HERE / "nodemailer.cjs"), "--modules", modules]
-    python = {OLD: environments.old, **dict.fromkeys((OWN, *BULK), environments.own)}.get(sender, environments.peers)
+    python = {OLD: environments.old, **dict.fromkeys((OWN, UVLOOP, *BULK), environments.own)}.get(
+        sender, environments.peers
+    )
     assert python is not None
     return [python, str(HERE / "senders.py"), sender]
