@@ -78,7 +78,9 @@ class SMTPBackend(EmailBackend):
     @property
     def figures(self) -> PoolFigures | None:
         """The pool of the running loop at this moment; None before it is made."""
-        pool = self._pools.get()
+        pool, sender = self._pools.get(), self._overlapped.get()
+        if sender is not None and sender.pool is pool:
+            return sender.figures
         return None if pool is None else pool.figures
 
     def _pool(self) -> ConnectionPool:

@@ -3,13 +3,13 @@
 import asyncio
 from collections import deque
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.lane import Lane, NotTaken
-from openviper.core.email.smtp.pool import ConnectionPool
+from openviper.core.email.smtp.pool import ConnectionPool, PoolFigures
 from openviper.core.email.smtp.transfer import ONE_FLIGHT_MAX, TRUSTED_FOR
 from openviper.core.email.smtp.wire import Connection
 
@@ -43,6 +43,8 @@ class OverlappedSender:
         self._waiting: deque[_Place] = deque()
         # Those who wait here may take their time; in the pool they would give up after a while.
         self._alone = asyncio.Semaphore(connections)
+        self._going_alone = 0  # messages that wait for their turn to, or do
+        self._acquiring = 0  # lanes that wait for their connection
         self._loop = asyncio.get_running_loop()
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
@@ -63,8 +65,20 @@ class OverlappedSender:
                     pass
                 finally:
                     self._left(lane, message.size)
-        async with self._alone:
-            return await self.pool.send_at_once(message)
+        self._going_alone += 1
+        try:
+            async with self._alone:
+                return await self.pool.send_at_once(message)
+        finally:
+            self._going_alone -= 1
+
+    @property
+    def figures(self) -> PoolFigures:
+        """Those of the pool; ``waiting`` counts the messages that wait here, and not the lanes that wait for them."""
+        figures = self.pool.figures
+        for_a_lane = sum(not place.lane.done() for place in self._waiting)
+        for_their_turn = max(0, self._going_alone - self._connections)
+        return replace(figures, waiting=max(0, figures.waiting - self._acquiring) + for_a_lane + for_their_turn)
 
     def _may_overlap(self, message: OutgoingMessage) -> bool:
         options = self.pool.options
@@ -152,7 +166,11 @@ class OverlappedSender:
             DeliveryError: there is no connection.
         """
         while True:
-            connection = await self.pool.acquire()
+            self._acquiring += 1
+            try:
+                connection = await self.pool.acquire()
+            finally:
+                self._acquiring -= 1
             kept = connection.kept
             fit = False
             try:

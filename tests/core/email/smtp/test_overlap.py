@@ -94,6 +94,20 @@ async def all_given_back(backend: SMTPBackend) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("greeting", nth=1)
+        async with backend_for(server) as backend:
+            small, large = numbered(30), numbered(3, filling=b"x\r\n" * 100_000)
+            sending = [asyncio.create_task(backend.send_overlapped(message)) for message in (*small, *large)]
+            await gate.reached()
+            assert backend.figures is not None
+            assert (backend.figures.open, backend.figures.waiting) == (0, 33)
+            gate.release()
+            await asyncio.gather(*sending)
+            await all_given_back(backend)
+
+
 def of_kind(outcomes: Sequence[Outcome], kind: type[EmailError]) -> list[int]:
     return [number for number, outcome in enumerate(outcomes) if isinstance(outcome, kind)]
 
