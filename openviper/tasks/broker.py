@@ -8,12 +8,11 @@ import dramatiq
 from dramatiq import Broker, Message
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.message import get_encoder, set_encoder
-from dramatiq.middleware import AsyncIO
 
 from openviper.conf.imports import require
 from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.encoder import BytesEncoder
-from openviper.tasks.loop import LoopCleanup
+from openviper.tasks.loop import WorkerLoop
 from openviper.tasks.settings import TaskSettings
 
 __all__ = ["declaring_broker", "get_broker"]
@@ -56,9 +55,7 @@ def _make(settings: TaskSettings) -> Broker:
     if not isinstance(get_encoder(), BytesEncoder):
         set_encoder(BytesEncoder())
     broker = _MAKERS[settings.broker](settings) if settings.enabled else _NoBroker()
-    # What is added last is told first at the end: the cleanup needs the loop that AsyncIO stops.
-    broker.add_middleware(AsyncIO())
-    broker.add_middleware(LoopCleanup())
+    broker.add_middleware(WorkerLoop())
     return broker
 
 

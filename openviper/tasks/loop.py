@@ -1,34 +1,40 @@
-"""Ending a worker's event loop as ``asyncio.run`` would, so that what was opened on it is closed."""
+"""The event loop of a worker, which ends as that of ``asyncio.run`` does, so that what was opened on it is closed."""
 
 import asyncio
-import logging
 from typing import Any
 
-from dramatiq import Broker, Middleware
-from dramatiq.asyncio import get_event_loop_thread
+from dramatiq import Broker
+from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
+from dramatiq.middleware import AsyncIO
 
-__all__ = ["LoopCleanup"]
-
-logger = logging.getLogger("openviper.tasks")
+__all__ = ["WorkerLoop"]
 
 _LIMIT = 30.0
 
 
-class LoopCleanup(Middleware):
-    """Closes async generators, and with them whatever waits for the loop's end, before AsyncIO stops the loop."""
+class WorkerLoop(AsyncIO):
+    """Dramatiq's own, but it cleans up at the end, and a worker that is told a second time to end does so at once."""
 
-    def after_worker_shutdown(self, _broker: Broker, _worker: Any) -> None:
+    def before_worker_boot(self, _broker: Broker, _worker: Any) -> None:
+        """Start the loop in a thread that does not outlive the main thread, which a second signal ends."""
+        thread = EventLoopThread(self.logger)
+        thread.daemon = True
+        thread.start(timeout=1.0)
+        set_event_loop_thread(thread)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
         """Runs when no actor runs any more and the loop still does."""
         thread = get_event_loop_thread()
-        if thread is None or not thread.loop.is_running():
-            return
+        assert thread is not None, "it was started with the worker"
         try:
             asyncio.run_coroutine_threadsafe(_clean_up(), thread.loop).result(_LIMIT)
         except Exception:  # the process ends all the same
-            logger.exception("the worker's event loop could not be cleaned up")
+            self.logger.exception("the worker's event loop could not be cleaned up")
+        super().after_worker_shutdown(broker, worker)
 
 
 async def _clean_up() -> None:
+    """Close async generators, and with them whatever waits for the loop's end."""
     loop = asyncio.get_running_loop()
     await loop.shutdown_asyncgens()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

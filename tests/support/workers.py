@@ -61,8 +61,14 @@ class Worker:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._env, start_new_session=True
             )
+        if ready:
+            self.wait_for("ready for action", times=already + 1)
+
+    def wait_for(self, words: str, *, times: int = 1) -> None:
+        """Until it has logged these words so often."""
+        assert self._process is not None
         deadline = time.monotonic() + 30
-        while ready and self.output.count("ready for action") == already:
+        while self.output.count(words) < times:
             assert self._process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
@@ -73,11 +79,15 @@ class Worker:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
 
-    def terminate(self, timeout: float = 30) -> int:
-        """One SIGTERM to the runner; returns how it ended."""
+    def signal_end(self) -> None:
+        """One SIGTERM to the runner."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout)
+
+    def terminate(self, timeout: float = 30) -> int:
+        """One SIGTERM to the runner; returns how it ended."""
+        self.signal_end()
+        return self.wait(timeout)
 
     def wait(self, timeout: float = 30) -> int:
         """How it ended by itself."""
