@@ -5,15 +5,16 @@ import gc
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.messages import outgoing
 from support.rawserver import Peer, greet, raw_server
-from support.smtpd import SmtpServer
+from support.smtpd import Gate, SmtpServer
 
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.settings import EmailSettings
@@ -38,6 +39,15 @@ async def eventually(condition: object, timeout: float = 10) -> None:
     async with asyncio.timeout(timeout):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
+
+
+async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
+    """Begin ``sending``, and cancel it when the server holds it at ``gate``."""
+    task = asyncio.create_task(sending)
+    await gate.reached()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_one_connection_serves_messages_that_follow_each_other() -> None:
@@ -192,11 +202,7 @@ async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> N
     with SmtpServer() as server:
         gate = server.hold("body", nth=1)
         async with pool_for(server, pool_size=1) as pool:
-            task = asyncio.create_task(pool.send(outgoing()))
-            await gate.reached()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancel_at(gate, pool.send(outgoing()))
             assert pool.figures.open == 0
             gate.release()
             await pool.send(outgoing(number=2))
@@ -207,11 +213,7 @@ async def test_a_connect_that_nobody_waits_for_any_more_serves_the_next_sender()
     with SmtpServer() as server:
         gate = server.hold("greeting", nth=1)
         async with pool_for(server, pool_size=1) as pool:
-            task = asyncio.create_task(pool.send(outgoing()))
-            await gate.reached()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancel_at(gate, pool.send(outgoing()))
             gate.release()
             await pool.send(outgoing(number=2))
     assert server.connections == 1
@@ -314,11 +316,7 @@ async def test_a_send_cancelled_while_its_connection_is_replaced_leaks_nothing()
             await pool.send(outgoing())
             server.fault("MAIL", 421, nth=1)
             gate = server.hold("greeting", nth=1)
-            task = asyncio.create_task(pool.send(outgoing(number=2)))
-            await gate.reached()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancel_at(gate, pool.send(outgoing(number=2)))
             assert pool.figures.open == 0
             gate.release()
             await pool.send(outgoing(number=3))

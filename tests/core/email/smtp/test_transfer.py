@@ -12,6 +12,7 @@ from support.certificates import ca_file
 from support.messages import HEAD, outgoing
 from support.rawserver import Peer, greet, raw_server
 from support.smtpd import CAPABILITIES, SmtpServer
+from support.stalls import watched_loop
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends import SMTPBackend
@@ -169,14 +170,19 @@ async def with_attachment(size: int) -> OutgoingMessage:
     return await serialised(prepare(data, default_sender="from@example.com"), max_message_bytes=100 * MEGABYTE)
 
 
-@OFFERS
-async def test_an_attachment_of_25_megabytes_is_encoded_while_it_leaves(offer: Sequence[str]) -> None:
-    message = await with_attachment(25 * MEGABYTE)
+async def check_arrival(message: OutgoingMessage, offer: Sequence[str]) -> None:
+    """Send ``message`` to a server that offers ``offer``, and compare what arrives."""
     with SmtpServer(capabilities=offer) as server:
         async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
             await backend.send(message)
         (received,) = await server.arrive(1)
     assert received.content == b"".join(message.content)
+
+
+@OFFERS
+async def test_an_attachment_of_25_megabytes_is_encoded_while_it_leaves(offer: Sequence[str]) -> None:
+    message = await with_attachment(25 * MEGABYTE)
+    await check_arrival(message, offer)
 
 
 @OFFERS
@@ -201,11 +207,7 @@ async def test_an_attachment_that_was_cut_off_goes_again_unchanged(offer: Sequen
         with pytest.raises(ConnectionFailed) as raised:
             await backend.send(message)
         assert not raised.value.uncertain
-    with SmtpServer(capabilities=offer) as server:
-        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
-            await backend.send(message)
-        (received,) = await server.arrive(1)
-    assert received.content == b"".join(message.content)
+    await check_arrival(message, offer)
 
 
 @OFFERS
@@ -255,22 +257,12 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
 @pytest.mark.parametrize("attached", [False, True], ids=["written", "attached"])
 async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str], attached: bool) -> None:
     """20 ms of CPU are asked for; the bound is five times that, for busy machines."""
-    longest = 0.0
-
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            begin = time.thread_time()
-            await asyncio.sleep(0)
-            longest = max(longest, time.thread_time() - begin)
-
     message = await with_attachment(25 * MEGABYTE) if attached else outgoing(large_body(25 * MEGABYTE))
     with SmtpServer(capabilities=offer) as server:
-        async with SMTPBackend(EmailSettings(**server.settings(timeout=30.0))) as backend:
-            watching = asyncio.create_task(watch())
+        settings = EmailSettings(**server.settings(timeout=30.0))
+        async with SMTPBackend(settings) as backend, watched_loop(time.thread_time) as watch:
             await backend.send(message)
-            watching.cancel()
-    assert 0 < longest < 0.1
+    assert 0 < watch.longest < 0.1
 
 
 async def test_a_message_without_content_arrives() -> None:
