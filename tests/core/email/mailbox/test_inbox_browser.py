@@ -282,6 +282,8 @@ async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
         await shared.send(html=f'<a href="{address}" {attributes}>Confirm</a>')
         await page.goto(shared.inbox)
         await page.get_by_role("link", name="Hello").click()
+        await expect(page.locator("#subject .state")).to_have_text("delivered")
+        await page.wait_for_load_state("networkidle")  # the frame has its document, and nothing moves any more
         before = page.url
         async with context.expect_page() as opening:
             await page.frame_locator("iframe").get_by_role("link", name="Confirm").click()
