@@ -3,13 +3,12 @@
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.rabbitmq import RabbitmqServer, rabbitmq_server
-from support.redis import redis_server
+from support.broker_server import BrokerServer
+from support.brokers import broker, rabbitmq_server, redis_server
 from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
 from support.workers import Worker, viperctl, write_project
@@ -24,18 +23,10 @@ from openviper.core.email.queue.redis_spool import RedisSpool
 from openviper.tasks import get_broker
 from openviper.tasks.encoder import Sealed
 
-__all__ = ["rabbitmq_server", "redis_server"]
+__all__ = ["broker", "rabbitmq_server", "redis_server"]
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
-    server = request.getfixturevalue(f"{request.param}_server")
-    yield server
-    if isinstance(server, RabbitmqServer):
-        server.restore()
-
-
-async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, broker: Any) -> None:
+async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, broker: BrokerServer) -> None:
     with SmtpServer() as smtp:
         smtp.refuse("gone@example.com", 550)
         email = smtp.settings(default_sender="shop@example.com")
@@ -75,7 +66,7 @@ async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, 
         assert "reset-link" not in worker.output
 
 
-async def test_purge_drops_for_good(tmp_path: Path, broker: Any) -> None:
+async def test_purge_drops_for_good(tmp_path: Path, broker: BrokerServer) -> None:
     with SmtpServer() as smtp:
         smtp.fault("MAIL", 550)
         email = smtp.settings(default_sender="shop@example.com")
@@ -100,7 +91,9 @@ async def test_purge_drops_for_good(tmp_path: Path, broker: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["retry", "purge"])
-def test_many_messages_move_a_bar_on_a_terminal_and_nowhere_else(tmp_path: Path, broker: Any, command: str) -> None:
+def test_many_messages_move_a_bar_on_a_terminal_and_nowhere_else(
+    tmp_path: Path, broker: BrokerServer, command: str
+) -> None:
     project = write_project(tmp_path / "shop", tasks=broker.tasks(), email={})
     words = ("email", "failed", command, "--all", "--project", str(project))
     with override(TASKS=broker.tasks()):

@@ -123,16 +123,6 @@ async def test_uncertain_mail_is_held_where_the_setting_says_so(redis_scene: Any
     assert redis_scene.smtp.verbs.count("body") == 1
 
 
-async def test_every_attempt_is_the_same_message(redis_scene: Any) -> None:
-    redis_scene.smtp.fault("body", 451, nth=1)
-    commands = redis_scene.smtp.commands
-    receipt = await submit_email("a@example.com", "Order", text="Hi", attachments=[("a.bin", b"\x00\x01")])
-    with redis_scene.worker():
-        (message,) = await redis_scene.smtp.arrive(1, 30)
-    assert [command.verb for command in commands].count("MAIL") == 2
-    assert message.parse()["Message-ID"] == receipt.message_id
-
-
 def test_no_time_limit_ends_the_wait_for_a_broker_that_is_down() -> None:
     """A message whose attempt is made, and whose outcome is not written down, would be in nobody's hands."""
     broker = StubBroker()

@@ -215,21 +215,6 @@ async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, spool: Red
     assert "customer@example.net" not in worker.output
 
 
-async def test_mail_in_the_hands_of_a_killed_worker_goes_out_within_a_minute_on_an_idle_queue(
-    redis_scene: Any,
-) -> None:
-    """With the default heartbeat_timeout."""
-    gate = redis_scene.smtp.hold("MAIL", nth=1)
-    await send_email("a@example.com", "Order", text="")
-    first = redis_scene.worker()
-    await asyncio.to_thread(first.start)
-    await gate.reached(20)
-    await asyncio.to_thread(first.kill)
-    gate.release()
-    with redis_scene.worker():
-        await redis_scene.smtp.arrive(1, 60)
-
-
 async def test_a_sender_that_is_cancelled_leaves_nothing_behind(
     redis_scene: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
