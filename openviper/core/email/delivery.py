@@ -90,6 +90,7 @@ class Mailer:
         self._loop = ref(asyncio.get_running_loop())  # weak: what is kept for a loop may not keep the loop
         self._version = settings_version() if follows_settings else None
         self.backend = get_backend(settings=settings)
+        self._in_memory = isinstance(self.backend, MemoryBackend)
         self.renderer = TemplateRenderer(
             template_dirs(), debug=debug(), inline_css=settings.inline_css, environment=_environment(settings)
         )
@@ -218,7 +219,12 @@ class Mailer:
         if outbox is not None and self._way(background, outbox, room=not self.dispatcher.full) is Way.DEFERRED:
             outbox.add(self.dispatcher, message)
             return Receipt(message.message_id, Way.DEFERRED)
-        return await self._send_inline(message, fail_silently=fail_silently)
+        receipt = await self.attempt(message)
+        if receipt.error is not None:
+            if not fail_silently:
+                raise receipt.error
+            logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, receipt.error)
+        return receipt
 
     def _held(
         self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None, schedule: Schedule
@@ -246,7 +252,7 @@ class Mailer:
 
     def _queue(self) -> QueueService | None:
         # A worker's memory is not this one's, and mail that is kept in memory shall open no socket.
-        return None if isinstance(self.backend, MemoryBackend) else queue_service()
+        return None if self._in_memory else queue_service()
 
     async def _enqueued(self, message: OutgoingMessage, background: bool | None, schedule: Schedule) -> bool:
         """True when the broker has taken it.
@@ -262,7 +268,7 @@ class Mailer:
         asked_for = background or use is True
         service = self._queue()
         if service is None:
-            if asked_for and not isinstance(self.backend, MemoryBackend):
+            if asked_for and not self._in_memory:
                 logger.warning("message %s is not queued: TASKS names no real broker", message.message_id)
             return False
         detector = service.detector
@@ -294,14 +300,6 @@ class Mailer:
                 f"send_at, delay: the broker ({service.settings.address}) does not answer, and nothing else can keep "
                 "the message until then"
             )
-
-    async def _send_inline(self, message: OutgoingMessage, *, fail_silently: bool) -> Receipt:
-        receipt = await self.attempt(message)
-        if receipt.error is not None:
-            if not fail_silently:
-                raise receipt.error
-            logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, receipt.error)
-        return receipt
 
     async def _release(
         self, message: OutgoingMessage, background: bool | None, outbox: Outbox | None, schedule: Schedule

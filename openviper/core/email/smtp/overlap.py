@@ -68,7 +68,7 @@ class OverlappedSender:
         self._going_alone += 1
         try:
             async with self._alone:
-                return await self.pool.send_at_once(message)
+                return await self.pool.send(message, turn_taken=True)
         finally:
             self._going_alone -= 1
 

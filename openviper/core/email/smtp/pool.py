@@ -93,8 +93,13 @@ class ConnectionPool:
         """
         self.release(await self.acquire())
 
-    async def send(self, message: OutgoingMessage) -> DeliveryReport:
-        """One transaction, on a kept connection or a new one.
+    async def turn(self) -> None:
+        """Wait until ``EMAIL["rate_limit"]`` allows another transaction."""
+        if self._limiter is not None:
+            await self._limiter.wait()
+
+    async def send(self, message: OutgoingMessage, *, turn_taken: bool = False) -> DeliveryReport:
+        """One transaction, on a kept connection or a new one; after its ``turn``, unless that was waited for.
 
         A kept connection that turns out to be gone before the message can have been taken is replaced once.
 
@@ -102,17 +107,8 @@ class ConnectionPool:
             PoolTimeout: no connection became free in time.
             DeliveryError: see ``transfer`` and ``connect``.
         """
-        if self._limiter is not None:
+        if self._limiter is not None and not turn_taken:
             await self._limiter.wait()
-        return await self.send_at_once(message)
-
-    async def turn(self) -> None:
-        """Wait until ``EMAIL["rate_limit"]`` allows another transaction."""
-        if self._limiter is not None:
-            await self._limiter.wait()
-
-    async def send_at_once(self, message: OutgoingMessage) -> DeliveryReport:
-        """``send``, by one whose ``turn`` it is."""
         connection = self._idle_one() or await self.acquire()
         try:
             try:
@@ -178,7 +174,7 @@ class ConnectionPool:
         if not connection.usable:
             connection.abort()
             self._grow()
-        elif self._closed or self._worn_out(connection):
+        elif self._closed or self._had_its_time(connection):
             self._retire(connection)
         else:
             self._offer(connection)
@@ -259,9 +255,11 @@ class ConnectionPool:
             self._idle.remove(connection)
 
     def _worn_out(self, connection: Connection) -> bool:
+        return not connection.usable or self._had_its_time(connection)
+
+    def _had_its_time(self, connection: Connection) -> bool:
         return (
-            not connection.usable
-            or connection.messages >= self._settings.max_messages_per_connection
+            connection.messages >= self._settings.max_messages_per_connection
             or self._loop.time() - connection.opened_at >= self._settings.max_connection_age
         )
 
