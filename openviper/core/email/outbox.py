@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from openviper.core.email.attempt import Attempt
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Dispatcher", "Handed", "Outbox", "collecting", "current_outbox", "stay_current"]
+__all__ = ["Deliver", "Dispatcher", "Handed", "Outbox", "collecting", "current_outbox", "stay_current"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -31,6 +32,7 @@ class Handed:
     attempts: int = 0
     last_attempt: bool = False
     timer: asyncio.TimerHandle | None = None
+    attempt: Attempt = field(default_factory=Attempt)
 
 
 class Dispatcher:
@@ -113,8 +115,8 @@ class Dispatcher:
             await asyncio.wait([handed.done for handed in everything], timeout=left)
         self.closed = True
         for handed in self._everything():
-            in_hand = handed in self._sending.values()
-            reason = "it was being sent and may have been delivered" if in_hand else "it was not sent"
+            uncertain = handed in self._sending.values() and not handed.attempt.nothing_sent
+            reason = "it was being sent and may have been delivered" if uncertain else "it was not sent"
             self._fail(handed, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
         tasks = list(self._sending)
         for task in tasks:
@@ -154,6 +156,8 @@ class Dispatcher:
 
     async def _attempt(self, handed: Handed) -> None:
         handed.attempts += 1
+        handed.attempt = Attempt()
+        handed.attempt.follow()
         try:
             report = await self._deliver(handed.message)
         except DeliveryError as error:

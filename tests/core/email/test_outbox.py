@@ -5,12 +5,15 @@ import logging
 
 import pytest
 from support.prepared import make_outgoing
+from support.smtpd import SmtpServer
 
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.backends.smtp import SMTPBackend
 from openviper.core.email.errors import ConnectionFailed, MessageRefused, Refusal
 from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.outbox import Dispatcher, Outbox, collecting, current_outbox
+from openviper.core.email.outbox import Deliver, Dispatcher, Outbox, collecting, current_outbox
+from openviper.core.email.settings import EmailSettings
 
 
 class Deliveries:
@@ -38,7 +41,7 @@ class Deliveries:
         return outcome
 
 
-def make_dispatcher(deliveries: Deliveries, **options: object) -> Dispatcher:
+def make_dispatcher(deliveries: Deliver, **options: object) -> Dispatcher:
     values = {"concurrency": 2, "max_messages": 10, "max_bytes": 10**6, "retry_delays": (0.0, 0.0)} | options
     return Dispatcher(deliveries, **values)  # type: ignore[arg-type]
 
@@ -188,6 +191,22 @@ async def test_what_cannot_be_drained_in_time_is_logged_message_by_message(caplo
     assert "was not sent" in lines[1]
     assert all(one.done.done() and one.admitted.done() for one in handed)
     assert deliveries.at_once == 0
+
+
+@pytest.mark.parametrize(("step", "becomes"), [("greeting", "was not sent"), ("body", "may have been delivered")])
+async def test_what_only_waited_for_a_connection_is_known_not_to_be_sent(
+    step: str, becomes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer() as server:
+        gate = server.hold(step)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            dispatcher = make_dispatcher(backend.send)
+            dispatcher.hand_over([await make_outgoing()])
+            await gate.reached()
+            await dispatcher.drain(0.05)
+            gate.release()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert becomes in line
 
 
 async def test_what_is_handed_over_after_closing_is_logged_as_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from contextvars import Context
 from dataclasses import dataclass
 
+from openviper.core.email.attempt import note_begun, note_waiting
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.receipt import DeliveryReport
@@ -110,6 +111,7 @@ class ConnectionPool:
         if self._limiter is not None and not turn_taken:
             await self._limiter.wait()
         connection = self._idle_one() or await self.acquire()
+        note_begun()
         try:
             try:
                 outcome = await transfer(connection, message, self.options)
@@ -157,6 +159,7 @@ class ConnectionPool:
         self._waiters[waiter] = None
         timer = self._loop.call_later(self._patience, self._give_up, waiter, context=self._context)
         self._grow()
+        note_waiting()
         try:
             return await waiter
         except asyncio.CancelledError:
