@@ -192,7 +192,7 @@ class Capture(Interceptor):
             again = error.temporary and not last
             publish("retrying" if again else "failed", message, str(error))
             return message if again else None
-        publish("delivered", message, report.response)
+        publish("delivered", message, report.outcome, refused=tuple(report.refused))
         later = tuple(address for address, refusal in report.refused.items() if refusal.temporary)
         return message.for_recipients(later) if later and not last else None
 

@@ -159,7 +159,7 @@ class Mailer:
             report = await self.backend.send_overlapped(message)
         else:
             report = await self.backend.send(message)
-        publish("delivered", message, _outcome(report))
+        publish("delivered", message, report.outcome, refused=tuple(report.refused))
         return report
 
     async def attempt(self, message: OutgoingMessage, *, overlap: bool = False) -> Receipt:
@@ -337,13 +337,6 @@ def _environment(settings: EmailSettings) -> Environment | None:
 def _drop(message: OutgoingMessage) -> None:
     logger.info("message %s is discarded: its transaction was rolled back", message.message_id)
     publish("discarded", message, "the transaction was rolled back")
-
-
-def _outcome(report: DeliveryReport) -> str:
-    if not report.refused:
-        return report.response
-    refused = ", ".join(f"{address} ({refusal})" for address, refusal in report.refused.items())
-    return f"{report.response}; refused: {refused}"
 
 
 _of_loop: PerLoop[Mailer] = PerLoop()

@@ -15,7 +15,7 @@ EventKind = Literal[
     "deferred",  # waits for the response to end
     "queued",  # the broker has it
     "sending",  # an attempt begins
-    "delivered",  # the server took it for every recipient, or for some: then detail says for whom it did not
+    "delivered",  # the server took it for every recipient, or for some: then refused are the others
     "retrying",  # an attempt failed; another one follows
     "failed",  # no further attempt is made
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
@@ -27,13 +27,15 @@ class MessageEvent:
     """One step in the life of a message.
 
     ``message`` is the outgoing message itself (an ``OutgoingMessage``), so that a listener can show it; ``detail`` is
-    the server's answer or the reason, without secrets; ``at`` is Unix time in seconds.
+    the server's answer or the reason, without secrets; ``refused`` are those who did not get what was delivered to
+    others; ``at`` is Unix time in seconds.
     """
 
     kind: EventKind
     message_id: str
     message: Any
     detail: str = ""
+    refused: tuple[str, ...] = ()
     at: float = field(default_factory=time.time)
 
 
@@ -61,11 +63,11 @@ def listening() -> bool:
     return bool(_listeners)
 
 
-def publish(kind: EventKind, message: Any, detail: str = "") -> None:
+def publish(kind: EventKind, message: Any, detail: str = "", *, refused: tuple[str, ...] = ()) -> None:
     """Tell the listeners that ``kind`` happened to ``message``."""
     if not _listeners:
         return
-    event = MessageEvent(kind=kind, message_id=message.message_id, message=message, detail=detail)
+    event = MessageEvent(kind=kind, message_id=message.message_id, message=message, detail=detail, refused=refused)
     for listener in tuple(_listeners):
         try:
             listener(event)

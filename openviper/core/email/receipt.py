@@ -26,6 +26,14 @@ class DeliveryReport:
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     response: str = ""
 
+    @property
+    def outcome(self) -> str:
+        """The answer, and who was refused and why."""
+        if not self.refused:
+            return self.response
+        refused = ", ".join(f"{address} ({refusal})" for address, refusal in self.refused.items())
+        return f"{self.response}; refused: {refused}"
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:

@@ -33,11 +33,13 @@ async def retry(entry: Entry, store: Store, mailer: Mailer) -> bool:
     """
     if entry.state == "retrying":
         return mailer.dispatcher.retry_now(entry.prepared.message_id)
-    if entry.state != "failed":
+    if entry.state != "failed" and not (entry.state == "delivered" and entry.missed):
         return False
     message = await store.load(entry.key)
     if message is None:
         return False
+    if entry.state == "delivered":
+        message = message.for_recipients(entry.missed)
     publish("deferred", message, "tried again from the inbox page")
     mailer.dispatcher.hand_over((message,))
     return True

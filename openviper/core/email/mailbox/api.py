@@ -123,6 +123,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "recipients": list(entry.envelope.recipients),
         "way": entry.way,
         "state": entry.state,
+        "refused": list(entry.missed),
         "read": entry.read,
         "size": entry.size,
         "attachments": [

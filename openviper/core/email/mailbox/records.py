@@ -74,14 +74,16 @@ def entry_from(key: str, record: str, steps: tuple[Step, ...], *, read: bool) ->
 
 def step_line(event: MessageEvent) -> str:
     """An event as one line of JSON, its line end included."""
-    recipients = event.message.envelope.recipients
-    return json.dumps({"kind": event.kind, "at": event.at, "detail": event.detail, "recipients": recipients}) + "\n"
+    step: dict[str, Any] = {"kind": event.kind, "at": event.at, "detail": event.detail}
+    step |= {"recipients": event.message.envelope.recipients, "refused": event.refused}
+    return json.dumps(step) + "\n"
 
 
 def step_from(line: str) -> Step | None:
     """The step of a line; None for a line that was cut short or is none."""
     try:
         values = json.loads(line)
-        return Step(values["kind"], float(values["at"]), str(values["detail"]), tuple(values["recipients"]))
+        people = tuple(values["recipients"]), tuple(values["refused"])
+        return Step(values["kind"], float(values["at"]), str(values["detail"]), *people)
     except (ValueError, LookupError, TypeError):
         return None

@@ -57,4 +57,4 @@ def _everything(entry: Entry) -> str:
     prepared = entry.prepared
     people = (prepared.sender, *prepared.to, *prepared.cc, *prepared.bcc, *prepared.reply_to)
     parts = (prepared.subject, *map(str, people), *entry.envelope.recipients, prepared.text or "")
-    return "\n".join((*parts, prepared.message_id, entry.state)).casefold()
+    return "\n".join((*parts, prepared.message_id, entry.status)).casefold()

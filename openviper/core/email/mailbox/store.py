@@ -19,12 +19,16 @@ _MAX_STEPS = 200
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One event; ``at`` is Unix time in seconds, ``recipients`` those whom it was about."""
+    """One event; ``at`` is Unix time in seconds.
+
+    ``recipients`` are those whom it was about, ``refused`` those of them who did not get what was delivered to others.
+    """
 
     kind: EventKind
     at: float
     detail: str
     recipients: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,20 @@ class Entry:
     def state(self) -> EventKind:
         """The kind of the newest step."""
         return self.steps[-1].kind
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Who has been refused while others got it, and has not got it since."""
+        missed: dict[str, None] = {}
+        for step in self.steps:
+            if step.kind == "delivered":
+                missed = {one: None for one in missed if one not in step.recipients} | dict.fromkeys(step.refused)
+        return tuple(missed)
+
+    @property
+    def status(self) -> str:
+        """The state for people."""
+        return "partly delivered" if self.state == "delivered" and self.missed else self.state
 
     @property
     def way(self) -> str:
@@ -183,7 +201,7 @@ def footprint(message: OutgoingMessage) -> int:
 def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
     """``entry`` with ``event`` as its newest step; None begins a new entry."""
     message: OutgoingMessage = event.message
-    step = Step(event.kind, event.at, event.detail, message.envelope.recipients)
+    step = Step(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
     if entry is None:
         prepared = message.prepared
         sizes = tuple(len(part.content) for part in prepared.attachments)

@@ -121,11 +121,15 @@ async def _send(prepared: PreparedMessage, left: tuple[str, ...] | None, setting
         if not limit.expired():
             _tell_failure(message, error)
             raise
-        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
+        late = DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True)
+        _tell_failure(message, late)
+        raise late from error
     except DeliveryError as error:
         _tell_failure(message, error)
         raise
-    publish("delivered", message, report.response)
+    publish("delivered", message, report.outcome, refused=tuple(report.refused))
+    if later := tuple(address for address, refusal in report.refused.items() if refusal.temporary):
+        publish("retrying", message.for_recipients(later), f"{len(later)} of its recipients were refused for now")
     return report
 
 

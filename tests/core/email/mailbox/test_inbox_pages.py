@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -173,6 +174,30 @@ async def test_a_failed_message_can_be_tried_again(inboxes: Inboxes) -> None:
         (message,) = server.messages
     assert "tried again from the inbox page" in page
     assert message.recipients == ["a@example.test"]
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in a folder"])
+async def test_those_who_were_refused_while_others_got_it_are_seen_and_tried_again(
+    inboxes: Inboxes, tmp_path: Path, kept: str
+) -> None:
+    folder = {} if kept == "in memory" else {"inbox_dir": str(tmp_path)}
+    with SmtpServer() as server:
+        server.refuse("gone@example.test", 550)
+        async with inboxes.open(**server.settings(backend="SMTPBackend"), **folder) as client:
+            await send_email(["a@example.test", "gone@example.test"], "Both", text="")
+            listed = (await client.get("/_mail/?q=partly")).text
+            (key,) = keys_of(listed)
+            assert "partly delivered" in listed
+            message = (await client.get(f"/_mail/api/messages/{key}")).json()
+            assert (message["state"], message["refused"]) == ("delivered", ["gone@example.test"])
+            assert "refused: gone@example.test (550" in message["timeline"][-1]["detail"]
+            server.behave()
+            await client.post(f"/_mail/{key}/retry", headers=SAME_ORIGIN)
+            await server.arrive(2)
+            page = await until(client, f"/_mail/{key}", "delivered")
+            assert "Retry now" not in page
+            assert "partly" not in page
+    assert [message.recipients for message in server.messages] == [["a@example.test"], ["gone@example.test"]]
 
 
 async def test_retry_of_what_waits_nowhere_says_so(inboxes: Inboxes) -> None:
