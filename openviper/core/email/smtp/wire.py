@@ -173,8 +173,10 @@ class Connection(asyncio.BufferedProtocol):
 
     # asyncio.BufferedProtocol
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Where the transport puts what it reads."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the transport puts what it reads. TLS tells how much has come: what does not fit, its end cuts off."""
+        if sizehint > len(self._buffer):
+            self._buffer = memoryview(bytearray(sizehint))
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -179,6 +179,24 @@ async def check_arrival(message: OutgoingMessage, offer: Sequence[str]) -> None:
     assert received.content == b"".join(message.content)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_a_reply_longer_than_any_read_is_taken_whole(tls: bool) -> None:
+    lines = [b"250-" + b"%03d " % number * 50 for number in range(120)]  # 24 kB at once
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        for _ in range(2):
+            flight = [await peer.line() for _ in range(3)]
+            await peer.exactly(int(flight[2].split()[1]))
+            await peer.say(b"250 sender", b"250 recipient", *lines, b"250 taken")
+
+    settings: dict[str, object] = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
+    async with raw_server(converse, tls=tls) as port, backend_for(port, **settings) as backend:
+        for _ in range(2):
+            report = await backend.send(outgoing())
+            assert report.response.startswith("250 000 000 ")
+
+
 @OFFERS
 async def test_an_attachment_of_25_megabytes_is_encoded_while_it_leaves(offer: Sequence[str]) -> None:
     message = await with_attachment(25 * MEGABYTE)
