@@ -8,7 +8,6 @@ from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.bulk import send_many
-from openviper.core.email.delivery import Receipt, Way
 from openviper.core.email.errors import (
     AttachmentRefused,
     AuthenticationFailed,
@@ -27,6 +26,7 @@ from openviper.core.email.errors import (
 )
 from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.message import EmailMessageData, build_message
+from openviper.core.email.receipt import Receipt, Way
 from openviper.core.email.sender import send_email, send_email_sync, submit_email
 from openviper.core.email.settings import EmailSettings
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from openviper.core.email.composition import compose, ready
 from openviper.core.email.delivery import Mailer, current_mailer
 from openviper.core.email.errors import EmailError, InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
 from openviper.core.email.receipt import Receipt, Way
 from openviper.core.email.schedule import Schedule
-from openviper.core.email.sender import compose, ready
+from openviper.core.email.sender import submit_email
 
 __all__ = ["send_many"]
 
@@ -24,7 +25,7 @@ _OVERLAPPED = 20
 _OVERLAPPED_BYTES = 256 * 1024
 
 _OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at"})
-_KEYS = _OWN_KEYS | (inspect.signature(compose).parameters.keys() - {"mailer"})
+_KEYS = inspect.signature(submit_email).parameters.keys()
 
 
 async def send_many(

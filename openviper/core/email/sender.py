@@ -9,26 +9,16 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
-from openviper.core.email.attachments import AttachmentData, resolve_attachments
-from openviper.core.email.delivery import Mailer, Receipt, current_mailer, serving_event_loop
-from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, PreparedMessage, prepare
+from openviper.core.email.composition import compose
+from openviper.core.email.delivery import current_mailer, serving_event_loop, submit
 from openviper.core.email.outbox import current_outbox
-from openviper.core.email.plaintext import html_to_text
+from openviper.core.email.receipt import Receipt
 from openviper.core.email.schedule import Schedule
-from openviper.core.email.serialiser import outgoing
-from openviper.core.email.settings import EmailSettings
 
-__all__ = ["compose", "ready", "send_email", "send_email_sync", "submit_email"]
+__all__ = ["send_email", "send_email_sync", "submit_email"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
-_HTML_ON_LOOP = 64 * 1024
-# More than these are checked in a thread, which costs about a tenth of a millisecond by itself.
-_ADDRESSES_ON_LOOP = 1000
-_CHARACTERS_ON_LOOP = 1024 * 1024
 
 
 async def submit_email(
@@ -103,7 +93,7 @@ async def submit_email(
         envelope_sender=envelope_sender,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
-    return await mailer.submit(message, background=background, fail_silently=silent, schedule=schedule)
+    return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
 
 
 def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
@@ -152,66 +142,6 @@ def send_email_sync(*args: Any, **kwargs: Any) -> bool:
     return asyncio.run_coroutine_threadsafe(send_email(*args, **kwargs), loop).result()
 
 
-async def compose(
-    mailer: Mailer,
-    *,
-    recipients: Addresses,
-    subject: str | None = None,
-    text: str | None = None,
-    html: str | None = None,
-    cc: Addresses | None = None,
-    bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
-    template: str | None = None,
-    context: Mapping[str, Any] | None = None,
-    sender: str | None = None,
-    reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
-) -> OutgoingMessage:
-    """The message of :func:`submit_email`'s arguments, ready to leave; raises what is wrong with them."""
-    text, html, subject = await _bodies(mailer, template, context, text, html, subject)
-    data = EmailMessageData(
-        recipients=recipients,
-        subject=subject,
-        text=text,
-        html=html,
-        cc=() if cc is None else cc,
-        bcc=() if bcc is None else bcc,
-        attachments=[] if attachments is None else await _attachments(mailer.settings, attachments),
-        sender=sender,
-        reply_to=() if reply_to is None else reply_to,
-        headers=headers or {},
-        envelope_sender=envelope_sender,
-    )
-    return await ready(mailer, data)
-
-
-async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
-    """``data`` as it is, checked, completed and serialised.
-
-    Raises:
-        InvalidMessage: a value cannot be sent as given.
-        ImproperlyConfigured: no sender is given, and none is set.
-    """
-    settings = mailer.settings
-    message = await asyncio.to_thread(_checked, data, settings) if _is_long(data) else _checked(data, settings)
-    return await outgoing(message, max_message_bytes=settings.max_message_bytes)
-
-
-def _checked(data: EmailMessageData, settings: EmailSettings) -> PreparedMessage:
-    return prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
-
-
-def _is_long(data: EmailMessageData) -> bool:
-    """Whether checking takes milliseconds; what has no length is for the check itself."""
-    try:
-        addresses = len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
-        return addresses > _ADDRESSES_ON_LOOP or len(data.text or "") + len(data.html or "") > _CHARACTERS_ON_LOOP
-    except TypeError:
-        return False
-
-
 def _serving_loop() -> asyncio.AbstractEventLoop | None:
     outbox = current_outbox()
     if outbox is not None and outbox.loop.is_running():
@@ -222,37 +152,3 @@ def _serving_loop() -> asyncio.AbstractEventLoop | None:
         with suppress(RuntimeError):  # not one of AnyIO's worker threads
             return from_thread.run_sync(asyncio.get_running_loop)
     return serving_event_loop()
-
-
-async def _bodies(
-    mailer: Mailer,
-    template: str | None,
-    context: Any,
-    text: str | None,
-    html: str | None,
-    subject: str | None,
-) -> tuple[str | None, str | None, str]:
-    if context is not None and not isinstance(context, Mapping):
-        raise InvalidMessage(f"context: must be a mapping of names to values, not {type(context).__name__}")
-    if template is not None:
-        rendered = await mailer.renderer.render(template, context)
-        text = rendered.text if text is None else text
-        html = rendered.html if html is None else html
-        subject = rendered.subject if subject is None else subject
-    elif context:
-        raise InvalidMessage("context is given without a template: name the template, or leave the context out")
-    if subject is None:
-        raise InvalidMessage("subject is missing: give one, or a template with a 'subject' block")
-    if text is None and isinstance(html, str):  # of another type it is refused with the rest
-        text = html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
-    return text, html, subject
-
-
-async def _attachments(settings: EmailSettings, attachments: Sequence[Any]) -> list[AttachmentData]:
-    return await resolve_attachments(
-        attachments,
-        max_bytes=settings.max_attachment_bytes,
-        max_total_bytes=settings.max_message_bytes,
-        dirs=settings.attachment_dirs,
-        allowed_hosts=settings.attachment_hosts,
-    )

@@ -22,7 +22,7 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, using_mailer
+from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, submit, using_mailer
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
@@ -109,7 +109,7 @@ def sent(mailer: Mailer) -> list[OutgoingMessage]:
 async def test_outside_a_request_a_message_is_delivered_before_the_call_returns() -> None:
     mailer = memory_mailer()
     message = await make_outgoing()
-    receipt = await mailer.submit(message, background=None, fail_silently=False)
+    receipt = await submit(mailer, message, background=None, fail_silently=False)
     assert (receipt.way, receipt.accepted) == (INLINE, ("user@example.test",))
     assert sent(mailer) == [message]
 
@@ -118,7 +118,7 @@ async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> Non
     mailer = memory_mailer()
     outbox = Outbox()
     with collecting(outbox):
-        receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+        receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is DEFERRED
     assert sent(mailer) == []
     outbox.hand_over()
@@ -130,7 +130,7 @@ async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
     mailer = memory_mailer(dispatcher_messages=1)
     mailer.dispatcher.hand_over([await make_outgoing(), await make_outgoing()])
     with collecting(Outbox()):
-        receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+        receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is INLINE
     await mailer.aclose()
 
@@ -138,9 +138,9 @@ async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
 async def test_a_delivery_error_is_raised_or_silent_as_asked(caplog: pytest.LogCaptureFixture) -> None:
     mailer = refusing_mailer(failures=2)
     with pytest.raises(ConnectionFailed):
-        await mailer.submit(await make_outgoing(), background=None, fail_silently=False)
+        await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     message = await make_outgoing()
-    receipt = await mailer.submit(message, background=None, fail_silently=True)
+    receipt = await submit(mailer, message, background=None, fail_silently=True)
     assert not receipt
     assert isinstance(receipt.error, ConnectionFailed)
     assert message.message_id in caplog.text
@@ -151,7 +151,7 @@ async def test_a_silent_refusal_of_all_recipients_names_them_in_the_receipt() ->
     refused = {"user@example.test": Refusal(550, "no such user")}
     assert isinstance(mailer.backend, Refusing)
     mailer.backend.error = RecipientsRefused("all refused", accepted=(), refused=refused)
-    receipt = await mailer.submit(await make_outgoing(), background=None, fail_silently=True)
+    receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=True)
     assert not receipt
     assert receipt.refused == refused
 
@@ -172,7 +172,7 @@ def test_a_loop_that_has_ended_is_not_kept() -> None:
 
 
 async def test_the_receipt_of_an_accepted_message_is_true() -> None:
-    assert await memory_mailer().submit(await make_outgoing(), background=False, fail_silently=False)
+    assert await submit(memory_mailer(), await make_outgoing(), background=False, fail_silently=False)
 
 
 async def test_a_child_task_without_a_transaction_is_not_held() -> None:

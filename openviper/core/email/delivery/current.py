@@ -1,0 +1,95 @@
+"""Which mailer serves the code that sends: that of its request, of its event loop, or a new one."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import partial
+
+from openviper.core.email.delivery.mailer import Mailer
+from openviper.core.email.outbox import Outbox, current_outbox, stay_current
+from openviper.core.email.settings import EmailSettings
+from openviper.db.transaction import entered
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = [
+    "apart_from_other_requests",
+    "current_mailer",
+    "serving_event_loop",
+    "serving_loop",
+    "stay_with",
+    "using_mailer",
+]
+
+_of_loop: PerLoop[Mailer] = PerLoop()
+_serving: list[asyncio.AbstractEventLoop] = []
+_of_request: ContextVar[Mailer | None] = ContextVar("openviper.email.mailer", default=None)
+
+
+@contextmanager
+def using_mailer(mailer: Mailer) -> Iterator[None]:
+    """Make ``mailer`` the one that a request's sends use, also in the tasks and threads that it starts."""
+    token = _of_request.set(mailer)
+    try:
+        yield
+    finally:
+        _of_request.reset(token)
+
+
+def stay_with(mailer: Mailer, outbox: Outbox) -> None:
+    """Have the rest of this context send as the request did that has just failed: an error handler around the layer."""
+    if current_outbox() is None:
+        _of_request.set(mailer)
+        stay_current(outbox)
+
+
+def apart_from_other_requests() -> AbstractContextManager[None]:
+    """For the time of a request, leave the transaction of another request that this one's context is a copy of.
+
+    A server that has read the next request of a connection already may start it while the one before sends the end of
+    its response, and that may be inside a ``transaction()``.
+    """
+    return nullcontext() if current_outbox() is None else entered(None)
+
+
+@contextmanager
+def serving_loop(mailer: Mailer) -> Iterator[None]:
+    """Make ``mailer`` the one of the running loop for the time of a lifespan."""
+    before = _of_loop.get()
+    _of_loop.set(mailer)
+    loop = asyncio.get_running_loop()
+    _serving.append(loop)
+    try:
+        yield
+    finally:
+        _serving.remove(loop)
+        if _of_loop.get() is mailer:
+            _of_loop.discard()
+            if before is not None and not before.closed:
+                _of_loop.set(before)
+
+
+def serving_event_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop on which applications of this process are served; None when there is none, or more than one."""
+    loops = set(_serving)
+    return loops.pop() if len(loops) == 1 else None
+
+
+async def current_mailer() -> Mailer:
+    """The mailer of the request, else the loop's, else a new one that is closed when the loop ends."""
+    mailer = _of_request.get()
+    if mailer is None or not mailer.reachable:
+        mailer = _of_loop.get()
+    if mailer is None or mailer.closed or mailer.outdated:
+        mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
+        _of_loop.set(mailer)
+        at_loop_end(partial(_close, mailer))
+    if not mailer.opened:
+        await mailer.open()
+    return mailer
+
+
+async def _close(mailer: Mailer) -> None:
+    await mailer.aclose()
+    if _of_loop.get() is mailer:
+        _of_loop.discard()
