@@ -3,13 +3,10 @@
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
-from support.rabbitmq import RabbitmqServer
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
@@ -17,13 +14,11 @@ from openviper.core.email import InvalidMessage, Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, describe_ways
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.queue import queue_service, worker_available
-from openviper.core.email.queue.job import ACTOR, Held, Progress
-from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
+from openviper.core.email.queue.job import ACTOR
 from openviper.core.email.queue.worker import declare
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
 from openviper.exceptions import ImproperlyConfigured
-from openviper.tasks.encoder import Sealed
 
 
 async def test_each_row_of_the_table_with_a_broker(redis_scene: Any) -> None:
@@ -82,17 +77,15 @@ async def test_a_stub_or_a_disabled_broker_is_none(tasks: dict[str, Any], caplog
     assert receipt.message_id in warning.getMessage()
 
 
-async def test_startup_says_which_way_and_that_nobody_listens(
-    redis_scene: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_startup_says_which_way_and_that_nobody_listens(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
     mailer = Mailer(EmailSettings.from_settings())
     await mailer.detect_broker()
     assert "queued in requests, queued elsewhere" in describe_ways(mailer)
-    assert f"127.0.0.1:{redis_scene.broker.port}" in describe_ways(mailer)
+    assert f"127.0.0.1:{scene.broker.port}" in describe_ways(mailer)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no worker consumes" in warning
     caplog.clear()
-    with redis_scene.worker():
+    with scene.worker():
         await mailer.detect_broker()
     assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
     await mailer.aclose()
@@ -128,27 +121,3 @@ def test_no_time_limit_ends_the_wait_for_a_broker_that_is_down() -> None:
     broker = StubBroker()
     declare(broker)
     assert broker.get_actor(ACTOR).options["time_limit"] == float("inf")
-
-
-def test_no_delay_on_rabbitmq_exceeds_a_quarter_of_an_hour(rabbitmq_server: RabbitmqServer) -> None:
-    """A message that is due later goes on in hops, and is not sent before."""
-    with override(TASKS=rabbitmq_server.tasks()):
-        service = queue_service()
-        assert service is not None
-        spool = service.spool
-        assert isinstance(spool, RabbitmqSpool)
-        due = datetime.now(UTC) + timedelta(hours=5)
-        progress = Progress(time.time())
-        held = Held("k", "<k@example.com>", progress, None, token=Sealed(b"\x00\x00\x00\x02{}"))
-        spool.again(held, progress, delay=5 * 3600)
-        with rabbitmq_server.connect() as connection:
-            _, _, body = connection.channel().basic_get("emails.DQ", auto_ack=True)
-        message = dramatiq.Message.decode(body)
-        assert message.options["eta"] <= (time.time() + LONGEST_HOP) * 1000
-        assert spool.receive(*message.args) is None, "it is not due, so it goes on"
-        with rabbitmq_server.connect() as connection:
-            _, _, again = connection.channel().basic_get("emails.DQ", auto_ack=True)
-        assert dramatiq.Message.decode(again).args[1] == message.args[1]
-        assert f"{due.timestamp():.0f}"[:-2] in str(bytes(message.args[1]))
-        service.close()
-    rabbitmq_server.restore()

@@ -1,0 +1,61 @@
+"""What RabbitMQ keeps."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dramatiq
+import pytest
+from support.rabbitmq import RabbitmqServer
+
+from openviper.conf import override
+from openviper.core.email.queue import close_queue, queue_service
+from openviper.core.email.queue.job import Held, Progress
+from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
+from openviper.tasks.encoder import Sealed
+
+
+@pytest.fixture
+def spool(rabbitmq_server: RabbitmqServer) -> Iterator[RabbitmqSpool]:
+    with override(TASKS=rabbitmq_server.tasks()):
+        service = queue_service()
+        assert service is not None
+        assert isinstance(service.spool, RabbitmqSpool)
+        yield service.spool
+        close_queue()
+    rabbitmq_server.restore()
+
+
+def held(number: int = 0) -> Held:
+    token = Sealed(b"\x00\x00\x00\x02{}")
+    return Held(f"k{number}", f"<{number}@example.com>", Progress(time.time()), None, token=token)
+
+
+def test_no_delay_exceeds_a_quarter_of_an_hour(spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer) -> None:
+    """A message that is due later goes on in hops, and is not sent before."""
+    due = datetime.now(UTC) + timedelta(hours=5)
+    one = held()
+    spool.again(one, one.progress, delay=5 * 3600)
+    with rabbitmq_server.connect() as connection:
+        _, _, body = connection.channel().basic_get("emails.DQ", auto_ack=True)
+    message = dramatiq.Message.decode(body)
+    assert message.options["eta"] <= (time.time() + LONGEST_HOP) * 1000
+    assert spool.receive(*message.args) is None, "it is not due, so it goes on"
+    with rabbitmq_server.connect() as connection:
+        _, _, again = connection.channel().basic_get("emails.DQ", auto_ack=True)
+    assert dramatiq.Message.decode(again).args[1] == message.args[1]
+    assert f"{due.timestamp():.0f}"[:-2] in str(bytes(message.args[1]))
+
+
+def test_a_list_of_failed_messages_ends_after_a_thousand_and_leaves_them_as_they_were(spool: RabbitmqSpool) -> None:
+    for number in range(1002):
+        one = held(number)
+        spool.fail(one, one.progress, "550 no", keep=3600, uncertain=False)
+    for _ in range(2):
+        assert [job.message_id for job in spool.failed(5000)] == [f"<{number}@example.com>" for number in range(1000)]
+    deadline = time.monotonic() + 10
+    while spool.figures().failed != 1002:  # those that are given back are counted a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert spool.purge_failed(frozenset({"<1001@example.com>"})) == 0, "beyond the first thousand"
+    assert spool.purge_failed(frozenset({"<7@example.com>"})) == 1
