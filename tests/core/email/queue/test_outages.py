@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from support.brokers import queueing_again
+from support.stalls import watched_loop
 
 from openviper.core.email import Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
@@ -120,19 +121,9 @@ async def test_a_paused_broker_costs_two_seconds_once(scene: Any) -> None:
 async def test_the_loop_goes_on_while_the_broker_is_silent(scene: Any) -> None:
     assert await send(1) is Way.QUEUED
     scene.broker.pause()
-    longest = 0.0
-
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            begin = time.monotonic()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.monotonic() - begin)
-
-    watching = asyncio.create_task(watch())
-    try:
-        await asyncio.gather(*(send(number) for number in range(2, 12)))
-    finally:
-        watching.cancel()
-        scene.broker.resume()
-    assert longest < 0.5
+    async with watched_loop() as watch:
+        try:
+            await asyncio.gather(*(send(number) for number in range(2, 12)))
+        finally:
+            scene.broker.resume()
+    assert 0 < watch.longest < 0.5
