@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import traceback
+from functools import lru_cache
 from typing import Any
 
 import dramatiq
@@ -21,7 +22,7 @@ from openviper.core.email.queue.decision import Again, Done, Failed, after_error
 from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.serialiser import outgoing
-from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.loops import PerLoop, at_loop_end
 
 __all__ = ["declare"]
@@ -49,7 +50,13 @@ def _deliver(*ticket: Any) -> None:
     assert service is not None, "a worker has a broker"
     held = service.spool.receive(*ticket)
     if held is not None:
-        _settle(service.spool, held, EmailSettings.from_settings())
+        _settle(service.spool, held, _settings(settings_version()))
+
+
+@lru_cache(maxsize=1)
+def _settings(_version: int) -> EmailSettings:
+    # For each message the environment would be looked through, and a worker's does not change.
+    return EmailSettings.from_settings()
 
 
 def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
@@ -146,7 +153,8 @@ async def _backend(settings: EmailSettings) -> EmailBackend:
     if found is None or found[0] != settings or (found[1].done() and found[1].exception() is not None):
         found = settings, asyncio.create_task(_open(settings))
         _backends.set(found)
-    return await asyncio.shield(found[1])
+    opening = found[1]
+    return opening.result() if opening.done() else await asyncio.shield(opening)
 
 
 async def _open(settings: EmailSettings) -> EmailBackend:
