@@ -1,0 +1,190 @@
+"""The dispatcher: its order, its bounds, its retries, its end."""
+
+import asyncio
+import logging
+
+import pytest
+from support.deliveries import Deliveries, finished, make_dispatcher, temporary
+from support.prepared import make_outgoing
+from support.smtpd import SmtpServer
+
+from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.backends.smtp import SMTPBackend
+from openviper.core.email.errors import MessageRefused, Refusal
+from openviper.core.email.events import subscribe
+from openviper.core.email.settings import EmailSettings
+
+
+async def test_messages_are_delivered_in_the_order_handed_over() -> None:
+    deliveries = Deliveries()
+    messages = [await make_outgoing(subject=str(number)) for number in range(5)]
+    await finished(make_dispatcher(deliveries, concurrency=1).hand_over(messages))
+    assert deliveries.attempts == messages
+
+
+async def test_no_more_than_concurrency_are_delivered_at_once() -> None:
+    deliveries = Deliveries()
+    deliveries.gate.clear()
+    dispatcher = make_dispatcher(deliveries, concurrency=3)
+    handed = dispatcher.hand_over([await make_outgoing() for _ in range(8)])
+    while deliveries.at_once < 3:
+        await asyncio.sleep(0)
+    deliveries.gate.set()
+    await finished(handed)
+    assert deliveries.most_at_once == 3
+    assert dispatcher.pending == 0
+
+
+async def test_a_temporary_failure_is_tried_again() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), temporary()]
+    await finished(make_dispatcher(deliveries).hand_over([await make_outgoing()]))
+    assert len(deliveries.attempts) == 3
+
+
+async def test_a_failure_after_the_last_retry_is_logged_once_with_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), temporary(), temporary()]
+    message = await make_outgoing()
+    await finished(make_dispatcher(deliveries).hand_over([message]))
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert message.message_id in errors[0].getMessage()
+    assert "3 attempt(s)" in errors[0].getMessage()
+
+
+async def test_a_permanent_failure_is_not_tried_again_and_does_not_stop_the_next() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [MessageRefused("mail.test:25: refused the message: 550 no", code=550)]
+    first, second = await make_outgoing(), await make_outgoing()
+    await finished(make_dispatcher(deliveries, concurrency=1).hand_over([first, second]))
+    assert deliveries.attempts == [first, second]
+
+
+async def test_an_unexpected_error_is_logged_with_its_traceback_and_does_not_stop_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [KeyError("a bug")]
+    first, second = await make_outgoing(), await make_outgoing()
+    await finished(make_dispatcher(deliveries, concurrency=1).hand_over([first, second]))
+    assert deliveries.attempts == [first, second]
+    assert any(record.exc_info and "a bug" in str(record.exc_info[1]) for record in caplog.records)
+
+
+async def test_only_the_temporarily_refused_recipients_are_tried_again() -> None:
+    deliveries = Deliveries()
+    message = await make_outgoing("a@x.test", "b@x.test", "c@x.test")
+    deliveries.outcomes = [
+        DeliveryReport(("a@x.test",), {"b@x.test": Refusal(451, "greylisted"), "c@x.test": Refusal(550, "unknown")})
+    ]
+    await finished(make_dispatcher(deliveries).hand_over([message]))
+    assert [attempt.envelope.recipients for attempt in deliveries.attempts] == [
+        ("a@x.test", "b@x.test", "c@x.test"),
+        ("b@x.test",),
+    ]
+    assert deliveries.attempts[1].message_id == message.message_id
+
+
+async def test_what_is_over_the_bound_waits_for_room_and_is_delivered() -> None:
+    deliveries = Deliveries()
+    deliveries.gate.clear()
+    dispatcher = make_dispatcher(deliveries, max_messages=2)
+    handed = dispatcher.hand_over([await make_outgoing() for _ in range(5)])
+    await asyncio.sleep(0)
+    assert dispatcher.full
+    assert [one.admitted.done() for one in handed] == [True, True, False, False, False]
+    deliveries.gate.set()
+    await finished(handed)
+    assert len(deliveries.attempts) == 5
+    assert not dispatcher.full
+
+
+async def test_a_message_larger_than_the_byte_bound_passes_alone() -> None:
+    deliveries = Deliveries()
+    dispatcher = make_dispatcher(deliveries, max_bytes=10)
+    await finished(dispatcher.hand_over([await make_outgoing(), await make_outgoing()]))
+    assert len(deliveries.attempts) == 2
+    assert deliveries.most_at_once == 1
+
+
+async def test_retry_now_does_not_wait_for_the_delay_and_uses_up_no_try() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), temporary(), temporary()]
+    dispatcher = make_dispatcher(deliveries, retry_delays=(60.0,))
+    message = await make_outgoing()
+    (handed,) = dispatcher.hand_over([message])
+    for tries in (1, 2, 3):
+        async with asyncio.timeout(10):
+            while len(deliveries.attempts) < tries or deliveries.at_once or handed.timer is None:
+                await asyncio.sleep(0)
+        assert dispatcher.retry_now(message.message_id)
+    await finished([handed])
+    assert len(deliveries.attempts) == 4
+    assert not dispatcher.retry_now(message.message_id)
+
+
+async def test_draining_delivers_what_is_left_and_gives_a_waiting_retry_one_attempt() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary()]
+    dispatcher = make_dispatcher(deliveries, retry_delays=(3600.0,))
+    handed = dispatcher.hand_over([await make_outgoing()])
+    while not deliveries.attempts or deliveries.at_once:
+        await asyncio.sleep(0)
+    dispatcher.hand_over([await make_outgoing()])
+    await dispatcher.drain(10)
+    assert len(deliveries.attempts) == 3
+    assert all(one.done.done() for one in handed)
+    assert dispatcher.closed
+
+
+async def test_what_cannot_be_drained_in_time_is_logged_message_by_message(caplog: pytest.LogCaptureFixture) -> None:
+    deliveries = Deliveries()
+    deliveries.gate.clear()
+    dispatcher = make_dispatcher(deliveries, concurrency=1, max_messages=2)
+    messages = [await make_outgoing() for _ in range(3)]
+    handed = dispatcher.hand_over(messages)
+    await dispatcher.drain(0.05)
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(lines) == 3
+    assert all(message.message_id in line for message, line in zip(messages, lines, strict=True))
+    assert "may have been delivered" in lines[0]
+    assert "was not sent" in lines[1]
+    assert all(one.done.done() and one.admitted.done() for one in handed)
+    assert deliveries.at_once == 0
+
+
+@pytest.mark.parametrize(("step", "becomes"), [("greeting", "was not sent"), ("body", "may have been delivered")])
+async def test_what_only_waited_for_a_connection_is_known_not_to_be_sent(
+    step: str, becomes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer() as server:
+        gate = server.hold(step)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            dispatcher = make_dispatcher(backend.send)
+            dispatcher.hand_over([await make_outgoing()])
+            await gate.reached()
+            await dispatcher.drain(0.05)
+            gate.release()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert becomes in line
+
+
+async def test_what_is_handed_over_after_closing_is_logged_as_failed(caplog: pytest.LogCaptureFixture) -> None:
+    deliveries = Deliveries()
+    dispatcher = make_dispatcher(deliveries)
+    await dispatcher.drain(1)
+    message = await make_outgoing()
+    (handed,) = dispatcher.hand_over([message])
+    assert handed.done.done()
+    assert message.message_id in caplog.text
+
+
+async def test_the_events_tell_the_story_of_a_retry() -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), MessageRefused("no", code=550)]
+    kinds: list[str] = []
+    unsubscribe = subscribe(lambda event: kinds.append(event.kind))
+    await finished(make_dispatcher(deliveries).hand_over([await make_outgoing()]))
+    unsubscribe()
+    assert kinds == ["retrying", "failed"]
