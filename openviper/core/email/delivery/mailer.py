@@ -29,7 +29,11 @@ _DETECTION_LIMIT = 2.0  # seconds that a startup waits for the broker
 
 
 class Mailer:
-    """A backend, a dispatcher and templates for one event loop of one process."""
+    """A backend, a dispatcher and templates for one event loop of one process.
+
+    ``follows_settings``: made from the project's settings, and ``outdated`` when these change. ``opened``: the backend
+    is open. ``in_memory``: what is sent stays in this process, so that it never goes to a worker.
+    """
 
     def __init__(self, settings: EmailSettings, *, follows_settings: bool = False) -> None:
         self.settings = settings

@@ -52,6 +52,9 @@ class Values:
         """Return the stand-in for ``value``, as it comes out of a template expression.
 
         An object with ``__html__`` (Markup: ``|safe``, a form field) is HTML that is trusted as it is.
+
+        Raises:
+            TemplateFailed: the template writes more values than there are stand-ins.
         """
         if isinstance(value, AuthorText):
             return value
