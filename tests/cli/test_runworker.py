@@ -203,7 +203,8 @@ def test_whenever_files_are_saved_the_last_ones_run_in_the_end(
                 time.sleep(0.1)
             if note.read_text() == "version 11":
                 break
-    assert "Killing" not in worker.output
+        # Not after the end, whose signal may come while the worker starts once more.
+        assert "Killing" not in worker.output
 
 
 def test_a_module_with_a_fault_ends_the_worker(project: Path) -> None:
