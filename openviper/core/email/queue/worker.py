@@ -62,7 +62,7 @@ def _settings(_version: int) -> EmailSettings:
 def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
     outcome = _attempt(held, settings)
     if isinstance(outcome, Done):
-        logger.info("message %s: delivered", held.message_id)
+        logger.debug("message %s: delivered", held.message_id)
         spool.sent(held, remember=max(3600.0, settings.retry_max_age))
     elif isinstance(outcome, Again):
         logger.info(
