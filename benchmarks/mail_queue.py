@@ -1,7 +1,7 @@
 """The queue's rates: enqueueing from asyncio, the longest stall of the loop meanwhile, and draining.
 
-``python benchmarks/mail_queue.py --old-python python3.13`` starts its own brokers and mail server. Draining is measured
-beside an async Dramatiq actor that does nothing, and beside openviper 0.1.1, in turns.
+``python benchmarks/mail_queue.py --python python3.13`` starts its own brokers and mail server. Draining is measured
+beside an async Dramatiq actor that does nothing, and beside openviper 0.1.1 on the same Python, in turns.
 """
 
 # ruff: noqa: E402 - this checkout, its test servers and the other benchmarks come first on the path
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -23,7 +24,7 @@ sys.path[:0] = [str(_HERE.parent / "tests"), str(_HERE.parent), str(_HERE / "sen
 
 from content import SENDER, Content, write_content
 from draining import THREADS, Drained, Mail, Mail011, Noop, enqueue, rate
-from environments import openviper_0_1_1, python_named
+from environments import openviper_0_1_1, python_named, queue_environment
 from support.broker_server import BrokerServer
 from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
@@ -50,9 +51,13 @@ _HEADING = "## Rates of the queue"
 def main() -> None:
     """The command line."""
     options = _options()
+    environment = queue_environment(python_named(options.python))
+    if environment != sys.executable:
+        os.execv(environment, [environment, *sys.argv])
     versions = {"Python": platform.python_version()}
+    versions |= {name: version(name) for name in ("openviper-email", "dramatiq", "redis", "hiredis", "pika")}
     kinds: dict[str, Drained] = {"no-op actor": Noop(), "mail": Mail()}
-    old = openviper_0_1_1(python_named(options.old_python), versions) if options.old_python else None
+    old = openviper_0_1_1(python_named(options.python), versions)
     if old is not None:
         kinds["openviper 0.1.1"] = Mail011(old)
     began = time.strftime("%Y-%m-%d %H:%M")
@@ -60,7 +65,7 @@ def main() -> None:
     for name in options.brokers:
         with tempfile.TemporaryDirectory(prefix="openviper-bench-") as folder:
             texts.append(f"### {_TITLES[name]}\n\n{_measure(_BROKERS[name], Path(folder), kinds, options)}")
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    listed = ", ".join(f"{name} {number}" for name, number in versions.items())
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     head = f"{began}; {machine}; {options.rounds} rounds of {options.messages} messages; {listed}."
     page = "\n\n".join([head, *texts])
@@ -74,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=2000, help="of each drain")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--brokers", nargs="+", choices=_BROKERS, default=list(_BROKERS))
-    parser.add_argument("--old-python", help="interpreter for openviper 0.1.1; default: without it")
+    parser.add_argument("--python", default=sys.executable, help="interpreter to measure with; default: this one")
     parser.add_argument("--into", type=Path, help=f"Markdown file whose section {_HEADING!r} gets the tables")
     return parser.parse_args()
 

@@ -6,13 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BUILD", "HERE", "Environments", "openviper_0_1_1", "python_named"]
+__all__ = ["BUILD", "HERE", "Environments", "openviper_0_1_1", "python_named", "queue_environment"]
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 BUILD = PROJECT / "build" / "benchmarks"
 
 OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn", "uvloop"]
+QUEUE = ["-e", f"{PROJECT}[redis,rabbitmq]", "pytest"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
 # It asks for Python 3.14; on an older one it is tried all the same, and left out where it does not start.
 OLD = ["openviper[tasks-redis,tasks-rabbitmq]==0.1.1"]
@@ -55,6 +56,11 @@ def python_named(name: str) -> str:
     if found is None:
         raise SystemExit(f"{name}: not found")
     return _output([found, "-c", "import sys; print(sys.executable)"])
+
+
+def queue_environment(python: str) -> str:
+    """An interpreter that has this component with both brokers' clients, made of ``python``."""
+    return _virtual(python, f"queue-{_version(python)}", QUEUE, {})
 
 
 def openviper_0_1_1(python: str, versions: dict[str, str]) -> str | None:
