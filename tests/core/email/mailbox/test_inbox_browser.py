@@ -310,6 +310,22 @@ async def test_remote_content_is_loaded_when_it_is_asked_for(shared: Site, chrom
         assert b"referer" not in request.lower()
 
 
+async def test_a_wide_state_leaves_the_address_its_room_on_a_phone(site: Site, chromium: Browser) -> None:
+    site.smtp.refuse("gone@example.test", 550)
+    await site.send(recipients=["ana.costa@example.test", "gone@example.test"])
+    async with await chromium.new_context(viewport=PHONE) as context:
+        page = await context.new_page()
+        await page.goto(site.inbox)
+        await expect(page.get_by_text("partly delivered")).to_be_visible()
+        address = page.locator(".whom")
+        assert await address.evaluate("element => element.scrollWidth <= element.clientWidth")
+        lines = await page.locator(".messages a").evaluate(
+            "row => ['.to', 'time', '.what', '.state'].map(name => row.querySelector(name).getBoundingClientRect())"
+            ".map((box, index, [first]) => box.top >= first.bottom)"
+        )
+        assert lines == [False, False, True, True]
+
+
 async def test_it_is_used_by_keyboard_alone(shared: Site, chromium: Browser) -> None:
     for subject in ("first", "second", "third"):
         await shared.send(subject=subject)
