@@ -1,12 +1,11 @@
 """What mail programs and their filters will not like about a message."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from openviper.core.email.mailbox.markup import elements
+from openviper.core.email.mailbox.markup import elements, is_remote, remote_styles
 from openviper.core.email.mailbox.store import Entry
 from openviper.core.email.templates.links import link_scheme
 
@@ -18,9 +17,7 @@ CLIP_BYTES = 102 * 1024
 _BULK_RECIPIENTS = 20
 _SHOWN = 3
 _SCRIPTS = frozenset({"javascript", "vbscript", "data"})
-_REMOTE = frozenset({"http", "https", "//"})
 _ACTIVE = frozenset({"script", "form", "iframe", "object", "embed", "video", "audio"})
-_STYLE_URL = re.compile(r"url\(\s*+[\"']?\s*+(https?://|//)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ def _links(links: list[str]) -> Iterator[Finding]:
     if relative:
         yield Finding(
             "problem",
-            f"{_count(relative, 'relative link')}",
+            _count(relative, "relative link"),
             f"A message has no address that it could be relative to; write it in full: {_some(relative)}",
         )
 
@@ -132,14 +129,16 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[Finding]:
             "problem", f"{_count(relative, 'image')} with a relative address", f"It is never found: {_some(relative)}"
         )
     names = {part.content_id or part.filename for part in entry.prepared.attachments if part.inline}
-    absent = [image for image in markup.images if link_scheme(image) == "cid" and image.strip()[4:] not in names]
+    absent = [
+        image for image in markup.images if link_scheme(image) == "cid" and unquote(image.strip()[4:]) not in names
+    ]
     if absent:
         yield Finding(
             "problem",
-            f"{_count(absent, 'inline image')} that is not attached",
+            f"{_count(absent, 'inline image')} not attached",
             f"No inline attachment has this content id: {_some(absent)}",
         )
-    remote = [image for image in markup.images if link_scheme(image) in _REMOTE]
+    remote = [image for image in markup.images if is_remote(image)]
     if remote or markup.styles_remote:
         hosts = sorted({host for image in remote if (host := _host(image))})
         yield Finding(
@@ -150,7 +149,7 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[Finding]:
 
 
 def _read(html: str) -> _Markup:
-    found = _Markup([], [], [], set(), set(), _STYLE_URL.search(html) is not None)
+    found = _Markup([], [], [], set(), set(), remote_styles(html))
     for name, attributes in elements(html):
         if name in ("a", "area") and "href" in attributes:
             found.links.append(attributes["href"])

@@ -1,10 +1,12 @@
-"""The elements of an HTML part, for looking at them and not for showing them."""
+"""What an HTML part consists of and asks for, for looking at it and not for showing it."""
 
 import re
 from collections.abc import Iterator
 from html import unescape
 
-__all__ = ["elements"]
+from openviper.core.email.templates.links import link_scheme
+
+__all__ = ["elements", "is_remote", "remote_content", "remote_styles"]
 
 # Every pattern goes on from where the last one ended, so the time is proportional to the length whatever the input.
 _OPENING = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)", re.ASCII)
@@ -14,6 +16,14 @@ _TAG_END = re.compile(r"[\s/]*+>?")
 _TEXT_ONLY = {
     name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "textarea", "title", "xmp", "noembed")
 }
+
+_REMOTE = frozenset({"http", "https", "//"})
+_STYLE_URL = re.compile(
+    r"(?:url\(|image-set\(|@import)\s*+(?:[\"']|&(?:quot|apos|\#34|\#39);)?+\s*+(?:https?:)?//", re.IGNORECASE
+)
+_LOADED = ("src", "background", "poster")
+# These are never loaded, also where remote content is allowed.
+_NEVER_LOADED = frozenset({"script", "iframe", "frame", "object", "embed", "portal", "fencedframe"})
 
 
 def elements(html: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -41,3 +51,30 @@ def elements(html: str) -> Iterator[tuple[str, dict[str, str]]]:
             if closing is None:
                 return
             position = closing.start()
+
+
+def is_remote(address: str) -> bool:
+    """Whether an image with this address comes from elsewhere."""
+    return link_scheme(address) in _REMOTE
+
+
+def remote_styles(html: str) -> bool:
+    """Whether styles in ``html`` ask for something from elsewhere."""
+    return _STYLE_URL.search(html) is not None
+
+
+def remote_content(html: str) -> bool:
+    """Whether ``html`` asks for images, media, fonts or style sheets from elsewhere."""
+    return remote_styles(html) or any(
+        is_remote(address) for name, attributes in elements(html) for address in _loaded(name, attributes)
+    )
+
+
+def _loaded(name: str, attributes: dict[str, str]) -> Iterator[str]:
+    """The addresses of what a reader loads together with the element."""
+    if name in _NEVER_LOADED:
+        return
+    yield from (attributes[attribute] for attribute in _LOADED if attribute in attributes)
+    yield from attributes.get("srcset", "").split(",")
+    if name in ("link", "image"):
+        yield attributes.get("href") or attributes.get("xlink:href", "")

@@ -12,6 +12,7 @@ from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.errors import EmailError
 from openviper.core.email.mailbox.frame import SANDBOX
 from openviper.core.email.mailbox.live import Live
+from openviper.core.email.mailbox.markup import remote_content
 from openviper.core.email.mailbox.previews import Preview, listed, preview, signature
 from openviper.core.email.mailbox.responses import Pages
 from openviper.core.email.mailbox.store import key_of
@@ -70,6 +71,7 @@ class TemplateViews:
             view=choice(request, "view", views),
             path=quote(shown.name),
             sandbox=SANDBOX,
+            elsewhere=await asyncio.to_thread(remote_content, (rendered and rendered.html) or ""),
             may_send=debug() and rendered is not None,
             problem=problem,
             to=to,

@@ -14,6 +14,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.mailbox.actions import retry, send_again
 from openviper.core.email.mailbox.check import check
 from openviper.core.email.mailbox.frame import SANDBOX, frame_policy, framed_html, inline_image
+from openviper.core.email.mailbox.markup import remote_content
 from openviper.core.email.mailbox.responses import HEADERS, Pages, as_download, home
 from openviper.core.email.mailbox.search import Query, matching
 from openviper.core.email.mailbox.source import header_fields, source_text
@@ -88,6 +89,7 @@ class Views:
             "sandbox": SANDBOX,
             "gaps": _gaps(entry),
             "way": _WAYS[entry.way],
+            "elsewhere": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
             "not_here": "not-here" in request.query_params,
             **await self._neighbours(entry),
         }

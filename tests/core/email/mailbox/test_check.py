@@ -9,7 +9,7 @@ import pytest
 from openviper.core.email import AttachmentData
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.mailbox.check import CLIP_BYTES, check
-from openviper.core.email.mailbox.markup import elements
+from openviper.core.email.mailbox.markup import elements, remote_content
 from openviper.core.email.mailbox.store import Entry, with_step
 from openviper.core.email.message import EmailMessageData, prepare
 from openviper.core.email.serialiser import outgoing
@@ -29,7 +29,13 @@ def titles(**message: Any) -> list[str]:
     return [finding.title for finding in check(entry(**message))]
 
 
-@pytest.mark.parametrize("message", [{}, {"html": FINE, "attachments": [LOGO]}])
+ENCODED = {
+    "html": '<img src="cid:logo%40shop" alt="">',
+    "attachments": [AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="logo@shop")],
+}
+
+
+@pytest.mark.parametrize("message", [{}, {"html": FINE, "attachments": [LOGO]}, ENCODED])
 def test_a_good_message_has_no_findings(message: dict[str, Any]) -> None:
     assert titles(**message) == []
 
@@ -40,7 +46,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "1 image without alternative text": {"html": '<img src="cid:logo">', "attachments": [LOGO]},
     "2 relative links": {"html": '<a href="/a">a</a><a href="b.html">b</a><a href="#c">c</a>'},
     "1 image with a relative address": {"html": '<img src="/logo.png" alt="">'},
-    "1 inline image that is not attached": {"html": '<img src="cid:gone" alt="">'},
+    "2 inline images not attached": {"html": '<img src="cid:gone" alt=""><img src="cid:off" alt="">'},
     "1 link to a script": {"html": '<a href=" java&#115;cript:alert(1)">x</a>'},
     "1 remote image": {"html": '<img src="https://cdn.example/a.png" alt="">'},
     "Remote images in styles": {"html": "<style>p{background:url('https://cdn.example/a.png')}</style>"},
@@ -76,6 +82,38 @@ def test_problems_come_before_advice() -> None:
     levels = [finding.level for finding in check(entry(html=html))]
     assert levels == sorted(levels, reverse=True)
     assert set(levels) == {"problem", "advice"}
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<img src="https://cdn.example/a.png">',
+        '<img src="//cdn.example/a.png">',
+        '<img src="cid:a" srcset="cid:a 1x, https://cdn.example/a.png 2x">',
+        '<td background="http://cdn.example/a.png">',
+        '<link rel="stylesheet" href="https://cdn.example/a.css">',
+        '<svg><image xlink:href="https://cdn.example/a.png"/></svg>',
+        "<style>@import 'https://cdn.example/a.css'</style>",
+        '<p style="background: url(&quot;https://cdn.example/a.png&quot;)">',
+        '<video poster="https://cdn.example/a.png"></video>',
+    ],
+)
+def test_what_a_reader_would_load_from_elsewhere_is_found(html: str) -> None:
+    assert remote_content(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "",
+        FINE,
+        '<p style="background: url(cid:logo)">https://shop.example/</p>',
+        '<img src="data:image/png;base64,AAAA">',
+        '<script src="https://cdn.example/a.js"></script><iframe src="https://cdn.example/"></iframe>',
+    ],
+)
+def test_links_and_what_is_never_loaded_are_no_remote_content(html: str) -> None:
+    assert not remote_content(html)
 
 
 @pytest.mark.parametrize(

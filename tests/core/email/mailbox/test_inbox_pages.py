@@ -125,6 +125,14 @@ async def test_remote_content_is_blocked_until_it_is_allowed(inboxes: Inboxes) -
     assert "Remote content is blocked" in page
 
 
+async def test_a_message_that_asks_for_nothing_remote_has_nothing_to_allow(inboxes: Inboxes) -> None:
+    html = '<a href="https://shop.example/">Shop</a><img src="cid:dot@shop" alt="">'
+    async with inboxes.with_message(html=html, attachments=[PIXEL]) as (client, path):
+        page = (await client.get(path)).text
+    assert "<iframe" in page
+    assert "Remote content" not in page
+
+
 async def test_send_again_makes_a_new_message(inboxes: Inboxes) -> None:
     async with inboxes.with_message(bcc="b@example.test", attachments=[PIXEL]) as (client, path):
         answer = await client.post(f"{path}/again", headers=SAME_ORIGIN)
