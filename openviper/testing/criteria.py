@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from openviper.core.email import AttachmentData, parse_address
 from openviper.testing.message import SentMessage
 
-__all__ = ["Criteria", "Criterion", "Verdict", "addresses_fit", "check", "shown"]
+__all__ = ["Criteria", "Criterion", "Verdict", "addresses_fit", "check", "refuse_unknown", "shown"]
 
 Criterion = str | re.Pattern[str] | Callable[[Any], object]
 """A text that must be equal (or contained, where the name says so), a pattern that is searched for, or a function."""
@@ -46,12 +46,20 @@ class Verdict:
     found: Any
 
 
-def check(message: SentMessage, criteria: Criteria) -> list[Verdict]:
-    """A verdict for each criterion, in the order given.
+def refuse_unknown(criteria: Criteria) -> None:
+    """Refuse a misspelt criterion also where there is no message to try it on.
 
     Raises:
         TypeError: there is no such criterion.
     """
+    known = Criteria.__annotations__
+    for name in criteria:
+        if name not in known:
+            raise TypeError(f"there is no criterion {name!r}; there are {', '.join(known)}, and count")
+
+
+def check(message: SentMessage, criteria: Criteria) -> list[Verdict]:
+    """A verdict for each criterion, in the order given."""
     return [verdict for name, wanted in criteria.items() for verdict in _verdicts(message, name, wanted)]
 
 
@@ -70,9 +78,7 @@ def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]
         return [Verdict(name, wanted, any(_attached(wanted, one) for one in message.attachments), names)]
     if name == "headers":
         return [_header_verdict(message, header, value) for header, value in wanted.items()]
-    if name == "way":
-        return [Verdict(name, wanted, message.way == wanted, str(message.way))]
-    raise TypeError(f"there is no criterion {name!r}; there are {', '.join(Criteria.__annotations__)}, and count")
+    return [Verdict(name, wanted, message.way == wanted, str(message.way))]
 
 
 def addresses_fit(wanted: Criterion | Sequence[str], found: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Unpack
 
 from openviper.core.email.backends.interception import intercepting
 from openviper.testing.capture import Capture, Waiting
-from openviper.testing.criteria import Criteria, Criterion, check
+from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknown
 from openviper.testing.failures import Failure, Step
 from openviper.testing.message import SentMessage
 from openviper.testing.report import asked_for, instead, one_line
@@ -162,6 +162,7 @@ class Mailbox:
         return _ending(end)
 
     def _matching(self, criteria: Criteria) -> list[SentMessage]:
+        refuse_unknown(criteria)
         return [message for message in self.messages if all(verdict.met for verdict in check(message, criteria))]
 
     def _instead(self, criteria: Criteria) -> str:

@@ -144,6 +144,9 @@ async def test_a_wrong_criterion_is_no_match_but_an_error(mailbox: Mailbox) -> N
     await send_email("alice@example.com", "Hi", text="Hello")
     with pytest.raises(TypeError, match="no criterion 'subjekt'; there are to, cc"):
         mailbox.assert_sent(subjekt="Hi")  # type: ignore[call-arg]
+    mailbox.clear()
+    with pytest.raises(TypeError, match="no criterion 'subjekt'"):
+        mailbox.assert_not_sent(subjekt="Hi")  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="assert_not_sent"):
         mailbox.assert_sent(count=0)
 
