@@ -30,28 +30,39 @@ class _Converters(threading.local):
 
 
 _converters = _Converters()
-_library: ModuleType | None = None
-_loaded = False
+_library: ModuleType | MissingDependency | None = None
+_warned = False
 _loading = threading.Lock()
 
 
 def load_converter() -> None:
-    """Import python-markdown, which is slow the first time (do it in a thread), or log that the substitute is used."""
-    global _library, _loaded
+    """Import python-markdown if it is installed, which is slow the first time; do it in a thread."""
+    global _library
     with _loading:
-        if _loaded:
-            return
-        try:
-            _library = require("markdown", extra="markdown", purpose="Markdown in templates")
-        except MissingDependency as error:
-            _logger.warning("%s; until then only headings, paragraphs and links of .md templates become HTML", error)
-        _loaded = True
+        if _library is None:
+            try:
+                _library = require("markdown", extra="markdown", purpose="Markdown in templates")
+            except MissingDependency as error:
+                _library = error
 
 
 def to_html(source: str) -> str:
-    """Convert ``source``, in which values are stand-ins; they come out as they went in, in attributes always quoted."""
+    """Convert ``source``, in which values are stand-ins; they come out as they went in, in attributes always quoted.
+
+    Where python-markdown is missing, the first call logs what a substitute does without.
+    """
     load_converter()
+    if isinstance(_library, MissingDependency):
+        _warn_once(_library)
     return _kept(source) if len(source) <= _CACHED else quote_stand_ins(_convert(source))
+
+
+def _warn_once(missing: MissingDependency) -> None:
+    global _warned
+    with _loading:
+        before, _warned = _warned, True
+    if not before:
+        _logger.warning("%s; until then only headings, paragraphs and links of .md templates become HTML", missing)
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +72,7 @@ def _kept(source: str) -> str:
 
 
 def _convert(source: str) -> str:
-    if _library is None:
+    if not isinstance(_library, ModuleType):
         return basic_html(source)
     converter = _converters.converter
     if converter is None:

@@ -439,18 +439,27 @@ sys.modules[sys.argv[1]] = None
 from openviper.core.email.templates import TemplateRenderer
 async def main():
     renderer = TemplateRenderer([Path(sys.argv[2])], debug=True, inline_css=sys.argv[3] == "css")
+    if sys.argv[3] == "no Markdown":
+        await renderer.prepare()
+        print((await renderer.render("t.html")).html)
+        return
     for _ in range(2):
         print((await renderer.render("t.md", {"v": "<b> [x](http://evil) # *", "u": "javascript:x"})).html)
 asyncio.run(main())
 """
 
 
-async def _without(module: str, folder: Path, css: str = "") -> str:
+async def _without(module: str, folder: Path, option: str = "") -> str:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _WITHOUT, module, str(folder), css,
+        sys.executable, "-c", _WITHOUT, module, str(folder), option,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     return (await process.communicate())[0].decode()
+
+
+async def test_without_python_markdown_nothing_is_said_until_there_is_markdown(tmp_path: Path) -> None:
+    _write(tmp_path, {"t.html": "<p>Hi</p>"})
+    assert await _without("markdown", tmp_path, "no Markdown") == "<p>Hi</p>\n"
 
 
 async def test_without_python_markdown_headings_paragraphs_and_links_are_converted(tmp_path: Path) -> None:
