@@ -10,7 +10,7 @@ import click
 
 from openviper.cli.colour import colour
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import settings_option
+from openviper.cli.options import sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.exceptions import OpenViperError
 
@@ -27,7 +27,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bri
 
 @click.command()
 @project_option
-@click.option("--from", "sender", metavar="ADDRESS", help='The sender to ask for. Default: EMAIL["default_sender"].')
+@sender_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.option(
     "--timeout",

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import settings_option
-from openviper.cli.sendtestemail import send_test_message, sender_option
+from openviper.cli.options import sender_option, settings_option
+from openviper.cli.sendtestemail import send_test_message
 
 __all__ = ["send"]
 

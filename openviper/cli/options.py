@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["project_path", "settings_option"]
+__all__ = ["project_path", "sender_option", "settings_option"]
 
 project_path = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 settings_option = click.option(
@@ -12,4 +12,21 @@ settings_option = click.option(
     metavar="MODULE",
     help="Settings module. Default: OPENVIPER_SETTINGS_MODULE, else [tool.openviper] settings in the project's "
     "pyproject.toml, else its only settings.py.",
+)
+
+
+def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    from openviper.core.email.addresses import parse_address
+    from openviper.core.email.errors import InvalidAddress
+
+    if value is not None:
+        try:
+            parse_address(value, field="--from")
+        except InvalidAddress as error:
+            raise click.UsageError(str(error)) from error
+    return value
+
+
+sender_option = click.option(
+    "--from", "sender", metavar="ADDRESS", callback=_address, help='The sender. Default: EMAIL["default_sender"].'
 )

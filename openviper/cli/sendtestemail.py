@@ -6,15 +6,11 @@ from pathlib import Path
 
 import click
 
-from openviper.cli.options import project_path, settings_option
+from openviper.cli.options import project_path, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.way_out import way_out
 
-__all__ = ["send_test_message", "sender_option", "sendtestemail"]
-
-sender_option = click.option(
-    "--from", "sender", metavar="ADDRESS", help='The sender. Default: EMAIL["default_sender"].'
-)
+__all__ = ["send_test_message", "sendtestemail"]
 
 
 @click.command()

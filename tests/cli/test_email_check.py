@@ -80,6 +80,14 @@ def test_the_option_from_asks_for_another_sender(cli: Cli, project: Path) -> Non
     assert any("<other@example.com>" in command.line for command in server.commands)
 
 
+def test_an_impossible_sender_is_a_usage_error(cli: Cli, project: Path) -> None:
+    configure(project)
+    done = cli.run("email", "check", "--project", project, "--from", "nobody")
+    assert done.returncode == 2
+    assert "--from: 'nobody' has no '@'" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_wrong_password_fails_at_auth(cli: Cli, project: Path) -> None:
     with SmtpServer(users={"shop": "right"}) as server:
         configure(project, **server.settings(password=SECRET))

@@ -7,7 +7,6 @@ from typing import Any
 from openviper.cli.check.finding import Finding
 from openviper.cli.check.waiting import in_thread, left
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.errors import InvalidAddress
 
 __all__ = ["check_domain", "judge_dmarc", "judge_spf"]
 
@@ -25,10 +24,7 @@ class _NoAnswer(Exception):
 
 async def check_domain(sender: str | None, deadline: float) -> tuple[Finding, Finding]:
     """Findings for spf and dmarc, by ``deadline`` (loop time)."""
-    try:
-        domain = "" if sender is None else parse_address(sender, field="default_sender").domain.lower()
-    except InvalidAddress:
-        domain = ""
+    domain = "" if sender is None else parse_address(sender, field="sender").domain.lower()
     if not domain or domain.startswith("["):
         return _both_skipped("there is no sender with a domain")
     if domain.rpartition(".")[2] in _RESERVED or ".".join(domain.split(".")[-2:]) in _RESERVED_SECOND:

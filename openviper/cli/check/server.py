@@ -9,7 +9,7 @@ from openviper.cli.check.finding import Finding
 from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.waiting import left
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidAddress
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
 from openviper.core.email.smtp.inspection import Inspection, TlsSession
@@ -131,10 +131,7 @@ class _Conversation:
         if sender is None:
             remedy = 'set EMAIL["default_sender"], or name one here with --from'
             return Finding.warning("sender", "there is no default sender: each message must name its own", remedy)
-        try:
-            address = parse_address(sender, field='EMAIL["default_sender"]').addr_spec
-        except InvalidAddress as error:
-            return Finding.failed("sender", str(error), "correct the address")
+        address = parse_address(sender, field="sender").addr_spec
         failure = await self._try("MAIL FROM", lambda: self._inspection.try_sender(address))
         if failure is None:
             return Finding.ok("sender", f"{address} is accepted (nothing was sent)")
