@@ -23,6 +23,7 @@ async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limi
     """
     connection = dialogue.connection
     before: Exchange | None = None
+    answer: Exchange | None = None
     try:
         for begin in range(0, size or 1, _CHUNK):
             end = min(begin + _CHUNK, size)
@@ -41,6 +42,7 @@ async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limi
         assert before is not None
         reply = await before.only_reply()
     except WireFailure as failure:
+        _judge_early(dialogue, "BDAT", before, answer)
         raise dialogue.failed(["BDAT"], failure) from failure
     connection.needs_reset = True
     outcome = dialogue.judge_content("BDAT", reply)
@@ -72,10 +74,18 @@ async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit:
             connection.hurry(answer, limit)
         reply = await answer.only_reply()
     except WireFailure as failure:
+        _judge_early(dialogue, "DATA", answer)
         raise dialogue.failed(["DATA"], failure) from failure
     if not dialogue.body_written:
         connection.abort()  # an answer to half a message; what follows would be read as commands
     return dialogue.judge_content("DATA", reply)
+
+
+def _judge_early(dialogue: Dialogue, step: str, *answers: Exchange | None) -> None:
+    """Raise a refusal that had come before the server hung up, or before it read no further."""
+    for answer in answers:
+        if answer is not None and answer.replies and not answer.replies[0].positive:
+            dialogue.judge_content(step, answer.replies[0])
 
 
 async def _write(connection: Connection, content: Chunks, begin: int, end: int) -> None:

@@ -45,6 +45,7 @@ class Dialogue:
         try:
             replies = await self.connection.ask(data, len(steps), final_limit=final_limit)
         except WireFailure as failure:
+            self.judge_cut_flight(steps, failure.replies)
             raise self.failed(steps, failure) from failure
         self.judge_departure(steps, replies)
         return replies
@@ -56,9 +57,10 @@ class Dialogue:
         return StaleConnection(error) if failure.kind == "lost" and not self._body_sent else error
 
     def judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
-        """Raise when the server has said that it closes the connection."""
+        """Raise when the server has said that it closes the connection; a refusal before that counts."""
         if replies[-1].code != _LEAVING:
             return
+        self.judge_cut_flight(steps, replies[:-1])
         step = steps[len(replies) - 1]
         error = going_away(self._peer, step, replies[-1])
         raise StaleConnection(error) if step in _BEFORE_ANYTHING else error
@@ -83,8 +85,17 @@ class Dialogue:
             self.connection.needs_reset = True
             raise recipients_refused(self._peer, self._accepted, self._refused)
 
-    def judge_cut_flight(self, replies: Sequence[Reply]) -> None:
-        """Raise the refusal that came before the connection ended, if it leaves no doubt."""
+    def judge_cut_flight(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+        """Raise the refusal that came before the connection ended, if it leaves no doubt.
+
+        Some servers hang up behind a refusal, which would be the same at the next attempt.
+        """
+        if "MAIL FROM" not in steps:
+            return
+        begin = steps.index("MAIL FROM")
+        if not all(reply.positive for reply in replies[:begin]):
+            return  # to RSET: what is said behind it may be about another message
+        replies = replies[begin:]
         if len(replies) > len(self._recipients) or (replies and replies[0].negative):
             self.judge_envelope(replies)
 

@@ -7,6 +7,7 @@ that have shown that they know RSET.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from openviper.core.email.errors import MessageRefused, RecipientsRefused
 from openviper.core.email.message import OutgoingMessage
@@ -139,18 +140,19 @@ class _Judgement:
         replies = failure.replies
         if self._connection.dismissed:
             return NotTaken()
-        if replies and replies[0].positive:
-            if len(replies) > 1 and replies[1].code == _BAD_SEQUENCE:
-                return NotTaken()
-            try:
-                self._dialogue.judge_cut_flight(replies[1:])
-            except (MessageRefused, RecipientsRefused) as refusal:
-                return refusal
+        if _out_of_sequence(replies):
+            return NotTaken()
+        try:
+            self._dialogue.judge_cut_flight(self._steps, replies)
+        except (MessageRefused, RecipientsRefused) as refusal:
+            return refusal
         return self._dialogue.failed(self._steps, failure)
 
     def of_replies(self, replies: list[Reply]) -> DeliveryReport:
         """Raises like ``Lane.carry``."""
         dialogue, connection = self._dialogue, self._connection
+        if connection.dismissed and _out_of_sequence(replies):
+            raise NotTaken
         try:
             dialogue.judge_departure(self._steps, replies)
         except StaleConnection as stale:
@@ -169,3 +171,8 @@ class _Judgement:
         outcome = dialogue.judge_content("BDAT", content)
         connection.needs_reset = False
         return outcome
+
+
+def _out_of_sequence(replies: Sequence[Reply]) -> bool:
+    """True when MAIL was refused behind RSET: for another message, then, and not for its own sake."""
+    return len(replies) > 1 and replies[0].positive and replies[1].code == _BAD_SEQUENCE

@@ -120,7 +120,7 @@ class _Transaction:
             exchange = self._connection.request(flight, len(steps), final_limit=self._options.data_timeout)
             await exchange.waiter
         except WireFailure as failure:
-            dialogue.judge_cut_flight(failure.replies)
+            dialogue.judge_cut_flight(steps, failure.replies)
             raise dialogue.failed(steps, failure) from failure
         self._connection.needs_reset = True
         replies = exchange.replies

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +29,9 @@ from openviper.core.email.errors import (
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
 from openviper.core.email.serialiser import outgoing as serialised
 from openviper.core.email.settings import EmailSettings
+from openviper.core.email.smtp.connect import Handshake
 from openviper.core.email.smtp.tls import client_context
+from openviper.core.email.smtp.transfer import TransferOptions, transfer
 
 CHUNKING, PIPELINING, NOTHING = CAPABILITIES, ("PIPELINING", "SIZE 100000000"), ()
 OFFERS = pytest.mark.parametrize(
@@ -536,6 +539,59 @@ async def test_a_refusal_in_one_flight_leaves_no_doubt_though_the_connection_is_
                 await backend.send(outgoing())
             assert (raised.value.code, raised.value.uncertain) == (550, False)
             await backend.send(outgoing())
+
+
+@pytest.mark.parametrize("end", [b"", b"421 4.7.0 bye\r\n"], ids=["at once", "with 421"])
+@pytest.mark.parametrize(("verb", "error"), [(b"MAIL", MessageRefused), (b"RCPT", RecipientsRefused)])
+@pytest.mark.parametrize("size", [1000, 300_000])
+@OFFERS
+async def test_a_server_that_hangs_up_behind_its_refusal_has_refused(
+    offer: Sequence[str], size: int, verb: bytes, error: type[DeliveryError], end: bytes
+) -> None:
+    connections = 0
+
+    async def converse(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await greet(peer, *offer)
+        while not (await peer.line()).startswith(verb):
+            await peer.say(b"250 ok")
+        peer.writer.write(b"550 5.7.1 go away\r\n" + end)
+        peer.writer.write_eof()
+        await peer.reader.read()
+
+    async with raw_server(converse) as port, backend_for(port) as backend:
+        with pytest.raises(error) as raised:
+            await backend.send(outgoing(large_body(size)))
+    assert (raised.value.code, raised.value.temporary, raised.value.uncertain) == (550, False, False)
+    assert connections == 1
+
+
+@pytest.mark.parametrize("end", ["hangs up", "stops reading"])
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_refusal_that_comes_while_a_chunk_is_blocked_is_a_refusal(refused: int, end: str) -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, *CHUNKING)
+        for answer in (b"250 sender", b"250 recipient", *[b"250 chunk"] * (refused - 1), b"552 5.3.4 too large"):
+            command = await peer.line()
+            if answer == b"250 chunk":
+                await peer.exactly(int(command.split()[1]))
+            await peer.say(answer)
+        if end == "hangs up":
+            peer.writer.write_eof()
+        await asyncio.sleep(3)
+
+    async with raw_server(converse, limit=2**13) as port:
+        settings = EmailSettings(host="127.0.0.1", port=port, timeout=1.0)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**13)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            connection = await (await Handshake.of(settings, sock)).run()
+            with pytest.raises(MessageRefused) as raised:
+                await transfer(connection, outgoing(large_body(20 * MEGABYTE)), TransferOptions(timeout=1.0))
+    assert (raised.value.code, raised.value.temporary, raised.value.uncertain) == (552, False, False)
+    assert not connection.usable
 
 
 @pytest.mark.parametrize("nth", [1, 2, 26])
