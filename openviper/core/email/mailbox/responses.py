@@ -13,6 +13,8 @@ from jinja2 import DictLoader, Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from openviper.core.email.backends.console import escape
+
 __all__ = ["HEADERS", "Pages", "as_download", "as_json", "home"]
 
 HEADERS = {
@@ -51,6 +53,7 @@ class Pages:
                 "gap": _gap,
                 "rfc_date": format_datetime,
                 "snippet": _snippet,
+                "visible": escape,
             }
             self._environment = environment
 

@@ -88,6 +88,12 @@ async def test_a_download_keeps_its_name_and_no_header_is_injected(inboxes: Inbo
     assert answer.content == b"<script>"
 
 
+async def test_a_file_name_that_is_read_backwards_is_shown_as_it_is(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(attachments=[("a\u202efdp.exe", b"x")]) as (client, path):
+        page = (await client.get(path)).text
+    assert r">a\u202efdp.exe</a>" in page
+
+
 async def test_an_attachment_is_never_shown_by_the_browser(inboxes: Inboxes) -> None:
     page = AttachmentData("page.html", b"<script>alert(1)</script>", "text/html")
     async with inboxes.with_message(attachments=[page]) as (client, path):
