@@ -108,11 +108,11 @@ class Dialogue:
 
     def judge_content(self, step: str, reply: Reply) -> DeliveryReport:
         """The outcome when the server has taken the content; else raise."""
+        if reply.positive:
+            return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
         self.judge_departure([step], [reply])
-        if not reply.positive:
-            self._require_negative(step, reply)
-            raise message_refused(self._peer, step, reply)
-        return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
+        self._require_negative(step, reply)
+        raise message_refused(self._peer, step, reply)
 
     @property
     def _body_sent(self) -> bool:

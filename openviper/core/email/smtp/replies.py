@@ -67,17 +67,15 @@ class ReplyReader:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
-            reply = self._line(line)
+            reply = _whole(line) if len(line) <= _SHORT and not self._texts else None
+            if reply is None:
+                reply = self._line(line)
             if reply is not None:
                 yield reply
         if len(self._rest) > _MAX_LINE:
             raise BrokenReply("a reply line without end")
 
     def _line(self, line: bytes) -> Reply | None:
-        if not self._texts and len(line) <= _SHORT:
-            reply = _whole(line)
-            if reply is not None:
-                return reply
         match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
         if match is None:
             raise BrokenReply(f"not an SMTP reply: {one_line(line[:80])!r}")

@@ -184,10 +184,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._failure is not None or self._going_away:
             return
         self.heard_at = self._loop.time()
+        exchanges = self._exchanges
         try:
             for reply in self._reader.feed(bytes(self._buffer[:nbytes])):
-                if not self._take(reply):
+                if not exchanges or reply.code == 421:
+                    self._end_with(reply)
                     return
+                exchange = exchanges[0]
+                exchange.replies.append(reply)
+                if len(exchange.replies) == exchange.want:
+                    self._finish(exchange)
         except BrokenReply as error:
             self._fail("broken", str(error))
         else:
@@ -221,29 +227,23 @@ class Connection(asyncio.BufferedProtocol):
         if len(self._exchanges) == 1:
             self._arm(self._loop.time())
 
-    def _take(self, reply: Reply) -> bool:
-        """Give a reply to the exchange it belongs to; False when nothing further may be read."""
-        if not self._exchanges:
-            if reply.code == 421:
-                self._fail("lost", f"the server closed the connection: {reply}")
-            else:
-                self._fail("broken", f"a reply that was not asked for: {reply}")
-            return False
-        exchange = self._exchanges[0]
-        exchange.replies.append(reply)
-        if reply.code == 421:
+    def _end_with(self, reply: Reply) -> None:
+        """End the connection for 421, or for a reply that was not asked for; nothing further is read."""
+        if reply.code != 421:
+            self._fail("broken", f"a reply that was not asked for: {reply}")
+            return
+        if self._exchanges:
+            exchange = self._exchanges[0]
+            exchange.replies.append(reply)
             self._going_away = True
             self._finish(exchange)
-            self._fail("lost", f"the server closed the connection: {reply}")
-            return False
-        if len(exchange.replies) == exchange.want:
-            self._finish(exchange)
-        return True
+        self._fail("lost", f"the server closed the connection: {reply}")
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchanges.popleft()
         _wake(exchange.waiter)
-        _wake(self._resumed)
+        if self._resumed is not None:
+            _wake(self._resumed)
 
     def _fail(self, kind: FailureKind, detail: str) -> None:
         if self._failure is not None:
