@@ -106,8 +106,8 @@ class TaskSettings(BaseModel):
     @classmethod
     def from_settings(cls) -> "TaskSettings":
         """The project's, kept until the settings change."""
-        given = conf.settings.TASKS
         if TaskSettings._cached is None or TaskSettings._cached[0] != conf.settings.version:
+            given = conf.settings.TASKS  # before the version: reading them may load them
             if not isinstance(given, Mapping):
                 raise ImproperlyConfigured(f"TASKS: is a {type(given).__name__}; give a dict of settings")
             TaskSettings._cached = (conf.settings.version, cls(**{str(key): given[key] for key in given}))

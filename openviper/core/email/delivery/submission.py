@@ -12,6 +12,7 @@ from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Outbox, current_outbox
+from openviper.core.email.queue import QueueService
 from openviper.core.email.receipt import Receipt, Way
 from openviper.core.email.schedule import AT_ONCE, Schedule
 from openviper.db.transaction import current_record, hold
@@ -45,7 +46,8 @@ async def submit(
         await submission.check_that_it_can_wait()
     if background is not False and submission.hold():
         return Receipt(message.message_id, Way.HELD)
-    if await submission.enqueue():
+    service = submission.broker()
+    if service is not None and await submission.enqueue(service):
         return Receipt(message.message_id, Way.QUEUED)
     if submission.defer(room=not mailer.dispatcher.full):
         return Receipt(message.message_id, Way.DEFERRED)
@@ -94,21 +96,22 @@ class _Submission:
             interceptor.hold(self.message, held)
         return True
 
-    async def enqueue(self) -> bool:
+    def broker(self) -> QueueService | None:
+        """Where it is to be queued; None when it goes another way."""
+        if self._way(broker=True) is not Way.QUEUED:
+            return None
+        service = self.mailer.queue
+        if service is None and self._asked_for and not self.mailer.in_memory:
+            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
+        return service
+
+    async def enqueue(self, service: QueueService) -> bool:
         """True when the broker has taken it.
 
         Raises:
             QueueUnavailable: it did not, and the message cannot go another way because it must wait.
         """
         mailer, message, schedule = self.mailer, self.message, self.schedule
-        if self._way(broker=True) is not Way.QUEUED:
-            return False
-        asked_for = self.background or mailer.settings.use_background_worker is True
-        service = mailer.queue
-        if service is None:
-            if asked_for and not mailer.in_memory:
-                logger.warning("message %s is not queued: TASKS names no real broker", message.message_id)
-            return False
         detector = service.detector
         try:
             if not (detector.available() if detector.known else await asyncio.to_thread(detector.available)):
@@ -118,7 +121,7 @@ class _Submission:
             if schedule.later:
                 raise
             logger.log(
-                logging.WARNING if asked_for else logging.DEBUG,
+                logging.WARNING if self._asked_for else logging.DEBUG,
                 "message %s is not queued: %s",
                 message.message_id,
                 error,
@@ -145,7 +148,8 @@ class _Submission:
             await replace(self, mailer=await current_mailer()).release()
             return
         try:
-            if await self.enqueue():
+            service = self.broker()
+            if service is not None and await self.enqueue(service):
                 return
         except QueueUnavailable as error:
             logger.error("message %s was not queued, and it must wait: it is lost: %s", self.message.message_id, error)
@@ -159,6 +163,11 @@ class _Submission:
         """Forget it: the transaction was rolled back."""
         logger.info("message %s is discarded: its transaction was rolled back", self.message.message_id)
         publish("discarded", self.message, "the transaction was rolled back")
+
+    @property
+    def _asked_for(self) -> bool:
+        """True when the queue was asked for, not only taken because it is there."""
+        return bool(self.background) or self.mailer.settings.use_background_worker is True
 
     def _way(self, *, broker: bool, room: bool = False) -> Way:
         return choose_way(
