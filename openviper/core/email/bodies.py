@@ -101,6 +101,8 @@ def _text_slices(text: str) -> list[bytes]:
     """``text`` as UTF-8 with CRLF line ends, in slices that end where a line does, as far as lines are short enough."""
     if text and text[-1] not in "\r\n":
         text += "\n"
+    if len(text) <= _TEXT_SLICE:
+        return [_normalised(text)]
     slices: list[bytes] = []
     start = 0
     while len(text) - start > _TEXT_SLICE:
@@ -109,7 +111,7 @@ def _text_slices(text: str) -> list[bytes]:
             end -= 1  # an LF may follow
         slices.append(_normalised(text[start:end]))
         start = end
-    slices.append(_normalised(text[start:] if start else text))
+    slices.append(_normalised(text[start:]))
     return slices
 
 
@@ -133,7 +135,7 @@ def _quoted(data: bytes) -> bytes:
     if data and data[-1] != 0x0A:
         encoded = _long_lines_broken(encoded + b"=\r\n")
     # A trailing space that binascii encodes, or the step before the last, may have made a line too long.
-    elif begins_so or encoded.find(b"=20\r\n") >= 0 or encoded.find(b"=09\r\n") >= 0:
+    elif begins_so or encoded.find(b"=20\r\n") >= 0 or (data.find(b"\t") >= 0 and encoded.find(b"=09\r\n") >= 0):
         encoded = _long_lines_broken(encoded)
     return encoded
 

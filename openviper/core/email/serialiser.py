@@ -246,6 +246,8 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
 
 
 def _least_size(message: PreparedMessage) -> int:
+    if not message.attachments:
+        return len(message.text or "") + len(message.html or "")
     return sum([size for size, _ in _parts(message)])
 
 

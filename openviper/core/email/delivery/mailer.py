@@ -13,7 +13,7 @@ from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.dispatcher import Dispatcher
 from openviper.core.email.errors import DeliveryError, QueueUnavailable, RecipientsRefused
-from openviper.core.email.events import publish
+from openviper.core.email.events import listening, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.receipt import Receipt, Way
@@ -120,7 +120,8 @@ class Mailer:
             report = await self.backend.send_overlapped(message)
         else:
             report = await self.backend.send(message)
-        publish("delivered", message, report.outcome, refused=tuple(report.refused))
+        if listening():
+            publish("delivered", message, report.outcome, refused=tuple(report.refused))
         return report
 
     async def attempt(self, message: OutgoingMessage, *, overlap: bool = False) -> Receipt:
