@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import count
 from typing import Any
 
@@ -26,6 +26,7 @@ _OVERLAPPED_BYTES = 256 * 1024
 
 _OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at"})
 _KEYS = inspect.signature(submit_email).parameters.keys()
+_FIELDS = tuple(field.name for field in fields(EmailMessageData))
 
 
 async def send_many(
@@ -44,7 +45,8 @@ async def send_many(
     arrive. ``contextlib.aclosing`` waits until everything is at rest.
 
     Args:
-        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`.
+        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. The
+            object of one message may be filled anew for the next.
         overlap: True lets small messages follow each other on a connection without waiting for answers, where the
             server offers PIPELINING and CHUNKING. When such a connection breaks, more messages than one may be
             uncertain (``DeliveryError.uncertain``).
@@ -150,7 +152,7 @@ class _Run:
     def _start(self, index: int, message: Message) -> None:
         self._held += 1
         self._preparing += 1
-        task = asyncio.create_task(self._send(index, message))
+        task = asyncio.create_task(self._send(index, _as_it_is_now(message)))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -203,6 +205,19 @@ class _Run:
             self._error = error
         if asyncio.current_task() is not self._reader:
             self._reader.cancel()
+
+
+def _as_it_is_now(message: Any) -> Any:
+    """A copy, as a generator may fill the same object, and the same lists in it, for the message that follows."""
+    if isinstance(message, EmailMessageData):
+        return replace(message, **{name: _own(getattr(message, name)) for name in _FIELDS})
+    if isinstance(message, Mapping):
+        return {key: _own(value) for key, value in message.items()}
+    return message
+
+
+def _own(value: Any) -> Any:
+    return value.copy() if isinstance(value, list | dict) else value
 
 
 def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:

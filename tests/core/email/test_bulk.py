@@ -115,6 +115,27 @@ async def test_data_and_dicts_come_from_an_async_iterable_too(mailer: Mailer) ->
     assert "Hello Alice" in [one.prepared.text for one in mailer.backend.messages]
 
 
+@pytest.mark.parametrize("kind", ["dict", "data"])
+async def test_a_generator_may_fill_the_same_object_for_each_message(mailer: Mailer, kind: str) -> None:
+    def rows() -> Iterator[EmailMessageData | dict[str, Any]]:
+        to: list[str] = []
+        context = {"name": ""}
+        fields = {"recipients": to, "subject": "", "template": "hello.txt", "context": context}
+        data = EmailMessageData(to, "")
+        for number in range(10):
+            to[:] = [f"to{number}@example.test"]
+            context["name"] = fields["subject"] = data.subject = data.text = f"Customer {number}"
+            yield fields if kind == "dict" else data
+
+    receipts = [receipt async for receipt in send_many(rows())]
+    assert all(receipts)
+    assert isinstance(mailer.backend, MemoryBackend)
+    prepared = sorted((one.prepared for one in mailer.backend.messages), key=lambda one: one.subject)
+    assert [one.subject for one in prepared] == [f"Customer {number}" for number in range(10)]
+    assert [one.recipients for one in prepared] == [(f"to{number}@example.test",) for number in range(10)]
+    assert all(one.subject in (one.text or "") for one in prepared)
+
+
 async def test_nothing_gives_nothing(mailer: Mailer) -> None:
     assert [receipt async for receipt in send_many([])] == []
 
