@@ -10,7 +10,7 @@ from openviper.core.email.errors import ConnectionFailed, DeliveryError, Recipie
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["Again", "Done", "Failed", "after_error", "after_report", "is_worth_another", "retry_delay"]
+__all__ = ["Again", "Done", "Failed", "after_error", "after_report", "retry_delay"]
 
 _FIRST = 3.0
 _LONGEST = 3600.0
@@ -67,10 +67,10 @@ def after_error(progress: Progress, error: Exception, settings: EmailSettings) -
         return outcome if not isinstance(outcome, Done) else Failed(progress, reason)
     if isinstance(error, RecipientsRefused) and not all(refusal.temporary for refusal in error.refused.values()):
         return Failed(progress, reason)  # allow_partial is off: one refused for good means nobody
-    return _again(progress, reason, settings) if is_worth_another(error) else Failed(progress, reason)
+    return _again(progress, reason, settings) if _is_worth_another(error) else Failed(progress, reason)
 
 
-def is_worth_another(error: Exception) -> bool:
+def _is_worth_another(error: Exception) -> bool:
     """Whether a later attempt may succeed: also where the server refused the connection for good.
 
     A wrong password or an expired certificate says nothing about the message, and somebody will put it right.

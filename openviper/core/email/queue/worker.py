@@ -18,7 +18,7 @@ from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidM
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.payload import UnknownPayload, decode
-from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, is_worth_another
+from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report
 from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.serialiser import outgoing
@@ -89,20 +89,28 @@ def _attempt(held: Held, settings: EmailSettings) -> Done | Again | Failed:
         prepared = decode(held.payload)
     except UnknownPayload as error:
         return Failed(progress, f"cannot be read: {error}")
-    if progress.expires_at is not None and time.time() > progress.expires_at:
-        return Failed(progress, "expired before it could be delivered")
-    if held.repeated and settings.on_uncertain == "hold":
-        return Failed(progress, "its worker died while it had it, perhaps after sending", uncertain=True)
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
     try:
-        report = thread.run_coroutine(_send(prepared, progress.left, settings))
-    except InvalidMessage as error:
-        return Failed(progress, str(error))
+        return thread.run_coroutine(_send(prepared, held, settings))
     except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
-        _log(held, error)
-        return after_error(progress, error, settings)
-    return after_report(progress, report, settings)
+        return _after_error(held, error, settings)
+
+
+def _not_sent(held: Held, settings: EmailSettings) -> Failed | None:
+    """Why there is no attempt; None if there is one."""
+    if held.progress.expires_at is not None and time.time() > held.progress.expires_at:
+        return Failed(held.progress, "expired before it could be delivered")
+    if held.repeated and settings.on_uncertain == "hold":
+        return Failed(held.progress, "its worker died while it had it, perhaps after sending", uncertain=True)
+    return None
+
+
+def _after_error(held: Held, error: Exception, settings: EmailSettings) -> Again | Failed:
+    if isinstance(error, InvalidMessage):
+        return Failed(held.progress, str(error))
+    _log(held, error)
+    return after_error(held.progress, error, settings)
 
 
 def _log(held: Held, error: Exception) -> None:
@@ -115,33 +123,38 @@ def _log(held: Held, error: Exception) -> None:
         logger.error("message %s: unexpected %s\n%s", held.message_id, type(error).__name__, frames)
 
 
-async def _send(prepared: PreparedMessage, left: tuple[str, ...] | None, settings: EmailSettings) -> DeliveryReport:
+async def _send(prepared: PreparedMessage, held: Held, settings: EmailSettings) -> Done | Again | Failed:
+    """Try once, and tell of it and of what follows."""
     message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
-    if left is not None:
-        message = message.for_recipients(left)
+    if held.progress.left is not None:
+        message = message.for_recipients(held.progress.left)
+    if (failed := _not_sent(held, settings)) is not None:
+        publish("failed", message, failed.reason)
+        return failed
     backend = await _backend(settings)
     publish("sending", message)
     try:
+        report = await _in_time(backend, message)
+    except Exception as error:  # noqa: BLE001 - a backend may be anybody's
+        outcome: Done | Again | Failed = _after_error(held, error, settings)
+        publish("retrying" if isinstance(outcome, Again) else "failed", message, str(error))
+        return outcome
+    outcome = after_report(held.progress, report, settings)
+    publish("delivered", message, report.outcome, refused=tuple(report.refused))
+    if isinstance(outcome, Again):
+        later = outcome.progress.left or ()
+        publish("retrying", message.for_recipients(later), f"{len(later)} of its recipients were refused for now")
+    return outcome
+
+
+async def _in_time(backend: EmailBackend, message: OutgoingMessage) -> DeliveryReport:
+    try:
         async with asyncio.timeout(_LONGEST_ATTEMPT) as limit:
-            report = await backend.send(message)
+            return await backend.send(message)
     except TimeoutError as error:
         if not limit.expired():
-            _tell_failure(message, error)
             raise
-        late = DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True)
-        _tell_failure(message, late)
-        raise late from error
-    except DeliveryError as error:
-        _tell_failure(message, error)
-        raise
-    publish("delivered", message, report.outcome, refused=tuple(report.refused))
-    if later := tuple(address for address, refusal in report.refused.items() if refusal.temporary):
-        publish("retrying", message.for_recipients(later), f"{len(later)} of its recipients were refused for now")
-    return report
-
-
-def _tell_failure(message: OutgoingMessage, error: Exception) -> None:
-    publish("retrying" if is_worth_another(error) else "failed", message, str(error))
+        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
 
 
 _backends: PerLoop[tuple[EmailSettings, "asyncio.Task[EmailBackend]"]] = PerLoop()

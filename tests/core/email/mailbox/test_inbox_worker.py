@@ -1,6 +1,7 @@
 """One inbox for the application and a worker in a process of its own."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ def smtp() -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, redis_server: RedisServer, smtp: SmtpServer) -> Iterator[Worker]:
-    email = smtp.settings(default_sender="shop@example.test", inbox="always", inbox_dir=str(tmp_path / "inbox"))
+def worker(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, smtp: SmtpServer
+) -> Iterator[Worker]:
+    """A worker with the settings of mail that are given as its parameter."""
+    settings = {"default_sender": "shop@example.test", "inbox": "always", "inbox_dir": str(tmp_path / "inbox")}
+    email = smtp.settings(**settings, **getattr(request, "param", {}))
     project = write_project(tmp_path / "project", tasks=redis_server.tasks(), email=email)
     with override(TASKS=redis_server.tasks(), EMAIL=email), Worker(project) as running:
         yield running
@@ -62,3 +67,26 @@ async def test_who_is_refused_by_a_workers_server_for_now_is_seen_until_the_next
     assert answer.status_code == 200, worker.output
     assert answer.json()["refused"] == []
     assert [one.recipients for one in smtp.messages] == [["a@example.test"], ["busy@example.test"]]
+
+
+@pytest.mark.parametrize("worker", [{"retry_max_age": 0}], indirect=True)
+async def test_what_the_queue_gives_up_waits_for_no_other_attempt_on_the_page(
+    inboxes: Inboxes, worker: Worker, smtp: SmtpServer
+) -> None:
+    smtp.refuse("busy@example.test", 450)
+    async with inboxes.open(backend="SMTPBackend") as client:
+        assert await send_email("busy@example.test", "Queued", text="By a worker")
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+    assert answer.status_code == 200, worker.output
+    assert kinds(answer.json()) == ["queued", "sending", "failed"]
+
+
+async def test_what_expires_in_the_queue_is_seen_as_failed(inboxes: Inboxes, worker: Worker, smtp: SmtpServer) -> None:
+    smtp.refuse("busy@example.test", 450)
+    async with inboxes.open(backend="SMTPBackend") as client:
+        end = datetime.now(UTC) + timedelta(seconds=1)
+        assert await send_email("busy@example.test", "Queued", text="By a worker", expires_at=end)
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+    assert answer.status_code == 200, worker.output
+    assert kinds(answer.json())[-1] == "failed"
+    assert answer.json()["timeline"][-1]["detail"] == "expired before it could be delivered"
