@@ -18,7 +18,8 @@ class Way(StrEnum):
     HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes this and the next one, but a frozen dataclass sets each field by a call, and every message makes both.
+@dataclass(slots=True)
 class DeliveryReport:
     """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer."""
 
@@ -35,7 +36,7 @@ class DeliveryReport:
         return f"{self.response}; refused: {refused}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """What became of a message so far; false when it failed silently, then ``error`` says why.
 
