@@ -40,7 +40,8 @@ async def compose(
     envelope_sender: str | None = None,
 ) -> OutgoingMessage:
     """The message of :func:`submit_email`'s arguments, ready to leave; raises what is wrong with them."""
-    text, html, subject = await _bodies(mailer, template, context, text, html, subject)
+    if text is None or subject is None or template is not None or context is not None:
+        text, html, subject = await _bodies(mailer, template, context, text, html, subject)
     data = EmailMessageData(
         recipients=recipients,
         subject=subject,
