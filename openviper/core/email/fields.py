@@ -126,7 +126,7 @@ def is_message_id(value: str) -> bool:
 
 
 def checked_attachment(attachment: AttachmentData) -> AttachmentData:
-    """Return the attachment as it is sent: an inline one has a content id, by default its file name.
+    """A copy of the attachment as it is sent: an inline one has a content id, by default its file name.
 
     Raises:
         AttachmentRefused: a value of it cannot be sent as given.
@@ -146,7 +146,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     _check_mime_type(attachment)
     content_id = attachment.content_id
     if content_id is None and not attachment.inline:
-        return attachment
+        return replace(attachment)
     identifier: Any = name if content_id is None else content_id
     if (
         not isinstance(identifier, str)
@@ -158,7 +158,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
         raise AttachmentRefused(
             name, f"content_id: must be letters, digits and some of !#$&'*+/=?^_`{{|}}~.@- ({hint})"
         )
-    return attachment if content_id is not None else replace(attachment, content_id=identifier)
+    return replace(attachment, content_id=identifier)
 
 
 def _checked_name(name: Any) -> str:

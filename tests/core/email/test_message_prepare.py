@@ -460,6 +460,13 @@ def test_mime_types_with_and_without_parameters_are_valid(mimetype: str) -> None
     assert prepared(attachments=[AttachmentData("a", b"", mimetype)]).attachments[0].mimetype == mimetype
 
 
+def test_what_the_caller_changes_later_does_not_change_the_message() -> None:
+    attachment = AttachmentData("a.txt", b"as it was")
+    message = prepared(attachments=[attachment])
+    attachment.filename, attachment.content = "b\r\n.txt", b"changed"
+    assert message.attachments == (AttachmentData("a.txt", b"as it was"),)
+
+
 def test_two_attachments_with_one_content_id_are_refused() -> None:
     images = [AttachmentData("a.png", b"", "image/png", content_id="x"), AttachmentData("x", b"", inline=True)]
     with pytest.raises(InvalidMessage, match=r"^attachments: 'x' has the content_id 'x' of another one"):
