@@ -15,10 +15,10 @@ from openviper.core.email.smtp.outcome import (
 from openviper.core.email.smtp.replies import Reply
 from openviper.core.email.smtp.wire import Connection
 
-__all__ = ["READY", "Dialogue"]
+__all__ = ["LEAVING", "READY", "Dialogue"]
 
 READY = 354  # to DATA: the content may come
-_LEAVING = 421
+LEAVING = 421  # to anything: the server closes the connection
 _BEFORE_ANYTHING = ("RSET", "MAIL FROM")
 
 
@@ -58,7 +58,7 @@ class Dialogue:
 
     def judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
         """Raise when the server has said that it closes the connection; a refusal before that counts."""
-        if replies[-1].code != _LEAVING:
+        if replies[-1].code != LEAVING:
             return
         self.judge_cut_flight(steps, replies[:-1])
         step = steps[len(replies) - 1]

@@ -14,7 +14,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.smtp.content import check_content
-from openviper.core.email.smtp.dialogue import Dialogue
+from openviper.core.email.smtp.dialogue import LEAVING, Dialogue
 from openviper.core.email.smtp.exchange import Exchange, WireFailure
 from openviper.core.email.smtp.outcome import StaleConnection, wire_error
 from openviper.core.email.smtp.replies import Reply
@@ -151,7 +151,7 @@ class _Judgement:
     def of_replies(self, replies: list[Reply]) -> DeliveryReport:
         """Raises like ``Lane.carry``."""
         dialogue, connection = self._dialogue, self._connection
-        if connection.dismissed and _out_of_sequence(replies):
+        if replies[-1].code == LEAVING and _out_of_sequence(replies):
             raise NotTaken
         try:
             dialogue.judge_departure(self._steps, replies)

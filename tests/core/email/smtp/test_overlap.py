@@ -587,6 +587,49 @@ async def test_refusals_that_were_answered_before_the_end_are_refusals() -> None
     assert uncertain(outcomes) == [2, 3]
 
 
+async def send_over(*peers: Callable[[Peer], Awaitable[None]], count: int) -> list[Outcome]:
+    """Send that many messages, the first connection served by the first of ``peers`` and so on."""
+    left = list(peers)
+
+    async def converse(peer: Peer) -> None:
+        await left.pop(0)(peer)
+
+    async with raw_backend(converse) as backend:
+        return await send_all(backend, numbered(count))
+
+
+def takes_alone(number: int) -> Callable[[Peer], Awaitable[None]]:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        assert [(await peer.line())[:4] for _ in range(2)] == [b"MAIL", b"RCPT"]
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == number
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    return converse
+
+
+async def test_a_refusal_in_front_of_421_is_a_refusal() -> None:
+    async def leave(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+        await peer.say(b"250 reset", b"550 not from you", b"421 leaving")
+
+    refused, taken = await send_over(leave, takes_alone(1), count=2)
+    assert isinstance(refused, MessageRefused)
+    assert (refused.code, refused.temporary) == (550, False)
+    assert isinstance(taken, DeliveryReport)
+
+
+async def test_one_out_of_sequence_in_front_of_421_is_sent_again() -> None:
+    async def leave(peer: Peer) -> None:
+        await probed(peer)
+        assert await read_flight(peer) == 0
+        await peer.say(b"250 reset", b"503 nested MAIL", b"421 leaving")
+
+    (taken,) = await send_over(leave, takes_alone(0), count=1)
+    assert isinstance(taken, DeliveryReport)
+
+
 async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> None:
     """The server stops reading in the middle of the content, so the end of it cannot have left."""
     taken: list[int] = []
