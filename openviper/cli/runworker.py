@@ -160,5 +160,5 @@ def _start(run: _Run) -> int:
 
     os.environ[QUEUES_VARIABLE] = json.dumps(run.queues)
     # Its loggers tell what happened to mail; Dramatiq sets the format and where they go.
-    logging.getLogger("openviper").setLevel(logging.INFO)
+    logging.getLogger("openviper").setLevel(logging.DEBUG if run.verbose else logging.INFO)
     return int(cli.main(cli.make_argument_parser().parse_args(run.runner_arguments())))

@@ -13,7 +13,7 @@ from support.smtpd import SmtpServer
 from support.workers import Worker, viperctl, write_project
 
 from openviper.conf import override
-from openviper.core.email import send_email
+from openviper.core.email import send_email, submit_email
 from openviper.core.email.queue import close_queue
 
 __all__ = ["redis_server"]
@@ -115,6 +115,20 @@ def test_the_banner_says_what_runs_without_secrets(tmp_path: Path, redis_server:
     assert "2 process(es) with 3 threads" in worker.output
     assert "mail.example.com port 25" in worker.output
     assert "very-secret" not in worker.output
+
+
+async def test_a_delivery_is_a_line_of_the_log_with_v_only(tmp_path: Path, redis_server: RedisServer) -> None:
+    with SmtpServer() as smtp:
+        email = smtp.settings(default_sender="shop@example.com")
+        folder = write_project(tmp_path / "shop", tasks=redis_server.tasks(), email=email)
+        for options, lines in (("-v",), 1), ((), 0):
+            with override(TASKS=redis_server.tasks(), EMAIL=email):
+                receipt = await submit_email("a@example.com", "Order", text="")
+                await asyncio.to_thread(close_queue)
+            with Worker(folder, *options) as worker:
+                while redis_server.client().zcard("dramatiq:mail:open"):
+                    await asyncio.sleep(0.1)
+            assert worker.output.count(f"message {receipt.message_id}: delivered") == lines
 
 
 async def test_sigterm_finishes_what_is_in_hand_and_says_quit(tmp_path: Path, redis_server: RedisServer) -> None:
