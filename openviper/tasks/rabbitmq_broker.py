@@ -83,8 +83,8 @@ class _Consumer(_RabbitmqConsumer):
 
 
 class _StaleMessages(Middleware):
-    """Does not begin with what was delivered over a connection that has ended: RabbitMQ gives it out again."""
+    """Does not begin with what was delivered over a channel that has ended: RabbitMQ gives it out again."""
 
     def before_process_message(self, _broker: Broker, message: Any) -> None:
-        if not message.consumer.connection.is_open:
+        if not message.consumer.channel.is_open:
             raise SkipMessage

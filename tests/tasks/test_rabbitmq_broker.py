@@ -7,6 +7,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.middleware import SkipMessage
 from support.rabbitmq import RabbitmqServer
 
 from openviper.tasks.rabbitmq_broker import make_rabbitmq_broker
@@ -55,6 +56,19 @@ def test_what_another_connection_delivered_acknowledges_nothing_on_this_one(brok
     last = broker.consume("parcels", prefetch=3, timeout=5000)
     assert [message.args[0] for message in take(last, 2)] == ["a", "b"]
     last.close()
+
+
+def test_what_a_closed_channel_delivered_is_not_begun(broker: Any) -> None:
+    """RabbitMQ closes a channel, and not the connection, of which it had no acknowledgement for half an hour."""
+    send(broker, "a")
+    before = broker.consume("parcels", prefetch=1, timeout=5000)
+    (message,) = take(before, 1)
+    broker.emit_before("process_message", message)
+    before.channel.close()
+    assert before.connection.is_open
+    with pytest.raises(SkipMessage):
+        broker.emit_before("process_message", message)
+    before.connection.close()
 
 
 def test_what_a_broken_connection_left_in_memory_is_done_once(broker: Any, rabbitmq_server: RabbitmqServer) -> None:
