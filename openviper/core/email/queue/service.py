@@ -90,11 +90,12 @@ class QueueService:
             self._threads, self._enqueue, message, settings, due_at, expires_at, deadline - _MARGIN
         )
         done.add_done_callback(_forget)  # nobody asks for its error when the sender is cancelled
-        try:
-            await asyncio.wait_for(asyncio.shield(done), limit)
-        except TimeoutError:
+        await asyncio.wait([done], timeout=limit)
+        if not done.done():
             self.detector.failed("no answer in time")
-            raise QueueUnavailable(f"{self.settings.address} gave no answer in time") from None
+            raise QueueUnavailable(f"{self.settings.address} gave no answer in time")
+        try:
+            done.result()
         except QueueUnavailable as error:
             self.detector.failed(str(error))
             raise
