@@ -8,7 +8,18 @@ from typing import Any, Protocol
 
 from openviper.core.email.payload import Payload, UnknownPayload
 
-__all__ = ["ACTOR", "QUEUE", "FailedJob", "Held", "Parcel", "Progress", "QueueFigures", "Spool", "job_key"]
+__all__ = [
+    "ACTOR",
+    "QUEUE",
+    "FailedJob",
+    "Held",
+    "Parcel",
+    "Progress",
+    "QueueFigures",
+    "Spool",
+    "job_key",
+    "message_id_of",
+]
 
 QUEUE = "emails"
 ACTOR = "deliver_email"
@@ -177,3 +188,8 @@ def job_key(message_id: str, recipients: tuple[str, ...]) -> str:
     """What tells one queued message from another: the Message-ID, and for whom it is."""
     digest = hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()[:12]
     return f"{message_id.strip('<>')}/{digest}"
+
+
+def message_id_of(key: str) -> str:
+    """The Message-ID of which ``job_key`` made ``key``, for a job that lacks it."""
+    return f"<{key.rpartition('/')[0]}>"

@@ -122,6 +122,9 @@ class _Session:
         self._loop.close()
 
     def _opened(self, connection: Any) -> None:
+        if self.ended:  # given up while it was being opened
+            connection.close()
+            return
         connection.channel(on_open_callback=self._channel_opened)
 
     def _channel_opened(self, channel: Channel) -> None:

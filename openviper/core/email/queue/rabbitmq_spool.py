@@ -23,7 +23,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.payload import UnknownPayload, join, split
-from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures
+from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
@@ -78,15 +78,16 @@ class RabbitmqSpool:
 
     def receive(self, key: str, sealed_about: Sealed, sealed: Sealed) -> Held | None:
         """The message itself; one whose time has not come is put off by a further hop."""
-        damage, payload, about = "", None, json.loads(sealed_about)
-        progress = Progress(time.time())
+        damage, payload, due_at = "", None, None
+        message_id, progress = message_id_of(key), Progress(time.time())
         try:
+            about = _read_about(sealed_about)
+            message_id, due_at = about["message_id"], about["due_at"]
             progress = Progress.from_json(about["progress"])
             payload = split(sealed)
         except UnknownPayload as error:
             damage = str(error)
-        held = Held(key, about["message_id"], progress, payload, False, damage, sealed)
-        due_at = about.get("due_at")
+        held = Held(key, message_id, progress, payload, False, damage, sealed)
         if due_at is not None and due_at > time.time():
             self._store(lambda: self._send(key, held.message_id, progress, sealed, due_at, due_at - time.time()))
             return None
@@ -242,6 +243,17 @@ def _encode(key: str, about: dict[str, Any], sealed: Sealed, *, eta: int | None 
         options={} if eta is None else {"eta": eta},
     )
     return message.encode()
+
+
+def _read_about(sealed: Sealed) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(sealed)
+        texts = isinstance(about["message_id"], str) and isinstance(about["progress"], str)
+        if texts and isinstance(about["due_at"], int | float | None):
+            return about
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise UnknownPayload("what goes with it cannot be read")
 
 
 def _failed_job(message: "Message[Any]") -> FailedJob:

@@ -30,6 +30,14 @@ local function push(key, turn)
     redis.call('HSET', ns .. ':emails.msgs', id, ticket)
     redis.call('RPUSH', ns .. ':emails', id)
 end
+local function keep_parts(job, keep)
+    for i = 0, (tonumber(redis.call('HGET', job, 'parts')) or 0) - 1 do
+        local blob = redis.call('HGET', job, 'blob' .. i)
+        if blob and redis.call('PTTL', mail .. 'blob:' .. blob) < keep then
+            redis.call('PEXPIRE', mail .. 'blob:' .. blob, keep)
+        end
+    end
+end
 """
 
 # ARGV: deadline, key, due or 0, time to keep the parts, number of blobs, (blob, its upload) each, then the job's fields
@@ -56,7 +64,7 @@ for _ = 1, tonumber(ARGV[5]) do
 end
 redis.call('DEL', job)
 for i = at, #ARGV, 2 do redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', job, 'turn', 1)
+redis.call('HSET', job, 'turn', 1, 'keep', keep)
 redis.call('ZREM', mail .. 'failed', key)
 redis.call('ZADD', mail .. 'open', now, key)
 if due > now then
@@ -115,7 +123,7 @@ redis.call('HSET', job, 'state', 'claimed', 'owner', owner, 'worker', worker)
 redis.call('HDEL', job, 'doubt')
 redis.call('ZREM', mail .. 'later', key)
 local answer = {'yours', repeated, found[6], found[7], found[8]}
-for i = 0, tonumber(found[9]) - 1 do
+for i = 0, (tonumber(found[9]) or 0) - 1 do
     local blob = redis.call('HGET', job, 'blob' .. i)
     if blob then
         answer[#answer + 1] = redis.call('GET', mail .. 'blob:' .. blob)
@@ -178,6 +186,7 @@ redis.call('HSET', job, 'state', 'failed', 'failed_at', now)
 redis.call('HSET', job, 'progress', ARGV[3], 'reason', ARGV[4], 'uncertain', ARGV[6])
 redis.call('HDEL', job, 'owner', 'worker', 'doubt')
 redis.call('PEXPIRE', job, keep)
+keep_parts(job, keep)
 redis.call('ZADD', mail .. 'failed', now, key)
 return 1
 """
@@ -192,6 +201,7 @@ redis.call('ZREM', mail .. 'failed', key)
 if redis.call('HGET', job, 'state') ~= 'failed' then return 0 end
 local turn = redis.call('HINCRBY', job, 'turn', 1)
 redis.call('PERSIST', job)
+keep_parts(job, tonumber(redis.call('HGET', job, 'keep')) or 0)
 redis.call('HSET', job, 'state', 'queued', 'progress', ARGV[2])
 redis.call('HDEL', job, 'reason', 'failed_at', 'uncertain')
 redis.call('ZADD', mail .. 'open', now, key)

@@ -1,6 +1,7 @@
 """Queued mail on Redis: a hash for each message, large attachments once each, and tickets for Dramatiq's workers."""
 
 import hashlib
+import logging
 import math
 import threading
 import time
@@ -15,11 +16,13 @@ from dramatiq.brokers.redis import RedisBroker
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.payload import Payload, UnknownPayload
 from openviper.core.email.queue import redis_scripts as scripts
-from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures
+from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.redis_broker import presence_key, redis_client
 
 __all__ = ["RedisSpool"]
+
+logger = logging.getLogger("openviper.email")
 
 _BLOB_FROM = 64 * 1024  # bytes from which a part is kept apart, once for all messages that have it
 _SLICE = 1024 * 1024  # bytes of an upload in one command, so that Redis serves others in between
@@ -129,7 +132,9 @@ class RedisSpool:
             return None
         _, repeated, progress, message_id, head, *parts = answer
         damage, payload = "", None
-        if None in parts:
+        if head is None:
+            damage = "its head is missing"
+        elif None in parts:
             damage = "an attachment has expired"
         else:
             payload = Payload(head, tuple(parts))
@@ -137,7 +142,7 @@ class RedisSpool:
             read = Progress.from_json(progress)
         except UnknownPayload as error:
             read, damage = Progress(time.time()), str(error)
-        return Held(key, message_id.decode(), read, payload, bool(repeated), damage, (owner, ticket))
+        return Held(key, _message_id(message_id, key), read, payload, bool(repeated), damage, (owner, ticket))
 
     def sent(self, held: Held, *, remember: float) -> None:
         """Forget all but that it was sent, and acknowledge its ticket."""
@@ -245,7 +250,7 @@ class RedisSpool:
         except UnknownPayload:
             progress = Progress(0)
         return FailedJob(
-            message_id=fields.get(b"message_id", b"").decode(),
+            message_id=_message_id(fields.get(b"message_id"), key.decode()),
             failed_at=int(fields.get(b"failed_at", 0)) / 1000,
             reason=fields.get(b"reason", b"").decode(),
             uncertain=fields.get(b"uncertain") == b"1",
@@ -271,6 +276,10 @@ def _sorted_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
     return blobs, fields
 
 
+def _message_id(stored: bytes | None, key: str) -> str:
+    return stored.decode(errors="replace") if stored else message_id_of(key)
+
+
 def _ms(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
@@ -278,13 +287,16 @@ def _ms(seconds: float) -> int:
 def _persistently(call: Any) -> Any:
     """Ask until Redis answers: what a worker has done with a message must be written down before it lets go of it.
 
-    Each of these scripts does the same when it is asked twice.
+    Each of these scripts does the same when it is asked twice. That Redis cannot be reached the caretaker tells.
     """
-    pause = 0.2
+    pause, told = 0.2, False
     while True:
         try:
             return call()
-        except redis.RedisError:
+        except redis.RedisError as error:
+            if isinstance(error, redis.ResponseError) and not told:
+                logger.warning("a worker waits until Redis takes what it has to write down: %s", error)
+                told = True
             threading.Event().wait(pause)
             pause = min(1.0, pause * 2)
 

@@ -82,17 +82,14 @@ def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
 
 
 def _attempt(held: Held, settings: EmailSettings) -> Done | Again | Failed:
-    progress = held.progress
-    try:
-        if held.payload is None or held.damage:
-            raise UnknownPayload(held.damage)
-        prepared = decode(held.payload)
-    except UnknownPayload as error:
-        return Failed(progress, f"cannot be read: {error}")
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
     try:
-        return thread.run_coroutine(_send(prepared, held, settings))
+        if held.payload is None or held.damage:
+            raise UnknownPayload(held.damage)
+        return thread.run_coroutine(_send(decode(held.payload), held, settings))
+    except UnknownPayload as error:
+        return Failed(held.progress, f"cannot be read: {error}")
     except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
         return _after_error(held, error, settings)
 

@@ -1,5 +1,7 @@
 """What RabbitMQ keeps."""
 
+import json
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ import pytest
 from support.rabbitmq import RabbitmqServer
 
 from openviper.conf import override
+from openviper.core.email import QueueUnavailable
 from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import Held, Progress
 from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
@@ -59,3 +62,33 @@ def test_a_list_of_failed_messages_ends_after_a_thousand_and_leaves_them_as_they
         time.sleep(0.1)
     assert spool.purge_failed(frozenset({"<1001@example.com>"})) == 0, "beyond the first thousand"
     assert spool.purge_failed(frozenset({"<7@example.com>"})) == 1
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", {"message_id": 1}, {"due_at": "soon"}, {"progress": None}])
+def test_a_damaged_message_is_told_as_such_by_the_id_of_its_key(
+    spool: RabbitmqSpool, damage: bytes | dict[str, object]
+) -> None:
+    progress = Progress(time.time()).to_json()
+    about = {"message_id": "<1@example.com>", "progress": progress, "due_at": None}
+    text = damage if isinstance(damage, bytes) else json.dumps({**about, **damage}).encode()
+    taken = spool.receive("1@example.com/0123", Sealed(text), held().token)
+    assert taken is not None
+    assert taken.damage
+    spool.fail(taken, taken.progress, "cannot be read", keep=60, uncertain=False)
+    assert [job.message_id for job in spool.failed(10)] == ["<1@example.com>"]
+
+
+def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
+    spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer
+) -> None:
+    rabbitmq_server.pause()
+    message = spool._publisher.publish("emails", b"body")
+    time.sleep(0.2)
+    spool._publisher.drop()
+    rabbitmq_server.resume()
+    with pytest.raises(QueueUnavailable):
+        message.result(5)
+    deadline = time.monotonic() + 20
+    while any(thread.name == "openviper-publisher" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -3,12 +3,13 @@
 import asyncio
 import dataclasses
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email
+from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email, submit_email
 from openviper.core.email.message import prepare
 from openviper.core.email.payload import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
@@ -231,3 +232,72 @@ async def test_a_sender_that_is_cancelled_leaves_nothing_behind(
         redis_scene.broker.resume()
     del sending
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"head": None},
+        {"head": b"\xff{"},
+        {"parts": None},
+        {"parts": b"many"},
+        {"part0": None},
+        {"progress": None},
+        {"message_id": None, "head": None},
+        {"message_id": b"\xff", "head": b"[]"},
+    ],
+)
+async def test_a_damaged_job_is_kept_as_failed_and_stops_nobody(
+    redis_scene: Any, spool: RedisSpool, damage: dict[str, bytes | None]
+) -> None:
+    """The worker has one thread, so that the next message waits behind it."""
+    receipt = await submit_email("customer@example.net", "New", text="x")
+    (job,) = spool._patient.keys("dramatiq:mail:job:*")
+    for field, value in damage.items():
+        if value is None:
+            spool._patient.hdel(job, field)
+        else:
+            spool._patient.hset(job, field, value)
+    await send_email("next@example.net", "New", text="x")
+    with redis_scene.worker(threads=1):
+        (message,) = await redis_scene.smtp.arrive(1, 20)
+    assert message.recipients == ["next@example.net"]
+    (failed,) = await asyncio.to_thread(spool.failed, 10)
+    assert failed.reason.startswith("cannot be read")
+    if damage.get("message_id") is None:
+        assert failed.message_id == receipt.message_id
+
+
+def test_what_redis_does_not_take_now_is_written_down_later(
+    redis_scene: Any, spool: RedisSpool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It becomes a replica, which takes nothing, while a worker has a message in hand."""
+    spool.enqueue(parcel(), deadline=time.monotonic() + 5)
+    held = spool.receive(*ticket(spool))
+    assert held is not None
+    client = redis_scene.broker.client()
+    client.replicaof("127.0.0.1", "1")
+    writing = threading.Thread(target=spool.again, args=(held, held.progress), kwargs={"delay": 60})
+    writing.start()
+    time.sleep(1)
+    client.replicaof("NO", "ONE")
+    writing.join(20)
+    assert spool.figures().later == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "openviper.email"]
+    assert "read only replica" in line
+
+
+def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_one(spool: RedisSpool) -> None:
+    """A message may have waited so long that they would expire before it."""
+    message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
+    key = job_key(message.message_id, message.recipients)
+    one = Parcel(key, message.message_id, encode(message), Progress(time.time()), keep=1000)
+    spool.enqueue(one, deadline=time.monotonic() + 5)
+    (blob,) = spool._patient.keys("dramatiq:mail:blob:*")
+    spool._patient.expire(blob, 5)
+    held = spool.receive(*ticket(spool))
+    assert held is not None
+    spool.fail(held, held.progress, "550 no", keep=600, uncertain=False)
+    assert 500 < spool._patient.ttl(blob) <= 600
+    assert spool.retry_failed(None) == 1
+    assert 900 < spool._patient.ttl(blob) <= 1000
