@@ -9,12 +9,18 @@ from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowFailed,
+    AMQPConnectorException,
+    AMQPConnectorPhaseErrorBase,
+    AMQPConnectorStackTimeout,
+)
 from pika.channel import Channel
 from pika.exceptions import AMQPError
 
 from openviper.core.email.errors import QueueUnavailable
 
-__all__ = ["Declaration", "Publisher"]
+__all__ = ["Declaration", "Publisher", "reason_of"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -191,7 +197,7 @@ class _Session:
             lost = [*self._waiting, *self._unconfirmed.values()]
             self._waiting.clear()
             self._unconfirmed.clear()
-        reason = "no answer" if error is None else f"{type(error).__name__}: {error}"
+        reason = "no answer" if error is None else reason_of(error)
         for message in lost:
             if not message.future.done():
                 message.future.set_exception(QueueUnavailable(f"RabbitMQ: {reason}"))
@@ -202,3 +208,16 @@ class _Session:
     def _closed(self, _connection: Any, error: BaseException) -> None:
         self._end(error)
         self._loop.stop()
+
+
+def reason_of(error: BaseException) -> str:
+    """What lies at the bottom of one of pika's errors, whose own texts are empty."""
+    if isinstance(error, AMQPConnectorStackTimeout):
+        return "connected, but no answer came in time"
+    if isinstance(error, AMQPConnectionWorkflowFailed):
+        return reason_of(error.exceptions[-1])
+    if isinstance(error, AMQPConnectorPhaseErrorBase):
+        return reason_of(error.exception)
+    if error.args and isinstance(error.args[0], AMQPConnectorException):
+        return reason_of(error.args[0])
+    return f"{type(error).__name__}: {error}"

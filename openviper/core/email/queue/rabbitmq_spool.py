@@ -14,17 +14,13 @@ import pika
 from dramatiq import Message
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import DecodeError
-from pika.adapters.utils.connection_workflow import (
-    AMQPConnectorException,
-    AMQPConnectorPhaseErrorBase,
-    AMQPConnectorStackTimeout,
-)
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.payload import UnknownPayload, join, split
 from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
-from openviper.core.email.queue.publisher import Declaration, Publisher
+from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
 from openviper.tasks.rabbitmq_broker import connection_parameters
@@ -222,16 +218,7 @@ class RabbitmqSpool:
                 with contextlib.suppress(AMQPError):
                     connection.close()
         except (AMQPError, AMQPConnectorException, OSError) as error:
-            raise QueueUnavailable(f"RabbitMQ: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, AMQPConnectorStackTimeout):
-        return "connected, but no answer came in time"
-    inner = error.args[0] if error.args else None
-    if isinstance(inner, AMQPConnectorPhaseErrorBase):  # whose own text is empty
-        error = inner.exception
-    return f"{type(error).__name__}: {error}"
+            raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
 
 
 def _encode(key: str, about: dict[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:

@@ -92,3 +92,11 @@ def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
     while any(thread.name == "openviper-publisher" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_refused_connection_is_told_as_such(spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer) -> None:
+    rabbitmq_server.stop()
+    with pytest.raises(QueueUnavailable, match="refused"):
+        spool._publisher.publish("emails", b"body").result(5)
+    with pytest.raises(QueueUnavailable, match="refused"):
+        spool.probe()
