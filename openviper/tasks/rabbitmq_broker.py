@@ -12,6 +12,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.middleware import SkipMessage
 
+from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.settings import TaskSettings
 
 __all__ = ["connection_parameters", "make_rabbitmq_broker"]
@@ -23,8 +24,14 @@ def connection_parameters(settings: TaskSettings, *, limit: float | None = None)
     """How to connect, once and without tries underneath; ``limit``: seconds for the whole of it. None: 10.
 
     Of the URL's query, ``heartbeat`` counts.
+
+    Raises:
+        ImproperlyConfigured: a value in the query cannot be read.
     """
-    parameters = pika.URLParameters(settings.url)
+    try:
+        parameters = pika.URLParameters(settings.url)
+    except ValueError as error:
+        raise ImproperlyConfigured(f'TASKS["broker_url"]: {error}') from None
     parameters.connection_attempts = 1
     parameters.retry_delay = 0
     parameters.socket_timeout = parameters.stack_timeout = 10.0 if limit is None else limit

@@ -14,6 +14,7 @@ from dramatiq.errors import ConnectionClosed, DecodeError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.settings import TaskSettings
 
 __all__ = ["make_redis_broker", "presence_key", "redis_client"]
@@ -34,14 +35,21 @@ end
 
 
 def redis_client(settings: TaskSettings, *, timeout: float) -> "redis.Redis":
-    """A client without tries of its own: what fails is told at once, and nothing is done late behind our back."""
-    return redis.Redis.from_url(
-        settings.url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
-    )
+    """A client without tries of its own: what fails is told at once, and nothing is done late behind our back.
+
+    Raises:
+        ImproperlyConfigured: a value in the URL's query cannot be read.
+    """
+    try:
+        return redis.Redis.from_url(
+            settings.url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+        )
+    except ValueError as error:
+        raise ImproperlyConfigured(f'TASKS["broker_url"]: {error}') from None
 
 
 def presence_key(namespace: str, queue_name: str) -> str:

@@ -179,3 +179,19 @@ def test_what_is_no_message_is_refused_without_being_shown(data: bytes) -> None:
     with pytest.raises(dramatiq.DecodeError) as caught:
         BytesEncoder().decode(data)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("redis", "redis://:very-secret@localhost/0?socket_timeout=soon"),
+        ("rabbitmq", "amqp://shop:very-secret@localhost/%2F?heartbeat=soon"),
+    ],
+)
+def test_a_value_in_the_url_that_cannot_be_read_is_a_wrong_setting(kind: str, url: str) -> None:
+    with (
+        override(TASKS={"broker": kind, "broker_url": url}),
+        pytest.raises(ImproperlyConfigured, match="broker_url") as caught,
+    ):
+        get_broker()
+    assert "very-secret" not in str(caught.value)
