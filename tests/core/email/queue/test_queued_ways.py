@@ -85,7 +85,13 @@ async def test_startup_says_which_way_and_that_nobody_listens(scene: Any, caplog
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no worker consumes" in warning
     caplog.clear()
+    service = queue_service()
+    assert service is not None
     with scene.worker():
+        deadline = time.monotonic() + 20
+        while not await asyncio.to_thread(service.consumers):  # it is ready a moment before it consumes
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
         await mailer.detect_broker()
     assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
     await mailer.aclose()
