@@ -131,17 +131,23 @@ async def test_a_delivery_is_a_line_of_the_log_with_v_only(tmp_path: Path, redis
             assert worker.output.count(f"message {receipt.message_id}: delivered") == lines
 
 
+async def delivering(folder: Path, broker: RedisServer, smtp: SmtpServer) -> Worker:
+    """A worker that has just begun to deliver the only message."""
+    email = smtp.settings(default_sender="shop@example.com")
+    write_project(folder, tasks=broker.tasks(), email=email)
+    with override(TASKS=broker.tasks(), EMAIL=email):
+        await send_email("a@example.com", "Order", text="")
+        await asyncio.to_thread(close_queue)
+    worker = Worker(folder)
+    worker.start()
+    await smtp.seen("MAIL", timeout=20)
+    return worker
+
+
 async def test_sigterm_finishes_what_is_in_hand_and_says_quit(tmp_path: Path, redis_server: RedisServer) -> None:
     with SmtpServer() as smtp:
-        email = smtp.settings(default_sender="shop@example.com")
-        folder = write_project(tmp_path / "shop", tasks=redis_server.tasks(), email=email)
         smtp.delay("body", 2.0)
-        with override(TASKS=redis_server.tasks(), EMAIL=email):
-            await send_email("a@example.com", "Order", text="")
-            await asyncio.to_thread(close_queue)
-        worker = Worker(folder)
-        worker.start()
-        await smtp.seen("MAIL", timeout=20)
+        worker = await delivering(tmp_path / "shop", redis_server, smtp)
         assert worker.terminate() == 0
         assert len(smtp.messages) == 1
         assert smtp.verbs[-1] == "QUIT"
@@ -150,15 +156,8 @@ async def test_sigterm_finishes_what_is_in_hand_and_says_quit(tmp_path: Path, re
 
 async def test_a_second_sigterm_ends_at_once_and_the_message_is_kept(tmp_path: Path, redis_server: RedisServer) -> None:
     with SmtpServer() as smtp:
-        email = smtp.settings(default_sender="shop@example.com")
-        folder = write_project(tmp_path / "shop", tasks=redis_server.tasks(), email=email)
         smtp.fault("body", "silence")
-        with override(TASKS=redis_server.tasks(), EMAIL=email):
-            await send_email("a@example.com", "Order", text="")
-            await asyncio.to_thread(close_queue)
-        worker = Worker(folder)
-        worker.start()
-        await smtp.seen("MAIL", timeout=20)
+        worker = await delivering(tmp_path / "shop", redis_server, smtp)
         worker.signal_end()
         await asyncio.to_thread(worker.wait_for, "Stopping worker process")
         assert await asyncio.to_thread(worker.terminate, 10) != 0
