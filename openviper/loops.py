@@ -4,12 +4,30 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+from weakref import ref
 
 __all__ = ["PerLoop", "at_loop_end"]
 
 T = TypeVar("T")
+
+# How often this process has been forked from another; asking for its id would be a system call for each message.
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class _Kept(NamedTuple, Generic[T]):
+    loop: ref[asyncio.AbstractEventLoop]
+    forks: int
+    value: T
 
 
 class PerLoop(Generic[T]):
@@ -19,20 +37,32 @@ class PerLoop(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, T]] = WeakKeyDictionary()
+        # By the id of the loop: a WeakKeyDictionary takes several calls to find a value.
+        self._kept: dict[int, _Kept[T]] = {}
 
     def get(self) -> T | None:
         """The value of the running loop, or None."""
-        pid, value = self._values.get(asyncio.get_running_loop(), (0, None))
-        return value if pid == os.getpid() else None
+        loop = asyncio.get_running_loop()
+        kept = self._kept.get(id(loop))
+        return None if kept is None or kept[0]() is not loop or kept[1] != _forks else kept[2]
 
     def set(self, value: T) -> None:
         """Keep ``value`` for the running loop."""
-        self._values[asyncio.get_running_loop()] = (os.getpid(), value)
+        loop = asyncio.get_running_loop()
+        forget = partial(_forget, ref(self), id(loop))
+        self._kept[id(loop)] = _Kept(ref(loop, forget), _forks, value)
 
     def discard(self) -> None:
         """Forget the value of the running loop, if any."""
-        self._values.pop(asyncio.get_running_loop(), None)
+        self._kept.pop(id(asyncio.get_running_loop()), None)
+
+
+def _forget(values: "ref[PerLoop[T]]", number: int, loop: ref[asyncio.AbstractEventLoop]) -> None:
+    """``loop`` is gone; another one that has its id by now keeps its value."""
+    per_loop = values()
+    kept = None if per_loop is None else per_loop._kept.get(number)
+    if per_loop is not None and kept is not None and kept.loop is loop:
+        del per_loop._kept[number]
 
 
 _closers: set[AsyncGenerator[None, None]] = set()
