@@ -18,8 +18,8 @@ _SLICE_LINES = 512
 _BASE64_SLICE = _BASE64_LINE_INPUT * _SLICE_LINES
 _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
 _TEXT_SLICE = 128 * 1024
-# What quoted-printable leaves as it is: printable ASCII but '=', and tab, LF, CR.
-_QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n\r"
+# What quoted-printable leaves as it is: printable ASCII but '=', and tab and LF.
+_QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n"
 _MAX_LINE = 998
 
 
@@ -28,15 +28,29 @@ def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
 
     Every line end (CRLF, lone CR, lone LF) becomes CRLF, and the last line is ended unless there is none.
     Quoted-printable while it is not longer (soft line breaks apart), because people and filters can read it.
+
+    Raises:
+        UnicodeEncodeError: ``text`` has a lone surrogate.
     """
-    slices = _text_slices(text)
-    length = escapes = 0
-    for each in slices:
-        length += len(each)
-        escapes += len(each.translate(None, _QUOTED_PLAIN))
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text and text[-1] != "\n":
+        text += "\n"
+    if len(text) <= _TEXT_SLICE:
+        data = text.encode()
+        # Most texts are mostly ASCII, and need not be looked at twice. base64 makes four octets of three.
+        if 6 * (len(data) - len(text)) <= len(data) and 3 * len(encoded := _quoted(data)) <= 4 * len(data):
+            return "quoted-printable", [encoded]
+    return _shorter(_text_slices(text))
+
+
+def _shorter(slices: list[bytes]) -> tuple[TextEncoding, list[bytes]]:
+    escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
+    length = sum([len(each) + each.count(b"\n") for each in slices])
     if length + 2 * escapes > base64_length(length) + 2:
-        return "base64", [*map(bytes, base64_slices(b"".join(slices))), b"\r\n"]
-    return "quoted-printable", [_quoted(each) for each in slices]
+        data = b"".join([each.replace(b"\n", b"\r\n") for each in slices])
+        return "base64", [*map(bytes, base64_slices(data)), b"\r\n"]
+    return "quoted-printable", [*map(_quoted, slices)]
 
 
 class Base64Slice:
@@ -98,50 +112,35 @@ def seven_bit(data: bytes) -> list[bytes] | None:
 
 
 def _text_slices(text: str) -> list[bytes]:
-    """``text`` as UTF-8 with CRLF line ends, in slices that end where a line does, as far as lines are short enough."""
-    if text and text[-1] not in "\r\n":
-        text += "\n"
-    if len(text) <= _TEXT_SLICE:
-        return [_normalised(text)]
+    """``text`` as UTF-8, in slices that end where a line does, as far as lines are short enough."""
     slices: list[bytes] = []
     start = 0
     while len(text) - start > _TEXT_SLICE:
         end = text.rfind("\n", start, start + _TEXT_SLICE) + 1 or start + _TEXT_SLICE
-        if text[end - 1] == "\r":
-            end -= 1  # an LF may follow
-        slices.append(_normalised(text[start:end]))
+        slices.append(text[start:end].encode())
         start = end
-    slices.append(_normalised(text[start:]))
+    slices.append(text[start:].encode())
     return slices
 
 
-def _normalised(text: str) -> bytes:
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.encode().replace(b"\n", b"\r\n")
-
-
 def _quoted(data: bytes) -> bytes:
-    """Encode one slice; where it stops inside a line, a soft line break ends it."""
-    # find(), because "in" tries its left side as a number first, which costs as much as the search.
+    """Encode a slice with LF line ends into one with CRLF; where it stops inside a line, a soft line break ends it."""
     encoded = binascii.b2a_qp(data, istext=True)
-    if data.find(b"\r\n") < 0:
-        # binascii takes the kind of its soft line breaks from the first line end, and there is none.
-        encoded = encoded.replace(b"\n", b"\r\n")
+    # find(), because "in" tries its left side as a number first, which costs as much as the search.
     # mbox files put '>' before a line that begins so; encoded, it arrives as it was (RFC 2049 section 3).
     begins_so = encoded.find(b"From ") >= 0
     if begins_so:
         encoded = _at_line_start(encoded)
     if data and data[-1] != 0x0A:
-        encoded = _long_lines_broken(encoded + b"=\r\n")
+        encoded = _long_lines_broken(encoded + b"=\n")
     # A trailing space that binascii encodes, or the step before the last, may have made a line too long.
-    elif begins_so or encoded.find(b"=20\r\n") >= 0 or (data.find(b"\t") >= 0 and encoded.find(b"=09\r\n") >= 0):
+    elif begins_so or encoded.find(b"=20\n") >= 0 or (data.find(b"\t") >= 0 and encoded.find(b"=09\n") >= 0):
         encoded = _long_lines_broken(encoded)
-    return encoded
+    return encoded.replace(b"\n", b"\r\n")
 
 
 def _long_lines_broken(encoded: bytes) -> bytes:
-    return b"\r\n".join([_shortened(line) if len(line) > _LINE else line for line in encoded.split(b"\r\n")])
+    return b"\n".join([_shortened(line) if len(line) > _LINE else line for line in encoded.split(b"\n")])
 
 
 def _at_line_start(encoded: bytes) -> bytes:
@@ -157,4 +156,4 @@ def _shortened(line: bytes) -> bytes:
         cut -= 1
     elif line[cut - 2 : cut - 1] == b"=":
         cut -= 2
-    return line[:cut] + b"=\r\n" + line[cut:]
+    return line[:cut] + b"=\n" + line[cut:]

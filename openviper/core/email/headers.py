@@ -91,13 +91,15 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
 
 def date_header(moment: datetime) -> str:
     """The Date header for an aware ``moment``, with its own offset and English names (RFC 5322 section 3.3)."""
-    # Only in UTC does equal mean the same hour and offset.
-    return _date_in_utc(moment.replace(microsecond=0)) if moment.tzinfo is UTC else _date(moment)
+    if moment.tzinfo is not UTC:  # only there does equal mean the same hour and offset
+        return _date(moment)
+    return _date_in_utc(moment.toordinal(), moment.hour, moment.minute, moment.second)
 
 
 @lru_cache(maxsize=16)
-def _date_in_utc(second: datetime) -> str:
-    return _date(second)
+def _date_in_utc(day: int, hour: int, minute: int, second: int) -> str:
+    date = datetime.fromordinal(day)
+    return _date(date.replace(hour=hour, minute=minute, second=second, tzinfo=UTC))
 
 
 def _date(moment: datetime) -> str:

@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chunks",
+    "CleanChunks",
     "Content",
     "EmailMessageData",
     "Envelope",
     "OutgoingMessage",
     "PreparedMessage",
     "build_message",
+    "lengths",
     "prepare",
 ]
+
+
+_TOKENS = 64
+_tokens: list[str] = []  # pop() and extend() are safe between threads; a forked process must draw its own
+os.register_at_fork(after_in_child=_tokens.clear)
 
 
 @dataclass(slots=True)
@@ -49,7 +56,9 @@ class EmailMessageData:
 # Nobody changes this and the next two, but a frozen dataclass sets each field by a call: a twentieth of a whole send.
 @dataclass(slots=True, kw_only=True)
 class PreparedMessage:
-    """A checked message: everything that can fail because of the caller has been done.
+    """A checked message: what can fail because of the caller has been done.
+
+    All but two things, which the serialiser does: whether the bodies can be encoded, and whether they are too large.
 
     ``message_id`` includes the angle brackets; it and ``date`` are made once and kept through every retry.
     """
@@ -115,7 +124,18 @@ class Content:
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
 
 
+class CleanChunks(tuple[bytes, ...]):
+    """Chunks as the serialiser makes them: every CR and LF ends a line, and the last line is ended."""
+
+    __slots__ = ()
+
+
 Chunks = Sequence[bytes] | Content
+
+
+def lengths(content: Chunks) -> Iterable[int]:
+    """The length of each chunk in bytes."""
+    return content.lengths if isinstance(content, Content) else map(len, content)
 
 
 @dataclass(slots=True)
@@ -205,6 +225,8 @@ def _sender(given: str | None, default: str | None) -> Address:
 def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:
     if value == ():
         return ()
+    if isinstance(value, str):
+        return (parse_address(value, field=field),)
     addresses = parse_addresses(value, field=field)
     return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
 
@@ -214,13 +236,6 @@ def _body(value: Any, *, field: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidMessage(
-                f"{field}: contains the lone surrogate U+{ord(value[error.start]):04X}, which is not a character"
-            ) from error
     return value
 
 
@@ -229,7 +244,17 @@ def _message_id(headers: tuple[tuple[str, str], ...], sender: Address) -> tuple[
     for name, value in headers:
         if name.lower() == "message-id":
             return value, tuple([pair for pair in headers if pair[0] != name])
-    return f"<{os.urandom(16).hex()}@{sender.domain}>", headers
+    return f"<{_token()}@{sender.domain}>", headers
+
+
+def _token() -> str:
+    """32 random hex digits. Many are drawn at a time, because asking the system takes as long as the rest of an id."""
+    try:
+        return _tokens.pop()
+    except IndexError:
+        digits = os.urandom(16 * _TOKENS).hex()
+        _tokens.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+        return _tokens.pop()
 
 
 def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData, ...]:

@@ -11,8 +11,10 @@ import email.policy
 import hashlib
 from collections.abc import Iterable, Sequence
 from email.message import EmailMessage
+from functools import lru_cache
+from typing import cast
 
-from openviper.core.email.addresses import parse_address
+from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.bodies import Base64Slice, base64_length, base64_slices, encode_text, seven_bit
 from openviper.core.email.errors import InvalidMessage
@@ -27,21 +29,30 @@ from openviper.core.email.headers import (
 )
 from openviper.core.email.message import (
     Chunks,
+    CleanChunks,
     Content,
     EmailMessageData,
     Envelope,
     OutgoingMessage,
     PreparedMessage,
+    lengths,
     prepare,
 )
 
-__all__ = ["build_message", "outgoing", "serialise"]
+__all__ = ["build_message", "outgoing", "pack", "serialise"]
 
 # From this many octets of bodies and attachments on, encoding takes long enough to be kept off the event loop.
 _THREAD_THRESHOLD = 256 * 1024
 _CHUNK = 256 * 1024
 # No line of quoted-printable, base64 or of a header can begin so: '=_' is in none of them (RFC 2045 section 6.7).
-_BOUNDARY_PREFIX = "=_"
+_BOUNDARY_PREFIX = b"=_"
+_TEXT_HEADERS = {
+    (subtype, encoding): (
+        f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
+    ).encode("ascii")
+    for subtype in ("plain", "html")
+    for encoding in ("quoted-printable", "base64")
+}
 # What a message is put together from.
 Piece = bytes | Base64Slice
 
@@ -57,11 +68,18 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
         InvalidMessage: the encoded message would be larger than ``max_message_bytes`` (``EMAIL["max_message_bytes"]``);
             found by arithmetic before attachments are encoded. The text names the largest part.
     """
+    if _least_size(message) <= _THREAD_THRESHOLD:
+        return pack(message, max_message_bytes=max_message_bytes)
+    return await asyncio.to_thread(pack, message, max_message_bytes=max_message_bytes)
+
+
+def pack(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
+    """:func:`outgoing`, here and now."""
     size = _least_size(message)
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)
-    content = await asyncio.to_thread(serialise, message) if size > _THREAD_THRESHOLD else serialise(message)
-    size = sum(content.lengths if isinstance(content, Content) else map(len, content))
+    content = serialise(message)
+    size = len(content[0]) if len(content) == 1 else sum(lengths(content))
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)
     recipients = message.recipients
@@ -75,17 +93,28 @@ def serialise(message: PreparedMessage) -> Chunks:
 
     The first chunk holds the whole header. No chunk is much larger than 256 kB. With more than one, attachments are
     encoded when their chunks are asked for.
+
+    Raises:
+        InvalidMessage: a body has a lone surrogate.
     """
+    boundary = _boundary(message)
+    if not message.attachments:
+        pieces = [_header(message).encode(), *_body(message, (), boundary)]
+        # Encoded text takes at most little more than three times its length.
+        return (
+            CleanChunks((b"".join(cast("list[bytes]", pieces)),))
+            if _least_size(message) <= _CHUNK // 4
+            else _joined(pieces)
+        )
     attached = [attachment for attachment in message.attachments if not attachment.inline]
     inline = [attachment for attachment in message.attachments if attachment.inline]
     if inline and message.html is None:
         attached, inline = [*message.attachments], []
-    boundary = _boundary(message)
     shown = [_attachment(each) for each in inline]
     body = _body(message, shown, boundary)
     others = [_attachment(each) for each in attached]
     if others:
-        body = _multipart("mixed", f"{boundary}m", [body, *others])
+        body = _multipart(b"mixed", boundary + b"m", [body, *others])
     return _joined([_header(message).encode(), *body])
 
 
@@ -105,7 +134,7 @@ def build_message(data: EmailMessageData) -> EmailMessage:
 
 
 def _header(message: PreparedMessage) -> str:
-    lines = [address_header("From", (message.sender,))]
+    lines = [_from_header(message.sender)]
     if message.to:
         lines.append(address_header("To", message.to))
     elif not message.cc:
@@ -124,6 +153,12 @@ def _header(message: PreparedMessage) -> str:
     return "".join(lines)
 
 
+@lru_cache(maxsize=256)
+def _from_header(sender: Address) -> str:
+    # An application has few senders, and sends as one of them again and again.
+    return address_header("From", (sender,))
+
+
 def _custom_header(name: str, value: str) -> str:
     lower = name.lower()
     if lower == "sender":
@@ -133,33 +168,37 @@ def _custom_header(name: str, value: str) -> str:
     return text_header(name, value, long_words=True)
 
 
-def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: str) -> list[Piece]:
+def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: bytes) -> list[Piece]:
     """The text, the HTML, or both as alternatives; the HTML together with what it shows inline (RFC 2387)."""
     if message.html is None:
         return _text_part("plain", message.text or "")
     html = _text_part("html", message.html)
     if inline:
-        html = _multipart("related", f"{boundary}r", [html, *inline], parameter=' type="text/html";\r\n')
+        html = _multipart(b"related", boundary + b"r", [html, *inline], parameter=b' type="text/html";\r\n')
     if message.text is None:
         return html
-    return _multipart("alternative", f"{boundary}a", [_text_part("plain", message.text), html])
+    return _multipart(b"alternative", boundary + b"a", [_text_part("plain", message.text), html])
 
 
 def _text_part(subtype: str, text: str) -> list[Piece]:
-    encoding, slices = encode_text(text)
-    header = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
-    return [header.encode("ascii"), *slices]
+    try:
+        encoding, slices = encode_text(text)
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(
+            f"{'html' if subtype == 'html' else 'text'}: contains the lone surrogate "
+            f"U+{ord(error.object[error.start]):04X}, which is not a character"
+        ) from error
+    return [_TEXT_HEADERS[subtype, encoding], *slices]
 
 
-def _multipart(subtype: str, boundary: str, parts: Iterable[list[Piece]], *, parameter: str = "") -> list[Piece]:
+def _multipart(subtype: bytes, boundary: bytes, parts: Iterable[list[Piece]], *, parameter: bytes = b"") -> list[Piece]:
     """``parameter``: another one than the boundary, with a line break where both do not fit in one line."""
-    header = f'Content-Type: multipart/{subtype};{parameter} boundary="{boundary}"\r\n'
-    delimiter = f"\r\n--{boundary}\r\n".encode("ascii")
-    chunks: list[Piece] = [header.encode("ascii")]
+    delimiter = b"\r\n--%b\r\n" % boundary
+    chunks: list[Piece] = [b'Content-Type: multipart/%b;%b boundary="%b"\r\n' % (subtype, parameter, boundary)]
     for part in parts:
         chunks.append(delimiter)
         chunks += part
-    chunks.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
+    chunks.append(b"\r\n--%b--\r\n" % boundary)
     return chunks
 
 
@@ -191,14 +230,17 @@ def _is_message(attachment: AttachmentData) -> bool:
     return attachment.mimetype[:8].lower() == "message/"
 
 
-def _boundary(message: PreparedMessage) -> str:
+def _boundary(message: PreparedMessage) -> bytes:
     """The start of every boundary of this message: made from its id, and in no part that travels unencoded."""
+    token = message.message_id[1:25]
+    if not message.attachments and token.isalnum():  # as in every id that is made here
+        return _BOUNDARY_PREFIX + token.encode()
     verbatim = [attachment.content for attachment in message.attachments if _is_message(attachment)]
     attempt = 0
     while True:
         digest = hashlib.blake2b(f"{attempt}{message.message_id}".encode(), digest_size=12).hexdigest()
-        boundary = f"{_BOUNDARY_PREFIX}{digest}"
-        if not verbatim or not any(_holds(content, boundary.encode("ascii")) for content in verbatim):
+        boundary = _BOUNDARY_PREFIX + digest.encode("ascii")
+        if not verbatim or not any(_holds(content, boundary) for content in verbatim):
             return boundary
         attempt += 1
 
@@ -212,7 +254,7 @@ def _holds(content: bytes, searched: bytes) -> bool:
 def _joined(pieces: Sequence[Piece]) -> Chunks:
     """Join small pieces into chunks; in a message that is larger than one chunk, slices of attachments stay alone."""
     if sum(map(len, pieces)) <= _CHUNK:
-        return (b"".join([piece if isinstance(piece, bytes) else bytes(piece) for piece in pieces]),)
+        return CleanChunks((b"".join([piece if isinstance(piece, bytes) else bytes(piece) for piece in pieces]),))
     chunks: list[Piece] = []
     pending: list[bytes] = []
     size = 0

@@ -10,6 +10,7 @@ from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
 from openviper.core.email.message import EmailMessageData, PreparedMessage, prepare
+from openviper.core.email.serialiser import serialise
 from openviper.exceptions import ImproperlyConfigured
 
 
@@ -198,7 +199,7 @@ def test_a_body_must_be_text_that_can_be_encoded(field: str) -> None:
     with pytest.raises(InvalidMessage, match=f"^{field}: must be a str, not bytes"):
         prepared(**{field: b"bytes"})
     with pytest.raises(InvalidMessage, match=rf"^{field}: contains the lone surrogate U\+DC80"):
-        prepared(**{field: "ab\udc80"})
+        serialise(prepared(**{field: "ab\udc80"}))
 
 
 def test_an_empty_subject_is_valid_and_none_is_not() -> None:

@@ -1,6 +1,7 @@
 """The commands of a transaction as bytes: the last border that no CR, LF or second parameter may pass."""
 
 import re
+from functools import lru_cache
 
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.message import Envelope
@@ -24,12 +25,9 @@ def mail_from(envelope: Envelope, size: int, capabilities: Capabilities) -> byte
     Raises:
         InvalidAddress: the sender cannot stand in a command.
     """
-    command = f"MAIL FROM:<{_checked(envelope.sender)}>"
-    if capabilities.size:
-        command += f" SIZE={int(size)}"
-    if needs_smtputf8(envelope):
-        command += " SMTPUTF8"
-    return f"{command}\r\n".encode()
+    length = f" SIZE={size:d}" if capabilities.size else ""
+    extension = " SMTPUTF8" if needs_smtputf8(envelope) else ""
+    return f"{_mail(envelope.sender)}{length}{extension}\r\n".encode()
 
 
 def rcpt_to(recipient: str) -> bytes:
@@ -57,6 +55,11 @@ def check_host_name(name: str) -> str:
     if not is_host_name(name):
         raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {name!r} cannot be given in EHLO; use a host name')
     return name
+
+
+@lru_cache(maxsize=256)
+def _mail(sender: str) -> str:
+    return f"MAIL FROM:<{_checked(sender)}>"
 
 
 def _checked(address: str) -> str:

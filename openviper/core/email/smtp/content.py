@@ -1,12 +1,12 @@
 """The content on its way to the wire: checked once, then cut into pieces of a size that suits the event loop."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import Chunks, Content
+from openviper.core.email.message import Chunks, CleanChunks, Content, lengths
 
-__all__ = ["BREATH", "check_content", "pieces"]
+__all__ = ["BREATH", "check_content", "checked_size", "pieces"]
 
 BREATH = 256 * 1024  # bytes after which other tasks get their turn
 _PIECE = 64 * 1024
@@ -20,10 +20,9 @@ async def check_content(content: Chunks) -> int:
     Raises:
         InvalidMessage: it has a bare CR or LF, or its last line has no end.
     """
-    if len(content) == 1 and len(content[0]) <= BREATH:
-        chunk = content[0]
-        _judge(chunk.count(b"\r\n"), chunk.count(b"\r"), chunk.count(b"\n"), chunk)
-        return len(chunk)
+    size = checked_size(content)
+    if size is not None:
+        return size
     pairs = returns = feeds = checked = 0
     last = b"\n"
     for whole in content.literal() if isinstance(content, Content) else content:
@@ -40,7 +39,16 @@ async def check_content(content: Chunks) -> int:
                 checked = 0
                 await asyncio.sleep(0)
     _judge(pairs, returns, feeds, last)
-    return sum(_lengths(content))
+    return sum(lengths(content))
+
+
+def checked_size(content: Chunks) -> int | None:
+    """``check_content`` without a pause, for the usual small message; None when it is too large for that."""
+    if len(content) != 1 or len(chunk := content[0]) > BREATH:
+        return None
+    if not isinstance(content, CleanChunks):
+        _judge(chunk.count(b"\r\n"), chunk.count(b"\r"), chunk.count(b"\n"), chunk)
+    return len(chunk)
 
 
 def _judge(pairs: int, returns: int, feeds: int, last: bytes) -> None:
@@ -55,7 +63,7 @@ def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview
     small: list[bytes | memoryview] = []
     gathered = 0
     position = 0
-    for number, length in enumerate(_lengths(content)):
+    for number, length in enumerate(lengths(content)):
         first, last = max(begin - position, 0), min(end - position, length)
         position += length
         if first >= last:
@@ -71,10 +79,6 @@ def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview
         gathered += len(view)
     if small:
         yield b"".join(small)
-
-
-def _lengths(content: Chunks) -> Iterable[int]:
-    return content.lengths if isinstance(content, Content) else map(len, content)
 
 
 def _bounded(chunk: bytes) -> Iterator[bytes]:

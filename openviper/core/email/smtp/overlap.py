@@ -10,7 +10,7 @@ from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.lane import Lane, NotTaken
 from openviper.core.email.smtp.pool import ConnectionPool, PoolFigures
-from openviper.core.email.smtp.transfer import ONE_FLIGHT_MAX, TRUSTED_FOR
+from openviper.core.email.smtp.transfer import TRUSTED_FOR
 from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["OverlappedSender"]
@@ -54,7 +54,7 @@ class OverlappedSender:
             DeliveryError: see ``ConnectionPool.send``.
         """
         await self.pool.turn()
-        if self._may_overlap(message):
+        if self.pool.options.lets_fly(len(message.envelope.recipients), message.size):
             lane = await self._place(message.size)
             if lane is not None:
                 try:
@@ -79,14 +79,6 @@ class OverlappedSender:
         for_a_lane = sum(not place.lane.done() for place in self._waiting)
         for_their_turn = max(0, self._going_alone - self._connections)
         return replace(figures, waiting=max(0, figures.waiting - self._acquiring) + for_a_lane + for_their_turn)
-
-    def _may_overlap(self, message: OutgoingMessage) -> bool:
-        options = self.pool.options
-        return (
-            options.one_flight
-            and message.size <= ONE_FLIGHT_MAX
-            and (options.allow_partial or len(message.envelope.recipients) == 1)
-        )
 
     async def _place(self, size: int) -> Lane | None:
         """A lane with a place taken, first come, first served; None: there is none, and none can be had."""

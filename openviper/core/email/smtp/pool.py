@@ -174,13 +174,14 @@ class ConnectionPool:
         """Take a connection back: for the next sender, or to be closed when it is worn out or broken."""
         self._busy.discard(connection)
         connection.kept = True
+        now = self._loop.time()
         if not connection.usable:
             connection.abort()
             self._grow()
-        elif self._closed or self._had_its_time(connection):
+        elif self._closed or self._had_its_time(connection, now):
             self._retire(connection)
         else:
-            self._offer(connection)
+            self._offer(connection, now)
         if self._returned is not None and not self._busy and not self._returned.done():
             self._returned.set_result(None)
 
@@ -240,7 +241,7 @@ class ConnectionPool:
         except StaleConnection as stale:
             raise stale.error from stale.__cause__
 
-    def _offer(self, connection: Connection) -> None:
+    def _offer(self, connection: Connection, now: float) -> None:
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
@@ -248,22 +249,24 @@ class ConnectionPool:
                 waiter.set_result(connection)
                 return
         connection.kept = True
-        connection.idle_since = self._loop.time()
+        connection.idle_since = now
         connection.on_closed = self._idle_one_died
         self._idle.append(connection)
-        self._schedule_reaping()
+        if self._reap_timer is None:
+            self._schedule_reaping()
 
     def _idle_one_died(self, connection: Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
 
     def _worn_out(self, connection: Connection) -> bool:
-        return not connection.usable or self._had_its_time(connection)
+        return not connection.usable or self._had_its_time(connection, self._loop.time())
 
-    def _had_its_time(self, connection: Connection) -> bool:
+    def _had_its_time(self, connection: Connection, now: float) -> bool:
+        settings = self._settings
         return (
-            connection.messages >= self._settings.max_messages_per_connection
-            or self._loop.time() - connection.opened_at >= self._settings.max_connection_age
+            connection.messages >= settings.max_messages_per_connection
+            or now - connection.opened_at >= settings.max_connection_age
         )
 
     def _retire(self, connection: Connection) -> None:
@@ -313,7 +316,7 @@ class ConnectionPool:
             if self._closed:
                 connection.abort()
             else:
-                self._offer(connection)
+                self._offer(connection, self._loop.time())
                 self._grow()
 
     def _refused(self, error: Exception) -> None:
@@ -346,7 +349,7 @@ class ConnectionPool:
     # Shrinking
 
     def _schedule_reaping(self) -> None:
-        if self._reap_timer is None and self._idle:
+        if self._idle:
             when = self._idle[0].idle_since + self._settings.idle_timeout
             self._reap_timer = self._loop.call_at(when, self._reap, context=self._context)
 

@@ -1,13 +1,12 @@
 """Replies of a server: their value, and reading them from the stream within bounds (RFC 5321 section 4.2)."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from openviper.core.email.errors import Refusal
 
-__all__ = ["BrokenReply", "Reply", "ReplyReader", "one_line"]
+__all__ = ["Reply", "ReplyReader", "one_line"]
 
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers exceed it, a stream without line ends must still end.
 _MAX_LINE = 4096
@@ -19,21 +18,23 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-class BrokenReply(Exception):
+class _Broken(Exception):
     """What the server sent is no SMTP reply, or is longer than any reply may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply: its code and its text on one line, without control characters, at most 500 characters."""
+    """A whole reply: its code and its text on one line, without control characters, at most 500 characters.
+
+    ``positive``: True for 2yz.
+    """
 
     code: int
     text: str
+    positive: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def positive(self) -> bool:
-        """True for 2yz."""
-        return 200 <= self.code < 300
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positive", 200 <= self.code < 300)
 
     @property
     def negative(self) -> bool:
@@ -49,45 +50,50 @@ class Reply:
 
 
 class ReplyReader:
-    """Cuts the stream into replies. After ``BrokenReply`` it may not be used again."""
+    """Cuts the stream into replies.
 
-    __slots__ = ("_code", "_rest", "_texts")
+    ``fault``: why what came is not made of replies, or of none of a bearable length; then nothing further may be fed.
+    """
+
+    __slots__ = ("_code", "_rest", "_texts", "fault")
 
     def __init__(self) -> None:
+        self.fault: str | None = None
         self._rest = b""
         self._code = 0
         self._texts: list[bytes] = []
 
-    def feed(self, data: bytes) -> Iterator[Reply]:
-        """Yield each reply that ``data`` completes.
-
-        Raises:
-            BrokenReply: at the first line that cannot belong to a reply; those before it have been yielded.
-        """
+    def feed(self, data: bytes) -> list[Reply]:
+        """The replies that ``data`` completes; with a ``fault``, those before it."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        for line in lines:
-            reply = _whole(line) if len(line) <= _SHORT and not self._texts else None
-            if reply is None:
-                reply = self._line(line)
-            if reply is not None:
-                yield reply
-        if len(self._rest) > _MAX_LINE:
-            raise BrokenReply("a reply line without end")
+        replies: list[Reply] = []
+        try:
+            for line in lines:
+                reply = _whole(line) if len(line) <= _SHORT and not self._texts else None
+                if reply is None:
+                    reply = self._line(line)
+                if reply is not None:
+                    replies.append(reply)
+            if len(self._rest) > _MAX_LINE:
+                raise _Broken("a reply line without end")
+        except _Broken as error:
+            self.fault = str(error)
+        return replies
 
     def _line(self, line: bytes) -> Reply | None:
         match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
         if match is None:
-            raise BrokenReply(f"not an SMTP reply: {one_line(line[:80])!r}")
+            raise _Broken(f"not an SMTP reply: {one_line(line[:80])!r}")
         code = int(match[1])
         if self._texts and code != self._code:
-            raise BrokenReply(f"a reply that begins with {self._code} and goes on with {code}")
+            raise _Broken(f"a reply that begins with {self._code} and goes on with {code}")
         text = match[3] or b""
         if match[2] == b"-":
             self._code = code
             self._texts.append(text)
             if len(self._texts) >= _MAX_LINES:
-                raise BrokenReply("a reply of too many lines")
+                raise _Broken("a reply of too many lines")
             return None
         if self._texts:
             text = b" ".join((*self._texts, text))

@@ -1,6 +1,7 @@
 """One message over one open connection: the transaction of RFC 5321, pipelined (RFC 2920) and chunked (RFC 3030)."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
@@ -8,10 +9,11 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.smtp.body import send_as_data, send_in_chunks
 from openviper.core.email.smtp.commands import mail_from, needs_smtputf8, rcpt_to
-from openviper.core.email.smtp.content import check_content
+from openviper.core.email.smtp.content import check_content, checked_size
 from openviper.core.email.smtp.dialogue import READY, Dialogue
 from openviper.core.email.smtp.exchange import WireFailure
 from openviper.core.email.smtp.outcome import too_large
+from openviper.core.email.smtp.replies import Reply
 from openviper.core.email.smtp.wire import Connection
 
 __all__ = ["ONE_FLIGHT_MAX", "TRUSTED_FOR", "TransferOptions", "check_limits", "transfer"]
@@ -22,6 +24,7 @@ ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
 # the content, so that a message that meets a dead connection can be sent again without a doubt.
 TRUSTED_FOR = 1.0  # seconds
 
+_NEVER = float("inf")
 _SLOWEST = 10_000  # bytes a second, for the deadline of a whole transaction
 
 
@@ -33,6 +36,10 @@ class TransferOptions:
     allow_partial: bool = True
     timeout: float = 10.0
     data_timeout: float = 300.0
+
+    def lets_fly(self, recipients: int, size: int) -> bool:
+        """True when a message may leave before the answers to its recipients are known."""
+        return self.one_flight and size <= ONE_FLIGHT_MAX and (self.allow_partial or recipients == 1)
 
     def longest(self, recipients: int, size: int) -> float:
         """Seconds that a transaction may take, with ``size`` bytes of content for so many recipients."""
@@ -52,44 +59,105 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
         StaleConnection: the connection was gone before the message could have been taken.
         DeliveryError: the connection failed; ``uncertain`` when the server may have taken the message.
     """
-    size = await check_content(message.content)
-    transaction = _Transaction(connection, message, options, size)
+    size = checked_size(message.content)
+    if size is None:
+        size = await check_content(message.content)
+    check_limits(connection, message, size)
+    recipients = message.envelope.recipients
+    commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
+    now = asyncio.get_running_loop().time()
+    connection.expire_at(now + options.longest(len(recipients), size))
+    written = False
     try:
-        return await transaction.run()
+        if not (_fits_one_flight(connection, now) and options.lets_fly(len(recipients), size)):
+            return await _Transaction(connection, message, commands, size, options).run()
+        flight = b"".join((*commands, b"BDAT %d LAST\r\n" % size, *message.content))
+        exchange = connection.request(flight, len(commands) + 1, final_limit=options.data_timeout)
+        written = True
+        await exchange.waiter
+        for reply in exchange.replies:
+            if not reply.positive:
+                return _judged_flight(connection, recipients, exchange.replies, options)
+        return DeliveryReport(recipients, {}, str(exchange.replies[-1]))
     except (MessageRefused, RecipientsRefused):
         raise  # said between two commands: the connection is at rest
+    except WireFailure as failure:  # of the flight; others have been judged
+        connection.abort()
+        dialogue, steps = _flight_dialogue(connection, recipients, options, written=written)
+        dialogue.judge_cut_flight(steps, failure.replies)
+        raise dialogue.failed(steps, failure) from failure
     except BaseException:
         connection.abort()
         raise
     finally:
-        connection.expire_at(float("inf"))
+        connection.expire_at(_NEVER)
+
+
+def _fits_one_flight(connection: Connection, now: float) -> bool:
+    capabilities = connection.capabilities
+    return (
+        capabilities.pipelining
+        and capabilities.chunking
+        and not connection.needs_reset
+        and now - connection.heard_at < TRUSTED_FOR
+    )
+
+
+def _judged_flight(
+    connection: Connection, recipients: tuple[str, ...], replies: list[Reply], options: TransferOptions
+) -> DeliveryReport:
+    """The outcome of a flight that somebody of was refused; raises what says that nobody got the message."""
+    dialogue, steps = _flight_dialogue(connection, recipients, options, written=True)
+    connection.needs_reset = True
+    dialogue.judge_departure(steps, replies)
+    dialogue.judge_envelope(replies)
+    outcome = dialogue.judge_content("BDAT", replies[-1])
+    connection.needs_reset = False
+    return outcome
+
+
+def _flight_dialogue(
+    connection: Connection, recipients: tuple[str, ...], options: TransferOptions, *, written: bool
+) -> tuple[Dialogue, list[str]]:
+    """Who judges the replies to a whole flight when they are not all as hoped for, and what each answers."""
+    dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
+    dialogue.body_written = written
+    return dialogue, [*_steps(recipients), "BDAT"]
+
+
+def _steps(recipients: Sequence[str]) -> list[str]:
+    return ["MAIL FROM", *["RCPT TO"] * len(recipients)]
 
 
 class _Transaction:
-    def __init__(self, connection: Connection, message: OutgoingMessage, options: TransferOptions, size: int) -> None:
+    """A transaction that waits for answers before its content leaves."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        message: OutgoingMessage,
+        commands: list[bytes],
+        size: int,
+        options: TransferOptions,
+    ) -> None:
         recipients = message.envelope.recipients
         self._connection = connection
         self._content = message.content
         self._size = size
-        self._count = len(recipients)
         self._options = options
+        self._partial_is_fine = options.allow_partial or len(recipients) == 1
         self._dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
-        check_limits(connection, message, size)
-        self._commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
-        self._steps = ["MAIL FROM", *["RCPT TO"] * self._count]
+        self._commands = commands
+        self._steps = _steps(recipients)
 
     async def run(self) -> DeliveryReport:
         connection = self._connection
-        now = asyncio.get_running_loop().time()
-        connection.expire_at(now + self._options.longest(self._count, self._size))
         chunking = connection.capabilities.chunking
         # A server that does not understand RSET would add these recipients to the transaction before, so nothing
         # that leads to a delivery may be on its way until the answer to RSET is known.
         resets, connection.needs_reset = connection.needs_reset, False
         if not connection.capabilities.pipelining:
             await self._envelope_step_by_step(resets)
-        elif chunking and not resets and self._fits_one_flight(now):
-            return await self._in_one_flight()
         elif chunking or resets or not self._partial_is_fine:
             await self._envelope_in_one(resets)
         else:
@@ -99,36 +167,6 @@ class _Transaction:
             return await send_in_chunks(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
         self._dialogue.judge_ready((await self._dialogue.ask(b"DATA\r\n", ["DATA"]))[0])
         return await self._content_as_data()
-
-    @property
-    def _partial_is_fine(self) -> bool:
-        return self._options.allow_partial or self._count == 1
-
-    def _fits_one_flight(self, now: float) -> bool:
-        return (
-            self._options.one_flight
-            and self._size <= ONE_FLIGHT_MAX
-            and self._partial_is_fine
-            and now - self._connection.heard_at < TRUSTED_FOR
-        )
-
-    async def _in_one_flight(self) -> DeliveryReport:
-        dialogue, steps = self._dialogue, [*self._steps, "BDAT"]
-        flight = b"".join((*self._commands, b"BDAT %d LAST\r\n" % self._size, *self._content))
-        dialogue.body_written = True
-        try:
-            exchange = self._connection.request(flight, len(steps), final_limit=self._options.data_timeout)
-            await exchange.waiter
-        except WireFailure as failure:
-            dialogue.judge_cut_flight(steps, failure.replies)
-            raise dialogue.failed(steps, failure) from failure
-        self._connection.needs_reset = True
-        replies = exchange.replies
-        dialogue.judge_departure(steps, replies)
-        dialogue.judge_envelope(replies)
-        outcome = dialogue.judge_content("BDAT", replies[-1])
-        self._connection.needs_reset = False
-        return outcome
 
     async def _envelope_in_one(self, resets: bool) -> None:
         commands, steps = self._commands, self._steps

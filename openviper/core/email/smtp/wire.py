@@ -7,7 +7,7 @@ from contextvars import Context
 
 from openviper.core.email.smtp.capabilities import Capabilities
 from openviper.core.email.smtp.exchange import Exchange, FailureKind, WireFailure
-from openviper.core.email.smtp.replies import BrokenReply, Reply, ReplyReader
+from openviper.core.email.smtp.replies import Reply, ReplyReader
 
 __all__ = ["Connection"]
 
@@ -120,9 +120,9 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             WireFailure: the connection has ended.
         """
-        if self._failure is None and self._transport.is_closing():
+        if self._failure is not None or self._transport.is_closing():
             self._fail("lost", "the connection was closed")
-        self._check()
+            self._check()
         self._transport.write(data)
 
     async def drain(self, answer: Exchange | None = None) -> None:
@@ -185,17 +185,16 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.heard_at = self._loop.time()
         exchanges = self._exchanges
-        try:
-            for reply in self._reader.feed(bytes(self._buffer[:nbytes])):
-                if not exchanges or reply.code == 421:
-                    self._end_with(reply)
-                    return
-                exchange = exchanges[0]
-                exchange.replies.append(reply)
-                if len(exchange.replies) == exchange.want:
-                    self._finish(exchange)
-        except BrokenReply as error:
-            self._fail("broken", str(error))
+        for reply in self._reader.feed(bytes(self._buffer[:nbytes])):
+            if not exchanges or reply.code == 421:
+                self._end_with(reply)
+                return
+            exchange = exchanges[0]
+            exchange.replies.append(reply)
+            if len(exchange.replies) == exchange.want:
+                self._finish(exchange)
+        if self._reader.fault is not None:
+            self._fail("broken", self._reader.fault)
         else:
             self._arm(self.heard_at)
 
@@ -241,7 +240,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchanges.popleft()
-        _wake(exchange.waiter)
+        if not exchange.waiter.done():
+            exchange.waiter.set_result(None)
         if self._resumed is not None:
             _wake(self._resumed)
 
@@ -269,14 +269,16 @@ class Connection(asyncio.BufferedProtocol):
         if not self._exchanges:
             self._deadline = _NEVER
             return
-        self._deadline = deadline = min(now + self._exchanges[0].next_limit, self._final_deadline)
-        if deadline == _NEVER:
+        deadline = now + self._exchanges[0].next_limit
+        if deadline > self._final_deadline:
+            deadline = self._final_deadline
+        self._deadline = deadline
+        timer = self._timer
+        if deadline == _NEVER or (timer is not None and timer.when() <= deadline):
             return
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._on_timer, context=self._context)
-        elif self._timer.when() > deadline:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._on_timer, context=self._context)
+        if timer is not None:
+            timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_timer, context=self._context)
 
     def _on_timer(self) -> None:
         self._timer = None
