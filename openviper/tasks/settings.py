@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -80,8 +80,6 @@ class TaskSettings(BaseModel):
         "Must exceed the difference between the workers' clocks.",
     )
 
-    _cached: ClassVar[tuple[int, "TaskSettings"] | None] = None
-
     def __init__(self, **values: Any) -> None:
         faults = [
             f'TASKS["{key}"]: there is no such setting{_suggestion(key)}' for key in values if key not in _ALLOWED
@@ -106,12 +104,13 @@ class TaskSettings(BaseModel):
     @classmethod
     def from_settings(cls) -> "TaskSettings":
         """The project's, kept until the settings change."""
-        if TaskSettings._cached is None or TaskSettings._cached[0] != conf.settings.version:
+        global _of_project
+        if _of_project is None or _of_project[0] != conf.settings.version:
             given = conf.settings.TASKS  # before the version: reading them may load them
             if not isinstance(given, Mapping):
                 raise ImproperlyConfigured(f"TASKS: is a {type(given).__name__}; give a dict of settings")
-            TaskSettings._cached = (conf.settings.version, cls(**{str(key): given[key] for key in given}))
-        return TaskSettings._cached[1]
+            _of_project = (conf.settings.version, cls(**{str(key): given[key] for key in given}))
+        return _of_project[1]
 
     @property
     def real(self) -> bool:
@@ -130,6 +129,10 @@ class TaskSettings(BaseModel):
             return "stub"
         parts = urlsplit(self.url)
         return f"{self.broker} at {parts.netloc.rpartition('@')[2] or parts.path}"
+
+
+# With the version of the settings that it was made of. (An attribute of a pydantic class takes longer to find.)
+_of_project: tuple[int, TaskSettings] | None = None
 
 
 def _url_faults(given: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, PreparedMessage, prepare
 from openviper.core.email.plaintext import html_to_text
-from openviper.core.email.serialiser import outgoing
+from openviper.core.email.serialiser import outgoing, pack
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["compose", "ready"]
@@ -20,6 +20,7 @@ _HTML_ON_LOOP = 64 * 1024
 # More than these are checked in a thread, which costs about a tenth of a millisecond by itself.
 _ADDRESSES_ON_LOOP = 1000
 _CHARACTERS_ON_LOOP = 1024 * 1024
+_CHARACTERS_AT_ONCE = 64 * 1024  # are serialised on the loop without further questions
 
 
 async def compose(
@@ -55,7 +56,7 @@ async def compose(
         headers=headers or {},
         envelope_sender=envelope_sender,
     )
-    return await ready(mailer, data)
+    return _ready_now(mailer.settings, data) or await _ready_soon(mailer.settings, data)
 
 
 async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
@@ -65,7 +66,21 @@ async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
-    settings = mailer.settings
+    return _ready_now(mailer.settings, data) or await _ready_soon(mailer.settings, data)
+
+
+def _ready_now(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage | None:
+    """The usual small message; None for one that takes longer, or whose values have to be looked at more closely."""
+    try:
+        characters = len(data.text or "") + len(data.html or "")
+        if data.attachments or characters > _CHARACTERS_AT_ONCE or _addresses(data) > _ADDRESSES_ON_LOOP:
+            return None
+    except TypeError:
+        return None
+    return pack(_checked(data, settings), max_message_bytes=settings.max_message_bytes)
+
+
+async def _ready_soon(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
     message = await asyncio.to_thread(_checked, data, settings) if _is_long(data) else _checked(data, settings)
     return await outgoing(message, max_message_bytes=settings.max_message_bytes)
 
@@ -77,10 +92,14 @@ def _checked(data: EmailMessageData, settings: EmailSettings) -> PreparedMessage
 def _is_long(data: EmailMessageData) -> bool:
     """Whether checking takes milliseconds; what has no length is for the check itself."""
     try:
-        addresses = len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
-        return addresses > _ADDRESSES_ON_LOOP or len(data.text or "") + len(data.html or "") > _CHARACTERS_ON_LOOP
+        characters = len(data.text or "") + len(data.html or "")
+        return characters > _CHARACTERS_ON_LOOP or _addresses(data) > _ADDRESSES_ON_LOOP
     except TypeError:
         return False
+
+
+def _addresses(data: EmailMessageData) -> int:
+    return len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
 
 
 async def _bodies(

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
 from openviper.core.email.composition import compose
-from openviper.core.email.delivery import current_mailer, serving_event_loop, submit
+from openviper.core.email.delivery import current_mailer, open_mailer, serving_event_loop, submit
 from openviper.core.email.outbox import current_outbox
 from openviper.core.email.receipt import Receipt
 from openviper.core.email.schedule import Schedule
@@ -75,7 +75,7 @@ async def submit_email(
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
     """
     schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
-    mailer = await current_mailer()
+    mailer = open_mailer() or await current_mailer()
     message = await compose(
         mailer,
         recipients=recipients,

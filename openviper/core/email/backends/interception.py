@@ -82,11 +82,12 @@ def intercepting(interceptor: Interceptor) -> Iterator[None]:
 
 def interceptor_for(message_id: str | None = None) -> Interceptor | None:
     """Who gets the message, if anybody does; None as the id: a new one."""
-    for left in tuple(_leaving):
-        if message_id in left.outstanding:
-            return left
-        if not left.outstanding:
-            _leaving.remove(left)
+    if _leaving:
+        for left in tuple(_leaving):
+            if message_id in left.outstanding:
+                return left
+            if not left.outstanding:
+                _leaving.remove(left)
     return _installed[-1] if _installed else None
 
 

@@ -3,6 +3,7 @@
 from openviper.core.email.delivery.current import (
     apart_from_other_requests,
     current_mailer,
+    open_mailer,
     serving_event_loop,
     serving_loop,
     stay_with,
@@ -21,6 +22,7 @@ __all__ = [
     "current_mailer",
     "current_ways",
     "describe_ways",
+    "open_mailer",
     "serving_event_loop",
     "serving_loop",
     "stay_with",

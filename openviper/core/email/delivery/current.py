@@ -15,6 +15,7 @@ from openviper.loops import PerLoop, at_loop_end
 __all__ = [
     "apart_from_other_requests",
     "current_mailer",
+    "open_mailer",
     "serving_event_loop",
     "serving_loop",
     "stay_with",
@@ -75,18 +76,29 @@ def serving_event_loop() -> asyncio.AbstractEventLoop | None:
     return loops.pop() if len(loops) == 1 else None
 
 
+def open_mailer() -> Mailer | None:
+    """What ``current_mailer`` returns, where that is open already."""
+    mailer = _known_mailer()
+    return mailer if mailer is not None and mailer.opened else None
+
+
 async def current_mailer() -> Mailer:
     """The mailer of the request, else the loop's, else a new one that is closed when the loop ends."""
-    mailer = _of_request.get()
-    if mailer is None or not mailer.reachable:
-        mailer = _of_loop.get()
-    if mailer is None or mailer.closed or mailer.outdated:
+    mailer = _known_mailer()
+    if mailer is None:
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
         _of_loop.set(mailer)
         at_loop_end(partial(_close, mailer))
     if not mailer.opened:
         await mailer.open()
     return mailer
+
+
+def _known_mailer() -> Mailer | None:
+    mailer = _of_request.get()
+    if mailer is None or not mailer.reachable:
+        mailer = _of_loop.get()
+    return None if mailer is None or mailer.closed or mailer.outdated else mailer
 
 
 async def _close(mailer: Mailer) -> None:

@@ -98,10 +98,12 @@ class _Submission:
 
     def broker(self) -> QueueService | None:
         """Where it is to be queued; None when it goes another way."""
-        if self._way(broker=True) is not Way.QUEUED:
+        if self.background is False:
             return None
         service = self.mailer.queue
-        if service is None and self._asked_for and not self.mailer.in_memory:
+        if (service is None and not self._asked_for) or self._way(broker=True) is not Way.QUEUED:
+            return None
+        if service is None and not self.mailer.in_memory:
             logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
         return service
 
