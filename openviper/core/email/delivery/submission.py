@@ -41,22 +41,28 @@ async def submit(
         # A thread of a request has a loop of its own, which may end before the message is on its way.
         elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
-    submission = _Submission(mailer, message, background, current_outbox(), schedule)
-    if schedule.later:
-        await submission.check_that_it_can_wait()
-    if background is not False and submission.hold():
-        return Receipt(message.message_id, Way.HELD)
-    service = submission.broker()
-    if service is not None and await submission.enqueue(service):
-        return Receipt(message.message_id, Way.QUEUED)
-    if submission.defer(room=not mailer.dispatcher.full):
-        return Receipt(message.message_id, Way.DEFERRED)
+    if not _only_inline(mailer, background, schedule):
+        way = await _Submission(mailer, message, background, current_outbox(), schedule).leave()
+        if way is not Way.INLINE:
+            return Receipt(message.message_id, way)
     receipt = await mailer.attempt(message)
     if receipt.error is not None:
         if not fail_silently:
             raise receipt.error
         logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, receipt.error)
     return receipt
+
+
+def _only_inline(mailer: Mailer, background: bool | None, schedule: Schedule) -> bool:
+    """True where nothing is there that a message could wait in or be given to: as in most scripts."""
+    if background is not None or schedule.later:
+        return background is False and not schedule.later
+    use = mailer.settings.use_background_worker
+    return (
+        current_outbox() is None
+        and current_record() is None
+        and (use is False or (use is None and mailer.queue is None))
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +75,18 @@ class _Submission:
     outbox: Outbox | None
     schedule: Schedule
 
-    async def check_that_it_can_wait(self) -> None:
+    async def leave(self) -> Way:
+        """Hold, queue or defer it, whichever comes first. ``INLINE``: none of them, it is still here."""
+        if self.schedule.later:
+            await self._check_that_it_can_wait()
+        if self.background is not False and self._hold():
+            return Way.HELD
+        service = self._broker()
+        if service is not None and await self._enqueue(service):
+            return Way.QUEUED
+        return Way.DEFERRED if self._defer(room=not self.mailer.dispatcher.full) else Way.INLINE
+
+    async def _check_that_it_can_wait(self) -> None:
         """Raise what is wrong with sending it later."""
         mailer = self.mailer
         if self.background is False or (self.background is None and mailer.settings.use_background_worker is False):
@@ -83,7 +100,7 @@ class _Submission:
                 "the message until then"
             )
 
-    def hold(self) -> bool:
+    def _hold(self) -> bool:
         """True when it now waits for the commit of the transaction that is open here."""
         if current_record() is None:
             return False
@@ -96,7 +113,7 @@ class _Submission:
             interceptor.hold(self.message, held)
         return True
 
-    def broker(self) -> QueueService | None:
+    def _broker(self) -> QueueService | None:
         """Where it is to be queued; None when it goes another way."""
         if self.background is False:
             return None
@@ -107,7 +124,7 @@ class _Submission:
             logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
         return service
 
-    async def enqueue(self, service: QueueService) -> bool:
+    async def _enqueue(self, service: QueueService) -> bool:
         """True when the broker has taken it.
 
         Raises:
@@ -132,7 +149,7 @@ class _Submission:
         publish("queued", message)
         return True
 
-    def defer(self, *, room: bool) -> bool:
+    def _defer(self, *, room: bool) -> bool:
         """True when it now waits for the end of the response; ``room``: the dispatcher has room for it."""
         if self.outbox is None or self._way(broker=False, room=room) is not Way.DEFERRED:
             return False
@@ -150,14 +167,14 @@ class _Submission:
             await replace(self, mailer=await current_mailer()).release()
             return
         try:
-            service = self.broker()
-            if service is not None and await self.enqueue(service):
+            service = self._broker()
+            if service is not None and await self._enqueue(service):
                 return
         except QueueUnavailable as error:
             logger.error("message %s was not queued, and it must wait: it is lost: %s", self.message.message_id, error)
             publish("failed", self.message, str(error))
             return
-        if not self.defer(room=True):
+        if not self._defer(room=True):
             (handed,) = self.mailer.dispatcher.hand_over((self.message,))
             await asyncio.shield(handed.done)
 
