@@ -1,5 +1,6 @@
 """prepare(): what is checked, completed and deduplicated before anything is sent."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -129,6 +130,23 @@ def test_the_message_id_is_unique_and_on_the_senders_domain() -> None:
     assert first.message_id.endswith("@xn--bcher-kva.example>")
     assert first.message_id != second.message_id
     assert len(first.message_id.partition("@")[0]) > 20
+
+
+def test_message_ids_are_unique_in_number_and_in_a_forked_child() -> None:
+    ids = {prepared().message_id for _ in range(1000)}
+    assert len(ids) == 1000
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, " ".join(prepared().message_id for _ in range(100)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    of_child = os.read(reading, 65536).decode().split()
+    os.close(reading)
+    os.close(writing)
+    ids.update(prepared().message_id for _ in range(100))
+    assert len(of_child) == 100
+    assert not ids & {*of_child}
 
 
 def test_a_message_id_of_the_application_is_kept() -> None:

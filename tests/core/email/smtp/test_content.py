@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from openviper.core.email.bodies import base64_slices
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import Content
+from openviper.core.email.message import CleanChunks, Content, EmailMessageData, prepare
+from openviper.core.email.serialiser import serialise
 from openviper.core.email.smtp.content import check_content, pieces
 from openviper.core.email.smtp.dotstuffing import DotStuffer
 
@@ -91,6 +92,16 @@ async def test_an_encoded_chunk_is_not_looked_at_and_joins_no_line_end_of_its_ne
         await check_content(Content([b"a\r", slice_, b"\n"]))
     with pytest.raises(InvalidMessage, match="last line"):
         await check_content(Content([b"a\r\n", slice_]))
+
+
+async def test_only_what_the_serialiser_has_made_is_taken_on_trust() -> None:
+    data = EmailMessageData(recipients="a@example.com", subject="s", text="t\rt\nt", sender="b@example.com")
+    content = serialise(prepare(data, default_sender=None))
+    assert isinstance(content, CleanChunks)
+    assert await check_content(content) == len(content[0])
+    assert await check_content([*content]) == len(content[0])  # and rightly so
+    with pytest.raises(InvalidMessage, match="CR or LF"):
+        await check_content([content[0] + b"\n"])
 
 
 async def test_no_content_is_fine() -> None:

@@ -30,6 +30,7 @@ from openviper.core.email.message import EmailMessageData, OutgoingMessage, prep
 from openviper.core.email.serialiser import outgoing as serialised
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.connect import Handshake
+from openviper.core.email.smtp.outcome import StaleConnection
 from openviper.core.email.smtp.tls import client_context
 from openviper.core.email.smtp.transfer import TransferOptions, transfer
 
@@ -697,6 +698,17 @@ async def test_a_quiet_connection_that_is_dead_is_replaced_without_a_doubt() -> 
             assert backend.figures.reconnects == 1
     assert len(server.messages) == 2
     assert server.connections == 2
+
+
+async def test_a_connection_that_ends_before_it_is_written_to_leaves_no_doubt() -> None:
+    """Nothing has left, although the whole message would have left at once."""
+    with SmtpServer() as server:
+        connection = await Handshake(EmailSettings(**server.settings()), None).run()
+        connection.abort()
+        with pytest.raises(StaleConnection) as stale:
+            await transfer(connection, outgoing(), TransferOptions())
+    assert not stale.value.error.uncertain
+    assert server.messages == []
 
 
 @OFFERS
