@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
-import os
 import weakref
+
+from support.forked import in_child
 
 from openviper.loops import PerLoop
 
@@ -62,12 +63,5 @@ def test_a_forked_child_starts_with_no_value() -> None:
 
     with asyncio.Runner() as runner:
         runner.run(keep())
-        child = os.fork()
-        if child == 0:
-            try:
-                os._exit(0 if runner.run(look()) is None else 1)
-            finally:
-                os._exit(2)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert in_child(lambda: str(runner.run(look()))) == "None"
         assert runner.run(look()) == "the parent's"

@@ -1,6 +1,5 @@
 """Actors on each broker, and what our brokers add to Dramatiq's."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from support.forked import in_child
 from support.redis import RedisServer
 
 from openviper.conf import override
@@ -147,15 +147,7 @@ def test_a_child_process_is_another_worker(redis_server: RedisServer) -> None:
     """Two with the same name would take each other's messages for their own."""
     with override(TASKS=redis_server.tasks()):
         broker: Any = get_broker()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.write(writing, broker.broker_id.encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert os.read(reading, 100).decode() != broker.broker_id
-        os.close(reading)
-        os.close(writing)
+        assert in_child(lambda: str(broker.broker_id)) != broker.broker_id
 
 
 def test_sealed_bytes_travel_as_they_are_and_show_nothing() -> None:

@@ -1,11 +1,11 @@
 """prepare(): what is checked, completed and deduplicated before anything is sent."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from support.forked import in_child
 
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
@@ -135,15 +135,7 @@ def test_the_message_id_is_unique_and_on_the_senders_domain() -> None:
 def test_message_ids_are_unique_in_number_and_in_a_forked_child() -> None:
     ids = {prepared().message_id for _ in range(1000)}
     assert len(ids) == 1000
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writing, " ".join(prepared().message_id for _ in range(100)).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    of_child = os.read(reading, 65536).decode().split()
-    os.close(reading)
-    os.close(writing)
+    of_child = in_child(lambda: " ".join(prepared().message_id for _ in range(100))).split()
     ids.update(prepared().message_id for _ in range(100))
     assert len(of_child) == 100
     assert not ids & {*of_child}
