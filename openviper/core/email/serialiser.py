@@ -6,13 +6,10 @@ prepared message, so every attempt sends the same ones.
 """
 
 import asyncio
-import email
-import email.policy
 import hashlib
 from collections.abc import Iterable, Sequence
-from email.message import EmailMessage
 from functools import lru_cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
@@ -39,6 +36,9 @@ from openviper.core.email.message import (
     prepare,
 )
 
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
 __all__ = ["build_message", "outgoing", "pack", "serialise"]
 
 # From this many octets of bodies and attachments on, encoding takes long enough to be kept off the event loop.
@@ -55,10 +55,6 @@ _TEXT_HEADERS = {
 }
 # What a message is put together from.
 Piece = bytes | Base64Slice
-
-# Headers are written out again as they were parsed.
-_POLICY = email.policy.SMTP.clone(refold_source="none")
-_UTF8_POLICY = _POLICY.clone(utf8=True)
 
 
 async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
@@ -118,7 +114,7 @@ def serialise(message: PreparedMessage) -> Chunks:
     return _joined([_header(message).encode(), *body])
 
 
-def build_message(data: EmailMessageData) -> EmailMessage:
+def build_message(data: EmailMessageData) -> "EmailMessage":
     """The message as a standard ``EmailMessage``, parsed from the bytes that would be sent.
 
     ``data.sender`` must be given: no settings are read here. Written out again (``as_bytes()``) it has CRLF line ends.
@@ -128,9 +124,13 @@ def build_message(data: EmailMessageData) -> EmailMessage:
     """
     if data.sender is None:
         raise InvalidMessage("sender: build_message reads no settings, so the message must name its sender")
+    import email.policy  # a twentieth of what importing this component takes, and sending does without
+
     content = b"".join(serialise(prepare(data, default_sender=None)))
+    # Headers are written out again as they were parsed.
+    policy = email.policy.SMTP.clone(refold_source="none", utf8=not content.isascii())
     # Decoded first, because addresses that need SMTPUTF8 stand in the header as UTF-8.
-    return email.message_from_string(content.decode(), policy=_POLICY if content.isascii() else _UTF8_POLICY)
+    return email.message_from_string(content.decode(), policy=policy)
 
 
 def _header(message: PreparedMessage) -> str:

@@ -8,8 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from openviper.core.email.errors import AttachmentRefused
@@ -17,36 +16,31 @@ from openviper.core.email.errors import AttachmentRefused
 __all__ = ["Base64", "File", "Memory", "Part", "Source", "Text", "Url", "parse_item"]
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes that are already here."""
 
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """Text to be encoded as UTF-8."""
 
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Base64:
+class Base64(NamedTuple):
     """Bytes in base64."""
 
     content: str | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """A local path."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(NamedTuple):
     """An http or https URL, not yet judged further."""
 
     url: str
@@ -55,8 +49,7 @@ class Url:
 Source = Memory | Text | Base64 | File | Url
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One item of the list. ``mimetype`` None asks for the type that the file name suggests."""
 
     filename: str

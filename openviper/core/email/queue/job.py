@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from openviper.core.email.payload import Payload, UnknownPayload
 
@@ -90,8 +90,7 @@ def _check(progress: Any) -> None:
         raise TypeError
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A message to be queued. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which parts are needed."""
 
     key: str
@@ -102,8 +101,7 @@ class Parcel:
     due_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A message in a worker's hands. ``repeated``: a worker had it before and died with it, perhaps after sending.
 
     ``damage`` says why there is no payload; ``token`` belongs to the spool.
@@ -121,8 +119,7 @@ class Held:
         return f"<Held {self.message_id}>"
 
 
-@dataclass(frozen=True, slots=True)
-class FailedJob:
+class FailedJob(NamedTuple):
     """A message that was given up. ``failed_at`` is Unix seconds; ``payload`` is None where it cannot be read."""
 
     message_id: str
@@ -133,8 +130,7 @@ class FailedJob:
     payload: Payload | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFigures:
+class QueueFigures(NamedTuple):
     """How the queue stands. None: the broker cannot tell. ``oldest``: seconds since the oldest was accepted."""
 
     consumers: int

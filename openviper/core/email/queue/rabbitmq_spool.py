@@ -1,7 +1,6 @@
 """Queued mail on RabbitMQ: each message travels whole, in a Dramatiq message on durable queues."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import threading
@@ -254,7 +253,7 @@ def _failed_job(message: "Message[Any]") -> FailedJob:
         progress=Progress.from_json(about["progress"]),
     )
     with contextlib.suppress(UnknownPayload):
-        return dataclasses.replace(job, payload=split(sealed))
+        return job._replace(payload=split(sealed))
     return job
 
 

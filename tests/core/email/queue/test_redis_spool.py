@@ -1,7 +1,6 @@
 """What Redis keeps, and that each step happens once."""
 
 import asyncio
-import dataclasses
 import json
 import threading
 import time
@@ -69,7 +68,7 @@ def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, spool
     spool.enqueue(one, deadline=time.monotonic() + 5)
     (blob,) = client.keys("dramatiq:mail:blob:*")
     digest = blob.rpartition(b":")[2].decode()
-    other = dataclasses.replace(one, key="other")
+    other = one._replace(key="other")
     spool._ask_to_enqueue(other, time.monotonic() + 5, {digest: theirs}, {"blob0": digest, "parts": 1})
     assert not client.keys("dramatiq:mail:upload:*")
     assert client.keys("dramatiq:mail:blob:*") == [blob]
