@@ -22,13 +22,6 @@ class _Table:
 
 
 @dataclass(slots=True)
-class _Link:
-    address: str
-    length: int  # characters and pieces that were said in links before this one
-    pieces: int
-
-
-@dataclass(slots=True)
 class TextLayout:
     """Collects text in document order; :meth:`text` gives the result."""
 
@@ -44,7 +37,7 @@ class TextLayout:
     _markers: dict[int, str] = field(default_factory=dict)  # by level, instead of the indent in the next line
     _lists: list[int | None] = field(default_factory=list)  # the number of each list's next item; None for bullets
     _tables: list[_Table] = field(default_factory=list)
-    _links: list[_Link] = field(default_factory=list)
+    _links: list[tuple[str, int, int]] = field(default_factory=list)  # address; length and pieces said before it
     _said: list[str] = field(default_factory=list)  # what was written inside links, and how long it is
     _length: int = 0
 
@@ -61,11 +54,13 @@ class TextLayout:
             words = _SPACES.sub(" ", text).strip(" ")
         if not words:
             self._space = self._space or bool(text)
-            return
-        if text[0] != words[0]:
-            self._space = True
-        self._add(words)
-        self._space = text[-1] != words[-1]
+        elif words == text:
+            self._add(words)
+            self._space = False
+        else:
+            self._space = self._space or text[0] != words[0]
+            self._add(words)
+            self._space = text[-1] != words[-1]
 
     def begin_line(self) -> None:
         """The next text starts on a new line."""
@@ -162,23 +157,24 @@ class TextLayout:
             self._cell = True
 
     def open_link(self, url: str) -> None:
-        self._links.append(_Link(address_of(url), self._length, len(self._said)))
+        self._links.append((address_of(url), self._length, len(self._said)))
 
     def close_link(self) -> None:
         """Add the address, unless the text between was the address itself."""
         if not self._links:
             return
-        link = self._links.pop()
-        if not link.address:
+        address, length_before, pieces_before = self._links.pop()
+        length = self._length - length_before
+        if not address:
             return
-        length = self._length - link.length
         if not length:
-            self._add(link.address)
-        elif not self._says(link, length):
+            self._add(address)
+        elif abs(length - len(address)) > _SCHEME_LENGTH or not self._says(address, pieces_before):
             # A block inside the link has asked for a new line; the address still belongs to the text before it.
-            breaks, self._breaks = (self._breaks, 0) if self._line else (0, 0)
+            breaks = self._breaks if self._line else 0
+            self._breaks = 0
             self._space = True
-            self._add(f"({link.address})")
+            self._add(f"({address})")
             self._breaks = breaks
 
     def text(self) -> str:
@@ -189,27 +185,27 @@ class TextLayout:
             lines.pop()
         return "\n".join(lines)
 
-    def _says(self, link: _Link, length: int) -> bool:
-        """Whether the last ``length`` characters are the link's address, give or take the scheme."""
-        if abs(length - len(link.address)) > _SCHEME_LENGTH:
-            return False
-        return same_address("".join(self._said[link.pieces :]), link.address)
+    def _says(self, address: str, pieces_before: int) -> bool:
+        return same_address("".join(self._said[pieces_before:]), address)
 
     def _add(self, text: str) -> None:
         if not text.isascii():
             text = _UNSEEN.sub("", text).replace("\u00a0", " ")
         if not text:
             return
-        if self._breaks:
-            self._break()
-        if not self._line:
-            self._line.append(self._start_of_line())
+        line = self._line
+        if self._breaks or not line:
+            if self._breaks:
+                self._break()
+            self._last_indent = self._indent
+            if self._indent:
+                line.append(self._start_of_line())
         elif self._cell:
             text = f" | {text}"
         elif self._space:
             text = f" {text}"
         self._cell = self._space = False
-        self._line.append(text)
+        line.append(text)
         if self._links:
             self._said.append(text)
             self._length += len(text)
@@ -221,10 +217,12 @@ class TextLayout:
             self.begin_line()
 
     def _break(self) -> None:
-        self._flush()
-        if self._breaks > 1 and self._lines and self._lines[-1].strip("> "):
-            shorter = self._indent if len(self._indent) <= len(self._last_indent) else self._last_indent
-            self._lines.append(shorter.rstrip())
+        line, lines = self._line, self._lines
+        if line:
+            lines.append("".join(line).rstrip())
+            line.clear()
+        if self._breaks > 1 and lines and lines[-1].strip("> "):
+            lines.append(min(self._indent, self._last_indent, key=len).rstrip() if self._indent else "")
         self._breaks = 0
 
     def _flush(self) -> None:
@@ -234,7 +232,6 @@ class TextLayout:
         self._cell = False
 
     def _start_of_line(self) -> str:
-        self._last_indent = self._indent
         if not self._markers:
             return self._indent
         start = self._indents[:_INDENTS]

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from openviper.core.email.plaintext import html_to_text
+from openviper.core.email.plaintext.flattening import flattened
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,22 @@ from openviper.core.email.plaintext import html_to_text
 )
 def test_blocks_become_lines_and_blanks_collapse(html: str, text: str) -> None:
     assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("address", "article", "aside", "center", "details", "dialog", "div", "dt", "fieldset", "figcaption"),
+        *("figure", "footer", "form", "header", "hgroup", "legend", "main", "nav", "section", "summary"),
+    ],
+)
+def test_blocks_stand_in_lines_of_their_own(tag: str) -> None:
+    assert html_to_text(f"a<{tag}>b</{tag}>c") == "a\nb\nc"
+
+
+@pytest.mark.parametrize("tag", ["b", "span", "o:p", "my-element", "x1"])
+def test_other_elements_known_or_not_stay_in_the_line(tag: str) -> None:
+    assert html_to_text(f"a <{tag}>b</{tag}>c") == "a bc"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,8 @@ def test_data_tables_keep_rows_and_layout_tables_vanish(html: str, text: str) ->
         '<div style="DISPLAY : none;max-height:0">preview</div>x',
         '<span style="visibility:hidden"><b>preview</b></span>x',
         "<template>t</template>x<svg><text>s</text></svg><iframe>f</iframe>",
+        "<noembed>n</noembed><noframes>n</noframes><object>o</object>x<canvas>c</canvas><map>m</map><math><mi>i</mi></math>",
+        "<audio>a</audio><video>v</video><datalist>d</datalist>x<select><option>o</select><textarea>t</textarea>",
         "x\u200b\u00ad\u034f",
     ],
 )
@@ -137,6 +156,10 @@ _HOSTILE = {
     "quotations": "<blockquote>x" * 8_000,
     "definitions": "<dd>x" * 20_000,
     "attributes": "<a " + "x=1 " * 25_000 + ">",
+    "different attributes": "<a " + " ".join(f"x{n}=1" for n in range(25_000)) + ">x",
+    "quoted attributes": "<a " + " ".join(f"x{n}='<b>'" for n in range(12_000)) + ">x",
+    "attributes at the end": "</a " + " ".join(f"x{n}" for n in range(25_000)) + ">x",
+    "names of tags": "<a=" * 33_000,
     "less-thans": "<" * 100_000,
     "comments": "<!--" * 25_000,
     "ampersands": "&" * 100_000,
@@ -160,6 +183,15 @@ def test_hostile_markup_takes_little_time_and_space(html: str) -> None:
     text = html_to_text(html)
     assert time.thread_time() - begun < 0.5 * _TRACED
     assert len(text) < 4 * len(html)
+
+
+def test_only_the_attributes_of_absurd_tags_are_cut_off() -> None:
+    usual = """<p class=a title='it"s > <b' hidden style="x: 'y'" data-a=b/c>one <img alt = "two" / ></p>\n"""
+    assert flattened(usual * 500) == usual * 500
+    many = " ".join(f"x{n}=1" for n in range(5_000))
+    assert html_to_text(f"<a href='https://a.example/' {many}>one</a> two" + " three" * 500).startswith(
+        "one (https://a.example/) two three"
+    )
 
 
 def test_deep_documents_keep_their_text() -> None:
