@@ -36,21 +36,24 @@ def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text and text[-1] != "\n":
         text += "\n"
-    if len(text) <= _TEXT_SLICE:
-        data = text.encode()
-        # Most texts are mostly ASCII, and need not be looked at twice. base64 makes four octets of three.
-        if 6 * (len(data) - len(text)) <= len(data) and 3 * len(encoded := _quoted(data)) <= 4 * len(data):
-            return "quoted-printable", [encoded]
-    return _shorter(_text_slices(text))
+    if len(text) > _TEXT_SLICE:
+        return _shorter(_text_slices(text))
+    data = text.encode()
+    # Most texts are mostly ASCII, and need not be looked at twice. base64 makes four octets of three.
+    quoted = _quoted(data) if 6 * (len(data) - len(text)) <= len(data) else None
+    if quoted is not None and 3 * len(quoted) <= 4 * len(data):
+        return "quoted-printable", [quoted]
+    return _shorter([data], quoted)
 
 
-def _shorter(slices: list[bytes]) -> tuple[TextEncoding, list[bytes]]:
+def _shorter(slices: list[bytes], quoted: bytes | None = None) -> tuple[TextEncoding, list[bytes]]:
+    """``quoted``: the only slice in quoted-printable, where that is known."""
     escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
     length = sum([len(each) + each.count(b"\n") for each in slices])
     if length + 2 * escapes > base64_length(length) + 2:
         data = b"".join([each.replace(b"\n", b"\r\n") for each in slices])
         return "base64", [*map(bytes, base64_slices(data)), b"\r\n"]
-    return "quoted-printable", [*map(_quoted, slices)]
+    return "quoted-printable", [*map(_quoted, slices)] if quoted is None else [quoted]
 
 
 class Base64Slice:

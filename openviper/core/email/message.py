@@ -32,7 +32,7 @@ __all__ = [
 
 
 _TOKENS = 64
-_tokens: list[str] = []  # pop() and extend() are safe between threads; a forked process must draw its own
+_tokens: list[str] = []  # shared by all threads; a forked process must draw its own
 os.register_at_fork(after_in_child=_tokens.clear)
 
 
@@ -253,8 +253,9 @@ def _token() -> str:
         return _tokens.pop()
     except IndexError:
         digits = os.urandom(16 * _TOKENS).hex()
-        _tokens.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
-        return _tokens.pop()
+        first, *others = [digits[at : at + 32] for at in range(0, len(digits), 32)]
+        _tokens.extend(others)  # other threads may take them all
+        return first
 
 
 def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData, ...]:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
@@ -62,7 +62,8 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
 
     Raises:
         InvalidMessage: the encoded message would be larger than ``max_message_bytes`` (``EMAIL["max_message_bytes"]``);
-            found by arithmetic before attachments are encoded. The text names the largest part.
+            found by arithmetic before attachments are encoded. The text names the largest part. Or a body has a lone
+            surrogate.
     """
     if _least_size(message) <= _THREAD_THRESHOLD:
         return pack(message, max_message_bytes=max_message_bytes)
@@ -95,13 +96,7 @@ def serialise(message: PreparedMessage) -> Chunks:
     """
     boundary = _boundary(message)
     if not message.attachments:
-        pieces = [_header(message).encode(), *_body(message, (), boundary)]
-        # Encoded text takes at most little more than three times its length.
-        return (
-            CleanChunks((b"".join(cast("list[bytes]", pieces)),))
-            if _least_size(message) <= _CHUNK // 4
-            else _joined(pieces)
-        )
+        return _joined([_header(message).encode(), *_body(message, (), boundary)])
     attached = [attachment for attachment in message.attachments if not attachment.inline]
     inline = [attachment for attachment in message.attachments if attachment.inline]
     if inline and message.html is None:

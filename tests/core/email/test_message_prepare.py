@@ -1,6 +1,8 @@
 """prepare(): what is checked, completed and deduplicated before anything is sent."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -139,6 +141,17 @@ def test_message_ids_are_unique_in_number_and_in_a_forked_child() -> None:
     ids.update(prepared().message_id for _ in range(100))
     assert len(of_child) == 100
     assert not ids & {*of_child}
+
+
+def test_message_ids_are_unique_among_threads_that_draw_at_once() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.00005)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            drawn = [*threads.map(lambda _: [prepared().message_id for _ in range(1_000)], range(16))]
+    finally:
+        sys.setswitchinterval(interval)
+    assert len({each for ids in drawn for each in ids}) == 16_000
 
 
 def test_a_message_id_of_the_application_is_kept() -> None:

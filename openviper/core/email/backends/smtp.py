@@ -1,8 +1,6 @@
 """``SMTPBackend``: delivers to the server of ``EMAIL["host"]`` over kept connections."""
 
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.errors import DeliveryError
@@ -57,14 +55,13 @@ class SMTPBackend(EmailBackend):
             self._pools.discard()
             await pool.aclose()
 
-    def send(self, message: OutgoingMessage) -> Coroutine[Any, Any, DeliveryReport]:
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Deliver to every recipient of the envelope, in further transactions where one may not hold them all.
 
         Raises:
             DeliveryError: nobody got it.
         """
-        # Not a coroutine function itself: one that only waits for another costs each message a frame more.
-        return send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
+        return await send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
 
     async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
         """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.

@@ -54,15 +54,18 @@ async def submit(
 
 
 def _only_inline(mailer: Mailer, background: bool | None, schedule: Schedule) -> bool:
-    """True where nothing is there that a message could wait in or be given to: as in most scripts."""
-    if background is not None or schedule.later:
-        return background is False and not schedule.later
+    """True where that is plain at once: asked for, or nothing is there that the message could wait in or be given to.
+
+    As in most scripts. ``_Submission.leave`` would come to the same end.
+    """
+    if schedule.later or background:
+        return False
+    if background is False:
+        return True
+    if current_outbox() is not None or current_record() is not None:
+        return False
     use = mailer.settings.use_background_worker
-    return (
-        current_outbox() is None
-        and current_record() is None
-        and (use is False or (use is None and mailer.queue is None))
-    )
+    return use is False or (use is None and mailer.queue is None)
 
 
 @dataclass(slots=True, eq=False)
@@ -115,12 +118,10 @@ class _Submission:
 
     def _broker(self) -> QueueService | None:
         """Where it is to be queued; None when it goes another way."""
-        if self.background is False:
-            return None
+        if self._way(broker=True) is not Way.QUEUED:
+            return None  # and TASKS are not read, which may be wrong where nobody uses them
         service = self.mailer.queue
-        if (service is None and not self._asked_for) or self._way(broker=True) is not Way.QUEUED:
-            return None
-        if service is None and not self.mailer.in_memory:
+        if service is None and self._asked_for and not self.mailer.in_memory:
             logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
         return service
 

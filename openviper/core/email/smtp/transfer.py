@@ -82,7 +82,6 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
     except (MessageRefused, RecipientsRefused):
         raise  # said between two commands: the connection is at rest
     except WireFailure as failure:  # of the flight; others have been judged
-        connection.abort()
         dialogue, steps = _flight_dialogue(connection, recipients, options, written=written)
         dialogue.judge_cut_flight(steps, failure.replies)
         raise dialogue.failed(steps, failure) from failure
@@ -106,7 +105,7 @@ def _fits_one_flight(connection: Connection, now: float) -> bool:
 def _judged_flight(
     connection: Connection, recipients: tuple[str, ...], replies: list[Reply], options: TransferOptions
 ) -> DeliveryReport:
-    """The outcome of a flight that somebody of was refused; raises what says that nobody got the message."""
+    """The outcome of a flight to which not every answer was positive; raises where that means that nobody got it."""
     dialogue, steps = _flight_dialogue(connection, recipients, options, written=True)
     connection.needs_reset = True
     dialogue.judge_departure(steps, replies)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from pathlib import Path
 from weakref import WeakSet
 
 import pytest
@@ -26,7 +27,7 @@ from openviper.core.email.delivery import Mailer, choose_way, current_mailer, se
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
-from openviper.db.transaction import hold
+from openviper.db.transaction import Record, entered, hold
 
 INLINE, DEFERRED, QUEUED = Way.INLINE, Way.DEFERRED, Way.QUEUED
 
@@ -133,6 +134,24 @@ async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is INLINE
     await mailer.aclose()
+
+
+async def test_a_wrong_task_setting_is_no_matter_where_the_queue_is_not_used(tmp_path: Path) -> None:
+    settings = EmailSettings(backend="FileBackend", file_dir=tmp_path, use_background_worker=False)
+    with override(TASKS={"broker": "rabbit"}):
+        mailer, record, outbox = Mailer(settings), Record(), Outbox()
+        with entered(record):
+            held = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
+        with collecting(outbox):
+            deferred = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
+        inline = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
+        for waiting in record.commit():
+            released = waiting.on_commit()
+            assert released is not None
+            await released
+        await asyncio.gather(*(handed.done for handed in outbox.hand_over()))
+    assert (held.way, deferred.way, inline.way) == (Way.HELD, Way.DEFERRED, Way.INLINE)
+    assert len([*tmp_path.rglob("*.eml")]) == 3
 
 
 async def test_a_delivery_error_is_raised_or_silent_as_asked(caplog: pytest.LogCaptureFixture) -> None:
