@@ -31,7 +31,6 @@ from openviper.core.email.serialiser import outgoing as serialised
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.smtp.connect import Handshake
 from openviper.core.email.smtp.outcome import StaleConnection
-from openviper.core.email.smtp.tls import client_context
 from openviper.core.email.smtp.transfer import TransferOptions, transfer
 
 CHUNKING, PIPELINING, NOTHING = CAPABILITIES, ("PIPELINING", "SIZE 100000000"), ()
@@ -261,16 +260,16 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
 
     peaks: list[int] = []
     message = await with_attachment(25 * MEGABYTE) if attached else outgoing(large_body(25 * MEGABYTE))
-    # Connected ahead, so that the buffers for TLS, which both ends have here, are not counted.
-    settings: dict[str, object] = {"pool_warm": True}
-    if tls:
-        settings |= {"use_ssl": True, "tls_ca_file": str(ca_file())}
-    async with raw_server(converse, tls=tls, limit=2**14) as port, backend_for(port, **settings) as backend:
+    tls_settings = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
+    async with raw_server(converse, tls=tls, limit=2**14) as port:
+        settings = EmailSettings(host="127.0.0.1", port=port, **tls_settings)
+        # Connected before, so that the buffers for TLS, which both ends have here, are not counted.
+        connection = await (await Handshake.of(settings)).run()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
-            with pytest.raises(ConnectionFailed):
-                await backend.send(message)
+            with pytest.raises(StaleConnection):
+                await transfer(connection, message, TransferOptions())
         finally:
             tracemalloc.stop()
     assert len(peaks) == 16
