@@ -44,7 +44,7 @@ class PerLoop(Generic[T]):
         """The value of the running loop, or None."""
         loop = asyncio.get_running_loop()
         kept = self._kept.get(id(loop))
-        return None if kept is None or kept[0]() is not loop or kept[1] != _forks else kept[2]
+        return None if kept is None or kept.loop() is not loop or kept.forks != _forks else kept.value
 
     def set(self, value: T) -> None:
         """Keep ``value`` for the running loop."""
@@ -60,8 +60,7 @@ class PerLoop(Generic[T]):
 def _forget(values: "ref[PerLoop[T]]", number: int, loop: ref[asyncio.AbstractEventLoop]) -> None:
     """``loop`` is gone; another one that has its id by now keeps its value."""
     per_loop = values()
-    kept = None if per_loop is None else per_loop._kept.get(number)
-    if per_loop is not None and kept is not None and kept.loop is loop:
+    if per_loop is not None and (kept := per_loop._kept.get(number)) is not None and kept.loop is loop:
         del per_loop._kept[number]
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "PreparedMessage",
     "build_message",
     "lengths",
+    "new_message_id",
     "prepare",
 ]
 
@@ -244,7 +245,12 @@ def _message_id(headers: tuple[tuple[str, str], ...], sender: Address) -> tuple[
     for name, value in headers:
         if name.lower() == "message-id":
             return value, tuple([pair for pair in headers if pair[0] != name])
-    return f"<{_token()}@{sender.domain}>", headers
+    return new_message_id(sender), headers
+
+
+def new_message_id(sender: Address) -> str:
+    """A Message-ID that was never given before, on the sender's domain, with its angle brackets."""
+    return f"<{_token()}@{sender.domain}>"
 
 
 def _token() -> str:

@@ -1,13 +1,12 @@
 """What the buttons of the inbox page do with a message."""
 
-import os
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.events import publish
 from openviper.core.email.mailbox.store import Entry, Store
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message import OutgoingMessage, new_message_id
 from openviper.core.email.serialiser import outgoing
 
 __all__ = ["retry", "send_again"]
@@ -16,7 +15,7 @@ __all__ = ["retry", "send_again"]
 async def send_again(message: OutgoingMessage, mailer: Mailer) -> str:
     """Send a copy to all of its recipients as a message of its own, after the response; returns its Message-ID."""
     prepared = message.prepared
-    message_id = f"<{os.urandom(16).hex()}@{prepared.sender.domain}>"
+    message_id = new_message_id(prepared.sender)
     copy = await outgoing(
         replace(prepared, message_id=message_id, date=datetime.now(UTC)),
         max_message_bytes=mailer.settings.max_message_bytes,

@@ -27,8 +27,8 @@ _NEVER_DEEP = frozenset(
 
 
 def flattened(html: str) -> str:
-    """``html`` without the start tags that lie deeper than `_DEPTH` open elements, and without the attributes of a tag
-    from the `_ATTRIBUTES`-th on; as it is where it is too short for that to matter.
+    """``html`` without the start tags that lie deeper than `_DEPTH` open elements, and without what a tag has behind
+    its first `_ATTRIBUTES` attributes; as it is where it is too short for that to matter.
     """
     if len(html) > _SHORT:
         html = _TAG_WITH_ATTRIBUTES.sub(_with_few_attributes, html)

@@ -217,10 +217,8 @@ class TextLayout:
             self.begin_line()
 
     def _break(self) -> None:
-        line, lines = self._line, self._lines
-        if line:
-            lines.append("".join(line).rstrip())
-            line.clear()
+        self._flush()
+        lines = self._lines
         if self._breaks > 1 and lines and lines[-1].strip("> "):
             lines.append(min(self._indent, self._last_indent, key=len).rstrip() if self._indent else "")
         self._breaks = 0

@@ -240,8 +240,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchanges.popleft()
-        if not exchange.waiter.done():
-            exchange.waiter.set_result(None)
+        _wake(exchange.waiter)
         if self._resumed is not None:
             _wake(self._resumed)
 
