@@ -36,9 +36,7 @@ def main() -> int:
         server: Any = (RedisServer if given.broker == "redis" else RabbitmqServer)(place / "broker")
         try:
             server.start()
-            chaos = run_chaos(
-                place, server, messages=given.messages, kills=given.kills, drain_limit=180, seed=given.seed
-            )
+            chaos = run_chaos(place, server, messages=given.messages, kills=given.kills, seed=given.seed)
             report = asyncio.run(chaos)
             close_queue()
         finally:

@@ -1,12 +1,39 @@
-"""Fixtures and rules for every test: asyncio, no blocking call on the event loop, no settings from outside."""
+"""Fixtures and rules for every test: asyncio, no blocking call on the event loop, no settings from outside.
+
+Tests marked ``long`` run with ``--long`` only; leaving them out is no skip.
+"""
 
 import os
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 from blockbuster import blockbuster_ctx
 
 from openviper.conf import settings
+
+# How long one example takes says more about the machine than about the code.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked long, too")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return None if config.getoption("--long") else "tests marked long are left out; --long runs them, too"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

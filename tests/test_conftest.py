@@ -9,24 +9,39 @@ from pathlib import Path
 import httpx
 import pytest
 from blockbuster import BlockingError
+from support.patience import PATIENCE
 from support.uvicorn import Uvicorn
 
 from openviper.conf import import_string, settings
 
 TESTS = Path(__file__).parent
+PYTEST = [sys.executable, "-m", "pytest", "-p", "conftest", "-c", os.devnull, "-rA"]
 
 
-def run_pytest(folder: Path, code: str, **environment: str) -> tuple[int, str]:
+def run_pytest(folder: Path, code: str, *options: str, **environment: str) -> tuple[int, str]:
     """Run ``code`` as a test module under our conftest; returns the exit code and what was printed."""
     module = folder / "test_sample.py"
     module.write_text(code)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "--rootdir", folder, "-c", os.devnull, "-rA", module],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "conftest",
+            "--rootdir",
+            folder,
+            "-c",
+            os.devnull,
+            "-rA",
+            *options,
+            module,
+        ],
         env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONSAFEPATH": "1", **environment},
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return done.returncode, done.stdout
 
@@ -62,6 +77,49 @@ def test_a_skipped_module_fails_in_ci(tmp_path: Path) -> None:
     assert "no_such_library" in output
 
 
+LONG = """
+import pytest
+
+@pytest.mark.long
+def test_kills():
+    print("kills ran")
+
+def test_short():
+    print("short ran")
+"""
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_long_tests_are_left_out_and_that_is_no_skip(tmp_path: Path, ci: str) -> None:
+    code, output = run_pytest(tmp_path, LONG, CI=ci)
+    assert code == 0, output
+    assert "1 passed, 1 deselected" in output
+    assert "kills ran" not in output
+
+
+def test_long_tests_run_when_they_are_asked_for(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, LONG, "--long")
+    assert code == 0, output
+    assert "2 passed" in output
+    assert "kills ran" in output
+
+
+UNHURRIED = """
+import time
+from hypothesis import given, settings, strategies
+
+@settings(max_examples=2)
+@given(strategies.integers())
+def test_slow(number):
+    time.sleep(0.5)
+"""
+
+
+def test_hypothesis_sets_no_deadline_to_an_example(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, UNHURRIED)
+    assert code == 0, output
+
+
 async def test_a_blocking_call_of_our_code_on_the_loop_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The module that our import helper runs sleeps, as a careless one would."""
     (tmp_path / "sleepy_module.py").write_text("import time\ntime.sleep(0.001)\nname = 1\n")
@@ -90,7 +148,7 @@ def test_a_blocking_call_fails_under_uvicorn_too(tmp_path: Path) -> None:
         "    return Response()\n"
     )
     with Uvicorn("sleepy_app:app", tmp_path) as server:
-        assert httpx.get(server.url, timeout=20).status_code == 500
+        assert httpx.get(server.url, timeout=PATIENCE).status_code == 500
     assert any("BlockingError" in line for line in server.log)
 
 

@@ -82,11 +82,11 @@ LOOK_INTO_THE_INBOX = """
 import httpx
 from asgi_lifespan import LifespanManager
 
-async with LifespanManager(app) as started:
+async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None) as started:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(started.app), base_url="http://localhost") as client:
         await client.get("/order")
         print("Your order" in (await client.get("/_mail")).text)
-        waited = await client.get("/_mail/api/messages/wait", params={"to": "alice@example.com", "timeout": 5})
+        waited = await client.get("/_mail/api/messages/wait", params={"to": "alice@example.com", "timeout": 60})
         print(waited.json()["subject"])
         print((await client.get("http://shop.example/_mail")).status_code)
 """

@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from selectolax.lexbor import LexborHTMLParser
-from support.browser import VIEWPORTS, chromium, needs_chromium
+from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
 from support.documents import ROOT
 
 __all__ = ["chromium"]
@@ -99,7 +99,7 @@ async def test_every_page_can_be_read_in_a_browser(
     url: str, pages: list[Path], chromium: Browser, viewport: ViewportSize
 ) -> None:
     problems: list[str] = []
-    async with await chromium.new_context(viewport=viewport) as context:
+    async with opened_context(chromium, viewport=viewport) as context:
         page = await context.new_page()
         page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
         page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
@@ -131,7 +131,7 @@ async def test_axe_finds_nothing_serious_on_the_site(
     url: str, chromium: Browser, scheme: Literal["light", "dark"]
 ) -> None:
     found = []
-    async with await chromium.new_context(color_scheme=scheme) as context:
+    async with opened_context(chromium, color_scheme=scheme) as context:
         page = await context.new_page()
         for name in ("index", "inbox", "messages", "production"):  # tables, pictures, all languages of code
             await page.goto(f"{url}{name}.html")
@@ -146,7 +146,7 @@ async def test_axe_finds_nothing_serious_on_the_site(
 
 @needs_chromium
 async def test_the_search_finds_a_page_without_another_host(url: str, chromium: Browser) -> None:
-    async with await chromium.new_context() as context:
+    async with opened_context(chromium) as context:
         page = await context.new_page()
         await page.goto(url)
         await page.get_by_role("textbox", name="Search").fill("KillMode")

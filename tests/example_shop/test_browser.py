@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, Request, ViewportSize
-from support.browser import PHONE, VIEWPORTS, chromium, needs_chromium
+from support.browser import PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
 from support.commands import Cli
 
 __all__ = ["chromium"]
@@ -58,7 +58,7 @@ class Visit:
 async def test_a_person_orders_in_the_shop_and_reads_the_mail_in_the_inbox(
     shop_url: str, chromium: Browser, tmp_path: Path, viewport: ViewportSize
 ) -> None:
-    async with await chromium.new_context(viewport=viewport) as context:
+    async with opened_context(chromium, viewport=viewport) as context:
         visit = Visit(await context.new_page(), viewport["width"], tmp_path)
         await order_two_things(visit, shop_url)
         await read_the_confirmation(visit, shop_url)
@@ -69,7 +69,7 @@ async def test_a_person_orders_in_the_shop_and_reads_the_mail_in_the_inbox(
 async def test_a_faulty_form_comes_back_with_the_cursor_in_the_first_fault(
     shop_url: str, chromium: Browser, tmp_path: Path
 ) -> None:
-    async with await chromium.new_context(viewport=PHONE) as context:
+    async with opened_context(chromium, viewport=PHONE) as context:
         page = await context.new_page()
         visit = Visit(page, PHONE["width"], tmp_path)
         await page.goto(shop_url)

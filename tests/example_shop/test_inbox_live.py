@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
-from support.browser import VIEWPORTS, chromium, needs_chromium
+from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
 from support.shopper import place_order, ship_order
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
@@ -63,7 +63,7 @@ async def test_mail_is_seen_live_from_deferred_to_delivered(
 ) -> None:
     """While the server has not yet greeted for the first order, the mail of the second waits for its turn."""
     gate = site.smtp.hold("greeting")
-    async with await chromium.new_context(viewport=viewport) as context:
+    async with opened_context(chromium, viewport=viewport) as context:
         inbox = await open_inbox(context, site)
         await expect(inbox.get_by_text("No mail yet")).to_be_visible()
         await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
@@ -86,7 +86,7 @@ async def test_mail_is_seen_live_from_deferred_to_delivered(
 async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_and_attachment(
     site: Site, chromium: Browser, viewport: ViewportSize
 ) -> None:
-    async with await chromium.new_context(viewport=viewport) as context:
+    async with opened_context(chromium, viewport=viewport) as context:
         inbox = await open_inbox(context, site)
         await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
         await ship_order(chromium, site.url, 1001)
@@ -117,7 +117,7 @@ async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_a
 
 async def test_what_the_server_refused_is_delivered_by_the_retry_button(site: Site, chromium: Browser) -> None:
     site.smtp.refuse("ana@example.com", 550, nth=1)
-    async with await chromium.new_context() as context:
+    async with opened_context(chromium) as context:
         inbox = await open_inbox(context, site)
         await place_order(chromium, site.url, "Field notebook", email="ana@example.com")
         await expect(row(inbox, CONFIRMATION).locator(".state")).to_have_text("failed")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from support.patience import PATIENCE
 from support.ports import lasting_port
 
 __all__ = ["BrokerServer", "running"]
@@ -21,7 +22,6 @@ class BrokerServer(ABC):
     """A broker in ``folder``, on a free port of 127.0.0.1 that it keeps through restarts."""
 
     kind: ClassVar[str]
-    start_limit: ClassVar[float]  # seconds
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class BrokerServer(ABC):
                 stderr=output,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + self.start_limit
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             assert self._process.poll() is None, (self.folder / "output").read_text()
             assert time.monotonic() < deadline, (self.folder / "output").read_text()
@@ -98,10 +98,10 @@ class BrokerServer(ABC):
         except ProcessLookupError:
             return  # ended by itself
         try:
-            process.wait(30)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(PATIENCE)
 
 
 Server = TypeVar("Server", bound=BrokerServer)

@@ -8,6 +8,7 @@ import pytest
 
 from openviper.core.email.queue import worker_available
 from support.broker_server import BrokerServer
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import redis_server
 
@@ -25,7 +26,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
 
 async def queueing_again() -> None:
     """Wait until the application has found out by itself that its broker is back."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not await asyncio.to_thread(worker_available):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)

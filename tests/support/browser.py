@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from playwright.async_api import Browser, ViewportSize, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, ViewportSize, async_playwright, expect
 
-__all__ = ["DESKTOP", "PHONE", "VIEWPORTS", "chromium", "needs_chromium", "opened_chromium"]
+from support.patience import PATIENCE
+
+__all__ = ["DESKTOP", "PHONE", "VIEWPORTS", "chromium", "needs_chromium", "opened_chromium", "opened_context"]
 
 _PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing but what the test asks for: no sandbox (containers run as root), no services that call home.
@@ -23,7 +26,8 @@ _ARGUMENTS = [
 PHONE, DESKTOP = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
 VIEWPORTS = [pytest.param(PHONE, id="phone"), pytest.param(DESKTOP, id="desktop")]
 
-expect.set_options(timeout=20_000)  # milliseconds; several browsers may share the machine
+_MILLISECONDS = PATIENCE * 1000
+expect.set_options(timeout=_MILLISECONDS)
 
 needs_chromium = pytest.mark.skipif(_PROGRAM is None, reason="chromium is not installed")
 
@@ -32,11 +36,19 @@ needs_chromium = pytest.mark.skipif(_PROGRAM is None, reason="chromium is not in
 async def opened_chromium() -> AsyncIterator[Browser]:
     """A browser, closed at the end of the block."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=_PROGRAM, args=_ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=_PROGRAM, args=_ARGUMENTS, timeout=_MILLISECONDS)
         try:
             yield browser
         finally:
             await browser.close()
+
+
+@asynccontextmanager
+async def opened_context(browser: Browser, **options: Any) -> AsyncIterator[BrowserContext]:
+    """Open a context, by ``Browser.new_context``'s options, whose actions wait as long as a slow machine needs."""
+    async with await browser.new_context(**options) as context:
+        context.set_default_timeout(_MILLISECONDS)
+        yield context
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 from openviper.conf import override
 from openviper.core.email import EmailMessageData
 from openviper.core.email.queue import enqueue_email_job
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
 from support.smtpd import ReceivedMessage, SmtpServer, _Rule
@@ -109,13 +110,13 @@ async def run_chaos(
     kills: int,
     gap: float = 3.0,
     broker_kill: bool = True,
-    drain_limit: float = 60.0,
+    drain_limit: float = 600.0,
     seed: int = 1,
 ) -> ChaosReport:
     """Queue ``messages`` while two runners are killed ``kills`` times at least ``gap`` seconds apart."""
     with FlakySmtpServer(drops=0.05, refusals=0.05, seed=seed) as smtp:
-        email = smtp.settings(default_sender="shop@example.com", timeout=5.0)
-        tasks = broker.tasks(heartbeat_timeout=8)
+        email = smtp.settings(default_sender="shop@example.com", timeout=PATIENCE)
+        tasks = broker.tasks(heartbeat_timeout=20)
         project = write_project(folder / "project", tasks=tasks, email=email)
         names = (f"worker-{number}.example.com" for number in count(1))
         runners = [_NamedWorker(project, next(names)), _NamedWorker(project, next(names))]

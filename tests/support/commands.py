@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.patience import PATIENCE
+
 __all__ = ["Cli", "Served"]
 
 
@@ -29,7 +31,7 @@ class Served:
         return found[1]
 
     def get(self, path: str = "") -> str:
-        with urllib.request.urlopen(self.address + path, timeout=20) as response:
+        with urllib.request.urlopen(self.address + path, timeout=PATIENCE) as response:
             return str(response.read().decode())
 
     def read_until(self, words: str) -> None:
@@ -55,7 +57,7 @@ class Cli:
     def run_program(self, command: list[str | Path], **env: str) -> subprocess.CompletedProcess[str]:
         """Run any command to the end."""
         return subprocess.run(
-            command, cwd=self._cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+            command, cwd=self._cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=PATIENCE
         )
 
     @contextmanager
@@ -72,7 +74,7 @@ class Cli:
         )
         served = Served(process)
         # A server that says nothing fails the test instead of hanging it; with --reload it is two processes.
-        watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
         watchdog.start()
         try:
             served.read_until("Application startup complete")
@@ -80,7 +82,7 @@ class Cli:
         finally:
             process.send_signal(signal.SIGINT)
             watchdog.cancel()
-            served.printed += process.communicate(timeout=30)[0]
+            served.printed += process.communicate(timeout=PATIENCE)[0]
 
 
 def _program(name: str) -> Path:

@@ -6,6 +6,7 @@ from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.dispatcher import Deliver, Dispatcher, Handed
 from openviper.core.email.errors import ConnectionFailed
 from openviper.core.email.message import OutgoingMessage
+from support.patience import PATIENCE
 
 __all__ = ["Deliveries", "finished", "make_dispatcher", "temporary"]
 
@@ -47,4 +48,4 @@ def temporary() -> ConnectionFailed:
 
 async def finished(handed: list[Handed]) -> None:
     """Wait until no further attempt is made for any of ``handed``."""
-    await asyncio.wait_for(asyncio.wait([one.done for one in handed]), 10)
+    await asyncio.wait_for(asyncio.wait([one.done for one in handed]), PATIENCE)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.patience import PATIENCE
+
 __all__ = ["ROOT", "Block", "Ran", "blocks", "included", "normalised", "pages", "run", "run_tests"]
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +87,7 @@ def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | Non
         env={**_environment(folder), **memory, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{block.name} failed:\n{done.stdout}{done.stderr}"
     return Ran(done.stdout, json.loads((folder / "sent.json").read_text()))
@@ -101,7 +103,7 @@ def run_tests(block: Block, folder: Path) -> str:
         env=_environment(folder),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{block.name} failed:\n{done.stdout}{done.stderr}"
     return done.stdout

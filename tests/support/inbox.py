@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from asgi_lifespan import LifespanManager
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from openviper.core.email import EmailMiddleware, send_email
+from support.lifespan import Lifespan
 
 __all__ = ["SAME_ORIGIN", "Inboxes", "directives", "keys_of"]
 
@@ -31,7 +31,7 @@ class Inboxes:
         **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         wrapped = EmailMiddleware(app or Starlette(), {**MEMORY, **settings})
-        async with LifespanManager(wrapped) as manager:
+        async with Lifespan(wrapped) as manager:
             transport = httpx.ASGITransport(manager.app, root_path=root_path)
             async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
                 yield client

@@ -29,6 +29,7 @@ from typing import Any, Literal, Self
 import pytest
 
 from support.certificates import ca_file, write_server_certificate
+from support.patience import PATIENCE
 
 __all__ = ["Postfix"]
 
@@ -118,11 +119,11 @@ class Postfix:
         """The messages in the mailbox, in the order of their delivery."""
         return [file.read_bytes() for file in sorted(self._files(), key=lambda file: file.stat().st_mtime_ns)]
 
-    async def arrive(self, count: int, timeout: float = 30) -> list[bytes]:
+    async def arrive(self, count: int, timeout: float = PATIENCE) -> list[bytes]:
         """Wait for ``count`` messages in the mailbox; returns all there are."""
         return await asyncio.to_thread(self.wait_for, count, timeout)
 
-    def wait_for(self, count: int, timeout: float = 30) -> list[bytes]:
+    def wait_for(self, count: int, timeout: float = PATIENCE) -> list[bytes]:
         """``arrive`` outside of a loop."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -183,13 +184,13 @@ class Postfix:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=60,
+            timeout=PATIENCE,
             text=True,
         )
         assert done.returncode == 0, f"postfix {command}: {done.stdout}"
 
     def _await_ports(self) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         for port in self.ports.values():
             while True:
                 try:

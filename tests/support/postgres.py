@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from support.patience import PATIENCE
+
 __all__ = ["postgres_url"]
 
 # The server refuses to run as root; Debian's package brings this user.
@@ -37,7 +39,7 @@ def postgres_url() -> Iterator[str]:
         finally:
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
             server.send_signal(signal.SIGINT)
-            server.wait(30)
+            server.wait(PATIENCE)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,7 +79,7 @@ def _create(programs: Path, folder: Path, password: str) -> None:
         check=True,
         capture_output=True,
         cwd=folder,
-        timeout=120,
+        timeout=PATIENCE,
         **_as_server_user(),
     )
 
@@ -120,11 +122,11 @@ def _free_port() -> int:
 
 
 def _is_ready(server: subprocess.Popen[bytes], programs: Path, folder: Path, port: int) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     ask = [programs / "pg_isready", "-q", "-h", str(folder), "-p", str(port)]
     try:
         while server.poll() is None and time.monotonic() < deadline:
-            if subprocess.run(ask, check=False, timeout=10).returncode == 0:
+            if subprocess.run(ask, check=False, timeout=PATIENCE).returncode == 0:
                 return True
             time.sleep(0.05)
     except BaseException:

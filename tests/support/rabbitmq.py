@@ -12,6 +12,7 @@ import pytest
 from pika.exceptions import AMQPError
 
 from support.broker_server import BrokerServer, running
+from support.patience import PATIENCE
 from support.ports import lasting_port
 
 __all__ = ["RabbitmqServer", "rabbitmq_server"]
@@ -24,7 +25,6 @@ class RabbitmqServer(BrokerServer):
     """Its node needs no name service: everything is on 127.0.0.1."""
 
     kind = "rabbitmq"
-    start_limit = 90
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -44,7 +44,7 @@ class RabbitmqServer(BrokerServer):
     def connect(self) -> "pika.BlockingConnection":
         parameters = pika.URLParameters(self.url)
         parameters.connection_attempts = 1
-        parameters.socket_timeout = parameters.stack_timeout = 5
+        parameters.socket_timeout = parameters.stack_timeout = PATIENCE
         return pika.BlockingConnection(parameters)
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class RabbitmqServer(BrokerServer):
         """What ``rabbitmqctl`` prints."""
         command = [str(_PROGRAMS / "rabbitmqctl"), "--quiet", *words]
         environment = {**os.environ, **self._environment()}
-        return subprocess.check_output(command, env=environment, text=True, timeout=60)
+        return subprocess.check_output(command, env=environment, text=True, timeout=PATIENCE)
 
     def client_ports(self) -> set[int]:
         """The clients' ends of the connections that are open."""
@@ -89,7 +89,7 @@ class RabbitmqServer(BrokerServer):
         finally:
             if self._epmd is not None:
                 self._epmd.kill()
-                self._epmd.wait(10)
+                self._epmd.wait(PATIENCE)
 
     def _command(self) -> list[str]:
         return [str(_PROGRAMS / "rabbitmq-server")]

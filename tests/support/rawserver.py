@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from support.certificates import server_context
+from support.patience import PATIENCE
 
 __all__ = ["Peer", "greet", "raw_server"]
 
@@ -18,15 +19,15 @@ class Peer:
 
     async def line(self) -> bytes:
         """The next line that the client wrote, without its end."""
-        return (await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 10))[:-2]
+        return (await asyncio.wait_for(self.reader.readuntil(b"\r\n"), PATIENCE))[:-2]
 
     async def exactly(self, count: int) -> bytes:
         """The next ``count`` bytes."""
-        return await asyncio.wait_for(self.reader.readexactly(count), 10)
+        return await asyncio.wait_for(self.reader.readexactly(count), PATIENCE)
 
     async def until(self, end: bytes) -> bytes:
         """Everything up to and including ``end``."""
-        return await asyncio.wait_for(self.reader.readuntil(end), 10)
+        return await asyncio.wait_for(self.reader.readuntil(end), PATIENCE)
 
     async def say(self, *replies: bytes) -> None:
         """Write replies, one line each."""

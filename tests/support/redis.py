@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from support.broker_server import BrokerServer, running
+from support.patience import PATIENCE
 
 __all__ = ["RedisServer", "redis_server"]
 
@@ -16,7 +17,6 @@ class RedisServer(BrokerServer):
     """Keeps everything on disk before it answers, unless ``appendfsync`` is another than "always"."""
 
     kind = "redis"
-    start_limit = 20
 
     def __init__(self, folder: Path, *, appendfsync: str = "always") -> None:
         super().__init__(folder)
@@ -27,7 +27,7 @@ class RedisServer(BrokerServer):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> "redis.Redis":
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=PATIENCE)
 
     def _command(self) -> list[str]:
         program = shutil.which("redis-server")

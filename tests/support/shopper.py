@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 
 from playwright.async_api import Browser, Page, expect
 
+from support.browser import opened_context
+
 __all__ = ["place_order", "ship_order"]
 
 
@@ -29,7 +31,7 @@ async def ship_order(browser: Browser, shop: str, number: int) -> None:
 
 @asynccontextmanager
 async def _visiting(browser: Browser, address: str) -> AsyncIterator[Page]:
-    async with await browser.new_context() as context:
+    async with opened_context(browser) as context:
         page = await context.new_page()
         await page.goto(address)
         yield page

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from importlib import import_module, reload
 
 import httpx
-from asgi_lifespan import LifespanManager
 
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.message import OutgoingMessage
+from support.lifespan import Lifespan
 
 __all__ = ["Shop", "Visitor"]
 
@@ -60,7 +60,7 @@ class Shop:
         """Start the application; leaving delivers what is on its way. ``host``: where its visitors come from."""
         # Again for each start: the application reads DEBUG when it is made.
         application = await asyncio.to_thread(lambda: reload(import_module("example_shop.shop.app")).app)
-        async with LifespanManager(application, startup_timeout=30, shutdown_timeout=30) as manager:
+        async with Lifespan(application) as manager:
             clients: list[httpx.AsyncClient] = []
 
             def visitor() -> Visitor:

@@ -43,6 +43,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from support.certificates import CertificateKind, ca_file, server_context
+from support.patience import PATIENCE
 
 __all__ = ["CAPABILITIES", "Command", "Gate", "ReceivedMessage", "SmtpServer"]
 
@@ -92,17 +93,17 @@ class Gate:
         """Let the held answer, and every later one, go."""
         self._open.set()
 
-    def wait(self, timeout: float = 10) -> None:
+    def wait(self, timeout: float = PATIENCE) -> None:
         """Block until a client has reached the held step; from a coroutine use ``reached``."""
         assert self._reached.wait(timeout), "no client reached the held step"
 
-    async def reached(self, timeout: float = 10) -> None:
+    async def reached(self, timeout: float = PATIENCE) -> None:
         """Wait until a client has reached the held step."""
         await asyncio.to_thread(self.wait, timeout)
 
     async def _pass(self) -> None:
         self._reached.set()
-        await asyncio.to_thread(self._open.wait, 60)
+        await asyncio.to_thread(self._open.wait, PATIENCE)
 
 
 Action = int | str
@@ -178,7 +179,7 @@ class SmtpServer:
             "port": self.port,
             "use_tls": self.tls == "starttls",
             "use_ssl": self.tls == "implicit",
-            "timeout": 5.0,
+            "timeout": PATIENCE,
         }
         if user is not None:
             values |= {"username": user, "password": password}
@@ -216,25 +217,25 @@ class SmtpServer:
         """The verbs of all commands so far, in order."""
         return [command.verb for command in self.commands]
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """Block until ``condition()``, looked at whenever something happens on the server."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout), f"did not happen; commands: {self.verbs[-20:]}"
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """``wait_until`` for coroutines."""
         await asyncio.to_thread(self.wait_until, condition, timeout)
 
-    def wait_for(self, count: int, timeout: float = 10) -> list[ReceivedMessage]:
+    def wait_for(self, count: int, timeout: float = PATIENCE) -> list[ReceivedMessage]:
         """Block until ``count`` messages have been accepted; returns all there are."""
         self.wait_until(lambda: len(self.messages) >= count, timeout)
         return list(self.messages)
 
-    async def arrive(self, count: int, timeout: float = 10) -> list[ReceivedMessage]:
+    async def arrive(self, count: int, timeout: float = PATIENCE) -> list[ReceivedMessage]:
         """``wait_for`` for coroutines."""
         return await asyncio.to_thread(self.wait_for, count, timeout)
 
-    async def seen(self, verb: str, count: int = 1, timeout: float = 10) -> None:
+    async def seen(self, verb: str, count: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until ``verb`` was met ``count`` times."""
         await self.until(lambda: self.verbs.count(verb) >= count, timeout)
 
@@ -250,7 +251,7 @@ class SmtpServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="smtpd", daemon=True)
         self._thread.start()
-        assert ready.wait(10), "the SMTP server did not start"
+        assert ready.wait(PATIENCE), "the SMTP server did not start"
         return self
 
     def __exit__(
@@ -265,7 +266,7 @@ class SmtpServer:
                 rule.action.release()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join(10)
+            self._thread.join(PATIENCE)
 
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -440,8 +441,9 @@ class _Session:
         assert self._writer is not None
         if self._writer.can_write_eof():
             self._writer.write_eof()
+        # Until the client has left; over TLS it does not see that we have said all before we close.
         with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(10 if self._writer.can_write_eof() else 0.5):
                 while await self._reader.read(2**16):
                     pass
         raise _HangUp

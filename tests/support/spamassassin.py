@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from support.patience import PATIENCE
+
 __all__ = ["Verdict", "judge"]
 
 _RULES = Path("/usr/share/spamassassin")
@@ -65,7 +67,7 @@ def judge(content: bytes) -> Verdict:
             capture_output=True,
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": home, "LC_ALL": "C"},
-            timeout=60,
+            timeout=PATIENCE,
         )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     status = str(message_from_bytes(done.stdout, policy=policy.compat32)["X-Spam-Status"])

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TextIO
 
+from support.patience import PATIENCE
+
 __all__ = ["on_a_terminal", "terminal"]
 
 
@@ -20,7 +22,7 @@ def terminal() -> Iterator[tuple[TextIO, list[bytes]]]:
     reader.start()
     with os.fdopen(theirs, "w", encoding="utf-8") as stream:
         yield stream, written
-    reader.join(10)
+    reader.join(PATIENCE)
     os.close(ours)
 
 
@@ -28,7 +30,7 @@ def on_a_terminal(command: list[str], **env: str) -> "subprocess.CompletedProces
     """Run a command whose output is a terminal; standard error is read there, too."""
     environment = {**os.environ, "TERM": "xterm-256color", **env}
     with terminal() as (stream, written):
-        done = subprocess.run(command, stdout=stream, stderr=stream, env=environment, timeout=60)
+        done = subprocess.run(command, stdout=stream, stderr=stream, env=environment, timeout=PATIENCE)
     printed = b"".join(written).decode().replace("\r\n", "\n")
     return subprocess.CompletedProcess(command, done.returncode, printed)
 

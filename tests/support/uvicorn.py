@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.patience import PATIENCE
+
 __all__ = ["Uvicorn"]
 
 _PROGRAM = Path(__file__).with_name("guarded_uvicorn.py")
@@ -43,7 +45,7 @@ class Uvicorn:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        if not self._ready.wait(30) or not self.url:
+        if not self._ready.wait(PATIENCE) or not self.url:
             self.__exit__(None, None, None)
             raise RuntimeError("uvicorn did not start:\n" + "".join(self.log))
         return self
@@ -53,7 +55,7 @@ class Uvicorn:
     ) -> None:
         self.stop()
 
-    def stop(self, timeout: float = 30) -> bool:
+    def stop(self, timeout: float = PATIENCE) -> bool:
         """SIGTERM, then wait. True when the application has shut down in order (uvicorn then re-raises the signal)."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from support.patience import PATIENCE
+
 __all__ = ["Worker", "viperctl", "write_project"]
 
 
@@ -28,7 +30,7 @@ def viperctl(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -67,7 +69,7 @@ class Worker:
     def wait_for(self, words: str, *, times: int = 1) -> None:
         """Until it has logged these words so often."""
         assert self._process is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while self.output.count(words) < times:
             assert self._process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
@@ -77,19 +79,19 @@ class Worker:
         """SIGKILL to the runner and all its processes at once."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def signal_end(self) -> None:
         """One SIGTERM to the runner."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
-    def terminate(self, timeout: float = 30) -> int:
+    def terminate(self, timeout: float = PATIENCE) -> int:
         """One SIGTERM to the runner; returns how it ended."""
         self.signal_end()
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """How it ended by itself."""
         assert self._process is not None
         return self._process.wait(timeout)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from asgi_lifespan import LifespanManager
+from support.lifespan import Lifespan
 from support.smtpd import SmtpServer
 from support.testclient import TestClient
 
@@ -53,7 +53,7 @@ def shop(**settings: object) -> OpenViper:
 
 
 async def post(app: OpenViper, path: str) -> int:
-    async with LifespanManager(app) as started:
+    async with Lifespan(app) as started:
         transport = httpx.ASGITransport(started.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return (await client.post(path)).status_code
@@ -83,7 +83,7 @@ async def test_an_inline_message_is_kept(mailbox: Mailbox) -> None:
 
 async def test_deferred_mail_is_there_when_the_response_is(mailbox: Mailbox) -> None:
     """More at once than connections, so that the dispatcher delivers them in several rounds."""
-    async with LifespanManager(shop(pool_size=2)) as started:
+    async with Lifespan(shop(pool_size=2)) as started:
         transport = httpx.ASGITransport(started.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await client.post("/orders/9")

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi_lifespan import LifespanManager
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
+from support.lifespan import Lifespan
 
 from openviper import OpenViper
 from openviper.core.email import Email, EmailMiddleware, Way, send_email, submit_email
@@ -36,7 +36,7 @@ def subjects(mailer: Mailer) -> list[str]:
 @asynccontextmanager
 async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
-    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with Lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -165,7 +165,7 @@ async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed
     app = Starlette(routes=[Route("/", failing)], exception_handlers={Exception: on_error})
     app.add_middleware(EmailMiddleware, settings=MEMORY)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with Lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await asyncio.create_task(client.get("/"))).status_code == 500
     assert ways == [Way.DEFERRED]
     assert subjects(seen.mailers[0]) == ["order", "error"]
@@ -283,7 +283,7 @@ async def test_an_error_handler_outside_the_layer_sends_deferred_through_the_sam
     app = Starlette(routes=[Route("/", fail)], exception_handlers={Exception: tell_admin})
     app.add_middleware(EmailMiddleware, settings=MEMORY)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with Lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.get("/")).status_code == 500
     assert ways == [Way.DEFERRED]
     assert subjects(seen.mailers[0]) == ["failed"]

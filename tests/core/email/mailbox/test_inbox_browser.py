@@ -13,7 +13,7 @@ import httpx
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
-from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium
+from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -100,7 +100,7 @@ async def test_a_message_appears_live_and_is_read_in_all_forms(
     site: Site, chromium: Browser, viewport: ViewportSize
 ) -> None:
     gate = site.smtp.hold("body")
-    async with await chromium.new_context(viewport=viewport) as context:
+    async with opened_context(chromium, viewport=viewport) as context:
         page = await context.new_page()
         await page.goto(site.inbox)
         await expect(page.get_by_text("No mail yet")).to_be_visible()
@@ -147,7 +147,7 @@ async def read_in_every_form(page: Page) -> None:
 
 async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium: Browser) -> None:
     site.smtp.fault("RCPT", 550, nth=1)
-    async with await chromium.new_context(viewport=DESKTOP) as context:
+    async with opened_context(chromium, viewport=DESKTOP) as context:
         page = await context.new_page()
         await site.send(subject="Refused")
         await page.goto(site.inbox)
@@ -230,7 +230,7 @@ def watch(page: Page) -> list[str]:
 async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
     shared: Site, chromium: Browser, kind: str, viewport: ViewportSize
 ) -> None:
-    async with elsewhere() as (address, asked), await chromium.new_context(viewport=viewport) as context:
+    async with elsewhere() as (address, asked), opened_context(chromium, viewport=viewport) as context:
         html = HOSTILE[kind].replace("ELSEWHERE", address)
         page = await context.new_page()
         harm = watch(page)
@@ -277,7 +277,7 @@ async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
 ) -> None:
     """It works there as anywhere, and cannot lead the inbox's own tab to another shared."""
     body = b"<title>closed</title><script>if (opener) { document.title = 'open'; opener.top.location = '/' }</script>"
-    async with elsewhere(body) as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+    async with elsewhere(body) as (address, asked), opened_context(chromium, viewport=DESKTOP) as context:
         page = await context.new_page()
         await shared.send(html=f'<a href="{address}" {attributes}>Confirm</a>')
         await page.goto(shared.inbox)
@@ -295,7 +295,7 @@ async def test_a_link_opens_a_page_that_has_no_hold_on_the_inbox(
 
 
 async def test_remote_content_is_loaded_when_it_is_asked_for(shared: Site, chromium: Browser) -> None:
-    async with elsewhere() as (address, asked), await chromium.new_context(viewport=DESKTOP) as context:
+    async with elsewhere() as (address, asked), opened_context(chromium, viewport=DESKTOP) as context:
         page = await context.new_page()
         await shared.send(html=f'<img src="{address}pixel.png" alt="">')
         await page.goto(shared.inbox)
@@ -313,7 +313,7 @@ async def test_remote_content_is_loaded_when_it_is_asked_for(shared: Site, chrom
 async def test_a_wide_state_leaves_the_address_its_room_on_a_phone(site: Site, chromium: Browser) -> None:
     site.smtp.refuse("gone@example.test", 550)
     await site.send(recipients=["ana.costa@example.test", "gone@example.test"])
-    async with await chromium.new_context(viewport=PHONE) as context:
+    async with opened_context(chromium, viewport=PHONE) as context:
         page = await context.new_page()
         await page.goto(site.inbox)
         await expect(page.get_by_text("partly delivered")).to_be_visible()
@@ -329,7 +329,7 @@ async def test_a_wide_state_leaves_the_address_its_room_on_a_phone(site: Site, c
 async def test_it_is_used_by_keyboard_alone(shared: Site, chromium: Browser) -> None:
     for subject in ("first", "second", "third"):
         await shared.send(subject=subject)
-    async with await chromium.new_context(viewport=DESKTOP) as context:
+    async with opened_context(chromium, viewport=DESKTOP) as context:
         page = await context.new_page()
         await page.goto(shared.inbox)
         await page.keyboard.press("Tab")
@@ -349,7 +349,7 @@ async def test_it_is_used_by_keyboard_alone(shared: Site, chromium: Browser) -> 
 
 async def test_a_preview_follows_its_files(site: Site, chromium: Browser, templates: Path) -> None:
     html, sample = templates / "emails/hello.html", templates / "emails/hello.sample.json"
-    async with await chromium.new_context(viewport=DESKTOP) as context:
+    async with opened_context(chromium, viewport=DESKTOP) as context:
         page = await context.new_page()
         await page.goto(f"{site.inbox}templates")
         await page.get_by_role("link", name="emails/hello").click()
@@ -373,7 +373,7 @@ async def test_a_preview_follows_its_files(site: Site, chromium: Browser, templa
 
 async def test_it_works_without_scripts(shared: Site, chromium: Browser) -> None:
     await shared.send(**WELCOME)
-    async with await chromium.new_context(java_script_enabled=False) as context:
+    async with opened_context(chromium, java_script_enabled=False) as context:
         page = await context.new_page()
         await page.goto(shared.inbox)
         await page.get_by_role("link", name="Welcome, Ana").click()
@@ -412,7 +412,7 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         messages = (await client.get(f"{site.inbox}api/messages/wait?q=welcome&state=delivered")).json()
         refused = (await client.get(f"{site.inbox}api/messages/wait?q=refused&state=failed")).json()
     # The driver puts the checker into the page, which the page's own policy would forbid.
-    async with await chromium.new_context(viewport=viewport, color_scheme=scheme, bypass_csp=True) as context:
+    async with opened_context(chromium, viewport=viewport, color_scheme=scheme, bypass_csp=True) as context:
         page = await context.new_page()
         found = []
         for name, address in pages.items():

@@ -3,18 +3,21 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from support.chaos import run_chaos
 from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
 
 from openviper.core.email.queue import close_queue
 
+pytestmark = pytest.mark.long
+
 
 async def test_nothing_is_lost_and_nothing_unexplained_comes_twice_on_redis(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
     try:
-        report = await run_chaos(tmp_path, redis_server, messages=300, kills=3, drain_limit=120)
+        report = await run_chaos(tmp_path, redis_server, messages=300, kills=3)
     finally:
         await asyncio.to_thread(close_queue)
     print(report)
@@ -26,7 +29,7 @@ async def test_nothing_is_lost_and_nothing_unexplained_comes_twice_on_redis(
 async def test_nothing_is_lost_on_rabbitmq(tmp_path: Path, rabbitmq_server: RabbitmqServer) -> None:
     """It has no memory of what was sent, so duplicates are counted only."""
     try:
-        report = await run_chaos(tmp_path, rabbitmq_server, messages=150, kills=2, drain_limit=120)
+        report = await run_chaos(tmp_path, rabbitmq_server, messages=150, kills=2)
     finally:
         await asyncio.to_thread(close_queue)
         await asyncio.to_thread(rabbitmq_server.restore)

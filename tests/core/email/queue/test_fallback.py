@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi_lifespan import LifespanManager
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from support.lifespan import Lifespan
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
@@ -54,7 +54,7 @@ async def test_in_a_request_it_is_deferred_with_one_warning(
         return PlainTextResponse(f"{receipt.way} {receipt.message_id}")
 
     app = EmailMiddleware(Starlette(routes=[Route("/", order)]))
-    async with LifespanManager(app):
+    async with Lifespan(app):
         at_start = warnings(caplog)
         assert len(at_start) == bool(tasks), "the broker does not answer"
         caplog.clear()
