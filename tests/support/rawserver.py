@@ -13,9 +13,10 @@ __all__ = ["Peer", "greet", "raw_server"]
 class Peer:
     """The server's end of one connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, over: asyncio.Event) -> None:
         self.reader = reader
         self.writer = writer
+        self._over = over
 
     async def line(self) -> bytes:
         """The next line that the client wrote, without its end."""
@@ -33,6 +34,10 @@ class Peer:
         """Write replies, one line each."""
         self.writer.write(b"".join(reply + b"\r\n" for reply in replies))
         await self.writer.drain()
+
+    async def stay(self) -> None:
+        """Keep the connection, and neither read nor write, until the test is over."""
+        await self._over.wait()
 
     async def nothing_comes(self, seconds: float = 0.05) -> None:
         """Fail when the client writes anything within ``seconds``."""
@@ -61,10 +66,11 @@ async def raw_server(
     ``limit``: it reads at most twice as many bytes ahead of ``converse``.
     """
     failures: list[BaseException] = []
+    over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await converse(Peer(reader, writer))
+            await converse(Peer(reader, writer, over))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client left
         except Exception as error:  # noqa: BLE001 - shown at the end
@@ -76,6 +82,7 @@ async def raw_server(
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        over.set()
         server.close()
         await server.wait_closed()
         if failures:

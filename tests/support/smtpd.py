@@ -179,7 +179,7 @@ class SmtpServer:
             "port": self.port,
             "use_tls": self.tls == "starttls",
             "use_ssl": self.tls == "implicit",
-            "timeout": PATIENCE,
+            "timeout": 3 * PATIENCE,  # no step is given up before the test is
         }
         if user is not None:
             values |= {"username": user, "password": password}

@@ -302,4 +302,4 @@ async def test_silence_of_the_greeting_ends_with_the_timeout() -> None:
     with SmtpServer() as server:
         server.fault("greeting", "silence")
         with pytest.raises(DeliveryTimeout, match="greeting"):
-            await connect(EmailSettings(**server.settings(timeout=0.3)))
+            await connect(EmailSettings(**server.settings(timeout=1.0)))

@@ -1,12 +1,14 @@
 """Every fault at every step, for each set of capabilities, with and without TLS: the right error, and no hang."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import uvloop
 from support.messages import outgoing
+from support.patience import PATIENCE, shown_in_time
 from support.smtpd import CAPABILITIES, SmtpServer
 
 from openviper.core.email.backends import SMTPBackend
@@ -103,9 +105,11 @@ def make_server(case: Case) -> SmtpServer:
     return SmtpServer(capabilities=OFFERS[case.offer], tls="starttls" if case.tls else "none", users={"me": "s3cret!"})
 
 
-def make_backend(server: SmtpServer, case: Case) -> SMTPBackend:
-    # Silence is waited for; everything else is answered at once, however busy the machine is.
-    limit = 1.0 if case.fault == "silence" else 10.0
+# Silence is waited for; everything else is answered, however busy the machine is.
+LIMIT = 2 * PATIENCE  # seconds
+
+
+def make_backend(server: SmtpServer, limit: float) -> SMTPBackend:
     return SMTPBackend(EmailSettings(**server.settings(timeout=limit, data_timeout=limit)))
 
 
@@ -116,7 +120,10 @@ async def test_a_fault_gives_the_right_error_and_a_pool_that_works_on(case: Case
 
 @pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
 async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> None:
-    await asyncio.gather(*(show_case(case) for case in cases_at(verb, "silence") if case.tls or verb != "STARTTLS"))
+    async def show(case: Case) -> None:
+        await shown_in_time(lambda limit: show_case(case, limit))
+
+    await asyncio.gather(*(show(case) for case in cases_at(verb, "silence") if case.tls or verb != "STARTTLS"))
 
 
 @pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
@@ -128,10 +135,10 @@ def test_uvloop_passes_the_same_matrix(verb: str) -> None:
     uvloop.run(show_all())
 
 
-async def show_case(case: Case) -> None:
+async def show_case(case: Case, limit: float = LIMIT) -> None:
     with make_server(case) as server:
         server.fault(case.command, case.fault, nth=None if case.verb == "AUTH" else 1)
-        async with asyncio.timeout(30), make_backend(server, case) as backend:
+        async with asyncio.timeout(PATIENCE), make_backend(server, limit) as backend:
             want = expected(case)
             with pytest.raises(want.error) as raised:
                 await backend.send(outgoing())
@@ -157,13 +164,12 @@ def cases_at(verb: str, fault: str | int) -> list[Case]:
 async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | int) -> None:
     """RSET goes ahead of the next message; when it fails that message goes over a fresh connection, or not at all."""
 
-    async def show(case: Case) -> None:
+    async def show(case: Case, limit: float) -> None:
         with make_server(case) as server:
             server.refuse("gone@example.com", 550)
             server.fault("RSET", fault, nth=1)
-            limit = 1.0 if fault == "silence" else 10.0
             settings = EmailSettings(**server.settings(allow_partial=False, timeout=limit))
-            async with asyncio.timeout(30), SMTPBackend(settings) as backend:
+            async with asyncio.timeout(PATIENCE), SMTPBackend(settings) as backend:
                 with pytest.raises(RecipientsRefused):
                     await backend.send(outgoing(to=["first@example.com", "gone@example.com"]))
                 if fault in ("silence", "garbage"):
@@ -175,7 +181,12 @@ async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | 
                 (message,) = await server.arrive(1)
         assert message.recipients == ["to@example.com"]
 
-    await asyncio.gather(*map(show, cases_at("RSET", fault)))
+    await asyncio.gather(*(shown(partial(show, case), fault) for case in cases_at("RSET", fault)))
+
+
+async def shown(show: Callable[[float], Awaitable[None]], fault: str | int) -> None:
+    """Await ``show`` with a time-out that only silence meets."""
+    await (shown_in_time(show) if fault == "silence" else show(LIMIT))
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "silence"])
@@ -183,9 +194,9 @@ async def test_a_fault_at_quit_neither_raises_nor_hangs(fault: str | int) -> Non
     async def show(case: Case) -> None:
         with make_server(case) as server:
             server.fault("QUIT", fault)
-            backend = make_backend(server, case)
+            backend = make_backend(server, LIMIT)
             await backend.send(outgoing())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await backend.aclose()
             assert server.verbs[-1] == "QUIT"
 
@@ -199,13 +210,17 @@ async def test_a_fault_at_quit_neither_raises_nor_hangs(fault: str | int) -> Non
 )
 async def test_implicit_tls_fails_in_the_same_ways(verb: str, fault: str | int) -> None:
     case = Case(verb, fault, "chunking", True)
-    with SmtpServer(tls="implicit", users={"me": "s3cret!"}) as server:
-        server.fault(verb, fault, nth=None if verb == "AUTH" else 1)
-        async with asyncio.timeout(30), make_backend(server, case) as backend:
-            want = expected_of_handshake(case)
-            with pytest.raises(want.error) as raised:
-                await backend.send(outgoing())
-            assert (raised.value.temporary, raised.value.uncertain) == (want.temporary, False)
-            server.behave()
-            await backend.send(outgoing(number=2))
-            await server.arrive(1)
+
+    async def show(limit: float) -> None:
+        with SmtpServer(tls="implicit", users={"me": "s3cret!"}) as server:
+            server.fault(verb, fault, nth=None if verb == "AUTH" else 1)
+            async with asyncio.timeout(PATIENCE), make_backend(server, limit) as backend:
+                want = expected_of_handshake(case)
+                with pytest.raises(want.error) as raised:
+                    await backend.send(outgoing())
+                assert (raised.value.temporary, raised.value.uncertain) == (want.temporary, False)
+                server.behave()
+                await backend.send(outgoing(number=2))
+                await server.arrive(1)
+
+    await shown(show, fault)

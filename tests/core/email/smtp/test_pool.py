@@ -1,6 +1,7 @@
 """The pool: how it grows and shrinks, whom it serves, and what it survives."""
 
 import asyncio
+import contextlib
 import gc
 import random
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.messages import outgoing
+from support.patience import PATIENCE
 from support.rawserver import Peer, greet, raw_server
 from support.smtpd import Gate, SmtpServer
 
@@ -34,11 +36,18 @@ async def pool_for(
         await pool.aclose()
 
 
-async def eventually(condition: object, timeout: float = 10) -> None:
+async def eventually(condition: object, timeout: float = PATIENCE) -> None:
     """Let the loop run until ``condition()``; for what only this loop can bring about."""
     async with asyncio.timeout(timeout):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
+
+
+async def connected(pool: ConnectionPool) -> None:
+    """Open a connection however often ``patience`` is over before it is there."""
+    while not pool.figures.idle:
+        with contextlib.suppress(PoolTimeout):
+            await pool.warm()
 
 
 async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
@@ -89,6 +98,7 @@ async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_
     with SmtpServer() as server:
         gate = server.hold("body")
         async with pool_for(server, pool_size=1, patience=0.2) as pool:
+            await connected(pool)
             first = asyncio.create_task(pool.send(outgoing()))
             await gate.reached()
             with pytest.raises(PoolTimeout, match=r'EMAIL\["pool_size"\]') as raised:
@@ -103,9 +113,11 @@ async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_
 async def test_an_idle_connection_is_closed_politely_after_idle_timeout() -> None:
     with SmtpServer() as server:
         async with pool_for(server, idle_timeout=0.2) as pool:
-            server.delay("body", 0.05)
-            await asyncio.gather(pool.send(outgoing()), pool.send(outgoing()))
-            assert pool.figures.open == 2
+            gate = server.hold("body")
+            sending = asyncio.gather(pool.send(outgoing()), pool.send(outgoing()))
+            await server.seen("body", 2)
+            gate.release()
+            await sending
             await server.until(lambda: server.open_connections == 0)
             await eventually(lambda: pool.figures.open == 0)
             assert server.verbs.count("QUIT") == 2
@@ -222,6 +234,7 @@ async def test_a_connect_that_nobody_waits_for_any_more_serves_the_next_sender()
 @pytest.mark.parametrize("tls", ["none", "starttls"])
 async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: str) -> None:
     dice = random.Random(11)
+    open_ones: list[int] = []
     with SmtpServer(tls=tls) as server:
         async with pool_for(server, pool_size=4) as pool:
 
@@ -229,6 +242,7 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: s
                 task = asyncio.create_task(pool.send(outgoing(sender=f"{number}@example.com")))
                 await asyncio.sleep(dice.random() * 0.02)
                 task.cancel()
+                open_ones.append(pool.figures.open)
                 try:
                     await task
                 except asyncio.CancelledError:
@@ -243,7 +257,7 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: s
     senders = [message.sender for message in server.messages if message.sender != "from@example.com"]
     assert len(senders) == len(set(senders))
     assert {f"{number}@example.com" for number, sent in enumerate(done) if sent} <= set(senders)
-    assert server.most_open <= 4 + 4  # the server may hear of a cancelled connection's end a moment later
+    assert max(open_ones) <= 4
 
 
 # A server that refuses
@@ -252,7 +266,7 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: s
 async def test_a_refused_connection_is_told_to_every_waiting_sender_at_once() -> None:
     with SmtpServer() as server:
         server.fault("greeting", 554)
-        async with pool_for(server, pool_size=5) as pool, asyncio.timeout(5):
+        async with pool_for(server, pool_size=5) as pool, asyncio.timeout(PATIENCE):
             outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(100)), return_exceptions=True)
             assert pool.figures.waiting == 0
     assert all(isinstance(outcome, ConnectionFailed) and outcome.code == 554 for outcome in outcomes)
@@ -367,7 +381,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
         async with pool_for(server) as pool:
             task = asyncio.create_task(pool.send(outgoing()))
             await server.seen("body")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await pool.aclose(limit=0.2)
             with pytest.raises(DeliveryError) as raised:
                 await task
@@ -380,7 +394,7 @@ async def test_closing_ends_waiting_senders_and_connects_under_way() -> None:
         async with pool_for(server, pool_size=1) as pool:
             tasks = [asyncio.create_task(pool.send(outgoing())) for _ in range(3)]
             await server.seen("greeting")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await pool.aclose()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, ConnectionFailed) and outcome.temporary for outcome in outcomes)
@@ -415,7 +429,7 @@ async def test_the_rate_limit_holds_over_all_pools_of_the_process(rate: str) -> 
             await asyncio.gather(*(pool.send(outgoing()) for pool in (one, other) for _ in range(10)))
             taken = time.monotonic() - begin
     # A second's worth may go at once; the other ten take a second.
-    assert 0.8 < taken < 5
+    assert taken > 0.8
     assert len(server.messages) == 20
 
 
@@ -435,7 +449,7 @@ async def test_an_answer_that_trickles_in_does_not_outwit_the_timeout() -> None:
 
     async with raw_server(converse) as port:
         pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, timeout=0.5, data_timeout=0.5))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(DeliveryError, match="did not answer in time"):
                 await pool.send(outgoing())
         await pool.aclose()
@@ -453,7 +467,7 @@ async def test_many_slow_answers_do_not_outwit_the_total_deadline() -> None:
 
     async with raw_server(converse) as port:
         pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, timeout=0.2, data_timeout=0.2))
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(DeliveryError, match="did not answer in time"):
                 await pool.send(outgoing(to=[f"r{number}@example.com" for number in range(200)]))
         await pool.aclose()
