@@ -123,6 +123,8 @@ def _print_job(job: "FailedJob") -> None:
         click.echo("Delivered   perhaps: nobody knows whether the server took it")
     for address, reply in job.progress.refused.items():
         click.echo(f"Refused     {_plain(address)}  {_plain(reply)}")
+    for address, reason in job.progress.held.items():
+        click.echo(f"Perhaps     {_plain(address)}  {_plain(reason)}")
     if job.payload is not None:
         head = job.payload.about()
         for field in ("From", "To", "Cc", "Bcc", "Subject"):

@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openviper.cli.options import project_path, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.way_out import way_out
+
+if TYPE_CHECKING:
+    from openviper.core.email.errors import Refusal
 
 __all__ = ["send_test_message", "sendtestemail"]
 
@@ -54,6 +58,7 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
         _print_refused(error.refused)
         raise click.ClickException(str(error)) from error
     except DeliveryError as error:
+        _print_refused(error.refused)
         raise click.ClickException(f"{type(error).__name__}: {error}") from error
     for address in receipt.accepted:
         click.echo(f"accepted  {address}  {receipt.response}".rstrip())
@@ -63,6 +68,6 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
         raise click.ClickException("not everybody gets the message")
 
 
-def _print_refused(refused: Mapping[str, object]) -> None:
+def _print_refused(refused: Mapping[str, "Refusal"]) -> None:
     for address, refusal in refused.items():
-        click.echo(f"refused   {address}  {refusal}")
+        click.echo(f"{'perhaps ' if refusal.uncertain else 'refused '}  {address}  {refusal}")

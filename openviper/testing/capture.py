@@ -189,7 +189,7 @@ class Capture(Interceptor):
         try:
             report = await self.send(message, settings)
         except DeliveryError as error:
-            again = error.temporary and not last
+            again = error.temporary and not last and not (error.uncertain and settings.on_uncertain == "hold")
             publish("retrying" if again else "failed", message, str(error))
             return message if again else None
         publish("delivered", message, report.outcome, refused=tuple(report.refused))

@@ -64,6 +64,18 @@ def test_one_refused_recipient_is_shown_with_the_reply(cli: Cli, project: Path) 
     assert "refused   gone@example.com  550 5.0.0 as the test says" in done.stdout
 
 
+def test_who_may_have_it_is_told_from_who_was_refused(cli: Cli, project: Path) -> None:
+    with SmtpServer() as server:
+        server.fault("body", "drop")
+        server.refuse("gone@example.com", 550)
+        configure(project, **server.settings())
+        done = cli.run("sendtestemail", project, "a@example.com", "gone@example.com")
+    assert done.returncode == 1
+    assert "refused   gone@example.com  550" in done.stdout
+    assert "perhaps   a@example.com  451" in done.stdout
+    assert "may or may not have been taken" in done.stderr
+
+
 def test_when_all_are_refused_each_reply_is_shown(cli: Cli, project: Path) -> None:
     with SmtpServer() as server:
         server.refuse("gone@example.com", 550)

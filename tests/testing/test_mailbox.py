@@ -349,6 +349,18 @@ async def test_a_failing_deferred_message_is_tried_again_without_a_pause(mailbox
     assert mailbox.failed == []
 
 
+@pytest.mark.parametrize("hold", [False, True])
+async def test_queued_mail_that_may_have_been_delivered_is_tried_again_or_held(
+    mailbox: Mailbox, redis_project: None, hold: bool
+) -> None:
+    with (
+        override(EMAIL={"default_sender": "shop@example.com", "on_uncertain": "hold" if hold else "retry"}),
+        mailbox.fail_with("", at="drop", times=1),
+    ):
+        await send_email("alice@example.com", "Hi", text="Hello")
+    assert (len(mailbox), len(mailbox.failed)) == ((0, 1) if hold else (1, 0))
+
+
 @pytest.mark.parametrize("queued", [False, True])
 async def test_what_fails_for_good_is_in_failed(mailbox: Mailbox, queued: bool) -> None:
     with override(TASKS={"broker": "stub"} if queued else {}), mailbox.fail_with("550 no", at="mail"):

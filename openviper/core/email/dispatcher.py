@@ -23,13 +23,17 @@ Deliver = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 
 @dataclass(slots=True, eq=False)
 class Handed:
-    """A message in the dispatcher's hands. ``done`` resolves, never with an error, when no further attempt is made."""
+    """A message in the dispatcher's hands. ``done`` resolves, never with an error, when no further attempt is made.
+
+    ``uncertain``: an attempt ended without anybody knowing whether the server took the message.
+    """
 
     message: OutgoingMessage
     done: asyncio.Future[None]
     admitted: asyncio.Future[None]
     attempts: int = 0
     last_attempt: bool = False
+    uncertain: bool = False
     timer: asyncio.TimerHandle | None = None
     attempt: Attempt = field(default_factory=Attempt)
 
@@ -114,8 +118,9 @@ class Dispatcher:
             await asyncio.wait([handed.done for handed in everything], timeout=left)
         self.closed = True
         for handed in self._everything():
-            uncertain = handed in self._sending.values() and not handed.attempt.nothing_sent
-            reason = "it was being sent and may have been delivered" if uncertain else "it was not sent"
+            sending = handed in self._sending.values() and not handed.attempt.nothing_sent
+            unsent = "it was not sent again" if handed.uncertain else "it was not sent"
+            reason = "it was being sent and may have been delivered" if sending else unsent
             self._fail(handed, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
         tasks = list(self._sending)
         for task in tasks:
@@ -169,6 +174,7 @@ class Dispatcher:
 
     def _delivered(self, handed: Handed, report: DeliveryReport) -> None:
         later = tuple(address for address, refusal in report.refused.items() if refusal.temporary)
+        handed.uncertain |= any(refusal.uncertain for refusal in report.refused.values())
         if later and self._has_attempts_left(handed):
             handed.message = handed.message.for_recipients(later)
             self._schedule_retry(handed, f"{len(later)} of its recipients were refused for now")
@@ -177,6 +183,7 @@ class Dispatcher:
 
     def _failed_attempt(self, handed: Handed, error: DeliveryError) -> None:
         if error.temporary and self._has_attempts_left(handed):
+            handed.uncertain |= error.uncertain
             self._schedule_retry(handed, str(error))
         else:
             self._fail(handed, str(error))
@@ -215,6 +222,8 @@ class Dispatcher:
     def _fail(self, handed: Handed, reason: str) -> None:
         if handed.done.done():  # its attempt was cut short by the end of the drain, which has reported it
             return
+        if handed.uncertain:
+            reason += "; an earlier attempt may have delivered it"
         logger.error(
             "message %s was not delivered after %d attempt(s): %s", handed.message.message_id, handed.attempts, reason
         )

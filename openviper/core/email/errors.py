@@ -7,18 +7,19 @@
     │  ├─ InvalidAddress                   .address
     │  ├─ AttachmentRefused                .filename, .reason
     │  └─ TemplateFailed                   .template
-    ├─ DeliveryError                       .temporary, .uncertain, .code
+    ├─ DeliveryError                       .temporary, .uncertain, .code, .refused
     │  ├─ ConnectionFailed(ConnectionError)
     │  │  └─ AuthenticationFailed
     │  ├─ DeliveryTimeout(TimeoutError)
     │  │  └─ PoolTimeout
     │  ├─ MessageRefused
-    │  └─ RecipientsRefused                .accepted, .refused
+    │  └─ RecipientsRefused                .accepted
     └─ QueueUnavailable                    nothing was queued and nothing was sent
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from openviper.exceptions import OpenViperError
 
@@ -42,10 +43,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A server's negative reply: the code (RFC 5321 section 4.2) and its text, one line, bounded."""
+    """Why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and one line of text.
+
+    ``uncertain``: the connection ended after the whole message was sent and before the server answered, so this
+    recipient may have it (RFC 1047); the code is then not the server's.
+    """
 
     code: int
     text: str
+    uncertain: bool = False
 
     @property
     def temporary(self) -> bool:
@@ -58,6 +64,16 @@ class Refusal:
 
 class EmailError(OpenViperError):
     """Base of every error about a message or its delivery; configuration errors stand outside."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy with every attribute, also where ``__init__`` takes other arguments than ``args``."""
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[EmailError], args: tuple[Any, ...]) -> EmailError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class InvalidMessage(EmailError, ValueError):
@@ -94,7 +110,8 @@ class DeliveryError(EmailError):
 
     ``temporary``: worth another try later. ``uncertain``: the connection ended after the whole message was sent and
     before the server answered, so it may or may not have been taken (RFC 1047); another try may deliver it twice.
-    ``code``: the server's reply code, None when the server did not say no.
+    ``code``: the server's reply code, None when the server did not say no. ``refused``: address to :class:`Refusal`
+    for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
     """
 
     def __init__(
@@ -104,6 +121,7 @@ class DeliveryError(EmailError):
         self.temporary = temporary
         self.uncertain = uncertain
         self.code = code
+        self.refused: dict[str, Refusal] = {}
 
 
 class ConnectionFailed(DeliveryError, ConnectionError):
@@ -130,7 +148,7 @@ class RecipientsRefused(DeliveryError):
     """Recipients were refused: all of them, or some with ``EMAIL["allow_partial"]`` off.
 
     ``accepted``: the addresses that the server took (nothing was sent to them unless they are also reported as
-    delivered); ``refused``: address to :class:`Refusal`. ``temporary`` is True when a refusal is.
+    delivered); ``refused``: address to :class:`Refusal`. ``temporary`` and ``uncertain`` are True when a refusal is.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> None:
@@ -138,6 +156,7 @@ class RecipientsRefused(DeliveryError):
         super().__init__(
             message,
             temporary=any(refusal.temporary for refusal in refused.values()),
+            uncertain=any(refusal.uncertain for refusal in refused.values()),
             code=codes.pop() if len(codes) == 1 else None,
         )
         self.accepted = tuple(accepted)

@@ -21,7 +21,10 @@ class Way(StrEnum):
 # Nobody changes this and the next one, but a frozen dataclass sets each field by a call, and every message makes both.
 @dataclass(slots=True)
 class DeliveryReport:
-    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer."""
+    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer.
+
+    Those of ``refused`` with ``Refusal.uncertain`` may have it as well: nobody knows.
+    """
 
     accepted: tuple[str, ...]
     refused: Mapping[str, Refusal] = field(default_factory=dict)
@@ -29,20 +32,22 @@ class DeliveryReport:
 
     @property
     def outcome(self) -> str:
-        """The answer, and who was refused and why."""
-        if not self.refused:
-            return self.response
-        refused = ", ".join(f"{address} ({refusal})" for address, refusal in self.refused.items())
-        return f"{self.response}; refused: {refused}"
+        """The answer, who was refused and why, and who may have it although nobody knows."""
+        text = self.response
+        for uncertain, words in ((False, "refused"), (True, "perhaps delivered")):
+            replies = [f"{who} ({why})" for who, why in self.refused.items() if why.uncertain is uncertain]
+            if replies:
+                text += f"; {words}: {', '.join(replies)}"
+        return text
 
 
 @dataclass(slots=True)
 class Receipt:
     """What became of a message so far; false when it failed silently, then ``error`` says why.
 
-    ``accepted`` and ``refused`` (address to the server's reply) are known for an inline message only. ``index`` is the
-    place of the message among those of a ``send_many``, from 0; there ``message_id`` is ``""`` when the message was not
-    valid and so never got one.
+    ``accepted`` and ``refused`` (address to the server's reply, ``uncertain`` where nobody knows whether it took the
+    message) are known for an inline message only. ``index`` is the place of the message among those of a
+    ``send_many``, from 0; there ``message_id`` is ``""`` when the message was not valid and so never got one.
     """
 
     message_id: str

@@ -74,6 +74,24 @@ class Serving:
         await self._mailer.aclose()
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+async def test_a_receipt_tells_who_may_have_a_message_of_several_envelopes(overlap: bool) -> None:
+    people = [f"r{number}@example.test" for number in range(4)]
+    with SmtpServer() as server:
+        server.fault("body", "drop", nth=2)
+        async with Serving(server, max_recipients_per_message=2):
+            (receipt,) = [one async for one in send_many([message(recipients=people)], overlap=overlap)]
+            assert receipt
+            assert list(receipt.accepted) == people[:2]
+            assert {who: why.uncertain for who, why in receipt.refused.items()} == dict.fromkeys(people[2:], True)
+        server.behave()
+        server.fault("body", "drop", nth=1)
+        async with Serving(server, max_recipients_per_message=2):
+            (receipt,) = [one async for one in send_many([message(recipients=people)], overlap=overlap)]
+            assert isinstance(receipt.error, ConnectionFailed)
+            assert [who for who, why in receipt.refused.items() if why.uncertain] == people[:2]
+
+
 async def at_rest() -> None:
     """What is ready to run has run."""
     for _ in range(20):

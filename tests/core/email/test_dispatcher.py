@@ -53,6 +53,45 @@ async def test_a_failure_after_the_last_retry_is_logged_once_with_its_id(caplog:
     assert "3 attempt(s)" in errors[0].getMessage()
 
 
+async def test_the_end_of_a_message_tells_that_an_earlier_attempt_may_have_delivered_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with SmtpServer() as server:
+        server.fault("body", "drop", nth=1)
+        server.fault("MAIL", 550, nth=2)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            await finished(make_dispatcher(backend.send).hand_over([await make_outgoing()]))
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert error.getMessage().endswith("; an earlier attempt may have delivered it")
+    assert "not delivered after 2 attempt(s)" in error.getMessage()
+
+
+async def test_of_several_envelopes_only_those_who_may_lack_it_get_another_attempt() -> None:
+    """Deferred mail is tried again where nobody knows, whatever ``on_uncertain`` says: that is the queue's."""
+    people = [f"r{number}@example.com" for number in range(6)]
+    with SmtpServer() as server:
+        server.fault("body", "drop", nth=2)
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, on_uncertain="hold"))
+        async with SMTPBackend(settings) as backend:
+            await finished(make_dispatcher(backend.send).hand_over([await make_outgoing(*people)]))
+    assert [message.recipients for message in server.messages] == [people[:2], people[2:4], people[4:]]
+    assert server.verbs.count("body") == 4
+
+
+async def test_a_shutdown_tells_that_an_attempt_before_it_may_have_delivered(caplog: pytest.LogCaptureFixture) -> None:
+    with SmtpServer() as server:
+        server.fault("body", "drop", nth=1)
+        gate = server.hold("greeting", nth=2)
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
+            dispatcher = make_dispatcher(backend.send)
+            dispatcher.hand_over([await make_outgoing()])
+            await gate.reached()
+            await dispatcher.drain(0.1)
+            gate.release()
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert error.getMessage().endswith("it was not sent again; an earlier attempt may have delivered it")
+
+
 async def test_a_permanent_failure_is_not_tried_again_and_does_not_stop_the_next() -> None:
     deliveries = Deliveries()
     deliveries.outcomes = [MessageRefused("mail.test:25: refused the message: 550 no", code=550)]

@@ -12,7 +12,7 @@ from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.dispatcher import Dispatcher
-from openviper.core.email.errors import DeliveryError, QueueUnavailable, RecipientsRefused
+from openviper.core.email.errors import DeliveryError, QueueUnavailable
 from openviper.core.email.events import listening, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import QueueService, queue_service
@@ -130,8 +130,7 @@ class Mailer:
             report = await self.deliver(message, overlap=overlap)
         except DeliveryError as error:
             publish("failed", message, str(error))
-            refused = error.refused if isinstance(error, RecipientsRefused) else {}
-            return Receipt(message.message_id, Way.INLINE, refused=refused, error=error)
+            return Receipt(message.message_id, Way.INLINE, refused=error.refused, error=error)
         return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
 
     async def detect_broker(self) -> None:

@@ -32,11 +32,15 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No further attempt; ``uncertain``: it may have been delivered."""
+    """No further attempt."""
 
     progress: Progress
     reason: str
-    uncertain: bool = False
+
+    @property
+    def uncertain(self) -> bool:
+        """True when this attempt or an earlier one may have delivered it, to all or to some."""
+        return self.progress.uncertain
 
 
 def retry_delay(attempts: int) -> float:
@@ -46,7 +50,10 @@ def retry_delay(attempts: int) -> float:
 
 
 def after_report(progress: Progress, report: DeliveryReport, settings: EmailSettings) -> Done | Again | Failed:
-    """At least one recipient has it: those refused for now are tried again, those refused for good are kept."""
+    """At least one recipient has it: those refused for now are tried again, those refused for good are kept.
+
+    Those of whom nobody knows are tried again or held, as ``on_uncertain`` says.
+    """
     progress = replace(progress, attempts=progress.attempts + 1)
     return _after_refusals(progress, report.refused, settings)
 
@@ -57,14 +64,18 @@ def after_error(progress: Progress, error: Exception, settings: EmailSettings) -
     reason = f"{type(error).__name__}: {error}"
     if not isinstance(error, DeliveryError):
         return _again(progress, reason, settings)
+    if error.refused and (settings.allow_partial or error.uncertain):
+        unsent = error.accepted if isinstance(error, RecipientsRefused) else ()
+        refused = error.refused | {address: Refusal(451, "not sent") for address in unsent}
+        outcome = _after_refusals(progress, refused, settings)
+        return outcome if not isinstance(outcome, Done) else Failed(progress, reason)
     if error.uncertain:
         progress = replace(progress, uncertain=True)
         if settings.on_uncertain == "hold":
-            return Failed(progress, reason, uncertain=True)
-    if isinstance(error, RecipientsRefused) and settings.allow_partial:
-        refused = dict(error.refused) | {address: Refusal(451, "not sent") for address in error.accepted}
-        outcome = _after_refusals(progress, refused, settings)
-        return outcome if not isinstance(outcome, Done) else Failed(progress, reason)
+            if progress.left is not None:
+                held = {**progress.held, **dict.fromkeys(progress.left, reason)}
+                progress = replace(progress, left=(), held=held)
+            return Failed(progress, reason)
     if isinstance(error, RecipientsRefused) and not all(refusal.temporary for refusal in error.refused.values()):
         return Failed(progress, reason)  # allow_partial is off: one refused for good means nobody
     return _again(progress, reason, settings) if _is_worth_another(error) else Failed(progress, reason)
@@ -81,20 +92,28 @@ def _is_worth_another(error: Exception) -> bool:
 def _after_refusals(
     progress: Progress, refused: Mapping[str, Refusal], settings: EmailSettings
 ) -> Done | Again | Failed:
-    for_good = {address: str(refusal) for address, refusal in refused.items() if not refusal.temporary}
-    later = tuple(address for address, refusal in refused.items() if refusal.temporary)
-    progress = replace(progress, left=later, refused={**progress.refused, **for_good})
+    uncertain = {address: str(refusal) for address, refusal in refused.items() if refusal.uncertain}
+    held = uncertain if settings.on_uncertain == "hold" else {}
+    certain = {address: refusal for address, refusal in refused.items() if address not in held}
+    for_good = {address: str(refusal) for address, refusal in certain.items() if not refusal.temporary}
+    later = tuple(address for address, refusal in certain.items() if refusal.temporary)
+    progress = replace(
+        progress,
+        left=later,
+        refused={**progress.refused, **for_good},
+        held={**progress.held, **held},
+        uncertain=progress.uncertain or bool(uncertain),
+    )
     if later:
         replies = sorted({str(refused[address]) for address in later})
         return _again(progress, f"{len(later)} recipients refused for now: {'; '.join(replies[:3])}", settings)
-    if progress.refused:
-        replies = sorted(set(progress.refused.values()))
-        return Failed(progress, f"{len(progress.refused)} recipients refused: {'; '.join(replies[:3])}")
-    return Done()
+    missing = ((progress.held, "recipients perhaps have it"), (progress.refused, "recipients refused"))
+    reasons = [f"{len(who)} {words}: {'; '.join(sorted(set(who.values()))[:3])}" for who, words in missing if who]
+    return Failed(progress, "; ".join(reasons)) if reasons else Done()
 
 
 def _again(progress: Progress, reason: str, settings: EmailSettings) -> Again | Failed:
     left = progress.since + settings.retry_max_age - time.time()
     if left <= 0 or settings.retry_max_age == 0:
-        return Failed(progress, f"given up after {progress.attempts} attempts: {reason}", uncertain=progress.uncertain)
+        return Failed(progress, f"given up after {progress.attempts} attempts: {reason}")
     return Again(progress, min(retry_delay(progress.attempts), left), reason)

@@ -21,6 +21,10 @@ __all__ = [
     "message_id_of",
 ]
 
+# In the stored form, in front of the reply of a recipient who may have the message: a worker of a version that knows
+# no ``held`` keeps such a recipient among the refused, and sends to none of them by itself. No reply begins like this.
+_HELD = "perhaps delivered: "
+
 QUEUE = "emails"
 ACTOR = "deliver_email"
 
@@ -30,8 +34,9 @@ class Progress:
     """Attempts so far, and for whom. Times are Unix seconds.
 
     ``since``: when the first attempt could begin; ``retry_max_age`` counts from it. ``left``: the recipients of the
-    next attempt; None: all. ``refused``: those refused for good, with the reply. ``uncertain``: an attempt ended
-    without anybody knowing whether the server took the message.
+    next attempt; None: all. ``refused``: those refused for good, with the reply. ``held``: those who may have the
+    message and get no further attempt until somebody decides (``on_uncertain``), with the reason. ``uncertain``: an
+    attempt ended without anybody knowing whether the server took the message for all of its recipients.
     """
 
     since: float
@@ -40,15 +45,17 @@ class Progress:
     refused: Mapping[str, str] = field(default_factory=dict)
     expires_at: float | None = None
     uncertain: bool = False
+    held: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As ``from_json`` reads it."""
+        held = {address: f"{_HELD}{reason}" for address, reason in self.held.items()}
         return json.dumps(
             {
                 "since": self.since,
                 "attempts": self.attempts,
                 "left": self.left,
-                "refused": dict(self.refused),
+                "refused": {**self.refused, **held},
                 "expires_at": self.expires_at,
                 "uncertain": self.uncertain,
             }
@@ -63,17 +70,25 @@ class Progress:
         """
         try:
             values: dict[str, Any] = json.loads(text)
+            if "held" in values:
+                raise TypeError
             left = values.pop("left")
             progress = cls(left=None if left is None else tuple(left), **values)
             _check(progress)
-            return progress
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UnknownPayload("its progress cannot be read") from None
+        held = {who: why.removeprefix(_HELD) for who, why in progress.refused.items() if why.startswith(_HELD)}
+        refused = {who: why for who, why in progress.refused.items() if who not in held}
+        return replace(progress, refused=refused, held=held)
+
+    @property
+    def missing(self) -> tuple[str, ...] | None:
+        """Return the recipients who are not known to have the message; None: all."""
+        return tuple(dict.fromkeys((*(self.left or ()), *self.refused, *self.held))) or None
 
     def again(self, *, now: float) -> "Progress":
-        """From the beginning, for the recipients who do not have it."""
-        left = tuple(dict.fromkeys((*(self.left or ()), *self.refused))) if self.refused or self.left else None
-        return replace(self, since=now, attempts=0, left=left, refused={}, expires_at=None, uncertain=False)
+        """Begin anew, for the recipients who are not known to have the message."""
+        return Progress(since=now, left=self.missing)
 
     def __repr__(self) -> str:
         return f"<Progress after {self.attempts} attempts>"

@@ -245,12 +245,13 @@ def _read_about(sealed: Sealed) -> dict[str, Any]:
 def _failed_job(message: "Message[Any]") -> FailedJob:
     _, sealed_about, sealed = message.args
     about = json.loads(sealed_about)
+    progress = Progress.from_json(about["progress"])
     job = FailedJob(
         message_id=about["message_id"],
         failed_at=float(about["failed_at"]),
         reason=about["reason"],
-        uncertain=bool(about["uncertain"]),
-        progress=Progress.from_json(about["progress"]),
+        uncertain=bool(about["uncertain"]) or bool(progress.held),
+        progress=progress,
     )
     with contextlib.suppress(UnknownPayload):
         return job._replace(payload=split(sealed))

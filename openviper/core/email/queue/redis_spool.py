@@ -277,7 +277,7 @@ class RedisSpool:
             message_id=_message_id(fields.get(b"message_id"), key.decode()),
             failed_at=int(fields.get(b"failed_at", 0)) / 1000,
             reason=fields.get(b"reason", b"").decode(),
-            uncertain=fields.get(b"uncertain") == b"1",
+            uncertain=fields.get(b"uncertain") == b"1" or bool(progress.held),
             progress=progress,
             payload=Payload(fields[b"head"], ()) if b"head" in fields else None,
         )

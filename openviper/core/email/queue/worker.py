@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import traceback
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.payload import UnknownPayload, decode
 from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report
-from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
+from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Progress, Spool
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings, settings_version
@@ -74,8 +75,9 @@ def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
         spool.again(held, outcome.progress, delay=outcome.delay)
     else:
         logger.error(
-            "message %s was not delivered after %d attempt(s); `viperctl email failed show` says why",
+            "message %s %s delivered after %d attempt(s); `viperctl email failed show` says why",
             held.message_id,
+            "may have been" if outcome.uncertain else "was not",
             outcome.progress.attempts,
         )
         spool.fail(held, outcome.progress, outcome.reason, keep=settings.failed_keep, uncertain=outcome.uncertain)
@@ -84,6 +86,8 @@ def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
 def _attempt(held: Held, settings: EmailSettings) -> Done | Again | Failed:
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
+    if held.repeated:  # that attempt may have delivered it, whatever comes of this one
+        held = held._replace(progress=replace(held.progress, uncertain=True))
     try:
         if held.payload is None or held.damage:
             raise UnknownPayload(held.damage)
@@ -99,7 +103,7 @@ def _not_sent(held: Held, settings: EmailSettings) -> Failed | None:
     if held.progress.expires_at is not None and time.time() > held.progress.expires_at:
         return Failed(held.progress, "expired before it could be delivered")
     if held.repeated and settings.on_uncertain == "hold":
-        return Failed(held.progress, "its worker died while it had it, perhaps after sending", uncertain=True)
+        return Failed(held.progress, "its worker died while it had it, perhaps after sending")
     return None
 
 
@@ -126,22 +130,34 @@ async def _send(prepared: PreparedMessage, held: Held, settings: EmailSettings) 
     if held.progress.left is not None:
         message = message.for_recipients(held.progress.left)
     if (failed := _not_sent(held, settings)) is not None:
-        publish("failed", message, failed.reason)
+        publish("failed", _missing(message, failed.progress), failed.reason)
         return failed
     backend = await _backend(settings)
     publish("sending", message)
     try:
         report = await _in_time(backend, message)
     except Exception as error:  # noqa: BLE001 - a backend may be anybody's
-        outcome: Done | Again | Failed = _after_error(held, error, settings)
-        publish("retrying" if isinstance(outcome, Again) else "failed", message, str(error))
-        return outcome
+        after = _after_error(held, error, settings)
+        if isinstance(after, Again):
+            left = after.progress.left
+            publish("retrying", message if left is None else message.for_recipients(left), str(error))
+        else:
+            publish("failed", _missing(message, after.progress), str(error))
+        return after
     outcome = after_report(held.progress, report, settings)
     publish("delivered", message, report.outcome, refused=tuple(report.refused))
     if isinstance(outcome, Again):
         later = outcome.progress.left or ()
         publish("retrying", message.for_recipients(later), f"{len(later)} of its recipients were refused for now")
+    if isinstance(outcome, Failed) and outcome.progress.held:
+        # Held in this attempt or an earlier one: that the others have it may not hide that these may lack it.
+        publish("failed", _missing(message, outcome.progress), outcome.reason)
     return outcome
+
+
+def _missing(message: OutgoingMessage, progress: Progress) -> OutgoingMessage:
+    """Address ``message`` to those who are not known to have it."""
+    return message if progress.missing is None else message.for_recipients(progress.missing)
 
 
 async def _in_time(backend: EmailBackend, message: OutgoingMessage) -> DeliveryReport:

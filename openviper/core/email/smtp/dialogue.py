@@ -53,8 +53,8 @@ class Dialogue:
     def failed(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
         """The error for a connection that ended before all the replies to ``steps`` were there."""
         step = steps[min(len(failure.replies), len(steps) - 1)]
-        error = wire_error(self._peer, step, failure, body_sent=self._body_sent)
-        return StaleConnection(error) if failure.kind == "lost" and not self._body_sent else error
+        error = self._wire_error(step, failure)
+        return StaleConnection(error) if failure.kind == "lost" and not error.uncertain else error
 
     def judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
         """Raise when the server has said that it closes the connection; a refusal before that counts."""
@@ -121,4 +121,11 @@ class Dialogue:
     def _require_negative(self, step: str, reply: Reply) -> None:
         if not reply.negative:
             failure = WireFailure("broken", f"an answer that does not fit: {reply}")
-            raise wire_error(self._peer, step, failure, body_sent=self._body_sent)
+            raise self._wire_error(step, failure)
+
+    def _wire_error(self, step: str, failure: WireFailure) -> DeliveryError:
+        """Return the error for ``failure``; recipients who were refused before it certainly lack the message."""
+        error = wire_error(self._peer, step, failure, body_sent=self._body_sent)
+        if error.uncertain and self._refused:
+            error.refused = dict.fromkeys(self._accepted, Refusal(451, str(error), uncertain=True)) | self._refused
+        return error

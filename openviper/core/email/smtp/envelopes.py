@@ -23,12 +23,12 @@ async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipie
 
     Those whom the server answers 452 get a transaction of their own as long as each one reaches somebody. When a later
     transaction fails after an earlier one has succeeded, its recipients are in ``refused``: with the server's reply
-    where it gave one, else with 451 (worth another try) or 554, and the reason as the text. An uncertain one says so
-    there; sending again may then deliver twice.
+    where it gave one, else with 451 (worth another try) or 554, and the reason as the text. Where nobody knows whether
+    the server took the transaction, they are ``uncertain``: sending to them again may deliver twice.
 
     Raises:
         InvalidAddress: a recipient cannot stand in a command; nothing was sent.
-        DeliveryError: nobody got it.
+        DeliveryError: nobody is known to have it; ``refused`` tells those who may have it from the others, if any.
     """
     recipients = message.envelope.recipients
     if len(recipients) <= max_recipients:
@@ -68,6 +68,8 @@ class _Delivery:
                 failure = error
                 self._give_up(error, recipients)
         if not self._accepted:
+            if failure is not None and failure.uncertain and not all(each.uncertain for each in self._refused.values()):
+                failure.refused = self._refused
             raise failure or RecipientsRefused(
                 f"{len(self._refused)} recipients refused, nothing was sent: {_codes(self._refused)}",
                 accepted=(),
@@ -75,12 +77,14 @@ class _Delivery:
             )
         if self._refused:
             total = len(self._message.envelope.recipients)
+            uncertain = sum(refusal.uncertain for refusal in self._refused.values())
             logger.warning(
-                "message %s: %d of %d recipients refused (%s)",
+                "message %s: %d of %d recipients refused (%s)%s",
                 self._message.message_id,
                 len(self._refused),
                 total,
                 _codes(self._refused),
+                f"; {uncertain} of them perhaps have it" if uncertain else "",
             )
         return DeliveryReport(tuple(self._accepted), self._refused, self._response)
 
@@ -99,9 +103,12 @@ class _Delivery:
             self._refused[address] = Refusal(451, "not sent, because another recipient of its envelope was refused")
 
     def _give_up(self, error: DeliveryError, recipients: tuple[str, ...]) -> None:
-        refusal = Refusal(error.code or (451 if error.temporary else 554), str(error))
-        for address in (*recipients, *(address for envelope in self.waiting for address in envelope)):
-            self._refused[address] = refusal
+        refusal = Refusal(error.code or (451 if error.temporary else 554), str(error), error.uncertain)
+        self._refused.update(error.refused or dict.fromkeys(recipients, refusal))
+        if error.uncertain:
+            refusal = Refusal(451, "not sent, because the connection failed in another envelope of the message")
+        for envelope in self.waiting:
+            self._refused.update(dict.fromkeys(envelope, refusal))
         self.waiting.clear()
 
 

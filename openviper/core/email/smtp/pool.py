@@ -1,6 +1,7 @@
 """The connections of one event loop: lent, taken back, replaced, and never more of them than ``pool_size``."""
 
 import asyncio
+import copy
 from collections import OrderedDict
 from contextvars import Context
 from dataclasses import dataclass
@@ -365,9 +366,9 @@ def _copy(error: Exception) -> Exception:
     """An error of its own for each of many senders, so that they do not share a traceback."""
     if not isinstance(error, DeliveryError):
         return error
-    copy = type(error)(str(error), temporary=error.temporary, uncertain=error.uncertain, code=error.code)
-    copy.__cause__ = error.__cause__
-    return copy
+    duplicate = copy.copy(error)
+    duplicate.__cause__ = error.__cause__
+    return duplicate
 
 
 def _abort_result(task: asyncio.Task[Connection]) -> None:

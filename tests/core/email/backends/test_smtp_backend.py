@@ -12,7 +12,13 @@ from support.messages import outgoing
 from support.smtpd import CAPABILITIES, SmtpServer
 
 from openviper.core.email.backends import SMTPBackend
-from openviper.core.email.errors import ConnectionFailed, InvalidAddress, MessageRefused, RecipientsRefused
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryTimeout,
+    InvalidAddress,
+    MessageRefused,
+    RecipientsRefused,
+)
 from openviper.core.email.settings import EmailSettings
 
 CONTENT = b"".join(outgoing().content)
@@ -41,6 +47,11 @@ async def test_a_message_arrives_at_aiosmtpd_with_tls_and_auth() -> None:
 
 
 # Envelopes
+
+
+def patience(fault: str) -> dict[str, float]:
+    """The settings with which a test need not wait long for a server that has fallen silent."""
+    return {"data_timeout": 1.5} if fault == "silence" else {}
 
 
 async def test_many_recipients_go_in_several_envelopes_of_the_same_message() -> None:
@@ -114,7 +125,6 @@ async def test_all_refused_in_all_envelopes_raises_with_every_reply() -> None:
     [
         ("body", 451, 451, "BDAT: 451"),
         ("body", 554, 554, "BDAT: 554"),
-        ("body", "drop", 451, "may or may not have been taken"),
         ("RCPT", 421, 421, "RCPT TO: 421"),
     ],
 )
@@ -134,6 +144,65 @@ async def test_a_later_envelope_that_fails_is_reported_and_not_raised(
         assert text in refusal.text
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.getMessage() == f"message <1@example.com>: 4 of 6 recipients refused (4 x {code})"
+
+
+@pytest.mark.parametrize("fault", ["drop", "reset", "silence", "garbage"])
+@pytest.mark.parametrize("send", ["send", "send_overlapped"])
+@pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
+async def test_of_a_later_envelope_that_nobody_knows_of_only_its_own_recipients_are_uncertain(
+    capabilities: tuple[str, ...], send: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection ends, or the server falls silent, after the last byte of the second of three."""
+    with SmtpServer(capabilities=capabilities) as server:
+        server.fault("body", fault, nth=2)
+        server.refuse("r2@example.com", 550)
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **patience(fault)))
+        async with SMTPBackend(settings) as backend:
+            report = await getattr(backend, send)(outgoing(to=addresses(6)))
+    assert report.accepted == ("r0@example.com", "r1@example.com")
+    assert [address for address, refusal in report.refused.items() if refusal.uncertain] == ["r3@example.com"]
+    assert {address: refusal.code for address, refusal in report.refused.items()} == {
+        "r2@example.com": 550,
+        "r3@example.com": 451,
+        "r4@example.com": 451,
+        "r5@example.com": 451,
+    }
+    assert "may or may not have been taken" in report.refused["r3@example.com"].text
+    assert "not sent" in report.refused["r4@example.com"].text
+    assert "perhaps delivered: r3@example.com (451" in report.outcome
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage().endswith("4 of 6 recipients refused (3 x 451, 1 x 550); 1 of them perhaps have it")
+
+
+@pytest.mark.parametrize("send", ["send", "send_overlapped"])
+@pytest.mark.parametrize("fault", ["drop", "silence"])
+async def test_an_error_about_the_first_envelope_tells_who_may_have_it_from_those_who_do_not(
+    fault: str, send: str
+) -> None:
+    with SmtpServer() as server:
+        server.fault("body", fault, nth=1)
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **patience(fault)))
+        async with SMTPBackend(settings) as backend:
+            with pytest.raises(ConnectionFailed if fault == "drop" else DeliveryTimeout) as raised:
+                await getattr(backend, send)(outgoing(to=addresses(3)))
+    error = raised.value
+    assert error.uncertain
+    assert {address: refusal.uncertain for address, refusal in error.refused.items()} == {
+        "r0@example.com": True,
+        "r1@example.com": True,
+        "r2@example.com": False,
+    }
+    assert server.verbs.count("body") == 1
+
+
+async def test_an_error_that_is_the_same_for_all_tells_nobody_apart() -> None:
+    with SmtpServer() as server:
+        server.fault("body", "drop", nth=1)
+        async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
+            with pytest.raises(ConnectionFailed) as raised:
+                await backend.send(outgoing(to=addresses(2)))
+    assert raised.value.uncertain
+    assert raised.value.refused == {}
 
 
 async def test_a_first_envelope_that_fails_raises_and_the_others_are_not_tried() -> None:

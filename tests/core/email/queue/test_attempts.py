@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from support.workers import viperctl
+
 from openviper.core.email import send_email, submit_email
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import FailedJob
@@ -46,6 +49,83 @@ async def test_only_those_refused_for_now_get_it_again_and_those_refused_for_goo
     assert list(job.progress.refused) == ["gone@example.com"]
     for name in ("here", "later", "gone"):
         assert f"{name}@example.com" not in worker.output
+
+
+PEOPLE = [f"r{number}@example.com" for number in range(150)]
+
+
+def hold(scene: Any, **more: Any) -> None:
+    """Let a worker hold what nobody knows of."""
+    settings = scene.folder / "settings.py"
+    more["on_uncertain"] = "hold"
+    settings.write_text(f"{settings.read_text()}\nEMAIL |= {more!r}\n")
+
+
+@pytest.mark.parametrize("fault", ["drop", "silence"])
+async def test_held_is_who_may_have_it_of_the_second_envelope(scene: Any, fault: str) -> None:
+    """The first envelope was taken; a retry by hand then goes to those of the second one alone."""
+    hold(scene, **({"data_timeout": 4.0} if fault == "silence" else {}))
+    scene.smtp.fault("body", fault, nth=2)
+    await send_email(PEOPLE, "Order", text="")
+    with scene.worker() as worker:
+        await eventually(failed)
+        (job,) = await asyncio.to_thread(failed)
+        assert job.uncertain
+        assert list(job.progress.held) == PEOPLE[100:]
+        assert job.progress.attempts == 1
+        assert "may or may not have been taken" in job.reason
+        shown = await asyncio.to_thread(commanded, scene, "show", job.message_id)
+        assert "Delivered   perhaps" in shown
+        assert "Perhaps     r149@example.com  451" in shown
+        assert "perhaps delivered" in await asyncio.to_thread(commanded, scene, "list")
+        assert [message.recipients for message in scene.smtp.messages] == [PEOPLE[:100]]
+        assert scene.smtp.verbs.count("body") == 2
+        assert "1 queued again" in await asyncio.to_thread(commanded, scene, "retry", job.message_id)
+        messages = await scene.smtp.arrive(2, 60)
+    assert [message.recipients for message in messages] == [PEOPLE[:100], PEOPLE[100:]]
+    assert not await asyncio.to_thread(failed)
+    assert "may have been delivered after 1 attempt" in worker.output
+
+
+async def test_held_is_who_may_have_it_of_the_first_envelope_and_the_others_get_it(scene: Any) -> None:
+    hold(scene)
+    scene.smtp.fault("body", "drop", nth=1)
+    await send_email(PEOPLE, "Order", text="")
+    with scene.worker():
+        await eventually(failed)
+    (job,) = await asyncio.to_thread(failed)
+    assert job.uncertain
+    assert list(job.progress.held) == PEOPLE[:100]
+    assert [message.recipients for message in scene.smtp.messages] == [PEOPLE[100:]]
+    assert scene.smtp.verbs.count("body") == 2
+
+
+async def test_held_is_everybody_when_both_envelopes_are_cut(scene: Any) -> None:
+    hold(scene)
+    scene.smtp.fault("body", "drop")
+    await send_email(PEOPLE, "Order", text="")
+    with scene.worker():
+        await eventually(failed)
+    (job,) = await asyncio.to_thread(failed)
+    assert job.uncertain
+    assert list(job.progress.held) == PEOPLE
+    assert scene.smtp.messages == []
+    assert scene.smtp.verbs.count("body") == 2
+
+
+async def test_without_hold_the_second_envelope_is_sent_again(scene: Any) -> None:
+    scene.smtp.fault("body", "drop", nth=2)
+    await send_email(PEOPLE, "Order", text="")
+    with scene.worker():
+        messages = await scene.smtp.arrive(2, 60)
+    assert [message.recipients for message in messages] == [PEOPLE[:100], PEOPLE[100:]]
+    assert messages[0].content == messages[1].content
+    assert scene.smtp.verbs.count("body") == 3
+    assert not await asyncio.to_thread(failed)
+
+
+def commanded(scene: Any, *words: str) -> str:
+    return viperctl("email", "failed", *words, "--project", scene.folder).stdout
 
 
 async def test_neither_an_address_nor_the_servers_words_are_in_the_log(scene: Any) -> None:

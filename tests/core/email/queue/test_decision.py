@@ -90,6 +90,77 @@ def test_uncertain_mail_is_tried_again_or_held_as_the_setting_says() -> None:
     assert held.uncertain
 
 
+def cut(*recipients: str) -> dict[str, Refusal]:
+    return dict.fromkeys(recipients, Refusal(451, "cut; the message may or may not have been taken", uncertain=True))
+
+
+def test_of_a_report_those_who_may_have_it_are_held_and_the_others_tried_again() -> None:
+    report = DeliveryReport(
+        ("a@x.test",), cut("b@x.test") | {"c@x.test": Refusal(451, "later"), "d@x.test": Refusal(550, "no")}
+    )
+    again = after_report(fresh(), report, settings(on_uncertain="hold"))
+    assert isinstance(again, Again)
+    assert again.progress.left == ("c@x.test",)
+    assert list(again.progress.held) == ["b@x.test"]
+    assert list(again.progress.refused) == ["d@x.test"]
+    stored = Progress.from_json(again.progress.to_json())
+    assert stored == again.progress
+    failed = after_report(stored, DeliveryReport(("c@x.test",)), settings(on_uncertain="hold"))
+    assert isinstance(failed, Failed)
+    assert failed.uncertain
+    assert failed.reason.startswith("1 recipients perhaps have it: 451 cut")
+    assert "1 recipients refused: 550 no" in failed.reason
+    assert failed.progress.again(now=0) == Progress(0, left=("d@x.test", "b@x.test"))
+
+
+def test_of_an_error_that_tells_recipients_apart_those_without_the_message_are_tried_again() -> None:
+    error = ConnectionFailed("cut", temporary=True, uncertain=True)
+    error.refused = cut("a@x.test") | {"b@x.test": Refusal(451, "not sent")}
+    for partial in (True, False):
+        held = after_error(fresh(), error, settings(on_uncertain="hold", allow_partial=partial))
+        assert isinstance(held, Again)
+        assert held.progress.left == ("b@x.test",)
+        assert list(held.progress.held) == ["a@x.test"]
+        again = after_error(fresh(), error, settings(allow_partial=partial))
+        assert isinstance(again, Again)
+        assert again.progress.left == ("a@x.test", "b@x.test")
+        assert again.progress.uncertain
+
+
+def test_with_retry_those_who_may_have_it_are_tried_again() -> None:
+    again = after_report(fresh(), DeliveryReport(("a@x.test",), cut("b@x.test")), settings())
+    assert isinstance(again, Again)
+    assert again.progress.left == ("b@x.test",)
+    assert not again.progress.held
+    assert isinstance(after_report(again.progress, DeliveryReport(("b@x.test",)), settings()), Done)
+
+
+def test_an_uncertain_attempt_is_not_forgotten_by_a_later_one_that_is_refused() -> None:
+    first = after_error(fresh(), ConnectionFailed("cut", temporary=True, uncertain=True), settings())
+    for error in (
+        MessageRefused("no", code=554),
+        RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(550, "")}),
+    ):
+        last = after_error(first.progress, error, settings())
+        assert isinstance(last, Failed)
+        assert last.uncertain
+
+
+def test_a_worker_of_an_earlier_version_reads_what_is_held_and_never_sends_it_by_itself() -> None:
+    """It knows these six fields and refuses others; whom it has among the refused gets no further attempt."""
+    progress = Progress(1.5, 1, ("c@x.test",), {"d@x.test": "550 no"}, None, True, {"b@x.test": "451 cut"})
+    stored = json.loads(progress.to_json())
+    assert stored == {
+        "since": 1.5,
+        "attempts": 1,
+        "left": ["c@x.test"],
+        "refused": {"d@x.test": "550 no", "b@x.test": "perhaps delivered: 451 cut"},
+        "expires_at": None,
+        "uncertain": True,
+    }
+    assert Progress.from_json(json.dumps(stored)) == progress
+
+
 def test_tries_end_with_retry_max_age() -> None:
     error = ConnectionFailed("refused", temporary=True)
     assert isinstance(after_error(fresh(age=86401), error, settings()), Failed)
@@ -114,7 +185,16 @@ def test_progress_survives_the_broker_and_hides_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"attempts": "1"}, {"since": "now"}, {"left": [1]}, {"refused": []}, {"expires_at": "x"}, {"more": 1}]
+    "change",
+    [
+        {"attempts": "1"},
+        {"since": "now"},
+        {"left": [1]},
+        {"refused": []},
+        {"expires_at": "x"},
+        {"more": 1},
+        {"held": {}},
+    ],
 )
 def test_a_progress_that_cannot_be_counted_on_is_refused(change: dict[str, Any]) -> None:
     """Before an attempt, since what fails after one leaves the message in nobody's hands."""
