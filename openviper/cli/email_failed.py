@@ -26,7 +26,7 @@ _all = click.option("--all", "everything", is_flag=True, help="Every failed mess
 
 @click.group()
 def failed() -> None:
-    """Mail that was given up. On RabbitMQ the first 1,000 are looked at."""
+    """Mail that was given up. `list` and `show` read the 1,000 oldest."""
 
 
 @failed.command("list")

@@ -5,18 +5,22 @@ What a worker has in hand when its connection breaks is given out again by Rabbi
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pika
 from dramatiq import Broker, Middleware
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
+from dramatiq.common import dq_name, xq_name
 from dramatiq.middleware import SkipMessage
+from pika.exceptions import ChannelClosedByBroker
 
 from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.settings import TaskSettings
 
 __all__ = ["connection_parameters", "make_rabbitmq_broker"]
 
+_OTHERWISE = 406  # PRECONDITION_FAILED: the queue exists with other arguments
 _HEARTBEAT = 30  # seconds, unless the URL says another
 
 
@@ -60,6 +64,25 @@ class _RabbitmqBroker(RabbitmqBroker):
     @property
     def consumer_class(self) -> "type[_Consumer]":
         return _Consumer
+
+    def _declare_queue(self, queue_name: str) -> Any:
+        return self._declare(super()._declare_queue, queue_name, queue_name)
+
+    def _declare_dq_queue(self, queue_name: str) -> Any:
+        return self._declare(super()._declare_dq_queue, queue_name, dq_name(queue_name))
+
+    def _declare_xq_queue(self, queue_name: str) -> Any:
+        return self._declare(super()._declare_xq_queue, queue_name, xq_name(queue_name))
+
+    def _declare(self, declare: Callable[[str], Any], queue_name: str, name: str) -> Any:
+        """Declare the queue ``name``; one that exists with other arguments, a quorum queue say, is used as it is."""
+        try:
+            return declare(queue_name)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != _OTHERWISE:
+                raise
+        del self.channel
+        return self.channel.queue_declare(queue=name, passive=True)
 
     def renew_after_fork(self) -> None:
         self.state = threading.local()

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from pika.adapters.utils.connection_workflow import (
     AMQPConnectorStackTimeout,
 )
 from pika.channel import Channel
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 
@@ -25,6 +25,7 @@ __all__ = ["Declaration", "Publisher", "reason_of"]
 logger = logging.getLogger("openviper.email")
 
 _PERSISTENT = 2
+_OTHERWISE = 406  # PRECONDITION_FAILED: the queue exists with other arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,21 @@ class Publisher:
         self._lock = threading.Lock()
         self._session: _Session | None = None
 
-    def publish(self, queue: str, body: bytes, *, expires_ms: int | None = None) -> "Future[None]":
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        expires_ms: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> "Future[None]":
         """Hand over one message; the future fails with QueueUnavailable."""
         future: Future[None] = Future()
         with self._lock:
             if self._session is None or self._session.ended:
                 self._session = _Session(self._parameters, self._declarations)
-            self._session.add(_Message(queue, body, None if expires_ms is None else str(expires_ms), future))
+            expiration = None if expires_ms is None else str(expires_ms)
+            self._session.add(_Message(queue, body, expiration, headers, future))
         return future
 
     def drop(self) -> None:
@@ -77,6 +86,7 @@ class _Message:
     queue: str
     body: bytes
     expiration: str | None
+    headers: Mapping[str, Any] | None
     future: "Future[None]"
 
 
@@ -135,9 +145,16 @@ class _Session:
 
     def _channel_opened(self, channel: Channel) -> None:
         self._channel = channel
-        channel.add_on_close_callback(lambda _, error: self._end(error))
+        channel.add_on_close_callback(self._channel_closed)
         channel.add_on_return_callback(self._returned)
         self._declare_next(None)
+
+    def _channel_closed(self, _channel: Channel, error: BaseException) -> None:
+        if self._ready or self.ended or not isinstance(error, ChannelClosedByBroker) or error.reply_code != _OTHERWISE:
+            self._end(error)
+            return
+        # The operator has declared this queue with other arguments, a quorum queue say. They count.
+        self._connection.channel(on_open_callback=self._channel_opened)
 
     def _declare_next(self, _frame: Any) -> None:
         if not self._declarations:
@@ -162,7 +179,9 @@ class _Session:
                 continue  # its sender has given up
             self._tag += 1
             self._unconfirmed[self._tag] = message
-            properties = pika.BasicProperties(delivery_mode=_PERSISTENT, expiration=message.expiration)
+            properties = pika.BasicProperties(
+                delivery_mode=_PERSISTENT, expiration=message.expiration, headers=message.headers
+            )
             try:
                 self._channel.basic_publish("", message.queue, message.body, properties, mandatory=True)
             except AMQPError as error:

@@ -1,25 +1,31 @@
 """Queued mail on RabbitMQ: each message travels whole, in a Dramatiq message on durable queues."""
 
 import contextlib
-import json
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pika
-from dramatiq import Message
 from dramatiq.common import dq_name, xq_name
-from dramatiq.errors import DecodeError
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.payload import UnknownPayload, join, split
-from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
+from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
+from openviper.core.email.queue.rabbitmq_failed import (
+    DEAD_MS,
+    FAILED_QUEUE,
+    FailedMessage,
+    FailedQueue,
+    confirmed,
+    encode,
+    read_about,
+)
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
 from openviper.tasks.rabbitmq_broker import connection_parameters
@@ -29,9 +35,7 @@ __all__ = ["LONGEST_HOP", "RabbitmqSpool"]
 # RabbitMQ closes a channel that holds a message unacknowledged for 30 minutes, and a delayed one is held by a worker.
 LONGEST_HOP = 900.0
 
-_FAILED_QUEUE = f"{QUEUE}.failed"
 _MOST_FAILED = 1000
-_DEAD_MS = 7 * 24 * 3600 * 1000  # as Dramatiq declares it
 _STORE_LIMIT = 30.0
 
 
@@ -46,8 +50,8 @@ class RabbitmqSpool:
             (
                 Declaration(QUEUE, dead),
                 Declaration(dq_name(QUEUE), dead),
-                Declaration(xq_name(QUEUE), {"x-message-ttl": _DEAD_MS}),
-                Declaration(_FAILED_QUEUE, {}),
+                Declaration(xq_name(QUEUE), {"x-message-ttl": DEAD_MS}),
+                Declaration(FAILED_QUEUE, {}),
             ),
         )
 
@@ -76,7 +80,7 @@ class RabbitmqSpool:
         damage, payload, due_at = "", None, None
         message_id, progress = message_id_of(key), Progress(time.time())
         try:
-            about = _read_about(sealed_about)
+            about = read_about(sealed_about)
             message_id, due_at = about["message_id"], about["due_at"]
             progress = Progress.from_json(about["progress"])
             payload = split(sealed)
@@ -107,8 +111,8 @@ class RabbitmqSpool:
             "failed_at": time.time(),
             "uncertain": uncertain,
         }
-        body = _encode(held.key, about, held.token)
-        self._store(lambda: self._publisher.publish(_FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
+        body = encode(held.key, about, held.token)
+        self._store(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
 
     def close(self) -> None:
         """Close the publisher's connection."""
@@ -120,78 +124,78 @@ class RabbitmqSpool:
             return _passive(connection, QUEUE)[0]
 
     def figures(self) -> QueueFigures:
-        """As the queues tell it: the delayed ones are in workers' hands and not counted."""
+        """Count as the queues do: delayed mail in workers' hands is left out, dead letters count as failed."""
         with self._connection(limit=5.0) as connection:
             consumers, waiting = _passive(connection, QUEUE)
             _, later = _passive(connection, dq_name(QUEUE))
-            _, failed = _passive(connection, _FAILED_QUEUE)
-        return QueueFigures(consumers, waiting, later, failed, None)
+            _, failed = _passive(connection, FAILED_QUEUE)
+            _, dead = _passive(connection, xq_name(QUEUE))
+        return QueueFigures(consumers, waiting, later, failed + dead, None)
 
     def failed(self, limit: int) -> list[FailedJob]:
-        """Read at most 1,000 and put them back."""
-        return [job for job, _ in self._each_failed(min(limit, _MOST_FAILED), lambda *_: False)]
+        """Return the oldest, at most 1,000; mail that RabbitMQ itself gave up is among them."""
+        limit = min(limit, _MOST_FAILED)
+        jobs: dict[str, FailedJob] = {}
+
+        def collect(message: FailedMessage) -> None:
+            jobs[message.key] = message.job
+            if len(jobs) > 2 * limit:
+                for key in sorted(jobs, key=lambda key: jobs[key].failed_at)[limit:]:
+                    del jobs[key]
+
+        with self._failed_queue() as queue:
+            queue.walk(collect)
+        return sorted(jobs.values(), key=lambda job: job.failed_at)[:limit]
 
     def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
-        """Of the first 1,000, publish those anew, then take them off the queue of failed ones."""
+        """Publish them anew, then take them off the queue of failed ones. Scheduled mail waits for its time again."""
+        count = 0
 
-        def retry(job: FailedJob, message: "Message[Any]") -> bool:
+        def retry(message: FailedMessage) -> "Future[None] | None":
+            nonlocal count
             looked_at()
+            job, now = message.job, time.time()
             if message_ids is not None and job.message_id not in message_ids:
-                return False
-            key, _, sealed = message.args
-            progress = job.progress.again(now=time.time())
-            self._send(key, job.message_id, progress, sealed, None, 0.0).result(_STORE_LIMIT)
-            return True
+                return None
+            count += 1
+            if message.due_at is not None and message.due_at > now and job.progress.attempts == 0:
+                delay = message.due_at - now
+                return self._send(message.key, job.message_id, job.progress, message.sealed, message.due_at, delay)
+            return self._send(message.key, job.message_id, job.progress.again(now=now), message.sealed, None, 0.0)
 
-        return sum(taken for _, taken in self._each_failed(_MOST_FAILED, retry))
+        with self._failed_queue() as queue:
+            queue.walk(retry, queue.walk(lambda _: None))
+        return count
 
     def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
-        """Of the first 1,000, drop those."""
+        """Drop them, copies included."""
+        purged: set[str] = set()
 
-        def drop(job: FailedJob, _message: "Message[Any]") -> bool:
+        def purge(message: FailedMessage) -> "Future[None] | None":
             looked_at()
-            return message_ids is None or job.message_id in message_ids
+            if message_ids is not None and message.job.message_id not in message_ids:
+                return None
+            purged.add(message.key)
+            return confirmed()
 
-        return sum(taken for _, taken in self._each_failed(_MOST_FAILED, drop))
+        with self._failed_queue() as queue:
+            queue.walk(purge)
+        return len(purged)
 
-    def _each_failed(
-        self, limit: int, take: Callable[[FailedJob, "Message[Any]"], bool]
-    ) -> list[tuple[FailedJob, bool]]:
-        get_broker()
-        seen: list[tuple[FailedJob, bool]] = []
+    @contextlib.contextmanager
+    def _failed_queue(self) -> Iterator[FailedQueue]:
+        get_broker()  # sets the encoder
         with self._connection(limit=5.0) as connection:
-            if _passive(connection, _FAILED_QUEUE)[1] == 0:
-                return []
-            channel = connection.channel()
-            back: list[int] = []
-            while len(seen) < limit:
-                method, _, body = channel.basic_get(_FAILED_QUEUE)
-                if method is None:
-                    break
-                try:
-                    message = Message.decode(body)
-                    job = _failed_job(message)
-                except (DecodeError, UnknownPayload, KeyError, ValueError, TypeError):
-                    back.append(method.delivery_tag)
-                    continue
-                taken = take(job, message)
-                seen.append((job, taken))
-                if taken:
-                    channel.basic_ack(method.delivery_tag)
-                else:
-                    back.append(method.delivery_tag)
-            for tag in reversed(back):  # the last first, so that they stand as before
-                channel.basic_nack(tag, requeue=True)
-        return seen
+            yield FailedQueue(connection, self._publisher)
 
     def _send(
         self, key: str, message_id: str, progress: Progress, sealed: Sealed, due_at: float | None, delay: float
-    ) -> Any:
+    ) -> "Future[None]":
         about = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
         if delay <= 0:
-            return self._publisher.publish(QUEUE, _encode(key, about, sealed))
+            return self._publisher.publish(QUEUE, encode(key, about, sealed))
         eta = math.ceil((time.time() + min(delay, LONGEST_HOP)) * 1000)
-        return self._publisher.publish(dq_name(QUEUE), _encode(key, about, sealed, eta=eta))
+        return self._publisher.publish(dq_name(QUEUE), encode(key, about, sealed, eta=eta))
 
     def _store(self, send: Callable[[], Any]) -> None:
         """Publish until it is confirmed: the old message may be acknowledged only then."""
@@ -218,44 +222,6 @@ class RabbitmqSpool:
                     connection.close()
         except (AMQPError, AMQPConnectorException, OSError) as error:
             raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
-
-
-def _encode(key: str, about: dict[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:
-    message: Message[Any] = Message(
-        queue_name=QUEUE if eta is None else dq_name(QUEUE),
-        actor_name=ACTOR,
-        args=(key, Sealed(json.dumps(about).encode()), sealed),
-        kwargs={},
-        options={} if eta is None else {"eta": eta},
-    )
-    return message.encode()
-
-
-def _read_about(sealed: Sealed) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads(sealed)
-        texts = isinstance(about["message_id"], str) and isinstance(about["progress"], str)
-        if texts and isinstance(about["due_at"], int | float | None):
-            return about
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise UnknownPayload("what goes with it cannot be read")
-
-
-def _failed_job(message: "Message[Any]") -> FailedJob:
-    _, sealed_about, sealed = message.args
-    about = json.loads(sealed_about)
-    progress = Progress.from_json(about["progress"])
-    job = FailedJob(
-        message_id=about["message_id"],
-        failed_at=float(about["failed_at"]),
-        reason=about["reason"],
-        uncertain=bool(about["uncertain"]) or bool(progress.held),
-        progress=progress,
-    )
-    with contextlib.suppress(UnknownPayload):
-        return job._replace(payload=split(sealed))
-    return job
 
 
 def _passive(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:
