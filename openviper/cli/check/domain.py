@@ -1,12 +1,12 @@
 """SPF and DMARC of the sender's domain, where dnspython is installed and DNS answers."""
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from typing import Any
 
 from openviper.cli.check.finding import Finding
 from openviper.cli.check.waiting import in_thread, left
+from openviper.conf import require
 from openviper.core.email.addresses import parse_address
+from openviper.exceptions import MissingDependency
 
 __all__ = ["check_domain", "judge_dmarc", "judge_spf"]
 
@@ -32,8 +32,8 @@ async def check_domain(sender: str | None, deadline: float) -> tuple[Finding, Fi
     lifetime = left(deadline)
     try:
         return await in_thread(lambda: _look_up(domain, lifetime), deadline)
-    except ModuleNotFoundError:
-        return _both_skipped("not checked: that needs dnspython", "pip install dnspython")
+    except MissingDependency as error:
+        return _both_skipped(f"not checked: {error}")
     except (_NoAnswer, TimeoutError) as error:
         return _both_skipped(f"not checked: {str(error) or 'DNS did not answer in time'}")
 
@@ -72,20 +72,20 @@ def _look_up(domain: str, lifetime: float) -> tuple[Finding, Finding]:
 
 
 def _dns(lifetime: float) -> TxtLookup:
-    resolver: Any = import_module("dns.resolver")
-    error_type: Any = import_module("dns.exception").DNSException
+    require("dns", extra="dns", purpose="the check of SPF and DMARC")
+    from dns import exception, resolver
 
     def lookup(name: str) -> list[str]:
         try:
             answers = resolver.resolve(name, "TXT", lifetime=lifetime)
         except (resolver.NXDOMAIN, resolver.NoAnswer):
             return []
-        except error_type as error:
+        except exception.DNSException as error:
             raise _NoAnswer(f"DNS gave no answer for {name}: {type(error).__name__}") from error
         return [b"".join(answer.strings).decode("ascii", "replace") for answer in answers]
 
     return lookup
 
 
-def _both_skipped(why: str, remedy: str = "") -> tuple[Finding, Finding]:
-    return Finding.skipped("spf", why, remedy), Finding.skipped("dmarc", why, remedy)
+def _both_skipped(why: str) -> tuple[Finding, Finding]:
+    return Finding.skipped("spf", why), Finding.skipped("dmarc", why)
