@@ -1,10 +1,16 @@
 """What an import pulls in, asked of a fresh interpreter."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -59,3 +65,53 @@ def test_the_application_class_does_not_load_mail() -> None:
     loaded = loaded_by("from openviper import OpenViper")
     assert "openviper.app" in loaded
     assert "openviper.core.email" not in loaded
+
+
+def libraries_of_extras() -> set[str]:
+    """Return the top-level modules of the libraries that only an extra installs."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].values()
+    wanted = {re.split(r"[\[><=]", line)[0].lower() for lines in extras for line in lines}
+    return {
+        module
+        for module, distributions in metadata.packages_distributions().items()
+        if wanted & {distribution.lower() for distribution in distributions} and module != "openviper"
+    }
+
+
+WITHOUT_EXTRAS = """
+import asyncio
+import sys
+from pathlib import Path
+
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Hidden())
+
+import openviper.cli, openviper.db, openviper.tasks, openviper.testing
+from openviper import OpenViper
+from openviper.conf import settings
+from openviper.core.email import Email, EmailMiddleware, send_email
+
+settings.configure(
+    EMAIL={{"backend": "ConsoleBackend", "default_sender": "shop@example.com"}}, TEMPLATES_DIR={templates!r}
+)
+Path({templates!r}, "hello.md").write_text("# Hello {{{{ name }}}}")
+OpenViper().add_extension(Email())
+EmailMiddleware(OpenViper())
+print(asyncio.run(send_email("ana@example.com", "Hello", template="hello.md", context={{"name": "Ana"}})))
+"""
+
+
+def test_the_base_install_sends_mail_without_any_extra(tmp_path: Path) -> None:
+    hidden = libraries_of_extras()
+    assert {"markdown", "redis", "pika", "sqlalchemy", "uvicorn"} <= hidden
+    program = WITHOUT_EXTRAS.format(hidden=hidden, templates=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Hello Ana" in done.stdout
+    assert done.stdout.endswith("\nTrue\n")
