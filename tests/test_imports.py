@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +112,7 @@ def test_the_base_install_sends_mail_without_any_extra(tmp_path: Path) -> None:
     hidden = libraries_of_extras()
     assert {"markdown", "redis", "pika", "sqlalchemy", "uvicorn"} <= hidden
     program = WITHOUT_EXTRAS.format(hidden=hidden, templates=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Hello Ana" in done.stdout
     assert done.stdout.endswith("\nTrue\n")
