@@ -10,6 +10,8 @@ import pytest
 
 import openviper
 
+TESTS = Path(__file__).parent
+
 
 def public_modules() -> list[str]:
     """Every module of the package whose path has no private part."""
@@ -35,3 +37,18 @@ def test_all_names_exactly_what_is_public(name: str) -> None:
     assert len(listed) == len(set(listed)), "a name is listed twice"
     assert [missing for missing in listed if not hasattr(module, missing)] == []
     assert defined_names(name) - set(listed) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["openviper", "openviper.core.email", "openviper.db", "openviper.tasks", "openviper.testing"]
+)
+def test_the_consumer_that_is_type_checked_uses_every_public_name(name: str) -> None:
+    """Ruff finds those that it imports and does not use."""
+    tree = ast.parse((TESTS / "typing" / "consumer.py").read_text())
+    imported = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == name
+        for alias in node.names
+    }
+    assert set(importlib.import_module(name).__all__) - imported - {"__version__"} == set()

@@ -1,7 +1,7 @@
 """``actor``: functions that workers run."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 import dramatiq
 
@@ -16,14 +16,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> "Actor[P, R]": ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> "Actor[P, R]": ...
+
+
 @overload
 def actor(function: Callable[P, Awaitable[R]], /) -> "Actor[P, R]": ...
 @overload
 def actor(function: Callable[P, R], /) -> "Actor[P, R]": ...
 @overload
-def actor(
-    *, queue_name: str = ..., actor_name: str | None = ..., **options: Any
-) -> Callable[[Any], "Actor[Any, Any]"]: ...
+def actor(*, queue_name: str = ..., actor_name: str | None = ..., **options: Any) -> _Decorator: ...
 
 
 def actor(function: Any = None, /, **options: Any) -> Any:

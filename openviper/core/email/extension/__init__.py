@@ -1,6 +1,6 @@
 """``Email`` for OpenViper applications and ``EmailMiddleware`` for every other ASGI application."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -52,10 +52,13 @@ class EmailMiddleware(Layer):
 
     surrounded = True  # by ServerErrorMiddleware, with add_middleware()
 
-    def __init__(self, app: ASGIApp, settings: Mapping[str, Any] | None = None) -> None:
+    # Every framework has its own types for the three arguments of an ASGI application.
+    def __init__(
+        self, app: Callable[[Any, Any, Any], Awaitable[None]], settings: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(app, Service(settings, call="EmailMiddleware(app, "))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         else:

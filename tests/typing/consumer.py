@@ -1,0 +1,434 @@
+"""Use every public name the way applications do; checked by mypy together with the package, and never run.
+
+``assert_type`` says what a user's editor shows. ``type: ignore`` marks a mistake that mypy has to find: when it no
+longer does, it reports the comment as unused.
+"""
+
+import io
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, assert_type
+
+from fastapi import FastAPI
+from litestar import Litestar
+from quart import Quart
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette.applications import Starlette
+
+import openviper
+from openviper import HTMLResponse, HTTPException, JSONResponse, OpenViper, Request, Response
+from openviper.conf import override, settings
+from openviper.core.email import (
+    Address,
+    AttachmentData,
+    AttachmentRefused,
+    AuthenticationFailed,
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryReport,
+    DeliveryTimeout,
+    Email,
+    EmailBackend,
+    EmailError,
+    EmailMessageData,
+    EmailMiddleware,
+    EmailSettings,
+    InvalidAddress,
+    InvalidMessage,
+    MessageEvent,
+    MessageRefused,
+    PoolTimeout,
+    QueueUnavailable,
+    Receipt,
+    RecipientsRefused,
+    Refusal,
+    TemplateFailed,
+    Way,
+    build_message,
+    get_backend,
+    parse_address,
+    resolve_attachments,
+    send_email,
+    send_email_sync,
+    send_many,
+    submit_email,
+    subscribe,
+)
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue import enqueue_email_job, worker_available
+from openviper.db import (
+    AsyncSessionRequired,
+    DatabaseMisuse,
+    ForbiddenInHook,
+    LifecycleHooks,
+    Model,
+    NoTransaction,
+    SessionInUse,
+    create_tables,
+    dispose,
+    engine,
+    on_commit,
+    prepare_sqlite,
+    transaction,
+)
+from openviper.exceptions import ImproperlyConfigured, MissingDependency, OpenViperError
+from openviper.tasks import TaskSettings, actor, get_broker
+from openviper.testing import Mailbox, SentMessage, capture_mail
+
+# -- sending
+
+
+async def send_with_few_arguments() -> None:
+    assert_type(await send_email("ana@example.com", "Hello", "Hello."), bool)
+    assert_type(await submit_email("ana@example.com", "Hello", text=""), Receipt)
+    await send_email(recipients="Ana <ana@example.com>", subject="Hello", html="<p>Hello</p>")
+    await send_email(["ana@example.com", "bob@example.com"], template="emails/welcome.md", context={"name": "Ana"})
+    await send_email(("ana@example.com",), "Hello", "Hello.", cc="bob@example.com", bcc={"eve@example.com"})
+    await send_email((address for address in ("ana@example.com",)), "Hello", "Hello.")
+    assert_type(send_email_sync("ana@example.com", "Hello", "Hello."), bool)
+
+
+async def send_with_all_arguments(session: AsyncSession) -> None:
+    sent = await send_email(
+        recipients=["ana@example.com"],
+        subject="Hello",
+        text="Hello.",
+        html="<p>Hello.</p>",
+        cc=["bob@example.com"],
+        bcc="archive@example.com",
+        attachments=[
+            "invoice.pdf",
+            "https://shop.example/terms.pdf",
+            Path("orders.csv"),
+            ("hello.txt", b"Hello."),
+            ("hello.txt", b"Hello.", "text/plain"),
+            b"Hello.",
+            io.BytesIO(b"Hello."),
+            {"filename": "notes.txt", "content": "Hello."},
+            AttachmentData("logo.png", b"...", "image/png", inline=True, content_id="logo"),
+        ],
+        template=None,
+        context=None,
+        fail_silently=True,
+        background=False,
+        sender="Shop <orders@shop.example>",
+        reply_to=["help@shop.example"],
+        headers={"List-Unsubscribe": "<https://shop.example/out>"},
+        envelope_sender="bounces@shop.example",
+        send_at=datetime(2030, 1, 1, tzinfo=UTC),
+        delay=None,
+        expires_at=datetime(2030, 1, 2, tzinfo=UTC),
+    )
+    if not sent:
+        await submit_email("ana@example.com", "Hello", "Hello.", delay=60, background=True)
+    await submit_email("ana@example.com", "Hello", "Hello.", delay=timedelta(hours=1), background=None)
+
+
+async def send_wrongly() -> None:
+    await send_email("ana@example.com", "Hello", txt="Hello.")  # type: ignore[call-arg]
+    await send_email(subject="Hello", text="Hello.")  # type: ignore[call-arg]
+    await send_email(7, "Hello", "Hello.")  # type: ignore[arg-type]
+    await send_email(b"ana@example.com", "Hello", "Hello.")  # type: ignore[arg-type]
+    await send_email("ana@example.com", "Hello", "Hello.", send_at=1.5)  # type: ignore[arg-type]
+    await send_email("ana@example.com", "Hello", "Hello.", headers=["X-A"])  # type: ignore[arg-type]
+    await submit_email("ana@example.com", "Hello", "Hello.", background="yes")  # type: ignore[arg-type]
+    send_email_sync("ana@example.com", "Hello", txt="Hello.")  # type: ignore[call-arg]
+    send_email("ana@example.com", "Hello", "Hello.")  # type: ignore[unused-coroutine]
+
+
+async def look_at_a_receipt() -> Mapping[str, Refusal]:
+    receipt = await submit_email("ana@example.com", "Hello", "Hello.")
+    assert_type(receipt.message_id, str)
+    assert_type(receipt.way, Way)
+    assert_type(receipt.accepted, tuple[str, ...])
+    assert_type(receipt.response, str)
+    assert_type(receipt.error, EmailError | None)
+    assert_type(receipt.index, int | None)
+    if receipt.way is Way.INLINE and not receipt:
+        receipt.retries  # type: ignore[attr-defined]  # noqa: B018
+    if receipt.way == "queued":
+        raise ValueError
+    return receipt.refused
+
+
+async def messages() -> AsyncIterator[EmailMessageData]:
+    for number in range(3):
+        yield EmailMessageData(["ana@example.com"], f"Number {number}", text="Hello.")
+
+
+async def send_several() -> None:
+    async for receipt in send_many(messages(), overlap=True):
+        assert_type(receipt, Receipt)
+    async for _ in send_many([{"recipients": "ana@example.com", "subject": "Hello", "text": "Hello."}]):
+        pass
+    async for _ in send_many(["ana@example.com"]):  # type: ignore[list-item]
+        pass
+
+
+async def correct_the_message() -> str:
+    try:
+        await send_email("ana@example.com", "Hello", "Hello.")
+    except InvalidAddress as error:
+        return error.address
+    except AttachmentRefused as error:
+        return error.filename + error.reason
+    except TemplateFailed as error:
+        return error.template
+    except InvalidMessage as error:
+        assert_type(error.args, tuple[Any, ...])
+    return ""
+
+
+async def look_at_a_failure() -> int | None:
+    try:
+        await send_email("ana@example.com", "Hello", "Hello.")
+    except RecipientsRefused as error:
+        assert_type(error.accepted, tuple[str, ...])
+        refusals = list(error.refused.values())
+        assert_type(refusals, list[Refusal])
+        return refusals[0].code if refusals[0].temporary else None
+    except (MessageRefused, AuthenticationFailed, PoolTimeout, DeliveryError) as error:
+        assert_type((error.temporary, error.uncertain), tuple[bool, bool])
+        return error.code
+    return None
+
+
+# Generic code catches the builtin.
+BUILTINS: tuple[type[ValueError], type[ConnectionError], type[TimeoutError], type[ImportError], type[EmailError]] = (
+    InvalidMessage,
+    ConnectionFailed,
+    DeliveryTimeout,
+    MissingDependency,
+    QueueUnavailable,
+)
+BASES: tuple[type[OpenViperError], type[OpenViperError]] = (EmailError, ImproperlyConfigured)
+DELIVERY: type[DeliveryError] = QueueUnavailable  # type: ignore[assignment]
+
+
+# -- messages, attachments, addresses
+
+
+async def make_messages() -> EmailMessage:
+    address = parse_address("Ana <ana@example.com>", field="recipients")
+    assert_type(address, Address)
+    assert_type(address.addr_spec, str)
+    attachments = await resolve_attachments(["orders.csv", b"Hello."], max_bytes=1024, dirs=[Path("exports")])
+    assert_type(attachments, list[AttachmentData])
+    data = EmailMessageData(recipients="ana@example.com", subject="Hello", text="Hello.", attachments=attachments)
+    return build_message(data)
+
+
+# -- applications
+
+
+app = OpenViper(title="Shop", debug=True)
+app.add_extension(Email())
+app.add_extension(Email({"backend": "ConsoleBackend", "default_sender": "shop@example.com"}))
+app.add_extension("email")  # type: ignore[arg-type]
+Email(backend="ConsoleBackend")  # type: ignore[call-arg]
+
+
+@app.get("/orders/{number}", name="order")
+async def show_order(request: Request) -> Response:
+    if request.path_params["number"] == "0":
+        raise HTTPException(404)
+    await request.state.send_email("ana@example.com", "Hello", "Hello.")
+    return JSONResponse({"version": openviper.__version__})
+
+
+@app.route("/form", methods=["GET", "POST"])
+def show_form(request: Request) -> HTMLResponse:
+    return HTMLResponse("<p>Hello</p>")
+
+
+assert_type(show_form(Request({"type": "http"})), HTMLResponse)
+
+fastapi_app = EmailMiddleware(FastAPI())
+starlette_app = EmailMiddleware(Starlette(), settings={"host": "mail.example.com"})
+litestar_app = EmailMiddleware(Litestar())
+quart_app = Quart(__name__)
+quart_app.asgi_app = EmailMiddleware(quart_app.asgi_app)  # type: ignore[method-assign]
+inner = FastAPI()
+inner.add_middleware(EmailMiddleware, settings={"host": "mail.example.com"})
+inner.add_middleware(EmailMiddleware, setting={"host": "mail.example.com"})  # type: ignore[call-arg]
+
+
+class Announcements:
+    """An extension of one's own: a name, and any of lifespan(), wrap() and routes()."""
+
+    name = "announcements"
+
+
+app.add_extension(Announcements())
+
+
+# -- settings
+
+
+def configure() -> None:
+    settings.configure(EMAIL={"backend": "MemoryBackend"}, DEBUG=True)
+    with override(EMAIL={"host": "mail.example.com"}):
+        email = EmailSettings.load({"pool_size": 2})
+        assert_type(email, EmailSettings)
+        assert_type((email.host, email.pool_size, email.timeout), tuple[str, int, float])
+
+
+# -- backends and events
+
+
+class StaffOnlyBackend(EmailBackend):
+    """A backend of one's own."""
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        assert_type(message.message_id, str)
+        assert_type(message.envelope.recipients, tuple[str, ...])
+        content = b"".join(message.content)
+        return DeliveryReport(accepted=message.envelope.recipients, response=f"{len(content)} bytes")
+
+
+class UnfinishedBackend(EmailBackend):
+    """A backend without send()."""
+
+
+async def use_backends() -> None:
+    UnfinishedBackend(EmailSettings.load())  # type: ignore[abstract]
+    async with StaffOnlyBackend(EmailSettings.load()) as own:
+        assert_type(own, StaffOnlyBackend)
+    async with get_backend("MemoryBackend") as backend:
+        assert_type(backend, EmailBackend)
+
+
+def watch(event: MessageEvent) -> None:
+    if event.kind == "failed":
+        assert_type((event.message_id, event.detail, event.refused), tuple[str, str, tuple[str, ...]])
+    if event.kind == "lost":  # type: ignore[comparison-overlap]
+        raise ValueError
+
+
+unsubscribe = subscribe(watch)
+assert_type(unsubscribe, Callable[[], None])
+subscribe(unsubscribe)  # type: ignore[arg-type]
+
+
+# -- database
+
+
+class Order(Model):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str]
+
+    async def after_insert(self) -> None:
+        await send_email(self.email, "Your order", template="emails/order.md", context={"order": self})
+
+    async def on_change(self, previous_state: Mapping[str, Any]) -> None:
+        if "email" in previous_state:
+            await send_email(self.email, "Your new address", "Hello.")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Parcel(LifecycleHooks, Base):
+    __tablename__ = "parcels"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    async def before_delete(self) -> None:
+        on_commit(lambda: None)
+
+
+class Crate(LifecycleHooks, Base):
+    __tablename__ = "crates"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    def after_insert(self) -> None:  # type: ignore[override]
+        pass
+
+
+async def announce() -> None:
+    await send_email("ana@example.com", "Hello", "Hello.")
+
+
+async def use_the_database(metadata: MetaData) -> None:
+    opened = await engine()
+    assert_type(opened, AsyncEngine)
+    prepare_sqlite(opened)
+    await create_tables(metadata)
+    try:
+        async with transaction() as session, transaction(session) as inner_session:
+            assert_type(inner_session, AsyncSession)
+            inner_session.add(Order(email="ana@example.com"))
+            on_commit(announce)
+            on_commit(announce, session)
+            on_commit(announce())  # type: ignore[arg-type]
+            on_commit(send_email)  # type: ignore[arg-type]
+    except (AsyncSessionRequired, ForbiddenInHook, NoTransaction, SessionInUse) as error:
+        misuse: DatabaseMisuse = error
+        raise misuse from None
+    finally:
+        await dispose()
+
+
+# -- tasks
+
+
+@actor
+async def send_report(address: str, rows: int = 0) -> bool:
+    return await send_email(address, "Report", f"{rows} rows")
+
+
+@actor(queue_name="reports", max_retries=3)
+def count_rows(table: str) -> int:
+    return len(table)
+
+
+def use_tasks() -> None:
+    send_report.send("ana@example.com", rows=3)
+    send_report.send(3)  # type: ignore[arg-type]
+    send_report.send_with_options(args=("ana@example.com",), delay=timedelta(minutes=1))
+    assert_type(send_report("ana@example.com"), bool)
+    count_rows.send("orders")
+    count_rows.send(3)  # type: ignore[arg-type]
+    assert_type(count_rows("orders"), int)
+    get_broker().declare_queue("reports")
+    assert_type(TaskSettings.from_settings(), TaskSettings)
+    assert_type(worker_available(), bool)
+
+
+async def queue_a_message() -> None:
+    queued = await enqueue_email_job(EmailMessageData("ana@example.com", "Hello", text="Hello."))
+    assert_type(queued, Receipt)
+
+
+# -- tests of an application
+
+
+async def test_with_the_fixture(mailbox: Mailbox) -> None:
+    assert_type(mailbox.last, SentMessage)
+    assert_type(mailbox.messages, list[SentMessage])
+    sent = mailbox.assert_sent(to="ana@example.com", subject=lambda subject: "order" in subject, count=1, way="queued")
+    assert_type((sent.subject, sent.text, sent.html), tuple[str, str | None, str | None])
+    assert_type(sent.attachments, tuple[AttachmentData, ...])
+    mailbox.assert_not_sent(bcc=["eve@example.com"], headers={"X-Order": "7"})
+    mailbox.assert_sent(two="ana@example.com")  # type: ignore[call-arg]
+    with mailbox.fail_with("451 try later", at="rcpt", to="ana@example.com", times=1):
+        await mailbox.wait(count=2, timeout=1, text_contains=["order", "7"])
+    mailbox.fail_with("451 try later", at="greeting")  # type: ignore[arg-type]
+    assert_type(await mailbox.commit_held(), list[SentMessage])
+    assert_type(mailbox.links(), list[str])
+    assert_type(mailbox[0].snapshot(), str)
+
+
+def mail_of(program: Callable[[], None]) -> Sequence[SentMessage]:
+    with capture_mail() as mailbox:
+        program()
+    return mailbox.messages
+
+
+def subjects(mailbox: Mailbox) -> Iterator[str]:
+    return (message.subject for message in mailbox)
