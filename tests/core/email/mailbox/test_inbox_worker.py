@@ -90,3 +90,19 @@ async def test_what_expires_in_the_queue_is_seen_as_failed(inboxes: Inboxes, wor
     assert answer.status_code == 200, worker.output
     assert kinds(answer.json())[-1] == "failed"
     assert answer.json()["timeline"][-1]["detail"] == "expired before it could be delivered"
+
+
+@pytest.mark.parametrize("worker", [{"on_uncertain": "hold", "max_recipients_per_message": 2}], indirect=True)
+async def test_who_may_have_it_is_seen_as_failed_when_the_others_have_got_it(
+    inboxes: Inboxes, worker: Worker, smtp: SmtpServer
+) -> None:
+    """The first envelope is cut and held, the second one delivered afterwards."""
+    people = [f"r{number}@example.test" for number in range(3)]
+    smtp.fault("body", "drop", nth=1)
+    async with inboxes.open(backend="SMTPBackend") as client:
+        assert await send_email(people, "Queued", text="By a worker")
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+    assert answer.status_code == 200, worker.output
+    assert kinds(answer.json()) == ["queued", "sending", "retrying", "sending", "delivered", "failed"]
+    assert answer.json()["timeline"][-1]["detail"].startswith("2 recipients perhaps have it: 451 ")
+    assert [one.recipients for one in smtp.messages] == [people[2:]]
