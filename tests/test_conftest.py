@@ -129,7 +129,7 @@ async def test_a_blocking_call_of_our_code_on_the_loop_fails(tmp_path: Path, mon
     assert await asyncio.to_thread(import_string, "sleepy_module.name", setting="test") == 1
 
 
-@pytest.mark.parametrize("module", ["openviper/core/email/sender.py", "example_shop/shop/orders.py"])
+@pytest.mark.parametrize("module", ["openviper/core/email/sending/single.py", "example_shop/shop/orders.py"])
 async def test_a_sleep_in_any_module_of_ours_fails(module: str) -> None:
     sleeping = compile("import time; time.sleep(0.001)", TESTS.parent / module, "exec")
     with pytest.raises(BlockingError):

@@ -12,8 +12,8 @@ from measure import print_result
 from openviper.conf import settings
 from openviper.core.email import DeliveryReport, EmailBackend, EmailMessageData, send_email
 from openviper.core.email.message import OutgoingMessage, prepare
-from openviper.core.email.plaintext import html_to_text
-from openviper.core.email.serialiser import serialise
+from openviper.core.email.message.plaintext import html_to_text
+from openviper.core.email.message.serialiser import serialise
 
 _ROUNDS = 15
 _CELL = (

@@ -73,7 +73,7 @@ class _LinePrinter:
     """A line as soon as it is known; colours on a terminal only, and never with NO_COLOR."""
 
     def add(self, finding: "Finding") -> None:
-        from openviper.core.email.backends.console import escape
+        from openviper.core.email.backends.console_view import escape
 
         status = click.style(f"{finding.status:<8}", fg=_COLOURS[finding.status])
         first, *more = finding.found.splitlines() or [""]

@@ -61,7 +61,7 @@ async def _ways(email: "EmailSettings") -> "Ways":
 
 
 def _print_lines(email: "EmailSettings", origins: dict[str, str], ways: "Ways") -> None:
-    from openviper.core.email.backends.console import escape
+    from openviper.core.email.backends.console_view import escape
 
     values = {name: _shown(name, getattr(email, name)) for name in origins}
     width = max(map(len, origins))

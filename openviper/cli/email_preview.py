@@ -58,7 +58,7 @@ def preview(
 
 async def _render(template: str, context: dict[str, Any] | None) -> "RenderedTemplate":
     from openviper.core.email.delivery import Mailer
-    from openviper.core.email.mailbox.previews import preview as with_samples
+    from openviper.core.email.inbox.previews import preview as with_samples
     from openviper.core.email.settings import EmailSettings
 
     renderer = Mailer(EmailSettings.from_settings()).renderer
@@ -84,7 +84,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _body(template: str, rendered: "RenderedTemplate", *, as_text: bool) -> str:
-    from openviper.core.email.plaintext import html_to_text
+    from openviper.core.email.message.plaintext import html_to_text
 
     if not as_text:
         if rendered.html is None:
@@ -96,6 +96,6 @@ def _body(template: str, rendered: "RenderedTemplate", *, as_text: bool) -> str:
 
 
 def _safe(text: str, *, body: bool = False) -> str:
-    from openviper.core.email.backends.console import escape
+    from openviper.core.email.backends.console_view import escape
 
     return escape(text, body=body)

@@ -93,7 +93,7 @@ def _open_socket(host: str, port: int) -> socket.socket:
 
 def _has_inbox(*, loaded: bool) -> bool:
     # An application that was imported without the extension has no inbox page; with --reload it was not imported here.
-    if loaded and "openviper.core.email.extension" not in sys.modules:
+    if loaded and "openviper.core.email.asgi" not in sys.modules:
         return False
     from openviper.conf import settings
     from openviper.core.email.settings import EmailSettings

@@ -37,7 +37,7 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
         click.ClickException: somebody does not get it.
     """
     from openviper.core.email.errors import DeliveryError, RecipientsRefused
-    from openviper.core.email.sender import submit_email
+    from openviper.core.email.sending.single import submit_email
     from openviper.core.email.settings import EmailSettings
 
     project = enter_project(path, settings_module=settings)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from openviper.core.email.mailbox import start_recording
-from openviper.core.email.queue.worker import declare
+from openviper.core.email.delivery.worker import declare
+from openviper.core.email.inbox import start_recording
 from openviper.core.email.settings import EmailSettings, debug
 from openviper.tasks import TaskSettings, get_broker
 

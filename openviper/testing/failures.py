@@ -15,10 +15,10 @@ from openviper.core.email import (
     QueueUnavailable,
     Refusal,
 )
-from openviper.core.email.smtp.connect import peer_name
-from openviper.core.email.smtp.exchange import WireFailure
-from openviper.core.email.smtp.outcome import going_away, message_refused, recipients_refused, wire_error
-from openviper.core.email.smtp.replies import Reply
+from openviper.core.email.backends.smtp.connect import peer_name
+from openviper.core.email.backends.smtp.exchange import WireFailure
+from openviper.core.email.backends.smtp.outcome import going_away, message_refused, recipients_refused, wire_error
+from openviper.core.email.backends.smtp.replies import Reply
 from openviper.testing.criteria import Criterion, addresses_fit
 
 __all__ = ["Failure", "Step"]

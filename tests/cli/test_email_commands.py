@@ -16,7 +16,7 @@ from support.workers import Worker, viperctl, write_project
 from openviper.conf import override
 from openviper.core.email import EmailMessageData, send_email
 from openviper.core.email.message import prepare
-from openviper.core.email.payload import encode, join
+from openviper.core.email.message.storage import encode, join
 from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import Held, Parcel, Progress, job_key
 from openviper.core.email.queue.redis_spool import RedisSpool

@@ -23,8 +23,8 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.db import Model, transaction
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.dispatcher import Deliver, Dispatcher, Handed
+from openviper.core.email.delivery.dispatcher import Deliver, Dispatcher, Handed
 from openviper.core.email.errors import ConnectionFailed
 from openviper.core.email.message import OutgoingMessage
 from support.patience import PATIENCE

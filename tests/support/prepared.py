@@ -1,7 +1,7 @@
 """Messages as the package itself prepares them, each with an id of its own."""
 
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
-from openviper.core.email.serialiser import outgoing
+from openviper.core.email.message.serialiser import outgoing
 
 __all__ = ["make_outgoing"]
 

@@ -26,7 +26,7 @@ from openviper.core.email import (
     submit_email,
 )
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
 from openviper.core.email.queue import enqueue_email_job, worker_available
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered

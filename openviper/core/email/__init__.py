@@ -7,7 +7,6 @@ from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.bulk import send_many
 from openviper.core.email.errors import (
     AttachmentRefused,
     AuthenticationFailed,
@@ -24,14 +23,13 @@ from openviper.core.email.errors import (
     Refusal,
     TemplateFailed,
 )
-from openviper.core.email.events import MessageEvent, subscribe
+from openviper.core.email.events import MessageEvent, Receipt, Way, subscribe
 from openviper.core.email.message import EmailMessageData, build_message
-from openviper.core.email.receipt import Receipt, Way
-from openviper.core.email.sender import send_email, send_email_sync, submit_email
+from openviper.core.email.sending import send_email, send_email_sync, send_many, submit_email
 from openviper.core.email.settings import EmailSettings
 
 if TYPE_CHECKING:
-    from openviper.core.email.extension import Email, EmailMiddleware
+    from openviper.core.email.asgi import Email, EmailMiddleware
 
 __all__ = [
     "Address",
@@ -75,5 +73,5 @@ def __getattr__(name: str) -> Any:
     # Lazy: these two need Starlette, which a script or a worker does not.
     if name not in ("Email", "EmailMiddleware"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module("openviper.core.email.extension"), name)
+    value = globals()[name] = getattr(import_module("openviper.core.email.asgi"), name)
     return value

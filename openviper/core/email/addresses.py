@@ -15,10 +15,9 @@ from functools import lru_cache
 
 import idna
 
-from openviper.core.email.characters import refused_character
 from openviper.core.email.errors import InvalidAddress
 
-__all__ = ["Address", "Addresses", "parse_address", "parse_addresses"]
+__all__ = ["Address", "Addresses", "parse_address", "parse_addresses", "refused_character"]
 
 # Far above any real address; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
@@ -275,3 +274,19 @@ def _checked_literal(domain: str) -> str:
     except ValueError:
         pass
     raise _Refused("has an address literal that is not [192.0.2.1] or [IPv6:2001:db8::1]")
+
+
+# Controls of both sets, the Unicode line separators, and lone surrogates, which no encoding can carry.
+_REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
+
+
+def refused_character(value: str) -> str | None:
+    """Name the first character of ``value`` that may stand in no header and no address; None when there is none."""
+    if value.isprintable():
+        return None
+    match = _REFUSED.search(value)
+    if match is None:
+        return None
+    character = match.group()
+    return _NAMES.get(character) or f"the character U+{ord(character):04X}"

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.receipt import DeliveryReport
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["DeliveryReport", "EmailBackend"]

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from openviper.core.email.backends.console import WIDTH, View, label_column
+from openviper.core.email.backends.console_view import WIDTH, View, label_column
 
 __all__ = ["coloured"]
 

@@ -11,8 +11,8 @@ from openviper.core.email.delivery.current import (
 )
 from openviper.core.email.delivery.description import Ways, current_ways, describe_ways
 from openviper.core.email.delivery.mailer import Mailer
+from openviper.core.email.delivery.mode import choose_way
 from openviper.core.email.delivery.submission import submit
-from openviper.core.email.delivery.ways import choose_way
 
 __all__ = [
     "Mailer",

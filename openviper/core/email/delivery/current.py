@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from functools import partial
 
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.outbox import Outbox, current_outbox, stay_current
+from openviper.core.email.delivery.request_outbox import Outbox, current_outbox, stay_current
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import entered
 from openviper.loops import PerLoop, at_loop_end

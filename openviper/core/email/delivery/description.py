@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.ways import choose_way
-from openviper.core.email.receipt import Way
+from openviper.core.email.delivery.mode import choose_way
+from openviper.core.email.events import Way
 
 __all__ = ["Ways", "current_ways", "describe_ways"]
 

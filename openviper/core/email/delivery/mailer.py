@@ -11,12 +11,11 @@ from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.dispatcher import Dispatcher
+from openviper.core.email.delivery.dispatcher import Dispatcher
 from openviper.core.email.errors import DeliveryError, QueueUnavailable
-from openviper.core.email.events import listening, publish
+from openviper.core.email.events import Receipt, Way, listening, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import QueueService, queue_service
-from openviper.core.email.receipt import Receipt, Way
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.exceptions import ImproperlyConfigured

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from openviper.core.email.backends.interception import HeldMessage, interceptor_for
 from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.ways import choose_way
+from openviper.core.email.delivery.mode import choose_way
+from openviper.core.email.delivery.request_outbox import Outbox, current_outbox
+from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
-from openviper.core.email.events import publish
+from openviper.core.email.events import Receipt, Way, publish
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.outbox import Outbox, current_outbox
 from openviper.core.email.queue import QueueService
-from openviper.core.email.receipt import Receipt, Way
-from openviper.core.email.schedule import AT_ONCE, Schedule
 from openviper.db.transaction import current_record, hold
 
 __all__ = ["submit"]

@@ -1,11 +1,10 @@
 """``worker_available`` and ``enqueue_email_job``."""
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import publish
+from openviper.core.email.events import Receipt, Way, publish
 from openviper.core.email.message import EmailMessageData, prepare
+from openviper.core.email.message.serialiser import outgoing
 from openviper.core.email.queue.service import queue_service
-from openviper.core.email.receipt import Receipt, Way
-from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["enqueue_email_job", "worker_available"]

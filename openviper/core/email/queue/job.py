@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
-from openviper.core.email.payload import Payload, UnknownPayload
+from openviper.core.email.message.storage import Payload, UnknownPayload
 
 __all__ = [
     "ACTOR",

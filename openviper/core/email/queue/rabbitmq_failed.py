@@ -21,7 +21,7 @@ from dramatiq.errors import DecodeError
 from pika.exceptions import ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.payload import Payload, UnknownPayload, split
+from openviper.core.email.message.storage import Payload, UnknownPayload, split
 from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Progress, message_id_of
 from openviper.core.email.queue.publisher import Publisher
 from openviper.tasks.encoder import Sealed

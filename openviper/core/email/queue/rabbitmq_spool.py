@@ -14,7 +14,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.payload import UnknownPayload, join, split
+from openviper.core.email.message.storage import UnknownPayload, join, split
 from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
 from openviper.core.email.queue.rabbitmq_failed import (

@@ -14,7 +14,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.payload import Payload, UnknownPayload
+from openviper.core.email.message.storage import Payload, UnknownPayload
 from openviper.core.email.queue import redis_scripts as scripts
 from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
 from openviper.tasks import TaskSettings, get_broker

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.payload import decode, encode
+from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.storage import decode, encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import Parcel, Progress, job_key
-from openviper.core.email.serialiser import outgoing
 from openviper.core.email.settings import EmailSettings
 from openviper.tasks.settings import TaskSettings
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from openviper.core.email.message import EmailMessageData, Envelope, OutgoingMessage, prepare
-from openviper.core.email.serialiser import serialise
+from openviper.core.email.message.serialiser import serialise
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.backends.console import ConsoleBackend, escape, render
+from openviper.core.email.backends.console import ConsoleBackend
+from openviper.core.email.backends.console_view import escape, render
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings

@@ -10,7 +10,8 @@ import pytest
 from support.terminal import on_a_terminal, terminal
 
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.backends.console import ConsoleBackend, render
+from openviper.core.email.backends.console import ConsoleBackend
+from openviper.core.email.backends.console_view import render
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 

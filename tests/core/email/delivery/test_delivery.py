@@ -24,8 +24,8 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, submit, using_mailer
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.outbox import Outbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered, hold
 

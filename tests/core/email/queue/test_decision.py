@@ -15,7 +15,7 @@ from openviper.core.email import (
     Refusal,
 )
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.payload import UnknownPayload
+from openviper.core.email.message.storage import UnknownPayload
 from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, retry_delay
 from openviper.core.email.queue.job import Progress
 from openviper.exceptions import ImproperlyConfigured

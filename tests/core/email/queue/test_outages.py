@@ -9,7 +9,7 @@ from support.stalls import watched_loop
 
 from openviper.core.email import Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
 from openviper.core.email.queue import worker_available
 from openviper.core.email.settings import EmailSettings
 

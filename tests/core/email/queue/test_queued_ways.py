@@ -12,10 +12,10 @@ from support.smtpd import SmtpServer
 from openviper.conf import override
 from openviper.core.email import InvalidMessage, Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, describe_ways
-from openviper.core.email.outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.worker import declare
 from openviper.core.email.queue import queue_service, worker_available
 from openviper.core.email.queue.job import ACTOR
-from openviper.core.email.queue.worker import declare
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
 from openviper.exceptions import ImproperlyConfigured

@@ -10,7 +10,7 @@ import pytest
 
 from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email, submit_email
 from openviper.core.email.message import prepare
-from openviper.core.email.payload import encode
+from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import Parcel, Progress, job_key
 from openviper.core.email.queue.redis_spool import RedisSpool

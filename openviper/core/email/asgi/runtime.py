@@ -1,0 +1,92 @@
+"""What serves an application: a mailer and an inbox page for each of its event loops."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from openviper.core.email.delivery import Mailer, describe_ways, serving_loop
+from openviper.core.email.inbox import Inbox
+from openviper.core.email.settings import EmailSettings, debug
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = ["Running", "Service"]
+
+logger = logging.getLogger("openviper.email")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What serves one event loop; ``waits``: no lifespan will drain it, so each request waits for its own mail."""
+
+    mailer: Mailer
+    inbox: Inbox | None
+    waits: bool
+
+    async def aclose(self) -> None:
+        """Deliver what is left within ``shutdown_timeout``, and close."""
+        await self.mailer.aclose()
+        if self.inbox is not None:
+            await self.inbox.aclose()
+
+
+class Service:
+    """What ``Email`` and ``EmailMiddleware`` share: a mailer and an inbox page for each event loop.
+
+    ``call``: how the call that gives ``overrides`` is written, up to them.
+    """
+
+    def __init__(self, overrides: Mapping[str, Any] | None, *, call: str) -> None:
+        self._overrides = overrides
+        self._call = call
+        self._running: PerLoop[Running] = PerLoop()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[Running]:
+        """Validate the settings, open, say which way mail goes; on leaving deliver what is left, and close."""
+        running = await self._start(waits=False)
+        await running.mailer.detect_broker()
+        logger.info("%s", describe_ways(running.mailer))
+        with serving_loop(running.mailer):
+            try:
+                yield running
+            finally:
+                self._running.discard()
+                await running.aclose()
+
+    async def running(self) -> Running:
+        """What serves the running loop; opened here when no lifespan was run."""
+        running = self._running.get()
+        if running is None:
+            logger.warning(
+                "the application's lifespan was not run: mail is opened at first use, "
+                "and each request waits for its own mail before it ends"
+            )
+            running = await self._start(waits=True)
+            at_loop_end(self._close)
+        await running.mailer.open()
+        return running
+
+    async def _close(self) -> None:
+        running = self._running.get()
+        if running is not None:
+            self._running.discard()
+            await running.aclose()
+
+    async def _start(self, *, waits: bool) -> Running:
+        settings = EmailSettings.load(self._overrides, call=self._call)
+        mailer = Mailer(settings)
+        inbox = Inbox(mailer) if settings.inbox_enabled(debug=debug()) else None
+        running = Running(mailer, inbox, waits)
+        self._running.set(running)
+        if inbox is not None:
+            if not debug():
+                logger.warning(
+                    'EMAIL["inbox"] is "always" and DEBUG is off: whoever reaches this application as %s reads all of '
+                    "its mail",
+                    " or ".join(("localhost", *(settings.inbox_hosts or ()))),
+                )
+            await inbox.open()
+        await mailer.open()
+        return running

@@ -1,0 +1,120 @@
+"""What is shown of a message on a console: decoded, with blind copies, and safe for terminals."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from openviper.core.email.addresses import Address
+from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["WIDTH", "View", "escape", "label_column", "render"]
+
+WIDTH = 78
+_LABEL = 12
+# C0 and C1 controls and DEL drive the terminal; bidirectional controls and line separators make text look like other
+# text; lone surrogates cannot be encoded.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_IN_BODY = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def escape(text: str, *, body: bool = False) -> str:
+    r"""Show as ``\x1b`` or ``\u202e`` what would drive a terminal or reorder the line.
+
+    With ``body`` line ends and tabs stay.
+    """
+    if body:
+        return _UNSAFE_IN_BODY.sub(_escaped, text.replace("\r\n", "\n"))
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of a message, all of it safe for a terminal.
+
+    ``headers``: label, value and a note; ``text``, ``html_size``: None without that part; ``attachments``: name, type,
+    size and a note.
+    """
+
+    headers: tuple[tuple[str, str, str], ...]
+    text: str | None
+    html_size: str | None
+    attachments: tuple[tuple[str, str, str, str], ...]
+
+    @classmethod
+    def of(cls, message: OutgoingMessage) -> Self:
+        """Of ``message`` for its envelope."""
+        prepared = message.prepared
+        return cls(
+            headers=tuple((escape(label), escape(value), note) for label, value, note in _headers(message)),
+            text=None if prepared.text is None else escape(prepared.text, body=True).rstrip("\n"),
+            html_size=None if prepared.html is None else _size(len(prepared.html.encode(errors="replace"))),
+            attachments=tuple(map(_row, prepared.attachments)),
+        )
+
+
+def label_column(label: str) -> str:
+    """What stands before a header's value."""
+    return f"{label + ':':<{_LABEL}} "
+
+
+def render(message: OutgoingMessage) -> str:
+    """The block that is printed where the output is no terminal, its last line ended."""
+    view = View.of(message)
+    rule = "-" * WIDTH
+    lines = [rule, *(label_column(label) + value + note for label, value, note in view.headers), ""]
+    lines.append("(no text part)" if view.text is None else view.text)
+    if view.html_size is not None:
+        lines += ["", f"[and as HTML, {view.html_size}]"]
+    if view.attachments:
+        lines += ["", *_table(view.attachments)]
+    return "\n".join([*lines, rule, ""])
+
+
+def _headers(message: OutgoingMessage) -> Iterator[tuple[str, str, str]]:
+    prepared, envelope = message.prepared, message.envelope
+    yield "From", str(prepared.sender), ""
+    yield from _addresses("To", prepared.to)
+    yield from _addresses("Cc", prepared.cc)
+    yield from _addresses("Bcc", prepared.bcc, note="  (in the envelope only)")
+    yield from _addresses("Reply-To", prepared.reply_to)
+    yield "Subject", prepared.subject, ""
+    yield "Date", prepared.date.strftime("%a, %d %b %Y %H:%M:%S %z"), ""
+    yield "Message-ID", prepared.message_id, ""
+    for name, value in prepared.headers:
+        yield name, value, ""
+    if envelope.sender != prepared.sender.addr_spec:
+        yield "Return path", envelope.sender or "<> (none)", ""
+    named = {address.addr_spec for address in (*prepared.to, *prepared.cc, *prepared.bcc)}
+    if set(envelope.recipients) != named:
+        # One of several envelopes, or a further attempt for those who have not got it yet.
+        yield "Sent to", ", ".join(envelope.recipients), ""
+
+
+def _addresses(label: str, addresses: Iterable[Address], note: str = "") -> Iterator[tuple[str, str, str]]:
+    text = ", ".join(map(str, addresses))
+    if text:
+        yield label, text, note
+
+
+def _row(attachment: AttachmentData) -> tuple[str, str, str, str]:
+    note = f"inline, cid:{escape(attachment.content_id or '')}" if attachment.inline else ""
+    return escape(attachment.filename), escape(attachment.mimetype), _size(len(attachment.content)), note
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
+    names, types, sizes = (max(len(row[column]) for row in rows) for column in range(3))
+    yield "Attachments:"
+    for name, mimetype, size, note in rows:
+        yield f"  {name:<{names}}  {mimetype:<{types}}  {size:>{sizes}}  {note}".rstrip()
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return "1 byte" if count == 1 else f"{count} bytes"
+    return f"{count / 1024:.1f} kB" if count < 1024**2 else f"{count / 1024**2:.1f} MB"

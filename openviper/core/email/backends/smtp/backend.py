@@ -1,0 +1,96 @@
+"""``SMTPBackend``: delivers to the server of ``EMAIL["host"]`` over kept connections."""
+
+import logging
+
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
+from openviper.core.email.backends.smtp.overlap import OverlappedSender
+from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolFigures
+from openviper.core.email.backends.smtp.tls import client_context
+from openviper.core.email.errors import DeliveryError
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+from openviper.loops import PerLoop, at_loop_end
+
+__all__ = ["SMTPBackend"]
+
+logger = logging.getLogger("openviper.email")
+
+
+class SMTPBackend(EmailBackend):
+    """Delivers by SMTP.
+
+    Connections belong to the event loop that sends. Without ``open`` they are made at the first message and closed when
+    the loop ends.
+    """
+
+    overlaps = True
+
+    def __init__(self, settings: EmailSettings) -> None:
+        super().__init__(settings)
+        self._most_recipients = settings.max_recipients_per_message
+        self._pools: PerLoop[ConnectionPool] = PerLoop()
+        self._overlapped: PerLoop[OverlappedSender] = PerLoop()
+
+    async def open(self) -> None:
+        """Make the pool and the TLS context; with ``pool_warm`` also a connection, whose failure is only logged.
+
+        Raises:
+            ImproperlyConfigured: ``tls_ca_file`` cannot be used.
+        """
+        settings = self.settings
+        if settings.use_tls or settings.use_ssl:
+            await client_context(settings.tls_ca_file)
+        pool = self._pools.get() or self._make_pool()
+        if settings.pool_warm:
+            try:
+                await pool.warm()
+            except DeliveryError as error:
+                logger.warning("no connection could be opened ahead (pool_warm): %s", error)
+
+    async def aclose(self) -> None:
+        """Close the connections of this loop: QUIT, and a few seconds for those that are still in use."""
+        pool = self._pools.get()
+        if pool is not None:
+            self._pools.discard()
+            await pool.aclose()
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        """Deliver to every recipient of the envelope, in further transactions where one may not hold them all.
+
+        Raises:
+            DeliveryError: nobody got it.
+        """
+        return await send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
+
+    async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+        """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.
+
+        Raises:
+            DeliveryError: nobody got it.
+        """
+        sender, pool = self._overlapped.get(), self._pool()
+        if sender is None or sender.pool is not pool:
+            sender = OverlappedSender(pool, connections=self.settings.pool_size)
+            self._overlapped.set(sender)
+        return await send_in_envelopes(message, sender.send, max_recipients=self._most_recipients)
+
+    @property
+    def figures(self) -> PoolFigures | None:
+        """The pool of the running loop at this moment; None before it is made."""
+        pool, sender = self._pools.get(), self._overlapped.get()
+        if sender is not None and sender.pool is pool:
+            return sender.figures
+        return None if pool is None else pool.figures
+
+    def _pool(self) -> ConnectionPool:
+        pool = self._pools.get()
+        if pool is None:
+            pool = self._make_pool()
+            at_loop_end(pool.aclose)
+        return pool
+
+    def _make_pool(self) -> ConnectionPool:
+        pool = ConnectionPool(self.settings)
+        self._pools.set(pool)
+        return pool

@@ -1,0 +1,68 @@
+"""The commands of a transaction as bytes: the last border that no CR, LF or second parameter may pass."""
+
+import re
+from functools import lru_cache
+
+from openviper.core.email.backends.smtp.capabilities import Capabilities
+from openviper.core.email.errors import InvalidAddress
+from openviper.core.email.message import Envelope
+from openviper.exceptions import ImproperlyConfigured
+
+__all__ = ["check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
+
+_FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029\ud800-\udfff]")
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
+
+
+def needs_smtputf8(envelope: Envelope) -> bool:
+    """True when an address or the caller asks for RFC 6531."""
+    return envelope.smtputf8 or not (envelope.sender.isascii() and all(map(str.isascii, envelope.recipients)))
+
+
+def mail_from(envelope: Envelope, size: int, capabilities: Capabilities) -> bytes:
+    """``MAIL FROM`` with the parameters that the server offers; ``size`` in bytes as transmitted (RFC 1870).
+
+    Raises:
+        InvalidAddress: the sender cannot stand in a command.
+    """
+    length = f" SIZE={size:d}" if capabilities.size else ""
+    extension = " SMTPUTF8" if needs_smtputf8(envelope) else ""
+    return f"{_mail(envelope.sender)}{length}{extension}\r\n".encode()
+
+
+def rcpt_to(recipient: str) -> bytes:
+    """``RCPT TO`` for one recipient.
+
+    Raises:
+        InvalidAddress: the recipient cannot stand in a command.
+    """
+    if not recipient:
+        raise InvalidAddress("the envelope has an empty recipient", address=recipient)
+    return f"RCPT TO:<{_checked(recipient)}>\r\n".encode()
+
+
+def is_host_name(name: str) -> bool:
+    """True for a host name or an address literal."""
+    return _HOST_NAME.fullmatch(name) is not None
+
+
+def check_host_name(name: str) -> str:
+    """``name`` when it may stand in EHLO: a host name or an address literal.
+
+    Raises:
+        ImproperlyConfigured: it may not.
+    """
+    if not is_host_name(name):
+        raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {name!r} cannot be given in EHLO; use a host name')
+    return name
+
+
+@lru_cache(maxsize=256)
+def _mail(sender: str) -> str:
+    return f"MAIL FROM:<{_checked(sender)}>"
+
+
+def _checked(address: str) -> str:
+    if _FORBIDDEN.search(address) or len(address) > 1000:
+        raise InvalidAddress(f"{address[:100]!r} cannot stand in an SMTP command", address=address)
+    return address

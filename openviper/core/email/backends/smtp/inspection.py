@@ -1,0 +1,148 @@
+"""A connection to the mail server that is opened step by step, to tell people how far it gets."""
+
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8
+from openviper.core.email.backends.smtp.connect import Handshake, peer_name
+from openviper.core.email.backends.smtp.exchange import WireFailure
+from openviper.core.email.backends.smtp.outcome import message_refused, wire_error
+from openviper.core.email.backends.smtp.replies import Reply
+from openviper.core.email.backends.smtp.wire import Connection
+from openviper.core.email.errors import MessageRefused
+from openviper.core.email.message import Envelope
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["Inspection", "TlsSession"]
+
+_SIZE = 2048  # bytes of the message that the server is asked about
+_QUIT_LIMIT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSession:
+    """A verified TLS session. ``subject`` and ``issuer`` are names to show, ``expires`` is of the server's own one."""
+
+    version: str
+    cipher: str
+    subject: str
+    issuer: str
+    expires: datetime
+
+
+class Inspection:
+    """The steps of :func:`connect`, one call each, in its order; each raises what it would raise.
+
+    ``sock`` is connected to the server; it is closed at the end of the ``async with`` block.
+    """
+
+    def __init__(self, settings: EmailSettings, handshake: Handshake, sock: socket.socket) -> None:
+        self._settings = settings
+        self._handshake = handshake
+        self._sock = sock
+        self._connection: Connection | None = None
+
+    @classmethod
+    async def of(cls, settings: EmailSettings, sock: socket.socket) -> Self:
+        """Nothing is said before ``connect``.
+
+        Raises:
+            ImproperlyConfigured: ``tls_ca_file`` cannot be used.
+        """
+        return cls(settings, await Handshake.of(settings, sock), sock)
+
+    async def connect(self) -> None:
+        """TLS, where ``use_ssl`` asks for it, and the greeting."""
+        await self._handshake.connect()
+
+    async def greet(self) -> None:
+        """EHLO."""
+        await self._handshake.greet()
+
+    async def secure(self) -> None:
+        """STARTTLS, and EHLO again."""
+        await self._handshake.secure()
+        await self._handshake.greet()
+
+    async def log_in(self) -> None:
+        """AUTH, where the settings have a user name."""
+        await self._handshake.log_in()
+
+    async def try_sender(self, sender: str) -> None:
+        """MAIL FROM, taken back by RSET.
+
+        Raises:
+            MessageRefused: the server does not take this sender.
+            DeliveryError: the connection failed.
+        """
+        connection = self._connection = self._handshake.hand_over()
+        envelope = Envelope(sender, ())
+        if needs_smtputf8(envelope) and not connection.capabilities.smtputf8:
+            raise MessageRefused(
+                f"{peer_name(self._settings)}: {sender!r} is not ASCII, and the server does not offer SMTPUTF8"
+            )
+        reply = await self._ask(connection, "MAIL FROM", mail_from(envelope, _SIZE, connection.capabilities))
+        if not reply.positive:
+            raise message_refused(connection.peer, "MAIL FROM", reply)
+        await self._ask(connection, "RSET", b"RSET\r\n")
+
+    @property
+    def extensions(self) -> Mapping[str, str]:
+        """What the last EHLO offers: keyword in lower case to parameters."""
+        return self._handshake.client.esmtp_extensions
+
+    @property
+    def auth_methods(self) -> tuple[str, ...]:
+        """The methods of AUTH that the last EHLO offers, in lower case."""
+        return tuple(self._handshake.client.server_auth_methods)
+
+    @property
+    def tls(self) -> TlsSession | None:
+        """None without TLS."""
+        transport = self._handshake.client.transport
+        tls = None if transport is None else transport.get_extra_info("ssl_object")
+        if transport is None or tls is None:
+            return None
+        certificate: dict[str, Any] = transport.get_extra_info("peercert")
+        expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+        return TlsSession(
+            version=tls.version() or "TLS",
+            cipher=transport.get_extra_info("cipher")[0],
+            subject=_name(certificate.get("subject", ())) or _alternative(certificate),
+            issuer=_name(certificate.get("issuer", ())),
+            expires=expires,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            await self._connection.quit(_QUIT_LIMIT)
+        else:
+            self._handshake.client.close()
+        self._sock.close()
+
+    async def _ask(self, connection: Connection, step: str, command: bytes) -> Reply:
+        try:
+            (reply,) = await connection.ask(command)
+        except WireFailure as failure:
+            raise wire_error(connection.peer, step, failure, body_sent=False) from failure
+        return reply
+
+
+def _name(fields: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """The common name, else the organisation."""
+    named = {key: value for group in fields for key, value in group}
+    return named.get("commonName") or named.get("organizationName", "")
+
+
+def _alternative(certificate: dict[str, Any]) -> str:
+    return next((value for _, value in certificate.get("subjectAltName", ())), "")

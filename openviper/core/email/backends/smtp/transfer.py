@@ -1,0 +1,228 @@
+"""One message over one open connection: the transaction of RFC 5321, pipelined (RFC 2920) and chunked (RFC 3030)."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openviper.core.email.backends.smtp.body import send_as_data, send_in_chunks
+from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8, rcpt_to
+from openviper.core.email.backends.smtp.content import check_content, checked_size
+from openviper.core.email.backends.smtp.dialogue import READY, Dialogue
+from openviper.core.email.backends.smtp.exchange import WireFailure
+from openviper.core.email.backends.smtp.outcome import too_large
+from openviper.core.email.backends.smtp.replies import Reply
+from openviper.core.email.backends.smtp.wire import Connection
+from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
+from openviper.core.email.events import DeliveryReport
+from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["ONE_FLIGHT_MAX", "TRUSTED_FOR", "TransferOptions", "check_limits", "transfer"]
+
+ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
+
+# A connection that has been quiet for longer may have been given up by the server. The envelope then goes ahead of
+# the content, so that a message that meets a dead connection can be sent again without a doubt.
+TRUSTED_FOR = 1.0  # seconds
+
+_NEVER = float("inf")
+_SLOWEST = 10_000  # bytes a second, for the deadline of a whole transaction
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """``one_flight``, ``allow_partial``, ``timeout`` and ``data_timeout`` as in the settings."""
+
+    one_flight: bool = True
+    allow_partial: bool = True
+    timeout: float = 10.0
+    data_timeout: float = 300.0
+
+    def lets_fly(self, recipients: int, size: int) -> bool:
+        """True when a message may leave before the answers to its recipients are known."""
+        return self.one_flight and size <= ONE_FLIGHT_MAX and (self.allow_partial or recipients == 1)
+
+    def longest(self, recipients: int, size: int) -> float:
+        """Seconds that a transaction may take, with ``size`` bytes of content for so many recipients."""
+        return 4 * (1 + recipients // 100) * self.timeout + self.data_timeout + size / _SLOWEST
+
+
+async def transfer(connection: Connection, message: OutgoingMessage, options: TransferOptions) -> DeliveryReport:
+    """Send ``message`` to the recipients of its envelope.
+
+    Afterwards the connection is ready for the next transaction, or closed. The whole takes at most four times
+    ``timeout`` for each 100 recipients, plus ``data_timeout``, plus the time that the content needs at 10 kB/s.
+
+    Raises:
+        InvalidMessage: it cannot be put on the wire; nothing was sent.
+        MessageRefused: the server refused the sender or the content, or does not take such a message.
+        RecipientsRefused: all of them, or some with ``allow_partial`` off; nothing was sent.
+        StaleConnection: the connection was gone before the message could have been taken.
+        DeliveryError: the connection failed; ``uncertain`` when the server may have taken the message.
+    """
+    size = checked_size(message.content)
+    if size is None:
+        size = await check_content(message.content)
+    check_limits(connection, message, size)
+    recipients = message.envelope.recipients
+    commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
+    now = asyncio.get_running_loop().time()
+    connection.expire_at(now + options.longest(len(recipients), size))
+    written = False
+    try:
+        if not (_fits_one_flight(connection, now) and options.lets_fly(len(recipients), size)):
+            return await _Transaction(connection, message, commands, size, options).run()
+        flight = b"".join((*commands, b"BDAT %d LAST\r\n" % size, *message.content))
+        exchange = connection.request(flight, len(commands) + 1, final_limit=options.data_timeout)
+        written = True
+        await exchange.waiter
+        for reply in exchange.replies:
+            if not reply.positive:
+                return _judged_flight(connection, recipients, exchange.replies, options)
+        return DeliveryReport(recipients, {}, str(exchange.replies[-1]))
+    except (MessageRefused, RecipientsRefused):
+        raise  # said between two commands: the connection is at rest
+    except WireFailure as failure:  # of the flight; others have been judged
+        dialogue, steps = _flight_dialogue(connection, recipients, options, written=written)
+        dialogue.judge_cut_flight(steps, failure.replies)
+        raise dialogue.failed(steps, failure) from failure
+    except BaseException:
+        connection.abort()
+        raise
+    finally:
+        connection.expire_at(_NEVER)
+
+
+def _fits_one_flight(connection: Connection, now: float) -> bool:
+    capabilities = connection.capabilities
+    return (
+        capabilities.pipelining
+        and capabilities.chunking
+        and not connection.needs_reset
+        and now - connection.heard_at < TRUSTED_FOR
+    )
+
+
+def _judged_flight(
+    connection: Connection, recipients: tuple[str, ...], replies: list[Reply], options: TransferOptions
+) -> DeliveryReport:
+    """The outcome of a flight to which not every answer was positive; raises where that means that nobody got it."""
+    dialogue, steps = _flight_dialogue(connection, recipients, options, written=True)
+    connection.needs_reset = True
+    dialogue.judge_departure(steps, replies)
+    dialogue.judge_envelope(replies)
+    outcome = dialogue.judge_content("BDAT", replies[-1])
+    connection.needs_reset = False
+    return outcome
+
+
+def _flight_dialogue(
+    connection: Connection, recipients: tuple[str, ...], options: TransferOptions, *, written: bool
+) -> tuple[Dialogue, list[str]]:
+    """Who judges the replies to a whole flight when they are not all as hoped for, and what each answers."""
+    dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
+    dialogue.body_written = written
+    return dialogue, [*_steps(recipients), "BDAT"]
+
+
+def _steps(recipients: Sequence[str]) -> list[str]:
+    return ["MAIL FROM", *["RCPT TO"] * len(recipients)]
+
+
+class _Transaction:
+    """A transaction that waits for answers before its content leaves."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        message: OutgoingMessage,
+        commands: list[bytes],
+        size: int,
+        options: TransferOptions,
+    ) -> None:
+        recipients = message.envelope.recipients
+        self._connection = connection
+        self._content = message.content
+        self._size = size
+        self._options = options
+        self._partial_is_fine = options.allow_partial or len(recipients) == 1
+        self._dialogue = Dialogue(connection, recipients, allow_partial=options.allow_partial)
+        self._commands = commands
+        self._steps = _steps(recipients)
+
+    async def run(self) -> DeliveryReport:
+        connection = self._connection
+        chunking = connection.capabilities.chunking
+        # A server that does not understand RSET would add these recipients to the transaction before, so nothing
+        # that leads to a delivery may be on its way until the answer to RSET is known.
+        resets, connection.needs_reset = connection.needs_reset, False
+        if not connection.capabilities.pipelining:
+            await self._envelope_step_by_step(resets)
+        elif chunking or resets or not self._partial_is_fine:
+            await self._envelope_in_one(resets)
+        else:
+            await self._envelope_with_data()
+            return await self._content_as_data()
+        if chunking:
+            return await send_in_chunks(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
+        self._dialogue.judge_ready((await self._dialogue.ask(b"DATA\r\n", ["DATA"]))[0])
+        return await self._content_as_data()
+
+    async def _envelope_in_one(self, resets: bool) -> None:
+        commands, steps = self._commands, self._steps
+        if resets:
+            commands, steps = [b"RSET\r\n", *commands], ["RSET", *steps]
+        replies = await self._dialogue.ask(b"".join(commands), steps)
+        if resets:
+            self._dialogue.judge_reset(replies.pop(0))
+        self._dialogue.judge_envelope(replies)
+
+    async def _envelope_step_by_step(self, resets: bool) -> None:
+        dialogue = self._dialogue
+        if resets:
+            dialogue.judge_reset((await dialogue.ask(b"RSET\r\n", ["RSET"]))[0])
+        first, *others = self._commands
+        replies = await dialogue.ask(first, ["MAIL FROM"])
+        if replies[0].positive:
+            for command in others:
+                replies += await dialogue.ask(command, ["RCPT TO"])
+        dialogue.judge_envelope(replies)
+
+    async def _envelope_with_data(self) -> None:
+        dialogue = self._dialogue
+        replies = await dialogue.ask(b"".join((*self._commands, b"DATA\r\n")), [*self._steps, "DATA"])
+        try:
+            dialogue.judge_envelope(replies)
+        except (MessageRefused, RecipientsRefused):
+            if replies[-1].code == READY:
+                await self._end_at_once()
+            raise
+        dialogue.judge_ready(replies[-1])
+
+    async def _end_at_once(self) -> None:
+        """The server waits for content although nobody is to get any: end it; the answer does not matter."""
+        self._connection.needs_reset = False  # the end of data also ends the transaction
+        try:
+            await self._connection.ask(b".\r\n", final_limit=self._options.data_timeout)
+        except WireFailure:
+            self._connection.abort()
+
+    async def _content_as_data(self) -> DeliveryReport:
+        return await send_as_data(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
+
+
+def check_limits(connection: Connection, message: OutgoingMessage, size: int) -> None:
+    """Raise for what the server has said beforehand that it does not take.
+
+    Raises:
+        InvalidMessage: there is no recipient.
+        MessageRefused: it is too large, or needs SMTPUTF8, which is not offered.
+    """
+    capabilities, peer = connection.capabilities, connection.peer
+    if not message.envelope.recipients:
+        raise InvalidMessage("the envelope has no recipient")
+    if capabilities.max_size is not None and size > capabilities.max_size:
+        raise too_large(peer, message, size, capabilities.max_size)
+    if not capabilities.smtputf8 and needs_smtputf8(message.envelope):
+        raise MessageRefused(
+            f"{peer}: an address of this message is not ASCII, and the server does not offer SMTPUTF8 (RFC 6531)"
+        )

@@ -1,0 +1,147 @@
+"""The inbox as JSON, for end-to-end tests."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from openviper.core.email.addresses import Address
+from openviper.core.email.inbox.live import Busy, Live
+from openviper.core.email.inbox.responses import HEADERS, as_json
+from openviper.core.email.inbox.search import Query, matching
+from openviper.core.email.inbox.source import header_fields
+from openviper.core.email.inbox.store import Entry, Step, Store
+from openviper.core.email.inbox.views import attachment, entry_or_404, source
+
+__all__ = ["Api"]
+
+_TIMEOUT = 10.0
+_LONGEST_TIMEOUT = 60.0
+
+
+class Api:
+    """``/api/messages`` and what is below."""
+
+    def __init__(self, store: Store, live: Live) -> None:
+        self._store = store
+        self._live = live
+        at = "/api/messages"
+        self.routes = [
+            Route(at, self._list),
+            Route(at, self._clear, methods=["DELETE"]),
+            Route(f"{at}/wait", self._wait),
+            Route(f"{at}/{{key}}", self._one),
+            Route(f"{at}/{{key}}", self._delete, methods=["DELETE"]),
+            Route(f"{at}/{{key}}/source", self._source),
+            Route(f"{at}/{{key}}/attachments/{{index:int}}", self._attachment),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        entries = await self._matching(Query.from_parameters(request.query_params))
+        cursor = max((entry.arrived for entry in await self._store.newest_first()), default=0)
+        return await as_json({"messages": [_summary(entry) for entry in entries], "cursor": str(cursor)})
+
+    async def _wait(self, request: Request) -> Response:
+        """The first message after ``after`` that fits; without ``after`` the newest that fits, once there is one."""
+        query = Query.from_parameters(request.query_params)
+        timeout = _timeout(request)
+        if timeout is None:
+            return await as_json({"error": "timeout: give seconds, from 0 to 60"}, 400)
+
+        async def find() -> Entry | None:
+            entries = await self._matching(query)
+            return (entries[-1] if query.after else entries[0]) if entries else None
+
+        try:
+            entry = await self._live.first(find, timeout)
+        except Busy:
+            return await as_json({"error": "too many requests wait already"}, 503)
+        if entry is None:
+            return await as_json({"error": f"no message that fits came within {timeout:g} s"}, 404)
+        return await self._full(entry)
+
+    async def _one(self, request: Request) -> Response:
+        return await self._full(await entry_or_404(self._store, request))
+
+    async def _source(self, request: Request) -> Response:
+        return await source(self._store, request)
+
+    async def _attachment(self, request: Request) -> Response:
+        return await attachment(self._store, request)
+
+    async def _delete(self, request: Request) -> Response:
+        entry = await entry_or_404(self._store, request)
+        await self._store.delete(entry.key)
+        return Response(status_code=204, headers=HEADERS)
+
+    async def _clear(self, _request: Request) -> Response:
+        await self._store.clear()
+        return Response(status_code=204, headers=HEADERS)
+
+    async def _matching(self, query: Query) -> list[Entry]:
+        return await asyncio.to_thread(matching, await self._store.newest_first(), query)
+
+    async def _full(self, entry: Entry) -> Response:
+        message = await self._store.load(entry.key)
+        fields = [] if message is None else await asyncio.to_thread(header_fields, message.content)
+        return await as_json(
+            {
+                **_summary(entry),
+                "reply_to": _addresses(entry.prepared.reply_to),
+                "envelope_sender": entry.prepared.envelope_sender,
+                "text": entry.prepared.text,
+                "html": entry.prepared.html,
+                "headers": fields,
+                "timeline": [_step(step) for step in entry.steps],
+            }
+        )
+
+
+def _timeout(request: Request) -> float | None:
+    try:
+        timeout = float(request.query_params.get("timeout", _TIMEOUT))
+    except ValueError:
+        return None
+    return timeout if 0 <= timeout <= _LONGEST_TIMEOUT else None
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    prepared = entry.prepared
+    return {
+        "key": entry.key,
+        "cursor": str(entry.arrived),
+        "message_id": prepared.message_id,
+        "date": prepared.date.isoformat(),
+        "subject": prepared.subject,
+        "from": str(prepared.sender),
+        "to": _addresses(prepared.to),
+        "cc": _addresses(prepared.cc),
+        "bcc": _addresses(prepared.bcc),
+        "recipients": list(entry.envelope.recipients),
+        "way": entry.way,
+        "state": entry.state,
+        "refused": list(entry.missed),
+        "read": entry.read,
+        "size": entry.size,
+        "attachments": [
+            {
+                "filename": part.filename,
+                "mimetype": part.mimetype,
+                "size": size,
+                "inline": part.inline,
+                "content_id": part.content_id,
+            }
+            for part, size in zip(prepared.attachments, entry.attachment_sizes, strict=True)
+        ],
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {"kind": step.kind, "at": datetime.fromtimestamp(step.at, UTC).isoformat(), "detail": step.detail}
+
+
+def _addresses(addresses: tuple[Address, ...]) -> list[str]:
+    return [str(address) for address in addresses]

@@ -1,0 +1,100 @@
+"""The inbox page as an ASGI application."""
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from openviper.core.email.delivery import Mailer
+from openviper.core.email.inbox.api import Api
+from openviper.core.email.inbox.folder import Folder
+from openviper.core.email.inbox.folderstore import FolderStore
+from openviper.core.email.inbox.guard import PATH, host_of, is_foreign, is_this_machine, path_below_root
+from openviper.core.email.inbox.live import Live
+from openviper.core.email.inbox.responses import HEADERS, Pages, as_json
+from openviper.core.email.inbox.store import MemoryStore, Store
+from openviper.core.email.inbox.templateviews import TemplateViews
+from openviper.core.email.inbox.views import Views
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["Inbox", "make_store"]
+
+
+class Inbox:
+    """Shows every message that leaves this process while it is open, or with ``inbox_dir`` that any process kept there.
+
+    Only for a Host that is this machine or listed in ``EMAIL["inbox_hosts"]``, so that a foreign name which resolves
+    here cannot read mail (DNS rebinding); changes need a request from the page itself. ``mailer`` sends what the
+    page's buttons ask for; its settings say where messages are kept.
+    """
+
+    def __init__(self, mailer: Mailer) -> None:
+        self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
+        self._store = make_store(mailer.settings)
+        self._unfollow = self._store.follow()
+        self._pages = Pages()
+        live = Live(self._store)
+        self._router = Router(
+            [
+                Route("/inbox.css", self._file),
+                Route("/inbox.js", self._file),
+                Route("/icon.svg", self._file),
+                Route("/events", live.stream),
+                *Api(self._store, live).routes,
+                *TemplateViews(self._pages, mailer, live).routes,
+                *Views(self._pages, self._store, mailer).routes,
+            ],
+            redirect_slashes=False,
+            default=_absent,
+        )
+
+    async def open(self) -> None:
+        """Read the page's own files."""
+        await self._pages.open()
+
+    async def aclose(self) -> None:
+        """Stop observing."""
+        self._unfollow()
+        await self._store.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        answer = self._refusal(request)
+        if answer is None:
+            await self.open()
+            base = scope.get("root_path", "") + PATH
+            below = path_below_root(scope)[len(PATH) :] or "/"
+            scope = {**scope, "root_path": base, "path": base + below}
+            try:
+                await self._router(scope, receive, send)
+            except HTTPException as error:
+                answer = await self._problem(Request(scope), error)
+        if answer is not None:
+            await answer(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        host = host_of(request)
+        if not is_this_machine(host) and host not in self._hosts:
+            text = f'The inbox page is not shown for the host name {host!r}: add it to EMAIL["inbox_hosts"].\n'
+            return PlainTextResponse(text, 403, HEADERS)
+        if request.method not in ("GET", "HEAD") and is_foreign(request):
+            return PlainTextResponse("Changes are only taken from the inbox page itself.\n", 403, HEADERS)
+        return None
+
+    async def _problem(self, request: Request, error: HTTPException) -> Response:
+        if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
+            return await as_json({"error": error.detail}, error.status_code)
+        return await self._pages.page(request, "problem.html", error.status_code, text=error.detail)
+
+    async def _file(self, request: Request) -> Response:
+        return self._pages.file(request.scope["path"].rpartition("/")[2])
+
+
+async def _absent(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise HTTPException(404, "There is no such page.")
+
+
+def make_store(settings: EmailSettings) -> Store:
+    """Where these settings keep messages."""
+    return MemoryStore() if settings.inbox_dir is None else FolderStore(Folder(settings.inbox_dir))

@@ -1,0 +1,206 @@
+"""The inbox as files, which several processes may write at the same time.
+
+Each message is a folder of its own, named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its
+bytes), ``part-0``, ... (what is attached), ``footprint`` (its size in all), ``steps`` (one line of JSON for each event,
+appended) and ``read`` (there when somebody has opened it). It appears by a rename when it is complete, and goes by one.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from openviper.core.email.events import MessageEvent
+from openviper.core.email.inbox.records import entry_from, message_record, step_from, step_line
+from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Entry, Step, footprint, key_of
+from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["Folder"]
+
+logger = logging.getLogger("openviper.email")
+
+_SOON = 2.0  # seconds in which a process has told of what it did
+_ABANDONED = 600.0  # seconds after which an unfinished folder of a process that was killed is removed
+
+
+class Folder:
+    """Messages in ``path``, made when missing. Everything here blocks; one thread at a time may use it."""
+
+    def __init__(self, path: Path, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        self._folder = path
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._known: dict[str, Entry] = {}
+        self._failing = False
+
+    def write(self, event: MessageEvent) -> None:
+        """Keep an event, and with the first one its message. A folder that cannot be written is logged once."""
+        try:
+            self._append(key_of(event.message_id), event)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.error('EMAIL["inbox_dir"]: %s cannot be written: %s', self._folder, error)
+            self._failing = True
+
+    def _append(self, key: str, event: MessageEvent) -> None:
+        steps = self._folder / key / "steps"
+        line = step_line(event).encode()
+        try:
+            # In one write to the end of the file, so that the lines of two processes do not mix.
+            descriptor = os.open(steps, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:
+            self._add(key, event.message, line)
+            return
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def _add(self, key: str, message: OutgoingMessage, line: bytes) -> None:
+        unfinished = self._folder / f".new-{secrets.token_hex(8)}"
+        unfinished.mkdir(parents=True, mode=0o700)
+        try:
+            (unfinished / "message.json").write_text(message_record(message), encoding="utf-8")
+            with (unfinished / "message.eml").open("wb") as file:
+                file.writelines(message.content)
+            for index, part in enumerate(message.prepared.attachments):
+                (unfinished / f"part-{index}").write_bytes(part.content)
+            (unfinished / "footprint").write_text(str(footprint(message)), encoding="ascii")
+            (unfinished / "steps").write_bytes(line)
+            unfinished.rename(self._folder / key)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            # Another process was faster with an event of the same message.
+            if not (self._folder / key / "steps").is_file():
+                raise
+            with (self._folder / key / "steps").open("ab") as file:
+                file.write(line)
+        self._make_room(key)
+
+    def _make_room(self, newest: str) -> None:
+        found = sorted((path.stat().st_mtime_ns, key) for key in self._keys() if (path := self._path(key, "footprint")))
+        sizes = {key: self._footprint(key) for _, key in found}
+        total = sum(sizes.values())
+        for _, key in found:
+            if len(sizes) <= self._max_messages and total <= self._max_bytes:
+                break
+            if key != newest:
+                total -= sizes.pop(key)
+                self.remove(key)
+        for path in self._folder.glob(".*-*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _footprint(self, key: str) -> int:
+        try:
+            return int((self._folder / key / "footprint").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    def _path(self, key: str, name: str) -> Path | None:
+        path = self._folder / key / name
+        return path if path.is_file() else None
+
+    def _keys(self) -> list[str]:
+        try:
+            names = os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
+        except OSError:  # not there yet; that it cannot be written is in the log
+            return []
+        return [name for name in names if _is_key(name)]
+
+    def entries(self) -> list[Entry]:
+        """Every message, newest first."""
+        keys = self._keys()
+        self._known = {key: self._known[key] for key in keys if key in self._known}
+        entries = [entry for key in keys if (entry := self.entry(key)) is not None]
+        return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
+
+    def entry(self, key: str) -> Entry | None:
+        """The message, without its contents."""
+        if not _is_key(key):
+            return None
+        path = self._folder / key
+        try:
+            steps = _steps(path / "steps")
+            read = (path / "read").exists()
+            if key in self._known:
+                return replace(self._known[key], steps=steps, read=read)
+            entry = entry_from(key, (path / "message.json").read_text(encoding="utf-8"), steps, read=read)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            logger.warning('EMAIL["inbox_dir"]: %s is not a message: %s', path, error)
+            return None
+        self._known[key] = entry
+        return entry
+
+    def load(self, key: str) -> OutgoingMessage | None:
+        """The whole message."""
+        entry = self.entry(key)
+        if entry is None:
+            return None
+        path = self._folder / key
+        try:
+            content = (path / "message.eml").read_bytes()
+            parts = tuple(
+                replace(part, content=(path / f"part-{index}").read_bytes())
+                for index, part in enumerate(entry.prepared.attachments)
+            )
+        except FileNotFoundError:
+            return None
+        envelope = replace(entry.envelope, recipients=entry.steps[-1].recipients)
+        return OutgoingMessage(replace(entry.prepared, attachments=parts), envelope, (content,), entry.size)
+
+    def mark_read(self, key: str) -> None:
+        """Remember that somebody has opened it."""
+        if _is_key(key) and (self._folder / key).is_dir():
+            (self._folder / key / "read").touch()
+
+    def remove(self, key: str) -> None:
+        """Forget one message."""
+        if not _is_key(key):
+            return
+        gone = self._folder / f".old-{secrets.token_hex(8)}"
+        with suppress(OSError):  # another process has removed it
+            (self._folder / key).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def remove_all(self) -> None:
+        """Forget everything."""
+        for key in self._keys():
+            self.remove(key)
+
+    def look(self) -> object:
+        """Differs when another process has written something."""
+        found = []
+        for key in sorted(self._keys()):
+            with suppress(OSError):
+                found.append(
+                    (key, (self._folder / key / "steps").stat().st_size, (self._folder / key / "read").exists())
+                )
+        return found
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
+
+
+def _steps(path: Path) -> tuple[Step, ...]:
+    """The steps in the order in which they happened, whichever process was the first to write."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    steps = sorted((step for line in lines if (step := step_from(line)) is not None), key=lambda step: step.at)
+    if not steps:
+        raise ValueError("it has no steps")
+    # A worker may begin before the process that has queued the message comes to say so.
+    begun = next((index for index, step in enumerate(steps) if step.kind == "sending"), len(steps))
+    for index in range(begun + 1, len(steps)):
+        if steps[index].kind == "queued" and steps[index].at - steps[begun].at < _SOON:
+            steps.insert(begun, steps.pop(index))
+            break
+    return tuple(steps)

@@ -1,0 +1,135 @@
+"""Previews of mail templates: which there are, and each one rendered with sample values."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from pathlib import PurePosixPath
+from typing import Any
+
+from jinja2 import TemplateError
+
+from openviper.core.email.errors import TemplateFailed
+from openviper.core.email.inbox.samples import Sample, Variable, build, example
+from openviper.core.email.inbox.shapes import read_shapes
+from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
+from openviper.exceptions import OpenViperError
+
+__all__ = ["Listed", "Preview", "listed", "preview", "signature"]
+
+_SAMPLE = ".sample.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A template as it is named to ``send_email``, with the kinds of its files; ``mail``: its folder says mail."""
+
+    name: str
+    kinds: tuple[str, ...]
+    mail: bool
+
+
+@dataclass(slots=True)
+class Preview:
+    """A template rendered with sample values, or why it cannot be.
+
+    ``sample_name``: the file that its values may come from; ``sample_text``: what that file may contain, as a
+    beginning; ``unused``: names in the file that the template does not ask for.
+    """
+
+    name: str
+    sample_name: str
+    sample_found: bool = False
+    sample_text: str = "{}"
+    variables: list[Variable] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    context: Mapping[str, Any] = field(default_factory=Sample)
+    rendered: RenderedTemplate | None = None
+    error: str = ""
+
+    @property
+    def version(self) -> str:
+        """Another one when the HTML part is another one."""
+        html = "" if self.rendered is None else self.rendered.html or ""
+        return blake2s(html.encode(), digest_size=4).hexdigest()
+
+    @property
+    def missing(self) -> list[str]:
+        """The variables that the sample file does not give."""
+        return [variable.path for variable in self.variables if not variable.given] if self.sample_found else []
+
+
+def listed(renderer: TemplateRenderer) -> list[Listed]:
+    """Every template that may be mail, files of one stem together. Reads folders: use a thread."""
+    stems: dict[str, list[str]] = {}
+    for name in renderer.library.names():
+        path = PurePosixPath(name)
+        # A stem with a dot would be read as a name with that suffix.
+        stem = name if "." in path.stem else str(path.with_suffix(""))
+        stems.setdefault(stem, []).append(path.suffix[1:])
+    return [Listed(name, tuple(sorted(kinds)), _is_mail(name)) for name, kinds in sorted(stems.items())]
+
+
+async def preview(renderer: TemplateRenderer, name: str) -> Preview:
+    """Render ``name`` with the values of ``<name>.sample.json`` beside it, and made-up ones for the rest."""
+    try:
+        found = await asyncio.to_thread(_read, renderer, name)
+    except TemplateFailed as error:
+        return Preview(name, name + _SAMPLE, error=str(error))
+    if not found.error:
+        try:
+            found.rendered = await renderer.render(name, found.context)
+        except OpenViperError as error:
+            found.error = str(error)
+    return found
+
+
+def signature(renderer: TemplateRenderer, name: str) -> object:
+    """Differs when a file that ``name`` is rendered from has changed. Reads them: use a thread."""
+    try:
+        files = tuple(renderer.library.trees(name))
+    except TemplateFailed as error:
+        return str(error)
+    samples = (f"{name}{_SAMPLE}", f"{PurePosixPath(name).with_suffix('')}{_SAMPLE}")
+    return tuple((file, renderer.library.source(file)) for file in (*files, *samples))
+
+
+def _read(renderer: TemplateRenderer, name: str) -> Preview:
+    trees = renderer.library.trees(name)
+    sample_name, text = _sample_file(renderer, name)
+    result = Preview(name, sample_name, sample_found=text is not None)
+    given: Any = {}
+    if text is not None:
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            result.error = f"{sample_name} is not JSON: {error}"
+            return result
+        if not isinstance(given, dict):
+            result.error = f"{sample_name} must hold an object, with the variables as its names"
+            return result
+    try:
+        shapes = read_shapes(trees.values(), renderer.library.globals)
+    except TemplateError as error:
+        result.error = f"{name}: {error}"
+        return result
+    result.context, variables = build(shapes, given)
+    result.variables = list(dict.fromkeys(variables))
+    result.unused = [key for key in given if key not in shapes]
+    result.sample_text = json.dumps(example(shapes, given), indent=2, ensure_ascii=False)
+    return result
+
+
+def _sample_file(renderer: TemplateRenderer, name: str) -> tuple[str, str | None]:
+    """The sample file of a template, with its suffix or without; its text is None if there is none."""
+    short = f"{PurePosixPath(name).with_suffix('')}{_SAMPLE}"
+    for file in (f"{name}{_SAMPLE}", short):
+        if (text := renderer.library.source(file)) is not None:
+            return file, text
+    return short, None
+
+
+def _is_mail(name: str) -> bool:
+    *folders, last = name.lower().split("/")
+    return any("mail" in folder for folder in folders) and not last.startswith("_")

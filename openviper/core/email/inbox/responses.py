@@ -1,0 +1,121 @@
+"""Answers of the inbox page: their headers, its pages, and files to download."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from email.utils import format_datetime
+from importlib.resources import files
+from time import localtime, strftime, time
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import DictLoader, Environment
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from openviper.core.email.backends.console_view import escape
+
+__all__ = ["HEADERS", "Pages", "as_download", "as_json", "home"]
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-DNS-Prefetch-Control": "off",
+}
+
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+class Pages:
+    """Renders the inbox's own pages, which are read once."""
+
+    def __init__(self) -> None:
+        self._environment: Environment | None = None
+        self._files: Mapping[str, str] = {}
+
+    async def open(self) -> None:
+        """Read the files, off the event loop."""
+        if self._environment is None:
+            self._files = await asyncio.to_thread(_read_files)
+            environment = Environment(
+                loader=DictLoader(dict(self._files)), autoescape=True, trim_blocks=True, lstrip_blocks=True
+            )
+            environment.filters |= {
+                "clock": _clock,
+                "moment": _moment,
+                "filesize": _filesize,
+                "gap": _gap,
+                "rfc_date": format_datetime,
+                "snippet": _snippet,
+                "visible": escape,
+            }
+            self._environment = environment
+
+    async def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        """The page ``name``, made in a thread: a list of hundreds of messages takes its time."""
+        body = await asyncio.to_thread(self._render, name, request.scope["root_path"], values)
+        return HTMLResponse(body, status, HEADERS)
+
+    def _render(self, name: str, base: str, values: Mapping[str, Any]) -> str:
+        assert self._environment is not None
+        return self._environment.get_template(name).render(base=base, **values)
+
+    def file(self, name: str) -> Response:
+        """A style sheet, script or picture."""
+        return Response(self._files[name], media_type=_TYPES[name[name.rindex(".") :]], headers=HEADERS)
+
+
+def home(request: Request) -> Response:
+    """Back to the list, after a change."""
+    return RedirectResponse(f"{request.scope['root_path']}/", 303)
+
+
+async def as_json(value: object, status: int = 200) -> Response:
+    """``value`` as JSON that no browser takes for a page."""
+    return Response(await asyncio.to_thread(json.dumps, value), status, HEADERS, "application/json")
+
+
+def as_download(content: bytes, filename: str, media_type: str = "application/octet-stream") -> Response:
+    """A file that the browser stores and never shows, since it may be a page with scripts.
+
+    The exact name is given as RFC 8187 says, a plain one for clients that do not know that.
+    """
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in filename)
+    exact = quote(filename.encode("utf-8", "replace"), safe="")
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
+    return Response(content, 200, {**HEADERS, "Content-Disposition": disposition}, media_type)
+
+
+def _read_files() -> Mapping[str, str]:
+    folder = files("openviper.core.email.inbox") / "pages"
+    return {file.name: file.read_text("utf-8") for file in folder.iterdir() if file.is_file()}
+
+
+def _clock(seconds: float) -> str:
+    """The time, with the day before it if that is not today."""
+    at = localtime(seconds)
+    return strftime("%H:%M" if at[:3] == localtime(time())[:3] else "%d %b %H:%M", at)
+
+
+def _moment(seconds: float) -> str:
+    return f"{strftime('%H:%M:%S', localtime(seconds))}.{int(seconds * 1000) % 1000:03d}"
+
+
+def _gap(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"+{max(seconds, 0) * 1000:.0f} ms"
+    return f"+{seconds:.1f} s" if seconds < 120 else f"+{seconds / 60:.0f} min"
+
+
+def _filesize(size: int) -> str:
+    return f"{size} B" if size < 1000 else f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+
+
+def _snippet(text: str | None) -> str:
+    return " ".join((text or "")[:400].split())[:160]

@@ -1,0 +1,156 @@
+"""Stand-ins for the values that a template asks for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from openviper.core.email.inbox.shapes import Shape
+
+__all__ = ["Sample", "Variable", "build", "example"]
+
+_MOMENT = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
+_MAPPING_METHODS = frozenset({"items", "keys", "values", "get"})
+_ITEMS = 2
+_DEEPEST = 12
+
+
+class Sample(dict[str, Any]):
+    """An object of sample values: a template reads them as attributes or as items."""
+
+    def __getattribute__(self, name: str) -> Any:
+        # Its values come before the methods of dict: ``order.items`` is what was ordered.
+        if not name.startswith("__") and name in self:
+            return self[name]
+        return super().__getattribute__(name)
+
+    def __str__(self) -> str:
+        return str(self["name"]) if "name" in self else "a sample"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A value that a template asks for: its path, such as ``order.total``, and whether the sample file gives it."""
+
+    path: str
+    given: bool
+
+
+def build(shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> tuple[Sample, list[Variable]]:
+    """A context: what ``given`` has (the sample file), the rest made up; and the variables that it consists of."""
+    variables: list[Variable] = []
+    context = Sample(
+        {name: _value(shape, given.get(name, _MISSING), name, variables) for name, shape in shapes.items()}
+    )
+    for name, value in given.items():
+        if name not in context:
+            context[name] = _from_file(value)
+    return context, variables
+
+
+def example(shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sample file may contain that gives every variable."""
+    return {name: given[name] if name in given else _plain(shape) for name, shape in shapes.items()}
+
+
+_MISSING: Any = object()
+
+
+def _value(shape: Shape, given: Any, path: str, variables: list[Variable], depth: int = 0) -> Any:
+    if shape.result is not None and given is _MISSING:
+        result = _value(shape.result, given, f"{path}()", variables, depth + 1)
+        return lambda *_args, **_kwargs: result
+    if shape.attributes and not _is_text_or_moment(shape) and (given is _MISSING or isinstance(given, Mapping)):
+        return _object(shape, {} if given is _MISSING else given, path, variables, depth)
+    if shape.element is not None and (given is _MISSING or isinstance(given, list)):
+        items = [_MISSING] * _ITEMS if given is _MISSING else given
+        seen: list[Variable] = []
+        values = [_value(shape.element, item, f"{path}[]", seen, depth + 1) for item in items]
+        variables.extend(dict.fromkeys(seen) or [Variable(path, given is not _MISSING)])
+        return values
+    variables.append(Variable(path, given is not _MISSING))
+    return _guess(shape) if given is _MISSING else _from_file(given)
+
+
+def _object(shape: Shape, given: Mapping[str, Any], path: str, variables: list[Variable], depth: int) -> Any:
+    if depth > _DEEPEST:
+        return "..."
+    called = {name for name, part in shape.attributes.items() if part.result is not None}
+    if called and called <= _MAPPING_METHODS and not given:
+        variables.append(Variable(path, given=False))
+        return {"first": "Sample", "second": "Sample"}
+    made = Sample()
+    for name, part in shape.attributes.items():
+        if name in called and name in _MAPPING_METHODS:
+            continue
+        made[name] = _value(part, given.get(name, _MISSING), f"{path}.{name}", variables, depth + 1)
+    made.update({name: _from_file(value) for name, value in given.items() if name not in made})
+    return made
+
+
+def _from_file(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Sample({name: _from_file(part) for name, part in value.items()})
+    return [_from_file(part) for part in value] if isinstance(value, list) else value
+
+
+def _plain(shape: Shape, depth: int = 0) -> Any:
+    """A made-up value as JSON has it."""
+    if shape.attributes and not _is_text_or_moment(shape) and depth < _DEEPEST:
+        parts = {name: part for name, part in shape.attributes.items() if part.result is None}
+        return {name: _plain(part, depth + 1) for name, part in parts.items()}
+    if shape.element is not None:
+        return [_plain(shape.element, depth + 1)]
+    value = _guess(shape)
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _is_text_or_moment(shape: Shape) -> bool:
+    return _is_a(str, shape) or _is_a(datetime, shape)
+
+
+def _is_a(kind: type, shape: Shape) -> bool:
+    """Whether everything that is read belongs to ``kind``; its methods count only where they are called."""
+    return all(
+        hasattr(kind, name) and callable(getattr(kind, name)) == (part.result is not None)
+        for name, part in shape.attributes.items()
+    )
+
+
+def _guess(shape: Shape) -> Any:
+    """A value by what is done with it, else by its name."""
+    name = shape.name.lower()
+    if shape.equal_to is not None:
+        return shape.equal_to
+    if shape.attributes and not _is_a(str, shape):
+        return _MOMENT
+    if name in _FEW or name.endswith("_count"):
+        return 2
+    if shape.number:
+        return 42
+    if name in ("id", "number") or name.endswith(("_id", "_number")):
+        return 1042
+    if name == "name" and shape.within:
+        return f"Sample {shape.within.replace('_', ' ')}"
+    if name.startswith(("is_", "has_", "can_", "show_")):
+        return True
+    for endings, value in _BY_NAME:
+        if name.endswith(endings):
+            return value
+    return f"Sample {name.replace('_', ' ')}"
+
+
+_FEW = frozenset({"count", "quantity", "qty", "days", "hours", "minutes"})
+_BY_NAME: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("email", "mail"), "ana@example.com"),
+    (("url", "link", "href", "uri"), "https://example.com/sample"),
+    (("first_name", "firstname"), "Ana"),
+    (("last_name", "surname"), "Costa"),
+    (("site_name", "company", "shop_name"), "Example Shop"),
+    (("customer", "user", "name", "recipient"), "Ana Costa"),
+    (("date", "_at", "_on", "deadline", "expires"), "15 January 2026"),
+    (("address",), "Rua Augusta 12, Lisboa"),
+    (("phone", "tel"), "+351 21 000 00 00"),
+    (("code", "token", "pin"), "493817"),
+    (("price", "amount", "total", "sum", "cost"), "42.00"),
+)

@@ -1,0 +1,145 @@
+"""What is said and to whom: the caller's input, the prepared message, and the message ready to leave."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from openviper.core.email.addresses import Address, Addresses
+from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.message.transfer_encodings import Base64Slice
+
+__all__ = [
+    "Chunks",
+    "CleanChunks",
+    "Content",
+    "EmailMessageData",
+    "Envelope",
+    "OutgoingMessage",
+    "PreparedMessage",
+    "lengths",
+]
+
+
+@dataclass(slots=True)
+class EmailMessageData:
+    """A message as the application gives it, bodies rendered and attachments resolved."""
+
+    recipients: Addresses
+    subject: str
+    text: str | None = None
+    html: str | None = None
+    cc: Addresses = field(default_factory=list)
+    bcc: Addresses = field(default_factory=list)
+    attachments: list[AttachmentData] = field(default_factory=list)
+    sender: str | None = None
+    reply_to: Addresses = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    envelope_sender: str | None = None
+
+
+# Nobody changes this and the next two, but a frozen dataclass sets each field by a call: a twentieth of a whole send.
+@dataclass(slots=True)
+class PreparedMessage:
+    """A checked message: what can fail because of the caller has been done.
+
+    All but two things, which the serialiser does: whether the bodies can be encoded, and whether they are too large.
+
+    ``message_id`` includes the angle brackets; it and ``date`` are made once and kept through every retry.
+    """
+
+    message_id: str
+    date: datetime
+    sender: Address
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    reply_to: tuple[Address, ...]
+    subject: str
+    text: str | None
+    html: str | None
+    attachments: tuple[AttachmentData, ...]
+    headers: tuple[tuple[str, str], ...]
+    envelope_sender: str
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Every address of to, cc and bcc once, in that order, as the envelope has them."""
+        if not self.cc and not self.bcc and len(self.to) == 1:
+            return (self.to[0].addr_spec,)
+        once: dict[tuple[str, str], str] = {}
+        for address in (*self.to, *self.cc, *self.bcc):
+            once.setdefault(address.key, address.addr_spec)
+        return tuple(once.values())
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What SMTP is told (RFC 5321 section 2.3.1): ``sender`` may be empty for a null reverse-path."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    smtputf8: bool = False
+
+
+class Content:
+    """The chunks of a message; those of attachments are encoded whenever one is asked for, always to the same bytes.
+
+    So a message takes little more memory than its attachments do, and they are encoded while it is being sent.
+    ``lengths`` of the chunks are known without encoding.
+    """
+
+    __slots__ = ("_chunks", "lengths")
+
+    def __init__(self, chunks: Iterable[bytes | Base64Slice]) -> None:
+        self._chunks = tuple(chunks)
+        self.lengths = tuple(map(len, self._chunks))
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, number: int) -> bytes:
+        return bytes(self._chunks[number])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(bytes, self._chunks)
+
+    def literal(self) -> Iterator[bytes | None]:
+        """The chunks, with None for each one that is encoded, in which every CR and LF ends a line."""
+        return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
+
+
+class CleanChunks(tuple[bytes, ...]):
+    """Chunks as the serialiser makes them: every CR and LF ends a line, and the last line is ended."""
+
+    __slots__ = ()
+
+
+Chunks = Sequence[bytes] | Content
+
+
+def lengths(content: Chunks) -> Iterable[int]:
+    """The length of each chunk in bytes."""
+    return content.lengths if isinstance(content, Content) else map(len, content)
+
+
+@dataclass(slots=True)
+class OutgoingMessage:
+    """A prepared message with its envelope and its bytes.
+
+    ``content`` are the chunks of the RFC 5322 message, ``size`` bytes together: CRLF line ends only, not dot-stuffed,
+    the last line ended. It may be gone through many times.
+    """
+
+    prepared: PreparedMessage
+    envelope: Envelope
+    content: Chunks
+    size: int
+
+    @property
+    def message_id(self) -> str:
+        """The Message-ID with its angle brackets."""
+        return self.prepared.message_id
+
+    def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
+        """The same message for some of its recipients, as a further attempt needs it."""
+        return replace(self, envelope=replace(self.envelope, recipients=recipients))

@@ -1,0 +1,201 @@
+"""What an application may put in a message's headers and parts, and the errors that name the field otherwise.
+
+Nothing is repaired: a value is as given, or it is refused.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from openviper.core.email.addresses import parse_address, refused_character
+from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.errors import AttachmentRefused, InvalidMessage
+from openviper.core.email.message.header_lines import MAX_WORD, can_fold
+
+__all__ = ["checked_attachment", "checked_headers", "checked_text", "is_message_id", "is_structured"]
+
+_MAX_HEADER = 32_000
+_MAX_NAME = 50
+_MAX_FILE_NAME = 1000
+_MAX_MIME_TYPE = 255
+_MAX_CONTENT_ID = 200
+_MAX_MESSAGE_ID = 250
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$%&'*+.^_`|~-]*")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+"
+# A little wider than RFC 5322's dot-atoms: other systems put dots in odd places, and a reply must name their ids.
+_MESSAGE_ID = re.compile(rf"<{_ATOM}@(?:{_ATOM}|\[[A-Za-z0-9:.]+\])>")
+_CONTENT_ID = re.compile(r"[A-Za-z0-9!#$&'*+/=?^_`{|}~.@-]+")
+_MIME_WORD = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
+_MIME_TYPE = re.compile(rf'{_MIME_WORD}/{_MIME_WORD}(?: *; *{_MIME_WORD}=(?:{_MIME_WORD}|"[ !#-:<-\[\]-~]*"))*')
+_ENCODED_WORD = re.compile(r"=\?[^? ]*\?[^? ]*\?[^? ]*\?=")
+
+# Name in lower case: what to use instead.
+_RESERVED = {
+    "from": "use the argument sender",
+    "to": "use the argument recipients",
+    "cc": "use the argument cc",
+    "bcc": "use the argument bcc",
+    "reply-to": "use the argument reply_to",
+    "subject": "use the argument subject",
+    "return-path": "use the argument envelope_sender",
+    "date": "it is made with the message",
+    "mime-version": "it is made with the message",
+    "received": "mail servers add it",
+    "delivered-to": "mail servers add it",
+}
+_RESERVED_FAMILIES = {
+    "content-": "it is made from the bodies and attachments",
+    "resent-": "resending is not supported",
+}
+# Headers whose syntax has no place for encoded words (RFC 2047 section 5), so they hold ASCII and travel as given.
+_STRUCTURED = frozenset(
+    {
+        "authentication-results",
+        "auto-submitted",
+        "autocrypt",
+        "disposition-notification-to",
+        "dkim-signature",
+        "errors-to",
+        "expires",
+        "feedback-id",
+        "importance",
+        "in-reply-to",
+        "mail-followup-to",
+        "message-id",
+        "precedence",
+        "priority",
+        "references",
+        "return-receipt-to",
+        "sensitivity",
+        "x-priority",
+    }
+)
+_STRUCTURED_FAMILIES = ("list-", "arc-")
+
+
+def checked_text(value: Any, *, field: str) -> str:
+    """Return ``value`` when it may be the text of a header.
+
+    Raises:
+        InvalidMessage: not a str, too long, or with a control character or line separator in it.
+    """
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
+    if len(value) > _MAX_HEADER:
+        raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
+    character = refused_character(value)
+    if character is not None:
+        raise InvalidMessage(f"{field}: contains {character}, which no header may hold")
+    return value
+
+
+def checked_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the application's own headers as pairs, in their order.
+
+    Raises:
+        InvalidMessage: a name or value cannot be sent as given, or a name is set by another argument.
+    """
+    if not isinstance(headers, Mapping):
+        raise InvalidMessage(f"headers: must be a mapping of names to values, not {type(headers).__name__}")
+    checked: dict[str, tuple[str, str]] = {}
+    for name, value in headers.items():
+        lower = _checked_name(name)
+        if lower in checked:
+            raise InvalidMessage(f"headers[{name!r}]: given twice, in different spellings")
+        field = f"headers[{name!r}]"
+        checked_text(value, field=field)
+        if lower == "sender":
+            parse_address(value, field=field)
+        elif is_structured(lower):
+            _check_structured(lower, value, field=field)
+        checked[lower] = (name, value)
+    return tuple(checked.values())
+
+
+def is_structured(name: str) -> bool:
+    """True when the header ``name`` (in lower case) takes no encoded words."""
+    return name in _STRUCTURED or name.startswith(_STRUCTURED_FAMILIES)
+
+
+def is_message_id(value: str) -> bool:
+    """True for a msg-id with its angle brackets (RFC 5322 section 3.6.4)."""
+    return len(value) <= _MAX_MESSAGE_ID and _MESSAGE_ID.fullmatch(value) is not None
+
+
+def checked_attachment(attachment: AttachmentData) -> AttachmentData:
+    """A copy of the attachment as it is sent: an inline one has a content id, by default its file name.
+
+    Raises:
+        AttachmentRefused: a value of it cannot be sent as given.
+    """
+    if not isinstance(attachment, AttachmentData):
+        raise InvalidMessage(f"attachments: must hold AttachmentData, not {type(attachment).__name__}")
+    name: Any = attachment.filename
+    if not isinstance(name, str) or not name:
+        raise AttachmentRefused(str(name), "filename: must be a str that is not empty")
+    character = refused_character(name)
+    if character is not None:
+        raise AttachmentRefused(name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold")
+    if len(name) > _MAX_FILE_NAME:
+        raise AttachmentRefused(f"{name[:80]}...", f"filename: is longer than {_MAX_FILE_NAME} characters")
+    if not isinstance(attachment.content, bytes):
+        raise AttachmentRefused(name, f"content: must be bytes, not {type(attachment.content).__name__}")
+    _check_mime_type(attachment)
+    content_id = attachment.content_id
+    if content_id is None and not attachment.inline:
+        return replace(attachment)
+    identifier: Any = name if content_id is None else content_id
+    if (
+        not isinstance(identifier, str)
+        or len(identifier) > _MAX_CONTENT_ID
+        or not _CONTENT_ID.fullmatch(identifier)
+        or _ENCODED_WORD.search(identifier)
+    ):
+        hint = "give a content_id: the file name cannot be one" if content_id is None else "without '<' and '>'"
+        raise AttachmentRefused(
+            name, f"content_id: must be letters, digits and some of !#$&'*+/=?^_`{{|}}~.@- ({hint})"
+        )
+    return replace(attachment, content_id=identifier)
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or len(name) > _MAX_NAME or not _HEADER_NAME.fullmatch(name):
+        shown = repr(name[:_MAX_NAME]) if isinstance(name, str) else repr(type(name).__name__)
+        raise InvalidMessage(
+            f"headers[{shown}]: a name must be at most {_MAX_NAME} letters, digits and hyphens, without ':'"
+        )
+    lower = name.lower()
+    instead = _RESERVED.get(lower)
+    for family, reason in _RESERVED_FAMILIES.items():
+        if lower.startswith(family):
+            instead = reason
+    if instead is not None:
+        raise InvalidMessage(f"headers[{name!r}]: cannot be set here; {instead}")
+    return lower
+
+
+def _check_structured(lower: str, value: str, *, field: str) -> None:
+    if not value.isascii():
+        raise InvalidMessage(f"{field}: may hold only ASCII; percent-encode a URL, leave out names")
+    if not value or value[0] == " " or value[-1] == " ":
+        raise InvalidMessage(f"{field}: is empty, or begins or ends with a space")
+    if _ENCODED_WORD.search(value):
+        raise InvalidMessage(f"{field}: holds an encoded word, which this header cannot")
+    if not can_fold(value):
+        raise InvalidMessage(f"{field}: has more than {MAX_WORD} characters without a place to fold the line")
+    if lower == "message-id" and not is_message_id(value):
+        raise InvalidMessage(f"{field}: must be a message id such as <unique@example.com>")
+
+
+def _check_mime_type(attachment: AttachmentData) -> None:
+    mimetype: Any = attachment.mimetype
+    if not isinstance(mimetype, str) or len(mimetype) > _MAX_MIME_TYPE or not _MIME_TYPE.fullmatch(mimetype):
+        raise AttachmentRefused(attachment.filename, "mimetype: must be type/subtype, such as 'text/plain'")
+    if mimetype[:10].lower() == "multipart/":
+        raise AttachmentRefused(
+            attachment.filename, "mimetype: a multipart type has a structure of its own; use 'application/octet-stream'"
+        )
+    if _ENCODED_WORD.search(mimetype):
+        raise AttachmentRefused(attachment.filename, "mimetype: holds an encoded word")

@@ -1,0 +1,154 @@
+"""``send_email`` and its twins: what can fail because of the caller fails here, before a message leaves."""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from openviper.core.email.addresses import Addresses
+from openviper.core.email.delivery import current_mailer, open_mailer, serving_event_loop, submit
+from openviper.core.email.delivery.request_outbox import current_outbox
+from openviper.core.email.delivery.schedule import Schedule
+from openviper.core.email.events import Receipt
+from openviper.core.email.sending.compose import compose
+
+__all__ = ["send_email", "send_email_sync", "submit_email"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def submit_email(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: str | None = None,
+    *,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+) -> Receipt:
+    """Send an email and return what became of it.
+
+    Args:
+        recipients: One address or several, each ``user@example.com`` or ``Name <user@example.com>``.
+        subject: May be left out only where ``template`` gives it in its ``subject`` block.
+        text: Plain-text body. Left out, it is made from the HTML. ``""`` is a valid body.
+        html: HTML body.
+        cc: Copy recipients.
+        bcc: Recipients who appear in the envelope only, never in the message.
+        attachments: Paths, URLs, tuples, bytes, dicts or :class:`AttachmentData`, in any mixture.
+        template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
+            given as ``text`` or ``html`` beats the template's.
+        context: Values for the template.
+        fail_silently: True returns a false receipt where a delivery error would be raised; None follows
+            ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.
+        background: False delivers before the call returns, also inside a transaction; True asks for the queue; None
+            follows ``EMAIL["use_background_worker"]``.
+        sender: The From address; None is ``EMAIL["default_sender"]``.
+        reply_to: Where answers go (RFC 5322 section 3.6.2).
+        headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused.
+        envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
+            ``""`` the null path.
+        send_at: Not before this moment; a datetime with a time zone. Needs the queue.
+        delay: Not before so many seconds, or a timedelta, have passed. Needs the queue; excludes ``send_at``.
+        expires_at: The queue does not send it after this moment; what does not go through the queue leaves at once.
+
+    Raises:
+        InvalidMessage: something given cannot be sent; nothing was.
+        QueueUnavailable: ``send_at`` or ``delay`` is given and the broker does not answer; nothing was queued.
+        ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
+        DeliveryError: an inline delivery failed and ``fail_silently`` is off.
+    """
+    schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
+    mailer = open_mailer() or await current_mailer()
+    message = await compose(
+        mailer,
+        recipients=recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=cc,
+        bcc=bcc,
+        attachments=attachments,
+        template=template,
+        context=context,
+        sender=sender,
+        reply_to=reply_to,
+        headers=headers,
+        envelope_sender=envelope_sender,
+    )
+    silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
+    return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
+
+
+def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Give a function that passes its arguments on the parameters of ``model``: for type checkers, editors, help()."""
+
+    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        function.__signature__ = inspect.signature(model).replace(  # type: ignore[attr-defined]
+            return_annotation=inspect.signature(function).return_annotation
+        )
+        return function
+
+    return decorate
+
+
+@_with_parameters_of(submit_email)
+async def send_email(*args: Any, **kwargs: Any) -> bool:
+    """Send an email; the arguments and errors are those of :func:`submit_email`.
+
+    Returns True when the message was delivered or accepted for delivery, False when the delivery failed silently.
+    """
+    return bool(await submit_email(*args, **kwargs))
+
+
+@_with_parameters_of(send_email)
+def send_email_sync(*args: Any, **kwargs: Any) -> bool:
+    """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
+
+    In a thread that serves a request the message takes the request's way, on the request's event loop. In another
+    thread of a process that serves applications on one event loop it is delivered there, before the call returns.
+    Elsewhere it is delivered over a connection that is closed again: a script that sends many messages does better in
+    one ``asyncio.run``.
+
+    Raises:
+        RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("send_email_sync() would block the event loop: use 'await send_email(...)' here")
+    loop = _serving_loop()
+    if loop is None:
+        return asyncio.run(send_email(*args, **kwargs))
+    # The callback that starts the coroutine copies this thread's context, so outbox and transaction are found.
+    return asyncio.run_coroutine_threadsafe(send_email(*args, **kwargs), loop).result()
+
+
+def _serving_loop() -> asyncio.AbstractEventLoop | None:
+    outbox = current_outbox()
+    if outbox is not None and outbox.loop.is_running():
+        return outbox.loop
+    if "anyio" in sys.modules:
+        from anyio import from_thread  # heavy, and there is nothing to ask unless someone uses it
+
+        with suppress(RuntimeError):  # not one of AnyIO's worker threads
+            return from_thread.run_sync(asyncio.get_running_loop)
+    return serving_event_loop()

@@ -1,1 +1,0 @@
-"""The wire: connections to the mail server, and messages over them."""

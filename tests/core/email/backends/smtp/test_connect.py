@@ -1,0 +1,305 @@
+"""Opening a connection: names, TLS, authentication, and that no secret is told to anyone else."""
+
+import logging
+import socket
+import ssl
+import traceback
+
+import aiosmtplib
+import pytest
+from support.messages import outgoing
+from support.rawserver import Peer, greet, raw_server
+from support.smtpd import SmtpServer
+
+from openviper.core.email.backends import SMTPBackend
+from openviper.core.email.backends.smtp.authentication import authenticate
+from openviper.core.email.backends.smtp.connect import connect
+from openviper.core.email.backends.smtp.tls import client_context
+from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryTimeout
+from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
+
+SECRET = "correct horse battery staple"
+
+
+async def send_over(settings: EmailSettings) -> None:
+    async with SMTPBackend(settings) as backend:
+        await backend.send(outgoing())
+
+
+async def send_one(server: SmtpServer, **settings: object) -> None:
+    await send_over(EmailSettings(**server.settings(**settings)))
+    await server.arrive(1)
+
+
+# Reaching the server
+
+
+async def test_a_closed_port_is_a_temporary_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionFailed, match=rf"^127\.0\.0\.1:{port}: connecting: .*refused") as raised:
+        await connect(EmailSettings(host="127.0.0.1", port=port))
+    assert raised.value.temporary
+    assert raised.value.__cause__ is not None
+
+
+async def test_a_name_without_address_is_a_temporary_failure() -> None:
+    with pytest.raises(ConnectionFailed, match=r"^no-such-host\.invalid:25: connecting: ") as raised:
+        await connect(EmailSettings(host="no-such-host.invalid"))
+    assert raised.value.temporary
+
+
+async def test_ipv6_works_and_is_shown_in_brackets() -> None:
+    with SmtpServer(host="::1") as server:
+        await send_one(server)
+        server.fault("greeting", 554)
+        with pytest.raises(ConnectionFailed, match=rf"^\[::1\]:{server.port}: greeting: 554 "):
+            await connect(EmailSettings(**server.settings()))
+
+
+async def test_a_server_that_is_no_smtp_server_is_told_apart() -> None:
+    async def converse(peer: Peer) -> None:
+        await peer.say(b"HTTP/1.1 400 Bad Request", b"")
+        await peer.reader.read()
+
+    async with raw_server(converse) as port:
+        with pytest.raises(ConnectionFailed, match=r"HTTP/1\.1 400 Bad Request") as raised:
+            await connect(EmailSettings(host="127.0.0.1", port=port))
+    assert raised.value.temporary
+
+
+# The name in EHLO
+
+
+async def test_ehlo_gives_the_configured_name() -> None:
+    with SmtpServer() as server:
+        await send_one(server, local_hostname="shop.example.com")
+    assert [command.line for command in server.commands if command.verb == "EHLO"] == ["EHLO shop.example.com"]
+
+
+async def test_ehlo_without_a_configured_name_asks_no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> str:
+        raise AssertionError("the DNS was asked")
+
+    monkeypatch.setattr(socket, "getfqdn", refuse)
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop")
+    with SmtpServer() as server:
+        await send_one(server)
+        monkeypatch.setattr(socket, "gethostname", lambda: "laptop.example.com")
+        await send_one(server)
+        monkeypatch.setattr(socket, "gethostname", lambda: "not a name.example.com")
+        await send_one(server)
+    names = [command.line for command in server.commands if command.verb == "EHLO"]
+    assert names == ["EHLO [127.0.0.1]", "EHLO laptop.example.com", "EHLO [127.0.0.1]"]
+
+
+async def test_helo_is_used_where_ehlo_is_unknown() -> None:
+    with SmtpServer() as server:
+        server.fault("EHLO", 502)
+        await send_one(server)
+    assert server.verbs[:4] == ["connect", "greeting", "EHLO", "HELO"]
+    assert server.messages[0].via == "DATA"
+
+
+# TLS
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+@pytest.mark.parametrize("kind", ["untrusted", "wrong-host", "expired"])
+async def test_a_bad_certificate_is_refused_for_good_and_nothing_is_said(tls: str, kind: str) -> None:
+    with (
+        SmtpServer(tls=tls, certificate=kind, users={"me": SECRET}) as server,
+        pytest.raises(ConnectionFailed, match="certificate is not trusted") as raised,
+    ):
+        await connect(EmailSettings(**server.settings()))
+    assert not raised.value.temporary
+    assert not {"AUTH", "MAIL"} & set(server.verbs)
+
+
+async def test_a_good_certificate_is_refused_without_its_authority() -> None:
+    with SmtpServer(tls="implicit") as server, pytest.raises(ConnectionFailed, match="certificate is not trusted"):
+        await connect(EmailSettings(**server.settings(tls_ca_file=None)))
+
+
+async def test_starttls_that_is_not_offered_is_a_failure() -> None:
+    with (
+        SmtpServer() as server,
+        pytest.raises(ConnectionFailed) as raised,
+    ):
+        await connect(EmailSettings(**server.settings(use_tls=True)))
+    assert str(raised.value) == (
+        f'127.0.0.1:{server.port}: STARTTLS was asked for (EMAIL["use_tls"]) but the server does not offer it'
+    )
+    assert not raised.value.temporary
+    assert "MAIL" not in server.verbs
+
+
+async def test_capabilities_of_before_starttls_are_forgotten() -> None:
+    with SmtpServer(tls="starttls") as server:
+        await send_one(server)
+    assert server.verbs[:5] == ["connect", "greeting", "EHLO", "STARTTLS", "EHLO"]
+
+
+async def test_clear_text_behind_the_answer_to_starttls_is_ignored() -> None:
+    """What an attacker puts there must not be read as part of the encrypted session (RFC 3207 section 4.2)."""
+    with SmtpServer(tls="starttls", inject_after_starttls="250-evil.example\r\n250 AUTH PLAIN") as server:
+        await send_one(server)
+    assert server.messages[0].tls
+
+
+async def test_tls_towards_a_server_without_it_says_which_setting_is_meant() -> None:
+    with (
+        SmtpServer() as server,
+        pytest.raises(ConnectionFailed, match='EMAIL\\["use_ssl"\\] is for port 465') as raised,
+    ):
+        await connect(EmailSettings(**server.settings(use_ssl=True)))
+    assert not raised.value.temporary
+
+
+async def test_tls_below_1_2_is_refused() -> None:
+    context = await client_context(None)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert await client_context(None) is context
+
+
+async def test_a_missing_ca_file_names_the_setting(tmp_path: object) -> None:
+    settings = EmailSettings(host="127.0.0.1", use_ssl=True, tls_ca_file=f"{tmp_path}/missing.pem")
+    with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["tls_ca_file"\]: .*missing\.pem'):
+        await SMTPBackend(settings).open()
+
+
+# AUTH
+
+
+@pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
+async def test_each_method_of_authentication_works(method: str) -> None:
+    with SmtpServer(users={"me@example.com": SECRET}, auth_methods=[method]) as server:
+        await send_one(server)
+    assert server.messages[0].user == "me@example.com"
+
+
+async def test_a_token_is_given_with_xoauth2() -> None:
+    with SmtpServer(users={"me@example.com": SECRET}, auth_methods=["PLAIN", "XOAUTH2"], tls="implicit") as server:
+        await send_one(server, password=None, xoauth2_token=SECRET)
+        with pytest.raises(AuthenticationFailed) as raised:
+            await connect(EmailSettings(**server.settings(password=None, xoauth2_token="expired")))
+    assert (raised.value.code, raised.value.temporary) == (535, False)
+    assert server.messages[0].user == "me@example.com"
+
+
+async def test_a_wrong_password_is_permanent_and_every_offered_method_is_tried() -> None:
+    with (
+        SmtpServer(users={"me": SECRET}, auth_methods=["PLAIN", "LOGIN"]) as server,
+        pytest.raises(AuthenticationFailed, match="AUTH: 535") as raised,
+    ):
+        await connect(EmailSettings(**server.settings(password="wrong")))
+    assert (raised.value.code, raised.value.temporary) == (535, False)
+    assert server.verbs.count("AUTH") == 2
+
+
+async def test_a_temporary_refusal_to_authenticate_is_not_tried_again_at_once() -> None:
+    with SmtpServer(users={"me": SECRET}) as server:
+        server.fault("AUTH", 454)
+        with pytest.raises(AuthenticationFailed) as raised:
+            await connect(EmailSettings(**server.settings()))
+    assert (raised.value.code, raised.value.temporary) == (454, True)
+    assert server.verbs.count("AUTH") == 1
+
+
+@pytest.mark.parametrize("methods", [[], ["GSSAPI"]])
+async def test_a_server_without_a_usable_method_is_a_permanent_failure(methods: list[str]) -> None:
+    with (
+        SmtpServer(users={"me": SECRET}, auth_methods=methods) as server,
+        pytest.raises(AuthenticationFailed, match='EMAIL\\["username"\\] is set') as raised,
+    ):
+        await connect(EmailSettings(**server.settings()))
+    assert not raised.value.temporary
+
+
+class ClearChannel:
+    """A transport without TLS to an address that no test may connect to."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def get_extra_info(self, name: str) -> object:
+        return (self._address, 25) if name == "peername" else None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "fe80::7%eth0"])
+async def test_a_password_is_never_sent_in_clear_text_beyond_this_machine(address: str) -> None:
+    """The settings judge by name; this is judged by the address that the connection really has."""
+    client = aiosmtplib.SMTP()
+    client.transport = ClearChannel(address)  # type: ignore[assignment]
+    settings = EmailSettings(host="localhost", username="me", password=SECRET)
+    with pytest.raises(AuthenticationFailed, match="clear text") as raised:
+        await authenticate(client, settings, "mail.example:25")
+    assert not raised.value.temporary
+
+
+async def test_a_host_name_that_could_add_a_command_is_not_given_in_ehlo() -> None:
+    with SmtpServer() as server:
+        settings = EmailSettings(**server.settings()).model_copy(update={"local_hostname": "me\r\nMAIL FROM:<a@b>"})
+        with pytest.raises(ImproperlyConfigured, match="local_hostname"):
+            await connect(settings)
+    assert "EHLO" not in server.verbs
+
+
+ECHOES = ["535 wrong: {line}", "535 {secret}", "550-{line}\r\n550 {line}", "{line}", "454 {line} again"]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "XOAUTH2"])
+async def test_no_secret_is_in_error_log_or_traceback_though_the_server_echoes_it(
+    echo: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines: list[str] = []
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, f"AUTH {method}")
+        while True:
+            line = (await peer.line()).decode()
+            lines.append(line.rpartition(" ")[2])
+            if method == "LOGIN" and len(lines) == 1:
+                await peer.say(b"334 UGFzc3dvcmQ6")
+                continue
+            await peer.say(echo.format(line=line, secret=SECRET).encode())
+
+    token = {"xoauth2_token": SECRET} if method == "XOAUTH2" else {"password": SECRET}
+    caplog.set_level(logging.DEBUG)
+    async with raw_server(converse) as port:
+        with pytest.raises(ConnectionFailed) as raised:
+            await send_over(EmailSettings(host="127.0.0.1", port=port, username="me", **token))
+    shown = [*traceback.format_exception(raised.value), caplog.text]
+    shown += [repr(value) for error in _chain(raised.value) for value in _locals(error)]
+    told = "\n".join(shown)
+    assert SECRET not in told
+    assert not [line for line in lines if line != "me" and len(line) > 4 and line in told]
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    errors = []
+    while error is not None:
+        errors.append(error)
+        error = error.__cause__ or error.__context__
+    return errors
+
+
+def _locals(error: BaseException) -> list[object]:
+    frames = traceback.walk_tb(error.__traceback__)
+    return [
+        value
+        for frame, _ in frames
+        if "/openviper/" in frame.f_code.co_filename or "/aiosmtplib/" in frame.f_code.co_filename
+        for value in frame.f_locals.values()
+    ]
+
+
+async def test_silence_of_the_greeting_ends_with_the_timeout() -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", "silence")
+        with pytest.raises(DeliveryTimeout, match="greeting"):
+            await connect(EmailSettings(**server.settings(timeout=1.0)))

@@ -1,0 +1,860 @@
+"""Overlapped messages: many in flight on one connection, and the right outcome for each when something fails."""
+
+import asyncio
+import contextlib
+import random
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from support.messages import outgoing
+from support.patience import PATIENCE, shown_in_time
+from support.postfix import Postfix
+from support.rawserver import Peer, greet, raw_server
+from support.smtpd import ReceivedMessage, SmtpServer
+
+from openviper.core.email.backends import DeliveryReport, SMTPBackend
+from openviper.core.email.backends.smtp.overlap import OverlappedSender
+from openviper.core.email.backends.smtp.pool import ConnectionPool
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryError,
+    EmailError,
+    InvalidMessage,
+    MessageRefused,
+    PoolTimeout,
+    RecipientsRefused,
+)
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+
+Outcome = DeliveryReport | EmailError
+
+
+def numbered(count: int, *, filling: bytes = b"") -> list[OutgoingMessage]:
+    """Messages that say who is to get them, so that one in the wrong hands is seen."""
+    return [
+        outgoing(b"number %d.\r\n" % number + filling, to=[f"to{number}@example.com"], number=number)
+        for number in range(count)
+    ]
+
+
+async def send_all(backend: SMTPBackend, messages: Sequence[OutgoingMessage]) -> list[Outcome]:
+    outcomes = await asyncio.gather(*map(backend.send_overlapped, messages), return_exceptions=True)
+    for outcome in outcomes:
+        if not isinstance(outcome, DeliveryReport | EmailError):
+            raise outcome
+    return outcomes  # type: ignore[return-value]
+
+
+@asynccontextmanager
+async def backend_for(server: SmtpServer, **more: object) -> AsyncIterator[SMTPBackend]:
+    async with SMTPBackend(EmailSettings(**server.settings(**{"pool_size": 1} | more))) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def raw_backend(converse: Callable[[Peer], Awaitable[None]], **more: int) -> AsyncIterator[SMTPBackend]:
+    async with (
+        raw_server(converse, **more) as port,
+        SMTPBackend(EmailSettings(host="127.0.0.1", port=port, pool_size=1)) as backend,
+    ):
+        yield backend
+
+
+def number_of(content: bytes) -> int:
+    found = re.search(rb"^number (\d+)\.\r?$", content, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def check(messages: Sequence[ReceivedMessage], outcomes: Sequence[Outcome]) -> Counter[int]:
+    """Nobody got another one's mail, and what arrived how often fits what the senders were told."""
+    arrived: Counter[int] = Counter()
+    for message in messages:
+        number = number_of(message.content)
+        assert message.recipients == [f"to{number}@example.com"]
+        arrived[number] += 1
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, DeliveryReport):
+            assert arrived[number] == 1, number
+        elif isinstance(outcome, DeliveryError) and outcome.uncertain:
+            assert arrived[number] <= 1, number
+        else:
+            assert arrived[number] == 0, number
+    return arrived
+
+
+async def all_given_back(backend: SMTPBackend) -> None:
+    """No connection is lent, and none is about to be: what is open is idle, or says QUIT."""
+    async with asyncio.timeout(PATIENCE):
+        while (figures := backend.figures) is None or figures.open != figures.idle or figures.waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("greeting", nth=1)
+        async with backend_for(server) as backend:
+            small, large = numbered(30), numbered(3, filling=b"x\r\n" * 100_000)
+            sending = [asyncio.create_task(backend.send_overlapped(message)) for message in (*small, *large)]
+            await gate.reached()
+            assert backend.figures is not None
+            assert (backend.figures.open, backend.figures.waiting) == (0, 33)
+            gate.release()
+            await asyncio.gather(*sending)
+            await all_given_back(backend)
+
+
+def of_kind(outcomes: Sequence[Outcome], kind: type[EmailError]) -> list[int]:
+    return [number for number, outcome in enumerate(outcomes) if isinstance(outcome, kind)]
+
+
+def uncertain(outcomes: Sequence[Outcome]) -> list[int]:
+    return [n for n, outcome in enumerate(outcomes) if isinstance(outcome, DeliveryError) and outcome.uncertain]
+
+
+# What goes out when
+
+
+async def read_flight(peer: Peer) -> int:
+    """The number of the message that the next flight carries."""
+    assert await peer.line() == b"RSET"
+    assert (await peer.line()).startswith(b"MAIL FROM:")
+    assert (await peer.line()).startswith(b"RCPT TO:")
+    verb, length, last = (await peer.line()).split()
+    assert (verb, last) == (b"BDAT", b"LAST")
+    return number_of(await peer.exactly(int(length)))
+
+
+async def probed(peer: Peer) -> None:
+    await greet(peer, "PIPELINING", "CHUNKING")
+    assert await peer.line() == b"RSET"
+    await peer.nothing_comes()
+    await peer.say(b"250 reset")
+
+
+async def test_twenty_messages_follow_each_other_without_an_answer() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(20)] == list(range(20))
+        await peer.nothing_comes()
+        await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 20)
+        assert [await read_flight(peer) for _ in range(10)] == list(range(20, 30))
+        await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 10)
+
+    async with raw_backend(converse) as backend:
+        outcomes = await send_all(backend, numbered(30))
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+
+
+async def test_a_window_of_bytes_bounds_what_is_unanswered() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        for first in range(0, 9, 2):
+            assert [await read_flight(peer) for _ in range(2)] == [first, first + 1]
+            await peer.nothing_comes()
+            await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 2)
+
+    messages = numbered(10, filling=(b"x" * 76 + b"\r\n") * 1300)
+    async with raw_backend(converse) as backend:
+        assert all(isinstance(outcome, DeliveryReport) for outcome in await send_all(backend, messages))
+
+
+async def test_a_server_that_refuses_rset_gets_one_message_at_a_time() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        assert await peer.line() == b"RSET"
+        await peer.say(b"502 no such command")
+        for number in range(3):
+            assert (await peer.line()).startswith(b"MAIL FROM:")
+            assert (await peer.line()).startswith(b"RCPT TO:")
+            assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == number
+            await peer.nothing_comes()
+            await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    async with raw_backend(converse) as backend:
+        assert all(isinstance(outcome, DeliveryReport) for outcome in await send_all(backend, numbered(3)))
+
+
+@pytest.mark.parametrize("capabilities", [("PIPELINING", "SIZE 100000000"), ("CHUNKING",), ()])
+async def test_without_both_extensions_it_falls_back_in_silence(capabilities: Sequence[str]) -> None:
+    with SmtpServer(capabilities=capabilities) as server:
+        async with backend_for(server, pool_size=2) as backend:
+            outcomes = await send_all(backend, numbered(50))
+    assert sum(check(server.messages, outcomes).values()) == 50
+    assert "RSET" not in server.verbs
+    assert server.connections <= 2
+
+
+@pytest.mark.parametrize("settings", [{"one_flight": False}, {"allow_partial": False}], ids=str)
+async def test_settings_that_forbid_one_flight_forbid_overlapping(settings: dict[str, bool]) -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, **settings) as backend:
+            for _ in range(2):
+                await backend.send_overlapped(outgoing(to=["a@example.com", "b@example.com"]))
+    assert "RSET" not in server.verbs
+
+
+async def test_large_messages_go_alone_between_the_small_ones() -> None:
+    messages = numbered(30)
+    messages[3:20:4] = [
+        outgoing(b"number %d.\r\n" % n + b"x" * 76 * 4000 + b"\r\n", to=[f"to{n}@example.com"]) for n in range(3, 20, 4)
+    ]
+    with SmtpServer() as server:
+        async with backend_for(server) as backend:
+            assert sum(check(server.messages, await send_all(backend, messages)).values()) == 30
+    assert server.connections == 1
+
+
+async def test_several_connections_share_many_messages_and_few_use_one() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server, pool_size=3) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(60)))
+            await server.seen("body", 3)
+            gate.release()
+            await sending
+    assert server.connections == 3
+    with SmtpServer() as server:
+        async with backend_for(server, pool_size=3) as backend:
+            await send_all(backend, numbered(20))
+    assert server.connections == 1
+
+
+async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, max_messages_per_connection=30) as backend:
+            check(server.messages, await send_all(backend, numbered(100)))
+    assert [count for _, count in sorted(Counter(m.connection for m in server.messages).items())] == [30, 30, 30, 10]
+
+
+async def test_an_ordinary_message_gets_its_turn_between_overlapped_ones() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body", nth=6)
+        async with backend_for(server, max_messages_per_connection=10_000) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(200)))
+            await gate.reached()
+            ordinary = asyncio.create_task(backend.send(outgoing(b"number 1000.\r\n")))
+            await asyncio.sleep(0)  # it waits for its turn now
+            gate.release()
+            await ordinary
+            place = [number_of(message.content) for message in server.messages].index(1000)
+            await sending
+    assert place < 100
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_messages_overlap_over_tls_too(tls: str) -> None:
+    with SmtpServer(tls=tls) as server:
+        async with backend_for(server) as backend:
+            assert sum(check(server.messages, await send_all(backend, numbered(60))).values()) == 60
+    assert server.connections == 1
+
+
+def test_messages_overlap_on_uvloop_too() -> None:
+    async def main(server: SmtpServer) -> list[Outcome]:
+        async with backend_for(server) as backend:
+            return await send_all(backend, numbered(60))
+
+    with SmtpServer() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert sum(check(server.messages, runner.run(main(server))).values()) == 60
+
+
+async def test_the_rate_limit_holds_for_overlapped_messages() -> None:
+    with SmtpServer() as server:
+        async with backend_for(server, rate_limit="10/second") as backend:
+            started = time.monotonic()
+            await send_all(backend, numbered(15))
+    assert time.monotonic() - started > 0.35  # ten may be saved up
+
+
+@pytest.mark.parametrize("how", ["in a subclass", "in a mixin"])
+async def test_a_backend_with_a_send_of_its_own_is_not_gone_round(how: str) -> None:
+    class Mixin:
+        async def send(self, message: OutgoingMessage) -> DeliveryReport:
+            return DeliveryReport(accepted=("nobody",))
+
+    class Mixed(Mixin, SMTPBackend):
+        pass
+
+    class Derived(SMTPBackend):
+        async def send(self, message: OutgoingMessage) -> DeliveryReport:
+            return DeliveryReport(accepted=("nobody",))
+
+    class Both(Derived):
+        async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+            return await self.send(message)
+
+        overlaps = True
+
+    assert SMTPBackend.overlaps
+    assert not (Mixed if how == "in a mixin" else Derived).overlaps
+    assert Both.overlaps
+
+
+# Refusals
+
+
+async def test_a_refused_message_does_not_touch_its_neighbours() -> None:
+    with SmtpServer() as server:
+        server.refuse("to3@example.com", 550)
+        server.fault("MAIL", 552, nth=6)
+        server.fault("BDAT", 554, nth=9)
+        server.fault("body", 451, nth=11)
+        async with backend_for(server) as backend:
+            outcomes = await send_all(backend, numbered(20))
+            assert backend.figures is not None
+            assert (backend.figures.sent, backend.figures.reconnects) == (16, 0)
+    check(server.messages, outcomes)
+    assert of_kind(outcomes, RecipientsRefused) == [3]
+    assert len(of_kind(outcomes, MessageRefused)) == 3
+    assert uncertain(outcomes) == []
+    assert server.connections == 1
+
+
+async def test_after_a_refusal_an_ordinary_message_begins_anew() -> None:
+    """BDAT was refused, so the transaction is still open; RSET ends it before the next."""
+    with SmtpServer() as server:
+        server.fault("BDAT", 451, nth=1)
+        async with backend_for(server) as backend:
+            with pytest.raises(MessageRefused):
+                await backend.send_overlapped(numbered(1)[0])
+            await backend.send(outgoing(b"number 1.\r\n", to=["to1@example.com"]))
+    assert [message.recipients for message in server.messages] == [["to1@example.com"]]
+
+
+async def test_one_out_of_sequence_because_of_another_is_sent_again_and_not_refused() -> None:
+    async def converse(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(3)] == [0, 1, 2]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
+        await peer.say(b"250 reset", b"503 nested MAIL", b"503 not now", b"503 not now")
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+        assert (await peer.line()).startswith(b"MAIL FROM:")
+        await peer.line()
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == 1
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken again")
+
+    async with raw_backend(converse) as backend:
+        refused, again, taken = await send_all(backend, numbered(3))
+    assert isinstance(refused, MessageRefused)
+    assert isinstance(again, DeliveryReport)
+    assert again.response == "250 taken again"
+    assert isinstance(taken, DeliveryReport)
+
+
+async def test_content_that_was_taken_for_nobody_knows_whom_is_uncertain() -> None:
+    """RSET and MAIL are refused in the middle, RCPT adds to the transaction before, and its content is taken."""
+    conversations = 0
+
+    async def converse(peer: Peer) -> None:
+        nonlocal conversations
+        conversations += 1
+        assert conversations == 1
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
+        await peer.say(b"451 not now", b"503 nested MAIL", b"250 recipient", b"250 taken")
+        assert await peer.reader.read(1) == b""  # nothing more goes over this connection
+
+    async with raw_backend(converse) as backend:
+        first, second = await send_all(backend, numbered(2))
+    assert isinstance(first, MessageRefused)
+    assert isinstance(second, ConnectionFailed)
+    assert second.uncertain
+
+
+async def test_after_a_refused_rset_nothing_further_goes_over_the_connection() -> None:
+    """What was written already counts as it is answered."""
+    connections = 0
+
+    async def converse(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await probed(peer)
+        if connections == 1:
+            assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+            await peer.say(b"451 not now", b"250 sender", b"250 recipient", b"250 taken")
+            await peer.say(b"451 not now", b"451 not now", b"451 not now", b"451 not now")
+            assert await peer.reader.read(1) == b""
+        else:
+            assert await read_flight(peer) == 0
+            await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+
+    async def converse_alone(peer: Peer) -> None:
+        if connections != 1:
+            await converse(peer)
+            return
+        await greet(peer, "PIPELINING", "CHUNKING")
+        for _ in range(2):
+            await peer.line()
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == 1
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken alone")
+        await peer.reader.read()
+
+    async with raw_backend(converse_alone) as backend:
+        first, second = await send_all(backend, numbered(2))
+    assert isinstance(first, DeliveryReport)
+    assert isinstance(second, DeliveryReport)
+    assert second.response == "250 taken alone"
+
+
+async def test_what_cannot_stand_on_the_wire_fails_alone() -> None:
+    messages = numbered(5)
+    messages[2] = outgoing(b"a bare\rreturn\r\n", to=["to2@example.com"])
+    with SmtpServer() as server:
+        async with backend_for(server) as backend:
+            outcomes = await send_all(backend, messages)
+    assert of_kind(outcomes, InvalidMessage) == [2]
+    assert len(server.messages) == 4
+
+
+# A connection that dies in the middle
+
+
+VERBS = ["RSET", "MAIL", "RCPT", "BDAT", "body"]
+
+
+@pytest.mark.parametrize("action", ["drop", "reset", "garbage", 421])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_outcome_is_right_when_the_connection_ends_at(verb: str, action: str | int) -> None:
+    """In the middle of the second flight of twenty, at each step of the 25th message."""
+    with SmtpServer() as server:
+        server.fault(verb, action, nth=26 if verb == "RSET" else 25)
+        async with backend_for(server, max_messages_per_connection=1000) as backend:
+            outcomes = await send_all(backend, numbered(60))
+            await all_given_back(backend)
+    arrived = check(server.messages, outcomes)
+    lost = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
+    if action == 421:
+        # What was behind it was not looked at, and is sent again.
+        assert lost == ([24] if verb in ("RCPT", "BDAT", "body") else [])
+        assert uncertain(outcomes) == []
+    else:
+        assert lost == uncertain(outcomes)
+        assert 24 in lost
+        assert len(lost) <= 20
+        # A server that closes with commands unread resets the connection, which destroys answers on their way.
+        assert set(lost) <= set(range(24 if action == "garbage" else 5, 44))
+    if action != "garbage":  # after which the server goes on with what it has
+        assert set(arrived) >= set(range(60)) - set(lost)
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("action", ["drop", "reset", "garbage", "silence", 421, 502, 451])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_outcome_is_right_when_the_first_message_meets_it(verb: str, action: str | int) -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer() as server:
+            server.fault(verb, action, nth=1)
+            async with backend_for(server, timeout=limit, data_timeout=limit) as backend:
+                outcomes = await send_all(backend, numbered(30))
+                await all_given_back(backend)
+        check(server.messages, outcomes)
+        if verb == "RSET":  # with nothing behind it
+            assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+        assert sum(isinstance(outcome, DeliveryReport) for outcome in outcomes) >= 10
+
+    await (shown_in_time(show) if action == "silence" else show(2 * PATIENCE))
+
+
+async def test_cancelled_messages_take_no_others_with_them() -> None:
+    """Two senders share a connection; one of them leaves while its messages are unanswered."""
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            messages = numbered(16)
+            leaving = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[::2]]
+            staying = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1::2]]
+            await server.seen("body")
+            for task in leaving:
+                task.cancel()
+            later = asyncio.create_task(backend.send_overlapped(outgoing(b"number 99.\r\n", to=["to99@example.com"])))
+            await asyncio.sleep(0.05)
+            gate.release()
+            assert all(await asyncio.gather(*staying, later))
+            assert all(
+                isinstance(one, asyncio.CancelledError)
+                for one in await asyncio.gather(*leaving, return_exceptions=True)
+            )
+            await all_given_back(backend)
+    arrived = check(server.messages, [])
+    assert max(arrived.values()) == 1
+    # The connection on which somebody left was not used again.
+    assert {message.connection for message in server.messages if number_of(message.content) == 99} == {2}
+
+
+async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_others() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            messages = numbered(22)
+
+            async def send_first() -> None:
+                await backend.send_overlapped(messages[0])
+                waiting.cancel()  # it has just been given the place of this one
+
+            first = asyncio.create_task(send_first())
+            others = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1:20]]
+            waiting = asyncio.create_task(backend.send_overlapped(messages[20]))
+            await server.seen("body")
+            gate.release()
+            await asyncio.gather(first, *others)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await all_given_back(backend)
+            assert backend.figures is not None
+            assert backend.figures.idle == 1  # nothing of it was on the wire
+
+
+async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> None:
+    """The connection was reset a moment ago, which nobody has seen yet."""
+    with SmtpServer() as server:
+        server.fault("body", "reset", nth=1)
+        async with backend_for(server) as backend:
+            first = asyncio.create_task(backend.send_overlapped(numbered(1)[0]))
+            await asyncio.sleep(0)
+            while not server.verbs.count("body"):
+                await asyncio.sleep(0.001)
+                time.sleep(0.05)  # the reset comes while the loop does something else
+                if server.verbs.count("body") and not first.done():
+                    server.wait_until(lambda: server.open_connections == 0)
+                    time.sleep(0.05)  # and the system knows of it
+                    break
+            outcomes = [await backend.send_overlapped(numbered(2)[1])]
+            outcomes[:0] = await asyncio.gather(first, return_exceptions=True)  # type: ignore[arg-type]
+    check(server.messages, outcomes)
+    assert uncertain(outcomes) == [0]
+
+
+async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
+    """It has died without a word: the next one takes its place, and is overlapped as well."""
+    with SmtpServer() as server:
+        async with backend_for(server) as backend:
+            await send_all(backend, numbered(10))
+            asked = server.verbs.count("RSET")
+            server.fault("RSET", "drop", nth=1)
+            await asyncio.sleep(1.05)
+            outcomes = await send_all(backend, numbered(30)[10:])
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    resets = Counter(command.connection for command in server.commands if command.verb == "RSET")
+    assert resets.keys() == {1, 2}
+    assert resets[1] == asked + 1
+    assert resets[2] >= 21  # one to ask, and one more if this process stands still for a second
+
+
+async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
+    with SmtpServer(connection_limit=1) as server:
+        server.delay("body", 0.01)
+        pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), patience=0.1)
+        while not pool.figures.idle:
+            with contextlib.suppress(PoolTimeout):  # of a machine that takes longer to connect
+                await pool.warm()
+        sender = OverlappedSender(pool, connections=2)
+        outcomes = await asyncio.gather(*map(sender.send, numbered(60)))
+        await pool.aclose()
+    assert len(outcomes) == len(server.messages) == 60
+    assert server.verbs.count("RSET") == 61
+
+
+async def test_what_waits_when_the_backend_is_closed_fails_in_time() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with backend_for(server) as backend:
+            sending = asyncio.ensure_future(send_all(backend, numbered(60)))
+            await server.seen("body")
+            asyncio.get_running_loop().call_later(0.2, gate.release)
+            await backend.aclose()
+            outcomes = await sending
+    check(server.messages, outcomes)
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes[:20])
+    assert of_kind(outcomes, ConnectionFailed) == list(range(20, 60))
+
+
+async def test_silence_in_the_middle_ends_in_time_and_leaves_the_rest_uncertain() -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer() as server:
+            server.fault("MAIL", "silence", nth=25)
+            async with backend_for(server, timeout=limit) as backend:
+                outcomes = await send_all(backend, numbered(60))
+        check(server.messages, outcomes)
+        assert 24 in uncertain(outcomes)
+        assert len(uncertain(outcomes)) <= 20
+
+    await shown_in_time(show)
+
+
+async def test_refusals_that_were_answered_before_the_end_are_refusals() -> None:
+    async def converse(peer: Peer) -> None:
+        if peers.append(peer) or len(peers) > 1:  # type: ignore[func-returns-value]
+            return
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(4)] == [0, 1, 2, 3]
+        await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+        await peer.say(b"250 reset", b"250 sender", b"550 no such user")  # and no more
+
+    peers: list[Peer] = []
+    async with raw_backend(converse) as backend:
+        outcomes = await send_all(backend, numbered(4))
+    assert isinstance(outcomes[0], DeliveryReport)
+    assert of_kind(outcomes, RecipientsRefused) == [1]
+    assert uncertain(outcomes) == [2, 3]
+
+
+async def send_over(*peers: Callable[[Peer], Awaitable[None]], count: int) -> list[Outcome]:
+    """Send that many messages, the first connection served by the first of ``peers`` and so on."""
+    left = list(peers)
+
+    async def converse(peer: Peer) -> None:
+        await left.pop(0)(peer)
+
+    async with raw_backend(converse) as backend:
+        return await send_all(backend, numbered(count))
+
+
+def takes_alone(number: int) -> Callable[[Peer], Awaitable[None]]:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        assert [(await peer.line())[:4] for _ in range(2)] == [b"MAIL", b"RCPT"]
+        assert number_of(await peer.exactly(int((await peer.line()).split()[1]))) == number
+        await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    return converse
+
+
+async def test_a_refusal_in_front_of_421_is_a_refusal() -> None:
+    async def leave(peer: Peer) -> None:
+        await probed(peer)
+        assert [await read_flight(peer) for _ in range(2)] == [0, 1]
+        await peer.say(b"250 reset", b"550 not from you", b"421 leaving")
+
+    refused, taken = await send_over(leave, takes_alone(1), count=2)
+    assert isinstance(refused, MessageRefused)
+    assert (refused.code, refused.temporary) == (550, False)
+    assert isinstance(taken, DeliveryReport)
+
+
+async def test_one_out_of_sequence_in_front_of_421_is_sent_again() -> None:
+    async def leave(peer: Peer) -> None:
+        await probed(peer)
+        assert await read_flight(peer) == 0
+        await peer.say(b"250 reset", b"503 nested MAIL", b"421 leaving")
+
+    (taken,) = await send_over(leave, takes_alone(0), count=1)
+    assert isinstance(taken, DeliveryReport)
+
+
+async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> None:
+    """The server stops reading in the middle of the content, so the end of it cannot have left."""
+    taken: list[int] = []
+    stuck = asyncio.Event()
+
+    async def converse(peer: Peer) -> None:
+        if not taken:
+            await probed(peer)
+            taken.append(await read_flight(peer))
+            await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
+            await stuck.wait()
+            return
+        await greet(peer, "PIPELINING", "CHUNKING")
+        for _ in range(2):
+            assert (await peer.line()).startswith(b"MAIL FROM:")
+            await peer.line()
+            taken.append(number_of(await peer.exactly(int((await peer.line()).split()[1]))))
+            await peer.say(b"250 sender", b"250 recipient", b"250 taken")
+
+    first, second = numbered(1) + numbered(2, filling=(b"x" * 998 + b"\r\n") * 240)[1:]
+    async with raw_backend(converse, limit=4096) as backend:
+        await backend.send_overlapped(first)
+        narrow(backend)
+        sending = asyncio.ensure_future(send_all(backend, [second, first]))
+        await asyncio.sleep(0.2)
+        stuck.set()
+        outcomes = await sending
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert taken == [0, 1, 0]
+
+
+def narrow(backend: SMTPBackend) -> None:
+    """Let the system take few bytes on the only connection, which is idle."""
+    pool = backend._pools.get()
+    assert pool is not None
+    (connection,) = pool._idle
+    connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+
+# A real server
+
+
+@pytest.fixture(scope="module")
+def postfix() -> Iterator[Postfix]:
+    with Postfix() as server:
+        yield server
+
+
+def waiting(postfix: Postfix) -> bool:
+    """True while a message of the queue is not in the mailbox."""
+    queue = postfix._base / "queue"
+    return any(file.is_file() for name in ("incoming", "active", "deferred") for file in (queue / name).rglob("*"))
+
+
+async def check_mailbox(postfix: Postfix, before: int, outcomes: Sequence[Outcome]) -> Counter[int]:
+    """As ``check``, once everything that was accepted is there."""
+    accepted = sum(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    await postfix.arrive(before + accepted)
+    async with asyncio.timeout(PATIENCE):
+        while await asyncio.to_thread(waiting, postfix):
+            await asyncio.sleep(0.05)
+    arrived: Counter[int] = Counter()
+    for content in postfix.stored()[before:]:
+        number = number_of(content)
+        found = re.search(rb"^Delivered-To: (\S+)$", content, re.MULTILINE)
+        assert found is not None
+        assert found[1] == b"to%d@example.com" % number
+        arrived[number] += 1
+    for number, outcome in enumerate(outcomes):
+        allowed = {1} if isinstance(outcome, DeliveryReport) else {0, 1} if number in uncertain(outcomes) else {0}
+        assert arrived[number] in allowed, number
+    return arrived
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("pool_size", [1, 4])
+async def test_five_hundred_arrive_at_postfix_once_each(postfix: Postfix, pool_size: int, tls: bool) -> None:
+    before = len(postfix.stored())
+    messages = numbered(500)
+    messages[7::50] = [outgoing(b"refused\r\n", to=["gone@example.com"]) for _ in range(10)]
+    async with SMTPBackend(EmailSettings(**postfix.settings(pool_size=pool_size, use_tls=tls))) as backend:
+        outcomes = await send_all(backend, messages)
+        assert backend.figures is not None
+        assert backend.figures.reconnects == 0
+    assert of_kind(outcomes, RecipientsRefused) == list(range(7, 500, 50))
+    assert sum((await check_mailbox(postfix, before, outcomes)).values()) == 490
+
+
+@asynccontextmanager
+async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterator[tuple[int, list[int]]]:
+    """Passes on to ``port``, and cuts each connection when so many bytes have come from the client, or gone to it."""
+    cuts: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        limit = cut_after()
+        passed = 0
+
+        async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, weight: int) -> None:
+            nonlocal passed
+            while passed < limit and (data := await source.read(1024)):
+                room = -(-(limit - passed) // weight)
+                passed += len(data) * weight
+                sink.write(data[:room])
+                await sink.drain()
+
+        # Replies weigh more, so that cuts fall into them as often as into messages.
+        there = asyncio.create_task(forward(reader, server_writer, 1))
+        back = asyncio.create_task(forward(server_reader, writer, 4))
+        await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+        there.cancel()
+        back.cancel()
+        await asyncio.gather(there, back, return_exceptions=True)
+        cuts.append(passed)
+        writer.transport.abort()
+        server_writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], cuts
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_outcomes_are_right_when_connections_to_postfix_are_cut_anywhere(postfix: Postfix, seed: int) -> None:
+    before = len(postfix.stored())
+    dice = random.Random(seed)
+    async with cutting_proxy(postfix.ports["chunking"], lambda: dice.randrange(4_000, 25_000)) as (port, cuts):
+        settings = EmailSettings(**postfix.settings(pool_size=2) | {"port": port})
+        async with SMTPBackend(settings) as backend:
+            outcomes = await send_all(backend, numbered(500))
+            await all_given_back(backend)
+    assert len(cuts) > 5
+    arrived = await check_mailbox(postfix, before, outcomes)
+    # Nothing but uncertainty is lost, and most of it had arrived or not for a reason that is told.
+    failed = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
+    assert failed == uncertain(outcomes)
+    assert len(failed) <= 20 * len(cuts)
+    assert max(arrived.values()) == 1
+
+
+# Round trips
+
+
+class InRounds(asyncio.Protocol):
+    """Answers all that is unanswered at once: 20 messages, or fewer when the client waits. Each time is a round."""
+
+    rounds = 0
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skip = 0
+        self._replies = b""
+        self._pause: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(b"220 rounds.example\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while True:
+            if self._skip:
+                skipped = min(self._skip, len(self._buffer))
+                self._buffer, self._skip = self._buffer[skipped:], self._skip - skipped
+                if self._skip:
+                    break
+                self._replies += b"250 taken\r\n"
+                if self._replies.count(b"taken") == 20:
+                    self._answer()
+            line, end, rest = self._buffer.partition(b"\r\n")
+            if not end:
+                break
+            self._buffer = rest
+            if line.startswith(b"BDAT"):
+                self._skip = int(line.split()[1])
+            elif line.startswith(b"EHLO"):
+                self._replies += b"250-rounds.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+            else:
+                self._replies += b"250 ok\r\n"
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(0.2, self._answer)
+
+    def _answer(self) -> None:
+        if self._replies:
+            type(self).rounds += 1
+            self._transport.write(self._replies)
+            self._replies = b""
+
+
+async def test_many_small_messages_need_a_fraction_of_a_round_trip_each() -> None:
+    """One by one they would need 500."""
+    server = await asyncio.get_running_loop().create_server(InRounds, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = EmailSettings(host="127.0.0.1", port=port, pool_size=1, timeout=2 * PATIENCE)
+    async with SMTPBackend(settings) as backend:
+        outcomes = await send_all(backend, numbered(500))
+    server.close()
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert 25 <= InRounds.rounds <= 100

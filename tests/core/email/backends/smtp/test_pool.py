@@ -1,0 +1,473 @@
+"""The pool: how it grows and shrinks, whom it serves, and what it survives."""
+
+import asyncio
+import contextlib
+import gc
+import random
+import time
+import weakref
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.messages import outgoing
+from support.patience import PATIENCE
+from support.rawserver import Peer, greet, raw_server
+from support.smtpd import Gate, SmtpServer
+
+from openviper.core.email.backends.smtp.backoff import Backoff
+from openviper.core.email.backends.smtp.pool import ConnectionPool
+from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
+from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
+
+
+@asynccontextmanager
+async def pool_for(
+    server: SmtpServer, *, patience: float | None = None, **settings: object
+) -> AsyncIterator[ConnectionPool]:
+    pool = ConnectionPool(EmailSettings(**server.settings(**settings)), patience=patience)
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+async def eventually(condition: object, timeout: float = PATIENCE) -> None:
+    """Let the loop run until ``condition()``; for what only this loop can bring about."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def connected(pool: ConnectionPool) -> None:
+    """Open a connection however often ``patience`` is over before it is there."""
+    while not pool.figures.idle:
+        with contextlib.suppress(PoolTimeout):
+            await pool.warm()
+
+
+async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
+    """Begin ``sending``, and cancel it when the server holds it at ``gate``."""
+    task = asyncio.create_task(sending)
+    await gate.reached()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_one_connection_serves_messages_that_follow_each_other() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server) as pool:
+            for number in range(10):
+                await pool.send(outgoing(number=number))
+            figures = pool.figures
+    assert server.connections == 1
+    assert (figures.open, figures.idle, figures.waiting, figures.sent, figures.reconnects) == (1, 1, 0, 10, 0)
+    assert server.verbs[-1] == "QUIT"
+
+
+async def test_it_grows_on_demand_and_never_beyond_its_size() -> None:
+    with SmtpServer() as server:
+        server.delay("body", 0.02)
+        async with pool_for(server, pool_size=3) as pool:
+            await asyncio.gather(*(pool.send(outgoing(number=number)) for number in range(30)))
+    assert len(server.messages) == 30
+    assert server.most_open == server.connections == 3
+
+
+async def test_waiting_senders_are_served_first_come_first_served() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body", nth=1)
+        async with pool_for(server, pool_size=1) as pool:
+            sends = []
+            for number in range(8):
+                sends.append(asyncio.create_task(pool.send(outgoing(sender=f"from{number}@example.com"))))
+                await asyncio.sleep(0)
+            await gate.reached()
+            assert pool.figures.waiting == 7
+            gate.release()
+            await asyncio.gather(*sends)
+    assert [message.sender for message in server.messages] == [f"from{number}@example.com" for number in range(8)]
+
+
+async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_sent() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body")
+        async with pool_for(server, pool_size=1, patience=0.2) as pool:
+            await connected(pool)
+            first = asyncio.create_task(pool.send(outgoing()))
+            await gate.reached()
+            with pytest.raises(PoolTimeout, match=r'EMAIL\["pool_size"\]') as raised:
+                await pool.send(outgoing(number=2))
+            gate.release()
+            await first
+            assert pool.figures.waiting == 0
+    assert raised.value.temporary
+    assert len(server.messages) == 1
+
+
+async def test_an_idle_connection_is_closed_politely_after_idle_timeout() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, idle_timeout=0.2) as pool:
+            gate = server.hold("body")
+            sending = asyncio.gather(pool.send(outgoing()), pool.send(outgoing()))
+            await server.seen("body", 2)
+            gate.release()
+            await sending
+            await server.until(lambda: server.open_connections == 0)
+            await eventually(lambda: pool.figures.open == 0)
+            assert server.verbs.count("QUIT") == 2
+            await pool.send(outgoing())
+    assert server.connections == 3
+
+
+async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1, max_messages_per_connection=3) as pool:
+            for number in range(7):
+                await pool.send(outgoing(number=number))
+    assert [message.connection for message in server.messages] == [1, 1, 1, 2, 2, 2, 3]
+
+
+async def test_a_connection_is_replaced_when_it_is_old() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, max_connection_age=0.2) as pool:
+            await pool.send(outgoing())
+            await asyncio.sleep(0.25)
+            await pool.send(outgoing())
+    assert [message.connection for message in server.messages] == [1, 2]
+    assert server.verbs.count("QUIT") == 2
+
+
+async def test_an_idle_connection_that_dies_is_noticed_when_it_dies() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server) as pool:
+            await pool.send(outgoing())
+            await asyncio.to_thread(server.hang_up)
+            await eventually(lambda: pool.figures.open == 0)
+            await pool.send(outgoing())
+            assert pool.figures.reconnects == 0
+    assert [message.connection for message in server.messages] == [1, 2]
+
+
+async def test_an_idle_connection_that_is_told_421_is_not_used_again() -> None:
+    told = asyncio.Event()
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        await peer.line(), await peer.line()
+        await peer.exactly(int((await peer.line()).split()[1]))
+        await peer.say(b"250", b"250", b"250 taken")
+        await told.wait()
+        await peer.say(b"421 4.4.2 idle for too long")
+        await peer.reader.read()
+
+    async with raw_server(converse) as port:
+        pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port))
+        await pool.send(outgoing())
+        told.set()
+        await eventually(lambda: pool.figures.open == 0)
+        await pool.send(outgoing())
+        await pool.aclose()
+
+
+# Cancellation
+
+
+async def test_a_cancelled_waiter_leaves_its_place() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body", nth=1)
+        async with pool_for(server, pool_size=1) as pool:
+            first = asyncio.create_task(pool.send(outgoing()))
+            await gate.reached()
+            waiting = [asyncio.create_task(pool.send(outgoing(number=number))) for number in range(5)]
+            await asyncio.sleep(0)
+            for task in waiting[:4]:
+                task.cancel()
+            await asyncio.gather(*waiting[:4], return_exceptions=True)
+            assert pool.figures.waiting == 1
+            gate.release()
+            await asyncio.gather(first, waiting[4])
+    assert len(server.messages) == 2
+    assert server.connections == 1
+
+
+async def test_a_waiter_cancelled_as_its_connection_comes_gives_it_on() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1) as pool:
+            connection = await pool.acquire()
+            first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
+            await asyncio.sleep(0)
+            pool.release(connection)  # first has it now, and does not know yet
+            first.cancel()
+            assert await second is connection
+            assert first.cancelled()
+            pool.release(connection)
+            assert pool.figures.idle == 1
+
+
+async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body", nth=1)
+        async with pool_for(server, pool_size=1) as pool:
+            await cancel_at(gate, pool.send(outgoing()))
+            assert pool.figures.open == 0
+            gate.release()
+            await pool.send(outgoing(number=2))
+    assert server.connections == 2
+
+
+async def test_a_connect_that_nobody_waits_for_any_more_serves_the_next_sender() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("greeting", nth=1)
+        async with pool_for(server, pool_size=1) as pool:
+            await cancel_at(gate, pool.send(outgoing()))
+            gate.release()
+            await pool.send(outgoing(number=2))
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls"])
+async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: str) -> None:
+    dice = random.Random(11)
+    open_ones: list[int] = []
+    with SmtpServer(tls=tls) as server:
+        async with pool_for(server, pool_size=4) as pool:
+
+            async def send(number: int) -> bool:
+                task = asyncio.create_task(pool.send(outgoing(sender=f"{number}@example.com")))
+                await asyncio.sleep(dice.random() * 0.02)
+                task.cancel()
+                open_ones.append(pool.figures.open)
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    return False
+                return True
+
+            done = await asyncio.gather(*(send(number) for number in range(200)))
+            assert pool.figures.waiting == 0
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+            assert pool.figures.open <= 4
+        await server.until(lambda: server.open_connections == 0)
+    senders = [message.sender for message in server.messages if message.sender != "from@example.com"]
+    assert len(senders) == len(set(senders))
+    assert {f"{number}@example.com" for number, sent in enumerate(done) if sent} <= set(senders)
+    assert max(open_ones) <= 4
+
+
+# A server that refuses
+
+
+async def test_a_refused_connection_is_told_to_every_waiting_sender_at_once() -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", 554)
+        async with pool_for(server, pool_size=5) as pool, asyncio.timeout(PATIENCE):
+            outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(100)), return_exceptions=True)
+            assert pool.figures.waiting == 0
+    assert all(isinstance(outcome, ConnectionFailed) and outcome.code == 554 for outcome in outcomes)
+    assert len({id(outcome) for outcome in outcomes}) == 100
+    assert server.connections <= 5
+
+
+async def test_attempts_are_damped_while_the_server_refuses() -> None:
+    with SmtpServer(users={"me": "right"}) as server:
+        async with pool_for(server, pool_size=5, password="wrong") as pool:
+            with pytest.raises(AuthenticationFailed):
+                await pool.send(outgoing())
+            end = time.monotonic() + 1.0
+            failures = 0
+            while time.monotonic() < end:
+                outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)), return_exceptions=True)
+                failures += sum(isinstance(outcome, AuthenticationFailed) for outcome in outcomes)
+    assert failures >= 20
+    # Pauses double from 0.1 s (with jitter from 0.05 s), so a second holds few attempts.
+    assert server.connections <= 8
+
+
+async def test_a_server_that_comes_back_is_used_again() -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", 421)
+        async with pool_for(server) as pool:
+            for _ in range(2):
+                with pytest.raises(ConnectionFailed):
+                    await pool.send(outgoing())
+            server.behave()
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(10)))
+    assert len(server.messages) == 10
+
+
+async def test_senders_share_the_connections_that_the_server_allows() -> None:
+    """It takes two at a time and refuses further ones; nobody is turned away for that."""
+    with SmtpServer(connection_limit=2) as server:
+        server.delay("body", 0.02)
+        async with pool_for(server, pool_size=5) as pool:
+            await pool.send(outgoing())
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(30)))
+    assert len(server.messages) == 31
+
+
+async def test_a_dead_connection_whose_replacement_is_refused_gives_that_error() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1) as pool:
+            await pool.send(outgoing())
+            server.fault("MAIL", 421, nth=1)
+            server.fault("greeting", 554, nth=1)
+            with pytest.raises(ConnectionFailed, match="greeting: 554"):
+                await pool.send(outgoing(number=2))
+            await pool.send(outgoing(number=3))
+            assert pool.figures.open == 1
+    assert len(server.messages) == 2
+
+
+async def test_a_send_cancelled_while_its_connection_is_replaced_leaks_nothing() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, pool_size=1) as pool:
+            await pool.send(outgoing())
+            server.fault("MAIL", 421, nth=1)
+            gate = server.hold("greeting", nth=1)
+            await cancel_at(gate, pool.send(outgoing(number=2)))
+            assert pool.figures.open == 0
+            gate.release()
+            await pool.send(outgoing(number=3))
+        await server.until(lambda: server.open_connections == 0)
+
+
+async def test_a_wrong_setting_found_while_connecting_reaches_the_sender(tmp_path: Path) -> None:
+    with SmtpServer(tls="implicit") as server:
+        async with pool_for(server, tls_ca_file=str(tmp_path / "missing.pem")) as pool:
+            with pytest.raises(ImproperlyConfigured, match="tls_ca_file"):
+                await pool.send(outgoing())
+
+
+def test_backoff_doubles_with_jitter_up_to_its_limit() -> None:
+    backoff = Backoff()
+    assert not backoff.active
+    delays = [backoff.failed() for _ in range(12)]
+    assert backoff.active
+    assert all(0.5 * 0.1 * 2**n <= delay <= 0.1 * 2**n for n, delay in enumerate(delays[:6]))
+    assert all(5 <= delay <= 10 for delay in delays[-3:])
+    backoff.succeeded()
+    assert not backoff.active
+
+
+# Life
+
+
+async def test_closing_waits_for_connections_in_use() -> None:
+    with SmtpServer() as server:
+        gate = server.hold("body", nth=1)
+        async with pool_for(server) as pool:
+            task = asyncio.create_task(pool.send(outgoing()))
+            await gate.reached()
+            closing = asyncio.create_task(pool.aclose())
+            await asyncio.sleep(0.05)
+            assert not closing.done()
+            gate.release()
+            await closing
+            assert (await task).accepted
+            with pytest.raises(ConnectionFailed, match="closed"):
+                await pool.send(outgoing())
+    assert server.verbs[-1] == "QUIT"
+
+
+async def test_closing_does_not_wait_for_ever() -> None:
+    with SmtpServer() as server:
+        server.fault("body", "silence")
+        async with pool_for(server) as pool:
+            task = asyncio.create_task(pool.send(outgoing()))
+            await server.seen("body")
+            async with asyncio.timeout(PATIENCE):
+                await pool.aclose(limit=0.2)
+            with pytest.raises(DeliveryError) as raised:
+                await task
+    assert raised.value.uncertain
+
+
+async def test_closing_ends_waiting_senders_and_connects_under_way() -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", "silence")
+        async with pool_for(server, pool_size=1) as pool:
+            tasks = [asyncio.create_task(pool.send(outgoing())) for _ in range(3)]
+            await server.seen("greeting")
+            async with asyncio.timeout(PATIENCE):
+                await pool.aclose()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, ConnectionFailed) and outcome.temporary for outcome in outcomes)
+
+
+async def test_connections_do_not_keep_the_variables_of_the_first_sender() -> None:
+    class Request:
+        pass
+
+    variable: ContextVar[Request] = ContextVar("request")
+
+    async def handle(pool: ConnectionPool) -> "weakref.ref[Request]":
+        request = Request()
+        variable.set(request)
+        await pool.send(outgoing())
+        return weakref.ref(request)
+
+    with SmtpServer() as server:
+        async with pool_for(server) as pool:
+            requests = [await asyncio.create_task(handle(pool)) for _ in range(3)]
+            await asyncio.sleep(0)  # the last task itself is still at hand
+            gc.collect()
+            assert [request() for request in requests] == [None, None, None]
+            assert pool.figures.idle == 1
+
+
+@pytest.mark.parametrize("rate", ["10/second", "600/minute"])
+async def test_the_rate_limit_holds_over_all_pools_of_the_process(rate: str) -> None:
+    with SmtpServer() as server:
+        async with pool_for(server, rate_limit=rate) as one, pool_for(server, rate_limit=rate) as other:
+            begin = time.monotonic()
+            await asyncio.gather(*(pool.send(outgoing()) for pool in (one, other) for _ in range(10)))
+            taken = time.monotonic() - begin
+    # A second's worth may go at once; the other ten take a second.
+    assert taken > 0.8
+    assert len(server.messages) == 20
+
+
+async def test_a_pool_without_a_rate_limit_does_not_wait() -> None:
+    with SmtpServer() as server:
+        async with pool_for(server) as pool:
+            assert pool._limiter is None
+
+
+async def test_an_answer_that_trickles_in_does_not_outwit_the_timeout() -> None:
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        await peer.line()
+        while True:
+            await peer.say(b"250-not yet")
+            await asyncio.sleep(0.1)
+
+    async with raw_server(converse) as port:
+        pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, timeout=0.5, data_timeout=0.5))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(DeliveryError, match="did not answer in time"):
+                await pool.send(outgoing())
+        await pool.aclose()
+
+
+async def test_many_slow_answers_do_not_outwit_the_total_deadline() -> None:
+    """Each answer is in time, all of them together are not."""
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING")
+        await peer.line()
+        while True:
+            await peer.say(b"250 slowly")
+            await asyncio.sleep(0.1)
+
+    async with raw_server(converse) as port:
+        pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, timeout=0.2, data_timeout=0.2))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(DeliveryError, match="did not answer in time"):
+                await pool.send(outgoing(to=[f"r{number}@example.com" for number in range(200)]))
+        await pool.aclose()

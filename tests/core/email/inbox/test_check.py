@@ -1,0 +1,159 @@
+"""The built-in check, and the reading of HTML that it stands on."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from openviper.core.email import AttachmentData
+from openviper.core.email.events import MessageEvent
+from openviper.core.email.inbox.check import CLIP_BYTES, check
+from openviper.core.email.inbox.markup import elements, remote_content
+from openviper.core.email.inbox.store import Entry, with_step
+from openviper.core.email.message import EmailMessageData, prepare
+from openviper.core.email.message.serialiser import outgoing
+
+FINE = '<p>Hello <a href="https://shop.example/">shop</a> <img src="cid:logo" alt=""></p>'
+LOGO = AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="logo")
+
+
+def entry(**message: Any) -> Entry:
+    values = {"recipients": ["a@example.test"], "subject": "Hello", "text": "Hello", "sender": "s@example.test"}
+    prepared = prepare(EmailMessageData(**{**values, **message}), default_sender=None)
+    made = asyncio.run(outgoing(prepared, max_message_bytes=10**8))
+    return with_step(None, MessageEvent(kind="sending", message_id=made.message_id, message=made))
+
+
+def titles(**message: Any) -> list[str]:
+    return [finding.title for finding in check(entry(**message))]
+
+
+ENCODED = {
+    "html": '<img src="cid:logo%40shop" alt="">',
+    "attachments": [AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="logo@shop")],
+}
+
+
+@pytest.mark.parametrize("message", [{}, {"html": FINE, "attachments": [LOGO]}, ENCODED])
+def test_a_good_message_has_no_findings(message: dict[str, Any]) -> None:
+    assert titles(**message) == []
+
+
+FINDINGS: dict[str, dict[str, Any]] = {
+    "There is no subject": {"subject": " "},
+    "There is no text part": {"text": " ", "html": "<p>Hello"},
+    "1 image without alternative text": {"html": '<img src="cid:logo">', "attachments": [LOGO]},
+    "2 relative links": {"html": '<a href="/a">a</a><a href="b.html">b</a><a href="#c">c</a>'},
+    "1 image with a relative address": {"html": '<img src="/logo.png" alt="">'},
+    "2 inline images not attached": {"html": '<img src="cid:gone" alt=""><img src="cid:off" alt="">'},
+    "1 link to a script": {"html": '<a href=" java&#115;cript:alert(1)">x</a>'},
+    "1 remote image": {"html": '<img src="https://cdn.example/a.png" alt="">'},
+    "Remote images in styles": {"html": "<style>p{background:url('https://cdn.example/a.png')}</style>"},
+    "The HTML part is 110 kB long": {"html": "<p>" + "x" * (110 * 1024)},
+    "Active content: <form>, <script>": {"html": "<script>1</script><form></form>"},
+    "Event handlers: onclick": {"html": '<p onclick="x()">'},
+    "Bulk mail without a way to unsubscribe": {"headers": {"Precedence": "Bulk"}},
+    "Unsubscribing takes more than one click": {
+        "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"}
+    },
+}
+
+
+@pytest.mark.parametrize("title", FINDINGS)
+def test_a_finding_names_what_is_wrong_and_nothing_else(title: str) -> None:
+    assert titles(**FINDINGS[title]) == [title]
+
+
+def test_many_recipients_make_bulk_mail() -> None:
+    many = [f"a{number}@example.test" for number in range(21)]
+    assert titles(recipients=many) == ["Bulk mail without a way to unsubscribe"]
+    complete = {"List-Unsubscribe": "<https://shop.example/out>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    assert titles(recipients=many, headers=complete) == []
+
+
+def test_the_limit_is_exact() -> None:
+    assert titles(html="x" * CLIP_BYTES) == []
+    assert titles(html="x" * (CLIP_BYTES + 1)) == ["The HTML part is 102 kB long"]
+
+
+def test_problems_come_before_advice() -> None:
+    html = '<img src="https://cdn.example/a.png"><a href="/a">a</a>'
+    levels = [finding.level for finding in check(entry(html=html))]
+    assert levels == sorted(levels, reverse=True)
+    assert set(levels) == {"problem", "advice"}
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<img src="https://cdn.example/a.png">',
+        '<img src="//cdn.example/a.png">',
+        '<img src="cid:a" srcset="cid:a 1x, https://cdn.example/a.png 2x">',
+        '<td background="http://cdn.example/a.png">',
+        '<link rel="stylesheet" href="https://cdn.example/a.css">',
+        '<svg><image xlink:href="https://cdn.example/a.png"/></svg>',
+        "<style>@import 'https://cdn.example/a.css'</style>",
+        '<p style="background: url(&quot;https://cdn.example/a.png&quot;)">',
+        '<video poster="https://cdn.example/a.png"></video>',
+    ],
+)
+def test_what_a_reader_would_load_from_elsewhere_is_found(html: str) -> None:
+    assert remote_content(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "",
+        FINE,
+        '<p style="background: url(cid:logo)">https://shop.example/</p>',
+        '<img src="data:image/png;base64,AAAA">',
+        '<script src="https://cdn.example/a.js"></script><iframe src="https://cdn.example/"></iframe>',
+    ],
+)
+def test_links_and_what_is_never_loaded_are_no_remote_content(html: str) -> None:
+    assert not remote_content(html)
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        ("<a HREF='x' href=y>", [("a", {"href": "x"})]),
+        ("<a href=x/y>z", [("a", {"href": "x/y"})]),
+        ("<!-- <a href=x> --><b>", [("b", {})]),
+        ("<script>'<a href=x>'</script><i>", [("script", {}), ("i", {})]),
+        ("<a title='>' href=\"x\">", [("a", {"title": ">", "href": "x"})]),
+        ("<img alt src=x>", [("img", {"alt": "", "src": "x"})]),
+        ("a < b <c>", [("c", {})]),
+        ("<a href='x", [("a", {"href": "'x"})]),
+        ("<!-- no end <a>", []),
+        ("<style> <a>", [("style", {})]),
+    ],
+)
+def test_elements_are_found_as_browsers_find_them(html: str, found: list[tuple[str, dict[str, str]]]) -> None:
+    assert list(elements(html)) == found
+
+
+HOSTILE = {
+    "open quotes": '<a "' * 25_000,
+    "mixed quotes": "<a x=\"'<b y='\"" * 10_000,
+    "open tags": "<" * 100_000,
+    "nesting": "<div>" * 20_000,
+    "attributes": "<a " + "b=c " * 25_000,
+    "blanks": "<a" + " " * 100_000,
+    "equals signs": "<a " + "=" * 100_000,
+    "comments": "<!--" * 25_000,
+    "scripts": "<script><title>" * 8_000,
+    "urls": "url(" * 25_000,
+    "entities": "<a href='" + "&amp" * 25_000 + "'>",
+    "links": '<a href="/x">' * 8_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_html_is_checked_in_time(kind: str) -> None:
+    message = entry(html=HOSTILE[kind])
+    begun = time.perf_counter()
+    check(message)
+    assert time.perf_counter() - begun < 1

@@ -1,0 +1,232 @@
+"""What the pages show and do, without a browser."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from support.inbox import SAME_ORIGIN, Inboxes, keys_of
+from support.smtpd import SmtpServer
+
+from openviper.core.email import AttachmentData, send_email
+from openviper.core.email.inbox.store import MAX_MESSAGES
+
+PIXEL = AttachmentData("dot.png", b"\x89PNG\r\n\x1a\n...", "image/png", inline=True, content_id="dot@shop")
+
+
+def states(page: str) -> list[str]:
+    """The steps of the timeline."""
+    _, _, timeline = page.partition('<ol class="timeline">')
+    return re.findall(r'<span class="state (\w+)">', timeline)
+
+
+async def until(client: httpx.AsyncClient, path: str, state: str) -> str:
+    """The message's page once it is in ``state``."""
+    for _ in range(200):
+        page = (await client.get(path)).text
+        if states(page)[-1] == state:
+            return page
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"it did not become {state}: {states(page)}")
+
+
+async def test_the_newest_message_is_on_top(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        for subject in ("first", "second", "third"):
+            await send_email("a@example.test", subject, text="")
+        page = (await client.get("/_mail/")).text
+    assert page.index("third") < page.index("second") < page.index("first")
+
+
+async def test_a_message_is_unread_until_it_is_opened(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        assert '<li class="unread">' in (await client.get("/_mail/")).text
+        await client.get(path)
+        assert '<li class="read">' in (await client.get("/_mail/")).text
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("INVOICE", True), ("bob@example", True), ("thank order", True), ("hidden@", True), ("thank absent", False)],
+)
+async def test_search_finds_every_word_in_subject_addresses_and_text(inboxes: Inboxes, words: str, found: bool) -> None:
+    async with inboxes.open() as client:
+        await send_email("bob@example.test", "Your invoice", text="Thank you for the order", bcc="hidden@example.test")
+        await send_email("eve@example.test", "Other", text="Something else")
+        page = (await client.get("/_mail/", params={"q": words})).text
+    assert ("Your invoice" in page) is found
+    assert "Something else" not in page
+
+
+async def test_only_so_many_messages_are_kept(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        for number in range(MAX_MESSAGES + 3):
+            await send_email("a@example.test", f"number-{number}.", text="")
+        page = (await client.get("/_mail/")).text
+    assert len(keys_of(page)) == MAX_MESSAGES
+    assert "number-2." not in page
+    assert "number-3." in page
+
+
+async def test_bcc_is_shown_as_such(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(bcc="hidden@example.test") as (client, path):
+        page = (await client.get(path)).text
+        source = (await client.get(f"{path}/source")).text
+    assert re.search(r"<dt>Bcc</dt><dd>hidden@example\.test", page)
+    assert "hidden@example.test" not in source
+
+
+async def test_the_timeline_shows_the_servers_answer(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        page = (await client.get(path)).text
+    assert states(page) == ["sending", "delivered"]
+    assert "kept in memory" in page
+    assert "Inline: sent before the call returned" in page
+
+
+async def test_headers_are_decoded_and_the_source_is_not(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(subject="Grüße aus Köln") as (client, path):
+        headers = (await client.get(f"{path}?view=headers")).text
+        source = (await client.get(f"{path}?view=source")).text
+    assert "<dt>Subject</dt><dd>Grüße aus Köln</dd>" in headers
+    assert "Subject: =?utf-8?" in source
+
+
+async def test_inline_images_are_served_to_the_frame(inboxes: Inboxes) -> None:
+    html = '<img src="cid:dot@shop" alt=""><img src="CID:dot%40shop" alt="">'
+    async with inboxes.with_message(html=html, attachments=[PIXEL]) as (client, path):
+        framed = await client.get(f"{path}/html")
+        addresses = re.findall(r'src="([^"]+)"', framed.text)
+        images = [await client.get(address) for address in addresses]
+        absent = await client.get(f"{path}/inline/other")
+    assert addresses == [f"{path}/inline/dot@shop", f"{path}/inline/dot%40shop"]
+    assert f"http://127.0.0.1:8000{path}/inline/" in framed.headers["content-security-policy"]
+    for image in images:
+        assert (image.content, image.headers["content-type"]) == (PIXEL.content, "image/png")
+        assert "sandbox" in image.headers["content-security-policy"]
+    assert absent.status_code == 404
+
+
+async def test_remote_content_is_blocked_until_it_is_allowed(inboxes: Inboxes) -> None:
+    html = '<link rel="preconnect" href="https://track.example"><img src="https://cdn.example/x.png" alt="">'
+    async with inboxes.with_message(html=html) as (client, path):
+        blocked = await client.get(f"{path}/html")
+        allowed = await client.get(f"{path}/html?remote=1")
+        page = (await client.get(path)).text
+    assert "https:" not in blocked.headers["content-security-policy"]
+    assert "<link" not in blocked.text
+    assert "img-src data: http://127.0.0.1:8000" in allowed.headers["content-security-policy"]
+    assert " https:" in allowed.headers["content-security-policy"]
+    assert "Remote content is blocked" in page
+
+
+async def test_a_message_that_asks_for_nothing_remote_has_nothing_to_allow(inboxes: Inboxes) -> None:
+    html = '<a href="https://shop.example/">Shop</a><img src="cid:dot@shop" alt="">'
+    async with inboxes.with_message(html=html, attachments=[PIXEL]) as (client, path):
+        page = (await client.get(path)).text
+    assert "<iframe" in page
+    assert "Remote content" not in page
+
+
+async def test_send_again_makes_a_new_message(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(bcc="b@example.test", attachments=[PIXEL]) as (client, path):
+        answer = await client.post(f"{path}/again", headers=SAME_ORIGIN)
+        copy = answer.headers["location"]
+        page = await until(client, copy, "delivered")
+        assert copy != path
+        assert states(page) == ["deferred", "sending", "delivered"]
+        assert "sent again from the inbox page" in page
+        assert "b@example.test" in page
+        sources = [(await client.get(f"{address}/source")).text for address in (path, copy)]
+    ids = [re.search(r"Message-ID: (\S+)", source, re.IGNORECASE) for source in sources]
+    assert len({match[1] for match in ids if match}) == 2
+
+
+async def order(request: Request) -> Response:
+    await send_email("a@example.test", "Order", text="Thank you")
+    return PlainTextResponse("ok")
+
+
+async def test_retry_now_tries_a_message_that_waits(inboxes: Inboxes) -> None:
+    with SmtpServer() as server:
+        server.fault("RCPT", 451, nth=1)
+        async with inboxes.open(
+            Starlette(routes=[Route("/order", order)]), **server.settings(backend="SMTPBackend")
+        ) as client:
+            await client.get("/order")
+            (key,) = keys_of((await client.get("/_mail/")).text)
+            page = await until(client, f"/_mail/{key}", "retrying")
+            assert "Retry now" in page
+            assert "in 1 s" in page
+            answer = await client.post(f"/_mail/{key}/retry", headers=SAME_ORIGIN)
+            assert answer.headers["location"] == f"/_mail/{key}"
+            page = await until(client, f"/_mail/{key}", "delivered")
+            assert states(page) == ["deferred", "sending", "retrying", "sending", "delivered"]
+            assert "Retry now" not in page
+
+
+async def test_a_failed_message_can_be_tried_again(inboxes: Inboxes) -> None:
+    with SmtpServer() as server:
+        server.fault("RCPT", 550, nth=1)
+        async with inboxes.open(**server.settings(backend="SMTPBackend")) as client:
+            assert not await send_email("a@example.test", "Failed", text="", fail_silently=True)
+            (key,) = keys_of((await client.get("/_mail/")).text)
+            assert states((await client.get(f"/_mail/{key}")).text) == ["sending", "failed"]
+            await client.post(f"/_mail/{key}/retry", headers=SAME_ORIGIN)
+            page = await until(client, f"/_mail/{key}", "delivered")
+        (message,) = server.messages
+    assert "tried again from the inbox page" in page
+    assert message.recipients == ["a@example.test"]
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in a folder"])
+async def test_those_who_were_refused_while_others_got_it_are_seen_and_tried_again(
+    inboxes: Inboxes, tmp_path: Path, kept: str
+) -> None:
+    folder = {} if kept == "in memory" else {"inbox_dir": str(tmp_path)}
+    with SmtpServer() as server:
+        server.refuse("gone@example.test", 550)
+        async with inboxes.open(**server.settings(backend="SMTPBackend"), **folder) as client:
+            await send_email(["a@example.test", "gone@example.test"], "Both", text="")
+            listed = (await client.get("/_mail/?q=partly")).text
+            (key,) = keys_of(listed)
+            assert "partly delivered" in listed
+            message = (await client.get(f"/_mail/api/messages/{key}")).json()
+            assert (message["state"], message["refused"]) == ("delivered", ["gone@example.test"])
+            assert "refused: gone@example.test (550" in message["timeline"][-1]["detail"]
+            server.behave()
+            await client.post(f"/_mail/{key}/retry", headers=SAME_ORIGIN)
+            await server.arrive(2)
+            page = await until(client, f"/_mail/{key}", "delivered")
+            assert "Retry now" not in page
+            assert "partly" not in page
+    assert [message.recipients for message in server.messages] == [["a@example.test"], ["gone@example.test"]]
+
+
+async def test_retry_of_what_waits_nowhere_says_so(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        answer = await client.post(f"{path}/retry", headers=SAME_ORIGIN)
+        assert "could not be retried" in (await client.get(answer.headers["location"])).text
+
+
+async def test_newer_and_older_lead_through_the_messages(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        for subject in ("first", "second", "third"):
+            await send_email("a@example.test", subject, text="")
+        third, second, first = keys_of((await client.get("/_mail/")).text)
+        page = (await client.get(f"/_mail/{second}")).text
+        assert f'href="/_mail/{third}" rel="prev"' in page
+        assert f'href="/_mail/{first}" rel="next"' in page
+        assert 'rel="prev"' not in (await client.get(f"/_mail/{third}")).text
+        assert 'rel="next"' not in (await client.get(f"/_mail/{first}")).text
+
+
+async def test_the_application_itself_goes_on_as_before(inboxes: Inboxes) -> None:
+    """The page adds nothing to answers that are not its own."""
+    async with inboxes.open() as client:
+        assert (await client.get("/other")).status_code == 404

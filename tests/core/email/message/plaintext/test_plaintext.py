@@ -1,0 +1,221 @@
+"""What a reader of the text part gets from HTML."""
+
+import sys
+import time
+
+import pytest
+
+from openviper.core.email.message.plaintext import html_to_text
+from openviper.core.email.message.plaintext.flattening import flattened
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("", ""),
+        (" \n\t ", ""),
+        ("<div></div>", ""),
+        ("plain", "plain"),
+        ("a &lt;b&gt; &amp;&nbsp;&eacute;&#x20AC;", "a <b> & é€"),
+        ("<p>a  <b>b</b>\n c</p><p>d", "a b c\n\nd"),
+        ("<b>a</b> <i>b</i><i>c</i>", "a bc"),
+        ("<div>a</div><div>b</div>", "a\nb"),
+        ("a<br>b<br><br><br><br>c", "a\nb\n\nc"),
+        ("<h1>T</h1>text<h2>U</h2>more", "T\n\ntext\n\nU\n\nmore"),
+        ("a<hr>b", "a\n\n----------------------------------------\n\nb"),
+        ('x <img src="a.png" alt="A cat"> y<img src="spacer.gif">', "x A cat y"),
+        ("<q>so</q>", '"so"'),
+        ("<dl><dt>a<dd>b<dt>c<dd>d</dl>", "a\n  b\nc\n  d"),
+        ("Grüße  an\n alle<b> hier </b>\u00a0und", "Grüße an alle hier  und"),
+        ("<form><input value=x><button>Go</button><select><option>o</select></form>", "Go"),
+    ],
+)
+def test_blocks_become_lines_and_blanks_collapse(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("address", "article", "aside", "center", "details", "dialog", "div", "dt", "fieldset", "figcaption"),
+        *("figure", "footer", "form", "header", "hgroup", "legend", "main", "nav", "section", "summary"),
+    ],
+)
+def test_blocks_stand_in_lines_of_their_own(tag: str) -> None:
+    assert html_to_text(f"a<{tag}>b</{tag}>c") == "a\nb\nc"
+
+
+@pytest.mark.parametrize("tag", ["b", "span", "o:p", "my-element", "x1"])
+def test_other_elements_known_or_not_stay_in_the_line(tag: str) -> None:
+    assert html_to_text(f"a <{tag}>b</{tag}>c") == "a bc"
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ('<a href="https://e.com/p?a=1&amp;b=2">here</a>.', "here (https://e.com/p?a=1&b=2)."),
+        ('<a href="https://e.com/">https://e.com/</a>', "https://e.com/"),
+        ('<a href="https://e.com/">e.com</a>', "e.com"),
+        ('<a href="mailto:a@b.example?subject=x">a@b.example</a>', "a@b.example"),
+        ('<a href="mailto:a@b.example?subject=x">Write</a>', "Write (a@b.example)"),
+        ('<a href="tel:+4912">call</a>', "call (+4912)"),
+        ('<a href="tel:">call</a>', "call"),
+        ('<a href="http://i.example"><img src="x.png"></a>', "http://i.example"),
+        ('<a href="http://i.example"><img src="x.png" alt="Shop"></a>', "Shop (http://i.example)"),
+        ('<a href="http://q.example"><div>Title</div></a>next', "Title (http://q.example)\nnext"),
+        ('<a href="#top">up</a> <a name="x">anchor</a> <a href="">none</a>', "up anchor none"),
+        ('<a href="javascript:alert(1)">a</a> <a href="cid:1">b</a>', "a b"),
+        ('<a href=" http://e.com/a b\n">t</a>', "t (http://e.com/a%20b)"),
+        ("see <a href=http://a.example> <b>this</b> </a> now", "see this (http://a.example) now"),
+    ],
+)
+def test_links_keep_their_addresses(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<ul><li>a<ul><li>b<li>c</ul><li>d</ul>end", "- a\n  - b\n  - c\n- d\n\nend"),
+        ("<ol start=9><li>x<li>y<li value=3>z</ol>", "9. x\n10. y\n3. z"),
+        ("<ol><li><p>a</p><p>b</p></ol>", "1. a\n\n   b"),
+        ("<ul><li></li><li>x</li></ul>", "- x"),
+        ("<ol start='99999999999999999999'><li>x</ol>", "1. x"),
+        ("<blockquote>q<blockquote>r</blockquote>s</blockquote>t", "> q\n>\n> > r\n>\n> s\n\nt"),
+        ("<ul><li><blockquote>q</blockquote></ul>", "- > q"),
+        ("<pre>a\n  b\n\n\nc  \n</pre>z", "a\n  b\n\n\nc\n\nz"),
+        ("<blockquote><pre>a\n b</pre></blockquote>", "> a\n>  b"),
+    ],
+)
+def test_lists_quotations_and_preformatted_lines(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        (
+            "<table><tr><th>Item</th><th>Price</th></tr><tr><td>Tea</td><td>3.00</td></tr></table>",
+            "Item | Price\nTea | 3.00",
+        ),
+        ("<table><tr><td></td><td>a</td><td></td><td>b</td></tr></table>x", "a | b\n\nx"),
+        ('<table role="presentation"><tr><td>Left</td><td>Right</td></tr></table>', "Left\nRight"),
+        ("<table><tr><td><table><tr><td>a</td><td>b</td></tr></table></td><td>c</td></tr></table>", "a | b\n\nc"),
+        ("<table><tr><td><p>a</p><p>b</p></td><td>c</td></tr></table>", "a\n\nb\n\nc"),
+        ("<table><caption>Cap</caption><tr><td>a</td></tr></table>", "Cap\na"),
+    ],
+)
+def test_data_tables_keep_rows_and_layout_tables_vanish(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<head><title>T</title><style>p{}</style></head><body>x",
+        "<style>a{color:red}</style>x<script>alert(1)</script>",
+        "<!-- c -->x<!--[if mso]><p>Outlook</p><![endif]-->",
+        "<div hidden>preview</div>x",
+        '<div style="DISPLAY : none;max-height:0">preview</div>x',
+        '<span style="visibility:hidden"><b>preview</b></span>x',
+        "<template>t</template>x<svg><text>s</text></svg><iframe>f</iframe>",
+        "<noembed>n</noembed><noframes>n</noframes><object>o</object>x<canvas>c</canvas><map>m</map><math><mi>i</mi></math>",
+        "<audio>a</audio><video>v</video><datalist>d</datalist>x<select><option>o</select><textarea>t</textarea>",
+        "x\u200b\u00ad\u034f",
+    ],
+)
+def test_what_html_readers_do_not_see_is_left_out(html: str) -> None:
+    assert html_to_text(html) == "x"
+
+
+def test_shown_display_values_are_kept() -> None:
+    assert html_to_text('<div style="display:block">a</div>') == "a"
+
+
+def test_lines_end_without_blanks_and_one_empty_line_at_most_follows_another() -> None:
+    text = html_to_text("<p>a &nbsp;</p>\n<div> </div><p> </p><br><br><p>b </p><ul><li> c </ul><hr>" * 3)
+    assert "\n\n\n" not in text
+    assert all(line == line.rstrip() for line in text.split("\n"))
+    assert not text.endswith("\n")
+
+
+_TRACED = 8 if sys.gettrace() else 1
+"""How much slower everything may be while coverage is measured."""
+
+_HOSTILE = {
+    "deep div": "<div>" * 100_000,
+    "deep bold": "<b>" * 33_000,
+    "formatting across paragraphs": "<b><p>" * 17_000,
+    "unclosed formatting": "<i></p>" * 14_000,
+    "different formatting": "".join(f"<b id={number}>" for number in range(9_000)) + "<p>" * 5_000,
+    "misnested": "<b>" * 10_000 + "<div></b>" * 8_000,
+    "adoption": "<b>" * 10_000 + "<p>x</b>" * 10_000,
+    "links in cells": "<table><td><a href=http://a>x" * 3_500,
+    "tables": "<table><tr><td>" * 7_000,
+    "lists": "<ul><li>x" * 12_000,
+    "quotations": "<blockquote>x" * 8_000,
+    "definitions": "<dd>x" * 20_000,
+    "attributes": "<a " + "x=1 " * 25_000 + ">",
+    "different attributes": "<a " + " ".join(f"x{n}=1" for n in range(25_000)) + ">x",
+    "quoted attributes": "<a " + " ".join(f"x{n}='<b>'" for n in range(12_000)) + ">x",
+    "attributes at the end": "</a " + " ".join(f"x{n}" for n in range(25_000)) + ">x",
+    "names of tags": "<a=" * 33_000,
+    "less-thans": "<" * 100_000,
+    "comments": "<!--" * 25_000,
+    "ampersands": "&" * 100_000,
+    "spaces": " " * 100_000 + "x",
+    "breaks": "<br>" * 25_000 + "x",
+    "empty cells": "<table><tr>" + "<td>" * 25_000,
+    "foreign": "<svg><a>" * 12_000,
+    "preformatted": "<pre>\n" * 16_000,
+    "quotes": "<q>" * 33_000,
+    "closing": "</p>" * 25_000,
+    "hidden": "<p hidden>" * 10_000 + "x",
+    "no-break spaces": "&nbsp;" * 16_000,
+    "open tag": "<a href='" + "x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("html", _HOSTILE.values(), ids=_HOSTILE)
+def test_hostile_markup_takes_little_time_and_space(html: str) -> None:
+    """100 kB and more (deep div: 500 kB, which takes the parser alone 20 s); no recursion, no quadratic step."""
+    begun = time.thread_time()
+    text = html_to_text(html)
+    assert time.thread_time() - begun < 0.5 * _TRACED
+    assert len(text) < 4 * len(html)
+
+
+def test_only_the_attributes_of_absurd_tags_are_cut_off() -> None:
+    usual = """<p class=a title='it"s > <b' hidden style="x: 'y'" data-a=b/c>one <img alt = "two" / ></p>\n"""
+    assert flattened(usual * 500) == usual * 500
+    many = " ".join(f"x{n}=1" for n in range(5_000))
+    assert html_to_text(f"<a href='https://a.example/' {many}>one</a> two" + " three" * 500).startswith(
+        "one (https://a.example/) two three"
+    )
+
+
+def test_deep_documents_keep_their_text() -> None:
+    assert html_to_text("<div>" * 3_000 + "seen" + "</div>" * 3_000 + "after").split() == ["seen", "after"]
+
+
+def test_long_documents_with_unclosed_items_keep_their_lines() -> None:
+    text = html_to_text("<ul>" + "<li>item" * 3_000 + "</ul>" + "<p>line" * 3_000)
+    assert text.count("- item") == 3_000
+    assert text.count("line\n\n") == 2_999
+
+
+def test_a_newsletter_of_30_kb_takes_about_a_millisecond() -> None:
+    story = (
+        '<tr><td style="padding:4px 8px;font-family:Arial,Helvetica,sans-serif;line-height:20px">'
+        '<h2 style="margin:0 0 8px">A story</h2><p style="margin:0 0 12px;color:#333333">'
+        + 'Words of <b>weight</b> and so on, and then a <a href="https://shop.example/p/1?utm=2">link</a>. ' * 6
+        + '</p></td><td width="120"><img src="https://a.example/c.png" alt="picture" width="120"></td></tr>'
+    )
+    html = f'<table role="presentation">{story * 36}</table>'
+    assert 28_000 < len(html) < 32_000
+    seconds = []
+    for _ in range(5):
+        begun = time.thread_time()
+        html_to_text(html)
+        seconds.append(time.thread_time() - begun)
+    assert min(seconds) < 0.010 * _TRACED

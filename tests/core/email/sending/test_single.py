@@ -1,0 +1,309 @@
+"""send_email as an application calls it, with what it sends read back from the memory backend."""
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+from jinja2 import DictLoader, Environment
+
+from openviper.conf import override
+from openviper.core.email import (
+    InvalidAddress,
+    InvalidMessage,
+    TemplateFailed,
+    Way,
+    send_email,
+    send_email_sync,
+    submit_email,
+    subscribe,
+)
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.delivery import Mailer, current_mailer, serving_loop, using_mailer
+from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
+
+
+@pytest.fixture
+async def mailer(tmp_path: Path) -> AsyncIterator[Mailer]:
+    with override(TEMPLATES_DIR=tmp_path):
+        mailer = Mailer(EmailSettings(backend="MemoryBackend", default_sender="Shop <shop@example.test>"))
+    with using_mailer(mailer):
+        yield mailer
+    await mailer.aclose()
+
+
+def last(mailer: Mailer) -> EmailMessage:
+    assert isinstance(mailer.backend, MemoryBackend)
+    message = message_from_bytes(b"".join(mailer.backend.messages[-1].content), policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def body(message: EmailMessage, kind: str) -> str:
+    part = message.get_body((kind,))
+    assert part is not None
+    return part.get_content().replace("\r\n", "\n")
+
+
+def test_the_documented_parameters_come_in_their_order() -> None:
+    names = ["recipients", "subject", "text", "html", "cc", "bcc", "attachments", "template", "context"]
+    names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
+    names += ["send_at", "delay", "expires_at"]
+    for function in (send_email, submit_email, send_email_sync):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == names
+        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[-6:]
+
+
+async def test_plain_text_arrives_with_the_default_sender(mailer: Mailer) -> None:
+    assert await send_email("Alice <alice@example.test>", "Hello", text="Hi Alice") is True
+    message = last(mailer)
+    assert (message["From"], message["To"], message["Subject"]) == (
+        "Shop <shop@example.test>",
+        "Alice <alice@example.test>",
+        "Hello",
+    )
+    assert message.get_content_type() == "text/plain"
+    assert body(message, "plain") == "Hi Alice\n"
+
+
+async def test_html_alone_gets_a_text_part_with_its_links(mailer: Mailer) -> None:
+    await send_email(
+        "a@example.test", "Digest", html="<style>p{}</style><p>See <a href='https://x.test/1'>this</a></p>"
+    )
+    message = last(mailer)
+    assert message.get_content_type() == "multipart/alternative"
+    assert body(message, "plain") == "See this (https://x.test/1)\n"
+    assert "<p>See" in body(message, "html")
+
+
+async def test_bcc_is_in_the_envelope_only_and_duplicates_are_delivered_once(mailer: Mailer) -> None:
+    await send_email(
+        ["a@example.test", "b@EXAMPLE.test"],
+        "Hello",
+        text="",
+        cc="b@example.test",
+        bcc=["carol@example.test", "a@example.test"],
+    )
+    assert isinstance(mailer.backend, MemoryBackend)
+    sent = mailer.backend.messages[-1]
+    recipients = [one.lower() for one in sent.envelope.recipients]
+    assert recipients == ["a@example.test", "b@example.test", "carol@example.test"]
+    # Not a letter that a Message-ID may end with.
+    assert b"carol" not in b"".join(sent.content)
+
+
+async def test_keyword_additions_reach_the_message(mailer: Mailer) -> None:
+    await send_email(
+        "a@example.test",
+        "Hello",
+        text="",
+        sender="news@example.test",
+        reply_to=["help@example.test"],
+        headers={"List-Unsubscribe": "<https://x.test/u>"},
+        envelope_sender="bounces@example.test",
+    )
+    message = last(mailer)
+    assert (message["From"], message["Reply-To"], message["List-Unsubscribe"]) == (
+        "news@example.test",
+        "help@example.test",
+        "<https://x.test/u>",
+    )
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert mailer.backend.messages[-1].envelope.sender == "bounces@example.test"
+
+
+async def test_attachments_of_several_forms_arrive_unchanged(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "report.csv").write_bytes(b"a,b\r\n1,2\n")
+    await send_email(
+        "a@example.test",
+        "Files",
+        text="",
+        attachments=[
+            tmp_path / "report.csv",
+            ("data.bin", b"\x00\x01"),
+            {"content_b64": "SGVsbG8=", "filename": "hello.txt"},
+        ],
+    )
+    parts = {part.get_filename(): part.get_payload(decode=True) for part in last(mailer).iter_attachments()}
+    assert parts == {"report.csv": b"a,b\r\n1,2\n", "data.bin": b"\x00\x01", "hello.txt": b"Hello"}
+
+
+async def test_a_template_gives_bodies_and_subject_and_explicit_values_beat_it(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "hi.md").write_text("{% block subject %}Hi {{ name }}{% endblock %}\n# Hello {{ name }}\n")
+    await send_email("a@example.test", template="hi.md", context={"name": "<Ann>"})
+    message = last(mailer)
+    assert message["Subject"] == "Hi <Ann>"
+    assert body(message, "plain").strip() == "# Hello <Ann>"
+    assert "&lt;Ann&gt;</h1>" in body(message, "html")
+    await send_email("a@example.test", "Own", template="hi.md", context={"name": "Ann"}, text="Own text")
+    message = last(mailer)
+    assert (message["Subject"], body(message, "plain")) == ("Own", "Own text\n")
+    assert "Hello Ann" in body(message, "html")
+
+
+async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path) -> None:
+    (tmp_path / "hi.txt").write_text("Hello {{ name }} & co")
+    await send_email("a@example.test", "Hi", template="hi.txt", context={"name": "<b>"})
+    assert last(mailer).get_content_type() == "text/plain"
+    assert body(last(mailer), "plain") == "Hello <b> & co\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"recipients": "not an address", "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": [], "subject": "s", "text": ""}, InvalidMessage),
+        ({"recipients": {"a@x.test": "Ann"}, "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": None, "subject": "s", "text": ""}, InvalidMessage),
+        ({"recipients": 5, "subject": "s", "text": ""}, InvalidAddress),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "cc": ""}, InvalidAddress),
+        ({"recipients": "a@x.test", "text": ""}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s"}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "a\nBcc: b@x.test", "text": ""}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "template": "missing.txt"}, TemplateFailed),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "context": {"a": 1}}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["/no/such/file"]}, InvalidMessage),
+        ({"recipients": "a@x.test", "subject": "s", "text": "", "attachments": ["ftp://x.test/a"]}, ValueError),
+    ],
+)
+async def test_wrong_input_raises_even_when_failures_are_silent_and_in_a_request(
+    mailer: Mailer, arguments: dict[str, object], error: type[Exception]
+) -> None:
+    with collecting(Outbox()), pytest.raises(error):
+        await send_email(**arguments, fail_silently=True)  # type: ignore[arg-type]
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert not mailer.backend.messages
+
+
+async def test_a_missing_default_sender_names_the_setting() -> None:
+    with (
+        using_mailer(Mailer(EmailSettings(backend="MemoryBackend"))),
+        pytest.raises(ImproperlyConfigured, match="default_sender"),
+    ):
+        await send_email("a@example.test", "Hello", text="")
+
+
+async def test_the_sync_twin_refuses_to_block_the_event_loop(mailer: Mailer) -> None:
+    with pytest.raises(RuntimeError, match="await send_email"):
+        send_email_sync("a@example.test", "Hello", text="")
+
+
+async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer: Mailer) -> None:
+    outbox = Outbox()
+    with collecting(outbox):
+        assert await asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="") is True
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert not mailer.backend.messages
+    outbox.hand_over()
+    await mailer.dispatcher.drain(10)
+    assert len(mailer.backend.messages) == 1
+
+
+@pytest.mark.parametrize(("run_in_thread", "here"), [(anyio.to_thread.run_sync, True), (asyncio.to_thread, False)])
+async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
+    mailer: Mailer, run_in_thread: Callable[..., Awaitable[bool]], here: bool
+) -> None:
+    """Sync endpoints of frameworks run in AnyIO's threads; another thread gets a loop of its own to prepare the
+    message on. It is delivered on the loop of the mailer."""
+    prepared_on: list[asyncio.AbstractEventLoop] = []
+    delivered_on: list[asyncio.AbstractEventLoop] = []
+
+    def recipients() -> Iterator[str]:
+        prepared_on.append(asyncio.get_running_loop())
+        yield "a@example.test"
+
+    unsubscribe = subscribe(lambda event: delivered_on.append(asyncio.get_running_loop()))
+    try:
+        assert await run_in_thread(send_email_sync, recipients(), "Hello", "Hello, world")
+    finally:
+        unsubscribe()
+    assert [loop is asyncio.get_running_loop() for loop in prepared_on] == [here]
+    assert set(delivered_on) == {asyncio.get_running_loop()}
+    assert last(mailer)["Subject"] == "Hello"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mailer: Mailer, late: bool) -> None:
+    """Also after the request: what that loop leaves behind when it ends is not lost."""
+    outbox = Outbox()
+    with collecting(outbox):
+        if late:
+            outbox.hand_over()
+        receipt = await asyncio.to_thread(asyncio.run, submit_email("a@example.test", "Hello", text=""))
+    assert receipt.way is Way.DEFERRED
+    outbox.hand_over()
+    await mailer.dispatcher.drain(10)
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert len(mailer.backend.messages) == 1
+
+
+async def test_a_context_that_is_no_mapping_is_named(mailer: Mailer) -> None:
+    with pytest.raises(InvalidMessage, match="context: must be a mapping"):
+        await send_email("a@example.test", "Hello", template="hello.txt", context=["name"])  # type: ignore[arg-type]
+
+
+async def test_a_thread_without_a_request_uses_the_application_that_is_served(mailer: Mailer) -> None:
+    """A timer or a library's own thread knows no request; the process serves one application, so its mailer sends."""
+    served = Mailer(EmailSettings(backend="MemoryBackend", default_sender="served@example.test"))
+    with serving_loop(served):
+        sent: list[bool] = []
+        thread = threading.Thread(target=lambda: sent.append(send_email_sync("a@example.test", "Hello", text="")))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+    assert sent == [True]
+    assert str(last(served)["From"]) == "served@example.test"
+    await served.aclose()
+
+
+async def test_thousands_of_recipients_are_checked_and_delivered(mailer: Mailer) -> None:
+    addresses = [f"user{number}@example.test" for number in range(3000)]
+    receipt = await submit_email("list@example.test", "News", text="", bcc=addresses)
+    assert receipt.accepted == ("list@example.test", *addresses)
+    with pytest.raises(InvalidAddress, match="bcc"):
+        await submit_email("list@example.test", "News", text="", bcc=[*addresses, "no address"])
+
+
+async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
+    with collecting(Outbox()):
+        receipt = await submit_email("a@example.test", "Hello", text="")
+    assert receipt.way is Way.DEFERRED
+    assert receipt.message_id.endswith("@example.test>")
+
+
+def test_a_script_without_a_loop_sends_with_the_sync_twin(tmp_path: Path) -> None:
+    script = """
+from openviper.conf import settings
+from openviper.core.email import send_email_sync
+settings.configure(EMAIL={"backend": "FileBackend", "file_dir": "out", "default_sender": "a@example.test"})
+for number in range(2):
+    assert send_email_sync("b@example.test", f"Number {number}", text="hi") is True
+"""
+    subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", script], cwd=tmp_path, check=True, timeout=60)
+    assert len(list((tmp_path / "out").glob("*.eml"))) == 2
+
+
+async def test_the_applications_own_jinja_environment_serves_mail_templates(tmp_path: Path) -> None:
+    environment = Environment(loader=DictLoader({"own.txt": "{{ shop }}: {{ 5 | euros }}"}))
+    environment.globals["shop"] = "Viper"
+    environment.filters["euros"] = "{:.2f} EUR".format
+    settings = EmailSettings(backend="MemoryBackend", default_sender="a@x.test", template_environment=environment)
+    with override(TEMPLATES_DIR=tmp_path), using_mailer(Mailer(settings)):
+        mailer = await current_mailer()
+        await send_email("b@x.test", "Own", template="own.txt")
+    assert body(last(mailer), "plain") == "Viper: 5.00 EUR\n"
+
+
+async def test_a_wrong_template_environment_names_the_setting() -> None:
+    settings = EmailSettings(backend="MemoryBackend", template_environment="openviper.conf.settings")
+    with pytest.raises(ImproperlyConfigured, match="template_environment"):
+        Mailer(settings)
