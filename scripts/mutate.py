@@ -1,7 +1,7 @@
 """Change one thing at a time in the code, and see which changes no test notices.
 
 .venv/bin/python scripts/mutate.py                        # addresses and headers, 300 changes picked at random
-.venv/bin/python scripts/mutate.py openviper/core/email/receipt.py --tests tests/core/email/test_sender.py
+.venv/bin/python scripts/mutate.py openviper/core/email/events.py --tests tests/core/email/sending
 
 It works on a copy of the tree. A change that the tests do not notice is either equivalent or a test that is missing.
 """
@@ -21,9 +21,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIL = "openviper/core/email/"
-FILES = [f"{MAIL}{name}.py" for name in ("addresses", "fields", "headers")]
+FILES = [f"{MAIL}{name}.py" for name in ("addresses", "message/validation", "message/header_lines")]
 TESTS = [
-    f"tests/core/email/test_{name}.py" for name in ("message_prepare", "hostile_headers", "addresses", "serialiser")
+    f"tests/core/email/{name}.py"
+    for name in ("test_addresses", "message/test_prepare", "message/test_hostile_headers", "message/test_serialiser")
 ]
 SECONDS = 180
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from openviper.core.email import send_email
+from openviper.core.email import AttachmentData, send_email
 from openviper.db import Model
 
-from .invoice import invoice_for
 from .money import Money
+from .rendering import render
 
 __all__ = ["Order", "OrderLine", "Product"]
 
@@ -75,6 +75,11 @@ class Order(Model):
     def total(self) -> Decimal:
         return sum((line.total for line in self.lines), Decimal("0.00"))
 
+    async def invoice(self) -> AttachmentData:
+        """Make the invoice: one HTML file that opens anywhere and prints on one sheet."""
+        document = await render("invoice.html", order=self)
+        return AttachmentData(f"invoice-{self.number}.html", document.encode(), "text/html")
+
     async def after_insert(self) -> None:
         """Confirm the order. The mail leaves when the transaction has been committed; a rollback discards it."""
         await send_email(
@@ -92,5 +97,5 @@ class Order(Model):
                 subject=f"Your order {self.number} is on its way",
                 template="emails/order_shipped",  # the pair of .html and .txt
                 context={"order": self},
-                attachments=[_LOGO, await invoice_for(self)],
+                attachments=[_LOGO, await self.invoice()],
             )

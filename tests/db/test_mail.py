@@ -23,7 +23,7 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.db import Model, transaction
@@ -133,7 +133,7 @@ async def test_background_false_is_not_held(backend: Recording) -> None:
 
 
 async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Recording) -> None:
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         async with transaction():
             assert await send("after the response") is Way.HELD
@@ -145,7 +145,7 @@ async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Rec
 
 async def test_a_commit_after_the_response_still_sends(backend: Recording) -> None:
     """A task that outlives its request commits when the outbox was handed over already."""
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         async with transaction():
             await send("late")
@@ -196,7 +196,7 @@ async def test_a_session_that_only_read_holds_nothing_back(backend: Recording) -
 
 
 async def test_the_sync_twin_in_a_thread_of_a_transaction_is_held_too(backend: Recording) -> None:
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox), pytest.raises(LookupError):
         async with transaction():
             assert await asyncio.to_thread(send_email_sync, "a@example.test", "threaded", text="")

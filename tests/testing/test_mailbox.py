@@ -26,7 +26,7 @@ from openviper.core.email import (
     submit_email,
 )
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.queue import enqueue_email_job, worker_available
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered
@@ -249,7 +249,7 @@ async def test_nothing_leaves_after_the_capture_for_a_transaction_that_commits_l
 
 
 async def test_deferred_mail_that_leaves_after_the_capture_still_reaches_no_server() -> None:
-    mailer, outbox = Mailer(EmailSettings.from_settings()), Outbox()
+    mailer, outbox = Mailer(EmailSettings.from_settings()), RequestOutbox()
     with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
         await send_email("alice@example.com", "Hi", text="Hello")
     with capture_mail() as another:
@@ -260,7 +260,7 @@ async def test_deferred_mail_that_leaves_after_the_capture_still_reaches_no_serv
 
 
 async def test_a_further_attempt_after_the_capture_still_reaches_no_server() -> None:
-    mailer, outbox = Mailer(EmailSettings.from_settings()), Outbox()
+    mailer, outbox = Mailer(EmailSettings.from_settings()), RequestOutbox()
     with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
         await send_email(["a@example.com", "b@example.com"], "Hi", text="Hello")
         mailbox.fail_with("450 busy", at="rcpt", to="b@example.com", times=2)

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from functools import partial
 
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.request_outbox import Outbox, current_outbox, stay_current
+from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox, stay_current
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import entered
 from openviper.loops import PerLoop, at_loop_end
@@ -37,7 +37,7 @@ def using_mailer(mailer: Mailer) -> Iterator[None]:
         _of_request.reset(token)
 
 
-def stay_with(mailer: Mailer, outbox: Outbox) -> None:
+def stay_with(mailer: Mailer, outbox: RequestOutbox) -> None:
     """Have the rest of this context send as the request did that has just failed: an error handler around the layer."""
     if current_outbox() is None:
         _of_request.set(mailer)

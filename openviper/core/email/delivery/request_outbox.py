@@ -10,12 +10,12 @@ from openviper.core.email.delivery.dispatcher import Dispatcher, Handed
 from openviper.core.email.events import publish
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Outbox", "collecting", "current_outbox", "stay_current"]
+__all__ = ["RequestOutbox", "collecting", "current_outbox", "stay_current"]
 
 logger = logging.getLogger("openviper.email")
 
 
-class Outbox:
+class RequestOutbox:
     """The mail of one request, in the order sent.
 
     It belongs to the request's scope and is mutable, so that tasks and threads which the request starts add to the
@@ -48,16 +48,16 @@ class Outbox:
             publish("discarded", message, reason)
 
 
-_current: ContextVar[Outbox | None] = ContextVar("openviper.email.outbox", default=None)
+_current: ContextVar[RequestOutbox | None] = ContextVar("openviper.email.outbox", default=None)
 
 
-def current_outbox() -> Outbox | None:
+def current_outbox() -> RequestOutbox | None:
     """The outbox of the request that this code runs for, or None outside a request."""
     return _current.get()
 
 
 @contextmanager
-def collecting(outbox: Outbox | None) -> Iterator[None]:
+def collecting(outbox: RequestOutbox | None) -> Iterator[None]:
     """Make ``outbox`` the current one for a block and for every task and thread that is started in it."""
     token = _current.set(outbox)
     try:
@@ -66,6 +66,6 @@ def collecting(outbox: Outbox | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def stay_current(outbox: Outbox) -> None:
+def stay_current(outbox: RequestOutbox) -> None:
     """Make ``outbox`` the current one for the rest of this context, where no block around the sender can be."""
     _current.set(outbox)

@@ -8,7 +8,7 @@ from openviper.core.email.backends.interception import HeldMessage, interceptor_
 from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_way
-from openviper.core.email.delivery.request_outbox import Outbox, current_outbox
+from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.events import Receipt, Way, publish
@@ -74,7 +74,7 @@ class _Submission:
     mailer: Mailer
     message: OutgoingMessage
     background: bool | None
-    outbox: Outbox | None
+    outbox: RequestOutbox | None
     schedule: Schedule
 
     async def leave(self) -> Way:

@@ -11,7 +11,7 @@ import pytest
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
-APPS = Path(__file__).parents[2] / "apps"
+APPS = Path(__file__).parents[3] / "apps"
 
 
 def env(smtp: SmtpServer, **more: str) -> dict[str, str]:

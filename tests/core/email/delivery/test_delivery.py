@@ -24,7 +24,7 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, submit, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered, hold
@@ -117,7 +117,7 @@ async def test_outside_a_request_a_message_is_delivered_before_the_call_returns(
 
 async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> None:
     mailer = memory_mailer()
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is DEFERRED
@@ -130,7 +130,7 @@ async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> Non
 async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
     mailer = memory_mailer(dispatcher_messages=1)
     mailer.dispatcher.hand_over([await make_outgoing(), await make_outgoing()])
-    with collecting(Outbox()):
+    with collecting(RequestOutbox()):
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is INLINE
     await mailer.aclose()
@@ -139,7 +139,7 @@ async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
 async def test_a_wrong_task_setting_is_no_matter_where_the_queue_is_not_used(tmp_path: Path) -> None:
     settings = EmailSettings(backend="FileBackend", file_dir=tmp_path, use_background_worker=False)
     with override(TASKS={"broker": "rabbit"}):
-        mailer, record, outbox = Mailer(settings), Record(), Outbox()
+        mailer, record, outbox = Mailer(settings), Record(), RequestOutbox()
         with entered(record):
             held = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
         with collecting(outbox):
@@ -223,7 +223,7 @@ async def test_events_follow_a_message_on_its_way() -> None:
     mailer = memory_mailer()
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with using_mailer(mailer), collecting(outbox):
         receipt = await submit_email("user@example.test", "Hello", text="Hi")
     outbox.hand_over()

@@ -7,7 +7,7 @@ from support.deliveries import Deliveries, finished, make_dispatcher, temporary
 from support.prepared import make_outgoing
 
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.delivery.request_outbox import Outbox, collecting, current_outbox
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting, current_outbox
 from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.message import OutgoingMessage
 
@@ -15,7 +15,7 @@ from openviper.core.email.message import OutgoingMessage
 async def test_the_outbox_keeps_until_handed_over_then_passes_straight_on() -> None:
     deliveries = Deliveries()
     dispatcher = make_dispatcher(deliveries, concurrency=1)
-    outbox = Outbox()
+    outbox = RequestOutbox()
     first, late = await make_outgoing(), await make_outgoing()
     outbox.add(dispatcher, first)
     await asyncio.sleep(0)
@@ -29,7 +29,7 @@ async def test_the_outbox_keeps_until_handed_over_then_passes_straight_on() -> N
 async def test_a_discarded_outbox_sends_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     deliveries = Deliveries()
     dispatcher = make_dispatcher(deliveries)
-    outbox = Outbox()
+    outbox = RequestOutbox()
     message = await make_outgoing()
     outbox.add(dispatcher, message)
     events: list[MessageEvent] = []
@@ -43,7 +43,7 @@ async def test_a_discarded_outbox_sends_nothing_and_says_so(caplog: pytest.LogCa
 
 
 async def test_attempts_do_not_see_the_context_of_the_request() -> None:
-    seen: list[Outbox | None] = []
+    seen: list[RequestOutbox | None] = []
 
     async def deliver(message: OutgoingMessage) -> DeliveryReport:
         seen.append(current_outbox())
@@ -52,7 +52,7 @@ async def test_attempts_do_not_see_the_context_of_the_request() -> None:
         return DeliveryReport(message.envelope.recipients)
 
     dispatcher = make_dispatcher(deliver)
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         outbox.add(dispatcher, await make_outgoing())
         handed = outbox.hand_over()

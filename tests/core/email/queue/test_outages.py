@@ -9,7 +9,7 @@ from support.stalls import watched_loop
 
 from openviper.core.email import Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.queue import worker_available
 from openviper.core.email.settings import EmailSettings
 
@@ -64,7 +64,7 @@ async def test_without_its_broker_an_application_starts_and_sends(scene: Any) ->
         await mailer.detect_broker()
         assert time.monotonic() - begin < 5
         assert await send(1) is Way.INLINE
-        outbox = Outbox()
+        outbox = RequestOutbox()
         with collecting(outbox):
             assert await send(2, background=True) is Way.DEFERRED
         outbox.hand_over()

@@ -12,7 +12,7 @@ from support.smtpd import SmtpServer
 from openviper.conf import override
 from openviper.core.email import InvalidMessage, Way, send_email, submit_email
 from openviper.core.email.delivery import Mailer, describe_ways
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.delivery.worker import declare
 from openviper.core.email.queue import queue_service, worker_available
 from openviper.core.email.queue.job import ACTOR
@@ -28,13 +28,13 @@ async def test_each_row_of_the_table_with_a_broker(redis_scene: Any) -> None:
     assert await way() is Way.QUEUED
     assert await way(background=True) is Way.QUEUED
     assert await way(background=False) is Way.INLINE
-    with collecting(Outbox()):
+    with collecting(RequestOutbox()):
         assert await way() is Way.QUEUED
         assert await way(background=False) is Way.INLINE
     with override(EMAIL=redis_scene.email | {"use_background_worker": False}):
         assert await way() is Way.INLINE
         assert await way(background=True) is Way.QUEUED
-        with collecting(Outbox()):
+        with collecting(RequestOutbox()):
             assert await way() is Way.DEFERRED
     with override(EMAIL=redis_scene.email | {"use_background_worker": True}):
         assert await way() is Way.QUEUED

@@ -27,7 +27,7 @@ from openviper.core.email import (
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered
 from openviper.exceptions import ImproperlyConfigured
@@ -212,7 +212,7 @@ async def test_an_error_of_the_iterable_raises_after_the_receipts(mailer: Mailer
 
 
 async def test_it_is_inline_in_a_request_and_inside_a_transaction(mailer: Mailer) -> None:
-    with collecting(Outbox()), entered(Record()):
+    with collecting(RequestOutbox()), entered(Record()):
         receipts = [receipt async for receipt in send_many(messages(2))]
     assert [receipt.way for receipt in receipts] == [Way.INLINE, Way.INLINE]
     assert len(sent(mailer)) == 2

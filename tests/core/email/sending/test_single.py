@@ -27,7 +27,7 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, current_mailer, serving_loop, using_mailer
-from openviper.core.email.delivery.request_outbox import Outbox, collecting
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 
@@ -179,7 +179,7 @@ async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path
 async def test_wrong_input_raises_even_when_failures_are_silent_and_in_a_request(
     mailer: Mailer, arguments: dict[str, object], error: type[Exception]
 ) -> None:
-    with collecting(Outbox()), pytest.raises(error):
+    with collecting(RequestOutbox()), pytest.raises(error):
         await send_email(**arguments, fail_silently=True)  # type: ignore[arg-type]
     assert isinstance(mailer.backend, MemoryBackend)
     assert not mailer.backend.messages
@@ -199,7 +199,7 @@ async def test_the_sync_twin_refuses_to_block_the_event_loop(mailer: Mailer) -> 
 
 
 async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer: Mailer) -> None:
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         assert await asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="") is True
     assert isinstance(mailer.backend, MemoryBackend)
@@ -235,7 +235,7 @@ async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mailer: Mailer, late: bool) -> None:
     """Also after the request: what that loop leaves behind when it ends is not lost."""
-    outbox = Outbox()
+    outbox = RequestOutbox()
     with collecting(outbox):
         if late:
             outbox.hand_over()
@@ -274,7 +274,7 @@ async def test_thousands_of_recipients_are_checked_and_delivered(mailer: Mailer)
 
 
 async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
-    with collecting(Outbox()):
+    with collecting(RequestOutbox()):
         receipt = await submit_email("a@example.test", "Hello", text="")
     assert receipt.way is Way.DEFERRED
     assert receipt.message_id.endswith("@example.test>")
