@@ -4,6 +4,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Checked:
         return [name for name, check in self.checks.items() if check["status"] == "failed"]
 
 
-def configure(project: Path, tasks: dict[str, object] | None = None, **email: object) -> None:
+def configure(project: Path, tasks: Mapping[str, object] | None = None, **email: object) -> None:
     email = {"default_sender": "Shop <shop@example.com>"} | email
     (project / "settings.py").write_text(f"EMAIL = {email!r}\nTASKS = {tasks or {}!r}\n")
 

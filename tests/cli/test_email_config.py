@@ -1,6 +1,7 @@
 """``viperctl email config``: every setting, its origin, no secret, and the way mail would take."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["redis_server"]
 SECRET = "correct-horse-battery"
 
 
-def configure(project: Path, tasks: dict[str, object] | None = None, **email: object) -> None:
+def configure(project: Path, tasks: Mapping[str, object] | None = None, **email: object) -> None:
     (project / "settings.py").write_text(f"EMAIL = {email!r}\nTASKS = {tasks or {}!r}\n")
 
 

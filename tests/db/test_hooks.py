@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import ForeignKey, create_engine, delete, insert, select, update
@@ -29,6 +29,9 @@ class Recorded(Base):
     """Every hook of the rows below says that it was called, and with what."""
 
     __abstract__ = True
+
+    if TYPE_CHECKING:
+        label: Mapped[str]
 
     async def before_insert(self) -> None:
         await asyncio.sleep(0)

@@ -4,6 +4,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from sqlalchemy import event, func, select, text
@@ -465,7 +466,7 @@ async def test_the_callbacks_of_one_commit_do_not_run_again_with_the_next(sessio
     calls: list[str] = []
     for name in ("first", "second"):
         session.add(Note(text=name))
-        db.on_commit(lambda name=name: calls.append(name), session=session)
+        db.on_commit(partial(calls.append, name), session=session)
         await session.commit()
     assert calls == ["first", "second"]
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from functools import partial
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_commit_gives_back_what_was_held_in_order() -> None:
     record = Record()
     with entered(record):
         for number in range(3):
-            assert hold(lambda number=number: calls.append(number)) is True
+            assert hold(partial(calls.append, number)) is True
     for held in record.commit():
         held.on_commit()
     assert calls == [0, 1, 2]
@@ -148,7 +149,7 @@ async def test_two_tasks_do_not_see_each_other() -> None:
             await both_inside.wait()
         return len(record.commit())
 
-    assert await asyncio.gather(one(), one()) == [1, 1]
+    assert [*await asyncio.gather(one(), one())] == [1, 1]
 
 
 def test_threads_lose_nothing_while_the_record_ends() -> None:

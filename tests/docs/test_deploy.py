@@ -33,7 +33,7 @@ PORT = "--port 8000"
 def unit(name: str) -> dict[str, str]:
     """The section Service of a unit file."""
     parser = ConfigParser(interpolation=None)
-    parser.optionxform = str  # keys keep their case
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
     parser.read_string((DEPLOY / f"shop-{name}.service").read_text())
     return dict(parser["Service"])
 

@@ -16,7 +16,11 @@ from support.uvicorn import Uvicorn
 __all__ = ["chromium"]
 
 PROJECT = Path(__file__).parents[2] / "example_shop"
-WIDTHS = {"Phone": re.compile(r"^3[0-9.]+px$"), "Tablet": "768px", "Desktop": "1100px"}
+WIDTHS: dict[str, str | re.Pattern[str]] = {
+    "Phone": re.compile(r"^3[0-9.]+px$"),
+    "Tablet": "768px",
+    "Desktop": "1100px",
+}
 CONFIRMATION, NOTICE = "Your order 1001 at Viper Supplies", "Your order 1001 is on its way"
 
 pytestmark = needs_chromium

@@ -67,7 +67,7 @@ class LateController(Controller):
 
     def _trigger_server(self) -> None:
         """Learn the port that was chosen; the base class would connect to port 0."""
-        assert self.server is not None
+        assert isinstance(self.server, asyncio.Server)
         self.handler.port = self.server.sockets[0].getsockname()[1]
         self.port = self.handler.port
         super()._trigger_server()

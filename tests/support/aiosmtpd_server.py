@@ -1,5 +1,6 @@
 """aiosmtpd with STARTTLS and AUTH, as a second opinion beside our own SMTP test server."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class RunningServer:
 class _AnyPort(Controller):
     def _trigger_server(self) -> None:
         # The port is chosen by the system, and known once the server listens.
-        assert self.server is not None
+        assert isinstance(self.server, asyncio.Server)
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
 

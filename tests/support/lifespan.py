@@ -12,4 +12,4 @@ class Lifespan(LifespanManager):
     """``async with Lifespan(app) as started:``; ``started.app`` is the application with the state of its lifespan."""
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(app, startup_timeout=PATIENCE, shutdown_timeout=PATIENCE)  # type: ignore[arg-type]
+        super().__init__(app, startup_timeout=PATIENCE, shutdown_timeout=PATIENCE)

@@ -31,7 +31,7 @@ import pytest
 from support.certificates import ca_file, write_server_certificate
 from support.patience import PATIENCE
 
-__all__ = ["Postfix"]
+__all__ = ["Offer", "Postfix"]
 
 Offer = Literal["chunking", "pipelining", "nothing"]
 

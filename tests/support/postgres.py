@@ -123,7 +123,7 @@ def _free_port() -> int:
 
 def _is_ready(server: subprocess.Popen[bytes], programs: Path, folder: Path, port: int) -> bool:
     deadline = time.monotonic() + PATIENCE
-    ask = [programs / "pg_isready", "-q", "-h", str(folder), "-p", str(port)]
+    ask: list[str | Path] = [programs / "pg_isready", "-q", "-h", str(folder), "-p", str(port)]
     try:
         while server.poll() is None and time.monotonic() < deadline:
             if subprocess.run(ask, check=False, timeout=PATIENCE).returncode == 0:

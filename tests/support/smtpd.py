@@ -40,12 +40,14 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default as default_policy
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from support.certificates import CertificateKind, ca_file, server_context
 from support.patience import PATIENCE
 
-__all__ = ["CAPABILITIES", "Command", "Gate", "ReceivedMessage", "SmtpServer"]
+__all__ = ["CAPABILITIES", "Command", "Gate", "ReceivedMessage", "SmtpServer", "Tls"]
+
+Tls = Literal["none", "starttls", "implicit"]
 
 CAPABILITIES = ("PIPELINING", "CHUNKING", "SIZE 104857600", "SMTPUTF8", "8BITMIME")
 
@@ -79,7 +81,7 @@ class ReceivedMessage:
 
     def parse(self) -> EmailMessage:
         """The message as the standard library reads it."""
-        return cast("EmailMessage", BytesParser(policy=default_policy).parsebytes(self.content))
+        return BytesParser(policy=default_policy).parsebytes(self.content)
 
 
 class Gate:
@@ -140,7 +142,7 @@ class SmtpServer:
         self,
         *,
         capabilities: Sequence[str] = CAPABILITIES,
-        tls: Literal["none", "starttls", "implicit"] = "none",
+        tls: Tls = "none",
         certificate: CertificateKind = "trusted",
         users: Mapping[str, str] | None = None,
         auth_methods: Sequence[str] = ("PLAIN", "LOGIN"),

@@ -69,7 +69,7 @@ def test_async_and_sync_actors_run_on_the_stub_broker() -> None:
             report.send(1)
             note.send(2)
             for queue in ("reports", "default"):
-                broker.join(queue, timeout=10_000)  # type: ignore[call-arg]
+                broker.join(queue, timeout=10_000)
             worker.join()
     assert sorted(done) == [("async", 1), ("sync", 2)]
 
@@ -90,7 +90,7 @@ def test_a_workers_loop_closes_what_waits_for_its_end() -> None:
 
         with working(broker) as worker:
             opens.send()
-            broker.join("default", timeout=10_000)  # type: ignore[call-arg]
+            broker.join("default", timeout=10_000)
             worker.join()
             assert not closed.is_set()
     assert closed.is_set()

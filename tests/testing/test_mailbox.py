@@ -286,7 +286,9 @@ async def test_a_commit_that_is_under_way_when_the_capture_ends_reaches_no_serve
         with entered(record):
             await send_email("alice@example.com", "Hi", text="Hello")
         (held,) = record.commit()
-        commit = asyncio.ensure_future(held.on_commit())
+        released = held.on_commit()
+        assert released is not None
+        commit = asyncio.ensure_future(released)
         for _ in range(turns):
             await asyncio.sleep(0)
     await commit

@@ -132,7 +132,7 @@ async def test_the_order_is_that_of_the_list_however_long_each_takes(report: Pat
     async with HttpServer() as server:
         server.answer("/slow.txt", b"slow", delay=0.2)
         server.answer("/fast.txt", b"fast")
-        items = [server.url("/slow.txt"), report, b"bytes", server.url("/fast.txt")]
+        items: list[Any] = [server.url("/slow.txt"), report, b"bytes", server.url("/fast.txt")]
         resolved = await resolve_attachments(items, allowed_hosts=["localhost"])
     assert [data.content for data in resolved] == [b"slow", b"%PDF", b"bytes", b"fast"]
 
@@ -240,10 +240,10 @@ class BytesPath:
         ({"content": b"x", "inline": 1}, "inline must be True or False"),
         ({"content": b"x", "content_id": 1}, "content_id must be a str"),
         ({"content_b64": 5}, "content_b64 cannot be"),
-        (AttachmentData("a", "text"), "must be bytes"),
+        (AttachmentData("a", "text"), "must be bytes"),  # type: ignore[arg-type]
         (AttachmentData("", b""), "filename is empty"),
         (AttachmentData("a", b"", "nonsense"), "type/subtype"),
-        (AttachmentData("a", None), "it has none"),
+        (AttachmentData("a", None), "it has none"),  # type: ignore[arg-type]
     ],
 )
 async def test_what_is_not_a_documented_form_is_refused(item: Any, reason: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from support.certificates import ca_file, server_context
@@ -129,7 +130,11 @@ async def test_tls_is_checked_against_the_name_and_not_the_address(trusting: ssl
     async with HttpServer(server_context("wrong-host")) as server:
         server.answer("/a", b"secure")
         url = server.url("/a", host="elsewhere.example")
-        options = {"allowed_hosts": ["elsewhere.example"], "resolver": loopback, "ssl_context": trusting}
+        options: dict[str, Any] = {
+            "allowed_hosts": ["elsewhere.example"],
+            "resolver": loopback,
+            "ssl_context": trusting,
+        }
         assert (await get(url, **options)).content == b"secure"
         assert server.server_names == ["elsewhere.example"]
         assert server.requests[0].headers["host"] == f"elsewhere.example:{server.port}"
@@ -144,7 +149,7 @@ async def test_tls_to_an_address_is_checked_against_the_address(trusting: ssl.SS
 
 @pytest.mark.parametrize("kind", ["untrusted", "wrong-host", "expired"])
 async def test_a_bad_certificate_is_refused(kind: str, trusting: ssl.SSLContext) -> None:
-    async with HttpServer(server_context(kind)) as server:  # type: ignore[arg-type]
+    async with HttpServer(server_context(kind)) as server:
         server.answer("/a", b"x")
         with pytest.raises(AttachmentRefused, match="CERTIFICATE_VERIFY_FAILED"):
             await get(server.url("/a"), ssl_context=trusting)

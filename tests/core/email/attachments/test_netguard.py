@@ -66,7 +66,8 @@ def test_nothing_is_public_that_the_standard_library_calls_private() -> None:
     """One address of every /12 of IPv4, and of IPv6 by first hextet."""
     v4 = [ipaddress.IPv4Address(block << 20 | 0x1234) for block in range(1 << 12)]
     v6 = [ipaddress.IPv6Address(hextet << 112 | 0x1234) for hextet in range(1 << 16)]
-    assert not [address for address in (*v4, *v6) if is_public(address) and not address.is_global]
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [*v4, *v6]
+    assert not [address for address in addresses if is_public(address) and not address.is_global]
 
 
 HOSTS = {

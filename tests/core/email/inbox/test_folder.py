@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
@@ -41,7 +42,7 @@ def event(message: OutgoingMessage, kind: str = "sending", at: float = 1.0, deta
 async def test_everything_of_a_message_comes_back(inboxes: Inboxes, tmp_path: Path) -> None:
     parts = [AttachmentData("a.bin", b"\x00\x01", "application/x-a"), AttachmentData("ü.txt", b"", "text/plain")]
     image = AttachmentData("dot.png", b"\x89PNG", "image/png", inline=True, content_id="dot")
-    settings = {"inbox_dir": tmp_path / "inbox"}
+    settings: dict[str, Any] = {"inbox_dir": tmp_path / "inbox"}
     async with inboxes.open(**settings) as client:
         await send_email(
             '"Ana Ü" <a@example.test>', "Grüße", "Text", '<img src="cid:dot" alt="">', bcc="b@example.test",

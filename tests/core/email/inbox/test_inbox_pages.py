@@ -3,6 +3,7 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -188,7 +189,7 @@ async def test_a_failed_message_can_be_tried_again(inboxes: Inboxes) -> None:
 async def test_those_who_were_refused_while_others_got_it_are_seen_and_tried_again(
     inboxes: Inboxes, tmp_path: Path, kept: str
 ) -> None:
-    folder = {} if kept == "in memory" else {"inbox_dir": str(tmp_path)}
+    folder: dict[str, Any] = {} if kept == "in memory" else {"inbox_dir": str(tmp_path)}
     with SmtpServer() as server:
         server.refuse("gone@example.test", 550)
         async with inboxes.open(**server.settings(backend="SMTPBackend"), **folder) as client:

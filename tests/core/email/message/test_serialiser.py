@@ -763,7 +763,9 @@ def test_build_message_is_a_standard_message_of_the_same_bytes() -> None:
     assert message["To"].addresses[0].display_name == "Zoë"
     assert message["Bcc"] is None
     assert [part.get_filename() for part in message.iter_attachments()] == ["a.pdf"]
-    assert message.get_body(("html",)).get_content() == "<p>html</p>\r\n"
+    html = message.get_body(("html",))
+    assert html is not None
+    assert html.get_content() == "<p>html</p>\r\n"
     assert b"secret" not in message.as_bytes()
 
 

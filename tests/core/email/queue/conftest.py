@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.broker_server import BrokerServer
@@ -31,8 +32,8 @@ class Scene:
         self.email = smtp.settings(default_sender="shop@example.com")
         self.folder = write_project(folder / "project", tasks=self.tasks, email=self.email)
 
-    def worker(self, *options: str, **counts: int) -> Worker:
-        return Worker(self.folder, *options, **counts)
+    def worker(self, *options: str, **more: Any) -> Worker:
+        return Worker(self.folder, *options, **more)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def tasks(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         yield {"broker": "redis", "broker_url": f"redis://127.0.0.1:{port}"}
 
 
-@pytest.fixture(params=ASKED.values(), ids=ASKED.keys())
+@pytest.fixture(params=list(ASKED.values()), ids=list(ASKED))
 def background(request: pytest.FixtureRequest, tasks: dict[str, Any], smtp: SmtpServer) -> Iterator[bool | None]:
     """The argument of the call, under settings that ask for the queue if it does not."""
     argument, setting = request.param

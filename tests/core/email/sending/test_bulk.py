@@ -106,7 +106,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 # What comes out
@@ -176,7 +176,13 @@ async def test_what_is_not_valid_is_a_receipt_and_the_others_go_on(mailer: Maile
 
 async def test_what_means_now_or_is_about_raising_is_taken(mailer: Mailer) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
-    options = {"fail_silently": False, "background": False, "send_at": None, "delay": 0, "expires_at": later}
+    options: dict[str, Any] = {
+        "fail_silently": False,
+        "background": False,
+        "send_at": None,
+        "delay": 0,
+        "expires_at": later,
+    }
     (receipt,) = [receipt async for receipt in send_many([message(**options)])]
     assert receipt
 

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from support.aiosmtpd_server import aiosmtpd_server
 from support.messages import outgoing
-from support.smtpd import CAPABILITIES, SmtpServer
+from support.smtpd import CAPABILITIES, SmtpServer, Tls
 
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.errors import (
@@ -29,7 +29,7 @@ def addresses(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
-async def test_a_message_arrives_as_it_was_given(tls: str) -> None:
+async def test_a_message_arrives_as_it_was_given(tls: Tls) -> None:
     with SmtpServer(tls=tls, users={"me": "secret"}) as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             report = await backend.send(outgoing())
@@ -284,7 +284,7 @@ def run_with_uvloop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
-def test_uvloop_carries_small_and_large_messages(tls: str, capabilities: tuple[str, ...]) -> None:
+def test_uvloop_carries_small_and_large_messages(tls: Tls, capabilities: tuple[str, ...]) -> None:
     line = b".a line of text\r\n"
     bodies = [line, line * 40_000, line * 700_000]
 

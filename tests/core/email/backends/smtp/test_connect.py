@@ -7,9 +7,10 @@ import traceback
 
 import aiosmtplib
 import pytest
+from support.certificates import CertificateKind
 from support.messages import outgoing
 from support.rawserver import Peer, greet, raw_server
-from support.smtpd import SmtpServer
+from support.smtpd import SmtpServer, Tls
 
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.backends.smtp.authentication import authenticate
@@ -107,7 +108,7 @@ async def test_helo_is_used_where_ehlo_is_unknown() -> None:
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 @pytest.mark.parametrize("kind", ["untrusted", "wrong-host", "expired"])
-async def test_a_bad_certificate_is_refused_for_good_and_nothing_is_said(tls: str, kind: str) -> None:
+async def test_a_bad_certificate_is_refused_for_good_and_nothing_is_said(tls: Tls, kind: CertificateKind) -> None:
     with (
         SmtpServer(tls=tls, certificate=kind, users={"me": SECRET}) as server,
         pytest.raises(ConnectionFailed, match="certificate is not trusted") as raised,

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
@@ -16,7 +17,7 @@ from support.messages import outgoing
 from support.patience import PATIENCE, shown_in_time
 from support.postfix import Postfix
 from support.rawserver import Peer, greet, raw_server
-from support.smtpd import ReceivedMessage, SmtpServer
+from support.smtpd import ReceivedMessage, SmtpServer, Tls
 
 from openviper.core.email.backends import DeliveryReport, SMTPBackend
 from openviper.core.email.backends.smtp.overlap import OverlappedSender
@@ -59,7 +60,7 @@ async def backend_for(server: SmtpServer, **more: object) -> AsyncIterator[SMTPB
 
 
 @asynccontextmanager
-async def raw_backend(converse: Callable[[Peer], Awaitable[None]], **more: int) -> AsyncIterator[SMTPBackend]:
+async def raw_backend(converse: Callable[[Peer], Awaitable[None]], **more: Any) -> AsyncIterator[SMTPBackend]:
     async with (
         raw_server(converse, **more) as port,
         SMTPBackend(EmailSettings(host="127.0.0.1", port=port, pool_size=1)) as backend,
@@ -250,7 +251,7 @@ async def test_an_ordinary_message_gets_its_turn_between_overlapped_ones() -> No
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_messages_overlap_over_tls_too(tls: str) -> None:
+async def test_messages_overlap_over_tls_too(tls: Tls) -> None:
     with SmtpServer(tls=tls) as server:
         async with backend_for(server) as backend:
             assert sum(check(server.messages, await send_all(backend, numbered(60))).values()) == 60
@@ -498,16 +499,16 @@ async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_other
 
             async def send_first() -> None:
                 await backend.send_overlapped(messages[0])
-                waiting.cancel()  # it has just been given the place of this one
+                last.cancel()  # it has just been given the place of this one
 
             first = asyncio.create_task(send_first())
             others = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1:20]]
-            waiting = asyncio.create_task(backend.send_overlapped(messages[20]))
+            last = asyncio.create_task(backend.send_overlapped(messages[20]))
             await server.seen("body")
             gate.release()
             await asyncio.gather(first, *others)
             with pytest.raises(asyncio.CancelledError):
-                await waiting
+                await last
             await all_given_back(backend)
             assert backend.figures is not None
             assert backend.figures.idle == 1  # nothing of it was on the wire
@@ -527,8 +528,10 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
                     server.wait_until(lambda: server.open_connections == 0)
                     time.sleep(0.05)  # and the system knows of it
                     break
-            outcomes = [await backend.send_overlapped(numbered(2)[1])]
-            outcomes[:0] = await asyncio.gather(first, return_exceptions=True)  # type: ignore[arg-type]
+            second = await backend.send_overlapped(numbered(2)[1])
+            (broken,) = await asyncio.gather(first, return_exceptions=True)
+    assert isinstance(broken, DeliveryError)
+    outcomes: list[DeliveryReport | EmailError] = [broken, second]
     check(server.messages, outcomes)
     assert uncertain(outcomes) == [0]
 

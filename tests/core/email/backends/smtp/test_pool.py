@@ -16,7 +16,7 @@ import pytest
 from support.messages import outgoing
 from support.patience import PATIENCE
 from support.rawserver import Peer, greet, raw_server
-from support.smtpd import Gate, SmtpServer
+from support.smtpd import Gate, SmtpServer, Tls
 
 from openviper.core.email.backends.smtp.backoff import Backoff
 from openviper.core.email.backends.smtp.pool import ConnectionPool
@@ -232,7 +232,7 @@ async def test_a_connect_that_nobody_waits_for_any_more_serves_the_next_sender()
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls"])
-async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: str) -> None:
+async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: Tls) -> None:
     dice = random.Random(11)
     open_ones: list[int] = []
     with SmtpServer(tls=tls) as server:

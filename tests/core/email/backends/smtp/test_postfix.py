@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.messages import HEAD, outgoing
-from support.postfix import Postfix
+from support.postfix import Offer, Postfix
 
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.errors import DeliveryError, MessageRefused, RecipientsRefused
@@ -31,7 +31,7 @@ def as_stored(content: bytes) -> bytes:
 
 @OFFERS
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_messages_of_every_size_are_read_back_unchanged(postfix: Postfix, offer: str, tls: bool) -> None:
+async def test_messages_of_every_size_are_read_back_unchanged(postfix: Postfix, offer: Offer, tls: bool) -> None:
     line = b".a line that begins with a dot\r\n..two\r\n.\r\n\r\nFrom the start\r\n"
     sizes = (0, 1, 100, 5_000, 20_000, 300_000)
     bodies = [b"%d\r\n" % number + line * (size // len(line)) for number, size in enumerate(sizes)]
@@ -48,7 +48,7 @@ async def test_messages_of_every_size_are_read_back_unchanged(postfix: Postfix, 
 
 
 @OFFERS
-async def test_refused_recipients_are_reported_and_the_connection_goes_on(postfix: Postfix, offer: str) -> None:
+async def test_refused_recipients_are_reported_and_the_connection_goes_on(postfix: Postfix, offer: Offer) -> None:
     before = len(postfix.stored())
     async with SMTPBackend(EmailSettings(**postfix.settings(offer, pool_size=1))) as backend:
         report = await backend.send(outgoing(to=["a@example.com", "gone@example.com"]))
@@ -63,7 +63,7 @@ async def test_refused_recipients_are_reported_and_the_connection_goes_on(postfi
 
 
 @OFFERS
-async def test_without_allow_partial_postfix_delivers_nothing(postfix: Postfix, offer: str) -> None:
+async def test_without_allow_partial_postfix_delivers_nothing(postfix: Postfix, offer: Offer) -> None:
     before = len(postfix.stored())
     settings = EmailSettings(**postfix.settings(offer, pool_size=1, allow_partial=False))
     async with SMTPBackend(settings) as backend:
@@ -75,7 +75,7 @@ async def test_without_allow_partial_postfix_delivers_nothing(postfix: Postfix, 
 
 
 @OFFERS
-async def test_many_messages_at_once_arrive_once_each(postfix: Postfix, offer: str) -> None:
+async def test_many_messages_at_once_arrive_once_each(postfix: Postfix, offer: Offer) -> None:
     before = len(postfix.stored())
     numbers = list(range(200))
     random.Random(3).shuffle(numbers)
@@ -100,8 +100,8 @@ async def test_postfix_takes_international_addresses(postfix: Postfix) -> None:
 
 
 @OFFERS
-async def test_a_domain_that_is_not_relayed_is_a_refusal_that_names_the_server(postfix: Postfix, offer: str) -> None:
+async def test_a_domain_that_is_not_relayed_is_a_refusal_that_names_the_server(postfix: Postfix, offer: Offer) -> None:
     async with SMTPBackend(EmailSettings(**postfix.settings(offer))) as backend:
         with pytest.raises(DeliveryError) as raised:
             await backend.send(outgoing(to=["a@elsewhere.example.net"], sender=""))
-    assert str(raised.value).startswith(f"127.0.0.1:{postfix.ports[offer]}: ")  # type: ignore[index]
+    assert str(raised.value).startswith(f"127.0.0.1:{postfix.ports[offer]}: ")

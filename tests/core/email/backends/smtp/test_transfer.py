@@ -13,7 +13,7 @@ from support.certificates import ca_file
 from support.messages import HEAD, outgoing
 from support.patience import PATIENCE
 from support.rawserver import Peer, greet, raw_server
-from support.smtpd import CAPABILITIES, SmtpServer
+from support.smtpd import CAPABILITIES, SmtpServer, Tls
 from support.stalls import watched_loop
 
 from openviper.core.email.attachments import AttachmentData
@@ -234,7 +234,7 @@ async def test_an_attachment_that_was_cut_off_goes_again_unchanged(offer: Sequen
 
 @OFFERS
 @pytest.mark.parametrize("tls", ["none", "starttls"])
-async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: str) -> None:
+async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: Tls) -> None:
     body = large_body(25 * MEGABYTE)
     chunks = [body[at : at + 233_472] for at in range(0, len(body), 233_472)]
     with SmtpServer(capabilities=offer, tls=tls) as server:
