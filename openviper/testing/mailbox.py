@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Unpack
 
-from openviper.core.email.backends.interception import intercepting
-from openviper.testing.capture import Capture, Waiting
+from openviper.core.email.delivery import using_transport
+from openviper.testing.capture import Capture, CaptureQueue, CaptureTransport, Waiting
 from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknown
 from openviper.testing.failures import Failure, Step
 from openviper.testing.message import SentMessage
@@ -189,7 +190,8 @@ def capture_mail() -> Iterator[Mailbox]:
     """
     with ExitStack() as stack:
         capture = Capture()
-        stack.enter_context(intercepting(capture))
+        make = partial(CaptureTransport, capture)
+        stack.enter_context(using_transport(make, queue=CaptureQueue(capture)))
         stack.callback(capture.close)
         yield Mailbox(capture)
 

@@ -138,7 +138,7 @@ async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Rec
         async with transaction():
             assert await send("after the response") is Way.HELD
         assert backend.subjects == []
-    for handed in outbox.hand_over():
+    for handed in outbox.flush():
         await asyncio.wait_for(handed.done, 10)
     assert backend.subjects == ["after the response"]
 
@@ -149,7 +149,7 @@ async def test_a_commit_after_the_response_still_sends(backend: Recording) -> No
     with collecting(outbox):
         async with transaction():
             await send("late")
-            outbox.hand_over()
+            outbox.flush()
     async with asyncio.timeout(10):
         while not backend.subjects:
             await asyncio.sleep(0)
@@ -201,7 +201,7 @@ async def test_the_sync_twin_in_a_thread_of_a_transaction_is_held_too(backend: R
         async with transaction():
             assert await asyncio.to_thread(send_email_sync, "a@example.test", "threaded", text="")
             raise LookupError
-    assert outbox.hand_over() == []
+    assert outbox.flush() == []
     assert backend.subjects == []
 
 

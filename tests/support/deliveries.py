@@ -1,14 +1,18 @@
-"""A delivery function that the tests steer, and dispatchers for it."""
+"""A transport that the tests steer, and dispatchers for it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.delivery.dispatcher import Deliver, Dispatcher, Handed
+from openviper.core.email.delivery.dispatcher import Delivery, Dispatcher
+from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import ConnectionFailed
 from openviper.core.email.message import OutgoingMessage
 from support.patience import PATIENCE
 
-__all__ = ["Deliveries", "finished", "make_dispatcher", "temporary"]
+__all__ = ["Deliveries", "SteeredDispatcher", "SteeredTransport", "finished", "make_dispatcher", "temporary"]
+
+Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 
 
 class Deliveries:
@@ -36,16 +40,42 @@ class Deliveries:
         return outcome
 
 
-def make_dispatcher(deliveries: Deliver, **options: object) -> Dispatcher:
+class SteeredTransport(Transport):
+    """Sends with the function that a test gives."""
+
+    queue = None
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:
+        return await self._send(message)
+
+    def describe(self) -> str:
+        return "a steered transport"
+
+
+class SteeredDispatcher(Dispatcher):
+    """A dispatcher whose messages all take one transport."""
+
+    def __init__(self, transport: Transport, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.transport = transport
+
+    def accept_all(self, messages: Iterable[OutgoingMessage]) -> list[Delivery]:
+        return [self.accept(message, self.transport) for message in messages]
+
+
+def make_dispatcher(send: Send, **options: object) -> SteeredDispatcher:
     """A small one that retries twice, at once."""
     values = {"concurrency": 2, "max_messages": 10, "max_bytes": 10**6, "retry_delays": (0.0, 0.0)} | options
-    return Dispatcher(deliveries, **values)  # type: ignore[arg-type]
+    return SteeredDispatcher(SteeredTransport(send), **values)
 
 
 def temporary() -> ConnectionFailed:
     return ConnectionFailed("mail.test:25: connection refused", temporary=True)
 
 
-async def finished(handed: list[Handed]) -> None:
-    """Wait until no further attempt is made for any of ``handed``."""
-    await asyncio.wait_for(asyncio.wait([one.done for one in handed]), PATIENCE)
+async def finished(deliveries: list[Delivery]) -> None:
+    """Wait until no further attempt is made for any of ``deliveries``."""
+    await asyncio.wait_for(asyncio.wait([one.done for one in deliveries]), PATIENCE)

@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openviper.core.email.asgi.lifespan import LifespanConversation
 from openviper.core.email.asgi.runtime import Running, Service
-from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.delivery import apart_from_other_requests, stay_with, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.inbox import is_inbox_path
@@ -152,7 +151,7 @@ async def _end(running: Running, outbox: RequestOutbox, *, failure: str | None) 
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')
         return
-    handed = outbox.hand_over()
-    waits = running.waits or interceptor_for() is not None
-    if futures := [one.done if waits else one.admitted for one in handed]:
+    deliveries = outbox.flush()
+    waits = running.waits or any(delivery.transport.immediate for delivery in deliveries)
+    if futures := [delivery.done if waits else delivery.admitted for delivery in deliveries]:
         await asyncio.wait(futures, timeout=None if waits else running.mailer.settings.shutdown_timeout)

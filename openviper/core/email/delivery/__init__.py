@@ -1,4 +1,4 @@
-"""How mail leaves: the mailer of each event loop, the way of each message, and what is told of both."""
+"""Choose how each message is delivered, deliver it, and describe that choice."""
 
 from openviper.core.email.delivery.current import (
     apart_from_other_requests,
@@ -10,17 +10,22 @@ from openviper.core.email.delivery.current import (
     using_mailer,
 )
 from openviper.core.email.delivery.description import Ways, current_ways, describe_ways
+from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.mode import choose_way
-from openviper.core.email.delivery.submission import submit
+from openviper.core.email.delivery.mode import choose_mode
+from openviper.core.email.delivery.submission import deliver_inline, submit
+from openviper.core.email.delivery.transport import Transport, using_transport
 
 __all__ = [
+    "HeldMessage",
     "Mailer",
+    "Transport",
     "Ways",
     "apart_from_other_requests",
-    "choose_way",
+    "choose_mode",
     "current_mailer",
     "current_ways",
+    "deliver_inline",
     "describe_ways",
     "open_mailer",
     "serving_event_loop",
@@ -28,4 +33,5 @@ __all__ = [
     "stay_with",
     "submit",
     "using_mailer",
+    "using_transport",
 ]

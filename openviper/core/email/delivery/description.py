@@ -3,10 +3,21 @@
 from typing import NamedTuple
 
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.mode import choose_way
+from openviper.core.email.delivery.mode import choose_mode
 from openviper.core.email.events import Way
 
 __all__ = ["Ways", "current_ways", "describe_ways"]
+
+
+class _Usual(NamedTuple):
+    """The circumstances of a message that says nothing about its mode and is not held."""
+
+    use_background_worker: bool | None
+    broker: bool
+    in_request: bool
+    background: bool | None = None
+    in_transaction: bool = False
+    room: bool = True
 
 
 class Ways(NamedTuple):
@@ -21,22 +32,19 @@ class Ways(NamedTuple):
 def current_ways(mailer: Mailer) -> Ways:
     """Which way mail will go, and why. Tells of the broker what the last probe has found."""
     settings = mailer.settings
-    service = mailer.queue
-    answers = service is not None and service.detector.known and service.detector.available()
+    queue = mailer.transport.queue
+    answers = queue is not None and queue.known and queue.available()
     use = settings.use_background_worker
-    request, elsewhere = (
-        choose_way(background=None, use_background_worker=use, broker=answers, in_request=in_request, room=True)
-        for in_request in (True, False)
-    )
-    if service is None:
+    request, elsewhere = (choose_mode(_Usual(use, answers, in_request)) for in_request in (True, False))
+    if queue is None:
         reason = "no message broker is in use"
     elif use is False:
         reason = 'the broker is not used: EMAIL["use_background_worker"] is False'
     elif answers:
-        reason = f"workers take it from {service.settings.address}"
+        reason = f"workers take it from {queue.address}"
     else:
-        reason = f"the broker ({service.settings.address}) does not answer; mail is queued as soon as it does"
-    return Ways(request, elsewhere, mailer.backend.describe(), reason)
+        reason = f"the broker ({queue.address}) does not answer; mail is queued as soon as it does"
+    return Ways(request, elsewhere, mailer.transport.describe(), reason)
 
 
 def describe_ways(mailer: Mailer) -> str:

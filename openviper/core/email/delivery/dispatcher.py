@@ -1,69 +1,66 @@
-"""The dispatcher: delivers the mail of requests after their responses, with retries and within bounds."""
+"""Deliver the mail of requests after their responses, with retries and within bounds."""
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from openviper.core.email.backends.attempt import Attempt
-from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.backends.interception import interceptor_for
-from openviper.core.email.errors import DeliveryError
-from openviper.core.email.events import publish
+from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
+from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.events import Way
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.retry import ONE_ATTEMPT, Decision, DispatcherPolicy, Retry, RetryPolicy
 
-__all__ = ["Deliver", "Dispatcher", "Handed"]
+__all__ = ["Delivery", "Dispatcher"]
 
 logger = logging.getLogger("openviper.email")
 
-Deliver = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
-
 
 @dataclass(slots=True, eq=False)
-class Handed:
-    """A message in the dispatcher's hands. ``done`` resolves, never with an error, when no further attempt is made.
+class Delivery:
+    """A message that the dispatcher delivers.
 
-    ``uncertain``: an attempt ended without anybody knowing whether the server took the message.
+    ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made; neither has an error.
     """
 
     message: OutgoingMessage
+    transport: Transport
     done: asyncio.Future[None]
     admitted: asyncio.Future[None]
-    attempts: int = 0
+    progress: Progress = FIRST_ATTEMPT
     last_attempt: bool = False
-    uncertain: bool = False
     timer: asyncio.TimerHandle | None = None
     attempt: Attempt = field(default_factory=Attempt)
 
 
 class Dispatcher:
-    """Delivers what it is handed in tasks of its own, at most ``concurrency`` at a time, first come first served.
+    """Delivers accepted messages in tasks of its own, at most ``concurrency`` at a time, in the order accepted.
 
-    A temporary failure is tried again after each of ``retry_delays`` (seconds); a final one is logged once with its
-    message id. It counts as full from ``max_messages`` messages or ``max_bytes`` of content on; what is handed over
-    then is kept all the same, and its ``admitted`` future resolves when there is room for it.
+    A temporary failure is retried after each of ``retry_delays`` (seconds); a final one is logged once with its message
+    id. The dispatcher is full from ``max_messages`` messages or ``max_bytes`` of content on; what it accepts then is
+    kept all the same, and is admitted when there is room.
     """
 
     def __init__(
         self,
-        deliver: Deliver,
         *,
         concurrency: int,
         max_messages: int,
         max_bytes: int,
         retry_delays: tuple[float, ...],
     ) -> None:
-        self._deliver = deliver
         self._concurrency = concurrency
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._retry_delays = retry_delays
-        self._arriving: deque[Handed] = deque()
-        self._ready: deque[Handed] = deque()
-        self._waiting: set[Handed] = set()
-        self._sending: dict[asyncio.Task[None], Handed] = {}
+        self._policy = DispatcherPolicy(retry_delays)
+        self._without_pauses = DispatcherPolicy((0.0,) * len(retry_delays))
+        self._arriving: deque[Delivery] = deque()
+        self._ready: deque[Delivery] = deque()
+        self._waiting: set[Delivery] = set()
+        self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._messages = 0
         self._bytes = 0
         self._draining = False
@@ -76,31 +73,30 @@ class Dispatcher:
 
     @property
     def pending(self) -> int:
-        """How many messages are in its hands."""
+        """Count the messages that are accepted and not done."""
         return self._messages + len(self._arriving)
 
-    def hand_over(self, messages: Iterable[OutgoingMessage]) -> list[Handed]:
-        """Take ``messages``. From here on they are the dispatcher's, whatever becomes of the caller's task."""
+    def accept(self, message: OutgoingMessage, transport: Transport) -> Delivery:
+        """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task."""
         loop = asyncio.get_running_loop()
-        handed = [Handed(message, loop.create_future(), loop.create_future()) for message in messages]
+        delivery = Delivery(message, transport, loop.create_future(), loop.create_future())
         if self.closed:
-            for late in handed:
-                self._fail(late, "the application has shut down; it was not sent")
-            return handed
-        self._arriving.extend(handed)
-        self._admit()
-        return handed
+            self._abandon(delivery, "the application has shut down; it was not sent")
+        else:
+            self._arriving.append(delivery)
+            self._admit()
+        return delivery
 
     def retry_now(self, message_id: str) -> bool:
-        """Try a message at once that waits for its next attempt; False when none with this id waits.
+        """Retry a waiting message at once; False when none with this id waits.
 
-        It is a try more than the message has: a further failure is followed by the delay that was cut short.
+        This attempt is an additional one: a further failure is followed by the delay that was cut short.
         """
-        for handed in self._waiting:
-            if handed.message.message_id == message_id and handed.timer is not None:
-                handed.timer.cancel()
-                handed.attempts -= 1
-                self._retry(handed)
+        for delivery in self._waiting:
+            if delivery.message.message_id == message_id and delivery.timer is not None:
+                delivery.timer.cancel()
+                delivery.progress = replace(delivery.progress, attempts=delivery.progress.attempts - 1)
+                self._retry(delivery)
                 return True
         return False
 
@@ -111,26 +107,26 @@ class Dispatcher:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         self._draining = True
-        for handed in tuple(self._waiting):
-            self._retry_now(handed)
+        for delivery in tuple(self._waiting):
+            self._retry_last(delivery)
         # In rounds, since the last tasks of an application may still send.
-        while (everything := self._everything()) and (left := deadline - asyncio.get_running_loop().time()) > 0:
-            await asyncio.wait([handed.done for handed in everything], timeout=left)
+        while (pending := self._pending()) and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait([delivery.done for delivery in pending], timeout=left)
         self.closed = True
-        for handed in self._everything():
-            sending = handed in self._sending.values() and not handed.attempt.nothing_sent
-            unsent = "it was not sent again" if handed.uncertain else "it was not sent"
+        for delivery in self._pending():
+            sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
+            unsent = "it was not sent again" if delivery.progress.uncertain else "it was not sent"
             reason = "it was being sent and may have been delivered" if sending else unsent
-            self._fail(handed, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
+            self._abandon(delivery, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
         tasks = list(self._sending)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _everything(self) -> list[Handed]:
+    def _pending(self) -> list[Delivery]:
         places = (*self._sending.values(), *self._waiting, *self._ready, *self._arriving)
         # Once each: a message whose attempt has just ended may already wait for the next one.
-        return list(dict.fromkeys(handed for handed in places if not handed.done.done()))
+        return list(dict.fromkeys(delivery for delivery in places if not delivery.done.done()))
 
     def _admit(self) -> None:
         while self._arriving:
@@ -138,19 +134,19 @@ class Dispatcher:
             # A message larger than the whole bound still passes, alone.
             if self._messages and (self._messages >= self._max_messages or self._bytes + size > self._max_bytes):
                 break
-            handed = self._arriving.popleft()
+            delivery = self._arriving.popleft()
             self._messages += 1
             self._bytes += size
-            handed.admitted.set_result(None)
-            self._ready.append(handed)
+            delivery.admitted.set_result(None)
+            self._ready.append(delivery)
         self._start()
 
     def _start(self) -> None:
         while self._ready and len(self._sending) < self._concurrency:
-            handed = self._ready.popleft()
+            delivery = self._ready.popleft()
             # An empty context: the task outlives the request and must not see its outbox or transaction.
-            task = asyncio.get_running_loop().create_task(self._attempt(handed), context=Context())
-            self._sending[task] = handed
+            task = asyncio.get_running_loop().create_task(self._attempt(delivery), context=Context())
+            self._sending[task] = delivery
             task.add_done_callback(self._ended, context=Context())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -158,84 +154,68 @@ class Dispatcher:
         if not self.closed:
             self._start()
 
-    async def _attempt(self, handed: Handed) -> None:
-        handed.attempts += 1
-        handed.attempt = Attempt()
-        handed.attempt.follow()
-        try:
-            report = await self._deliver(handed.message)
-        except DeliveryError as error:
-            self._failed_attempt(handed, error)
-        except Exception as error:  # one failing message may not stop the next; the traceback tells what it was
-            logger.exception("message %s: delivery failed unexpectedly", handed.message.message_id)
-            self._fail(handed, f"{type(error).__name__}")
-        else:
-            self._delivered(handed, report)
-
-    def _delivered(self, handed: Handed, report: DeliveryReport) -> None:
-        later = tuple(address for address, refusal in report.refused.items() if refusal.temporary)
-        handed.uncertain |= any(refusal.uncertain for refusal in report.refused.values())
-        if later and self._has_attempts_left(handed):
-            handed.message = handed.message.for_recipients(later)
-            self._schedule_retry(handed, f"{len(later)} of its recipients were refused for now")
-        else:
-            self._finish(handed)
-
-    def _failed_attempt(self, handed: Handed, error: DeliveryError) -> None:
-        if error.temporary and self._has_attempts_left(handed):
-            handed.uncertain |= error.uncertain
-            self._schedule_retry(handed, str(error))
-        else:
-            self._fail(handed, str(error))
-
-    def _has_attempts_left(self, handed: Handed) -> bool:
-        return not handed.last_attempt and handed.attempts <= len(self._retry_delays)
-
-    def _schedule_retry(self, handed: Handed, reason: str) -> None:
-        at_once = self._draining or interceptor_for(handed.message.message_id) is not None
-        delay = 0.0 if at_once else self._retry_delays[handed.attempts - 1]
-        logger.info(
-            "message %s: attempt %d failed, next one in %g s: %s",
-            handed.message.message_id,
-            handed.attempts,
-            delay,
-            reason,
+    async def _attempt(self, delivery: Delivery) -> None:
+        delivery.attempt = Attempt()
+        delivery.attempt.follow()
+        decision = await attempt_delivery(
+            delivery.message,
+            delivery.transport,
+            delivery.progress,
+            self._policy_for(delivery),
+            mode=Way.DEFERRED,
         )
-        publish("retrying", handed.message, f"in {delay:g} s: {reason}")
-        self._waiting.add(handed)
+        if not delivery.done.done():  # else the end of the drain has cut the attempt short and reported it
+            self._follow(delivery, decision)
+
+    def _policy_for(self, delivery: Delivery) -> RetryPolicy:
+        if delivery.last_attempt:
+            return ONE_ATTEMPT
+        return self._without_pauses if self._draining or delivery.transport.immediate else self._policy
+
+    def _follow(self, delivery: Delivery, decision: Decision) -> None:
+        if not isinstance(decision, Retry):
+            self._finish(delivery)
+            return
+        delivery.progress = decision.progress
+        if decision.progress.left is not None:
+            delivery.message = delivery.message.for_recipients(decision.progress.left)
+        self._waiting.add(delivery)
         if self._draining:
-            self._retry_now(handed)
+            self._retry_last(delivery)
         else:
-            handed.timer = asyncio.get_running_loop().call_later(delay, self._retry, handed, context=Context())
+            loop = asyncio.get_running_loop()
+            delivery.timer = loop.call_later(decision.delay, self._retry, delivery, context=Context())
 
-    def _retry_now(self, handed: Handed) -> None:
-        if handed.timer is not None:
-            handed.timer.cancel()
-        handed.last_attempt = True
-        self._retry(handed)
+    def _retry_last(self, delivery: Delivery) -> None:
+        if delivery.timer is not None:
+            delivery.timer.cancel()
+        delivery.last_attempt = True
+        self._retry(delivery)
 
-    def _retry(self, handed: Handed) -> None:
-        self._waiting.discard(handed)
-        self._ready.append(handed)
+    def _retry(self, delivery: Delivery) -> None:
+        self._waiting.discard(delivery)
+        self._ready.append(delivery)
         self._admit()
 
-    def _fail(self, handed: Handed, reason: str) -> None:
-        if handed.done.done():  # its attempt was cut short by the end of the drain, which has reported it
-            return
-        if handed.uncertain:
+    def _abandon(self, delivery: Delivery, reason: str) -> None:
+        """Report a message of which no further attempt can be made."""
+        if delivery.progress.uncertain:
             reason += "; an earlier attempt may have delivered it"
         logger.error(
-            "message %s was not delivered after %d attempt(s): %s", handed.message.message_id, handed.attempts, reason
+            "message %s was not delivered after %d attempt(s): %s",
+            delivery.message.message_id,
+            delivery.progress.attempts,
+            reason,
         )
-        publish("failed", handed.message, reason)
-        self._finish(handed)
+        delivery.transport.publish("failed", delivery.message, reason)
+        self._finish(delivery)
 
-    def _finish(self, handed: Handed) -> None:
-        if handed.admitted.done():
+    def _finish(self, delivery: Delivery) -> None:
+        if delivery.admitted.done():
             self._messages -= 1
-            self._bytes -= handed.message.size
+            self._bytes -= delivery.message.size
         else:
-            handed.admitted.set_result(None)
-        handed.done.set_result(None)
+            delivery.admitted.set_result(None)
+        delivery.done.set_result(None)
         if not self.closed:
             self._admit()

@@ -1,28 +1,49 @@
-"""Which way a message goes, decided in one function."""
+"""Choose the delivery mode of a message."""
+
+from typing import Protocol
 
 from openviper.core.email.events import Way
 
-__all__ = ["choose_way"]
+__all__ = ["Circumstances", "choose_mode"]
 
 
-def choose_way(
-    *,
-    background: bool | None,
-    use_background_worker: bool | None,
-    broker: bool,
-    in_request: bool,
-    room: bool,
-) -> Way:
-    """The way of a message that is not held.
+class Circumstances(Protocol):
+    """What the mode depends on. Each is asked at most once, and only when those before leave the mode open."""
 
-    ``background`` is the argument of the call and beats the setting ``use_background_worker``; ``broker``: one is
-    configured and answers; ``in_request``: an http request's outbox is there; ``room``: the dispatcher has room,
-    without which a new message is delivered inline so that memory stays bounded.
-    """
-    if background is False:
+    @property
+    def background(self) -> bool | None:
+        """The argument ``background`` of the call, which beats the setting."""
+
+    @property
+    def use_background_worker(self) -> bool | None:
+        """The setting ``EMAIL["use_background_worker"]``."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """True inside ``transaction()`` or a lifecycle hook, while the message may still be held."""
+
+    @property
+    def broker(self) -> bool:
+        """True when a broker is in use that has not failed to take this message."""
+
+    @property
+    def in_request(self) -> bool:
+        """True when the outbox of an http request is there."""
+
+    @property
+    def room(self) -> bool:
+        """True when the dispatcher has room; without it a new message goes inline, so that memory stays bounded."""
+
+
+def choose_mode(circumstances: Circumstances) -> Way:
+    """Return the delivery mode that fits ``circumstances``; the table is in ``docs/delivery.md``."""
+    if circumstances.background is False:
         return Way.INLINE
-    if broker and (background or use_background_worker is not False):
+    if circumstances.in_transaction:
+        return Way.HELD
+    wanted = circumstances.background or circumstances.use_background_worker is not False
+    if wanted and circumstances.broker:
         return Way.QUEUED
-    if in_request and room:
+    if circumstances.in_request and circumstances.room:
         return Way.DEFERRED
     return Way.INLINE

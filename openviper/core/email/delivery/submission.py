@@ -1,22 +1,25 @@
-"""Sending a prepared message the way that fits, or holding it until the open transaction is committed."""
+"""Send a prepared message in the delivery mode that fits, or hold it until the open transaction is committed."""
 
 import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from openviper.core.email.backends.interception import HeldMessage, interceptor_for
 from openviper.core.email.delivery.current import current_mailer
+from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.delivery.mailer import Mailer
-from openviper.core.email.delivery.mode import choose_way
+from openviper.core.email.delivery.mode import choose_mode
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
-from openviper.core.email.errors import InvalidMessage, QueueUnavailable
-from openviper.core.email.events import Receipt, Way, publish
+from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
+from openviper.core.email.events import Receipt, Way
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.queue import QueueService
+from openviper.core.email.queue import JobQueue
+from openviper.core.email.queue.retry import ONE_ATTEMPT, Done
 from openviper.db.transaction import current_record, hold
 
-__all__ = ["submit"]
+__all__ = ["deliver_inline", "submit"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -29,7 +32,7 @@ async def submit(
     fail_silently: bool,
     schedule: Schedule = AT_ONCE,
 ) -> Receipt:
-    """Send ``message`` the way that fits, or hold it while a transaction is open.
+    """Send ``message`` in the delivery mode that fits, or hold it while a transaction is open.
 
     Raises:
         DeliveryError: the inline attempt failed and ``fail_silently`` is off.
@@ -40,11 +43,11 @@ async def submit(
         # A thread of a request has a loop of its own, which may end before the message is on its way.
         elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
-    if not _only_inline(mailer, background, schedule):
-        way = await _Submission(mailer, message, background, current_outbox(), schedule).leave()
-        if way is not Way.INLINE:
-            return Receipt(message.message_id, way)
-    receipt = await mailer.attempt(message)
+    transport = mailer.transport
+    mode = await _Submission(mailer, transport, message, background, current_outbox(), schedule).leave()
+    if mode is not Way.INLINE:
+        return Receipt(message.message_id, mode)
+    receipt = await deliver_inline(message, transport)
     if receipt.error is not None:
         if not fail_silently:
             raise receipt.error
@@ -52,147 +55,172 @@ async def submit(
     return receipt
 
 
-def _only_inline(mailer: Mailer, background: bool | None, schedule: Schedule) -> bool:
-    """True where that is plain at once: asked for, or nothing is there that the message could wait in or be given to.
+async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipeline: bool = False) -> Receipt:
+    """Deliver ``message`` now; a failed delivery is a receipt with the error.
 
-    As in most scripts. ``_Submission.leave`` would come to the same end.
+    Raises:
+        Exception: what a backend raised that is not a delivery error.
     """
-    if schedule.later or background:
-        return False
-    if background is False:
-        return True
-    if current_outbox() is not None or current_record() is not None:
-        return False
-    use = mailer.settings.use_background_worker
-    return use is False or (use is None and mailer.queue is None)
+    decision = await attempt_delivery(
+        message, transport, FIRST_ATTEMPT, ONE_ATTEMPT, mode=Way.INLINE, pipeline=pipeline
+    )
+    if isinstance(decision, Done):
+        report = decision.report
+        return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
+    error = decision.error
+    if not isinstance(error, DeliveryError):
+        assert error is not None, "a report is done with one attempt"
+        raise error
+    return Receipt(message.message_id, Way.INLINE, refused=error.refused, error=error)
 
 
 @dataclass(slots=True, eq=False)
 class _Submission:
-    """A message, what its sender asked for, and the request that he serves."""
+    """A message on its way into a delivery mode, and the circumstances that ``choose_mode`` asks for.
+
+    ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not take
+    it.
+    """
 
     mailer: Mailer
+    transport: Transport
     message: OutgoingMessage
     background: bool | None
     outbox: RequestOutbox | None
     schedule: Schedule
+    held_before: bool = False
+    broker_failed: bool = False
+
+    @property
+    def use_background_worker(self) -> bool | None:
+        return self.mailer.settings.use_background_worker
+
+    @property
+    def in_transaction(self) -> bool:
+        return not self.held_before and current_record() is not None
+
+    @property
+    def broker(self) -> bool:
+        return not self.broker_failed and self.transport.queue is not None
+
+    @property
+    def in_request(self) -> bool:
+        return self.outbox is not None and not self.mailer.closed
+
+    @property
+    def room(self) -> bool:
+        # After the commit a full dispatcher is waited for, after the response, instead of delivering in the request.
+        return self.held_before or not self.mailer.dispatcher.full
 
     async def leave(self) -> Way:
-        """Hold, queue or defer it, whichever comes first. ``INLINE``: none of them, it is still here."""
-        if self.schedule.later:
-            await self._check_that_it_can_wait()
-        if self.background is not False and self._hold():
-            return Way.HELD
-        service = self._broker()
-        if service is not None and await self._enqueue(service):
-            return Way.QUEUED
-        return Way.DEFERRED if self._defer(room=not self.mailer.dispatcher.full) else Way.INLINE
-
-    async def _check_that_it_can_wait(self) -> None:
-        """Raise what is wrong with sending it later."""
-        mailer = self.mailer
-        if self.background is False or (self.background is None and mailer.settings.use_background_worker is False):
-            raise InvalidMessage("send_at, delay: only the queue keeps a message until then, and it is not to be used")
-        service = mailer.queue
-        if service is None:
-            raise InvalidMessage('send_at, delay: no broker can keep the message until then; set TASKS["broker"]')
-        if not await asyncio.to_thread(service.detector.available):
-            raise QueueUnavailable(
-                f"send_at, delay: the broker ({service.settings.address}) does not answer, and nothing else can keep "
-                "the message until then"
-            )
-
-    def _hold(self) -> bool:
-        """True when it now waits for the commit of the transaction that is open here."""
-        if current_record() is None:
-            return False
-        held = HeldMessage(self.release, self.drop)
-        if not hold(held.release, held.drop):
-            return False
-        publish("held", self.message)
-        interceptor = interceptor_for(self.message.message_id)
-        if interceptor is not None:
-            interceptor.hold(self.message, held)
-        return True
-
-    def _broker(self) -> QueueService | None:
-        """Where it is to be queued; None when it goes another way."""
-        if self._way(broker=True) is not Way.QUEUED:
-            return None  # and TASKS are not read, which may be wrong where nobody uses them
-        service = self.mailer.queue
-        if service is None and self._asked_for and not self.mailer.in_memory:
-            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
-        return service
-
-    async def _enqueue(self, service: QueueService) -> bool:
-        """True when the broker has taken it.
+        """Hold, queue or defer it as its mode says; ``INLINE``: it is still to be delivered.
 
         Raises:
-            QueueUnavailable: it did not, and the message cannot go another way because it must wait.
+            InvalidMessage: it must wait, and nothing can keep it until then.
+            QueueUnavailable: likewise, because the broker does not answer.
         """
-        mailer, message, schedule = self.mailer, self.message, self.schedule
-        detector = service.detector
-        try:
-            if not (detector.available() if detector.known else await asyncio.to_thread(detector.available)):
-                raise QueueUnavailable(f"the broker ({service.settings.address}) does not answer")
-            await service.enqueue(message, mailer.settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
-        except QueueUnavailable as error:
-            if schedule.later:
-                raise
-            logger.log(
-                logging.WARNING if self._asked_for else logging.DEBUG,
-                "message %s is not queued: %s",
-                message.message_id,
-                error,
-            )
-            return False
-        publish("queued", message)
-        return True
-
-    def _defer(self, *, room: bool) -> bool:
-        """True when it now waits for the end of the response; ``room``: the dispatcher has room for it."""
-        if self.outbox is None or self._way(broker=False, room=room) is not Way.DEFERRED:
-            return False
-        self.outbox.add(self.mailer.dispatcher, self.message)
-        return True
+        if self.schedule.later and not self.held_before:
+            await self._check_that_it_can_wait()
+        while True:
+            mode = choose_mode(self)
+            if mode is Way.HELD and not self._hold():
+                self.held_before = True  # the transaction has ended in this very moment
+            elif mode is Way.QUEUED and not await self._enqueue():
+                self.broker_failed = True
+            else:
+                break
+        if mode is Way.DEFERRED:
+            assert self.outbox is not None, "deferred means in a request"
+            self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
+        if mode in (Way.DEFERRED, Way.INLINE):
+            self._warn_if_there_is_no_broker()
+        return mode
 
     async def release(self) -> None:
         """Send it after the commit.
 
-        The commit stands whatever happens to the mail, so nothing here raises a delivery error, and a full dispatcher
-        is waited for after the response instead of holding the response up.
+        The commit stands whatever happens to the mail, so nothing here raises a delivery error.
         """
-        if self.mailer.closed or not self.mailer.here:
+        mailer = self.mailer
+        if mailer.closed or not mailer.here:
             # Sent by a thread whose own loop, and this mailer with it, has ended before the transaction.
-            await replace(self, mailer=await current_mailer()).release()
+            mailer = await current_mailer()
+            transport = self.transport if self.transport is not self.mailer.own_transport else mailer.own_transport
+            await replace(self, mailer=mailer, transport=transport).release()
             return
+        self.held_before = True
         try:
-            service = self._broker()
-            if service is not None and await self._enqueue(service):
-                return
+            mode = await self.leave()
         except QueueUnavailable as error:
             logger.error("message %s was not queued, and it must wait: it is lost: %s", self.message.message_id, error)
-            publish("failed", self.message, str(error))
+            self.transport.publish("failed", self.message, str(error))
             return
-        if not self._defer(room=True):
-            (handed,) = self.mailer.dispatcher.hand_over((self.message,))
-            await asyncio.shield(handed.done)
+        if mode is Way.INLINE:
+            delivery = mailer.dispatcher.accept(self.message, self.transport)
+            await asyncio.shield(delivery.done)
 
     def drop(self) -> None:
-        """Forget it: the transaction was rolled back."""
+        """Discard it: the transaction was rolled back."""
         logger.info("message %s is discarded: its transaction was rolled back", self.message.message_id)
-        publish("discarded", self.message, "the transaction was rolled back")
+        self.transport.publish("discarded", self.message, "the transaction was rolled back")
+
+    async def _check_that_it_can_wait(self) -> None:
+        if self.background is False or (self.background is None and self.use_background_worker is False):
+            raise InvalidMessage(
+                "send_at, delay: only the queue keeps a message until then, but use_background_worker is False"
+                if self.background is None
+                else "send_at, delay: only the queue keeps a message until then, but background is False"
+            )
+        queue = self.transport.queue
+        if queue is None:
+            raise InvalidMessage('send_at, delay: no broker can keep the message until then; set TASKS["broker"]')
+        if not await queue.answers():
+            raise QueueUnavailable(
+                f"send_at, delay: the broker ({queue.address}) does not answer, and nothing else can keep the message "
+                "until then"
+            )
+
+    def _hold(self) -> bool:
+        """True when it now waits for the commit of the transaction that is open here."""
+        held = HeldMessage(self.release, self.drop)
+        if not hold(held.release, held.drop):
+            return False
+        self.transport.hold(self.message, held)
+        return True
+
+    async def _enqueue(self) -> bool:
+        """True once the broker has accepted it.
+
+        Raises:
+            QueueUnavailable: the broker did not accept it, and it has no other mode because it must wait.
+        """
+        queue, schedule = self.transport.queue, self.schedule
+        assert queue is not None, "queued means that there is a queue"
+        try:
+            await self._give_to(queue)
+        except QueueUnavailable as error:
+            if schedule.later:
+                raise
+            level = logging.WARNING if self._asked_for else logging.DEBUG
+            logger.log(level, "message %s is not queued: %s", self.message.message_id, error)
+            return False
+        self.transport.publish("queued", self.message)
+        return True
+
+    async def _give_to(self, queue: JobQueue) -> None:
+        if not await queue.answers():
+            raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
+        await queue.enqueue(
+            self.message, self.mailer.settings, due_at=self.schedule.due_at, expires_at=self.schedule.expires_at
+        )
 
     @property
     def _asked_for(self) -> bool:
-        """True when the queue was asked for, not only taken because it is there."""
-        return bool(self.background) or self.mailer.settings.use_background_worker is True
+        """True when the queue was asked for, not only used because it is there."""
+        return bool(self.background) or self.use_background_worker is True
 
-    def _way(self, *, broker: bool, room: bool = False) -> Way:
-        return choose_way(
-            background=self.background,
-            use_background_worker=self.mailer.settings.use_background_worker,
-            broker=broker,
-            in_request=self.outbox is not None and not self.mailer.closed,
-            room=room,
-        )
+    def _warn_if_there_is_no_broker(self) -> None:
+        if not self._asked_for or self.background is False or self.transport.in_memory:
+            return
+        if self.transport.queue is None:
+            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 import time
-import traceback
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,16 +12,16 @@ import dramatiq
 from dramatiq import Broker, Middleware
 from dramatiq.asyncio import get_event_loop_thread
 
-from openviper.core.email.backends import EmailBackend, get_backend
-from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage, QueueUnavailable
-from openviper.core.email.events import publish
-from openviper.core.email.message import OutgoingMessage, PreparedMessage
+from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
+from openviper.core.email.delivery.transport import BackendTransport, Transport
+from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.events import Way
+from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import outgoing
 from openviper.core.email.message.storage import UnknownPayload, decode
-from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report
-from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Progress, Spool
-from openviper.core.email.queue.service import queue_service
+from openviper.core.email.queue import queue_service
+from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
 from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.loops import PerLoop, at_loop_end
 
@@ -49,9 +48,9 @@ def declare(broker: Broker) -> None:
 def _deliver(*ticket: Any) -> None:
     service = queue_service()
     assert service is not None, "a worker has a broker"
-    held = service.spool.receive(*ticket)
-    if held is not None:
-        _settle(service.spool, held, _settings(settings_version()))
+    job = service.spool.receive(*ticket)
+    if job is not None:
+        _settle(service.spool, job, _settings(settings_version()))
 
 
 @lru_cache(maxsize=1)
@@ -60,134 +59,80 @@ def _settings(_version: int) -> EmailSettings:
     return EmailSettings.from_settings()
 
 
-def _settle(spool: Spool, held: Held, settings: EmailSettings) -> None:
-    outcome = _attempt(held, settings)
-    if isinstance(outcome, Done):
-        logger.debug("message %s: delivered", held.message_id)
-        spool.sent(held, remember=max(3600.0, settings.retry_max_age))
-    elif isinstance(outcome, Again):
-        logger.info(
-            "message %s: attempt %d failed, next one in %.0f s",
-            held.message_id,
-            outcome.progress.attempts,
-            outcome.delay,
-        )
-        spool.again(held, outcome.progress, delay=outcome.delay)
+def _settle(store: Spool, job: Held, settings: EmailSettings) -> None:
+    decision = _attempt(job, settings)
+    if isinstance(decision, Done):
+        store.sent(job, remember=max(3600.0, settings.retry_max_age))
+    elif isinstance(decision, Retry):
+        store.again(job, decision.progress, delay=decision.delay)
     else:
-        logger.error(
-            "message %s %s delivered after %d attempt(s); `viperctl email failed show` says why",
-            held.message_id,
-            "may have been" if outcome.uncertain else "was not",
-            outcome.progress.attempts,
-        )
-        spool.fail(held, outcome.progress, outcome.reason, keep=settings.failed_keep, uncertain=outcome.uncertain)
+        store.fail(job, decision.progress, decision.reason, keep=settings.failed_keep, uncertain=decision.uncertain)
 
 
-def _attempt(held: Held, settings: EmailSettings) -> Done | Again | Failed:
+def _attempt(job: Held, settings: EmailSettings) -> Decision:
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
-    if held.repeated:  # that attempt may have delivered it, whatever comes of this one
-        held = held._replace(progress=replace(held.progress, uncertain=True))
+    if job.repeated:  # that attempt may have delivered it, whatever comes of this one
+        job = job._replace(progress=replace(job.progress, uncertain=True))
     try:
-        if held.payload is None or held.damage:
-            raise UnknownPayload(held.damage)
-        return thread.run_coroutine(_send(decode(held.payload), held, settings))
+        if job.payload is None or job.damage:
+            raise UnknownPayload(job.damage)
+        return thread.run_coroutine(_send(decode(job.payload), job, settings))
     except UnknownPayload as error:
-        return Failed(held.progress, f"cannot be read: {error}")
+        decision: Decision = GiveUp(job.progress, f"cannot be read: {error}")
     except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
-        return _after_error(held, error, settings)
+        decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
+    log_decision(job.message_id, decision, queued=True)
+    return decision
 
 
-def _not_sent(held: Held, settings: EmailSettings) -> Failed | None:
-    """Why there is no attempt; None if there is one."""
-    if held.progress.expires_at is not None and time.time() > held.progress.expires_at:
-        return Failed(held.progress, "expired before it could be delivered")
-    if held.repeated and settings.on_uncertain == "hold":
-        return Failed(held.progress, "its worker died while it had it, perhaps after sending")
+async def _send(prepared: PreparedMessage, job: Held, settings: EmailSettings) -> Decision:
+    """Attempt the delivery, unless nothing is to be sent any more."""
+    message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
+    if job.progress.left is not None:
+        message = message.for_recipients(job.progress.left)
+    transport = await _transport(settings)
+    if (reason := _reason_not_to_send(job, settings)) is not None:
+        transport.publish("failed", missing_recipients(message, job.progress), reason)
+        decision = GiveUp(job.progress, reason)
+        log_decision(job.message_id, decision, queued=True)
+        return decision
+    return await attempt_delivery(
+        message,
+        transport,
+        job.progress,
+        QueuePolicy(settings),
+        mode=Way.QUEUED,
+        time_limit=_LONGEST_ATTEMPT,
+    )
+
+
+def _reason_not_to_send(job: Held, settings: EmailSettings) -> str | None:
+    if job.progress.expires_at is not None and time.time() > job.progress.expires_at:
+        return "expired before it could be delivered"
+    if job.repeated and settings.on_uncertain == "hold":
+        return "its worker died while it had it, perhaps after sending"
     return None
 
 
-def _after_error(held: Held, error: Exception, settings: EmailSettings) -> Again | Failed:
-    if isinstance(error, InvalidMessage):
-        return Failed(held.progress, str(error))
-    _log(held, error)
-    return after_error(held.progress, error, settings)
+_transports: PerLoop[tuple[EmailSettings, "asyncio.Task[Transport]"]] = PerLoop()
 
 
-def _log(held: Held, error: Exception) -> None:
-    """Without the error's text, in which a server may repeat an address; it is kept with the message."""
-    if isinstance(error, DeliveryError):
-        code = f" {error.code}" if error.code is not None else ""
-        logger.warning("message %s: %s%s", held.message_id, type(error).__name__, code)
-    else:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("message %s: unexpected %s\n%s", held.message_id, type(error).__name__, frames)
-
-
-async def _send(prepared: PreparedMessage, held: Held, settings: EmailSettings) -> Done | Again | Failed:
-    """Try once, and tell of it and of what follows."""
-    message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
-    if held.progress.left is not None:
-        message = message.for_recipients(held.progress.left)
-    if (failed := _not_sent(held, settings)) is not None:
-        publish("failed", _missing(message, failed.progress), failed.reason)
-        return failed
-    backend = await _backend(settings)
-    publish("sending", message)
-    try:
-        report = await _in_time(backend, message)
-    except Exception as error:  # noqa: BLE001 - a backend may be anybody's
-        after = _after_error(held, error, settings)
-        if isinstance(after, Again):
-            left = after.progress.left
-            publish("retrying", message if left is None else message.for_recipients(left), str(error))
-        else:
-            publish("failed", _missing(message, after.progress), str(error))
-        return after
-    outcome = after_report(held.progress, report, settings)
-    publish("delivered", message, report.outcome, refused=tuple(report.refused))
-    if isinstance(outcome, Again):
-        later = outcome.progress.left or ()
-        publish("retrying", message.for_recipients(later), f"{len(later)} of its recipients were refused for now")
-    if isinstance(outcome, Failed) and outcome.progress.held:
-        # Held in this attempt or an earlier one: that the others have it may not hide that these may lack it.
-        publish("failed", _missing(message, outcome.progress), outcome.reason)
-    return outcome
-
-
-def _missing(message: OutgoingMessage, progress: Progress) -> OutgoingMessage:
-    """Address ``message`` to those who are not known to have it."""
-    return message if progress.missing is None else message.for_recipients(progress.missing)
-
-
-async def _in_time(backend: EmailBackend, message: OutgoingMessage) -> DeliveryReport:
-    try:
-        async with asyncio.timeout(_LONGEST_ATTEMPT) as limit:
-            return await backend.send(message)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
-
-
-_backends: PerLoop[tuple[EmailSettings, "asyncio.Task[EmailBackend]"]] = PerLoop()
-
-
-async def _backend(settings: EmailSettings) -> EmailBackend:
-    """The backend of the worker's loop, closed with the loop."""
-    found = _backends.get()
+async def _transport(settings: EmailSettings) -> Transport:
+    """Return the transport of the worker's loop, closed with the loop."""
+    found = _transports.get()
     if found is None or found[0] != settings or (found[1].done() and found[1].exception() is not None):
         found = settings, asyncio.create_task(_open(settings))
-        _backends.set(found)
+        _transports.set(found)
     opening = found[1]
     return opening.result() if opening.done() else await asyncio.shield(opening)
 
 
-async def _open(settings: EmailSettings) -> EmailBackend:
-    backend = get_backend(settings=settings)
-    await backend.open()
-    at_loop_end(backend.aclose)
-    return backend
+async def _open(settings: EmailSettings) -> Transport:
+    transport = BackendTransport(settings)
+    await transport.open()
+    at_loop_end(transport.aclose)
+    return transport
 
 
 class _Promoter(Middleware):

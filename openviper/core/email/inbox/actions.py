@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from openviper.core.email.delivery import Mailer
-from openviper.core.email.events import publish
 from openviper.core.email.inbox.store import Entry, Store
 from openviper.core.email.message import OutgoingMessage, new_message_id
 from openviper.core.email.message.serialiser import outgoing
@@ -20,8 +19,7 @@ async def send_again(message: OutgoingMessage, mailer: Mailer) -> str:
         replace(prepared, message_id=message_id, date=datetime.now(UTC)),
         max_message_bytes=mailer.settings.max_message_bytes,
     )
-    publish("deferred", copy, "sent again from the inbox page")
-    mailer.dispatcher.hand_over((copy,))
+    mailer.deliver_soon(copy, "sent again from the inbox page")
     return message_id
 
 
@@ -39,6 +37,5 @@ async def retry(entry: Entry, store: Store, mailer: Mailer) -> bool:
         return False
     if entry.state == "delivered":
         message = message.for_recipients(entry.missed)
-    publish("deferred", message, "tried again from the inbox page")
-    mailer.dispatcher.hand_over((message,))
+    mailer.deliver_soon(message, "retried from the inbox page")
     return True

@@ -4,6 +4,24 @@ Importing this package loads no broker's client library.
 """
 
 from openviper.core.email.queue.enqueue import enqueue_email_job, worker_available
-from openviper.core.email.queue.service import QueueService, close_queue, queue_service
+from openviper.core.email.queue.service import (
+    JobQueue,
+    QueueService,
+    close_queue,
+    configured_broker,
+    current_queue,
+    queue_service,
+    using_queue,
+)
 
-__all__ = ["QueueService", "close_queue", "enqueue_email_job", "queue_service", "worker_available"]
+__all__ = [
+    "JobQueue",
+    "QueueService",
+    "close_queue",
+    "configured_broker",
+    "current_queue",
+    "enqueue_email_job",
+    "queue_service",
+    "using_queue",
+    "worker_available",
+]

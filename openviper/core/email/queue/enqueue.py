@@ -4,7 +4,7 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Receipt, Way, publish
 from openviper.core.email.message import EmailMessageData, prepare
 from openviper.core.email.message.serialiser import outgoing
-from openviper.core.email.queue.service import queue_service
+from openviper.core.email.queue.service import current_queue
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["enqueue_email_job", "worker_available"]
@@ -16,8 +16,8 @@ def worker_available() -> bool:
     Answers from the last probe, which is renewed in the background every few seconds while this is asked. Only the very
     first question asks the broker itself, and blocks for a second at most; an application asks it at startup.
     """
-    service = queue_service()
-    return service is not None and service.detector.available()
+    service = current_queue()
+    return service is not None and service.available()
 
 
 async def enqueue_email_job(data: EmailMessageData) -> Receipt:
@@ -27,7 +27,7 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         InvalidMessage: it cannot be sent as given.
         QueueUnavailable: no real broker is configured, or it did not take the message.
     """
-    service = queue_service()
+    service = current_queue()
     if service is None:
         raise QueueUnavailable('no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"')
     settings = EmailSettings.from_settings()

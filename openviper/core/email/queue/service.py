@@ -5,14 +5,15 @@ import atexit
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from openviper.core.email.backends.interception import interceptor_for
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.serialiser import outgoing
-from openviper.core.email.message.storage import decode, encode
+from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import Parcel, Progress, job_key
 from openviper.core.email.settings import EmailSettings
@@ -21,7 +22,15 @@ from openviper.tasks.settings import TaskSettings
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import Spool
 
-__all__ = ["QueueService", "close_queue", "queue_service"]
+__all__ = [
+    "JobQueue",
+    "QueueService",
+    "close_queue",
+    "configured_broker",
+    "current_queue",
+    "queue_service",
+    "using_queue",
+]
 
 _LIMIT = 1.8  # seconds that one send waits for the broker
 _MARGIN = 0.3  # seconds between the last moment at which the broker may take a message, and giving up on it
@@ -30,8 +39,55 @@ _THREADS = 4
 _SLACK = 3600.0
 
 
-class QueueService:
-    """What ``settings`` describe; made at first use, nothing is connected or imported before."""
+class JobQueue(ABC):
+    """Takes messages for the workers. Used by any thread and event loop."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The broker's address, without a password."""
+
+    @property
+    @abstractmethod
+    def known(self) -> bool:
+        """False before the first answer of the broker: then ``available`` waits for one."""
+
+    @abstractmethod
+    def available(self) -> bool:
+        """True when the broker answered the last time it was asked. The first call may block for a second."""
+
+    async def answers(self) -> bool:
+        """Return ``available()`` without blocking the event loop."""
+        return self.available() if self.known else await asyncio.to_thread(self.available)
+
+    @abstractmethod
+    def consumers(self) -> int:
+        """Count the workers that consume queued mail now; blocks.
+
+        Raises:
+            QueueUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
+    async def enqueue(
+        self,
+        message: OutgoingMessage,
+        settings: EmailSettings,
+        *,
+        due_at: float | None = None,
+        expires_at: float | None = None,
+    ) -> None:
+        """Return once the queue has accepted ``message``.
+
+        ``due_at`` and ``expires_at`` are Unix seconds: not before, not after; None sets no limit.
+
+        Raises:
+            QueueUnavailable: it has not accepted the message, and will not do so later.
+        """
+
+
+class QueueService(JobQueue):
+    """The queue on the broker that ``settings`` name; nothing is connected or imported before its first use."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -51,6 +107,20 @@ class QueueService:
             if self._spool is None:
                 self._spool = _make_spool(self.settings)
             return self._spool
+
+    @property
+    def address(self) -> str:
+        """The broker's address, without a password."""
+        return self.settings.address
+
+    @property
+    def known(self) -> bool:
+        """False before the first answer of the broker."""
+        return self.detector.known
+
+    def available(self) -> bool:
+        """True when the broker answered the last time it was asked."""
+        return self.detector.available()
 
     def close(self) -> None:
         """Let go of connections and threads. What is being queued is finished."""
@@ -124,44 +194,39 @@ class QueueService:
         self.spool.enqueue(parcel, deadline=deadline)
 
 
-class _InterceptedQueue(QueueService):
-    """No broker is asked: the interceptor takes each message as a worker would read it."""
+_replacements: list[JobQueue] = []
 
-    def __init__(self, settings: TaskSettings) -> None:
-        super().__init__(settings)
-        self.detector.succeeded()
 
-    def consumers(self) -> int:
-        return 1
+@contextmanager
+def using_queue(queue: JobQueue) -> Iterator[None]:
+    """Have ``queue`` take the place of the broker in this process for a block; the innermost one counts.
 
-    def _probe(self) -> None:
-        pass
+    It does so where ``TASKS`` names any broker, the stub included, and is enabled.
+    """
+    _replacements.append(queue)
+    try:
+        yield
+    finally:
+        _replacements.remove(queue)
 
-    async def enqueue(
-        self,
-        message: OutgoingMessage,
-        settings: EmailSettings,
-        *,
-        due_at: float | None = None,
-        expires_at: float | None = None,
-    ) -> None:
-        interceptor = interceptor_for(message.message_id)
-        if interceptor is None:
-            raise QueueUnavailable(f"{self.settings.address} is asked no longer: the interception has ended")
-        prepared = await asyncio.to_thread(lambda: decode(encode(message.prepared)))
-        read = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
-        await interceptor.enqueue(read, settings, due_at=due_at, expires_at=expires_at)
+
+def current_queue() -> JobQueue | None:
+    """Return the queue that takes messages now: that of ``using_queue``, or else ``queue_service()``."""
+    if _replacements:
+        return _replacements[-1] if configured_broker() is not None else None
+    return queue_service()
+
+
+def configured_broker() -> str | None:
+    """Return the address of the broker that ``TASKS`` names, the stub included; None where tasks are off."""
+    settings = TaskSettings.from_settings()
+    return settings.address if settings.enabled else None
 
 
 def queue_service() -> QueueService | None:
-    """The service of the project's ``TASKS`` in this process; None where no real broker is configured.
-
-    While mail is intercepted, any broker that is configured seems to answer, the stub as well.
-    """
+    """The service of the project's ``TASKS`` in this process; None where no real broker is configured."""
     global _service
     settings = TaskSettings.from_settings()
-    if interceptor_for() is not None:
-        return _InterceptedQueue(settings) if settings.enabled else None
     if not settings.real:
         return None
     if _service is None or _service[0] != os.getpid() or _service[1].settings != settings:

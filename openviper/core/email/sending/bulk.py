@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from itertools import count
 from typing import Any
 
-from openviper.core.email.delivery import Mailer, current_mailer
+from openviper.core.email.delivery import Mailer, current_mailer, deliver_inline
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError, InvalidMessage
 from openviper.core.email.events import Receipt, Way
@@ -71,7 +71,8 @@ class _Run:
 
     def __init__(self, mailer: Mailer, messages: Iterable[Message] | AsyncIterable[Message], *, overlap: bool) -> None:
         self._mailer = mailer
-        self._overlap = overlap and mailer.backend.overlaps
+        self._transport = mailer.transport
+        self._overlap = overlap and self._transport.pipelines
         self._ahead = 2 * mailer.settings.pool_size
         self._slots = asyncio.Semaphore(mailer.settings.pool_size)
         self._held = 0  # read, and the receipt not handed out yet
@@ -194,9 +195,9 @@ class _Run:
         self._bytes += message.size
         try:
             if self._overlap:
-                return await self._mailer.attempt(message, overlap=True)
+                return await deliver_inline(message, self._transport, pipeline=True)
             async with self._slots:  # here they may wait for as long as it takes, in the pool only for a while
-                return await self._mailer.attempt(message)
+                return await deliver_inline(message, self._transport)
         finally:
             self._bytes -= message.size
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
@@ -23,7 +24,7 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
-from openviper.core.email.delivery import Mailer, choose_way, current_mailer, serving_loop, submit, using_mailer
+from openviper.core.email.delivery import Mailer, choose_mode, current_mailer, serving_loop, submit, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
@@ -32,14 +33,26 @@ from openviper.db.transaction import Record, entered, hold
 INLINE, DEFERRED, QUEUED = Way.INLINE, Way.DEFERRED, Way.QUEUED
 
 
+@dataclass
+class Given:
+    """The circumstances of a message."""
+
+    broker: bool
+    in_request: bool
+    background: bool | None = None
+    use_background_worker: bool | None = None
+    in_transaction: bool = False
+    room: bool = True
+
+
 @pytest.mark.parametrize("use_background_worker", [None, True, False])
 @pytest.mark.parametrize("broker", [True, False])
 @pytest.mark.parametrize("in_request", [True, False])
 def test_background_false_is_inline_whatever_else_holds(
     use_background_worker: bool | None, broker: bool, in_request: bool
 ) -> None:
-    way = choose_way(
-        background=False, use_background_worker=use_background_worker, broker=broker, in_request=in_request, room=True
+    way = choose_mode(
+        Given(background=False, use_background_worker=use_background_worker, broker=broker, in_request=in_request)
     )
     assert way is INLINE
 
@@ -65,14 +78,14 @@ def test_the_table_of_ways(
     background: bool | None, setting: bool | None, broker: bool, in_request_way: Way, elsewhere_way: Way
 ) -> None:
     for in_request, expected in ((True, in_request_way), (False, elsewhere_way)):
-        way = choose_way(
-            background=background, use_background_worker=setting, broker=broker, in_request=in_request, room=True
+        way = choose_mode(
+            Given(background=background, use_background_worker=setting, broker=broker, in_request=in_request)
         )
         assert way is expected
 
 
 def test_without_room_a_request_delivers_inline() -> None:
-    way = choose_way(background=None, use_background_worker=None, broker=False, in_request=True, room=False)
+    way = choose_mode(Given(broker=False, in_request=True, room=False))
     assert way is INLINE
 
 
@@ -122,14 +135,15 @@ async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> Non
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is DEFERRED
     assert sent(mailer) == []
-    outbox.hand_over()
+    outbox.flush()
     await mailer.aclose()
     assert len(sent(mailer)) == 1
 
 
 async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
     mailer = memory_mailer(dispatcher_messages=1)
-    mailer.dispatcher.hand_over([await make_outgoing(), await make_outgoing()])
+    for _ in range(2):
+        mailer.dispatcher.accept(await make_outgoing(), mailer.transport)
     with collecting(RequestOutbox()):
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
     assert receipt.way is INLINE
@@ -149,7 +163,7 @@ async def test_a_wrong_task_setting_is_no_matter_where_the_queue_is_not_used(tmp
             released = waiting.on_commit()
             assert released is not None
             await released
-        await asyncio.gather(*(handed.done for handed in outbox.hand_over()))
+        await asyncio.gather(*(handed.done for handed in outbox.flush()))
     assert (held.way, deferred.way, inline.way) == (Way.HELD, Way.DEFERRED, Way.INLINE)
     assert len([*tmp_path.rglob("*.eml")]) == 3
 
@@ -226,7 +240,7 @@ async def test_events_follow_a_message_on_its_way() -> None:
     outbox = RequestOutbox()
     with using_mailer(mailer), collecting(outbox):
         receipt = await submit_email("user@example.test", "Hello", text="Hi")
-    outbox.hand_over()
+    outbox.flush()
     await mailer.aclose()
     unsubscribe()
     assert [event.kind for event in events] == ["deferred", "sending", "delivered"]

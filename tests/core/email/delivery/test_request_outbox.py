@@ -17,11 +17,11 @@ async def test_the_outbox_keeps_until_handed_over_then_passes_straight_on() -> N
     dispatcher = make_dispatcher(deliveries, concurrency=1)
     outbox = RequestOutbox()
     first, late = await make_outgoing(), await make_outgoing()
-    outbox.add(dispatcher, first)
+    outbox.add(dispatcher, first, dispatcher.transport)
     await asyncio.sleep(0)
     assert deliveries.attempts == []
-    await finished(outbox.hand_over())
-    outbox.add(dispatcher, late)
+    await finished(outbox.flush())
+    outbox.add(dispatcher, late, dispatcher.transport)
     await dispatcher.drain(10)
     assert deliveries.attempts == [first, late]
 
@@ -31,7 +31,7 @@ async def test_a_discarded_outbox_sends_nothing_and_says_so(caplog: pytest.LogCa
     dispatcher = make_dispatcher(deliveries)
     outbox = RequestOutbox()
     message = await make_outgoing()
-    outbox.add(dispatcher, message)
+    outbox.add(dispatcher, message, dispatcher.transport)
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)
     outbox.discard("the request failed")
@@ -54,7 +54,7 @@ async def test_attempts_do_not_see_the_context_of_the_request() -> None:
     dispatcher = make_dispatcher(deliver)
     outbox = RequestOutbox()
     with collecting(outbox):
-        outbox.add(dispatcher, await make_outgoing())
-        handed = outbox.hand_over()
+        outbox.add(dispatcher, await make_outgoing(), dispatcher.transport)
+        handed = outbox.flush()
     await finished(handed)
     assert seen == [None, None]

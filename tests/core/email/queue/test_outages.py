@@ -67,7 +67,7 @@ async def test_without_its_broker_an_application_starts_and_sends(scene: Any) ->
         outbox = RequestOutbox()
         with collecting(outbox):
             assert await send(2, background=True) is Way.DEFERRED
-        outbox.hand_over()
+        outbox.flush()
         await scene.smtp.arrive(2)
         await asyncio.to_thread(scene.broker.start)
         await queueing_again()

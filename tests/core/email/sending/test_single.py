@@ -204,7 +204,7 @@ async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer:
         assert await asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="") is True
     assert isinstance(mailer.backend, MemoryBackend)
     assert not mailer.backend.messages
-    outbox.hand_over()
+    outbox.flush()
     await mailer.dispatcher.drain(10)
     assert len(mailer.backend.messages) == 1
 
@@ -238,10 +238,10 @@ async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mai
     outbox = RequestOutbox()
     with collecting(outbox):
         if late:
-            outbox.hand_over()
+            outbox.flush()
         receipt = await asyncio.to_thread(asyncio.run, submit_email("a@example.test", "Hello", text=""))
     assert receipt.way is Way.DEFERRED
-    outbox.hand_over()
+    outbox.flush()
     await mailer.dispatcher.drain(10)
     assert isinstance(mailer.backend, MemoryBackend)
     assert len(mailer.backend.messages) == 1

@@ -16,8 +16,18 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.message.storage import UnknownPayload
-from openviper.core.email.queue.decision import Again, Done, Failed, after_error, after_report, retry_delay
 from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.retry import (
+    ONE_ATTEMPT,
+    Decision,
+    DispatcherPolicy,
+    Done,
+    GiveUp,
+    QueuePolicy,
+    Retry,
+    after_attempt,
+    retry_delay,
+)
 from openviper.exceptions import ImproperlyConfigured
 
 
@@ -25,44 +35,48 @@ def settings(**given: Any) -> EmailSettings:
     return EmailSettings(**given)
 
 
+def after(progress: Progress, outcome: DeliveryReport | Exception, settings: EmailSettings) -> Decision:
+    return after_attempt(progress, outcome, QueuePolicy(settings), now=time.time())
+
+
 def fresh(age: float = 0) -> Progress:
     return Progress(since=time.time() - age)
 
 
 def test_everybody_has_it() -> None:
-    assert isinstance(after_report(fresh(), DeliveryReport(("a@x.test",)), settings()), Done)
+    assert isinstance(after(fresh(), DeliveryReport(("a@x.test",)), settings()), Done)
 
 
 def test_only_those_refused_for_now_are_tried_again() -> None:
     report = DeliveryReport(
         ("a@x.test",), {"b@x.test": Refusal(451, "later"), "c@x.test": Refusal(550, "no such user")}
     )
-    outcome = after_report(fresh(), report, settings())
-    assert isinstance(outcome, Again)
+    outcome = after(fresh(), report, settings())
+    assert isinstance(outcome, Retry)
     assert outcome.progress.left == ("b@x.test",)
     assert outcome.progress.refused == {"c@x.test": "550 no such user"}
 
 
 def test_who_was_refused_for_good_is_kept_when_all_others_have_it() -> None:
-    first = after_report(
+    first = after(
         fresh(), DeliveryReport((), {"c@x.test": Refusal(550, "no"), "b@x.test": Refusal(451, "")}), settings()
     )
-    assert isinstance(first, Again)
-    last = after_report(first.progress, DeliveryReport(("b@x.test",)), settings())
-    assert isinstance(last, Failed)
+    assert isinstance(first, Retry)
+    last = after(first.progress, DeliveryReport(("b@x.test",)), settings())
+    assert isinstance(last, GiveUp)
     assert last.progress.again(now=0).left == ("c@x.test",)
 
 
 def test_a_refusal_of_all_is_judged_by_each_reply() -> None:
     error = RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(451, ""), "b@x.test": Refusal(550, "")})
-    outcome = after_error(fresh(), error, settings())
-    assert isinstance(outcome, Again)
+    outcome = after(fresh(), error, settings())
+    assert isinstance(outcome, Retry)
     assert outcome.progress.left == ("a@x.test",)
-    assert isinstance(after_error(fresh(), error, settings(allow_partial=False)), Failed)
+    assert isinstance(after(fresh(), error, settings(allow_partial=False)), GiveUp)
 
 
 def test_a_5xx_is_tried_once() -> None:
-    assert isinstance(after_error(fresh(), MessageRefused("no", code=554), settings()), Failed)
+    assert isinstance(after(fresh(), MessageRefused("no", code=554), settings()), GiveUp)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +87,20 @@ def test_a_5xx_is_tried_once() -> None:
 def test_a_connection_that_is_refused_for_good_loses_no_mail(error: ConnectionFailed) -> None:
     """It says nothing about the message, and would else empty the whole queue into the failed ones."""
     assert not error.temporary
-    assert isinstance(after_error(fresh(), error, settings()), Again)
+    assert isinstance(after(fresh(), error, settings()), Retry)
 
 
 def test_a_wrong_setting_of_the_worker_loses_no_mail() -> None:
-    assert isinstance(after_error(fresh(), ImproperlyConfigured('EMAIL["host"]: ...'), settings()), Again)
+    assert isinstance(after(fresh(), ImproperlyConfigured('EMAIL["host"]: ...'), settings()), Retry)
 
 
 def test_uncertain_mail_is_tried_again_or_held_as_the_setting_says() -> None:
     error = ConnectionFailed("cut", temporary=True, uncertain=True)
-    again = after_error(fresh(), error, settings())
-    assert isinstance(again, Again)
+    again = after(fresh(), error, settings())
+    assert isinstance(again, Retry)
     assert again.progress.uncertain
-    held = after_error(fresh(), error, settings(on_uncertain="hold"))
-    assert isinstance(held, Failed)
+    held = after(fresh(), error, settings(on_uncertain="hold"))
+    assert isinstance(held, GiveUp)
     assert held.uncertain
 
 
@@ -98,15 +112,15 @@ def test_of_a_report_those_who_may_have_it_are_held_and_the_others_tried_again()
     report = DeliveryReport(
         ("a@x.test",), cut("b@x.test") | {"c@x.test": Refusal(451, "later"), "d@x.test": Refusal(550, "no")}
     )
-    again = after_report(fresh(), report, settings(on_uncertain="hold"))
-    assert isinstance(again, Again)
+    again = after(fresh(), report, settings(on_uncertain="hold"))
+    assert isinstance(again, Retry)
     assert again.progress.left == ("c@x.test",)
     assert list(again.progress.held) == ["b@x.test"]
     assert list(again.progress.refused) == ["d@x.test"]
     stored = Progress.from_json(again.progress.to_json())
     assert stored == again.progress
-    failed = after_report(stored, DeliveryReport(("c@x.test",)), settings(on_uncertain="hold"))
-    assert isinstance(failed, Failed)
+    failed = after(stored, DeliveryReport(("c@x.test",)), settings(on_uncertain="hold"))
+    assert isinstance(failed, GiveUp)
     assert failed.uncertain
     assert failed.reason.startswith("1 recipients perhaps have it: 451 cut")
     assert "1 recipients refused: 550 no" in failed.reason
@@ -117,32 +131,32 @@ def test_of_an_error_that_tells_recipients_apart_those_without_the_message_are_t
     error = ConnectionFailed("cut", temporary=True, uncertain=True)
     error.refused = cut("a@x.test") | {"b@x.test": Refusal(451, "not sent")}
     for partial in (True, False):
-        held = after_error(fresh(), error, settings(on_uncertain="hold", allow_partial=partial))
-        assert isinstance(held, Again)
+        held = after(fresh(), error, settings(on_uncertain="hold", allow_partial=partial))
+        assert isinstance(held, Retry)
         assert held.progress.left == ("b@x.test",)
         assert list(held.progress.held) == ["a@x.test"]
-        again = after_error(fresh(), error, settings(allow_partial=partial))
-        assert isinstance(again, Again)
+        again = after(fresh(), error, settings(allow_partial=partial))
+        assert isinstance(again, Retry)
         assert again.progress.left == ("a@x.test", "b@x.test")
         assert again.progress.uncertain
 
 
 def test_with_retry_those_who_may_have_it_are_tried_again() -> None:
-    again = after_report(fresh(), DeliveryReport(("a@x.test",), cut("b@x.test")), settings())
-    assert isinstance(again, Again)
+    again = after(fresh(), DeliveryReport(("a@x.test",), cut("b@x.test")), settings())
+    assert isinstance(again, Retry)
     assert again.progress.left == ("b@x.test",)
     assert not again.progress.held
-    assert isinstance(after_report(again.progress, DeliveryReport(("b@x.test",)), settings()), Done)
+    assert isinstance(after(again.progress, DeliveryReport(("b@x.test",)), settings()), Done)
 
 
 def test_an_uncertain_attempt_is_not_forgotten_by_a_later_one_that_is_refused() -> None:
-    first = after_error(fresh(), ConnectionFailed("cut", temporary=True, uncertain=True), settings())
+    first = after(fresh(), ConnectionFailed("cut", temporary=True, uncertain=True), settings())
     for error in (
         MessageRefused("no", code=554),
         RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(550, "")}),
     ):
-        last = after_error(first.progress, error, settings())
-        assert isinstance(last, Failed)
+        last = after(first.progress, error, settings())
+        assert isinstance(last, GiveUp)
         assert last.uncertain
 
 
@@ -163,11 +177,11 @@ def test_a_worker_of_an_earlier_version_reads_what_is_held_and_never_sends_it_by
 
 def test_tries_end_with_retry_max_age() -> None:
     error = ConnectionFailed("refused", temporary=True)
-    assert isinstance(after_error(fresh(age=86401), error, settings()), Failed)
-    last = after_error(Progress(since=time.time() - 86399, attempts=30), error, settings())
-    assert isinstance(last, Again)
+    assert isinstance(after(fresh(age=86401), error, settings()), GiveUp)
+    last = after(Progress(since=time.time() - 86399, attempts=30), error, settings())
+    assert isinstance(last, Retry)
     assert last.delay <= 1
-    assert isinstance(after_error(fresh(), error, settings(retry_max_age=0)), Failed)
+    assert isinstance(after(fresh(), error, settings(retry_max_age=0)), GiveUp)
 
 
 @pytest.mark.parametrize(("attempts", "longest"), [(1, 3), (2, 6), (3, 12), (10, 1536), (12, 3600), (400, 3600)])
@@ -200,3 +214,50 @@ def test_a_progress_that_cannot_be_counted_on_is_refused(change: dict[str, Any])
     """Before an attempt, since what fails after one leaves the message in nobody's hands."""
     with pytest.raises(UnknownPayload):
         Progress.from_json(json.dumps(json.loads(fresh().to_json()) | change))
+
+
+def test_the_dispatcher_retries_as_often_as_it_has_delays() -> None:
+    policy, progress = DispatcherPolicy((1.0, 5.0)), Progress(since=0.0)
+    delays = []
+    for _ in range(2):
+        decision = after_attempt(progress, ConnectionFailed("down", temporary=True), policy, now=0.0)
+        assert isinstance(decision, Retry)
+        delays.append(decision.delay)
+        progress = decision.progress
+    assert delays == [1.0, 5.0]
+    assert isinstance(after_attempt(progress, ConnectionFailed("down", temporary=True), policy, now=0.0), GiveUp)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MessageRefused("no", code=550),
+        ConnectionFailed("the certificate has expired"),
+        ImproperlyConfigured("wrong"),
+        KeyError("a bug"),
+    ],
+)
+def test_the_dispatcher_retries_temporary_errors_only(error: Exception) -> None:
+    decision = after_attempt(Progress(since=0.0), error, DispatcherPolicy((1.0,)), now=0.0)
+    assert isinstance(decision, GiveUp)
+    assert decision.error is error
+
+
+def test_the_dispatcher_does_not_repeat_a_permanent_refusal_beside_a_temporary_one() -> None:
+    error = RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(450, ""), "b@x.test": Refusal(550, "")})
+    decision = after_attempt(Progress(since=0.0), error, DispatcherPolicy((1.0,)), now=0.0)
+    assert isinstance(decision, Retry)
+    assert decision.progress.left == ("a@x.test",)
+
+
+def test_a_report_ends_a_message_that_nobody_keeps() -> None:
+    report = DeliveryReport(("a@x.test",), {"b@x.test": Refusal(451, "later"), "c@x.test": Refusal(550, "no")})
+    decision = after_attempt(Progress(since=0.0), report, ONE_ATTEMPT, now=0.0)
+    assert decision == Done(report)
+
+
+def test_one_attempt_is_followed_by_none() -> None:
+    error = ConnectionFailed("down", temporary=True)
+    decision = after_attempt(Progress(since=0.0), error, ONE_ATTEMPT, now=0.0)
+    assert isinstance(decision, GiveUp)
+    assert decision.error is error

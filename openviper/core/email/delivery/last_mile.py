@@ -1,0 +1,135 @@
+"""Attempt a delivery: the one place where a message leaves, for every delivery mode and every process."""
+
+import asyncio
+import logging
+import time
+import traceback
+
+from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout
+from openviper.core.email.events import DeliveryReport, Way
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry, RetryPolicy, after_attempt
+
+__all__ = ["FIRST_ATTEMPT", "attempt_delivery", "log_decision", "missing_recipients"]
+
+logger = logging.getLogger("openviper.email")
+
+FIRST_ATTEMPT = Progress(since=0.0)
+"""The progress before any attempt, where no store keeps it."""
+
+
+async def attempt_delivery(
+    message: OutgoingMessage,
+    transport: Transport,
+    progress: Progress,
+    policy: RetryPolicy,
+    *,
+    mode: Way,
+    pipeline: bool = False,
+    time_limit: float | None = None,
+) -> Decision:
+    """Attempt to deliver ``message`` once, publish what happened, and return what follows.
+
+    ``progress`` is that of the attempts before; ``message`` is already addressed to the recipients of this one.
+    ``mode`` is the one it was accepted in: inline failures are for the caller to log, all others are logged here.
+    ``time_limit`` in seconds ends an attempt that takes longer as an uncertain one; None leaves the limits to the
+    transport. Never raises what a delivery can raise: the decision holds the error.
+    """
+    transport.publish("sending", message)
+    try:
+        if time_limit is None:
+            outcome: DeliveryReport | Exception = await transport.send(message, pipeline=pipeline)
+        else:
+            outcome = await _send_in_time(message, transport, time_limit)
+        if not isinstance(outcome, DeliveryReport):
+            raise TypeError(
+                f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
+            )
+    except Exception as error:  # noqa: BLE001 - a backend may be anybody's; the decision holds the error
+        outcome = error
+    decision = after_attempt(progress, outcome, policy, now=time.time())
+    if isinstance(outcome, DeliveryReport):
+        transport.publish("delivered", message, outcome.outcome, refused=tuple(outcome.refused))
+    if mode is not Way.INLINE:
+        log_decision(message.message_id, decision, queued=mode is Way.QUEUED)
+    if not isinstance(decision, Done):
+        _publish_decision(message, transport, decision)
+    return decision
+
+
+def missing_recipients(message: OutgoingMessage, progress: Progress) -> OutgoingMessage:
+    """Address ``message`` to those who are not known to have it."""
+    return message if progress.missing is None else message.for_recipients(progress.missing)
+
+
+async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: float) -> DeliveryReport:
+    try:
+        async with asyncio.timeout(limit) as timeout:
+            return await transport.send(message)
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
+
+
+def _publish_decision(message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp) -> None:
+    if isinstance(decision, Retry):
+        left = decision.progress.left
+        transport.publish(
+            "retrying",
+            message if left is None else message.for_recipients(left),
+            f"in {decision.delay:g} s: {_detail(decision)}",
+        )
+    elif decision.error is not None or decision.progress.held:
+        # Without an error others have it, which must not hide that those who are held may lack it.
+        transport.publish("failed", missing_recipients(message, decision.progress), _detail(decision))
+
+
+def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:
+    """Log what follows from an attempt, for queued mail without the error's text.
+
+    A server may repeat an address in it; the text is kept with the message.
+    """
+    error = None if isinstance(decision, Done) else decision.error
+    if queued and error is not None:
+        _log_error(message_id, error)
+    if isinstance(decision, Retry):
+        reason = "" if queued else f": {_detail(decision)}"
+        logger.info(
+            "message %s: attempt %d failed, next one in %g s%s",
+            message_id,
+            decision.progress.attempts,
+            round(decision.delay, 1),
+            reason,
+        )
+    elif isinstance(decision, GiveUp):
+        unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
+        logger.error(
+            "message %s %s delivered after %d attempt(s)%s",
+            message_id,
+            "may have been" if decision.uncertain else "was not",
+            decision.progress.attempts,
+            "; `viperctl email failed show` says why" if queued else f": {_detail(decision)}",
+            exc_info=error if unexpected else None,
+        )
+    else:
+        logger.debug("message %s: delivered", message_id)
+
+
+def _detail(decision: Retry | GiveUp) -> str:
+    detail = decision.reason if decision.error is None else str(decision.error)
+    uncertain_now = isinstance(decision.error, DeliveryError) and decision.error.uncertain
+    if isinstance(decision, GiveUp) and decision.uncertain and not uncertain_now:
+        detail += "; an earlier attempt may have delivered it"
+    return detail
+
+
+def _log_error(message_id: str, error: Exception) -> None:
+    if isinstance(error, DeliveryError):
+        code = f" {error.code}" if error.code is not None else ""
+        logger.warning("message %s: %s%s", message_id, type(error).__name__, code)
+    else:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("message %s: unexpected %s\n%s", message_id, type(error).__name__, frames)

@@ -1,0 +1,129 @@
+"""Carry messages away: deliver them now through a backend, or give them to the workers of a queue."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from openviper.core.email.backends import get_backend
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.events import EventKind, publish
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue import JobQueue, current_queue, using_queue
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["BackendTransport", "Transport", "TransportFactory", "installed_transport", "using_transport"]
+
+
+class Transport(ABC):
+    """Carries the messages of one event loop.
+
+    A message keeps the transport that accepted it through every attempt, also when another one has been installed
+    since.
+    """
+
+    immediate = False
+    """True when retries need no pause and a request waits for its own mail, because nothing leaves the process."""
+    pipelines = False
+    """True when ``send`` with ``pipeline`` gains anything."""
+    in_memory = False
+    """True when what is sent stays in this process, whose memory workers do not share."""
+    opened = False
+    """True between ``open`` and ``aclose``."""
+
+    @property
+    @abstractmethod
+    def queue(self) -> JobQueue | None:
+        """The queue that workers read; None where mail cannot be queued."""
+
+    async def open(self) -> None:
+        """Open what ``send`` needs."""
+        self.opened = True
+
+    async def aclose(self) -> None:
+        """Close what ``open`` opened, after the last ``send``."""
+        self.opened = False
+
+    @abstractmethod
+    async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:
+        """Deliver ``message`` now; ``pipeline`` lets it follow others without waiting for their replies.
+
+        Raises:
+            DeliveryError: nobody received it, or it is uncertain.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return where mail goes, in a few words without secrets."""
+
+    def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:  # noqa: ARG002 - for transports that list them
+        """Note that a transaction holds ``message``; ``held`` releases or drops it."""
+        self.publish("held", message)
+
+    def publish(
+        self, kind: EventKind, message: OutgoingMessage, detail: str = "", *, refused: tuple[str, ...] = ()
+    ) -> None:
+        """Publish an event of a message that this transport carries."""
+        publish(kind, message, detail, refused=refused)
+
+
+class BackendTransport(Transport):
+    """Delivers through the backend of ``EMAIL["backend"]``, and queues on the broker of ``TASKS``."""
+
+    def __init__(self, settings: EmailSettings) -> None:
+        self.backend: EmailBackend = get_backend(settings=settings)
+        self.pipelines = self.backend.overlaps
+        self.in_memory = isinstance(self.backend, MemoryBackend)
+
+    @property
+    def queue(self) -> JobQueue | None:
+        """The queue of the project's broker; None without one, and for mail that is kept in memory."""
+        return None if self.in_memory else current_queue()
+
+    async def open(self) -> None:
+        """Open the backend."""
+        await self.backend.open()
+        await super().open()
+
+    async def aclose(self) -> None:
+        """Close the backend."""
+        await super().aclose()
+        await self.backend.aclose()
+
+    async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:
+        """Send through the backend.
+
+        Raises:
+            DeliveryError: nobody received it, or it is uncertain.
+        """
+        return await (self.backend.send_overlapped(message) if pipeline else self.backend.send(message))
+
+    def describe(self) -> str:
+        """Return the backend's own description."""
+        return self.backend.describe()
+
+
+TransportFactory = Callable[[EmailSettings, Transport], Transport]
+"""Builds a transport from a mailer's settings and its own transport."""
+_installed: list[TransportFactory] = []
+
+
+@contextmanager
+def using_transport(make: TransportFactory, *, queue: JobQueue) -> Iterator[None]:
+    """Have every mailer of this process use the transport that ``make`` builds for it.
+
+    Concerns messages accepted in this block, from any thread and event loop. ``queue`` takes what is queued meanwhile.
+    Inside another such block the inner one counts.
+    """
+    _installed.append(make)
+    try:
+        with using_queue(queue):
+            yield
+    finally:
+        _installed.remove(make)
+
+
+def installed_transport() -> TransportFactory | None:
+    """Return the factory of the innermost ``using_transport``, or None outside any."""
+    return _installed[-1] if _installed else None

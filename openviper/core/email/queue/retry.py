@@ -1,0 +1,222 @@
+"""Decide whether to finish, retry or give up after an attempt at a delivery."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from openviper.core.email.errors import ConnectionFailed, DeliveryError, InvalidMessage, RecipientsRefused, Refusal
+from openviper.core.email.events import DeliveryReport
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.settings import EmailSettings
+
+__all__ = [
+    "ONE_ATTEMPT",
+    "Decision",
+    "DispatcherPolicy",
+    "Done",
+    "GiveUp",
+    "QueuePolicy",
+    "Retry",
+    "RetryPolicy",
+    "after_attempt",
+    "retry_delay",
+]
+
+_FIRST = 3.0
+_LONGEST = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every recipient that can be reached has the message."""
+
+    report: DeliveryReport
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Another attempt after ``delay`` seconds; ``error`` is None when some recipients received the message."""
+
+    progress: Progress
+    delay: float
+    reason: str
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No further attempt; ``error`` is None when some recipients received the message."""
+
+    progress: Progress
+    reason: str
+    error: Exception | None = None
+
+    @property
+    def uncertain(self) -> bool:
+        """True when this attempt or an earlier one may have delivered it, to all or to some."""
+        return self.progress.uncertain
+
+
+Decision = Done | Retry | GiveUp
+
+
+class RetryPolicy(ABC):
+    """When to retry. ``after_attempt`` holds what every policy shares."""
+
+    __slots__ = ()
+
+    keeps_failures: ClassVar[bool] = False
+    """True when what did not reach every recipient is kept as failed, for someone to look at and retry."""
+    hold_uncertain: bool = False
+    """True when recipients who may have the message get no further attempt by themselves."""
+    allow_partial: bool = True
+    """False when one refused recipient of an envelope keeps the message from all of them."""
+
+    @abstractmethod
+    def delay_after(self, progress: Progress, *, now: float) -> float | None:
+        """Return the seconds until the next attempt, or None when there is to be none; ``now`` is Unix time."""
+
+    def may_pass(self, error: Exception) -> bool:
+        """True when a later attempt may succeed where this one has failed."""
+        return isinstance(error, DeliveryError) and error.temporary
+
+
+class DispatcherPolicy(RetryPolicy):
+    """Retry after each of ``delays`` (seconds): for mail that is kept in memory."""
+
+    __slots__ = ("delays",)
+
+    def __init__(self, delays: tuple[float, ...]) -> None:
+        self.delays = delays
+
+    def delay_after(self, progress: Progress, *, now: float) -> float | None:  # noqa: ARG002 - counts, not clocks
+        """Return the delay that belongs to this many attempts."""
+        return self.delays[progress.attempts - 1] if progress.attempts <= len(self.delays) else None
+
+
+ONE_ATTEMPT = DispatcherPolicy(())
+"""The policy of inline mail: whoever sends decides what follows."""
+
+
+class QueuePolicy(RetryPolicy):
+    """Retry with growing pauses for ``retry_max_age``, and keep what fails: for mail that a job store keeps."""
+
+    __slots__ = ("_max_age", "allow_partial", "hold_uncertain")
+
+    keeps_failures = True
+
+    def __init__(self, settings: EmailSettings) -> None:
+        self._max_age = settings.retry_max_age
+        self.allow_partial = settings.allow_partial
+        self.hold_uncertain = settings.on_uncertain == "hold"
+
+    def delay_after(self, progress: Progress, *, now: float) -> float | None:
+        """Return a growing delay with jitter; the last attempt is made when ``retry_max_age`` ends."""
+        left = progress.since + self._max_age - now
+        return None if left <= 0 or self._max_age == 0 else min(retry_delay(progress.attempts), left)
+
+    def may_pass(self, error: Exception) -> bool:
+        """True also for a refused connection and for what is no delivery error.
+
+        A wrong password, an expired certificate or a wrong setting says nothing about the message, and somebody will
+        correct it.
+        """
+        if isinstance(error, InvalidMessage):
+            return False
+        return not isinstance(error, DeliveryError) or error.temporary or isinstance(error, ConnectionFailed)
+
+
+def retry_delay(attempts: int) -> float:
+    """Return the seconds before the next attempt: 3, 6, 12, ... an hour, with jitter so that they spread out."""
+    longest = min(_LONGEST, _FIRST * 2.0 ** min(attempts - 1, 12))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+
+
+def after_attempt(
+    progress: Progress, outcome: DeliveryReport | Exception, policy: RetryPolicy, *, now: float
+) -> Decision:
+    """Decide what follows from an attempt that ended with ``outcome``.
+
+    ``progress`` is that of before the attempt; ``now`` is Unix time in seconds. Recipients refused temporarily are
+    retried, those refused permanently are not; recipients of whom nothing is certain are retried or held, as the
+    policy says.
+    """
+    if isinstance(outcome, DeliveryReport):
+        if not outcome.refused and not progress.refused and not progress.held:
+            return Done(outcome)
+        return _after_refusals(_counted(progress), outcome.refused, outcome, policy, now)
+    progress = _counted(progress)
+    reason = str(outcome) if isinstance(outcome, InvalidMessage) else f"{type(outcome).__name__}: {outcome}"
+    if isinstance(outcome, DeliveryError):
+        if outcome.refused and (policy.allow_partial or outcome.uncertain):
+            return _after_refusals(progress, _with_unsent(outcome), outcome, policy, now)
+        if outcome.uncertain:
+            progress = replace(progress, uncertain=True)
+            if policy.hold_uncertain:
+                if progress.left is not None:
+                    held = {**progress.held, **dict.fromkeys(progress.left, reason)}
+                    progress = replace(progress, left=(), held=held)
+                return GiveUp(progress, reason, outcome)
+        # allow_partial is off: one recipient refused permanently means that nobody receives it.
+        if outcome.refused and not all(refusal.temporary for refusal in outcome.refused.values()):
+            return GiveUp(progress, reason, outcome)
+    if not policy.may_pass(outcome):
+        return GiveUp(progress, reason, outcome)
+    return _retry(progress, reason, outcome, policy, now)
+
+
+def _counted(progress: Progress) -> Progress:
+    return replace(progress, attempts=progress.attempts + 1)
+
+
+def _with_unsent(error: DeliveryError) -> Mapping[str, Refusal]:
+    """Return the refusals of ``error``, with those who were accepted while nothing was sent to them."""
+    if not isinstance(error, RecipientsRefused):
+        return error.refused
+    return error.refused | {address: Refusal(451, "not sent") for address in error.accepted}
+
+
+def _after_refusals(
+    progress: Progress,
+    refused: Mapping[str, Refusal],
+    outcome: DeliveryReport | DeliveryError,
+    policy: RetryPolicy,
+    now: float,
+) -> Decision:
+    error = outcome if isinstance(outcome, DeliveryError) else None
+    uncertain = {address: str(refusal) for address, refusal in refused.items() if refusal.uncertain}
+    held = uncertain if policy.hold_uncertain else {}
+    certain = {address: refusal for address, refusal in refused.items() if address not in held}
+    for_good = {address: str(refusal) for address, refusal in certain.items() if not refusal.temporary}
+    later = tuple(address for address, refusal in certain.items() if refusal.temporary)
+    progress = replace(
+        progress,
+        left=later,
+        refused={**progress.refused, **for_good},
+        held={**progress.held, **held},
+        uncertain=progress.uncertain or bool(uncertain),
+    )
+    if later:
+        replies = sorted({str(refused[address]) for address in later})
+        reason = f"{len(later)} recipients refused for now: {'; '.join(replies[:3])}"
+        decision = _retry(progress, reason, error, policy, now)
+        if isinstance(decision, Retry) or policy.keeps_failures or error is not None:
+            return decision
+    if isinstance(outcome, DeliveryReport) and not policy.keeps_failures:
+        return Done(outcome)  # the report says who was refused, and nothing keeps the message
+    missing = ((progress.held, "recipients perhaps have it"), (progress.refused, "recipients refused"))
+    reasons = [f"{len(who)} {words}: {'; '.join(sorted(set(who.values()))[:3])}" for who, words in missing if who]
+    if reasons:
+        return GiveUp(progress, "; ".join(reasons), error)
+    if isinstance(outcome, DeliveryReport):
+        return Done(outcome)
+    return GiveUp(progress, f"{type(outcome).__name__}: {outcome}", outcome)
+
+
+def _retry(progress: Progress, reason: str, error: Exception | None, policy: RetryPolicy, now: float) -> Retry | GiveUp:
+    delay = policy.delay_after(progress, now=now)
+    if delay is not None:
+        return Retry(progress, delay, reason, error)
+    return GiveUp(progress, f"given up after {progress.attempts} attempts: {reason}", error)
