@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
 
-from openviper.core.email import Way
+from openviper.core.email import DeliveryMode
 from openviper.core.email.settings import EmailSettings
 from scripts.settings_reference import PAGE, page
 
@@ -207,9 +207,9 @@ def test_the_picture_of_the_ways_names_each_of_them() -> None:
     picture = ET.parse(ROOT / "docs" / "images" / "ways.svg")
     space = "{http://www.w3.org/2000/svg}"
     drawn = [text.text for text in picture.iter(f"{space}text") if text.get("class") == "name"]
-    assert set(drawn) == set(Way)
+    assert set(drawn) == set(DeliveryMode)
     words = picture.findtext(f"{space}desc") or ""
-    assert [way for way in Way if way not in words] == []
+    assert [mode for mode in DeliveryMode if mode not in words] == []
 
 
 def test_toml_of_the_pages_is_valid() -> None:

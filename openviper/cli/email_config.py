@@ -13,7 +13,7 @@ from openviper.cli.options import settings_option
 from openviper.cli.project import Project, enter_project
 
 if TYPE_CHECKING:
-    from openviper.core.email.delivery import Ways
+    from openviper.core.email.delivery import DeliveryModes
     from openviper.core.email.settings import EmailSettings
 
 __all__ = ["config"]
@@ -24,7 +24,7 @@ __all__ = ["config"]
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @settings_option
 def config(path: Path, as_json: bool, settings: str | None) -> None:
-    """Show each setting of mail with its origin, and which way mail would go now. Secrets are masked.
+    """Show each setting of mail with its origin, and the delivery mode that mail would take now. Secrets are masked.
 
     What an application gives as `Email({...})` or `EmailMiddleware(app, {...})` is known in its processes only.
     """
@@ -34,11 +34,11 @@ def config(path: Path, as_json: bool, settings: str | None) -> None:
     project.load_settings()
     email = EmailSettings.from_settings()
     origins = _origins(project, email)
-    ways = asyncio.run(_ways(email))
+    modes = asyncio.run(_modes(email))
     if as_json:
-        _print_json(email, origins, ways)
+        _print_json(email, origins, modes)
     else:
-        _print_lines(email, origins, ways)
+        _print_lines(email, origins, modes)
 
 
 def _origins(project: Project, email: "EmailSettings") -> dict[str, str]:
@@ -52,15 +52,15 @@ def _origins(project: Project, email: "EmailSettings") -> dict[str, str]:
     return origins
 
 
-async def _ways(email: "EmailSettings") -> "Ways":
-    from openviper.core.email.delivery import Mailer, current_ways
+async def _modes(email: "EmailSettings") -> "DeliveryModes":
+    from openviper.core.email.delivery import Mailer, current_modes
 
     mailer = Mailer(email)
     await mailer.detect_broker()
-    return current_ways(mailer)
+    return current_modes(mailer)
 
 
-def _print_lines(email: "EmailSettings", origins: dict[str, str], ways: "Ways") -> None:
+def _print_lines(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
     from openviper.core.email.backends.console_view import escape
 
     values = {name: _shown(name, getattr(email, name)) for name in origins}
@@ -70,16 +70,16 @@ def _print_lines(email: "EmailSettings", origins: dict[str, str], ways: "Ways") 
         line = f"{name:<{width}}  {values[name]:<{min(wide, 40)}}  {origin}"
         click.echo(click.style(escape(line), dim=origin == "default"), color=colour())
     click.echo()
-    click.echo(f"In a request  {ways.in_request}")
-    click.echo(f"Elsewhere     {ways.elsewhere}")
-    click.echo(f"Through       {escape(ways.backend)}")
-    click.echo(f"Because       {escape(ways.reason)}")
+    click.echo(f"In a request  {modes.in_request}")
+    click.echo(f"Elsewhere     {modes.elsewhere}")
+    click.echo(f"Through       {escape(modes.backend)}")
+    click.echo(f"Because       {escape(modes.reason)}")
 
 
-def _print_json(email: "EmailSettings", origins: dict[str, str], ways: "Ways") -> None:
+def _print_json(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
     settings = {name: {"value": _plain(name, getattr(email, name)), "origin": origins[name]} for name in origins}
-    way = {"request": ways.in_request, "elsewhere": ways.elsewhere, "backend": ways.backend, "reason": ways.reason}
-    click.echo(json.dumps({"settings": settings, "way": way}, indent=2))
+    mode = {"request": modes.in_request, "elsewhere": modes.elsewhere, "backend": modes.backend, "reason": modes.reason}
+    click.echo(json.dumps({"settings": settings, "mode": mode}, indent=2))
 
 
 def _shown(name: str, value: object) -> str:

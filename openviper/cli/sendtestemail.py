@@ -63,7 +63,7 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
     for address in receipt.accepted:
         click.echo(f"accepted  {address}  {receipt.response}".rstrip())
     _print_refused(receipt.refused)
-    click.echo(f"Message {receipt.message_id}, sent {receipt.way}")
+    click.echo(f"Message {receipt.message_id}, sent {receipt.mode}")
     if receipt.refused:
         raise click.ClickException("not everybody gets the message")
 

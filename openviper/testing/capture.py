@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from openviper.core.email import DeliveryReport, EmailSettings, Refusal, Way
+from openviper.core.email import DeliveryMode, DeliveryReport, EmailSettings, Refusal
 from openviper.core.email.delivery import HeldMessage, Transport
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.events import EventKind
@@ -38,7 +38,7 @@ class Capture:
         self._sent: list[SentMessage] = []
         self._failed: list[tuple[SentMessage, str]] = []
         self._held: dict[str, Waiting] = {}
-        self._modes: dict[str, Way] = {}
+        self._modes: dict[str, DeliveryMode] = {}
         self._times: dict[str, tuple[float | None, float | None]] = {}
         self._under_way: set[str] = set()
         self._refused_for_now: set[str] = set()
@@ -144,14 +144,14 @@ class Capture:
             for failure in self._failures:
                 if failure.step == "broker" and failure.use_up():
                     raise failure.queue_error()
-            self._modes[message_id] = Way.QUEUED
+            self._modes[message_id] = DeliveryMode.QUEUED
             self._times[message_id] = (due_at, expires_at)
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:
         """Keep what releases, drops or forgets a held message."""
-        waiting = Waiting(SentMessage.make(message, Way.HELD), held, asyncio.get_running_loop())
+        waiting = Waiting(SentMessage.make(message, DeliveryMode.HELD), held, asyncio.get_running_loop())
         with self._lock:
-            self._modes[message.message_id] = Way.HELD
+            self._modes[message.message_id] = DeliveryMode.HELD
             self._held[message.message_id] = waiting
             self._under_way.add(message.message_id)
         self._notify()
@@ -163,7 +163,7 @@ class Capture:
             if kind != "held":
                 self._held.pop(message_id, None)
             if kind == "deferred":
-                self._modes[message_id] = Way.DEFERRED
+                self._modes[message_id] = DeliveryMode.DEFERRED
             if kind in ("deferred", "retrying"):
                 self._under_way.add(message_id)
                 self._refused_for_now.discard(message_id)
@@ -173,7 +173,7 @@ class Capture:
             elif kind in ("delivered", "failed", "discarded"):
                 self._under_way.discard(message_id)
             if kind == "failed":
-                mode = self._modes.get(message_id, Way.INLINE)
+                mode = self._modes.get(message_id, DeliveryMode.INLINE)
                 self._failed.append((SentMessage.make(message, mode), detail))
         self._notify()
 
@@ -198,7 +198,7 @@ class Capture:
                 self._sent[at] = before.reaching(accepted)
                 return
         due_at, expires_at = self._times.get(message_id, (None, None))
-        mode = self._modes.get(message_id, Way.INLINE)
+        mode = self._modes.get(message_id, DeliveryMode.INLINE)
         self._sent.append(SentMessage.make(message, mode, accepted=accepted, due_at=due_at, expires_at=expires_at))
 
     def _settle(self, message_id: str) -> None:
@@ -308,7 +308,7 @@ class CaptureQueue(JobQueue):
         policy = _QueueWithoutPauses(settings)
         progress = FIRST_ATTEMPT
         while True:
-            decision = await attempt_delivery(message, transport, progress, policy, mode=Way.QUEUED)
+            decision = await attempt_delivery(message, transport, progress, policy, mode=DeliveryMode.QUEUED)
             if not isinstance(decision, Retry):
                 return
             progress = decision.progress

@@ -33,7 +33,7 @@ class Criteria(TypedDict, total=False):
     html_contains: Criterion | Sequence[str]
     attachment: Criterion
     headers: Mapping[str, Criterion]
-    way: str
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]
         return [Verdict(name, wanted, any(_attached(wanted, one) for one in message.attachments), names)]
     if name == "headers":
         return [_header_verdict(message, header, value) for header, value in wanted.items()]
-    return [Verdict(name, wanted, message.way == wanted, str(message.way))]
+    return [Verdict(name, wanted, message.mode == wanted, str(message.mode))]
 
 
 def addresses_fit(wanted: Criterion | Sequence[str], found: Sequence[str]) -> bool:

@@ -181,11 +181,11 @@ class Mailbox:
 
 @contextmanager
 def capture_mail() -> Iterator[Mailbox]:
-    """Keep all mail of this process that leaves in the block, whichever way it takes, and look at it.
+    """Keep all mail of this process that leaves in the block, whatever its delivery mode, and look at it.
 
     No connection is opened, neither to a mail server nor to a broker: a broker of the setting ``TASKS``, the stub as
     well, seems to answer, and what is queued arrives as a worker would send it. Everything else runs as ever: settings,
-    checks, templates, the way of a message, transactions. For any thread and event loop, also of applications and
+    checks, templates, the delivery mode, transactions. For any thread and event loop, also of applications and
     mailers that were made before. Inside another block the inner one gets the mail.
     """
     with ExitStack() as stack:

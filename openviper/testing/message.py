@@ -7,7 +7,7 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 
-from openviper.core.email import AttachmentData, Way
+from openviper.core.email import AttachmentData, DeliveryMode
 from openviper.core.email.message import OutgoingMessage
 from openviper.testing.links import links_in
 from openviper.testing.snapshot import snapshot
@@ -21,12 +21,12 @@ class SentMessage:
 
     Addresses read as in a header: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name. ``recipients``
     are those of the envelope who have accepted it, Bcc included. ``headers`` are the further ones that the application
-    gave. ``way`` is the last that it took; HELD means sent by the commit outside a request. ``send_at`` and
+    gave. ``mode`` is the last one that it had; HELD means sent by the commit outside a request. ``send_at`` and
     ``expires_at`` are what a queued message was given.
     """
 
     message_id: str
-    way: Way
+    mode: DeliveryMode
     sender: str
     to: tuple[str, ...]
     cc: tuple[str, ...]
@@ -48,7 +48,7 @@ class SentMessage:
     def make(
         cls,
         outgoing: OutgoingMessage,
-        way: Way,
+        mode: DeliveryMode,
         *,
         accepted: tuple[str, ...] | None = None,
         due_at: float | None = None,
@@ -58,7 +58,7 @@ class SentMessage:
         prepared = outgoing.prepared
         return cls(
             message_id=prepared.message_id,
-            way=way,
+            mode=mode,
             sender=str(prepared.sender),
             to=tuple(map(str, prepared.to)),
             cc=tuple(map(str, prepared.cc)),

@@ -16,6 +16,6 @@ __all__ = ["mailbox"]
 
 @pytest.fixture
 def mailbox() -> "Iterator[Mailbox]":
-    """All mail that leaves during the test, whichever way it takes; none of it reaches a server or a broker."""
+    """All mail that leaves during the test, whatever its delivery mode; none of it reaches a server or a broker."""
     with testing.capture_mail() as captured:
         yield captured

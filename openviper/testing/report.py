@@ -35,7 +35,7 @@ def instead(
 def one_line(message: SentMessage) -> str:
     """A message by what one knows it by."""
     to = ", ".join(message.to or message.recipients)
-    return f"{message.subject!r} to {to} ({message.way})"
+    return f"{message.subject!r} to {to} ({message.mode})"
 
 
 def _sent(sent: Sequence[SentMessage], criteria: Criteria) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
-from openviper.core.email import MessageRefused, RecipientsRefused, Way, send_email, submit_email
+from openviper.core.email import DeliveryMode, MessageRefused, RecipientsRefused, send_email, submit_email
 
 
 @contextmanager
@@ -74,7 +74,7 @@ async def test_refused_recipients_are_in_the_receipt_and_in_one_warning(caplog: 
         server.refuse("r4@example.com", 450)
         receipt = await submit_email(addresses(5), "news", "t")
     assert receipt
-    assert receipt.way is Way.INLINE
+    assert receipt.mode is DeliveryMode.INLINE
     assert receipt.accepted == ("r0@example.com", "r2@example.com", "r3@example.com")
     assert {address: refusal.code for address, refusal in receipt.refused.items()} == {
         "r1@example.com": 550,

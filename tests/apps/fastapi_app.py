@@ -17,4 +17,4 @@ async def session() -> AsyncIterator[None]:
 @application.get("/order")
 async def order(session: Annotated[None, Depends(session)], subject: str = "order") -> dict[str, str]:
     receipt = await submit_email("a@example.test", subject, text="Thank you")
-    return {"way": receipt.way, "message_id": receipt.message_id}
+    return {"mode": receipt.mode, "message_id": receipt.message_id}

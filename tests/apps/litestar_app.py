@@ -6,7 +6,7 @@ from openviper.core.email import EmailMiddleware, submit_email
 @get("/order")
 async def order(subject: str = "order") -> dict[str, str]:
     receipt = await submit_email("a@example.test", subject, text="Thank you")
-    return {"way": receipt.way, "message_id": receipt.message_id}
+    return {"mode": receipt.mode, "message_id": receipt.message_id}
 
 
 app = EmailMiddleware(Litestar([order]))

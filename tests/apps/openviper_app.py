@@ -8,4 +8,4 @@ app.add_extension(Email())
 @app.get("/order")
 async def order(request: Request) -> Response:
     receipt = await submit_email("a@example.test", request.query_params.get("subject", "order"), text="Thank you")
-    return JSONResponse({"way": receipt.way, "message_id": receipt.message_id})
+    return JSONResponse({"mode": receipt.mode, "message_id": receipt.message_id})

@@ -18,7 +18,7 @@ _spawned: set[asyncio.Task[bool]] = set()
 
 async def order(request: Request) -> Response:
     receipt = await submit_email("a@example.test", request.query_params.get("subject", "order"), text="Thank you")
-    return JSONResponse({"way": receipt.way, "message_id": receipt.message_id})
+    return JSONResponse({"mode": receipt.mode, "message_id": receipt.message_id})
 
 
 def threaded(request: Request) -> Response:
@@ -69,7 +69,7 @@ async def state(request: Request) -> Response:
 async def socket(websocket: WebSocket) -> None:
     await websocket.accept()
     receipt = await submit_email("a@example.test", "socket", text="From a websocket")
-    await websocket.send_text(receipt.way)
+    await websocket.send_text(receipt.mode)
     await websocket.close()
 
 

@@ -50,7 +50,7 @@ def test_a_secret_of_the_environment_is_masked_too(cli: Cli, project: Path) -> N
 
 def test_without_a_broker_mail_is_deferred_in_requests(cli: Cli, project: Path) -> None:
     configure(project)
-    assert read(cli, project)["way"] == {
+    assert read(cli, project)["mode"] == {
         "request": "deferred",
         "elsewhere": "inline",
         "backend": "SMTPBackend",
@@ -61,18 +61,18 @@ def test_without_a_broker_mail_is_deferred_in_requests(cli: Cli, project: Path) 
 def test_with_a_broker_that_answers_mail_is_queued(cli: Cli, project: Path, redis_server: RedisServer) -> None:
     configure(project, redis_server.tasks())
     with Worker(project):
-        way = read(cli, project)["way"]
-    assert (way["request"], way["elsewhere"]) == ("queued", "queued")
-    assert f"redis at 127.0.0.1:{redis_server.port}" in way["reason"]
+        mode = read(cli, project)["mode"]
+    assert (mode["request"], mode["elsewhere"]) == ("queued", "queued")
+    assert f"redis at 127.0.0.1:{redis_server.port}" in mode["reason"]
 
 
 def test_a_broker_that_is_down_is_the_reason(cli: Cli, project: Path, redis_server: RedisServer) -> None:
     tasks = {"broker": "redis", "broker_url": f"redis://:{SECRET}@127.0.0.1:{redis_server.port}/0"}
     configure(project, tasks)
     redis_server.stop()
-    way = read(cli, project)["way"]
-    assert (way["request"], way["elsewhere"]) == ("deferred", "inline")
-    assert "does not answer" in way["reason"]
+    mode = read(cli, project)["mode"]
+    assert (mode["request"], mode["elsewhere"]) == ("deferred", "inline")
+    assert "does not answer" in mode["reason"]
 
 
 def test_lines_name_value_and_origin(cli: Cli, project: Path) -> None:

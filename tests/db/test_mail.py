@@ -13,8 +13,8 @@ from openviper import db
 from openviper.conf import override
 from openviper.core.email import (
     ConnectionFailed,
+    DeliveryMode,
     MessageEvent,
-    Way,
     send_email,
     send_email_sync,
     submit_email,
@@ -67,13 +67,13 @@ async def backend(database: None) -> AsyncIterator[Recording]:
     await mailer.aclose()
 
 
-async def send(subject: str, background: bool | None = None) -> Way:
-    return (await submit_email("a@example.test", subject, text="", background=background)).way
+async def send(subject: str, background: bool | None = None) -> DeliveryMode:
+    return (await submit_email("a@example.test", subject, text="", background=background)).mode
 
 
 async def test_a_send_in_a_transaction_is_held_until_the_commit_and_awaited_by_its_exit(backend: Recording) -> None:
     async with transaction():
-        assert await send("held") is Way.HELD
+        assert await send("held") is DeliveryMode.HELD
         await asyncio.sleep(0)
         assert backend.subjects == []
     assert backend.subjects == ["held"]
@@ -127,7 +127,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_mail_with_it(backend: R
 async def test_background_false_is_not_held(backend: Recording) -> None:
     with pytest.raises(LookupError):
         async with transaction():
-            assert await send("at once", background=False) is Way.INLINE
+            assert await send("at once", background=False) is DeliveryMode.INLINE
             raise LookupError
     assert backend.subjects == ["at once"]
 
@@ -136,7 +136,7 @@ async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Rec
     outbox = RequestOutbox()
     with collecting(outbox):
         async with transaction():
-            assert await send("after the response") is Way.HELD
+            assert await send("after the response") is DeliveryMode.HELD
         assert backend.subjects == []
     for handed in outbox.flush():
         await asyncio.wait_for(handed.done, 10)
@@ -178,21 +178,21 @@ async def test_a_final_failure_after_the_commit_is_logged_and_not_raised(
 async def test_a_task_that_outlives_the_transaction_sends_directly(backend: Recording) -> None:
     ended = asyncio.Event()
 
-    async def child() -> Way:
+    async def child() -> DeliveryMode:
         await ended.wait()
         return await send("from the child")
 
     async with transaction():
         task = asyncio.create_task(child())
     ended.set()
-    assert await task is Way.INLINE
+    assert await task is DeliveryMode.INLINE
     assert backend.subjects == ["from the child"]
 
 
 async def test_a_session_that_only_read_holds_nothing_back(backend: Recording) -> None:
     async with AsyncSession(await db.engine()) as session:
         await session.execute(select(Parcel))
-        assert await send("not held") is Way.INLINE
+        assert await send("not held") is DeliveryMode.INLINE
 
 
 async def test_the_sync_twin_in_a_thread_of_a_transaction_is_held_too(backend: Recording) -> None:

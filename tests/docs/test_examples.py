@@ -48,7 +48,7 @@ def test_the_message_is_on_the_inbox_page_in_debug_mode(
         assert place(ORDER, url) == {"number": 1001}
         waited = httpx.get(f"{url}/_mail/api/messages/wait?state=delivered&to=alice@example.com").raise_for_status()
         message = waited.json()
-        assert (message["subject"], message["way"]) == ("Your order 1001", "deferred")
+        assert (message["subject"], message["mode"]) == ("Your order 1001", "deferred")
         assert WORDS[name] in message["text"]
         assert "Your order 1001" in httpx.get(f"{url}/_mail/").text
 

@@ -50,7 +50,7 @@ async def order(mailbox: Mailbox) -> None:
         {"attachment": lambda attachment: attachment.content.startswith(b"%PDF")},
         {"headers": {"list-unsubscribe": "<https://shop.example/out/7>"}},
         {"headers": {"From": re.compile("Shop")}},
-        {"way": "inline"},
+        {"mode": "inline"},
         {"count": 1},
     ],
 )
@@ -78,7 +78,7 @@ async def test_a_message_that_meets_the_criteria_is_returned(mailbox: Mailbox, c
         ({"html_contains": re.compile("order 8")}, "wanted /order 8/"),
         ({"attachment": "invoice.pdf"}, "found  ['invoice-7.pdf']"),
         ({"headers": {"X-Shop": "1"}}, "differs header X-Shop: wanted '1'"),
-        ({"way": "queued"}, "found  'inline'"),
+        ({"mode": "queued"}, "found  'inline'"),
         ({"count": 2}, "2 messages expected with anything, found 1"),
     ],
 )

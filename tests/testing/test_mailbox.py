@@ -14,12 +14,12 @@ from support.testclient import TestClient
 from openviper import JSONResponse, OpenViper, Request
 from openviper.conf import override
 from openviper.core.email import (
+    DeliveryMode,
     Email,
     EmailMessageData,
     InvalidAddress,
     RecipientsRefused,
     TemplateFailed,
-    Way,
     send_email,
     send_email_sync,
     send_many,
@@ -68,13 +68,16 @@ async def test_an_inline_message_is_kept(mailbox: Mailbox) -> None:
         bcc=["b@example.com"],
         headers={"X-A": "1"},
     )
-    assert (receipt.way, receipt.accepted) == (Way.INLINE, ("alice@example.com", "c@example.com", "b@example.com"))
+    assert (receipt.mode, receipt.accepted) == (
+        DeliveryMode.INLINE,
+        ("alice@example.com", "c@example.com", "b@example.com"),
+    )
     message = mailbox.last
     assert message.to == ('"Alice" <alice@example.com>',)
     assert (message.cc, message.bcc) == (("c@example.com",), ("b@example.com",))
     assert message.recipients == ("alice@example.com", "c@example.com", "b@example.com")
     assert (message.subject, message.text, message.html) == ("Hi", "Hello", None)
-    assert (message.way, message.message_id) == (Way.INLINE, receipt.message_id)
+    assert (message.mode, message.message_id) == (DeliveryMode.INLINE, receipt.message_id)
     assert message.headers == {"X-A": "1"}
     assert message.parsed["X-A"] == "1"
     assert message.parsed.get_content().strip() == "Hello"
@@ -87,7 +90,7 @@ async def test_deferred_mail_is_there_when_the_response_is(mailbox: Mailbox) -> 
         transport = httpx.ASGITransport(started.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await client.post("/orders/9")
-            assert {message.way for message in mailbox} == {Way.DEFERRED}
+            assert {message.mode for message in mailbox} == {DeliveryMode.DEFERRED}
             assert len(mailbox) == 9
 
 
@@ -103,7 +106,7 @@ def test_the_test_client_sees_the_mail_of_its_request(mailbox: Mailbox) -> None:
 def test_a_test_client_without_a_lifespan_sees_it_too(mailbox: Mailbox) -> None:
     client = TestClient(shop())
     client.post("/orders/2")
-    mailbox.assert_sent(way="deferred", count=2)
+    mailbox.assert_sent(mode="deferred", count=2)
 
 
 def test_several_loops_and_applications_share_the_mailbox(mailbox: Mailbox) -> None:
@@ -142,27 +145,27 @@ async def test_a_mailer_first_used_in_a_capture_is_opened_after_it() -> None:
 async def test_queued_mail_arrives_as_a_worker_sends_it(mailbox: Mailbox, redis_project: None) -> None:
     files = [("a.pdf", b"%PDF", "application/pdf")]
     receipt = await submit_email("alice@example.com", "Grüße", html="<p>ä</p>", bcc="b@example.com", attachments=files)
-    assert receipt.way is Way.QUEUED
-    message = mailbox.assert_sent(to="alice@example.com", way="queued", attachment="a.pdf")
+    assert receipt.mode is DeliveryMode.QUEUED
+    message = mailbox.assert_sent(to="alice@example.com", mode="queued", attachment="a.pdf")
     assert (message.subject, message.html, message.bcc) == ("Grüße", "<p>ä</p>", ("b@example.com",))
     assert message.message_id == receipt.message_id
 
 
 async def test_the_stub_broker_queues_in_a_test(mailbox: Mailbox) -> None:
     with override(TASKS={"broker": "stub"}):
-        assert (await submit_email("alice@example.com", "Hi", text="Hello")).way is Way.QUEUED
-    assert mailbox.last.way is Way.QUEUED
+        assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.QUEUED
+    assert mailbox.last.mode is DeliveryMode.QUEUED
 
 
 async def test_without_a_broker_nothing_is_queued(mailbox: Mailbox) -> None:
     assert not worker_available()
-    assert (await submit_email("alice@example.com", "Hi", text="Hello", background=True)).way is Way.INLINE
-    assert mailbox.last.way is Way.INLINE
+    assert (await submit_email("alice@example.com", "Hi", text="Hello", background=True)).mode is DeliveryMode.INLINE
+    assert mailbox.last.mode is DeliveryMode.INLINE
 
 
 async def test_a_request_queues_too(mailbox: Mailbox, redis_project: None) -> None:
     await post(shop(), "/orders/1")
-    assert mailbox.last.way is Way.QUEUED
+    assert mailbox.last.mode is DeliveryMode.QUEUED
 
 
 async def test_mail_for_later_tells_when(mailbox: Mailbox, redis_project: None) -> None:
@@ -175,13 +178,13 @@ async def test_mail_for_later_tells_when(mailbox: Mailbox, redis_project: None) 
 async def test_a_job_is_kept_and_the_broker_seems_to_answer(mailbox: Mailbox, redis_project: None) -> None:
     assert worker_available()
     await enqueue_email_job(EmailMessageData(recipients="alice@example.com", subject="Hi", text="Hello"))
-    mailbox.assert_sent(to="alice@example.com", way=Way.QUEUED)
+    mailbox.assert_sent(to="alice@example.com", mode=DeliveryMode.QUEUED)
 
 
 async def test_a_broker_that_fails_leaves_the_other_ways(mailbox: Mailbox, redis_project: None) -> None:
     with mailbox.fail_with("down", at="broker"):
-        assert (await submit_email("alice@example.com", "Hi", text="Hello")).way is Way.INLINE
-    assert (await submit_email("alice@example.com", "Hi", text="Hello")).way is Way.QUEUED
+        assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.INLINE
+    assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.QUEUED
 
 
 async def test_mistakes_of_the_caller_raise_as_ever(mailbox: Mailbox) -> None:
@@ -210,11 +213,11 @@ async def test_a_discarded_request_sends_nothing(mailbox: Mailbox) -> None:
 async def test_held_mail_is_delivered_on_demand_and_only_once(mailbox: Mailbox) -> None:
     record = Record()
     with entered(record):
-        assert (await submit_email("alice@example.com", "Hi", text="Hello")).way is Way.HELD
+        assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.HELD
         assert [message.to for message in mailbox.held] == [("alice@example.com",)]
         mailbox.assert_not_sent()
         (delivered,) = await mailbox.commit_held()
-    assert (delivered.way, mailbox.held) == (Way.HELD, [])
+    assert (delivered.mode, mailbox.held) == (DeliveryMode.HELD, [])
     for held in record.commit():
         await held.on_commit()  # type: ignore[misc]
     assert len(mailbox) == 1
@@ -235,7 +238,7 @@ async def test_a_commit_delivers_what_was_held(mailbox: Mailbox, redis_project: 
         await send_email("alice@example.com", "Hi", text="Hello")
     for held in record.commit():
         await held.on_commit()  # type: ignore[misc]
-    assert mailbox.last.way is Way.QUEUED
+    assert mailbox.last.mode is DeliveryMode.QUEUED
     assert mailbox.held == []
 
 
@@ -308,7 +311,7 @@ def test_held_mail_of_another_loop_is_delivered_there(mailbox: Mailbox) -> None:
         client.post("/held")
         assert len(mailbox.held) == 1
         asyncio.run(mailbox.commit_held())
-        assert mailbox.last.way is Way.DEFERRED
+        assert mailbox.last.mode is DeliveryMode.DEFERRED
 
 
 def test_held_mail_of_a_loop_that_has_ended_is_delivered_all_the_same(mailbox: Mailbox) -> None:
@@ -369,7 +372,7 @@ async def test_what_fails_for_good_is_in_failed(mailbox: Mailbox, queued: bool) 
         await post(shop(), "/orders/1")
     mailbox.assert_not_sent()
     ((message, reason),) = mailbox.failed
-    assert message.way is (Way.QUEUED if queued else Way.DEFERRED)
+    assert message.mode is (DeliveryMode.QUEUED if queued else DeliveryMode.DEFERRED)
     assert reason.endswith("MAIL FROM: 550 no")
 
 

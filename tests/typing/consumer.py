@@ -29,6 +29,7 @@ from openviper.core.email import (
     AuthenticationFailed,
     ConnectionFailed,
     DeliveryError,
+    DeliveryMode,
     DeliveryReport,
     DeliveryTimeout,
     Email,
@@ -47,7 +48,6 @@ from openviper.core.email import (
     RecipientsRefused,
     Refusal,
     TemplateFailed,
-    Way,
     build_message,
     get_backend,
     parse_address,
@@ -143,14 +143,14 @@ async def send_wrongly() -> None:
 async def look_at_a_receipt() -> Mapping[str, Refusal]:
     receipt = await submit_email("ana@example.com", "Hello", "Hello.")
     assert_type(receipt.message_id, str)
-    assert_type(receipt.way, Way)
+    assert_type(receipt.mode, DeliveryMode)
     assert_type(receipt.accepted, tuple[str, ...])
     assert_type(receipt.response, str)
     assert_type(receipt.error, EmailError | None)
     assert_type(receipt.index, int | None)
-    if receipt.way is Way.INLINE and not receipt:
+    if receipt.mode is DeliveryMode.INLINE and not receipt:
         receipt.retries  # type: ignore[attr-defined]  # noqa: B018
-    if receipt.way == "queued":
+    if receipt.mode == "queued":
         raise ValueError
     return receipt.refused
 
@@ -411,7 +411,7 @@ async def queue_a_message() -> None:
 async def test_with_the_fixture(mailbox: Mailbox) -> None:
     assert_type(mailbox.last, SentMessage)
     assert_type(mailbox.messages, list[SentMessage])
-    sent = mailbox.assert_sent(to="ana@example.com", subject=lambda subject: "order" in subject, count=1, way="queued")
+    sent = mailbox.assert_sent(to="ana@example.com", subject=lambda subject: "order" in subject, count=1, mode="queued")
     assert_type((sent.subject, sent.text, sent.html), tuple[str, str | None, str | None])
     assert_type(sent.attachments, tuple[AttachmentData, ...])
     mailbox.assert_not_sent(bcc=["eve@example.com"], headers={"X-Order": "7"})

@@ -23,7 +23,7 @@ from openviper.core.email.errors import (
     Refusal,
     TemplateFailed,
 )
-from openviper.core.email.events import MessageEvent, Receipt, Way, subscribe
+from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
 from openviper.core.email.message import EmailMessageData, build_message
 from openviper.core.email.sending import send_email, send_email_sync, send_many, submit_email
 from openviper.core.email.settings import EmailSettings
@@ -38,6 +38,7 @@ __all__ = [
     "AuthenticationFailed",
     "ConnectionFailed",
     "DeliveryError",
+    "DeliveryMode",
     "DeliveryReport",
     "DeliveryTimeout",
     "Email",
@@ -56,7 +57,6 @@ __all__ = [
     "RecipientsRefused",
     "Refusal",
     "TemplateFailed",
-    "Way",
     "build_message",
     "get_backend",
     "parse_address",

@@ -9,18 +9,27 @@ from typing import Any, Literal
 
 from openviper.core.email.errors import EmailError, Refusal
 
-__all__ = ["DeliveryReport", "EventKind", "MessageEvent", "Receipt", "Way", "listening", "publish", "subscribe"]
+__all__ = [
+    "DeliveryMode",
+    "DeliveryReport",
+    "EventKind",
+    "MessageEvent",
+    "Receipt",
+    "listening",
+    "publish",
+    "subscribe",
+]
 
 logger = logging.getLogger("openviper.email")
 
 
-class Way(StrEnum):
+class DeliveryMode(StrEnum):
     """How a message leaves."""
 
     INLINE = "inline"  # delivered before the call returns
     DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
     QUEUED = "queued"  # accepted by the broker, delivered by a worker
-    HELD = "held"  # waits for its transaction to commit, then goes one of the other ways
+    HELD = "held"  # waits for its transaction to commit, then takes one of the other modes
 
 
 # Nobody changes this and the next one, but a frozen dataclass sets each field by a call, and every message makes both.
@@ -56,7 +65,7 @@ class Receipt:
     """
 
     message_id: str
-    way: Way
+    mode: DeliveryMode
     accepted: tuple[str, ...] = ()
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     response: str = ""

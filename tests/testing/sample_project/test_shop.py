@@ -26,7 +26,7 @@ async def order(email, number):
 @pytest.mark.parametrize("number", range(20))
 async def test_a_customer_gets_the_mail_of_the_own_order_only(mailbox, number):
     await order(f"c{number}@example.com", number)
-    message = mailbox.assert_sent(to=f"c{number}@example.com", subject=f"Your order {number}", way="queued")
+    message = mailbox.assert_sent(to=f"c{number}@example.com", subject=f"Your order {number}", mode="queued")
     assert mailbox.messages == [message]
     assert mailbox.links() == [f"https://shop.example/orders/{number}"]
 
@@ -34,7 +34,7 @@ async def test_a_customer_gets_the_mail_of_the_own_order_only(mailbox, number):
 async def test_without_a_broker_it_is_deferred(mailbox):
     with override(TASKS={}):
         await order("alice@example.com", 7)
-    mailbox.assert_sent(to="alice@example.com", way="deferred")
+    mailbox.assert_sent(to="alice@example.com", mode="deferred")
 
 
 async def test_mail_of_a_transaction_that_is_rolled_back_can_be_looked_at(mailbox):

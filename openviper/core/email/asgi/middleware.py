@@ -79,7 +79,7 @@ class Email:
     """The extension: ``app.add_extension(Email())``.
 
     ``settings`` override the environment and the setting ``EMAIL``, key by key. On startup it validates the settings,
-    opens the backend and logs which way mail will go; on shutdown it delivers deferred mail within
+    opens the backend and logs which delivery mode mail will take; on shutdown it delivers deferred mail within
     ``shutdown_timeout`` and closes. It puts ``send_email`` and ``email`` (the mailer) on ``request.state``.
 
     Raises:

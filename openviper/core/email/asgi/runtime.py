@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from openviper.core.email.delivery import Mailer, describe_ways, serving_loop
+from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
 from openviper.core.email.inbox import Inbox
 from openviper.core.email.settings import EmailSettings, debug
 from openviper.loops import PerLoop, at_loop_end
@@ -44,10 +44,10 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[Running]:
-        """Validate the settings, open, say which way mail goes; on leaving deliver what is left, and close."""
+        """Validate the settings, open, log the delivery mode; on leaving deliver what is left, and close."""
         running = await self._start(waits=False)
         await running.mailer.detect_broker()
-        logger.info("%s", describe_ways(running.mailer))
+        logger.info("%s", describe_modes(running.mailer))
         with serving_loop(running.mailer):
             try:
                 yield running

@@ -9,7 +9,7 @@ from openviper.core.email.delivery.current import (
     stay_with,
     using_mailer,
 )
-from openviper.core.email.delivery.description import Ways, current_ways, describe_ways
+from openviper.core.email.delivery.description import DeliveryModes, current_modes, describe_modes
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
@@ -17,16 +17,16 @@ from openviper.core.email.delivery.submission import deliver_inline, submit
 from openviper.core.email.delivery.transport import Transport, using_transport
 
 __all__ = [
+    "DeliveryModes",
     "HeldMessage",
     "Mailer",
     "Transport",
-    "Ways",
     "apart_from_other_requests",
     "choose_mode",
     "current_mailer",
-    "current_ways",
+    "current_modes",
     "deliver_inline",
-    "describe_ways",
+    "describe_modes",
     "open_mailer",
     "serving_event_loop",
     "serving_loop",

@@ -1,12 +1,12 @@
-"""Which way mail will go, for people: the log of a startup and the command line."""
+"""Describe the delivery mode that mail will take, for people: the log of a startup and the command line."""
 
 from typing import NamedTuple
 
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
-from openviper.core.email.events import Way
+from openviper.core.email.events import DeliveryMode
 
-__all__ = ["Ways", "current_ways", "describe_ways"]
+__all__ = ["DeliveryModes", "current_modes", "describe_modes"]
 
 
 class _Usual(NamedTuple):
@@ -20,17 +20,17 @@ class _Usual(NamedTuple):
     room: bool = True
 
 
-class Ways(NamedTuple):
-    """The way of a message that says nothing about it and is not held; ``backend`` and ``reason`` are for people."""
+class DeliveryModes(NamedTuple):
+    """The mode of a message that asks for none and is not held; ``backend`` and ``reason`` are for people."""
 
-    in_request: Way
-    elsewhere: Way
+    in_request: DeliveryMode
+    elsewhere: DeliveryMode
     backend: str
     reason: str
 
 
-def current_ways(mailer: Mailer) -> Ways:
-    """Which way mail will go, and why. Tells of the broker what the last probe has found."""
+def current_modes(mailer: Mailer) -> DeliveryModes:
+    """Return the modes that mail will take, and why, by the last probe of the broker."""
     settings = mailer.settings
     queue = mailer.transport.queue
     answers = queue is not None and queue.known and queue.available()
@@ -44,14 +44,14 @@ def current_ways(mailer: Mailer) -> Ways:
         reason = f"workers take it from {queue.address}"
     else:
         reason = f"the broker ({queue.address}) does not answer; mail is queued as soon as it does"
-    return Ways(request, elsewhere, mailer.transport.describe(), reason)
+    return DeliveryModes(request, elsewhere, mailer.transport.describe(), reason)
 
 
-def describe_ways(mailer: Mailer) -> str:
-    """``current_ways`` as one line for the log."""
-    ways = current_ways(mailer)
-    explained = " (delivered after the response)" if ways.in_request is Way.DEFERRED else ""
+def describe_modes(mailer: Mailer) -> str:
+    """``current_modes`` as one line for the log."""
+    modes = current_modes(mailer)
+    explained = " (delivered after the response)" if modes.in_request is DeliveryMode.DEFERRED else ""
     return (
-        f"mail: {ways.in_request} in requests{explained}, {ways.elsewhere} elsewhere, through {ways.backend}; "
-        f"{ways.reason}"
+        f"mail: {modes.in_request} in requests{explained}, {modes.elsewhere} elsewhere, through {modes.backend}; "
+        f"{modes.reason}"
     )

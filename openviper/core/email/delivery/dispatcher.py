@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from openviper.core.email.backends.attempt import Attempt
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.events import Way
+from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import ONE_ATTEMPT, Decision, DispatcherPolicy, Retry, RetryPolicy
@@ -162,7 +162,7 @@ class Dispatcher:
             delivery.transport,
             delivery.progress,
             self._policy_for(delivery),
-            mode=Way.DEFERRED,
+            mode=DeliveryMode.DEFERRED,
         )
         if not delivery.done.done():  # else the end of the drain has cut the attempt short and reported it
             self._follow(delivery, decision)

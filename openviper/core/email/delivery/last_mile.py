@@ -7,7 +7,7 @@ import traceback
 
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
-from openviper.core.email.events import DeliveryReport, Way
+from openviper.core.email.events import DeliveryMode, DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry, RetryPolicy, after_attempt
@@ -26,7 +26,7 @@ async def attempt_delivery(
     progress: Progress,
     policy: RetryPolicy,
     *,
-    mode: Way,
+    mode: DeliveryMode,
     pipeline: bool = False,
     time_limit: float | None = None,
 ) -> Decision:
@@ -52,8 +52,8 @@ async def attempt_delivery(
     decision = after_attempt(progress, outcome, policy, now=time.time())
     if isinstance(outcome, DeliveryReport):
         transport.publish("delivered", message, outcome.outcome, refused=tuple(outcome.refused))
-    if mode is not Way.INLINE:
-        log_decision(message.message_id, decision, queued=mode is Way.QUEUED)
+    if mode is not DeliveryMode.INLINE:
+        log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision)
     return decision

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from openviper.core.email.events import Way
+from openviper.core.email.events import DeliveryMode
 
 __all__ = ["Circumstances", "choose_mode"]
 
@@ -35,15 +35,15 @@ class Circumstances(Protocol):
         """True when the dispatcher has room; without it a new message goes inline, so that memory stays bounded."""
 
 
-def choose_mode(circumstances: Circumstances) -> Way:
+def choose_mode(circumstances: Circumstances) -> DeliveryMode:
     """Return the delivery mode that fits ``circumstances``; the table is in ``docs/delivery.md``."""
     if circumstances.background is False:
-        return Way.INLINE
+        return DeliveryMode.INLINE
     if circumstances.in_transaction:
-        return Way.HELD
+        return DeliveryMode.HELD
     wanted = circumstances.background or circumstances.use_background_worker is not False
     if wanted and circumstances.broker:
-        return Way.QUEUED
+        return DeliveryMode.QUEUED
     if circumstances.in_request and circumstances.room:
-        return Way.DEFERRED
-    return Way.INLINE
+        return DeliveryMode.DEFERRED
+    return DeliveryMode.INLINE

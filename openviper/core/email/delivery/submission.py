@@ -13,7 +13,7 @@ from openviper.core.email.delivery.request_outbox import RequestOutbox, current_
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
-from openviper.core.email.events import Receipt, Way
+from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue
 from openviper.core.email.queue.retry import ONE_ATTEMPT, Done
@@ -45,7 +45,7 @@ async def submit(
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
     transport = mailer.transport
     mode = await _Submission(mailer, transport, message, background, current_outbox(), schedule).leave()
-    if mode is not Way.INLINE:
+    if mode is not DeliveryMode.INLINE:
         return Receipt(message.message_id, mode)
     receipt = await deliver_inline(message, transport)
     if receipt.error is not None:
@@ -62,16 +62,16 @@ async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipe
         Exception: what a backend raised that is not a delivery error.
     """
     decision = await attempt_delivery(
-        message, transport, FIRST_ATTEMPT, ONE_ATTEMPT, mode=Way.INLINE, pipeline=pipeline
+        message, transport, FIRST_ATTEMPT, ONE_ATTEMPT, mode=DeliveryMode.INLINE, pipeline=pipeline
     )
     if isinstance(decision, Done):
         report = decision.report
-        return Receipt(message.message_id, Way.INLINE, report.accepted, report.refused, report.response)
+        return Receipt(message.message_id, DeliveryMode.INLINE, report.accepted, report.refused, report.response)
     error = decision.error
     if not isinstance(error, DeliveryError):
         assert error is not None, "a report is done with one attempt"
         raise error
-    return Receipt(message.message_id, Way.INLINE, refused=error.refused, error=error)
+    return Receipt(message.message_id, DeliveryMode.INLINE, refused=error.refused, error=error)
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +112,7 @@ class _Submission:
         # After the commit a full dispatcher is waited for, after the response, instead of delivering in the request.
         return self.held_before or not self.mailer.dispatcher.full
 
-    async def leave(self) -> Way:
+    async def leave(self) -> DeliveryMode:
         """Hold, queue or defer it as its mode says; ``INLINE``: it is still to be delivered.
 
         Raises:
@@ -123,16 +123,16 @@ class _Submission:
             await self._check_that_it_can_wait()
         while True:
             mode = choose_mode(self)
-            if mode is Way.HELD and not self._hold():
+            if mode is DeliveryMode.HELD and not self._hold():
                 self.held_before = True  # the transaction has ended in this very moment
-            elif mode is Way.QUEUED and not await self._enqueue():
+            elif mode is DeliveryMode.QUEUED and not await self._enqueue():
                 self.broker_failed = True
             else:
                 break
-        if mode is Way.DEFERRED:
+        if mode is DeliveryMode.DEFERRED:
             assert self.outbox is not None, "deferred means in a request"
             self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
-        if mode in (Way.DEFERRED, Way.INLINE):
+        if mode in (DeliveryMode.DEFERRED, DeliveryMode.INLINE):
             self._warn_if_there_is_no_broker()
         return mode
 
@@ -155,7 +155,7 @@ class _Submission:
             logger.error("message %s was not queued, and it must wait: it is lost: %s", self.message.message_id, error)
             self.transport.publish("failed", self.message, str(error))
             return
-        if mode is Way.INLINE:
+        if mode is DeliveryMode.INLINE:
             delivery = mailer.dispatcher.accept(self.message, self.transport)
             await asyncio.shield(delivery.done)
 

@@ -15,7 +15,7 @@ from dramatiq.asyncio import get_event_loop_thread
 from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
 from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import Way
+from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import outgoing
 from openviper.core.email.message.storage import UnknownPayload, decode
@@ -102,7 +102,7 @@ async def _send(prepared: PreparedMessage, job: Held, settings: EmailSettings) -
         transport,
         job.progress,
         QueuePolicy(settings),
-        mode=Way.QUEUED,
+        mode=DeliveryMode.QUEUED,
         time_limit=_LONGEST_ATTEMPT,
     )
 

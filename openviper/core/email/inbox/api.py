@@ -121,7 +121,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "cc": _addresses(prepared.cc),
         "bcc": _addresses(prepared.bcc),
         "recipients": list(entry.envelope.recipients),
-        "way": entry.way,
+        "mode": entry.mode,
         "state": entry.state,
         "refused": list(entry.missed),
         "read": entry.read,

@@ -67,7 +67,7 @@ class Entry:
         return "partly delivered" if self.state == "delivered" and self.missed else self.state
 
     @property
-    def way(self) -> str:
+    def mode(self) -> str:
         """How it left: "held", "deferred", "queued", or "inline" for one that was sent at once."""
         first = self.steps[0].kind
         return first if first in ("held", "deferred", "queued") else "inline"
@@ -206,6 +206,6 @@ def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
         prepared = message.prepared
         sizes = tuple(len(part.content) for part in prepared.attachments)
         return Entry(key_of(event.message_id), prepared, message.envelope, message.size, sizes, (step,))
-    # The first one says which way the message took; in between, a message that is tried for ever loses the oldest.
+    # The first one says which mode the message took; in between, a message that is tried for ever loses the oldest.
     steps = (entry.steps[0], *entry.steps[1:][-(_MAX_STEPS - 2) :], step)
     return replace(entry, steps=steps)

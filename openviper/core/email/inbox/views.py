@@ -28,7 +28,7 @@ T = TypeVar("T")
 _WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
 _THEMES = {"light": "Light", "dark": "Dark"}
 _TABS = {"html": "HTML", "text": "Text", "headers": "Headers", "source": "Source", "check": "Check"}
-_WAYS = {
+_MODES = {
     "inline": "Inline: sent before the call returned",
     "deferred": "Deferred: sent after the response",
     "queued": "Queued: sent by a worker",
@@ -88,7 +88,7 @@ class Views:
             "problems": sum(finding.level == "problem" for finding in findings),
             "sandbox": SANDBOX,
             "gaps": _gaps(entry),
-            "way": _WAYS[entry.way],
+            "mode": _MODES[entry.mode],
             "elsewhere": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
             "not_here": "not-here" in request.query_params,
             **await self._neighbours(entry),

@@ -1,7 +1,7 @@
 """``worker_available`` and ``enqueue_email_job``."""
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import Receipt, Way, publish
+from openviper.core.email.events import DeliveryMode, Receipt, publish
 from openviper.core.email.message import EmailMessageData, prepare
 from openviper.core.email.message.serialiser import outgoing
 from openviper.core.email.queue.service import current_queue
@@ -35,4 +35,4 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
     await service.enqueue(message, settings)
     publish("queued", message)
-    return Receipt(message.message_id, Way.QUEUED)
+    return Receipt(message.message_id, DeliveryMode.QUEUED)

@@ -11,7 +11,7 @@ from typing import Any
 from openviper.core.email.delivery import Mailer, current_mailer, deliver_inline
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError, InvalidMessage
-from openviper.core.email.events import Receipt, Way
+from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
 from openviper.core.email.sending.compose import compose, ready
 from openviper.core.email.sending.single import submit_email
@@ -174,7 +174,7 @@ class _Run:
             message_id = outgoing.message_id
             receipt = await self._delivered(outgoing)
         except EmailError as error:
-            receipt = Receipt(message_id, Way.INLINE, error=error)
+            receipt = Receipt(message_id, DeliveryMode.INLINE, error=error)
         except Exception as error:  # noqa: BLE001 - raised to the caller after the receipts
             self._fail(error)
             return
@@ -222,7 +222,7 @@ def _own(value: Any) -> Any:
 
 
 def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``compose`` takes; what says when and which way the message is to leave can only say: now."""
+    """What ``compose`` takes; what says when and in which mode the message is to leave can only say: now."""
     unknown = message.keys() - _KEYS
     if unknown or "recipients" not in message:
         problem = f"has unknown arguments: {', '.join(sorted(map(str, unknown)))}" if unknown else "has no recipients"

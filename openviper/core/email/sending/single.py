@@ -121,7 +121,7 @@ async def send_email(*args: Any, **kwargs: Any) -> bool:
 def send_email_sync(*args: Any, **kwargs: Any) -> bool:
     """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
-    In a thread that serves a request the message takes the request's way, on the request's event loop. In another
+    In a thread that serves a request the message takes the request's mode, on the request's event loop. In another
     thread of a process that serves applications on one event loop it is delivered there, before the call returns.
     Elsewhere it is delivered over a connection that is closed again: a script that sends many messages does better in
     one ``asyncio.run``.

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from support.lifespan import Lifespan
 
 from openviper import OpenViper
-from openviper.core.email import Email, EmailMiddleware, Way, send_email, submit_email
+from openviper.core.email import DeliveryMode, Email, EmailMiddleware, send_email, submit_email
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer
@@ -57,7 +57,7 @@ class Seen:
     async def order(self, request: Request) -> Response:
         self.mailers.append(request.state.email)
         receipt = await submit_email("a@example.test", "order", text="Thank you")
-        return JSONResponse({"way": receipt.way, "pending": len(subjects(request.state.email))})
+        return JSONResponse({"mode": receipt.mode, "pending": len(subjects(request.state.email))})
 
 
 async def test_openviper_sends_after_the_response_with_one_extension_added() -> None:
@@ -67,7 +67,7 @@ async def test_openviper_sends_after_the_response_with_one_extension_added() -> 
     app.get("/order")(seen.order)
     async with client_of(app) as client:
         answer = (await client.get("/order")).json()
-    assert answer == {"way": Way.DEFERRED, "pending": 0}
+    assert answer == {"mode": DeliveryMode.DEFERRED, "pending": 0}
     assert subjects(seen.mailers[0]) == ["order"]
 
 
@@ -126,18 +126,18 @@ async def test_two_applications_on_one_loop_keep_their_mail_apart() -> None:
 
 
 async def test_a_send_in_the_applications_lifespan_goes_inline_through_its_mailer() -> None:
-    ways: list[Way] = []
+    modes: list[DeliveryMode] = []
 
     @asynccontextmanager
     async def lifespan(app: OpenViper) -> AsyncIterator[None]:
-        ways.append((await submit_email("a@example.test", "up", text="")).way)
+        modes.append((await submit_email("a@example.test", "up", text="")).mode)
         yield
 
     app = OpenViper(lifespan=lifespan)
     app.add_extension(Email(MEMORY))
     async with client_of(app):
         pass
-    assert ways == [Way.INLINE]
+    assert modes == [DeliveryMode.INLINE]
 
 
 async def test_starlettes_add_middleware_works_too() -> None:
@@ -145,13 +145,13 @@ async def test_starlettes_add_middleware_works_too() -> None:
     app = Starlette(routes=[Route("/", seen.order)])
     app.add_middleware(EmailMiddleware, settings=MEMORY)
     async with client_of(app) as client:
-        assert (await client.get("/")).json()["way"] == Way.DEFERRED
+        assert (await client.get("/")).json()["mode"] == DeliveryMode.DEFERRED
     assert subjects(seen.mailers[0]) == ["order"]
 
 
 async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed_over() -> None:
     """Starlette's add_middleware puts the layer inside ServerErrorMiddleware, which runs the handler."""
-    ways: list[Way] = []
+    modes: list[DeliveryMode] = []
     seen = Seen()
 
     async def failing(request: Request) -> Response:
@@ -159,7 +159,7 @@ async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed
         raise LookupError("on purpose")
 
     async def on_error(request: Request, error: Exception) -> Response:
-        ways.append((await submit_email("admin@example.test", "error", text=str(error))).way)
+        modes.append((await submit_email("admin@example.test", "error", text=str(error))).mode)
         return PlainTextResponse("failed", 500)
 
     app = Starlette(routes=[Route("/", failing)], exception_handlers={Exception: on_error})
@@ -167,7 +167,7 @@ async def test_a_500_handler_outside_the_layer_sends_after_the_outbox_was_handed
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with Lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await asyncio.create_task(client.get("/"))).status_code == 500
-    assert ways == [Way.DEFERRED]
+    assert modes == [DeliveryMode.DEFERRED]
     assert subjects(seen.mailers[0]) == ["order", "error"]
 
 
@@ -241,7 +241,7 @@ async def test_shutdown_is_answered_only_after_mail_was_delivered() -> None:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         receipt = await submit_email("a@example.test", "bye", text="")
-        assert receipt.way is Way.INLINE
+        assert receipt.mode is DeliveryMode.INLINE
         await send({"type": "lifespan.shutdown.complete"})
         assert [message["type"] for message in sent] == ["lifespan.startup.complete"]
 
@@ -263,21 +263,21 @@ async def test_nested_layers_use_the_outermost_outbox() -> None:
     outer = EmailMiddleware(inner, MEMORY)
     async with client_of(outer) as client:
         answer = (await client.get("/")).json()
-    assert answer == {"way": Way.DEFERRED, "pending": 0}
+    assert answer == {"mode": DeliveryMode.DEFERRED, "pending": 0}
     assert subjects(seen.mailers[0]) == ["order"]
 
 
 async def test_an_error_handler_outside_the_layer_sends_deferred_through_the_same_mailer() -> None:
     """With add_middleware the handler of all exceptions stands around the layer, whose outbox is handed over then."""
     seen = Seen()
-    ways: list[Way] = []
+    modes: list[DeliveryMode] = []
 
     async def fail(request: Request) -> Response:
         seen.mailers.append(request.state.email)
         raise LookupError("on purpose")
 
     async def tell_admin(request: Request, error: Exception) -> Response:
-        ways.append((await submit_email("admin@example.test", "failed", text="")).way)
+        modes.append((await submit_email("admin@example.test", "failed", text="")).mode)
         return PlainTextResponse("failed", 500)
 
     app = Starlette(routes=[Route("/", fail)], exception_handlers={Exception: tell_admin})
@@ -285,16 +285,16 @@ async def test_an_error_handler_outside_the_layer_sends_deferred_through_the_sam
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with Lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.get("/")).status_code == 500
-    assert ways == [Way.DEFERRED]
+    assert modes == [DeliveryMode.DEFERRED]
     assert subjects(seen.mailers[0]) == ["failed"]
 
 
 async def test_a_request_started_in_the_context_of_another_is_not_held_by_its_transaction() -> None:
     """As uvicorn starts the next request of a connection while the one before sends the end of its response."""
-    ways: list[Way] = []
+    modes: list[DeliveryMode] = []
 
     async def order(request: Request) -> Response:
-        ways.append((await submit_email("a@example.test", "order", text="")).way)
+        modes.append((await submit_email("a@example.test", "order", text="")).mode)
         return PlainTextResponse("ok")
 
     next_request = EmailMiddleware(Starlette(routes=[Route("/", order)]), MEMORY)
@@ -304,12 +304,12 @@ async def test_a_request_started_in_the_context_of_another_is_not_held_by_its_tr
             await submit_email("a@example.test", "held", text="")
             async with httpx.AsyncClient(transport=httpx.ASGITransport(next_request), base_url="http://next") as client:
                 await client.get("/")
-            ways.append((await submit_email("a@example.test", "held", text="")).way)
+            modes.append((await submit_email("a@example.test", "held", text="")).mode)
         return PlainTextResponse("ok")
 
     async with client_of(EmailMiddleware(Starlette(routes=[Route("/", first)]), MEMORY)) as client:
         await client.get("/")
-    assert ways == [Way.DEFERRED, Way.HELD]
+    assert modes == [DeliveryMode.DEFERRED, DeliveryMode.HELD]
 
 
 async def test_a_request_waits_for_room_no_longer_than_a_shutdown_may_take(caplog: pytest.LogCaptureFixture) -> None:

@@ -32,7 +32,7 @@ def test_each_framework_defers_until_the_response_has_ended(app: str) -> None:
         greeting = smtp.hold("greeting")
         with Uvicorn(app, APPS, env(smtp)) as server:
             answer = httpx.get(f"{server.url}/order", params={"subject": app}, timeout=20)
-            assert (answer.status_code, answer.json()["way"]) == (200, "deferred")
+            assert (answer.status_code, answer.json()["mode"]) == (200, "deferred")
             assert smtp.messages == []
             greeting.release()
             smtp.wait_until(lambda: app in subjects(smtp))

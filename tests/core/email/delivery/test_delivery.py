@@ -14,10 +14,10 @@ from openviper.conf import override
 from openviper.core.email import (
     ConnectionFailed,
     DeliveryError,
+    DeliveryMode,
     MessageEvent,
     RecipientsRefused,
     Refusal,
-    Way,
     send_email,
     submit_email,
     subscribe,
@@ -30,7 +30,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import Record, entered, hold
 
-INLINE, DEFERRED, QUEUED = Way.INLINE, Way.DEFERRED, Way.QUEUED
+INLINE, DEFERRED, QUEUED = DeliveryMode.INLINE, DeliveryMode.DEFERRED, DeliveryMode.QUEUED
 
 
 @dataclass
@@ -51,10 +51,10 @@ class Given:
 def test_background_false_is_inline_whatever_else_holds(
     use_background_worker: bool | None, broker: bool, in_request: bool
 ) -> None:
-    way = choose_mode(
+    mode = choose_mode(
         Given(background=False, use_background_worker=use_background_worker, broker=broker, in_request=in_request)
     )
-    assert way is INLINE
+    assert mode is INLINE
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,22 @@ def test_background_false_is_inline_whatever_else_holds(
     ],
 )
 def test_the_table_of_ways(
-    background: bool | None, setting: bool | None, broker: bool, in_request_way: Way, elsewhere_way: Way
+    background: bool | None,
+    setting: bool | None,
+    broker: bool,
+    in_request_way: DeliveryMode,
+    elsewhere_way: DeliveryMode,
 ) -> None:
     for in_request, expected in ((True, in_request_way), (False, elsewhere_way)):
-        way = choose_mode(
+        mode = choose_mode(
             Given(background=background, use_background_worker=setting, broker=broker, in_request=in_request)
         )
-        assert way is expected
+        assert mode is expected
 
 
 def test_without_room_a_request_delivers_inline() -> None:
-    way = choose_mode(Given(broker=False, in_request=True, room=False))
-    assert way is INLINE
+    mode = choose_mode(Given(broker=False, in_request=True, room=False))
+    assert mode is INLINE
 
 
 class Refusing(EmailBackend):
@@ -124,7 +128,7 @@ async def test_outside_a_request_a_message_is_delivered_before_the_call_returns(
     mailer = memory_mailer()
     message = await make_outgoing()
     receipt = await submit(mailer, message, background=None, fail_silently=False)
-    assert (receipt.way, receipt.accepted) == (INLINE, ("user@example.test",))
+    assert (receipt.mode, receipt.accepted) == (INLINE, ("user@example.test",))
     assert sent(mailer) == [message]
 
 
@@ -133,7 +137,7 @@ async def test_in_a_request_a_message_waits_for_the_end_of_the_response() -> Non
     outbox = RequestOutbox()
     with collecting(outbox):
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
-    assert receipt.way is DEFERRED
+    assert receipt.mode is DEFERRED
     assert sent(mailer) == []
     outbox.flush()
     await mailer.aclose()
@@ -146,7 +150,7 @@ async def test_a_full_dispatcher_makes_a_request_deliver_inline() -> None:
         mailer.dispatcher.accept(await make_outgoing(), mailer.transport)
     with collecting(RequestOutbox()):
         receipt = await submit(mailer, await make_outgoing(), background=None, fail_silently=False)
-    assert receipt.way is INLINE
+    assert receipt.mode is INLINE
     await mailer.aclose()
 
 
@@ -164,7 +168,7 @@ async def test_a_wrong_task_setting_is_no_matter_where_the_queue_is_not_used(tmp
             assert released is not None
             await released
         await asyncio.gather(*(handed.done for handed in outbox.flush()))
-    assert (held.way, deferred.way, inline.way) == (Way.HELD, Way.DEFERRED, Way.INLINE)
+    assert (held.mode, deferred.mode, inline.mode) == (DeliveryMode.HELD, DeliveryMode.DEFERRED, DeliveryMode.INLINE)
     assert len([*tmp_path.rglob("*.eml")]) == 3
 
 

@@ -16,7 +16,7 @@ settings.configure(DEBUG=True, TEMPLATES_DIR=os.environ.get("OPENVIPER_TEST_TEMP
 async def send(request: Request) -> Response:
     message = await request.json()
     receipt = await submit_email(**message)
-    return JSONResponse({"message_id": receipt.message_id, "way": receipt.way})
+    return JSONResponse({"message_id": receipt.message_id, "mode": receipt.mode})
 
 
 app = EmailMiddleware(Starlette(routes=[Route("/send", send, methods=["POST"])]))

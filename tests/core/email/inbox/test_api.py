@@ -38,7 +38,7 @@ async def test_a_message_is_told_whole(inboxes: Inboxes) -> None:
     assert (message["reply_to"], message["envelope_sender"]) == (["r@example.test"], "bounce@example.test")
     assert ["X-Order", "17"] in message["headers"]
     assert ["Subject", "Grüße"] in message["headers"]
-    assert (message["way"], message["state"], message["read"]) == ("inline", "delivered", False)
+    assert (message["mode"], message["state"], message["read"]) == ("inline", "delivered", False)
     assert [step["kind"] for step in message["timeline"]] == ["sending", "delivered"]
     assert message["attachments"] == [
         {"filename": "ü.txt", "mimetype": "text/plain", "size": 4, "inline": False, "content_id": None}

@@ -108,7 +108,7 @@ def test_steps_are_in_the_order_in_which_they_happened(tmp_path: Path) -> None:
         folder.write(event(message, kind, at=at))
     (entry,) = folder.entries()
     assert [step.kind for step in entry.steps] == ["queued", "sending", "delivered"]
-    assert (entry.way, entry.state) == ("queued", "delivered")
+    assert (entry.mode, entry.state) == ("queued", "delivered")
     folder.write(event(message, "queued", at=90.0))
     (entry,) = folder.entries()
     assert entry.state == "queued"

@@ -47,7 +47,7 @@ async def test_what_a_worker_delivers_is_seen_on_the_page(inboxes: Inboxes, work
         answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=20")
     assert answer.status_code == 200, worker.output
     message = answer.json()
-    assert (message["subject"], message["way"]) == ("Queued", "queued")
+    assert (message["subject"], message["mode"]) == ("Queued", "queued")
     assert kinds(message) == ["queued", "sending", "delivered"]
 
 

@@ -39,19 +39,19 @@ async def test_a_message_that_is_tried_for_ever_keeps_its_first_and_newest_steps
         store.happened(event(message, "retrying", at=float(number + 1)))
     (entry,) = await store.newest_first()
     assert len(entry.steps) == 200
-    assert (entry.way, entry.steps[-1].at) == ("deferred", 1000.0)
+    assert (entry.mode, entry.steps[-1].at) == ("deferred", 1000.0)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "way"),
+    ("kinds", "mode"),
     [(["sending"], "inline"), (["held", "deferred"], "held"), (["deferred"], "deferred"), (["queued"], "queued")],
 )  # fmt: skip
-async def test_the_first_step_says_which_way_a_message_took(kinds: list[str], way: str) -> None:
+async def test_the_first_step_says_which_way_a_message_took(kinds: list[str], mode: str) -> None:
     store, message = MemoryStore(), await make_outgoing()
     for kind in kinds:
         store.happened(event(message, kind))
     (entry,) = await store.newest_first()
-    assert entry.way == way
+    assert entry.mode == mode
 
 
 async def test_a_further_try_is_for_those_who_have_not_got_it() -> None:

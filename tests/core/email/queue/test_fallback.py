@@ -51,7 +51,7 @@ async def test_in_a_request_it_is_deferred_with_one_warning(
 ) -> None:
     async def order(_request: Request) -> Response:
         receipt = await submit_email("a@example.com", "Order", text="", background=background)
-        return PlainTextResponse(f"{receipt.way} {receipt.message_id}")
+        return PlainTextResponse(f"{receipt.mode} {receipt.message_id}")
 
     app = EmailMiddleware(Starlette(routes=[Route("/", order)]))
     async with Lifespan(app):
@@ -60,8 +60,8 @@ async def test_in_a_request_it_is_deferred_with_one_warning(
         caplog.clear()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
             for count in (1, 2):
-                way, message_id = (await client.get("/")).text.split()
-                assert way == "deferred"
+                mode, message_id = (await client.get("/")).text.split()
+                assert mode == "deferred"
                 await smtp.arrive(count)
                 assert_one_warning(caplog, message_id, tasks)
                 caplog.clear()
@@ -72,7 +72,7 @@ async def test_in_a_script_it_is_sent_inline_with_one_warning(
 ) -> None:
     for count in (1, 2):
         receipt = await submit_email("a@example.com", "Order", text="", background=background)
-        assert receipt.way == "inline"
+        assert receipt.mode == "inline"
         assert len(smtp.messages) == count
         if count == 1 and tasks:
             assert "does not answer" in caplog.records.pop(0).getMessage(), "of the broker, once"

@@ -7,27 +7,27 @@ from typing import Any
 from support.brokers import queueing_again
 from support.stalls import watched_loop
 
-from openviper.core.email import Way, send_email, submit_email
+from openviper.core.email import DeliveryMode, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.queue import worker_available
 from openviper.core.email.settings import EmailSettings
 
 
-async def send(number: int, **more: Any) -> Way:
+async def send(number: int, **more: Any) -> DeliveryMode:
     receipt = await submit_email(f"to{number}@example.com", f"Order {number}", text="Thank you!", **more)
     assert receipt
-    return receipt.way
+    return receipt.mode
 
 
 async def seconds_of_eleven_sends(number: int) -> tuple[float, float]:
     """How long the first takes, and each of the following ones, numbered from ``number``; all go inline."""
     begin = time.monotonic()
-    assert await send(number) is Way.INLINE
+    assert await send(number) is DeliveryMode.INLINE
     first = time.monotonic() - begin
     begin = time.monotonic()
     for following in range(number + 1, number + 11):
-        assert await send(following) is Way.INLINE
+        assert await send(following) is DeliveryMode.INLINE
     return first, (time.monotonic() - begin) / 10
 
 
@@ -37,8 +37,8 @@ def arrived(scene: Any) -> list[str]:
 
 async def test_a_worker_delivers_what_is_queued(scene: Any) -> None:
     assert await asyncio.to_thread(worker_available)
-    ways = {await send(number) for number in range(20)}
-    assert ways == {Way.QUEUED}
+    modes = {await send(number) for number in range(20)}
+    assert modes == {DeliveryMode.QUEUED}
     assert scene.smtp.messages == []
     with scene.worker() as worker:
         await scene.smtp.arrive(20, 30)
@@ -63,15 +63,15 @@ async def test_without_its_broker_an_application_starts_and_sends(scene: Any) ->
         begin = time.monotonic()
         await mailer.detect_broker()
         assert time.monotonic() - begin < 5
-        assert await send(1) is Way.INLINE
+        assert await send(1) is DeliveryMode.INLINE
         outbox = RequestOutbox()
         with collecting(outbox):
-            assert await send(2, background=True) is Way.DEFERRED
+            assert await send(2, background=True) is DeliveryMode.DEFERRED
         outbox.flush()
         await scene.smtp.arrive(2)
         await asyncio.to_thread(scene.broker.start)
         await queueing_again()
-        assert await send(3) is Way.QUEUED
+        assert await send(3) is DeliveryMode.QUEUED
         with scene.worker():
             await scene.smtp.arrive(3, 30)
         await mailer.aclose()
@@ -81,7 +81,7 @@ async def test_without_its_broker_an_application_starts_and_sends(scene: Any) ->
 async def test_a_broker_that_stops_and_comes_back_loses_nothing(scene: Any) -> None:
     """What it has taken is delivered after its return, by a worker that was there all the time."""
     with scene.worker():
-        assert await send(1) is Way.QUEUED
+        assert await send(1) is DeliveryMode.QUEUED
         await scene.smtp.arrive(1, 30)
         await asyncio.to_thread(scene.broker.kill)
         first, following = await seconds_of_eleven_sends(2)
@@ -89,14 +89,14 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(scene: Any) -> N
         assert following < 0.1, "each is found out without asking the broker"
         await asyncio.to_thread(scene.broker.start)
         await queueing_again()
-        assert await send(13) is Way.QUEUED
+        assert await send(13) is DeliveryMode.QUEUED
         # RabbitMQ may deliver one again whose acknowledgement it has lost.
         await scene.smtp.until(lambda: len(set(arrived(scene))) == 13, 40)
 
 
 async def test_what_was_queued_survives_the_brokers_death(scene: Any) -> None:
     for number in range(10):
-        assert await send(number) is Way.QUEUED
+        assert await send(number) is DeliveryMode.QUEUED
     await asyncio.to_thread(scene.broker.kill)
     await asyncio.to_thread(scene.broker.start)
     with scene.worker():
@@ -105,7 +105,7 @@ async def test_what_was_queued_survives_the_brokers_death(scene: Any) -> None:
 
 
 async def test_a_paused_broker_costs_two_seconds_once(scene: Any) -> None:
-    assert await send(1) is Way.QUEUED
+    assert await send(1) is DeliveryMode.QUEUED
     scene.broker.pause()
     try:
         first, following = await seconds_of_eleven_sends(2)
@@ -119,7 +119,7 @@ async def test_a_paused_broker_costs_two_seconds_once(scene: Any) -> None:
 
 
 async def test_the_loop_goes_on_while_the_broker_is_silent(scene: Any) -> None:
-    assert await send(1) is Way.QUEUED
+    assert await send(1) is DeliveryMode.QUEUED
     scene.broker.pause()
     async with watched_loop() as watch:
         try:

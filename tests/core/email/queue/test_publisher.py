@@ -9,7 +9,7 @@ from support.rabbitmq import RabbitmqServer
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
-from openviper.core.email import Way, submit_email
+from openviper.core.email import DeliveryMode, submit_email
 from openviper.core.email.queue import close_queue
 
 
@@ -25,7 +25,7 @@ async def rabbitmq(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIt
 
 
 async def queue(number: int) -> None:
-    assert (await submit_email(f"to{number}@example.com", "Order", text="")).way is Way.QUEUED
+    assert (await submit_email(f"to{number}@example.com", "Order", text="")).mode is DeliveryMode.QUEUED
 
 
 def queued(server: RabbitmqServer) -> int:

@@ -9,7 +9,7 @@ import pytest
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
-from openviper.core.email import InvalidMessage, QueueUnavailable, Way, send_email, submit_email
+from openviper.core.email import DeliveryMode, InvalidMessage, QueueUnavailable, send_email, submit_email
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import FailedJob
 
@@ -33,7 +33,7 @@ async def first_failed() -> FailedJob:
 
 async def test_mail_is_delivered_at_its_time_and_not_before(scene: Any) -> None:
     begin = time.monotonic()
-    assert (await submit_email("soon@example.com", "", text="", delay=timedelta(seconds=5))).way is Way.QUEUED
+    assert (await submit_email("soon@example.com", "", text="", delay=timedelta(seconds=5))).mode is DeliveryMode.QUEUED
     await send_email("later@example.com", "", text="", send_at=datetime.now(UTC) + timedelta(seconds=8))
     await send_email("next-year@example.com", "", text="", send_at=datetime.now(UTC) + timedelta(days=300))
     await send_email("now@example.com", "", text="")

@@ -13,6 +13,7 @@ from support.smtpd import SmtpServer
 from openviper.conf import override
 from openviper.core.email import (
     ConnectionFailed,
+    DeliveryMode,
     EmailMessageData,
     InvalidAddress,
     InvalidMessage,
@@ -20,7 +21,6 @@ from openviper.core.email import (
     Receipt,
     RecipientsRefused,
     TemplateFailed,
-    Way,
     send_many,
     subscribe,
 )
@@ -116,7 +116,7 @@ def others() -> set[asyncio.Task[Any]]:
 async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer, overlap: bool) -> None:
     receipts = [receipt async for receipt in send_many(messages(50), overlap=overlap)]
     assert sorted(receipt.index for receipt in receipts if receipt.index is not None) == list(range(50))
-    assert all(receipt and receipt.way is Way.INLINE and receipt.message_id for receipt in receipts)
+    assert all(receipt and receipt.mode is DeliveryMode.INLINE and receipt.message_id for receipt in receipts)
     assert sorted(sent(mailer)) == sorted(f"Message {number}" for number in range(50))
 
 
@@ -220,7 +220,7 @@ async def test_an_error_of_the_iterable_raises_after_the_receipts(mailer: Mailer
 async def test_it_is_inline_in_a_request_and_inside_a_transaction(mailer: Mailer) -> None:
     with collecting(RequestOutbox()), entered(Record()):
         receipts = [receipt async for receipt in send_many(messages(2))]
-    assert [receipt.way for receipt in receipts] == [Way.INLINE, Way.INLINE]
+    assert [receipt.mode for receipt in receipts] == [DeliveryMode.INLINE, DeliveryMode.INLINE]
     assert len(sent(mailer)) == 2
 
 

@@ -16,10 +16,10 @@ from jinja2 import DictLoader, Environment
 
 from openviper.conf import override
 from openviper.core.email import (
+    DeliveryMode,
     InvalidAddress,
     InvalidMessage,
     TemplateFailed,
-    Way,
     send_email,
     send_email_sync,
     submit_email,
@@ -240,7 +240,7 @@ async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mai
         if late:
             outbox.flush()
         receipt = await asyncio.to_thread(asyncio.run, submit_email("a@example.test", "Hello", text=""))
-    assert receipt.way is Way.DEFERRED
+    assert receipt.mode is DeliveryMode.DEFERRED
     outbox.flush()
     await mailer.dispatcher.drain(10)
     assert isinstance(mailer.backend, MemoryBackend)
@@ -276,7 +276,7 @@ async def test_thousands_of_recipients_are_checked_and_delivered(mailer: Mailer)
 async def test_a_send_in_a_request_says_deferred(mailer: Mailer) -> None:
     with collecting(RequestOutbox()):
         receipt = await submit_email("a@example.test", "Hello", text="")
-    assert receipt.way is Way.DEFERRED
+    assert receipt.mode is DeliveryMode.DEFERRED
     assert receipt.message_id.endswith("@example.test>")
 
 

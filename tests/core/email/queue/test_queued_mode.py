@@ -1,4 +1,4 @@
-"""When mail takes the way through the broker, and what is said about it."""
+"""When mail is queued, and how that is described."""
 
 import asyncio
 import logging
@@ -10,8 +10,8 @@ from dramatiq.brokers.stub import StubBroker
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
-from openviper.core.email import InvalidMessage, Way, send_email, submit_email
-from openviper.core.email.delivery import Mailer, describe_ways
+from openviper.core.email import DeliveryMode, InvalidMessage, send_email, submit_email
+from openviper.core.email.delivery import Mailer, describe_modes
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.delivery.worker import declare
 from openviper.core.email.queue import queue_service, worker_available
@@ -22,29 +22,29 @@ from openviper.exceptions import ImproperlyConfigured
 
 
 async def test_each_row_of_the_table_with_a_broker(redis_scene: Any) -> None:
-    async def way(**given: Any) -> Way:
-        return (await submit_email("a@example.com", "Hi", text="", **given)).way
+    async def mode(**given: Any) -> DeliveryMode:
+        return (await submit_email("a@example.com", "Hi", text="", **given)).mode
 
-    assert await way() is Way.QUEUED
-    assert await way(background=True) is Way.QUEUED
-    assert await way(background=False) is Way.INLINE
+    assert await mode() is DeliveryMode.QUEUED
+    assert await mode(background=True) is DeliveryMode.QUEUED
+    assert await mode(background=False) is DeliveryMode.INLINE
     with collecting(RequestOutbox()):
-        assert await way() is Way.QUEUED
-        assert await way(background=False) is Way.INLINE
+        assert await mode() is DeliveryMode.QUEUED
+        assert await mode(background=False) is DeliveryMode.INLINE
     with override(EMAIL=redis_scene.email | {"use_background_worker": False}):
-        assert await way() is Way.INLINE
-        assert await way(background=True) is Way.QUEUED
+        assert await mode() is DeliveryMode.INLINE
+        assert await mode(background=True) is DeliveryMode.QUEUED
         with collecting(RequestOutbox()):
-            assert await way() is Way.DEFERRED
+            assert await mode() is DeliveryMode.DEFERRED
     with override(EMAIL=redis_scene.email | {"use_background_worker": True}):
-        assert await way() is Way.QUEUED
+        assert await mode() is DeliveryMode.QUEUED
 
 
 async def test_held_mail_is_queued_at_the_commit_and_not_before(redis_scene: Any) -> None:
     client = redis_scene.broker.client()
     async with transaction():
         receipt = await submit_email("a@example.com", "Order", text="")
-        assert receipt.way is Way.HELD
+        assert receipt.mode is DeliveryMode.HELD
         assert client.llen("dramatiq:emails") == 0
     assert client.llen("dramatiq:emails") == 1
 
@@ -61,7 +61,7 @@ async def test_held_mail_is_queued_at_the_commit_and_not_before(redis_scene: Any
 
 async def test_mail_in_memory_asks_no_broker(redis_scene: Any) -> None:
     with override(EMAIL={"backend": "MemoryBackend", "default_sender": "shop@example.com"}):
-        assert (await submit_email("a@example.com", "Hi", text="")).way is Way.INLINE
+        assert (await submit_email("a@example.com", "Hi", text="")).mode is DeliveryMode.INLINE
     assert redis_scene.broker.client().dbsize() == 0
 
 
@@ -70,7 +70,7 @@ async def test_a_stub_or_a_disabled_broker_is_none(tasks: dict[str, Any], caplog
     with SmtpServer() as smtp, override(TASKS=tasks, EMAIL=smtp.settings(default_sender="shop@example.com")):
         assert not worker_available()
         receipt = await submit_email("a@example.com", "Hi", text="", background=True)
-        assert receipt.way is Way.INLINE
+        assert receipt.mode is DeliveryMode.INLINE
         with pytest.raises(InvalidMessage, match="no broker can keep"):
             await send_email("a@example.com", "Hi", text="", delay=60)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -80,8 +80,8 @@ async def test_a_stub_or_a_disabled_broker_is_none(tasks: dict[str, Any], caplog
 async def test_startup_says_which_way_and_that_nobody_listens(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
     mailer = Mailer(EmailSettings.from_settings())
     await mailer.detect_broker()
-    assert "queued in requests, queued elsewhere" in describe_ways(mailer)
-    assert f"127.0.0.1:{scene.broker.port}" in describe_ways(mailer)
+    assert "queued in requests, queued elsewhere" in describe_modes(mailer)
+    assert f"127.0.0.1:{scene.broker.port}" in describe_modes(mailer)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no worker consumes" in warning
     caplog.clear()
