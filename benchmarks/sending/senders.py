@@ -55,14 +55,14 @@ async def openviper(job: Job) -> dict[str, float]:
     return await job.clockwork.run(send)
 
 
-async def openviper_many(job: Job, *, overlap: bool = False) -> dict[str, float]:
+async def openviper_many(job: Job, *, pipeline: bool = False) -> dict[str, float]:
     """``send_many`` of this component."""
     from openviper.core.email import send_many
 
     _configure(job)
 
     async def stream(numbers: Iterator[int]) -> AsyncIterator[object]:
-        async for receipt in send_many((message(n) for n in numbers), overlap=overlap):
+        async for receipt in send_many((message(n) for n in numbers), pipeline=pipeline):
             if receipt.error is not None:
                 raise receipt.error
             yield receipt
@@ -243,7 +243,7 @@ COROUTINES: dict[str, Callable[[Job], Coroutine[Any, Any, dict[str, float]]]] = 
     "openviper": openviper,
     "openviper on uvloop": openviper,
     "openviper send_many": openviper_many,
-    "openviper overlap": partial(openviper_many, overlap=True),
+    "openviper pipeline": partial(openviper_many, pipeline=True),
     "openviper-0.1.1": openviper_0_1_1,
     "aiosmtplib": aiosmtplib,
     "fastapi-mail": fastapi_mail,

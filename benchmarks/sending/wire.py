@@ -27,7 +27,7 @@ OWN = "openviper"
 UVLOOP = "openviper on uvloop"
 OLD = "openviper-0.1.1"
 NODEMAILER = "Nodemailer"
-BULK = ("openviper send_many", "openviper overlap")
+BULK = ("openviper send_many", "openviper pipeline")
 SENDERS = (OWN, OLD, "aiosmtplib", "fastapi-mail", "Django", "emails", "Flask-Mail", NODEMAILER)
 _PATIENCE = 180  # seconds that a run may take
 

@@ -161,7 +161,7 @@ async def messages() -> AsyncIterator[EmailMessageData]:
 
 
 async def send_several() -> None:
-    async for receipt in send_many(messages(), overlap=True):
+    async for receipt in send_many(messages(), pipeline=True):
         assert_type(receipt, Receipt)
     async for _ in send_many([{"recipients": "ana@example.com", "subject": "Hello", "text": "Hello."}]):
         pass

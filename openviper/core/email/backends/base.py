@@ -17,14 +17,14 @@ class EmailBackend(ABC):
     One instance serves one event loop. ``send`` may run many times at once.
     """
 
-    overlaps: ClassVar[bool] = False
-    """True when ``send_overlapped`` does better than ``send``. False again where only ``send`` is redefined."""
+    supports_pipelining: ClassVar[bool] = False
+    """True when ``send_pipelined`` does better than ``send``. False again where only ``send`` is redefined."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # What a subclass does in send(), such as keeping mail from customers, may not be gone round.
-        if _definer(cls, "send") < _definer(cls, "send_overlapped"):
-            cls.overlaps = False
+        if _definer(cls, "send") < _definer(cls, "send_pipelined"):
+            cls.supports_pipelining = False
 
     def __init__(self, settings: EmailSettings) -> None:
         self.settings = settings
@@ -49,10 +49,10 @@ class EmailBackend(ABC):
             DeliveryError: nobody got it (``temporary`` says whether to try again), or it is not known.
         """
 
-    async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+    async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
         """``send``, called for many messages at once, so that one need not wait for the answer to another.
 
-        Called only where ``overlaps`` is true; the backend itself bounds what it does at a time.
+        Called only where ``supports_pipelining`` is true; the backend itself bounds what it does at a time.
         """
         return await self.send(message)
 

@@ -73,7 +73,7 @@ class BackendTransport(Transport):
 
     def __init__(self, settings: EmailSettings) -> None:
         self.backend: EmailBackend = get_backend(settings=settings)
-        self.pipelines = self.backend.overlaps
+        self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend)
 
     @property
@@ -97,7 +97,7 @@ class BackendTransport(Transport):
         Raises:
             DeliveryError: nobody received it, or it is uncertain.
         """
-        return await (self.backend.send_overlapped(message) if pipeline else self.backend.send(message))
+        return await (self.backend.send_pipelined(message) if pipeline else self.backend.send(message))
 
     def describe(self) -> str:
         """Return the backend's own description."""

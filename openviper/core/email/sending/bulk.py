@@ -30,7 +30,7 @@ _FIELDS = tuple(field.name for field in fields(EmailMessageData))
 
 
 async def send_many(
-    messages: Iterable[Message] | AsyncIterable[Message], *, overlap: bool = False
+    messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool = False
 ) -> AsyncGenerator[Receipt, None]:
     """Deliver ``messages`` and yield a receipt for each, in the order in which they are done.
 
@@ -38,7 +38,7 @@ async def send_many(
     message that is not valid, or is not delivered, is a receipt with ``error``; ``index`` says which one it was.
 
     ``messages`` is read as far as receipts are taken, so it may be endless: about twice ``EMAIL["pool_size"]`` are
-    prepared or under way (with ``overlap`` twenty times as many small ones). A plain iterable is read on the event
+    prepared or under way (with ``pipeline`` twenty times as many small ones). A plain iterable is read on the event
     loop, which it must not block; use an async one for what waits. An async generator is closed at the end.
 
     Leaving the loop early gives up what has not been sent; what is on its way to the server at that moment may still
@@ -58,7 +58,7 @@ async def send_many(
     Whatever else is raised by ``messages`` is raised here as well; in each case after the receipts of the messages that
     were read before.
     """
-    run = _Run(await current_mailer(), messages, overlap=overlap)
+    run = _Run(await current_mailer(), messages, pipeline=pipeline)
     try:
         while (receipt := await run.next()) is not None:
             yield receipt
@@ -69,10 +69,10 @@ async def send_many(
 class _Run:
     """A task reads the messages, one for each message prepares and delivers it; ``next`` hands the receipts out."""
 
-    def __init__(self, mailer: Mailer, messages: Iterable[Message] | AsyncIterable[Message], *, overlap: bool) -> None:
+    def __init__(self, mailer: Mailer, messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool) -> None:
         self._mailer = mailer
         self._transport = mailer.transport
-        self._overlap = overlap and self._transport.pipelines
+        self._pipeline = pipeline and self._transport.pipelines
         self._ahead = 2 * mailer.settings.pool_size
         self._slots = asyncio.Semaphore(mailer.settings.pool_size)
         self._held = 0  # read, and the receipt not handed out yet
@@ -113,7 +113,7 @@ class _Run:
         if self._held < self._ahead:
             return True
         return (
-            self._overlap
+            self._pipeline
             and self._held < self._ahead * _OVERLAPPED
             and self._preparing < self._ahead
             and self._bytes < self._ahead * _OVERLAPPED_BYTES
@@ -194,7 +194,7 @@ class _Run:
     async def _delivered(self, message: OutgoingMessage) -> Receipt:
         self._bytes += message.size
         try:
-            if self._overlap:
+            if self._pipeline:
                 return await deliver_inline(message, self._transport, pipeline=True)
             async with self._slots:  # here they may wait for as long as it takes, in the pool only for a while
                 return await deliver_inline(message, self._transport)

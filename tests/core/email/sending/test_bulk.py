@@ -74,20 +74,20 @@ class Serving:
         await self._mailer.aclose()
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-async def test_a_receipt_tells_who_may_have_a_message_of_several_envelopes(overlap: bool) -> None:
+@pytest.mark.parametrize("pipeline", [False, True])
+async def test_a_receipt_tells_who_may_have_a_message_of_several_envelopes(pipeline: bool) -> None:
     people = [f"r{number}@example.test" for number in range(4)]
     with SmtpServer() as server:
         server.fault("body", "drop", nth=2)
         async with Serving(server, max_recipients_per_message=2):
-            (receipt,) = [one async for one in send_many([message(recipients=people)], overlap=overlap)]
+            (receipt,) = [one async for one in send_many([message(recipients=people)], pipeline=pipeline)]
             assert receipt
             assert list(receipt.accepted) == people[:2]
             assert {who: why.uncertain for who, why in receipt.refused.items()} == dict.fromkeys(people[2:], True)
         server.behave()
         server.fault("body", "drop", nth=1)
         async with Serving(server, max_recipients_per_message=2):
-            (receipt,) = [one async for one in send_many([message(recipients=people)], overlap=overlap)]
+            (receipt,) = [one async for one in send_many([message(recipients=people)], pipeline=pipeline)]
             assert isinstance(receipt.error, ConnectionFailed)
             assert [who for who, why in receipt.refused.items() if why.uncertain] == people[:2]
 
@@ -112,9 +112,9 @@ def others() -> set[asyncio.Task[Any]]:
 # What comes out
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer, overlap: bool) -> None:
-    receipts = [receipt async for receipt in send_many(messages(50), overlap=overlap)]
+@pytest.mark.parametrize("pipeline", [False, True])
+async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer, pipeline: bool) -> None:
+    receipts = [receipt async for receipt in send_many(messages(50), pipeline=pipeline)]
     assert sorted(receipt.index for receipt in receipts if receipt.index is not None) == list(range(50))
     assert all(receipt and receipt.mode is DeliveryMode.INLINE and receipt.message_id for receipt in receipts)
     assert sorted(sent(mailer)) == sorted(f"Message {number}" for number in range(50))
@@ -304,7 +304,7 @@ async def test_large_messages_bound_what_is_read_ahead_to_be_overlapped(size: in
 
     with SmtpServer() as server:
         gate = server.hold("body")
-        async with Serving(server, pool_size=1), aclosing(send_many(endless(), overlap=True)) as receipts:
+        async with Serving(server, pool_size=1), aclosing(send_many(endless(), pipeline=True)) as receipts:
             first = asyncio.ensure_future(anext(receipts))
             await server.seen("body")
             await asyncio.sleep(0.1)
@@ -316,8 +316,8 @@ async def test_large_messages_bound_what_is_read_ahead_to_be_overlapped(size: in
 # Leaving early
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-async def test_leaving_early_cancels_what_is_not_sent_and_leaves_nothing_behind(overlap: bool) -> None:
+@pytest.mark.parametrize("pipeline", [False, True])
+async def test_leaving_early_cancels_what_is_not_sent_and_leaves_nothing_behind(pipeline: bool) -> None:
     closed = False
 
     async def rows() -> AsyncIterator[dict[str, Any]]:
@@ -331,22 +331,22 @@ async def test_leaving_early_cancels_what_is_not_sent_and_leaves_nothing_behind(
     with SmtpServer() as server:
         async with Serving(server, pool_size=2) as backend:
             before = others()
-            async with aclosing(send_many(rows(), overlap=overlap)) as receipts:
+            async with aclosing(send_many(rows(), pipeline=pipeline)) as receipts:
                 async for _ in receipts:
                     break
             assert closed
             await until(lambda: others() == before)
             # What is half used is closed, and the pool goes on.
-            assert all([receipt async for receipt in send_many(messages(20), overlap=overlap)])
+            assert all([receipt async for receipt in send_many(messages(20), pipeline=pipeline)])
             assert backend.figures is not None
             assert backend.figures.open == backend.figures.idle <= 2
     assert len(server.messages) < 2_000
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-async def test_a_cancelled_loop_leaves_nothing_behind(overlap: bool) -> None:
+@pytest.mark.parametrize("pipeline", [False, True])
+async def test_a_cancelled_loop_leaves_nothing_behind(pipeline: bool) -> None:
     async def consume() -> None:
-        async for _ in send_many(messages(100), overlap=overlap):
+        async for _ in send_many(messages(100), pipeline=pipeline):
             pass
 
     with SmtpServer() as server:

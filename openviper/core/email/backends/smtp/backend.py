@@ -4,7 +4,7 @@ import logging
 
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
-from openviper.core.email.backends.smtp.overlap import OverlappedSender
+from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolFigures
 from openviper.core.email.backends.smtp.tls import client_context
 from openviper.core.email.errors import DeliveryError
@@ -24,13 +24,13 @@ class SMTPBackend(EmailBackend):
     the loop ends.
     """
 
-    overlaps = True
+    supports_pipelining = True
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
         self._most_recipients = settings.max_recipients_per_message
         self._pools: PerLoop[ConnectionPool] = PerLoop()
-        self._overlapped: PerLoop[OverlappedSender] = PerLoop()
+        self._pipelined: PerLoop[PipelinedSender] = PerLoop()
 
     async def open(self) -> None:
         """Make the pool and the TLS context; with ``pool_warm`` also a connection, whose failure is only logged.
@@ -63,22 +63,22 @@ class SMTPBackend(EmailBackend):
         """
         return await send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
 
-    async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+    async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
         """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.
 
         Raises:
             DeliveryError: nobody got it.
         """
-        sender, pool = self._overlapped.get(), self._pool()
+        sender, pool = self._pipelined.get(), self._pool()
         if sender is None or sender.pool is not pool:
-            sender = OverlappedSender(pool, connections=self.settings.pool_size)
-            self._overlapped.set(sender)
+            sender = PipelinedSender(pool, connections=self.settings.pool_size)
+            self._pipelined.set(sender)
         return await send_in_envelopes(message, sender.send, max_recipients=self._most_recipients)
 
     @property
     def figures(self) -> PoolFigures | None:
         """The pool of the running loop at this moment; None before it is made."""
-        pool, sender = self._pools.get(), self._overlapped.get()
+        pool, sender = self._pools.get(), self._pipelined.get()
         if sender is not None and sender.pool is pool:
             return sender.figures
         return None if pool is None else pool.figures

@@ -147,7 +147,7 @@ async def test_a_later_envelope_that_fails_is_reported_and_not_raised(
 
 
 @pytest.mark.parametrize("fault", ["drop", "reset", "silence", "garbage"])
-@pytest.mark.parametrize("send", ["send", "send_overlapped"])
+@pytest.mark.parametrize("send", ["send", "send_pipelined"])
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
 async def test_of_a_later_envelope_that_nobody_knows_of_only_its_own_recipients_are_uncertain(
     capabilities: tuple[str, ...], send: str, fault: str, caplog: pytest.LogCaptureFixture
@@ -174,7 +174,7 @@ async def test_of_a_later_envelope_that_nobody_knows_of_only_its_own_recipients_
     assert record.getMessage().endswith("4 of 6 recipients refused (3 x 451, 1 x 550); 1 of them perhaps have it")
 
 
-@pytest.mark.parametrize("send", ["send", "send_overlapped"])
+@pytest.mark.parametrize("send", ["send", "send_pipelined"])
 @pytest.mark.parametrize("fault", ["drop", "silence"])
 async def test_an_error_about_the_first_envelope_tells_who_may_have_it_from_those_who_do_not(
     fault: str, send: str

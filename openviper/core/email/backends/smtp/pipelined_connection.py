@@ -21,7 +21,7 @@ from openviper.core.email.errors import MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Lane", "NotTaken"]
+__all__ = ["NotAccepted", "PipelinedConnection"]
 
 _MESSAGES = 20  # without a reply
 _BYTES = 256 * 1024
@@ -29,17 +29,17 @@ _BYTES = 256 * 1024
 _BAD_SEQUENCE = 503
 
 
-class NotTaken(Exception):
+class NotAccepted(Exception):
     """The server has certainly not taken the message, and has not refused it either: it may be sent again."""
 
 
-class Lane:
-    """``count`` places are taken; when the last one is left after ``spoilt`` was set, the connection is closed."""
+class PipelinedConnection:
+    """``count`` places are taken; when the last one is left after ``broken`` was set, the connection is closed."""
 
     def __init__(self, connection: Connection, options: TransferOptions) -> None:
         self.connection = connection
         self.count = 0
-        self.spoilt = False
+        self.broken = False
         self._bytes = 0
         self._longest = 0.0
         self._options = options
@@ -50,7 +50,7 @@ class Lane:
     @property
     def closed(self) -> bool:
         """True when no further message may go this way."""
-        return self.spoilt or not self.connection.usable
+        return self.broken or not self.connection.usable
 
     def has_room(self, size: int) -> bool:
         """True when a message of ``size`` bytes may be under way as well."""
@@ -68,15 +68,15 @@ class Lane:
 
     def finish(self) -> None:
         """Make the connection fit for others, or close it; when the last place was given back."""
-        if self.spoilt:
+        if self.broken:
             self.connection.abort()
         self.connection.expire_at(float("inf"))
 
-    async def carry(self, message: OutgoingMessage) -> DeliveryReport:
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Send ``message`` in a place that was taken for it.
 
         Raises:
-            NotTaken: to be sent again; nothing of it will be delivered.
+            NotAccepted: to be sent again; nothing of it will be delivered.
             InvalidMessage: it cannot be put on the wire; nothing was sent.
             MessageRefused: the server refused the sender or the content.
             RecipientsRefused: all of them.
@@ -95,16 +95,16 @@ class Lane:
             await exchange.waiter
         except WireFailure as failure:
             if exchange is self._last and not connection.flushed:
-                raise NotTaken from failure  # its end never left this process
+                raise NotAccepted from failure  # its end never left this process
             raise judgement.of_failure(failure) from failure
         except asyncio.CancelledError:
             # Its replies may still come, and nobody will know what they leave behind.
-            self.spoilt = True
+            self.broken = True
             raise
         try:
             return judgement.of_replies(exchange.replies)
         finally:
-            self.spoilt = self.spoilt or judgement.spoilt
+            self.broken = self.broken or judgement.broken
 
     async def _write(self, flight: bytes, replies: int) -> Exchange:
         """Write ``flight`` when all that was written before has left this process, so that it is known what has."""
@@ -114,22 +114,22 @@ class Lane:
                 while not connection.flushed:
                     await connection.drain()
                 if self.closed:
-                    raise NotTaken
+                    raise NotAccepted
                 connection.expire_at(self._loop.time() + self._longest * self.count)
                 exchange = connection.request(flight, replies, final_limit=self._options.data_timeout)
             except WireFailure as failure:
-                raise NotTaken from failure
+                raise NotAccepted from failure
             if not connection.usable:
-                raise NotTaken  # the system did not take a byte of it
+                raise NotAccepted  # the system did not take a byte of it
             self._last = exchange
             return exchange
 
 
 class _Judgement:
-    """What the replies to one flight mean for its message; ``spoilt`` when the connection is of no further use."""
+    """What the replies to one flight mean for its message; ``broken`` when the connection is of no further use."""
 
     def __init__(self, connection: Connection, recipients: tuple[str, ...]) -> None:
-        self.spoilt = False
+        self.broken = False
         self._connection = connection
         self._dialogue = Dialogue(connection, recipients, allow_partial=True)
         self._dialogue.body_left = True
@@ -139,9 +139,9 @@ class _Judgement:
         """The flight was written and the connection ended before all of the replies were there."""
         replies = failure.replies
         if self._connection.dismissed:
-            return NotTaken()
+            return NotAccepted()
         if _out_of_sequence(replies):
-            return NotTaken()
+            return NotAccepted()
         try:
             self._dialogue.judge_cut_flight(self._steps, replies)
         except (MessageRefused, RecipientsRefused) as refusal:
@@ -149,24 +149,24 @@ class _Judgement:
         return self._dialogue.failed(self._steps, failure)
 
     def of_replies(self, replies: list[Reply]) -> DeliveryReport:
-        """Raises like ``Lane.carry``."""
+        """Raises like ``PipelinedConnection.send``."""
         dialogue, connection = self._dialogue, self._connection
         if replies[-1].code == LEAVING and _out_of_sequence(replies):
-            raise NotTaken
+            raise NotAccepted
         try:
             dialogue.judge_departure(self._steps, replies)
         except StaleConnection as stale:
-            raise NotTaken from stale.error
+            raise NotAccepted from stale.error
         reset, mail, *_, content = replies
         if not reset.positive:
-            self.spoilt = True
+            self.broken = True
         if not mail.positive and content.positive:
-            self.spoilt = True
+            self.broken = True
             failure = WireFailure("broken", f"content was taken ({content}) behind a MAIL that was not ({mail})")
             raise wire_error(connection.peer, "BDAT", failure, body_sent=True)
         connection.needs_reset = True
         if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
-            raise NotTaken
+            raise NotAccepted
         dialogue.judge_envelope(replies[1:])
         outcome = dialogue.judge_content("BDAT", content)
         connection.needs_reset = False

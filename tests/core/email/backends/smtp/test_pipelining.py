@@ -20,7 +20,7 @@ from support.rawserver import Peer, greet, raw_server
 from support.smtpd import ReceivedMessage, SmtpServer, Tls
 
 from openviper.core.email.backends import DeliveryReport, SMTPBackend
-from openviper.core.email.backends.smtp.overlap import OverlappedSender
+from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool
 from openviper.core.email.errors import (
     ConnectionFailed,
@@ -46,7 +46,7 @@ def numbered(count: int, *, filling: bytes = b"") -> list[OutgoingMessage]:
 
 
 async def send_all(backend: SMTPBackend, messages: Sequence[OutgoingMessage]) -> list[Outcome]:
-    outcomes = await asyncio.gather(*map(backend.send_overlapped, messages), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(backend.send_pipelined, messages), return_exceptions=True)
     for outcome in outcomes:
         if not isinstance(outcome, DeliveryReport | EmailError):
             raise outcome
@@ -103,7 +103,7 @@ async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -
         gate = server.hold("greeting", nth=1)
         async with backend_for(server) as backend:
             small, large = numbered(30), numbered(3, filling=b"x\r\n" * 100_000)
-            sending = [asyncio.create_task(backend.send_overlapped(message)) for message in (*small, *large)]
+            sending = [asyncio.create_task(backend.send_pipelined(message)) for message in (*small, *large)]
             await gate.reached()
             assert backend.figures is not None
             assert (backend.figures.open, backend.figures.waiting) == (0, 33)
@@ -198,7 +198,7 @@ async def test_settings_that_forbid_one_flight_forbid_overlapping(settings: dict
     with SmtpServer() as server:
         async with backend_for(server, **settings) as backend:
             for _ in range(2):
-                await backend.send_overlapped(outgoing(to=["a@example.com", "b@example.com"]))
+                await backend.send_pipelined(outgoing(to=["a@example.com", "b@example.com"]))
     assert "RSET" not in server.verbs
 
 
@@ -289,14 +289,14 @@ async def test_a_backend_with_a_send_of_its_own_is_not_gone_round(how: str) -> N
             return DeliveryReport(accepted=("nobody",))
 
     class Both(Derived):
-        async def send_overlapped(self, message: OutgoingMessage) -> DeliveryReport:
+        async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
             return await self.send(message)
 
-        overlaps = True
+        supports_pipelining = True
 
-    assert SMTPBackend.overlaps
-    assert not (Mixed if how == "in a mixin" else Derived).overlaps
-    assert Both.overlaps
+    assert SMTPBackend.supports_pipelining
+    assert not (Mixed if how == "in a mixin" else Derived).supports_pipelining
+    assert Both.supports_pipelining
 
 
 # Refusals
@@ -325,7 +325,7 @@ async def test_after_a_refusal_an_ordinary_message_begins_anew() -> None:
         server.fault("BDAT", 451, nth=1)
         async with backend_for(server) as backend:
             with pytest.raises(MessageRefused):
-                await backend.send_overlapped(numbered(1)[0])
+                await backend.send_pipelined(numbered(1)[0])
             await backend.send(outgoing(b"number 1.\r\n", to=["to1@example.com"]))
     assert [message.recipients for message in server.messages] == [["to1@example.com"]]
 
@@ -471,12 +471,12 @@ async def test_cancelled_messages_take_no_others_with_them() -> None:
         gate = server.hold("body")
         async with backend_for(server) as backend:
             messages = numbered(16)
-            leaving = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[::2]]
-            staying = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1::2]]
+            leaving = [asyncio.create_task(backend.send_pipelined(message)) for message in messages[::2]]
+            staying = [asyncio.create_task(backend.send_pipelined(message)) for message in messages[1::2]]
             await server.seen("body")
             for task in leaving:
                 task.cancel()
-            later = asyncio.create_task(backend.send_overlapped(outgoing(b"number 99.\r\n", to=["to99@example.com"])))
+            later = asyncio.create_task(backend.send_pipelined(outgoing(b"number 99.\r\n", to=["to99@example.com"])))
             await asyncio.sleep(0.05)
             gate.release()
             assert all(await asyncio.gather(*staying, later))
@@ -498,12 +498,12 @@ async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_other
             messages = numbered(22)
 
             async def send_first() -> None:
-                await backend.send_overlapped(messages[0])
+                await backend.send_pipelined(messages[0])
                 last.cancel()  # it has just been given the place of this one
 
             first = asyncio.create_task(send_first())
-            others = [asyncio.create_task(backend.send_overlapped(message)) for message in messages[1:20]]
-            last = asyncio.create_task(backend.send_overlapped(messages[20]))
+            others = [asyncio.create_task(backend.send_pipelined(message)) for message in messages[1:20]]
+            last = asyncio.create_task(backend.send_pipelined(messages[20]))
             await server.seen("body")
             gate.release()
             await asyncio.gather(first, *others)
@@ -519,7 +519,7 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
     with SmtpServer() as server:
         server.fault("body", "reset", nth=1)
         async with backend_for(server) as backend:
-            first = asyncio.create_task(backend.send_overlapped(numbered(1)[0]))
+            first = asyncio.create_task(backend.send_pipelined(numbered(1)[0]))
             await asyncio.sleep(0)
             while not server.verbs.count("body"):
                 await asyncio.sleep(0.001)
@@ -528,7 +528,7 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
                     server.wait_until(lambda: server.open_connections == 0)
                     time.sleep(0.05)  # and the system knows of it
                     break
-            second = await backend.send_overlapped(numbered(2)[1])
+            second = await backend.send_pipelined(numbered(2)[1])
             (broken,) = await asyncio.gather(first, return_exceptions=True)
     assert isinstance(broken, DeliveryError)
     outcomes: list[DeliveryReport | EmailError] = [broken, second]
@@ -537,7 +537,7 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
 
 
 async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
-    """It has died without a word: the next one takes its place, and is overlapped as well."""
+    """It has died without a word: the next one takes its place, and is pipelined as well."""
     with SmtpServer() as server:
         async with backend_for(server) as backend:
             await send_all(backend, numbered(10))
@@ -559,7 +559,7 @@ async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
         while not pool.figures.idle:
             with contextlib.suppress(PoolTimeout):  # of a machine that takes longer to connect
                 await pool.warm()
-        sender = OverlappedSender(pool, connections=2)
+        sender = PipelinedSender(pool, connections=2)
         outcomes = await asyncio.gather(*map(sender.send, numbered(60)))
         await pool.aclose()
     assert len(outcomes) == len(server.messages) == 60
@@ -674,7 +674,7 @@ async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> Non
 
     first, second = numbered(1) + numbered(2, filling=(b"x" * 998 + b"\r\n") * 240)[1:]
     async with raw_backend(converse, limit=4096) as backend:
-        await backend.send_overlapped(first)
+        await backend.send_pipelined(first)
         narrow(backend)
         sending = asyncio.ensure_future(send_all(backend, [second, first]))
         await asyncio.sleep(0.2)

@@ -6,30 +6,30 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from openviper.core.email.backends.smtp.exchange import WireFailure
-from openviper.core.email.backends.smtp.lane import Lane, NotTaken
+from openviper.core.email.backends.smtp.pipelined_connection import NotAccepted, PipelinedConnection
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolFigures
 from openviper.core.email.backends.smtp.transfer import TRUSTED_FOR
 from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["OverlappedSender"]
+__all__ = ["PipelinedSender"]
 
-_WORTH_A_LANE = 20  # waiting messages
+_WORTH_A_CONNECTION = 20  # waiting messages
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """``lane`` resolves to None when the message has to go alone."""
+class _Reservation:
+    """``connection`` resolves to None when the message has to go alone."""
 
     size: int
-    lane: asyncio.Future[Lane | None]
+    connection: asyncio.Future[PipelinedConnection | None]
 
 
-class OverlappedSender:
-    """Borrows connections from ``pool`` as lanes while there is something to send, at most ``connections``.
+class PipelinedSender:
+    """Borrow connections from ``pool`` while there is something to send, at most ``connections``.
 
-    What cannot be overlapped goes through ``pool.send`` one by one: messages over 256 kB, those that need an answer
+    What cannot be pipelined goes through ``pool.send`` one by one: messages over 256 kB, those that need an answer
     before their content may leave (``one_flight``, ``allow_partial``), all where the server does not offer PIPELINING
     and CHUNKING or does not know RSET, and the repeats of those that a broken connection or another message's failure
     has kept from being taken.
@@ -38,13 +38,13 @@ class OverlappedSender:
     def __init__(self, pool: ConnectionPool, *, connections: int) -> None:
         self.pool = pool
         self._connections = connections
-        self._lanes: list[Lane] = []
+        self._pipelined: list[PipelinedConnection] = []
         self._opening: set[asyncio.Task[None]] = set()
-        self._waiting: deque[_Place] = deque()
+        self._waiting: deque[_Reservation] = deque()
         # Those who wait here may take their time; in the pool they would give up after a while.
         self._alone = asyncio.Semaphore(connections)
         self._going_alone = 0  # messages that wait for their turn to, or do
-        self._acquiring = 0  # lanes that wait for their connection
+        self._acquiring = 0  # pipelined connections that are being opened
         self._loop = asyncio.get_running_loop()
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
@@ -55,16 +55,16 @@ class OverlappedSender:
         """
         await self.pool.turn()
         if self.pool.options.lets_fly(len(message.envelope.recipients), message.size):
-            lane = await self._place(message.size)
-            if lane is not None:
+            pipelined = await self._reserve(message.size)
+            if pipelined is not None:
                 try:
-                    outcome = await lane.carry(message)
-                    self.pool.note_sent(lane.connection)
+                    outcome = await pipelined.send(message)
+                    self.pool.note_sent(pipelined.connection)
                     return outcome
-                except NotTaken:
+                except NotAccepted:
                     pass
                 finally:
-                    self._left(lane, message.size)
+                    self._left(pipelined, message.size)
         self._going_alone += 1
         try:
             async with self._alone:
@@ -74,62 +74,63 @@ class OverlappedSender:
 
     @property
     def figures(self) -> PoolFigures:
-        """Those of the pool; ``waiting`` counts the messages that wait here, and not the lanes that wait for them."""
+        """Return the pool's stats; ``waiting`` counts the messages that wait here, not the connections for them."""
         figures = self.pool.figures
-        for_a_lane = sum(not place.lane.done() for place in self._waiting)
+        for_a_connection = sum(not reservation.connection.done() for reservation in self._waiting)
         for_their_turn = max(0, self._going_alone - self._connections)
-        return replace(figures, waiting=max(0, figures.waiting - self._acquiring) + for_a_lane + for_their_turn)
+        return replace(figures, waiting=max(0, figures.waiting - self._acquiring) + for_a_connection + for_their_turn)
 
-    async def _place(self, size: int) -> Lane | None:
-        """A lane with a place taken, first come, first served; None: there is none, and none can be had."""
-        place = _Place(size, self._loop.create_future())
-        self._waiting.append(place)
+    async def _reserve(self, size: int) -> PipelinedConnection | None:
+        """Reserve a place on a connection, first come, first served; None if none can be had."""
+        reservation = _Reservation(size, self._loop.create_future())
+        self._waiting.append(reservation)
         self._assign()
         try:
-            return await place.lane
+            return await reservation.connection
         except asyncio.CancelledError:
-            lane = None if place.lane.cancelled() else place.lane.result()
-            if lane is not None:
-                self._left(lane, size)
+            pipelined = None if reservation.connection.cancelled() else reservation.connection.result()
+            if pipelined is not None:
+                self._left(pipelined, size)
             raise
 
-    def _left(self, lane: Lane, size: int) -> None:
-        lane.leave(size)
+    def _left(self, pipelined: PipelinedConnection, size: int) -> None:
+        pipelined.leave(size)
         self._assign()
-        self._give_back(lane)
+        self._give_back(pipelined)
 
     def _assign(self) -> None:
         while self._waiting:
-            place = self._waiting[0]
-            if not place.lane.done():
-                lane = self._emptiest(place.size)
-                if lane is None:
+            reservation = self._waiting[0]
+            if not reservation.connection.done():
+                pipelined = self._emptiest(reservation.size)
+                if pipelined is None:
                     break
-                lane.enter(place.size)
-                place.lane.set_result(lane)
+                pipelined.enter(reservation.size)
+                reservation.connection.set_result(pipelined)
             self._waiting.popleft()
         if not self._waiting:
             return
-        wanted = -(-len(self._waiting) // _WORTH_A_LANE) - len(self._opening)
-        for _ in range(min(wanted, self._connections - len(self._lanes) - len(self._opening))):
+        wanted = -(-len(self._waiting) // _WORTH_A_CONNECTION) - len(self._opening)
+        for _ in range(min(wanted, self._connections - len(self._pipelined) - len(self._opening))):
             task = self._loop.create_task(self._open(), context=Context())
             self._opening.add(task)
 
-    def _emptiest(self, size: int) -> Lane | None:
-        open_ones = [lane for lane in self._lanes if lane.has_room(size) and not self._ends(lane)]
-        return min(open_ones, key=lambda lane: lane.count, default=None)
+    def _emptiest(self, size: int) -> PipelinedConnection | None:
+        open_ones = [each for each in self._pipelined if each.has_room(size) and not self._ends(each)]
+        return min(open_ones, key=lambda each: each.count, default=None)
 
-    def _ends(self, lane: Lane) -> bool:
-        return lane.closed or self.pool.wants_back(lane.connection, under_way=lane.count, waiting=len(self._opening))
+    def _ends(self, pipelined: PipelinedConnection) -> bool:
+        waiting = len(self._opening)
+        return pipelined.closed or self.pool.wants_back(
+            pipelined.connection, under_way=pipelined.count, waiting=waiting
+        )
 
-    def _give_back(self, lane: Lane) -> None:
-        if lane.count == 0 and lane in self._lanes:
-            self._lanes.remove(lane)
-            lane.finish()
-            self.pool.release(lane.connection)
+    def _give_back(self, pipelined: PipelinedConnection) -> None:
+        if pipelined.count == 0 and pipelined in self._pipelined:
+            self._pipelined.remove(pipelined)
+            pipelined.finish()
+            self.pool.release(pipelined.connection)
             self._assign()
-
-    # Lanes
 
     async def _open(self) -> None:
         task = asyncio.current_task()
@@ -138,21 +139,21 @@ class OverlappedSender:
         keep_waiting = False
         try:
             connection = await self._fit_connection()
-        except Exception:  # noqa: BLE001 - those who have no lane meet it by themselves, each as an error of its own
-            keep_waiting = bool(self._lanes) or len(self._opening) > 1
+        except Exception:  # noqa: BLE001 - those who have no connection meet it by themselves, each as an error of its own
+            keep_waiting = bool(self._pipelined) or len(self._opening) > 1
         finally:
             self._opening.discard(task)
             if connection is None and not keep_waiting:
                 self._send_alone()
         if connection is None:
             return
-        lane = Lane(connection, self.pool.options)
-        self._lanes.append(lane)
+        pipelined = PipelinedConnection(connection, self.pool.options)
+        self._pipelined.append(pipelined)
         self._assign()
-        self._give_back(lane)
+        self._give_back(pipelined)
 
     async def _fit_connection(self) -> Connection | None:
-        """A connection that messages may be overlapped on; None when the server cannot.
+        """A connection that messages may be pipelined on; None when the server cannot.
 
         Raises:
             DeliveryError: there is no connection.
@@ -177,9 +178,9 @@ class OverlappedSender:
 
     def _send_alone(self) -> None:
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.lane.done():
-                place.lane.set_result(None)
+            reservation = self._waiting.popleft()
+            if not reservation.connection.done():
+                reservation.connection.set_result(None)
 
 
 async def _is_fit(connection: Connection) -> bool:
