@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.settings.fields import Kind
+from openviper.core.email.settings.kinds import SettingKind
 from openviper.core.email.settings.sources import ALIASES
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -96,7 +96,7 @@ def page() -> str:
     for name, field in EmailSettings.model_fields.items():
         if name in _SECTIONS:
             parts.append(f"\n## {_SECTIONS[name]}\n\n| key | default | value | meaning |\n|---|---|---|---|\n")
-        kind = next(kind for kind in field.metadata if isinstance(kind, Kind))
+        kind = next(kind for kind in field.metadata if isinstance(kind, SettingKind))
         parts.append(
             f"| `{name}` | {_default(name, field)} | {escape(kind.allowed, quote=False)} | {_meaning(field)} |\n"
         )

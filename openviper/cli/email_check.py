@@ -17,7 +17,7 @@ from openviper.exceptions import OpenViperError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from openviper.cli.check.finding import Finding
+    from openviper.cli.check.result import CheckResult
 
 __all__ = ["check"]
 
@@ -42,8 +42,8 @@ def check(path: Path, sender: str | None, as_json: bool, timeout: float, setting
 
     Ends with 0 when nothing failed, with 1 when something did, with 2 when the settings are wrong.
     """
-    from openviper.cli.check.finding import Finding
-    from openviper.cli.check.run import findings
+    from openviper.cli.check.result import CheckResult
+    from openviper.cli.check.run import check_results
     from openviper.core.email.settings import EmailSettings
     from openviper.tasks import TaskSettings
 
@@ -53,10 +53,10 @@ def check(path: Path, sender: str | None, as_json: bool, timeout: float, setting
         project.load_settings()
         email = EmailSettings.from_settings()
         TaskSettings.from_settings()
-        failed = asyncio.run(_print_all(findings(email, sender, timeout, module=project.settings), printer))
+        failed = asyncio.run(_print_all(check_results(email, sender, timeout, module=project.settings), printer))
     except (OpenViperError, click.ClickException) as error:
         text = error.message if isinstance(error, click.ClickException) else str(error)
-        printer.add(Finding.failed("settings", text, "correct the settings"))
+        printer.add(CheckResult.failed("settings", text, "correct the settings"))
         printer.end(ok=False)
         sys.exit(2)
     printer.end(ok=not failed)
@@ -64,7 +64,7 @@ def check(path: Path, sender: str | None, as_json: bool, timeout: float, setting
 
 
 class _Printer(Protocol):
-    def add(self, finding: "Finding") -> None: ...
+    def add(self, result: "CheckResult") -> None: ...
 
     def end(self, *, ok: bool) -> None: ...
 
@@ -72,16 +72,16 @@ class _Printer(Protocol):
 class _LinePrinter:
     """A line as soon as it is known; colours on a terminal only, and never with NO_COLOR."""
 
-    def add(self, finding: "Finding") -> None:
+    def add(self, result: "CheckResult") -> None:
         from openviper.core.email.backends.console_view import escape
 
-        status = click.style(f"{finding.status:<8}", fg=_COLOURS[finding.status])
-        first, *more = finding.found.splitlines() or [""]
-        click.echo(f"{status} {finding.check:<9} {escape(first)}", color=colour())
+        status = click.style(f"{result.status:<8}", fg=_COLOURS[result.status])
+        first, *more = result.found.splitlines() or [""]
+        click.echo(f"{status} {result.check:<9} {escape(first)}", color=colour())
         for line in more:
             click.echo(f"{'':<19}{escape(line)}")
-        if finding.remedy:
-            click.echo(f"{'':<19}-> {escape(finding.remedy)}")
+        if result.remedy:
+            click.echo(f"{'':<19}-> {escape(result.remedy)}")
 
     def end(self, *, ok: bool) -> None:
         pass
@@ -91,17 +91,17 @@ class _JsonPrinter:
     def __init__(self) -> None:
         self._checks: list[dict[str, str]] = []
 
-    def add(self, finding: "Finding") -> None:
-        self._checks.append(finding.as_dict())
+    def add(self, result: "CheckResult") -> None:
+        self._checks.append(result.as_dict())
 
     def end(self, *, ok: bool) -> None:
         click.echo(json.dumps({"ok": ok, "checks": self._checks}, indent=2))
 
 
-async def _print_all(found: "AsyncIterator[Finding]", printer: _Printer) -> bool:
+async def _print_all(found: "AsyncIterator[CheckResult]", printer: _Printer) -> bool:
     """True when something failed."""
     failed = False
-    async for finding in found:
-        printer.add(finding)
-        failed = failed or finding.status == "failed"
+    async for result in found:
+        printer.add(result)
+        failed = failed or result.status == "failed"
     return failed

@@ -21,9 +21,9 @@ from openviper.core.email.backends.smtp.outcome import going_away, message_refus
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.testing.criteria import Criterion, addresses_fit
 
-__all__ = ["Failure", "Step"]
+__all__ = ["Failure", "ReplyStep"]
 
-Step = Literal["connect", "auth", "mail", "rcpt", "data", "drop", "silence", "broker"]
+ReplyStep = Literal["connect", "auth", "mail", "rcpt", "data", "drop", "silence", "broker"]
 
 _LEAVING = 421
 _REPLY = re.compile(r"([45][0-9][0-9])(?:[ -](.*))?", re.DOTALL)
@@ -37,7 +37,7 @@ class Failure:
     ``to``: which recipients are refused at ``rcpt``; None is all of them.
     """
 
-    step: Step
+    step: ReplyStep
     reply: Reply | None
     to: Criterion | None
     left: int | None
@@ -49,9 +49,9 @@ class Failure:
         Raises:
             ValueError: there is no such step, it needs a reply of 4xx or 5xx, or ``to`` is given for another one.
         """
-        step = next((known for known in get_args(Step) if known == at), None)
+        step = next((known for known in get_args(ReplyStep) if known == at), None)
         if step is None:
-            raise ValueError(f"at: there is no step {at!r}; give one of {', '.join(get_args(Step))}")
+            raise ValueError(f"at: there is no step {at!r}; give one of {', '.join(get_args(ReplyStep))}")
         if to is not None and at != "rcpt":
             raise ValueError('to: only at="rcpt" fails for single recipients')
         if times is not None and times < 1:

@@ -9,7 +9,7 @@ from typing import Unpack
 from openviper.core.email.delivery import using_transport
 from openviper.testing.capture import Capture, CaptureQueue, CaptureTransport, Waiting
 from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknown
-from openviper.testing.failures import Failure, Step
+from openviper.testing.failures import Failure, ReplyStep
 from openviper.testing.message import SentMessage
 from openviper.testing.report import asked_for, instead, one_line
 
@@ -147,7 +147,7 @@ class Mailbox:
         return messages[n].links()
 
     def fail_with(
-        self, reply: str, *, at: Step = "data", to: Criterion | None = None, times: int | None = None
+        self, reply: str, *, at: ReplyStep = "data", to: Criterion | None = None, times: int | None = None
     ) -> AbstractContextManager[None]:
         """Fail from now on as a mail server does; a with block around what follows ends it.
 

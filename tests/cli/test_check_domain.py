@@ -13,7 +13,7 @@ import pytest
 from support.commands import Cli
 from support.nameserver import Nameserver
 
-from openviper.cli.check.domain import judge_dmarc, judge_spf
+from openviper.cli.check.domain import check_dmarc, check_spf
 from openviper.cli.check.waiting import in_thread
 
 RECORDS = {
@@ -97,10 +97,10 @@ def test_reserved_domains_are_not_asked_for(cli: Cli, project: Path, nameserver:
     ],
 )
 def test_spf_records_are_judged(records: list[str], status: str, words: str) -> None:
-    finding = judge_spf("shop.net", records)
-    assert finding.status == status
-    assert words in finding.found
-    assert bool(finding.remedy) == (status == "warning")
+    result = check_spf("shop.net", records)
+    assert result.status == status
+    assert words in result.found
+    assert bool(result.remedy) == (status == "warning")
 
 
 def test_dmarc_is_looked_for_upwards_but_not_at_the_top_level() -> None:
@@ -110,14 +110,14 @@ def test_dmarc_is_looked_for_upwards_but_not_at_the_top_level() -> None:
         asked.append(name)
         return ["v=unrelated"]
 
-    assert judge_dmarc("a.b.shop.net", lookup).status == "warning"
+    assert check_dmarc("a.b.shop.net", lookup).status == "warning"
     assert asked == ["_dmarc.a.b.shop.net", "_dmarc.b.shop.net", "_dmarc.shop.net"]
 
 
 def test_two_dmarc_records_count_as_none() -> None:
-    finding = judge_dmarc("shop.net", lambda name: ["v=DMARC1; p=none", "v=DMARC1; p=reject"])
-    assert finding.status == "warning"
-    assert "2 records" in finding.found
+    result = check_dmarc("shop.net", lambda name: ["v=DMARC1; p=none", "v=DMARC1; p=reject"])
+    assert result.status == "warning"
+    assert "2 records" in result.found
 
 
 async def test_waiting_in_a_thread_gives_its_result_or_error() -> None:

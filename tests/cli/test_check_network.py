@@ -3,8 +3,8 @@
 import asyncio
 import socket
 
-from openviper.cli.check.finding import Status
-from openviper.cli.check.network import Target, find_addresses, open_connection
+from openviper.cli.check.network import ServerTarget, find_addresses, open_connection
+from openviper.cli.check.result import Status
 
 
 def in_ten_seconds() -> float:
@@ -14,13 +14,13 @@ def in_ten_seconds() -> float:
 async def test_an_address_that_does_not_answer_is_a_warning_when_another_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        targets = [Target(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-        finding, sock = await open_connection(targets, port, in_ten_seconds())
+        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        result, sock = await open_connection(targets, port, in_ten_seconds())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.1", port)
         sock.close()
-    assert finding.status is Status.WARNING
-    assert "127.0.0.2: Connection refused" in finding.found
+    assert result.status is Status.WARNING
+    assert "127.0.0.2: Connection refused" in result.found
 
 
 async def test_of_several_open_connections_one_is_kept() -> None:
@@ -28,12 +28,12 @@ async def test_of_several_open_connections_one_is_kept() -> None:
         port = server.getsockname()[1]
         other.bind(("127.0.0.2", port))
         other.listen()
-        targets = [Target(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-        finding, sock = await open_connection(targets, port, in_ten_seconds())
+        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        result, sock = await open_connection(targets, port, in_ten_seconds())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.2", port)
         sock.close()
-    assert finding.status is Status.OK
+    assert result.status is Status.OK
 
 
 async def test_a_port_that_swallows_connections_fails_in_time() -> None:
@@ -45,16 +45,16 @@ async def test_a_port_that_swallows_connections_fails_in_time() -> None:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         soon = asyncio.get_running_loop().time() + 0.2
-        finding, sock = await open_connection([Target(socket.AF_INET, ("127.0.0.1", port))], port, soon)
+        result, sock = await open_connection([ServerTarget(socket.AF_INET, ("127.0.0.1", port))], port, soon)
         for filler in fillers:
             filler.close()
     assert sock is None
-    assert finding.status is Status.FAILED
-    assert "no answer in time" in finding.found
+    assert result.status is Status.FAILED
+    assert "no answer in time" in result.found
 
 
 async def test_what_cannot_be_a_name_fails() -> None:
-    finding, targets = await find_addresses(f"{'a' * 70}.example", 25, in_ten_seconds())
+    result, targets = await find_addresses(f"{'a' * 70}.example", 25, in_ten_seconds())
     assert not targets
-    assert finding.status is Status.FAILED
-    assert finding.remedy
+    assert result.status is Status.FAILED
+    assert result.remedy

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
-from openviper.cli.check.finding import Finding
+from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import in_thread, left
 from openviper.conf import require
 from openviper.core.email.addresses import parse_address
 from openviper.exceptions import MissingDependency
 
-__all__ = ["check_domain", "judge_dmarc", "judge_spf"]
+__all__ = ["check_dmarc", "check_domain", "check_spf"]
 
 # RFC 6761 and RFC 6762: these have no records that anybody could look at.
 _RESERVED = frozenset({"test", "example", "invalid", "localhost", "local"})
@@ -22,7 +22,7 @@ class _NoAnswer(Exception):
     """DNS could not be asked."""
 
 
-async def check_domain(sender: str | None, deadline: float) -> tuple[Finding, Finding]:
+async def check_domain(sender: str | None, deadline: float) -> tuple[CheckResult, CheckResult]:
     """Findings for spf and dmarc, by ``deadline`` (loop time)."""
     domain = "" if sender is None else parse_address(sender, field="sender").domain.lower()
     if not domain or domain.startswith("["):
@@ -38,37 +38,39 @@ async def check_domain(sender: str | None, deadline: float) -> tuple[Finding, Fi
         return _both_skipped(f"not checked: {str(error) or 'DNS did not answer in time'}")
 
 
-def judge_spf(domain: str, records: Iterable[str]) -> Finding:
+def check_spf(domain: str, records: Iterable[str]) -> CheckResult:
     """Of the TXT records of ``domain`` (RFC 7208)."""
     found = [record for record in records if record.lower() == "v=spf1" or record.lower().startswith("v=spf1 ")]
     if not found:
         remedy = f'publish a TXT record for {domain}, such as "v=spf1 mx -all", that names your mail server'
-        return Finding.warning("spf", f"{domain} has no record: receivers may take its mail for forged", remedy)
+        return CheckResult.warning("spf", f"{domain} has no record: receivers may take its mail for forged", remedy)
     if len(found) > 1:
         remedy = "join them into one: receivers ignore both (RFC 7208 section 4.5)"
-        return Finding.warning("spf", f"{domain} has {len(found)} records", remedy)
+        return CheckResult.warning("spf", f"{domain} has {len(found)} records", remedy)
     if "+all" in found[0].lower().split() or "all" in found[0].lower().split():
-        return Finding.warning("spf", f"{domain}: {found[0]}", "end it with -all or ~all: it allows the whole world")
-    return Finding.ok("spf", f"{domain}: {found[0]}")
+        return CheckResult.warning(
+            "spf", f"{domain}: {found[0]}", "end it with -all or ~all: it allows the whole world"
+        )
+    return CheckResult.ok("spf", f"{domain}: {found[0]}")
 
 
-def judge_dmarc(domain: str, lookup: TxtLookup) -> Finding:
+def check_dmarc(domain: str, lookup: TxtLookup) -> CheckResult:
     """Of ``domain``, else of the nearest parent that has a record."""
     labels = domain.split(".")
     for skipped in range(max(1, min(len(labels) - 1, _MOST_PARENTS))):
         name = ".".join(("_dmarc", *labels[skipped:]))
         found = [record for record in lookup(name) if record.lower().replace(" ", "").startswith("v=dmarc1")]
         if len(found) > 1:
-            return Finding.warning("dmarc", f"{name} has {len(found)} records", "join them: receivers ignore all")
+            return CheckResult.warning("dmarc", f"{name} has {len(found)} records", "join them: receivers ignore all")
         if found:
-            return Finding.ok("dmarc", f"{name}: {found[0]}")
+            return CheckResult.ok("dmarc", f"{name}: {found[0]}")
     remedy = f'publish a TXT record for _dmarc.{domain}, to begin with "v=DMARC1; p=none; rua=mailto:..."'
-    return Finding.warning("dmarc", f"{domain} has no record: large receivers ask for one", remedy)
+    return CheckResult.warning("dmarc", f"{domain} has no record: large receivers ask for one", remedy)
 
 
-def _look_up(domain: str, lifetime: float) -> tuple[Finding, Finding]:
+def _look_up(domain: str, lifetime: float) -> tuple[CheckResult, CheckResult]:
     lookup = _dns(lifetime)
-    return judge_spf(domain, lookup(domain)), judge_dmarc(domain, lookup)
+    return check_spf(domain, lookup(domain)), check_dmarc(domain, lookup)
 
 
 def _dns(lifetime: float) -> TxtLookup:
@@ -87,5 +89,5 @@ def _dns(lifetime: float) -> TxtLookup:
     return lookup
 
 
-def _both_skipped(why: str) -> tuple[Finding, Finding]:
-    return Finding.skipped("spf", why), Finding.skipped("dmarc", why)
+def _both_skipped(why: str) -> tuple[CheckResult, CheckResult]:
+    return CheckResult.skipped("spf", why), CheckResult.skipped("dmarc", why)

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openviper.cli.check.finding import Finding
+from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import in_thread
 
-__all__ = ["Target", "find_addresses", "open_connection"]
+__all__ = ["ServerTarget", "find_addresses", "open_connection"]
 
 _MOST = 6  # addresses that are tried
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """An address as ``getaddrinfo`` gives it."""
 
     family: int
@@ -28,26 +28,26 @@ class Target:
         return str(self.address[0])
 
 
-async def find_addresses(host: str, port: int, deadline: float) -> tuple[Finding, Sequence[Target]]:
+async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckResult, Sequence[ServerTarget]]:
     """What the system's resolver says of ``host``."""
     try:
         answers = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), deadline)
     except TimeoutError:
         remedy = "see whether this machine's resolver can be reached (/etc/resolv.conf)"
-        return Finding.failed("dns", f"no answer for {host} in time", remedy), ()
+        return CheckResult.failed("dns", f"no answer for {host} in time", remedy), ()
     except OSError as error:
         remedy = 'correct EMAIL["host"], or the DNS of this machine'
-        return Finding.failed("dns", f"{host} has no address: {error.strerror}", remedy), ()
+        return CheckResult.failed("dns", f"{host} has no address: {error.strerror}", remedy), ()
     except UnicodeError:
-        return Finding.failed("dns", f"{host!r} cannot be a host name", 'correct EMAIL["host"]'), ()
-    targets = list(dict.fromkeys(Target(family, address) for family, _, _, _, address in answers))
+        return CheckResult.failed("dns", f"{host!r} cannot be a host name", 'correct EMAIL["host"]'), ()
+    targets = list(dict.fromkeys(ServerTarget(family, address) for family, _, _, _, address in answers))
     shown = ", ".join(dict.fromkeys(target.text for target in targets))
-    return Finding.ok("dns", f"{host} is {shown}" if shown != host else f"{host} is an address"), targets
+    return CheckResult.ok("dns", f"{host} is {shown}" if shown != host else f"{host} is an address"), targets
 
 
 async def open_connection(
-    targets: Sequence[Target], port: int, deadline: float
-) -> tuple[Finding, socket.socket | None]:
+    targets: Sequence[ServerTarget], port: int, deadline: float
+) -> tuple[CheckResult, socket.socket | None]:
     """Try every address at once; the connection is the first of those that answer, in the resolver's order."""
     targets = targets[:_MOST]
     results = await asyncio.gather(*(_connect(target, deadline) for target in targets))
@@ -58,14 +58,14 @@ async def open_connection(
     faults = ", ".join(f"{address}: {reason}" for address, reason in failures.items())
     if not opened:
         remedy = 'correct EMAIL["host"] and EMAIL["port"]; see that the server runs and no firewall is in the way'
-        return Finding.failed("tcp", f"port {port}: {faults}", remedy), None
+        return CheckResult.failed("tcp", f"port {port}: {faults}", remedy), None
     if failures:
         remedy = "give that address a server, or take it out of the DNS: whoever tries it first waits"
-        return Finding.warning("tcp", f"port {port} is open, but not everywhere: {faults}", remedy), opened[0]
-    return Finding.ok("tcp", f"port {port} is open"), opened[0]
+        return CheckResult.warning("tcp", f"port {port} is open, but not everywhere: {faults}", remedy), opened[0]
+    return CheckResult.ok("tcp", f"port {port} is open"), opened[0]
 
 
-async def _connect(target: Target, deadline: float) -> socket.socket | str:
+async def _connect(target: ServerTarget, deadline: float) -> socket.socket | str:
     """The connection, or why there is none."""
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM)

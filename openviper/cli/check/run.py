@@ -4,18 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from openviper.cli.check.domain import check_domain
-from openviper.cli.check.finding import Finding
 from openviper.cli.check.queue import check_queue
+from openviper.cli.check.result import CheckResult
 from openviper.cli.check.server import SERVER_CHECKS, check_server
 from openviper.core.email.backends import MemoryBackend, SMTPBackend, get_backend
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["findings"]
+__all__ = ["check_results"]
 
 
-async def findings(
+async def check_results(
     settings: EmailSettings, sender: str | None, limit: float, *, module: str | None
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[CheckResult]:
     """All of them, within ``limit`` seconds.
 
     ``sender``: in place of the default one; ``module``: of the settings, None without.
@@ -29,15 +29,15 @@ async def findings(
     queue_settings = None if isinstance(backend, MemoryBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
-    yield Finding.ok("settings", f"{backend.describe()}; {_origin(module)}")
+    yield CheckResult.ok("settings", f"{backend.describe()}; {_origin(module)}")
     if isinstance(backend, SMTPBackend):
-        async for finding in check_server(settings, sender, deadline):
-            yield finding
+        async for result in check_server(settings, sender, deadline):
+            yield result
     else:
         for check in SERVER_CHECKS:
-            yield Finding.skipped(check, f"{backend.describe()} uses no mail server")
-    for finding in (*await queue, *await domain):
-        yield finding
+            yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
+    for result in (*await queue, *await domain):
+        yield result
 
 
 def _origin(module: str | None) -> str:

@@ -5,8 +5,8 @@ import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
-from openviper.cli.check.finding import Finding
 from openviper.cli.check.network import find_addresses, open_connection
+from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import left
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.backends.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
@@ -37,24 +37,24 @@ _CERTIFICATE_REMEDIES = {
 }
 
 
-async def check_server(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[Finding]:
+async def check_server(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[CheckResult]:
     """A finding for each of dns, tcp, tls, ehlo, auth and sender, in this order, by ``deadline`` (loop time)."""
     done = 0
-    async for finding in _findings(settings, sender, deadline):
+    async for result in _check_results(settings, sender, deadline):
         done += 1
-        yield finding
+        yield result
     for check in SERVER_CHECKS[done:]:
-        yield Finding.skipped(check, "not reached")
+        yield CheckResult.skipped(check, "not reached")
 
 
-async def _findings(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[Finding]:
+async def _check_results(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[CheckResult]:
     """Ends after the first failure that leaves nothing more to find out."""
-    finding, targets = await find_addresses(settings.host, settings.port, deadline)
-    yield finding
+    result, targets = await find_addresses(settings.host, settings.port, deadline)
+    yield result
     if not targets:
         return
-    finding, sock = await open_connection(targets, settings.port, deadline)
-    yield finding
+    result, sock = await open_connection(targets, settings.port, deadline)
+    yield result
     if sock is None:
         return
     # A step that ends by itself, before all of it has to, says more.
@@ -63,11 +63,11 @@ async def _findings(settings: EmailSettings, sender: str | None, deadline: float
         inspection = await Inspection.of(limited, sock)
     except ImproperlyConfigured as error:
         sock.close()
-        yield Finding.failed("tls", str(error), "correct that setting")
+        yield CheckResult.failed("tls", str(error), "correct that setting")
         return
     async with inspection:
-        async for finding in _Conversation(settings, inspection, deadline).findings(sender):
-            yield finding
+        async for result in _Conversation(settings, inspection, deadline).check_results(sender):
+            yield result
 
 
 class _Conversation:
@@ -76,7 +76,7 @@ class _Conversation:
         self._inspection = inspection
         self._deadline = deadline
 
-    async def findings(self, sender: str | None) -> AsyncIterator[Finding]:
+    async def check_results(self, sender: str | None) -> AsyncIterator[CheckResult]:
         """tls, ehlo, auth and sender, as far as it comes."""
         failure = await self._try("greeting", self._inspection.connect)
         if failure is not None:
@@ -106,39 +106,39 @@ class _Conversation:
         yield self._logged_in()
         yield await self._sender(sender)
 
-    def _tls_until_now(self) -> Finding:
+    def _tls_until_now(self) -> CheckResult:
         session = self._inspection.tls
         if session is not None:
             return _good_tls(session)
         why = "TLS stands, but the server ends it" if self._settings.use_ssl else "not reached"
-        return Finding.skipped("tls", why)
+        return CheckResult.skipped("tls", why)
 
-    def _offers(self) -> Finding:
+    def _offers(self) -> CheckResult:
         offered = [f"{name} {value}".strip().upper() for name, value in self._inspection.extensions.items()]
         missing = [name for name in ("pipelining", "chunking") if name not in self._inspection.extensions]
         slower = f"; without {' and '.join(missing).upper()} each message takes more round trips" if missing else ""
-        return Finding.ok("ehlo", f"offers {', '.join(offered) or 'no extensions'}{slower}")
+        return CheckResult.ok("ehlo", f"offers {', '.join(offered) or 'no extensions'}{slower}")
 
-    def _logged_in(self) -> Finding:
+    def _logged_in(self) -> CheckResult:
         if self._settings.username is not None:
-            return Finding.ok("auth", f"logged in as {self._settings.username}")
+            return CheckResult.ok("auth", f"logged in as {self._settings.username}")
         if self._inspection.auth_methods:
             methods = ", ".join(self._inspection.auth_methods).upper()
-            return Finding.ok("auth", f'no login: EMAIL["username"] is not set (the server offers {methods})')
-        return Finding.ok("auth", 'no login: EMAIL["username"] is not set')
+            return CheckResult.ok("auth", f'no login: EMAIL["username"] is not set (the server offers {methods})')
+        return CheckResult.ok("auth", 'no login: EMAIL["username"] is not set')
 
-    async def _sender(self, sender: str | None) -> Finding:
+    async def _sender(self, sender: str | None) -> CheckResult:
         if sender is None:
             remedy = 'set EMAIL["default_sender"], or name one here with --from'
-            return Finding.warning("sender", "there is no default sender: each message must name its own", remedy)
+            return CheckResult.warning("sender", "there is no default sender: each message must name its own", remedy)
         address = parse_address(sender, field="sender").addr_spec
         failure = await self._try("MAIL FROM", lambda: self._inspection.try_sender(address))
         if failure is None:
-            return Finding.ok("sender", f"{address} is accepted (nothing was sent)")
+            return CheckResult.ok("sender", f"{address} is accepted (nothing was sent)")
         remedy = 'use an EMAIL["default_sender"] that this server may send for, or allow it there'
         if failure.temporary:
             remedy = "the server refuses for now: look at its log, and try again"
-        return Finding.failed("sender", str(failure), remedy)
+        return CheckResult.failed("sender", str(failure), remedy)
 
     async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
         try:
@@ -151,34 +151,34 @@ class _Conversation:
         return None
 
 
-def _good_tls(session: TlsSession) -> Finding:
+def _good_tls(session: TlsSession) -> CheckResult:
     days = (session.expires - datetime.now(UTC)).days
     until = f"valid until {session.expires:%Y-%m-%d} ({days} days left)"
     found = f"{session.version}, {session.cipher}; {session.subject or 'the certificate'} by {session.issuer}, {until}"
     if days < _SOON:
-        return Finding.warning("tls", found, "renew the certificate on the mail server before it expires")
-    return Finding.ok("tls", found)
+        return CheckResult.warning("tls", found, "renew the certificate on the mail server before it expires")
+    return CheckResult.ok("tls", found)
 
 
-def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> Finding:
+def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
     untrusted = untrusted_certificate(failure)
     if untrusted is not None:
         remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
-        return Finding.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
+        return CheckResult.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
     if isinstance(failure, TimeoutError):
         remedy = 'does it speak TLS there? EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
     elif settings.use_ssl or is_about_tls(failure):
         remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; TLS 1.2 is the least'
     else:
         remedy = "turn STARTTLS on at the server, or use the port that has it (587); mail is not sent without"
-    return Finding.failed("tls", str(failure), remedy)
+    return CheckResult.failed("tls", str(failure), remedy)
 
 
-def _clear_text(settings: EmailSettings, inspection: Inspection) -> Finding:
+def _clear_text(settings: EmailSettings, inspection: Inspection) -> CheckResult:
     if _is_this_machine(settings.host):
-        return Finding.ok("tls", "none, to this machine")
+        return CheckResult.ok("tls", "none, to this machine")
     offered = "; the server offers STARTTLS" if "starttls" in inspection.extensions else ""
-    return Finding.warning(
+    return CheckResult.warning(
         "tls", f"none: mail crosses the network readable{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
     )
 
@@ -190,7 +190,7 @@ def _is_this_machine(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _silent_or_wrong(failure: DeliveryError) -> Finding:
+def _silent_or_wrong(failure: DeliveryError) -> CheckResult:
     if failure.code is not None:
         remedy = "the server does not want this client: look at its log"
     elif isinstance(failure, TimeoutError):
@@ -200,15 +200,15 @@ def _silent_or_wrong(failure: DeliveryError) -> Finding:
         )
     else:
         remedy = 'see that a mail server listens there; for TLS from the first byte (port 465) set EMAIL["use_ssl"]'
-    return Finding.failed("ehlo", str(failure), remedy)
+    return CheckResult.failed("ehlo", str(failure), remedy)
 
 
-def _no_login(failure: DeliveryError) -> Finding:
+def _no_login(failure: DeliveryError) -> CheckResult:
     if isinstance(failure, TimeoutError):
-        return Finding.failed("auth", str(failure), "look at the server's log, or give it longer with --timeout")
+        return CheckResult.failed("auth", str(failure), "look at the server's log, or give it longer with --timeout")
     if failure.code is None:
-        return Finding.failed("auth", str(failure), "see what the server offers in the line above, and its log")
+        return CheckResult.failed("auth", str(failure), "see what the server offers in the line above, and its log")
     remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers want a password of its own for programs'
-    return Finding.failed(
+    return CheckResult.failed(
         "auth", str(failure), "the server cannot tell now: try again" if failure.temporary else remedy
     )

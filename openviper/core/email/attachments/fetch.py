@@ -23,7 +23,7 @@ import httpx
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.attachments.decoding import decoder_for
 from openviper.core.email.attachments.netguard import HostRefused, Resolver, public_addresses, resolve
-from openviper.core.email.attachments.target import Target, parse_target, redirected
+from openviper.core.email.attachments.target import UrlTarget, parse_target, redirected
 from openviper.core.email.errors import AttachmentRefused
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def fetch(
 
 
 async def _follow(
-    target: Target,
+    target: UrlTarget,
     limit: ByteLimit,
     allowed_hosts: Collection[str],
     resolver: Resolver,
@@ -111,7 +111,9 @@ def _default_context() -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def _opened(target: Target, addresses: Sequence[str], context: ssl.SSLContext) -> AsyncIterator[httpx.Response]:
+async def _opened(
+    target: UrlTarget, addresses: Sequence[str], context: ssl.SSLContext
+) -> AsyncIterator[httpx.Response]:
     """The response of the first address that can be connected to."""
     sockets: list[AsyncNetworkStream] = []
 
@@ -133,7 +135,7 @@ async def _opened(target: Target, addresses: Sequence[str], context: ssl.SSLCont
 
 
 async def _first_response(
-    transport: httpx.AsyncHTTPTransport, target: Target, addresses: Sequence[str], trace: _Trace
+    transport: httpx.AsyncHTTPTransport, target: UrlTarget, addresses: Sequence[str], trace: _Trace
 ) -> httpx.Response:
     *others, last = addresses
     for address in others:
@@ -142,7 +144,7 @@ async def _first_response(
     return await transport.handle_async_request(_request(target, last, trace, connect_timeout=None))
 
 
-def _request(target: Target, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
+def _request(target: UrlTarget, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
     headers = {
         "Host": target.host_header,
         "Accept": "*/*",

@@ -9,13 +9,13 @@ import httpx
 from openviper.core.email.attachments.netguard import HostRefused, check_host
 from openviper.core.email.errors import AttachmentRefused
 
-__all__ = ["Target", "parse_target", "redirected"]
+__all__ = ["UrlTarget", "parse_target", "redirected"]
 
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UrlTarget:
     """One hop. ``host`` is in the spelling of ``check_host``; ``authorization`` is a header's value, or None."""
 
     url: httpx.URL
@@ -35,7 +35,7 @@ class Target:
         return host if self.port == _PORTS[self.url.scheme] else f"{host}:{self.port}"
 
 
-def parse_target(url: str | httpx.URL, filename: str) -> Target:
+def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
     """The target of ``url``; ``filename`` is what errors call the attachment.
 
     Raises:
@@ -58,10 +58,10 @@ def parse_target(url: str | httpx.URL, filename: str) -> Target:
         host = check_host(host)
     except HostRefused as error:
         raise AttachmentRefused(filename, f"the host {error}") from None
-    return Target(parsed, host, port, _basic_authorization(parsed))
+    return UrlTarget(parsed, host, port, _basic_authorization(parsed))
 
 
-def redirected(source: Target, status: int, location: str | None, filename: str) -> Target:
+def redirected(source: UrlTarget, status: int, location: str | None, filename: str) -> UrlTarget:
     """Where ``source`` says to go on with ``status`` and ``location``; credentials stay with the origin they were for.
 
     Raises:
@@ -77,7 +77,7 @@ def redirected(source: Target, status: int, location: str | None, filename: str)
     if source.url.scheme == "https" and target.url.scheme != "https":
         raise AttachmentRefused(filename, f"{source.host} redirected from https to http")
     authorization = source.authorization if target.origin == source.origin else None
-    return Target(target.url, target.host, target.port, authorization)
+    return UrlTarget(target.url, target.host, target.port, authorization)
 
 
 def _basic_authorization(url: httpx.URL) -> str | None:

@@ -13,7 +13,7 @@ from openviper.core.email.inbox.live import Busy, Live
 from openviper.core.email.inbox.responses import HEADERS, as_json
 from openviper.core.email.inbox.search import Query, matching
 from openviper.core.email.inbox.source import header_fields
-from openviper.core.email.inbox.store import Entry, Step, Store
+from openviper.core.email.inbox.store import Entry, Store, TimelineStep
 from openviper.core.email.inbox.views import attachment, entry_or_404, source
 
 __all__ = ["Api"]
@@ -139,7 +139,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: TimelineStep) -> dict[str, Any]:
     return {"kind": step.kind, "at": datetime.fromtimestamp(step.at, UTC).isoformat(), "detail": step.detail}
 
 

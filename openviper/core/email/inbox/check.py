@@ -9,7 +9,7 @@ from openviper.core.email.inbox.markup import elements, is_remote, remote_styles
 from openviper.core.email.inbox.store import Entry
 from openviper.core.email.templates.links import link_scheme
 
-__all__ = ["CLIP_BYTES", "Finding", "check"]
+__all__ = ["CLIP_BYTES", "LintFinding", "check"]
 
 CLIP_BYTES = 102 * 1024
 """Gmail shows no more of an HTML part than about this, and a link to the rest."""
@@ -21,7 +21,7 @@ _ACTIVE = frozenset({"script", "form", "iframe", "object", "embed", "video", "au
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LintFinding:
     """One line of the check: ``problem`` will be seen or filtered, ``advice`` may be."""
 
     level: Literal["problem", "advice"]
@@ -41,7 +41,7 @@ class _Markup:
     styles_remote: bool
 
 
-def check(entry: Entry) -> list[Finding]:
+def check(entry: Entry) -> list[LintFinding]:
     """The findings about a message, problems first. The time is proportional to its length; use a thread."""
     findings = [*_of_headers(entry), *_of_parts(entry)]
     html = entry.prepared.html
@@ -50,82 +50,84 @@ def check(entry: Entry) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.level != "problem")
 
 
-def _of_headers(entry: Entry) -> Iterator[Finding]:
+def _of_headers(entry: Entry) -> Iterator[LintFinding]:
     if not entry.prepared.subject.strip():
-        yield Finding("problem", "There is no subject", "Many filters take such a message for spam.")
+        yield LintFinding("problem", "There is no subject", "Many filters take such a message for spam.")
     headers = {name.lower(): value.lower() for name, value in entry.prepared.headers}
     many = len(entry.envelope.recipients) > _BULK_RECIPIENTS
     if not (many or "list-id" in headers or headers.get("precedence") in ("bulk", "list")):
         return
     if "list-unsubscribe" not in headers:
-        yield Finding(
+        yield LintFinding(
             "problem",
             "Bulk mail without a way to unsubscribe",
             "Gmail and Yahoo ask for the header List-Unsubscribe (RFC 2369) and for one click (RFC 8058).",
         )
     elif "list-unsubscribe-post" not in headers:
-        yield Finding(
+        yield LintFinding(
             "advice",
             "Unsubscribing takes more than one click",
             "Add the header List-Unsubscribe-Post: List-Unsubscribe=One-Click (RFC 8058).",
         )
 
 
-def _of_parts(entry: Entry) -> Iterator[Finding]:
+def _of_parts(entry: Entry) -> Iterator[LintFinding]:
     prepared = entry.prepared
     if prepared.html is not None and not (prepared.text or "").strip():
-        yield Finding(
+        yield LintFinding(
             "problem",
             "There is no text part",
             "Readers without HTML see nothing, and filters count it against the message.",
         )
     if prepared.html is not None and (size := len(prepared.html.encode())) > CLIP_BYTES:
-        yield Finding(
+        yield LintFinding(
             "problem",
             f"The HTML part is {size / 1024:.0f} kB long",
             "Gmail cuts it off at 102 kB; what stands below, such as the unsubscribe link, is not seen.",
         )
 
 
-def _of_html(entry: Entry, html: str) -> Iterator[Finding]:
+def _of_html(entry: Entry, html: str) -> Iterator[LintFinding]:
     markup = _read(html)
     yield from _links(markup.links)
     yield from _images(entry, markup)
     if markup.active:
         names = ", ".join(f"<{name}>" for name in sorted(markup.active))
-        yield Finding("problem", f"Active content: {names}", "Mail programs take it out, and many filters refuse it.")
+        yield LintFinding(
+            "problem", f"Active content: {names}", "Mail programs take it out, and many filters refuse it."
+        )
     if markup.handlers:
         names = ", ".join(sorted(markup.handlers)[:_SHOWN])
-        yield Finding("problem", f"Event handlers: {names}", "Mail programs run no scripts; they take these out.")
+        yield LintFinding("problem", f"Event handlers: {names}", "Mail programs run no scripts; they take these out.")
 
 
-def _links(links: list[str]) -> Iterator[Finding]:
+def _links(links: list[str]) -> Iterator[LintFinding]:
     scripts = [link for link in links if link_scheme(link) in _SCRIPTS]
     if scripts:
-        yield Finding(
+        yield LintFinding(
             "problem",
             f"{_count(scripts, 'link')} to a script",
             f"No mail program follows it, and filters refuse it: {_some(scripts)}",
         )
     relative = [link for link in links if link_scheme(link) is None and not link.strip().startswith("#")]
     if relative:
-        yield Finding(
+        yield LintFinding(
             "problem",
             _count(relative, "relative link"),
             f"A message has no address that it could be relative to; write it in full: {_some(relative)}",
         )
 
 
-def _images(entry: Entry, markup: _Markup) -> Iterator[Finding]:
+def _images(entry: Entry, markup: _Markup) -> Iterator[LintFinding]:
     if markup.no_alt:
-        yield Finding(
+        yield LintFinding(
             "problem",
             f"{_count(markup.no_alt, 'image')} without alternative text",
             f'Write alt="...", or alt="" for decoration; images are often not shown: {_some(markup.no_alt)}',
         )
     relative = [image for image in markup.images if image.strip() and link_scheme(image) is None]
     if relative:
-        yield Finding(
+        yield LintFinding(
             "problem", f"{_count(relative, 'image')} with a relative address", f"It is never found: {_some(relative)}"
         )
     names = {part.content_id or part.filename for part in entry.prepared.attachments if part.inline}
@@ -133,7 +135,7 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[Finding]:
         image for image in markup.images if link_scheme(image) == "cid" and unquote(image.strip()[4:]) not in names
     ]
     if absent:
-        yield Finding(
+        yield LintFinding(
             "problem",
             f"{_count(absent, 'inline image')} not attached",
             f"No inline attachment has this content id: {_some(absent)}",
@@ -141,7 +143,7 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[Finding]:
     remote = [image for image in markup.images if is_remote(image)]
     if remote or markup.styles_remote:
         hosts = sorted({host for image in remote if (host := _host(image))})
-        yield Finding(
+        yield LintFinding(
             "advice",
             _count(remote, "remote image") if remote else "Remote images in styles",
             f"Many readers see them only after they allowed it{': ' + ', '.join(hosts[:_SHOWN]) if hosts else ''}.",

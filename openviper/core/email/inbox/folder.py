@@ -16,7 +16,7 @@ from pathlib import Path
 
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.records import entry_from, message_record, step_from, step_line
-from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Entry, Step, footprint, key_of
+from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Entry, TimelineStep, footprint, key_of
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["Folder"]
@@ -191,7 +191,7 @@ def _is_key(name: str) -> bool:
     return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
 
 
-def _steps(path: Path) -> tuple[Step, ...]:
+def _steps(path: Path) -> tuple[TimelineStep, ...]:
     """The steps in the order in which they happened, whichever process was the first to write."""
     lines = path.read_text(encoding="utf-8").splitlines()
     steps = sorted((step for line in lines if (step := step_from(line)) is not None), key=lambda step: step.at)

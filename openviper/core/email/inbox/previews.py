@@ -12,17 +12,17 @@ from jinja2 import TemplateError
 
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.inbox.samples import Sample, Variable, build, example
-from openviper.core.email.inbox.shapes import read_shapes
+from openviper.core.email.inbox.template_usage import read_variable_uses
 from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
 from openviper.exceptions import OpenViperError
 
-__all__ = ["Listed", "Preview", "listed", "preview", "signature"]
+__all__ = ["ListedTemplate", "Preview", "list_templates", "preview", "signature"]
 
 _SAMPLE = ".sample.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedTemplate:
     """A template as it is named to ``send_email``, with the kinds of its files; ``mail``: its folder says mail."""
 
     name: str
@@ -60,7 +60,7 @@ class Preview:
         return [variable.path for variable in self.variables if not variable.given] if self.sample_found else []
 
 
-def listed(renderer: TemplateRenderer) -> list[Listed]:
+def list_templates(renderer: TemplateRenderer) -> list[ListedTemplate]:
     """Every template that may be mail, files of one stem together. Reads folders: use a thread."""
     stems: dict[str, list[str]] = {}
     for name in renderer.library.names():
@@ -68,7 +68,7 @@ def listed(renderer: TemplateRenderer) -> list[Listed]:
         # A stem with a dot would be read as a name with that suffix.
         stem = name if "." in path.stem else str(path.with_suffix(""))
         stems.setdefault(stem, []).append(path.suffix[1:])
-    return [Listed(name, tuple(sorted(kinds)), _is_mail(name)) for name, kinds in sorted(stems.items())]
+    return [ListedTemplate(name, tuple(sorted(kinds)), _is_mail(name)) for name, kinds in sorted(stems.items())]
 
 
 async def preview(renderer: TemplateRenderer, name: str) -> Preview:
@@ -110,14 +110,14 @@ def _read(renderer: TemplateRenderer, name: str) -> Preview:
             result.error = f"{sample_name} must hold an object, with the variables as its names"
             return result
     try:
-        shapes = read_shapes(trees.values(), renderer.library.globals)
+        uses = read_variable_uses(trees.values(), renderer.library.globals)
     except TemplateError as error:
         result.error = f"{name}: {error}"
         return result
-    result.context, variables = build(shapes, given)
+    result.context, variables = build(uses, given)
     result.variables = list(dict.fromkeys(variables))
-    result.unused = [key for key in given if key not in shapes]
-    result.sample_text = json.dumps(example(shapes, given), indent=2, ensure_ascii=False)
+    result.unused = [key for key in given if key not in uses]
+    result.sample_text = json.dumps(example(uses, given), indent=2, ensure_ascii=False)
     return result
 
 

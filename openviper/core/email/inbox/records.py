@@ -8,7 +8,7 @@ from typing import Any
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.store import Entry, Step
+from openviper.core.email.inbox.store import Entry, TimelineStep
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 
 __all__ = ["entry_from", "message_record", "step_from", "step_line"]
@@ -45,7 +45,7 @@ def message_record(message: OutgoingMessage) -> str:
     return json.dumps(record)
 
 
-def entry_from(key: str, record: str, steps: tuple[Step, ...], *, read: bool) -> Entry:
+def entry_from(key: str, record: str, steps: tuple[TimelineStep, ...], *, read: bool) -> Entry:
     """The entry of a record; its attachments have no content.
 
     Raises:
@@ -79,11 +79,11 @@ def step_line(event: MessageEvent) -> str:
     return json.dumps(step) + "\n"
 
 
-def step_from(line: str) -> Step | None:
+def step_from(line: str) -> TimelineStep | None:
     """The step of a line; None for a line that was cut short or is none."""
     try:
         values = json.loads(line)
         people = tuple(values["recipients"]), tuple(values["refused"])
-        return Step(values["kind"], float(values["at"]), str(values["detail"]), *people)
+        return TimelineStep(values["kind"], float(values["at"]), str(values["detail"]), *people)
     except (ValueError, LookupError, TypeError):
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from openviper.core.email.inbox.shapes import Shape
+from openviper.core.email.inbox.template_usage import VariableUse
 
 __all__ = ["Sample", "Variable", "build", "example"]
 
@@ -36,51 +36,49 @@ class Variable:
     given: bool
 
 
-def build(shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> tuple[Sample, list[Variable]]:
+def build(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> tuple[Sample, list[Variable]]:
     """A context: what ``given`` has (the sample file), the rest made up; and the variables that it consists of."""
     variables: list[Variable] = []
-    context = Sample(
-        {name: _value(shape, given.get(name, _MISSING), name, variables) for name, shape in shapes.items()}
-    )
+    context = Sample({name: _value(use, given.get(name, _MISSING), name, variables) for name, use in uses.items()})
     for name, value in given.items():
         if name not in context:
             context[name] = _from_file(value)
     return context, variables
 
 
-def example(shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> dict[str, Any]:
+def example(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> dict[str, Any]:
     """What a sample file may contain that gives every variable."""
-    return {name: given[name] if name in given else _plain(shape) for name, shape in shapes.items()}
+    return {name: given[name] if name in given else _plain(use) for name, use in uses.items()}
 
 
 _MISSING: Any = object()
 
 
-def _value(shape: Shape, given: Any, path: str, variables: list[Variable], depth: int = 0) -> Any:
-    if shape.result is not None and given is _MISSING:
-        result = _value(shape.result, given, f"{path}()", variables, depth + 1)
+def _value(use: VariableUse, given: Any, path: str, variables: list[Variable], depth: int = 0) -> Any:
+    if use.result is not None and given is _MISSING:
+        result = _value(use.result, given, f"{path}()", variables, depth + 1)
         return lambda *_args, **_kwargs: result
-    if shape.attributes and not _is_text_or_moment(shape) and (given is _MISSING or isinstance(given, Mapping)):
-        return _object(shape, {} if given is _MISSING else given, path, variables, depth)
-    if shape.element is not None and (given is _MISSING or isinstance(given, list)):
+    if use.attributes and not _is_text_or_moment(use) and (given is _MISSING or isinstance(given, Mapping)):
+        return _object(use, {} if given is _MISSING else given, path, variables, depth)
+    if use.element is not None and (given is _MISSING or isinstance(given, list)):
         items = [_MISSING] * _ITEMS if given is _MISSING else given
         seen: list[Variable] = []
-        values = [_value(shape.element, item, f"{path}[]", seen, depth + 1) for item in items]
+        values = [_value(use.element, item, f"{path}[]", seen, depth + 1) for item in items]
         variables.extend(dict.fromkeys(seen) or [Variable(path, given is not _MISSING)])
         return values
     variables.append(Variable(path, given is not _MISSING))
-    return _guess(shape) if given is _MISSING else _from_file(given)
+    return _guess(use) if given is _MISSING else _from_file(given)
 
 
-def _object(shape: Shape, given: Mapping[str, Any], path: str, variables: list[Variable], depth: int) -> Any:
+def _object(use: VariableUse, given: Mapping[str, Any], path: str, variables: list[Variable], depth: int) -> Any:
     if depth > _DEEPEST:
         return "..."
-    called = {name for name, part in shape.attributes.items() if part.result is not None}
+    called = {name for name, part in use.attributes.items() if part.result is not None}
     if called and called <= _MAPPING_METHODS and not given:
         variables.append(Variable(path, given=False))
         return {"first": "Sample", "second": "Sample"}
     made = Sample()
-    for name, part in shape.attributes.items():
+    for name, part in use.attributes.items():
         if name in called and name in _MAPPING_METHODS:
             continue
         made[name] = _value(part, given.get(name, _MISSING), f"{path}.{name}", variables, depth + 1)
@@ -94,44 +92,44 @@ def _from_file(value: Any) -> Any:
     return [_from_file(part) for part in value] if isinstance(value, list) else value
 
 
-def _plain(shape: Shape, depth: int = 0) -> Any:
+def _plain(use: VariableUse, depth: int = 0) -> Any:
     """A made-up value as JSON has it."""
-    if shape.attributes and not _is_text_or_moment(shape) and depth < _DEEPEST:
-        parts = {name: part for name, part in shape.attributes.items() if part.result is None}
+    if use.attributes and not _is_text_or_moment(use) and depth < _DEEPEST:
+        parts = {name: part for name, part in use.attributes.items() if part.result is None}
         return {name: _plain(part, depth + 1) for name, part in parts.items()}
-    if shape.element is not None:
-        return [_plain(shape.element, depth + 1)]
-    value = _guess(shape)
+    if use.element is not None:
+        return [_plain(use.element, depth + 1)]
+    value = _guess(use)
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _is_text_or_moment(shape: Shape) -> bool:
-    return _is_a(str, shape) or _is_a(datetime, shape)
+def _is_text_or_moment(use: VariableUse) -> bool:
+    return _is_a(str, use) or _is_a(datetime, use)
 
 
-def _is_a(kind: type, shape: Shape) -> bool:
+def _is_a(kind: type, use: VariableUse) -> bool:
     """Whether everything that is read belongs to ``kind``; its methods count only where they are called."""
     return all(
         hasattr(kind, name) and callable(getattr(kind, name)) == (part.result is not None)
-        for name, part in shape.attributes.items()
+        for name, part in use.attributes.items()
     )
 
 
-def _guess(shape: Shape) -> Any:
+def _guess(use: VariableUse) -> Any:
     """A value by what is done with it, else by its name."""
-    name = shape.name.lower()
-    if shape.equal_to is not None:
-        return shape.equal_to
-    if shape.attributes and not _is_a(str, shape):
+    name = use.name.lower()
+    if use.equal_to is not None:
+        return use.equal_to
+    if use.attributes and not _is_a(str, use):
         return _MOMENT
     if name in _FEW or name.endswith("_count"):
         return 2
-    if shape.number:
+    if use.number:
         return 42
     if name in ("id", "number") or name.endswith(("_id", "_number")):
         return 1042
-    if name == "name" and shape.within:
-        return f"Sample {shape.within.replace('_', ' ')}"
+    if name == "name" and use.item_of:
+        return f"Sample {use.item_of.replace('_', ' ')}"
     if name.startswith(("is_", "has_", "can_", "show_")):
         return True
     for endings, value in _BY_NAME:

@@ -10,7 +10,17 @@ from openviper.core.email.events import EventKind, MessageEvent, subscribe
 from openviper.core.email.inbox.changes import Changes
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 
-__all__ = ["MAX_BYTES", "MAX_MESSAGES", "Entry", "MemoryStore", "Step", "Store", "footprint", "key_of", "with_step"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_MESSAGES",
+    "Entry",
+    "MemoryStore",
+    "Store",
+    "TimelineStep",
+    "footprint",
+    "key_of",
+    "with_step",
+]
 
 MAX_MESSAGES = 500
 MAX_BYTES = 64 * 1024 * 1024
@@ -18,7 +28,7 @@ _MAX_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TimelineStep:
     """One event; ``at`` is Unix time in seconds.
 
     ``recipients`` are those whom it was about, ``refused`` those of them who did not get what was delivered to others.
@@ -44,7 +54,7 @@ class Entry:
     envelope: Envelope
     size: int
     attachment_sizes: tuple[int, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[TimelineStep, ...]
     read: bool = False
 
     @property
@@ -201,7 +211,7 @@ def footprint(message: OutgoingMessage) -> int:
 def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
     """``entry`` with ``event`` as its newest step; None begins a new entry."""
     message: OutgoingMessage = event.message
-    step = Step(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
+    step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
     if entry is None:
         prepared = message.prepared
         sizes = tuple(len(part.content) for part in prepared.attachments)

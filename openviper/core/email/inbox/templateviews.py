@@ -13,7 +13,7 @@ from openviper.core.email.errors import EmailError
 from openviper.core.email.inbox.frame import SANDBOX
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.markup import remote_content
-from openviper.core.email.inbox.previews import Preview, listed, preview, signature
+from openviper.core.email.inbox.previews import Preview, list_templates, preview, signature
 from openviper.core.email.inbox.responses import Pages
 from openviper.core.email.inbox.store import key_of
 from openviper.core.email.inbox.views import choice, frame_choices, framed
@@ -44,7 +44,7 @@ class TemplateViews:
         ]
 
     async def _list(self, request: Request) -> Response:
-        templates = await asyncio.to_thread(listed, self._mailer.renderer)
+        templates = await asyncio.to_thread(list_templates, self._mailer.renderer)
         mail = [template for template in templates if template.mail]
         others = [template for template in templates if not template.mail]
         return await self._pages.page(request, "templates.html", mail=mail or others, others=others if mail else [])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openviper import conf
-from openviper.core.email.settings.fields import (
+from openviper.core.email.settings.kinds import (
     Backend,
     Bytes,
     Count,
@@ -18,7 +18,6 @@ from openviper.core.email.settings.fields import (
     Folders,
     Hosts,
     InboxMode,
-    Kind,
     MaybeEnvironment,
     MaybeFlag,
     MaybeHost,
@@ -32,6 +31,7 @@ from openviper.core.email.settings.fields import (
     Port,
     Retries,
     ServerName,
+    SettingKind,
     Span,
 )
 from openviper.core.email.settings.sources import SECRETS, Given, describe, environment_names
@@ -340,5 +340,5 @@ _KINDS = {
     name: kind
     for name, field in EmailSettings.model_fields.items()
     for kind in field.metadata
-    if isinstance(kind, Kind)
+    if isinstance(kind, SettingKind)
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from openviper.core.email.settings.fields import Kind
+from openviper.core.email.settings.kinds import SettingKind
 
 __all__ = ["ALIASES", "SECRETS", "Given", "describe", "environment_names"]
 
@@ -18,7 +18,7 @@ _PREFIX = "EMAIL_"
 _SHOWN = 80
 
 
-def environment_names(keys: Mapping[str, Kind]) -> dict[str, str]:
+def environment_names(keys: Mapping[str, SettingKind]) -> dict[str, str]:
     """Variable name to key, for every key and alias: ``EMAIL_HOST``, ``EMAIL_FROM``, ..."""
     return {f"{_PREFIX}{key.upper()}": key for key in (*keys, *ALIASES)}
 
@@ -41,7 +41,7 @@ class Given:
     Later sources replace earlier ones. Secrets are wrapped at once, so that no traceback shows them.
     """
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, SettingKind]
     values: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)

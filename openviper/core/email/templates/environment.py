@@ -20,7 +20,7 @@ from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.links import written_schemes
 from openviper.core.email.templates.values import AuthorText, Values, has_private_characters
 
-__all__ = ["SUBJECT", "Kind", "MailEnvironment", "Rendering", "current_rendering", "make_environment"]
+__all__ = ["SUBJECT", "MailEnvironment", "Rendering", "TemplateKind", "current_rendering", "make_environment"]
 
 _logger = logging.getLogger("openviper.email")
 
@@ -32,7 +32,7 @@ _BIGGEST_REPETITION = 1_000_000
 _BIGGEST_POWER_BITS = 10_000
 
 
-class Kind(enum.Enum):
+class TemplateKind(enum.Enum):
     """What a template is turned into, and so how its values are escaped."""
 
     TEXT = "text"
@@ -94,7 +94,7 @@ class _CodeGenerator(CodeGenerator):
             super().visit_Block(node, frame)
 
     def visit_FilterBlock(self, node: nodes.FilterBlock, frame: Frame) -> None:  # noqa: N802
-        if not isinstance(self.environment, MailEnvironment) or self.environment.kind is not Kind.MARKDOWN:
+        if not isinstance(self.environment, MailEnvironment) or self.environment.kind is not TemplateKind.MARKDOWN:
             super().visit_FilterBlock(node, frame)
             return
         if all(isinstance(argument, nodes.Const) for argument in _arguments(node.filter)):
@@ -124,11 +124,11 @@ class _FreshModuleTemplate(Template):
 
 
 class MailEnvironment(SandboxedEnvironment):
-    """A sandbox that writes values for one `Kind` of text."""
+    """A sandbox that writes values for one `TemplateKind` of text."""
 
     code_generator_class = _CodeGenerator
     intercepted_binops = frozenset({"*", "**"})
-    kind = Kind.TEXT
+    kind = TemplateKind.TEXT
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -141,13 +141,13 @@ class MailEnvironment(SandboxedEnvironment):
 
     def preprocess(self, source: str, name: str | None = None, filename: str | None = None) -> str:
         source = super().preprocess(source, name, filename)
-        if self.kind is Kind.HTML:
+        if self.kind is TemplateKind.HTML:
             self.written |= written_schemes(source)
             bare = _bare_attribute(self.variable_start_string).search(source)
             if bare is not None:
                 line = source.count("\n", 0, bare.end()) + 1
                 raise TemplateSyntaxError('an attribute\'s value is not in quotes: write ="..."', line, name, filename)
-        elif self.kind is Kind.MARKDOWN and has_private_characters(source):
+        elif self.kind is TemplateKind.MARKDOWN and has_private_characters(source):
             raise TemplateSyntaxError("characters above U+F0000 are not possible in Markdown", 1, name, filename)
         return source
 
@@ -166,26 +166,28 @@ class MailEnvironment(SandboxedEnvironment):
 
 
 class _MarkdownEnvironment(MailEnvironment):
-    kind = Kind.MARKDOWN
+    kind = TemplateKind.MARKDOWN
     template_class = _FreshModuleTemplate
 
 
 class _HtmlEnvironment(MailEnvironment):
-    kind = Kind.HTML
+    kind = TemplateKind.HTML
 
 
-_CLASSES: dict[Kind, type[MailEnvironment]] = {
-    Kind.TEXT: MailEnvironment,
-    Kind.HTML: _HtmlEnvironment,
-    Kind.MARKDOWN: _MarkdownEnvironment,
+_CLASSES: dict[TemplateKind, type[MailEnvironment]] = {
+    TemplateKind.TEXT: MailEnvironment,
+    TemplateKind.HTML: _HtmlEnvironment,
+    TemplateKind.MARKDOWN: _MarkdownEnvironment,
 }
 
 
-def make_environment(kind: Kind, loader: BaseLoader, *, debug: bool, host: Environment | None) -> MailEnvironment:
+def make_environment(
+    kind: TemplateKind, loader: BaseLoader, *, debug: bool, host: Environment | None
+) -> MailEnvironment:
     """An environment for ``kind``; from ``host`` it takes syntax, extensions, filters, tests, globals and policies."""
     options: dict[str, Any] = {
         "loader": loader,
-        "autoescape": kind is Kind.HTML,
+        "autoescape": kind is TemplateKind.HTML,
         "auto_reload": debug,
         "cache_size": -1,
         "undefined": StrictUndefined if debug else _EmptyUndefined,

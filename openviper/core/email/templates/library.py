@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta, nodes
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.templates.environment import Kind, MailEnvironment, make_environment
+from openviper.core.email.templates.environment import MailEnvironment, TemplateKind, make_environment
 from openviper.core.email.templates.files import FolderLoader, check_name
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TemplateLibrary"]
 
-_KINDS = {".txt": Kind.TEXT, ".html": Kind.HTML, ".htm": Kind.HTML, ".md": Kind.MARKDOWN}
+_KINDS = {
+    ".txt": TemplateKind.TEXT,
+    ".html": TemplateKind.HTML,
+    ".htm": TemplateKind.HTML,
+    ".md": TemplateKind.MARKDOWN,
+}
 _ALLOWED = ", ".join(_KINDS)
 
 
@@ -31,7 +36,9 @@ class TemplateLibrary:
         self._loader = ChoiceLoader([FolderLoader(self._dirs)])
         if environment is not None and environment.loader is not None:
             self._loader.loaders = [*self._loader.loaders, environment.loader]
-        self.environments = {kind: make_environment(kind, self._loader, debug=debug, host=environment) for kind in Kind}
+        self.environments = {
+            kind: make_environment(kind, self._loader, debug=debug, host=environment) for kind in TemplateKind
+        }
 
     @property
     def globals(self) -> frozenset[str]:
@@ -53,7 +60,7 @@ class TemplateLibrary:
             TemplateFailed: a name that leaves the folders.
         """
         try:
-            return self._loader.get_source(self.environments[Kind.TEXT], check_name(name))[0]
+            return self._loader.get_source(self.environments[TemplateKind.TEXT], check_name(name))[0]
         except TemplateNotFound:
             return None
 
@@ -72,7 +79,7 @@ class TemplateLibrary:
                 if tree is not None
             }
 
-    def files(self, name: str) -> tuple[tuple[Kind, str], ...]:
+    def files(self, name: str) -> tuple[tuple[TemplateKind, str], ...]:
         """The files behind ``name``: itself, or without an extension those with that stem.
 
         Raises:
@@ -86,17 +93,17 @@ class TemplateLibrary:
             if self.source(name) is None:
                 raise TemplateFailed(name, self._not_found(name))
             return ((kind, name),)
-        first: dict[Kind, str] = {}
+        first: dict[TemplateKind, str] = {}
         for suffix, kind in _KINDS.items():
             if kind not in first and self.source(name + suffix) is not None:
                 first[kind] = name + suffix
         if not first:
             raise TemplateFailed(name, self._not_found(f"{name} with one of {_ALLOWED}"))
-        if len(first) == len(Kind):
-            del first[Kind.MARKDOWN]
+        if len(first) == len(TemplateKind):
+            del first[TemplateKind.MARKDOWN]
         return tuple(first.items())
 
-    def compile(self, name: str, files: Sequence[tuple[Kind, str]]) -> bool:
+    def compile(self, name: str, files: Sequence[tuple[TemplateKind, str]]) -> bool:
         """Compile all that ``files`` use; False if a template decides only while it runs what it includes.
 
         Raises:

@@ -13,7 +13,13 @@ from typing import Any
 from jinja2 import Environment
 
 from openviper.core.email.templates.css import CssInliner
-from openviper.core.email.templates.environment import SUBJECT, Kind, MailEnvironment, Rendering, current_rendering
+from openviper.core.email.templates.environment import (
+    SUBJECT,
+    MailEnvironment,
+    Rendering,
+    TemplateKind,
+    current_rendering,
+)
 from openviper.core.email.templates.files import check_name
 from openviper.core.email.templates.library import TemplateLibrary
 from openviper.core.email.templates.links import guard_links, link_scheme
@@ -42,7 +48,7 @@ class RenderedTemplate:
 class _Plan:
     """The files behind a name. ``on_loop``: everything it needs is compiled, and it has been quick."""
 
-    files: tuple[tuple[Kind, str], ...]
+    files: tuple[tuple[TemplateKind, str], ...]
     on_loop: bool = False
 
 
@@ -50,7 +56,7 @@ class _Plan:
 class _Body:
     """What Jinja has written for one file; with stand-ins for ``values`` if it is Markdown."""
 
-    kind: Kind
+    kind: TemplateKind
     content: str
     subject: str | None
     values: Values | None
@@ -144,7 +150,7 @@ class TemplateRenderer:
                 source = body.values.source(body.content)
                 text = body.values.as_text(source) if text is None else text
                 html = self._markdown(name, source, body.values) if html is None else html
-            elif body.kind is Kind.HTML:
+            elif body.kind is TemplateKind.HTML:
                 html = self._guarded(name, body.content, self.library.environments[body.kind].written)
             else:
                 text = body.content
@@ -152,8 +158,8 @@ class TemplateRenderer:
             html = self._css.inlined(name, html)
         return RenderedTemplate(text, html, next((body.subject for body in bodies if body.subject is not None), None))
 
-    def _run(self, name: str, kind: Kind, file: str, context: dict[str, Any]) -> _Body:
-        values = Values(name) if kind is Kind.MARKDOWN else None
+    def _run(self, name: str, kind: TemplateKind, file: str, context: dict[str, Any]) -> _Body:
+        values = Values(name) if kind is TemplateKind.MARKDOWN else None
         rendering = Rendering(name, self._warned, values)
         token = current_rendering.set(rendering)
         try:
@@ -165,7 +171,7 @@ class TemplateRenderer:
             return _Body(kind, content, None, values)
         if values is not None:
             subject = values.as_text(values.source(subject))
-        elif kind is Kind.HTML:
+        elif kind is TemplateKind.HTML:
             subject = unescape(subject)
         return _Body(kind, content.lstrip("\r\n"), " ".join(subject.split()) or None, values)
 

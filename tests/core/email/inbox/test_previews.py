@@ -12,7 +12,7 @@ from support.inbox import SAME_ORIGIN, Inboxes, directives
 from openviper.conf import override
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.inbox.samples import build, example
-from openviper.core.email.inbox.shapes import read_shapes
+from openviper.core.email.inbox.template_usage import read_variable_uses
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def templates(tmp_path: Path) -> Path:
 def values(source: str, given: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
     """The sample values for a template, and what it writes with them."""
     environment = Environment(autoescape=False)
-    shapes = read_shapes([environment.parse(source)], environment.globals)
-    context, _ = build(shapes, given or {})
+    uses = read_variable_uses([environment.parse(source)], environment.globals)
+    context, _ = build(uses, given or {})
     return context, environment.from_string(source).render(context)
 
 
@@ -87,10 +87,10 @@ def test_the_sample_file_beats_what_is_made_up() -> None:
 def test_an_example_of_a_sample_file_gives_every_variable() -> None:
     environment = Environment(autoescape=False)
     source = "{{ user.name }}{% for line in order.lines %}{{ line.price * 2 }}{% endfor %}{{ at.strftime('%Y') }}"
-    shapes = read_shapes([environment.parse(source)])
-    written = json.loads(json.dumps(example(shapes, {})))
+    uses = read_variable_uses([environment.parse(source)])
+    written = json.loads(json.dumps(example(uses, {})))
     assert written["order"] == {"lines": [{"price": 42}]}
-    _, variables = build(shapes, written)
+    _, variables = build(uses, written)
     assert all(variable.given for variable in variables)
 
 

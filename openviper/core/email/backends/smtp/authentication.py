@@ -5,7 +5,7 @@ import ipaddress
 
 import aiosmtplib
 
-from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, Step, translated
+from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, HandshakeStep, translated
 from openviper.core.email.errors import AuthenticationFailed
 from openviper.core.email.settings import EmailSettings
 
@@ -34,7 +34,7 @@ async def authenticate(client: aiosmtplib.SMTP, settings: EmailSettings, peer: s
             break
     assert failure is not None
     # Outside of any except block, so that the original error, whose frames hold the password, is not its context.
-    raise translated(peer, Step.AUTH, failure) from failure
+    raise translated(peer, HandshakeStep.AUTH, failure) from failure
 
 
 def _require_private_channel(client: aiosmtplib.SMTP, peer: str) -> None:

@@ -9,7 +9,7 @@ import aiosmtplib
 from openviper.core.email.backends.smtp.authentication import authenticate
 from openviper.core.email.backends.smtp.capabilities import Capabilities
 from openviper.core.email.backends.smtp.commands import check_host_name, is_host_name
-from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, Step, translated
+from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, HandshakeStep, translated
 from openviper.core.email.backends.smtp.tls import client_context
 from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.errors import ConnectionFailed
@@ -100,7 +100,7 @@ class Handshake:
         try:
             await self.client.connect()
         except SPEAKABLE as error:
-            raise translated(self._peer, Step.CONNECT, error) from error
+            raise translated(self._peer, HandshakeStep.CONNECT, error) from error
 
     async def log_in(self) -> None:
         """AUTH, where the settings have a user name."""
@@ -115,16 +115,16 @@ class Handshake:
             await self.client.ehlo(hostname=name)
         except aiosmtplib.SMTPHeloError as error:
             if error.code < 500:
-                raise translated(self._peer, Step.EHLO, error) from error
+                raise translated(self._peer, HandshakeStep.EHLO, error) from error
             await self._greet_simply(name)
         except SPEAKABLE as error:
-            raise translated(self._peer, Step.EHLO, error) from error
+            raise translated(self._peer, HandshakeStep.EHLO, error) from error
 
     async def _greet_simply(self, name: str) -> None:
         try:
             await self.client.helo(hostname=name)
         except SPEAKABLE as error:
-            raise translated(self._peer, Step.EHLO, error) from error
+            raise translated(self._peer, HandshakeStep.EHLO, error) from error
 
     async def secure(self) -> None:
         """STARTTLS; EHLO must follow, since what was offered before it counts no more (RFC 3207 section 4.2)."""
@@ -135,7 +135,7 @@ class Handshake:
         try:
             await self.client.starttls()
         except SPEAKABLE as error:
-            raise translated(self._peer, Step.STARTTLS, error) from error
+            raise translated(self._peer, HandshakeStep.STARTTLS, error) from error
 
     def hand_over(self) -> Connection:
         """The connection for transactions; it owns the transport from then on."""

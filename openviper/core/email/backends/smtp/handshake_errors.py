@@ -11,13 +11,13 @@ import aiosmtplib
 from openviper.core.email.backends.smtp.replies import one_line
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, DeliveryTimeout
 
-__all__ = ["SPEAKABLE", "Step", "is_about_greeting", "is_about_tls", "translated", "untrusted_certificate"]
+__all__ = ["SPEAKABLE", "HandshakeStep", "is_about_greeting", "is_about_tls", "translated", "untrusted_certificate"]
 
 # What aiosmtplib lets out of a handshake; anything else is a mistake of ours and shows as what it is.
 SPEAKABLE = (aiosmtplib.SMTPException, OSError, ValueError)
 
 
-class Step:
+class HandshakeStep:
     """Names of the steps of a handshake, as error texts show them."""
 
     CONNECT = "connecting"
@@ -39,8 +39,8 @@ def translated(peer: str, step: str, error: BaseException) -> DeliveryError:
         return _tls_error(peer, tls)
     if isinstance(error, aiosmtplib.SMTPResponseException) and error.code > 0:
         return _reply_error(peer, step, error)
-    if step == Step.CONNECT and _connected(chain):
-        step = Step.GREETING
+    if step == HandshakeStep.CONNECT and _connected(chain):
+        step = HandshakeStep.GREETING
     if isinstance(error, TimeoutError) or _is_handshake_timeout(chain):
         return DeliveryTimeout(f"{peer}: {step}: the server did not answer in time", temporary=True)
     return ConnectionFailed(f"{peer}: {step}: {_reason(chain)}", temporary=True)
@@ -70,7 +70,7 @@ def _connected(chain: tuple[BaseException, ...]) -> bool:
 
 def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) -> DeliveryError:
     if isinstance(error, aiosmtplib.SMTPConnectResponseError):
-        step = Step.GREETING
+        step = HandshakeStep.GREETING
     text = f"{peer}: {step}: {error.code} {one_line(error.message)}".rstrip()
     kind = AuthenticationFailed if isinstance(error, aiosmtplib.SMTPAuthenticationError) else ConnectionFailed
     return kind(text, temporary=error.code < 500, code=error.code if error.code >= 400 else None)

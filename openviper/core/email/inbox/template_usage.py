@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import meta, nodes
 
-__all__ = ["Shape", "read_shapes"]
+__all__ = ["VariableUse", "read_variable_uses"]
 
 _NUMERIC_FILTERS = frozenset({"round", "abs", "int", "float", "filesizeformat"})
 _LIST_FILTERS = frozenset({"join", "length", "count", "sort", "reverse", "list", "unique", "map", "select", "batch"})
@@ -14,51 +14,51 @@ _ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes
 
 
 @dataclass(slots=True)
-class Shape:
+class VariableUse:
     """What templates do with a value: attributes they read, whether they iterate or call it or calculate with it."""
 
     name: str
-    listed: bool = False  # an item of a list
-    within: str = ""  # the item of a list that it is an attribute of
-    attributes: dict[str, "Shape"] = field(default_factory=dict)
-    element: "Shape | None" = None
-    result: "Shape | None" = None
+    is_item: bool = False  # an item of a list
+    item_of: str = ""  # the item of a list that it is an attribute of
+    attributes: dict[str, "VariableUse"] = field(default_factory=dict)
+    element: "VariableUse | None" = None
+    result: "VariableUse | None" = None
     number: bool = False
     equal_to: object = None
 
-    def attribute(self, name: str) -> "Shape":
+    def attribute(self, name: str) -> "VariableUse":
         """The shape of an attribute or item."""
-        return self.attributes.setdefault(name, Shape(name, within=self.name if self.listed else ""))
+        return self.attributes.setdefault(name, VariableUse(name, item_of=self.name if self.is_item else ""))
 
-    def item(self) -> "Shape":
+    def item(self) -> "VariableUse":
         """The shape of what iterating gives."""
         if self.element is None:
             name = self.name[:-1] if self.name.endswith("s") and len(self.name) > 1 else self.name
-            self.element = Shape(name, listed=True)
+            self.element = VariableUse(name, is_item=True)
         return self.element
 
 
-def read_shapes(trees: Iterable[nodes.Template], known: Iterable[str] = ()) -> dict[str, Shape]:
+def read_variable_uses(trees: Iterable[nodes.Template], known: Iterable[str] = ()) -> dict[str, VariableUse]:
     """The variables that templates take from outside, by name. ``known``: names that their environment gives."""
-    shapes: dict[str, Shape] = {}
+    uses: dict[str, VariableUse] = {}
     for tree in trees:
         for name in sorted(meta.find_undeclared_variables(tree) - set(known)):
-            shapes.setdefault(name, Shape(name))
-        _Reader(shapes).statements(tree.body, {})
-    return shapes
+            uses.setdefault(name, VariableUse(name))
+        _Reader(uses).statements(tree.body, {})
+    return uses
 
 
 class _Reader:
     """Walks statements and notes what they do with each variable."""
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
-        self._shapes = shapes
+    def __init__(self, uses: Mapping[str, VariableUse]) -> None:
+        self._uses = uses
 
-    def statements(self, body: Iterable[nodes.Node], scope: dict[str, Shape | None]) -> None:
+    def statements(self, body: Iterable[nodes.Node], scope: dict[str, VariableUse | None]) -> None:
         for node in body:
             self._statement(node, scope)
 
-    def _statement(self, node: nodes.Node, scope: dict[str, Shape | None]) -> None:
+    def _statement(self, node: nodes.Node, scope: dict[str, VariableUse | None]) -> None:
         if isinstance(node, nodes.For):
             inner = {**scope, "loop": None}
             self._bind(node.target, self.read(node.iter, scope), inner)
@@ -66,8 +66,8 @@ class _Reader:
             self.statements(node.body, inner)
             self.statements(node.else_, dict(scope))
         elif isinstance(node, nodes.Assign):
-            shape = self.read(node.node, scope)
-            scope |= {name.name: shape for name in _names(node.target)}
+            use = self.read(node.node, scope)
+            scope |= {name.name: use for name in _names(node.target)}
         elif isinstance(node, nodes.Macro | nodes.CallBlock):
             inner = {**scope, **{argument.name: None for argument in node.args}}
             self._read_all(node.iter_child_nodes(exclude=("args", "body")), scope)
@@ -83,20 +83,20 @@ class _Reader:
         else:
             self.statements(node.iter_child_nodes(), scope)
 
-    def _bind(self, target: nodes.Node, shape: Shape | None, scope: dict[str, Shape | None]) -> None:
-        if shape is not None and isinstance(target, nodes.Name):
-            scope[target.name] = shape.item()
+    def _bind(self, target: nodes.Node, use: VariableUse | None, scope: dict[str, VariableUse | None]) -> None:
+        if use is not None and isinstance(target, nodes.Name):
+            scope[target.name] = use.item()
         else:
             scope |= {name.name: None for name in _names(target)}
 
-    def _read_all(self, children: Iterable[nodes.Node], scope: dict[str, Shape | None]) -> None:
+    def _read_all(self, children: Iterable[nodes.Node], scope: dict[str, VariableUse | None]) -> None:
         for child in children:
             self.read(child, scope)
 
-    def read(self, node: nodes.Node, scope: dict[str, Shape | None]) -> Shape | None:
+    def read(self, node: nodes.Node, scope: dict[str, VariableUse | None]) -> VariableUse | None:
         """Note what an expression does; the shape that it stands for, or None if it is not simply a variable's."""
         if isinstance(node, nodes.Name):
-            return scope[node.name] if node.name in scope else self._shapes.get(node.name)
+            return scope[node.name] if node.name in scope else self._uses.get(node.name)
         if isinstance(node, nodes.Getattr):
             base = self.read(node.node, scope)
             return None if base is None else base.attribute(node.attr)
@@ -114,58 +114,58 @@ class _Reader:
             self._read_all(node.iter_child_nodes(), scope)
         return None
 
-    def _item(self, node: nodes.Getitem, scope: dict[str, Shape | None]) -> Shape | None:
+    def _item(self, node: nodes.Getitem, scope: dict[str, VariableUse | None]) -> VariableUse | None:
         base = self.read(node.node, scope)
         if base is None or not isinstance(node.arg, nodes.Const):
             self.read(node.arg, scope)
             return None
         return base.attribute(node.arg.value) if isinstance(node.arg.value, str) else base.item()
 
-    def _call(self, node: nodes.Call, scope: dict[str, Shape | None]) -> Shape | None:
+    def _call(self, node: nodes.Call, scope: dict[str, VariableUse | None]) -> VariableUse | None:
         function = self.read(node.node, scope)
         self._read_all((*node.args, *node.kwargs), scope)
         if function is None:
             return None
         if function.result is None:
-            function.result = Shape(function.name)
+            function.result = VariableUse(function.name)
         return function.result
 
-    def _filter(self, node: nodes.Filter, scope: dict[str, Shape | None]) -> Shape | None:
-        shape = None if node.node is None else self.read(node.node, scope)
+    def _filter(self, node: nodes.Filter, scope: dict[str, VariableUse | None]) -> VariableUse | None:
+        use = None if node.node is None else self.read(node.node, scope)
         self._read_all((*node.args, *node.kwargs), scope)
         if node.name == "format" and isinstance(node.node, nodes.Const):
             for argument in node.args:
                 if (value := self.read(argument, scope)) is not None:
                     value.number = "%s" not in str(node.node.value)
-        if shape is None:
+        if use is None:
             return None
         if node.name in _NUMERIC_FILTERS:
-            shape.number = True
+            use.number = True
         elif node.name in ("first", "last", "random"):
-            return shape.item()
-        elif node.name in _LIST_FILTERS and not (node.name in ("length", "count") and shape.attributes):
-            shape.item()
-        return shape if node.name in _SAME_FILTERS else None
+            return use.item()
+        elif node.name in _LIST_FILTERS and not (node.name in ("length", "count") and use.attributes):
+            use.item()
+        return use if node.name in _SAME_FILTERS else None
 
-    def _compare(self, node: nodes.Compare, scope: dict[str, Shape | None]) -> None:
+    def _compare(self, node: nodes.Compare, scope: dict[str, VariableUse | None]) -> None:
         sides = [node.expr, *(operand.expr for operand in node.ops)]
-        shapes = [self.read(side, scope) for side in sides]
+        uses = [self.read(side, scope) for side in sides]
         constants = [side.value for side in sides if isinstance(side, nodes.Const)]
-        for shape in shapes:
-            if shape is None or not constants:
+        for use in uses:
+            if use is None or not constants:
                 continue
             if isinstance(constants[0], int | float) and not isinstance(constants[0], bool):
-                shape.number = True
-            elif node.ops[0].op == "eq" and shape.equal_to is None:
-                shape.equal_to = constants[0]
+                use.number = True
+            elif node.ops[0].op == "eq" and use.equal_to is None:
+                use.equal_to = constants[0]
 
-    def _calculate(self, node: nodes.Node, scope: dict[str, Shape | None]) -> None:
+    def _calculate(self, node: nodes.Node, scope: dict[str, VariableUse | None]) -> None:
         sides = list(node.iter_child_nodes())
         text = any(isinstance(side, nodes.Const) and isinstance(side.value, str) for side in sides)
         for side in sides:
-            shape = self.read(side, scope)
-            if shape is not None and not text:
-                shape.number = True
+            use = self.read(side, scope)
+            if use is not None and not text:
+                use.number = True
 
 
 def _names(target: nodes.Node) -> Iterator[nodes.Name]:

@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Status"]
+__all__ = ["CheckResult", "Status"]
 
 
 class Status(StrEnum):
-    """How much a finding matters; only FAILED makes the whole check fail."""
+    """How much a result matters; only FAILED makes the whole check fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """``check`` names what was looked at; ``remedy`` is empty where there is nothing to do."""
 
     check: str
@@ -25,19 +25,19 @@ class Finding:
     remedy: str = ""
 
     @classmethod
-    def ok(cls, check: str, found: str) -> "Finding":
+    def ok(cls, check: str, found: str) -> "CheckResult":
         return cls(check, Status.OK, found)
 
     @classmethod
-    def warning(cls, check: str, found: str, remedy: str) -> "Finding":
+    def warning(cls, check: str, found: str, remedy: str) -> "CheckResult":
         return cls(check, Status.WARNING, found, remedy)
 
     @classmethod
-    def failed(cls, check: str, found: str, remedy: str) -> "Finding":
+    def failed(cls, check: str, found: str, remedy: str) -> "CheckResult":
         return cls(check, Status.FAILED, found, remedy)
 
     @classmethod
-    def skipped(cls, check: str, found: str, remedy: str = "") -> "Finding":
+    def skipped(cls, check: str, found: str, remedy: str = "") -> "CheckResult":
         return cls(check, Status.SKIPPED, found, remedy)
 
     def as_dict(self) -> dict[str, str]:

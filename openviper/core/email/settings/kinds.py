@@ -23,7 +23,6 @@ __all__ = [
     "Folders",
     "Hosts",
     "InboxMode",
-    "Kind",
     "MaybeEnvironment",
     "MaybeFlag",
     "MaybeHost",
@@ -37,6 +36,7 @@ __all__ = [
     "Port",
     "Retries",
     "ServerName",
+    "SettingKind",
     "Span",
 ]
 
@@ -46,7 +46,7 @@ _NONE = frozenset({"none", "auto"})
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingKind:
     """``allowed`` ends the sentence "give ..."; ``from_text`` reads an environment variable or raises ValueError."""
 
     allowed: str
@@ -169,70 +169,75 @@ def _none_or(check: Callable[[Any], object]) -> Callable[[object], object]:
     return lambda value: None if value is None else check(value)
 
 
-Flag = Annotated[bool, Kind("True or False", _flag_from_text)]
-MaybeFlag = Annotated[bool | None, Kind("True, False or None", _maybe_flag_from_text)]
-InboxMode = Annotated[bool | Literal["always"] | None, Kind('True, False, None or "always"', _inbox_from_text)]
-OnUncertain = Annotated[Literal["retry", "hold"], Kind('"retry" or "hold"')]
+Flag = Annotated[bool, SettingKind("True or False", _flag_from_text)]
+MaybeFlag = Annotated[bool | None, SettingKind("True, False or None", _maybe_flag_from_text)]
+InboxMode = Annotated[bool | Literal["always"] | None, SettingKind('True, False, None or "always"', _inbox_from_text)]
+OnUncertain = Annotated[Literal["retry", "hold"], SettingKind('"retry" or "hold"')]
 
-Port = Annotated[int, Field(ge=1, le=65535), Kind("a whole number from 1 to 65535", _int_from_text)]
-Count = Annotated[int, Field(ge=1), Kind("a whole number of at least 1", _int_from_text)]
-Retries = Annotated[int, Field(ge=0, le=20), Kind("a whole number from 0 to 20", _int_from_text)]
+Port = Annotated[int, Field(ge=1, le=65535), SettingKind("a whole number from 1 to 65535", _int_from_text)]
+Count = Annotated[int, Field(ge=1), SettingKind("a whole number of at least 1", _int_from_text)]
+Retries = Annotated[int, Field(ge=0, le=20), SettingKind("a whole number from 0 to 20", _int_from_text)]
 Bytes = Annotated[
     int,
     BeforeValidator(byte_count),
     Field(ge=1),
-    Kind('a number of bytes of at least 1, or a string with a unit such as "25 MB"', _bytes_from_text),
+    SettingKind('a number of bytes of at least 1, or a string with a unit such as "25 MB"', _bytes_from_text),
 ]
 Period = Annotated[
     float,
     BeforeValidator(seconds),
     Field(gt=0, allow_inf_nan=False),
-    Kind('seconds above 0, a timedelta, or a string with a unit such as "90 s"', _seconds_from_text),
+    SettingKind('seconds above 0, a timedelta, or a string with a unit such as "90 s"', _seconds_from_text),
 ]
 Span = Annotated[
     float,
     BeforeValidator(seconds),
     Field(ge=0, allow_inf_nan=False),
-    Kind('seconds (0 or more), a timedelta, or a string with a unit such as "7 days"', _seconds_from_text),
+    SettingKind('seconds (0 or more), a timedelta, or a string with a unit such as "7 days"', _seconds_from_text),
 ]
 MaybeRate = Annotated[
     Rate | None,
     BeforeValidator(_none_or(_rate)),
-    Kind('None or a rate such as "14/second" or "500/minute"', _rate_from_text),
+    SettingKind('None or a rate such as "14/second" or "500/minute"', _rate_from_text),
 ]
 
-ServerName = Annotated[str, BeforeValidator(_host), Kind("a host name or IP address, without scheme and port")]
+ServerName = Annotated[str, BeforeValidator(_host), SettingKind("a host name or IP address, without scheme and port")]
 MaybeHost = Annotated[
-    str | None, BeforeValidator(_optional(_host)), Kind("None or a host name, without scheme and port")
+    str | None, BeforeValidator(_optional(_host)), SettingKind("None or a host name, without scheme and port")
 ]
 MaybeText = Annotated[
-    str | None, BeforeValidator(_optional(_plain)), Kind("None or a string without control characters")
+    str | None, BeforeValidator(_optional(_plain)), SettingKind("None or a string without control characters")
 ]
 MaybeSender = Annotated[
-    str | None, BeforeValidator(_optional(_sender)), Kind('None or one address such as "Shop <orders@shop.example>"')
+    str | None,
+    BeforeValidator(_optional(_sender)),
+    SettingKind('None or one address such as "Shop <orders@shop.example>"'),
 ]
 MaybeSecret = Annotated[
-    SecretStr | None, BeforeValidator(_optional(_secret)), Kind("None or a string without control characters")
+    SecretStr | None, BeforeValidator(_optional(_secret)), SettingKind("None or a string without control characters")
 ]
 Backend = Annotated[
-    str, BeforeValidator(_plain), Field(min_length=1), Kind("the name of a backend or the dotted path of your own")
+    str,
+    BeforeValidator(_plain),
+    Field(min_length=1),
+    SettingKind("the name of a backend or the dotted path of your own"),
 ]
 
 MaybeEnvironment = Annotated[
     Environment | str | None,
     BeforeValidator(_optional(_environment)),
-    Kind("None, a jinja2.Environment, or the dotted path of one"),
+    SettingKind("None, a jinja2.Environment, or the dotted path of one"),
 ]
 
-Directory = Annotated[Path, BeforeValidator(_path), Kind("a path")]
-MaybePath = Annotated[Path | None, BeforeValidator(_optional(_path)), Kind("None or a path")]
+Directory = Annotated[Path, BeforeValidator(_path), SettingKind("a path")]
+MaybePath = Annotated[Path | None, BeforeValidator(_optional(_path)), SettingKind("None or a path")]
 Folders = Annotated[
     tuple[Path, ...] | None,
     BeforeValidator(_none_or(_each(_path))),
-    Kind(f"None or a list of paths (in the environment separated by {os.pathsep!r})", _folders_from_text),
+    SettingKind(f"None or a list of paths (in the environment separated by {os.pathsep!r})", _folders_from_text),
 ]
 Hosts = Annotated[
     tuple[str, ...] | None,
     BeforeValidator(_none_or(_each(_listed_host))),
-    Kind("None or a list of host names (in the environment separated by commas)", _hosts_from_text),
+    SettingKind("None or a list of host names (in the environment separated by commas)", _hosts_from_text),
 ]
