@@ -13,7 +13,7 @@ from openviper.cli.email_queue import project_option, queue_of
 from openviper.cli.options import settings_option
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue.job import FailedJob, Spool
+    from openviper.core.email.queue.job import FailedJob, JobStore
 
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
@@ -35,7 +35,7 @@ def failed() -> None:
 @settings_option
 def list_failed(path: Path, limit: int, settings: str | None) -> None:
     """List failed messages, oldest first: when, Message-ID, attempts. Addresses and reasons are in `show`."""
-    jobs = queue_of(path, settings).spool.failed(limit)
+    jobs = queue_of(path, settings).store.failed(limit)
     for job in jobs:
         uncertain = "  perhaps delivered" if job.uncertain else ""
         click.echo(f"{_when(job)}  {job.message_id}  {job.progress.attempts} attempts{uncertain}")
@@ -48,7 +48,7 @@ def list_failed(path: Path, limit: int, settings: str | None) -> None:
 @settings_option
 def show(path: Path, message_id: str, settings: str | None) -> None:
     """Show one failed message: whose it is, why it failed, and who does not have it."""
-    found = [job for job in queue_of(path, settings).spool.failed(_MOST) if job.message_id == _id(message_id)]
+    found = [job for job in queue_of(path, settings).store.failed(_MOST) if job.message_id == _id(message_id)]
     if not found:
         raise click.ClickException(f"there is no failed message {_id(message_id)}")
     for job in found:
@@ -63,9 +63,9 @@ def show(path: Path, message_id: str, settings: str | None) -> None:
 def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
     """Queue failed messages again, for the recipients who do not have them."""
     wanted = _wanted(message_ids, everything)
-    spool = queue_of(path, settings).spool
-    with _progress(spool, "Queueing again") as looked_at:
-        count = spool.retry_failed(wanted, looked_at)
+    store = queue_of(path, settings).store
+    with _progress(store, "Queueing again") as looked_at:
+        count = store.retry_failed(wanted, looked_at)
     _tell(count, wanted, "queued again")
 
 
@@ -77,16 +77,16 @@ def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
 def purge(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
     """Drop failed messages for good."""
     wanted = _wanted(message_ids, everything)
-    spool = queue_of(path, settings).spool
-    with _progress(spool, "Dropping") as looked_at:
-        count = spool.purge_failed(wanted, looked_at)
+    store = queue_of(path, settings).store
+    with _progress(store, "Dropping") as looked_at:
+        count = store.purge_failed(wanted, looked_at)
     _tell(count, wanted, "dropped")
 
 
 @contextmanager
-def _progress(spool: "Spool", what: str) -> Iterator[Callable[[], object]]:
+def _progress(store: "JobStore", what: str) -> Iterator[Callable[[], object]]:
     """What is to be called for each message; many of them move a bar, on a terminal only."""
-    many = spool.figures().failed if sys.stderr.isatty() else 0
+    many = store.figures().failed if sys.stderr.isatty() else 0
     if many < _BAR_FROM:
         yield lambda: None
         return

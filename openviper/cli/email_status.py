@@ -16,7 +16,7 @@ __all__ = ["status"]
 def status(path: Path, settings: str | None) -> None:
     """Show who delivers queued mail and how much there is. Ends with 1 when mail waits and nobody delivers it."""
     service = queue_of(path, settings)
-    figures = service.spool.figures()
+    figures = service.store.figures()
     click.echo(f"Broker   {service.settings.address}")
     click.echo(f"Workers  {figures.consumers or 'none: start one with `viperctl runworker`'}")
     oldest = "" if figures.oldest is None else f", the oldest unsent message is {_age(figures.oldest)} old"

@@ -137,7 +137,7 @@ def _check_broker(tasks: "TaskSettings") -> None:
     service = queue_service()
     assert service is not None
     try:
-        service.spool.probe()
+        service.store.probe()
     except QueueUnavailable as error:
         raise click.ClickException(f"the broker ({tasks.address}) does not answer: {error}") from error
 

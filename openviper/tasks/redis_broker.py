@@ -1,4 +1,4 @@
-"""Dramatiq's Redis broker, with what it leaves open: strays of a lost answer, idle queues, and forked identities."""
+"""Dramatiq's Redis broker, with what it leaves open: messages of a lost answer, idle queues, and forked identities."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from openviper.tasks.settings import TaskSettings
 
 __all__ = ["make_redis_broker", "presence_key", "redis_client"]
 
-_ROUND = 5.0  # seconds between two rounds of a worker's caretaker
+_ROUND = 5.0  # seconds between two rounds of a worker's heartbeat
 _PRESENT = 20.0  # seconds for which one round says that a queue has a consumer
 
 # By the server's clock, since those of workers and web processes may differ.
@@ -64,14 +64,14 @@ def make_redis_broker(settings: TaskSettings) -> RedisBroker:
         namespace=settings.namespace,
         heartbeat_timeout=int(settings.heartbeat_timeout * 1000),
     )
-    broker.add_middleware(_Caretaker())
+    broker.add_middleware(_Heartbeat())
     return broker
 
 
 class _RedisBroker(RedisBroker):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.in_hand: set[tuple[str, str]] = set()  # (queue, id) of messages that a worker has here
+        self.in_progress: set[tuple[str, str]] = set()  # (queue, id) of messages that a worker has here
         self.settled: set[tuple[str, str]] = set()  # those that their actor has acknowledged itself
 
     @property
@@ -82,13 +82,13 @@ class _RedisBroker(RedisBroker):
         self.broker_id = str(uuid.uuid4())
 
     def _should_do_maintenance(self, command: str) -> int:
-        # Not by chance but by the caretaker, so that it is done in time on an idle queue and seldom on a busy one.
+        # Not by chance but by the heartbeat, so that it is done in time on an idle queue and seldom on a busy one.
         return int(command == "qsize")
 
-    def strays(self, queue_name: str) -> list[str]:
+    def orphaned_ids(self, queue_name: str) -> list[str]:
         """Ids that the server counts as ours although we do not have them: the answer to a fetch was lost."""
         members: Any = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}")
-        return [found for raw in members if (queue_name, found := raw.decode()) not in self.in_hand]
+        return [found for raw in members if (queue_name, found := raw.decode()) not in self.in_progress]
 
 
 class _Consumer(_RedisConsumer):
@@ -98,9 +98,9 @@ class _Consumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, timeout)
         if queue_name.endswith(".DQ"):
             # Dramatiq forgets the delayed messages of a consumer that lost its connection.
-            broker.in_hand = {pair for pair in broker.in_hand if pair[0] != queue_name}
+            broker.in_progress = {pair for pair in broker.in_progress if pair[0] != queue_name}
         try:
-            if ids := broker.strays(queue_name):
+            if ids := broker.orphaned_ids(queue_name):
                 broker.do_requeue(queue_name, *ids)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from None
@@ -111,30 +111,30 @@ class _Consumer(_RedisConsumer):
         except redis.TimeoutError as error:
             raise ConnectionClosed(error) from None
         except DecodeError as error:
-            self._bury(error.data)
+            self._dead_letter(error.data)
             return None
         if message is not None:
-            self.broker.in_hand.add(self._key(message))
+            self.broker.in_progress.add(self._key(message))
         return message
 
     def ack(self, message: Any) -> None:
         if (key := self._key(message)) in self.broker.settled:
             self.broker.settled.discard(key)
-            self.broker.in_hand.discard(key)
+            self.broker.in_progress.discard(key)
             self.queued_message_ids.discard(message.message_id)
             return
         try:
             super().ack(message)
         except redis.TimeoutError as error:
             raise ConnectionClosed(error) from None
-        self.broker.in_hand.discard(self._key(message))
+        self.broker.in_progress.discard(self._key(message))
 
     def nack(self, message: Any) -> None:
         try:
             super().nack(message)
         except redis.TimeoutError as error:
             raise ConnectionClosed(error) from None
-        self.broker.in_hand.discard(self._key(message))
+        self.broker.in_progress.discard(self._key(message))
 
     def requeue(self, messages: Iterable[Any]) -> None:
         messages = list(messages)
@@ -142,13 +142,13 @@ class _Consumer(_RedisConsumer):
             super().requeue(messages)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from None
-        self.broker.in_hand.difference_update(map(self._key, messages))
+        self.broker.in_progress.difference_update(map(self._key, messages))
 
-    def _bury(self, data: bytes) -> None:
+    def _dead_letter(self, data: bytes) -> None:
         """Put what is no message with the dead ones; it would come back for ever."""
         messages = f"{self.broker.namespace}:{self.queue_name}.msgs"
         try:
-            for name in self.broker.strays(self.queue_name):
+            for name in self.broker.orphaned_ids(self.queue_name):
                 if self.broker.client.hget(messages, name) == data:
                     self.broker.do_nack(self.queue_name, name)
                     self.logger.error("%s on queue %r is no message; it is dead-lettered", name, self.queue_name)
@@ -159,7 +159,7 @@ class _Consumer(_RedisConsumer):
         return self.queue_name, message.options["redis_message_id"]
 
 
-class _Caretaker(Middleware):
+class _Heartbeat(Middleware):
     """In a worker, every few seconds: say that it lives and what it consumes, and take up what dead ones had in hand.
 
     Dramatiq's consumers say so only while they fetch, and they do not fetch while their hands are full.
@@ -171,7 +171,7 @@ class _Caretaker(Middleware):
 
     def after_worker_boot(self, broker: Broker, worker: Any) -> None:
         self._end.clear()
-        self._thread = threading.Thread(target=self._run, args=(broker, worker), name="caretaker", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(broker, worker), name="heartbeat", daemon=True)
         self._thread.start()
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:

@@ -18,8 +18,8 @@ from openviper.core.email import EmailMessageData, send_email
 from openviper.core.email.message import prepare
 from openviper.core.email.message.storage import encode, join
 from openviper.core.email.queue import close_queue, queue_service
-from openviper.core.email.queue.job import Held, Parcel, Progress, job_key
-from openviper.core.email.queue.redis_spool import RedisSpool
+from openviper.core.email.queue.job import ClaimedJob, NewJob, Progress, job_key
+from openviper.core.email.queue.redis_store import RedisJobStore
 from openviper.tasks import get_broker
 from openviper.tasks.encoder import Sealed
 
@@ -114,14 +114,14 @@ def give_up(count: int) -> None:
     for number in range(count):
         message = prepare(EmailMessageData(["a@example.com"], f"Order {number}", text=""), default_sender="s@x.test")
         key, progress = job_key(message.message_id, message.recipients), Progress(time.time(), 1)
-        one = Parcel(key, message.message_id, encode(message), progress, keep=3600)
-        if isinstance(service.spool, RedisSpool):
-            service.spool.enqueue(one, deadline=time.monotonic() + 5)
-            held = service.spool.receive(key, 1, "ticket")
+        one = NewJob(key, message.message_id, encode(message), progress, keep=3600)
+        if isinstance(service.store, RedisJobStore):
+            service.store.enqueue(one, deadline=time.monotonic() + 5)
+            held = service.store.claim(key, 1, "ticket")
         else:
-            held = Held(key, one.message_id, progress, one.payload, token=Sealed(join(one.payload)))
+            held = ClaimedJob(key, one.message_id, progress, one.payload, token=Sealed(join(one.payload)))
         assert held is not None
-        service.spool.fail(held, progress, "550 no", keep=3600, uncertain=False)
+        service.store.fail(held, progress, "550 no", keep=3600, uncertain=False)
     close_queue()
 
 

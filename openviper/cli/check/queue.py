@@ -43,7 +43,7 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
 
 
 def _probe(service: QueueService) -> None:
-    service.spool.probe()  # the first use of the spool imports the client library, which belongs into the thread
+    service.store.probe()  # the first use of the store imports the client library, which belongs into the thread
 
 
 def _worker(count: int) -> CheckResult:

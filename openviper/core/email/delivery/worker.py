@@ -20,7 +20,7 @@ from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import outgoing
 from openviper.core.email.message.storage import UnknownPayload, decode
 from openviper.core.email.queue import queue_service
-from openviper.core.email.queue.job import ACTOR, QUEUE, Held, Spool
+from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
 from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.loops import PerLoop, at_loop_end
@@ -48,9 +48,9 @@ def declare(broker: Broker) -> None:
 def _deliver(*ticket: Any) -> None:
     service = queue_service()
     assert service is not None, "a worker has a broker"
-    job = service.spool.receive(*ticket)
+    job = service.store.claim(*ticket)
     if job is not None:
-        _settle(service.spool, job, _settings(settings_version()))
+        _settle(service.store, job, _settings(settings_version()))
 
 
 @lru_cache(maxsize=1)
@@ -59,17 +59,17 @@ def _settings(_version: int) -> EmailSettings:
     return EmailSettings.from_settings()
 
 
-def _settle(store: Spool, job: Held, settings: EmailSettings) -> None:
+def _settle(store: JobStore, job: ClaimedJob, settings: EmailSettings) -> None:
     decision = _attempt(job, settings)
     if isinstance(decision, Done):
         store.sent(job, remember=max(3600.0, settings.retry_max_age))
     elif isinstance(decision, Retry):
-        store.again(job, decision.progress, delay=decision.delay)
+        store.retry(job, decision.progress, delay=decision.delay)
     else:
         store.fail(job, decision.progress, decision.reason, keep=settings.failed_keep, uncertain=decision.uncertain)
 
 
-def _attempt(job: Held, settings: EmailSettings) -> Decision:
+def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
     if job.repeated:  # that attempt may have delivered it, whatever comes of this one
@@ -86,7 +86,7 @@ def _attempt(job: Held, settings: EmailSettings) -> Decision:
     return decision
 
 
-async def _send(prepared: PreparedMessage, job: Held, settings: EmailSettings) -> Decision:
+async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
     """Attempt the delivery, unless nothing is to be sent any more."""
     message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
     if job.progress.left is not None:
@@ -107,7 +107,7 @@ async def _send(prepared: PreparedMessage, job: Held, settings: EmailSettings) -
     )
 
 
-def _reason_not_to_send(job: Held, settings: EmailSettings) -> str | None:
+def _reason_not_to_send(job: ClaimedJob, settings: EmailSettings) -> str | None:
     if job.progress.expires_at is not None and time.time() > job.progress.expires_at:
         return "expired before it could be delivered"
     if job.repeated and settings.on_uncertain == "hold":
@@ -147,7 +147,7 @@ class _Promoter(Middleware):
         if QUEUE not in worker.consumers or service is None or service.settings.broker != "redis":
             return
         self._end.clear()
-        self._thread = threading.Thread(target=self._run, args=(service.spool,), name="promoter", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(service.store,), name="promoter", daemon=True)
         self._thread.start()
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Any) -> None:
@@ -155,10 +155,10 @@ class _Promoter(Middleware):
         if self._thread is not None:
             self._thread.join(10)
 
-    def _run(self, spool: Any) -> None:
+    def _run(self, store: Any) -> None:
         while not self._end.wait(_PROMOTE_EVERY):
             try:
-                while spool.promote():
+                while store.promote():
                     pass
             except QueueUnavailable as error:
                 logger.debug("nothing could be given out: %s", error)

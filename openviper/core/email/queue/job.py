@@ -11,12 +11,12 @@ from openviper.core.email.message.storage import Payload, UnknownPayload
 __all__ = [
     "ACTOR",
     "QUEUE",
+    "ClaimedJob",
     "FailedJob",
-    "Held",
-    "Parcel",
+    "JobStore",
+    "NewJob",
     "Progress",
     "QueueFigures",
-    "Spool",
     "job_key",
     "message_id_of",
 ]
@@ -86,7 +86,7 @@ class Progress:
         """Return the recipients who are not known to have the message; None: all."""
         return tuple(dict.fromkeys((*(self.left or ()), *self.refused, *self.held))) or None
 
-    def again(self, *, now: float) -> "Progress":
+    def restart(self, *, now: float) -> "Progress":
         """Begin anew, for the recipients who are not known to have the message."""
         return Progress(since=now, left=self.missing)
 
@@ -105,7 +105,7 @@ def _check(progress: Any) -> None:
         raise TypeError
 
 
-class Parcel(NamedTuple):
+class NewJob(NamedTuple):
     """A message to be queued. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which parts are needed."""
 
     key: str
@@ -116,10 +116,10 @@ class Parcel(NamedTuple):
     due_at: float | None = None
 
 
-class Held(NamedTuple):
+class ClaimedJob(NamedTuple):
     """A message in a worker's hands. ``repeated``: a worker had it before and died with it, perhaps after sending.
 
-    ``damage`` says why there is no payload; ``token`` belongs to the spool.
+    ``damage`` says why there is no payload; ``token`` belongs to the store.
     """
 
     key: str
@@ -131,7 +131,7 @@ class Held(NamedTuple):
     token: Any = None
 
     def __repr__(self) -> str:
-        return f"<Held {self.message_id}>"
+        return f"<ClaimedJob {self.message_id}>"
 
 
 class FailedJob(NamedTuple):
@@ -155,25 +155,25 @@ class QueueFigures(NamedTuple):
     oldest: float | None
 
 
-class Spool(Protocol):
+class JobStore(Protocol):
     """Where queued mail lies. All methods block, and raise the client library's errors as :class:`OSError` kinds."""
 
     def probe(self) -> None:
         """Ask the broker whether it answers; at most a second."""
 
-    def enqueue(self, parcel: Parcel, *, deadline: float) -> None:
+    def enqueue(self, job: NewJob, *, deadline: float) -> None:
         """Return when the broker has it. ``deadline``: ``time.monotonic()`` after which it may not take it any more."""
 
-    def receive(self, *ticket: Any) -> Held | None:
+    def claim(self, *ticket: Any) -> ClaimedJob | None:
         """What a worker was given; None when there is nothing to do with it."""
 
-    def sent(self, held: Held, *, remember: float) -> None:
+    def sent(self, job: ClaimedJob, *, remember: float) -> None:
         """It was delivered; ``remember`` that for so many seconds."""
 
-    def again(self, held: Held, progress: Progress, *, delay: float) -> None:
+    def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Another attempt after ``delay`` seconds."""
 
-    def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
+    def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """No further attempt; keep it for ``keep`` seconds (0: not)."""
 
     def close(self) -> None:

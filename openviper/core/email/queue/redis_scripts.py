@@ -13,7 +13,7 @@ A ticket is the Dramatiq message that makes a worker take up a job; it is writte
 and only a ticket of the present one counts, so that a ticket which comes twice does nothing twice.
 """
 
-__all__ = ["AGAIN", "CLAIM", "ENQUEUE", "FAIL", "PROMOTE", "PURGE", "RETRY", "SENT"]
+__all__ = ["CLAIM", "ENQUEUE", "FAIL", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_FAILED", "SENT"]
 
 _COMMON = """
 local ns = KEYS[1]
@@ -155,7 +155,7 @@ end
 )
 
 # ARGV: key, owner, progress, delay
-AGAIN = (
+RESCHEDULE = (
     _COMMON
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
@@ -193,7 +193,7 @@ return 1
 )
 
 # ARGV: key, progress
-RETRY = (
+RETRY_FAILED = (
     _COMMON
     + """
 local key, job = ARGV[1], job_of(ARGV[1])

@@ -1,4 +1,4 @@
-"""The broker as a process sees it: one spool, one detector, and the threads in which both block."""
+"""The broker as a process sees it: one job store, one detector, and the threads in which both block."""
 
 import asyncio
 import atexit
@@ -15,12 +15,12 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
-from openviper.core.email.queue.job import Parcel, Progress, job_key
+from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.settings import EmailSettings
 from openviper.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue.job import Spool
+    from openviper.core.email.queue.job import JobStore
 
 __all__ = [
     "JobQueue",
@@ -92,21 +92,21 @@ class QueueService(JobQueue):
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
         self.detector = Detector(self._probe, settings.address)
-        self._spool: Spool | None = None
+        self._store: JobStore | None = None
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="openviper-queue")
 
     @property
-    def spool(self) -> "Spool":
+    def store(self) -> "JobStore":
         """Where queued mail lies. The first call imports the client library: not on an event loop.
 
         Raises:
             MissingDependency: it is not installed.
         """
         with self._lock:
-            if self._spool is None:
-                self._spool = _make_spool(self.settings)
-            return self._spool
+            if self._store is None:
+                self._store = _make_store(self.settings)
+            return self._store
 
     @property
     def address(self) -> str:
@@ -126,8 +126,8 @@ class QueueService(JobQueue):
         """Let go of connections and threads. What is being queued is finished."""
         self._threads.shutdown()
         with self._lock:
-            if self._spool is not None:
-                self._spool.close()
+            if self._store is not None:
+                self._store.close()
 
     def consumers(self) -> int:
         """How many workers consume queued mail at this moment; blocks.
@@ -135,10 +135,10 @@ class QueueService(JobQueue):
         Raises:
             QueueUnavailable: the broker does not answer.
         """
-        return self.spool.consumers()
+        return self.store.consumers()
 
     def _probe(self) -> None:
-        self.spool.probe()
+        self.store.probe()
 
     async def enqueue(
         self,
@@ -183,7 +183,7 @@ class QueueService(JobQueue):
             raise QueueUnavailable(f"{self.settings.address} is too slow")
         now = time.time()
         begin = now if due_at is None else max(now, due_at)
-        parcel = Parcel(
+        job = NewJob(
             key=job_key(message.message_id, message.envelope.recipients),
             message_id=message.message_id,
             payload=encode(message.prepared),
@@ -191,7 +191,7 @@ class QueueService(JobQueue):
             keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
             due_at=due_at,
         )
-        self.spool.enqueue(parcel, deadline=deadline)
+        self.store.enqueue(job, deadline=deadline)
 
 
 _replacements: list[JobQueue] = []
@@ -249,18 +249,18 @@ atexit.register(close_queue)
 _service: tuple[int, QueueService] | None = None
 
 
-def _make_spool(settings: TaskSettings) -> "Spool":
+def _make_store(settings: TaskSettings) -> "JobStore":
     # Imported here, so that mail alone needs no broker's client library.
     from openviper.tasks.broker import get_broker
 
     get_broker()  # says which extra is missing
     if settings.broker == "redis":
-        from openviper.core.email.queue.redis_spool import RedisSpool
+        from openviper.core.email.queue.redis_store import RedisJobStore
 
-        return RedisSpool(settings)
-    from openviper.core.email.queue.rabbitmq_spool import RabbitmqSpool
+        return RedisJobStore(settings)
+    from openviper.core.email.queue.rabbitmq_store import RabbitmqJobStore
 
-    return RabbitmqSpool(settings)
+    return RabbitmqJobStore(settings)
 
 
 def _forget(done: "asyncio.Future[None]") -> None:

@@ -16,7 +16,7 @@ from openviper.core.email.queue.job import FailedJob
 def failed() -> list[FailedJob]:
     service = queue_service()
     assert service is not None
-    return service.spool.failed(10)
+    return service.store.failed(10)
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -115,7 +115,7 @@ async def test_uncertain_mail_is_held_where_the_setting_says_so(redis_scene: Any
     with redis_scene.worker():
         await redis_scene.smtp.seen("body", timeout=20)
         deadline = time.monotonic() + 20
-        while not (failed := await asyncio.to_thread(service.spool.failed, 10)):
+        while not (failed := await asyncio.to_thread(service.store.failed, 10)):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
     assert failed[0].uncertain

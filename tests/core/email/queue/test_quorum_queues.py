@@ -24,8 +24,8 @@ from openviper.core.email import EmailMessageData, QueueUnavailable, send_email
 from openviper.core.email.message import prepare
 from openviper.core.email.message.storage import encode, join
 from openviper.core.email.queue import close_queue, queue_service
-from openviper.core.email.queue.job import Held, Progress
-from openviper.core.email.queue.rabbitmq_spool import RabbitmqSpool
+from openviper.core.email.queue.job import ClaimedJob, Progress
+from openviper.core.email.queue.rabbitmq_store import RabbitmqJobStore
 from openviper.tasks import TaskSettings
 from openviper.tasks.encoder import Sealed
 
@@ -75,25 +75,25 @@ def quorum(rabbitmq_server: RabbitmqServer, limited: None) -> Iterator[RabbitmqS
 
 
 @pytest.fixture
-def spool(quorum: RabbitmqServer) -> RabbitmqSpool:
+def store(quorum: RabbitmqServer) -> RabbitmqJobStore:
     service = queue_service()
     assert service is not None
-    assert isinstance(service.spool, RabbitmqSpool)
-    return service.spool
+    assert isinstance(service.store, RabbitmqJobStore)
+    return service.store
 
 
-def fail(spool: RabbitmqSpool, count: int, *, keep: float = 3600, size: int = 0) -> list[str]:
+def fail(store: RabbitmqJobStore, count: int, *, keep: float = 3600, size: int = 0) -> list[str]:
     data = EmailMessageData(["a@example.com"], "Order", text="x" * size)
     token = Sealed(join(encode(prepare(data, default_sender="shop@example.com"))))
     message_ids = [f"<{number}@example.com>" for number in range(count)]
     for number, message_id in enumerate(message_ids):
-        one = Held(f"{number}@example.com/0", message_id, Progress(time.time(), 1), None, token=token)
-        spool.fail(one, one.progress, "550 no", keep=keep, uncertain=False)
+        one = ClaimedJob(f"{number}@example.com/0", message_id, Progress(time.time(), 1), None, token=token)
+        store.fail(one, one.progress, "550 no", keep=keep, uncertain=False)
     return message_ids
 
 
-def shown(spool: RabbitmqSpool, limit: int = 1000) -> list[str]:
-    return [job.message_id for job in spool.failed(limit)]
+def shown(store: RabbitmqJobStore, limit: int = 1000) -> list[str]:
+    return [job.message_id for job in store.failed(limit)]
 
 
 def eventually(true: Callable[[], bool]) -> None:
@@ -127,80 +127,84 @@ def put(server: RabbitmqServer, queue: str, properties: Any, body: bytes) -> Non
         channel.basic_publish("", queue, body, properties, mandatory=True)
 
 
-def test_thirty_looks_at_failed_mail_lose_none(spool: RabbitmqSpool) -> None:
+def test_thirty_looks_at_failed_mail_lose_none(store: RabbitmqJobStore) -> None:
     """Whether they are listed, or looked through for one to retry or to purge."""
-    message_ids = fail(spool, 12)
+    message_ids = fail(store, 12)
     nobody = frozenset({"<nobody@example.com>"})
     for _ in range(10):
-        assert shown(spool) == message_ids
-        assert shown(spool, 5) == message_ids[:5]
-        assert spool.retry_failed(nobody) == 0
-        assert spool.purge_failed(nobody) == 0
-    assert spool.figures().failed == 12
-    assert shown(spool) == message_ids
+        assert shown(store) == message_ids
+        assert shown(store, 5) == message_ids[:5]
+        assert store.retry_failed(nobody) == 0
+        assert store.purge_failed(nobody) == 0
+    assert store.figures().failed == 12
+    assert shown(store) == message_ids
 
 
-def test_more_than_fit_into_one_batch_are_all_looked_at(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
-    message_ids = fail(spool, 50)
+def test_more_than_fit_into_one_batch_are_all_looked_at(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
+    message_ids = fail(store, 50)
     for _ in range(LIMIT + 2):
-        assert shown(spool) == message_ids
-    assert spool.retry_failed(frozenset(message_ids[10:])) == 40
-    assert shown(spool) == message_ids[:10]
-    assert spool.purge_failed(None) == 10
+        assert shown(store) == message_ids
+    assert store.retry_failed(frozenset(message_ids[10:])) == 40
+    assert shown(store) == message_ids[:10]
+    assert store.purge_failed(None) == 10
     assert ready(quorum, "emails") == (40, 0)
 
 
-def test_a_look_does_not_make_failed_mail_stay_longer(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
-    fail(spool, 1, keep=3600)
+def test_a_look_does_not_make_failed_mail_stay_longer(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
+    fail(store, 1, keep=3600)
     time.sleep(0.2)
-    first, second = shown(spool), shown(spool)
+    first, second = shown(store), shown(store)
     assert first == second == ["<0@example.com>"]
     ((properties, _),) = take(quorum, "emails.failed")
     assert 0 < int(properties.expiration) < 3600_000 - 200
-    fail(spool, 1, keep=2)
-    eventually(lambda: shown(spool) == [])
+    fail(store, 1, keep=2)
+    eventually(lambda: shown(store) == [])
 
 
-def test_copies_are_shown_once_retried_once_and_purged_together(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
+def test_copies_are_shown_once_retried_once_and_purged_together(
+    store: RabbitmqJobStore, quorum: RabbitmqServer
+) -> None:
     """A reader that dies between confirm and acknowledgement leaves them."""
-    message_ids = fail(spool, 3)
+    message_ids = fail(store, 3)
     for _ in range(3):
         for properties, body in take(quorum, "emails.failed"):
             put(quorum, "emails.failed", properties, body)
             put(quorum, "emails.failed", properties, body)
-        assert shown(spool) == message_ids
+        assert shown(store) == message_ids
     for properties, body in take(quorum, "emails.failed"):
         put(quorum, "emails.failed", properties, body)
         put(quorum, "emails.failed", properties, body)
-    assert spool.purge_failed(frozenset(message_ids[:1])) == 1
-    assert spool.retry_failed(frozenset(message_ids[1:2])) == 1
-    assert shown(spool) == message_ids[2:]
+    assert store.purge_failed(frozenset(message_ids[:1])) == 1
+    assert store.retry_failed(frozenset(message_ids[1:2])) == 1
+    assert shown(store) == message_ids[2:]
     assert ready(quorum, "emails") == (1, 0)
     assert ready(quorum, "emails.failed") == (1, 0)
 
 
-def test_of_two_failures_of_one_message_the_later_counts(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
+def test_of_two_failures_of_one_message_the_later_counts(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
     """They stand together if a retry was killed before it took the first away."""
-    fail(spool, 1)
+    fail(store, 1)
     ((properties, body),) = take(quorum, "emails.failed")
     key, _, sealed = dramatiq.Message.decode(body).args
-    later = Held(key, "<0@example.com>", replace(Progress(time.time(), 2), left=("b@example.com",)), None, token=sealed)
-    spool.fail(later, later.progress, "551 no", keep=3600, uncertain=False)
+    later = ClaimedJob(
+        key, "<0@example.com>", replace(Progress(time.time(), 2), left=("b@example.com",)), None, token=sealed
+    )
+    store.fail(later, later.progress, "551 no", keep=3600, uncertain=False)
     put(quorum, "emails.failed", properties, body)  # behind the later one
-    assert [job.reason for job in spool.failed(10)] == ["551 no"]
-    spool.purge_failed(None)
+    assert [job.reason for job in store.failed(10)] == ["551 no"]
+    store.purge_failed(None)
     put(quorum, "emails.failed", properties, body)  # before it
-    spool.fail(later, later.progress, "551 no", keep=3600, uncertain=False)
-    assert [job.reason for job in spool.failed(10)] == ["551 no"]
-    assert spool.retry_failed(None) == 1
+    store.fail(later, later.progress, "551 no", keep=3600, uncertain=False)
+    assert [job.reason for job in store.failed(10)] == ["551 no"]
+    assert store.retry_failed(None) == 1
     ((_, again),) = take(quorum, "emails")
     assert b"b@example.com" in dramatiq.Message.decode(again).args[1]
-    assert shown(spool) == []
+    assert shown(store) == []
 
 
-def test_readers_killed_half_way_lose_nothing(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
+def test_readers_killed_half_way_lose_nothing(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
     """SIGKILL while a part of a batch is published again and nothing of it acknowledged."""
-    message_ids = fail(spool, 40)
+    message_ids = fail(store, 40)
     for _ in range(3):
         reader = subprocess.Popen([sys.executable, "-c", _READER, quorum.url], stdout=subprocess.PIPE)
         assert reader.stdout is not None
@@ -208,19 +212,19 @@ def test_readers_killed_half_way_lose_nothing(spool: RabbitmqSpool, quorum: Rabb
         os.kill(reader.pid, signal.SIGKILL)
         reader.wait(10)
         reader.stdout.close()
-    assert shown(spool) == message_ids
-    assert spool.retry_failed(None) == 40
+    assert shown(store) == message_ids
+    assert store.retry_failed(None) == 40
     assert ready(quorum, "emails") == (40, 0)
     assert ready(quorum, "emails.failed") == (0, 0)
 
 
-def test_readers_at_the_same_time_wait_for_each_other(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
-    message_ids = fail(spool, 60)
+def test_readers_at_the_same_time_wait_for_each_other(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
+    message_ids = fail(store, 60)
     with override(TASKS=quorum.tasks()):
-        others = [RabbitmqSpool(TaskSettings.from_settings()) for _ in range(3)]
+        others = [RabbitmqJobStore(TaskSettings.from_settings()) for _ in range(3)]
     with ThreadPoolExecutor(4) as threads:
         looks = [threads.submit(shown, other) for other in others for _ in range(2)]
-        retried = threads.submit(spool.retry_failed, None)
+        retried = threads.submit(store.retry_failed, None)
         assert retried.result(PATIENCE) == 60
         for look in looks:
             assert look.result(PATIENCE) in (message_ids, []), "before the retry, or after it"
@@ -229,17 +233,17 @@ def test_readers_at_the_same_time_wait_for_each_other(spool: RabbitmqSpool, quor
     assert ready(quorum, "emails") == (60, 0)
 
 
-def test_while_rabbitmq_confirms_nothing_nothing_is_taken(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
-    message_ids = fail(spool, 3)
+def test_while_rabbitmq_confirms_nothing_nothing_is_taken(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
+    message_ids = fail(store, 3)
     quorum.control("set_vm_memory_high_watermark", "0.000001")
     try:
         eventually(lambda: "memory" in quorum.control("eval", "rabbit_alarm:get_alarms()."))
         with pytest.raises(QueueUnavailable, match="alarm"):
-            spool.failed(10)
+            store.failed(10)
     finally:
         quorum.control("set_vm_memory_high_watermark", "0.8")
     assert [properties.headers["x-delivery-count"] for properties, _ in take_and_put(quorum)] == [0, 0, 0]
-    assert shown(spool) == message_ids
+    assert shown(store) == message_ids
 
 
 def take_and_put(server: RabbitmqServer) -> list[tuple[Any, bytes]]:
@@ -249,9 +253,9 @@ def take_and_put(server: RabbitmqServer) -> list[tuple[Any, bytes]]:
     return taken
 
 
-def test_of_large_messages_a_list_keeps_the_heads_alone(spool: RabbitmqSpool) -> None:
-    message_ids = fail(spool, 3, size=5_000_000)
-    jobs = spool.failed(10)
+def test_of_large_messages_a_list_keeps_the_heads_alone(store: RabbitmqJobStore) -> None:
+    message_ids = fail(store, 3, size=5_000_000)
+    jobs = store.failed(10)
     assert [job.message_id for job in jobs] == message_ids
     assert [job.payload.size < 1000 for job in jobs if job.payload is not None] == [True] * 3
 
@@ -286,7 +290,7 @@ async def test_mail_whose_workers_died_ten_times_is_shown_as_failed(
     for _ in range(LIMIT + 2):
         service = queue_service()
         assert service is not None
-        jobs = await asyncio.to_thread(service.spool.failed, 10)
+        jobs = await asyncio.to_thread(service.store.failed, 10)
         assert sorted(job.uncertain for job in jobs) == [False, False, False, True]
         assert all("delivery limit" in job.reason for job in jobs)
     listed = await asyncio.to_thread(run, "failed", "list")
@@ -299,14 +303,14 @@ async def test_mail_whose_workers_died_ten_times_is_shown_as_failed(
     assert [message.recipients for message in smtp.messages] == [["now@example.com"]]
 
 
-def test_dead_letters_that_are_not_mail_stay_where_they_are(spool: RabbitmqSpool, quorum: RabbitmqServer) -> None:
-    fail(spool, 1)
+def test_dead_letters_that_are_not_mail_stay_where_they_are(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
+    fail(store, 1)
     ((properties, body),) = take(quorum, "emails.failed")
     damaged = b"\x00OV1 no message"
     other = dramatiq.Message("emails", "other", (1,), {}, {}).encode()
     for one in (damaged, other, body):
         put(quorum, "emails.XQ", properties, one)
     for _ in range(LIMIT + 2):
-        assert shown(spool) == ["<0@example.com>"]
-    assert spool.purge_failed(None) == 1
+        assert shown(store) == ["<0@example.com>"]
+    assert store.purge_failed(None) == 1
     assert sorted(left for _, left in take(quorum, "emails.XQ")) == sorted([damaged, other])

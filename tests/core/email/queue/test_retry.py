@@ -64,7 +64,7 @@ def test_who_was_refused_for_good_is_kept_when_all_others_have_it() -> None:
     assert isinstance(first, Retry)
     last = after(first.progress, DeliveryReport(("b@x.test",)), settings())
     assert isinstance(last, GiveUp)
-    assert last.progress.again(now=0).left == ("c@x.test",)
+    assert last.progress.restart(now=0).left == ("c@x.test",)
 
 
 def test_a_refusal_of_all_is_judged_by_each_reply() -> None:
@@ -124,7 +124,7 @@ def test_of_a_report_those_who_may_have_it_are_held_and_the_others_tried_again()
     assert failed.uncertain
     assert failed.reason.startswith("1 recipients perhaps have it: 451 cut")
     assert "1 recipients refused: 550 no" in failed.reason
-    assert failed.progress.again(now=0) == Progress(0, left=("d@x.test", "b@x.test"))
+    assert failed.progress.restart(now=0) == Progress(0, left=("d@x.test", "b@x.test"))
 
 
 def test_of_an_error_that_tells_recipients_apart_those_without_the_message_are_tried_again() -> None:

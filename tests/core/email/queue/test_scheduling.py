@@ -25,7 +25,7 @@ async def first_failed() -> FailedJob:
     service = queue_service()
     assert service is not None
     deadline = time.monotonic() + 30
-    while not (failed := await asyncio.to_thread(service.spool.failed, 10)):
+    while not (failed := await asyncio.to_thread(service.store.failed, 10)):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
     return failed[0]

@@ -16,11 +16,11 @@ from dramatiq.brokers.redis import RedisBroker
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import Payload, UnknownPayload
 from openviper.core.email.queue import redis_scripts as scripts
-from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
+from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueFigures, message_id_of
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.redis_broker import presence_key, redis_client
 
-__all__ = ["RedisSpool"]
+__all__ = ["RedisJobStore"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -34,25 +34,25 @@ _PROMOTED = 200  # jobs of one call
 _PAGE = 500
 
 
-class RedisSpool:
-    """The spool of ``settings``; connects at first use."""
+class RedisJobStore:
+    """The job store of ``settings``; connects at first use."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self._namespace = settings.namespace
         self._prefix = f"{settings.namespace}:mail:"
         # Any: the library's annotations allow for answers that our settings of the client rule out.
-        self._impatient: Any = redis_client(settings, timeout=_PATIENCE)
-        self._patient: Any = redis_client(settings, timeout=5.0)
+        self._send_client: Any = redis_client(settings, timeout=_PATIENCE)
+        self._worker_client: Any = redis_client(settings, timeout=5.0)
         self._of_thread = threading.local()
         self._clock: tuple[float, float] | None = None  # server's minus ours (at most), and when that was compared
-        register = self._patient.register_script
+        register = self._worker_client.register_script
         self._enqueue = register(scripts.ENQUEUE)
         self._promote = register(scripts.PROMOTE)
         self._claim = register(scripts.CLAIM)
         self._sent = register(scripts.SENT)
-        self._again = register(scripts.AGAIN)
+        self._reschedule = register(scripts.RESCHEDULE)
         self._fail = register(scripts.FAIL)
-        self._retry = register(scripts.RETRY)
+        self._retry_failed = register(scripts.RETRY_FAILED)
         self._purge = register(scripts.PURGE)
 
     def probe(self) -> None:
@@ -62,43 +62,41 @@ class RedisSpool:
 
     # Handing in
 
-    def enqueue(self, parcel: Parcel, *, deadline: float) -> None:
+    def enqueue(self, job: NewJob, *, deadline: float) -> None:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.
 
         So a command that reaches a paused server late does nothing.
         """
         with _translated():
-            blobs, fields = _sorted_parts(parcel.payload)
-            fields |= {"message_id": parcel.message_id, "head": parcel.payload.head}
-            fields |= {"progress": parcel.progress.to_json(), "parts": len(parcel.payload.parts)}
+            blobs, fields = _sorted_parts(job.payload)
+            fields |= {"message_id": job.message_id, "head": job.payload.head}
+            fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
-                if not self._impatient.exists(f"{self._prefix}blob:{name}"):
+                if not self._send_client.exists(f"{self._prefix}blob:{name}"):
                     uploads[name] = self._upload(blobs[name])
-            verdict = self._ask_to_enqueue(parcel, deadline, uploads, fields)
+            verdict = self._ask_to_enqueue(job, deadline, uploads, fields)
             if verdict == b"missing":  # it expired since we looked
                 uploads = {name: self._upload(content) for name, content in blobs.items()}
-                verdict = self._ask_to_enqueue(parcel, deadline, uploads, fields)
+                verdict = self._ask_to_enqueue(job, deadline, uploads, fields)
         if verdict not in (b"queued", b"known"):
             self._clock = None
             raise QueueUnavailable("Redis took too long; the message was not queued")
 
-    def _ask_to_enqueue(
-        self, parcel: Parcel, deadline: float, uploads: dict[str, str], fields: dict[str, Any]
-    ) -> bytes:
-        due = 0 if parcel.due_at is None else int(parcel.due_at * 1000)
+    def _ask_to_enqueue(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
+        due = 0 if job.due_at is None else int(job.due_at * 1000)
         moment = min(deadline, time.monotonic() + _TAKEN_WITHIN)
-        arguments: list[Any] = [self._server_time(moment), parcel.key, due, int(parcel.keep * 1000), len(uploads)]
+        arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
-        answer: bytes = self._enqueue(keys=[self._namespace], args=arguments, client=self._impatient)
+        answer: bytes = self._enqueue(keys=[self._namespace], args=arguments, client=self._send_client)
         return answer
 
     def _upload(self, content: bytes) -> str:
         name = f"{self._prefix}upload:{uuid.uuid4().hex}"
         view = memoryview(content)
         for at in range(0, len(content), _SLICE):
-            pipeline = self._impatient.pipeline(transaction=False)
+            pipeline = self._send_client.pipeline(transaction=False)
             pipeline.append(name, bytes(view[at : at + _SLICE]))
             pipeline.pexpire(name, _UPLOAD_KEEP)
             pipeline.execute()
@@ -112,7 +110,7 @@ class RedisSpool:
         return int((moment + clock[0]) * 1000)
 
     def _compare_clocks(self) -> tuple[float, float]:
-        seconds, micros = self._impatient.time()
+        seconds, micros = self._send_client.time()
         now = time.monotonic()
         self._clock = seconds + micros / 1e6 - now, now
         return self._clock
@@ -124,7 +122,7 @@ class RedisSpool:
         with _translated():
             return int(self._promote(keys=[self._namespace], args=[_PROMOTED]))
 
-    def receive(self, key: str, turn: int, ticket: str) -> Held | None:
+    def claim(self, key: str, turn: int, ticket: str) -> ClaimedJob | None:
         """Claim the job, unless it was done, or its ticket is an old one, or another worker has it."""
         broker = self._broker()
         owner = uuid.uuid4().hex
@@ -143,30 +141,30 @@ class RedisSpool:
             read = Progress.from_json(progress)
         except UnknownPayload as error:
             read, damage = Progress(time.time()), str(error)
-        return Held(key, _message_id(message_id, key), read, payload, bool(repeated), damage, (owner, ticket))
+        return ClaimedJob(key, _message_id(message_id, key), read, payload, bool(repeated), damage, (owner, ticket))
 
-    def sent(self, held: Held, *, remember: float) -> None:
+    def sent(self, job: ClaimedJob, *, remember: float) -> None:
         """Forget all but that it was sent, and acknowledge its ticket."""
-        broker, ticket = self._broker(), held.token[1]
-        arguments = [held.key, _ms(remember), ticket, broker.broker_id]
+        broker, ticket = self._broker(), job.token[1]
+        arguments = [job.key, _ms(remember), ticket, broker.broker_id]
         self._persistently(self._sent, arguments)
         broker.settled.add((QUEUE, ticket))
 
-    def again(self, held: Held, progress: Progress, *, delay: float) -> None:
+    def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Let it wait for its next turn."""
-        arguments = [held.key, held.token[0], progress.to_json(), _ms(delay)]
-        self._persistently(self._again, arguments)
+        arguments = [job.key, job.token[0], progress.to_json(), _ms(delay)]
+        self._persistently(self._reschedule, arguments)
 
-    def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
+    def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Move it to the failed ones."""
         kept = 0 if keep == 0 else _ms(keep)
-        arguments = [held.key, held.token[0], progress.to_json(), reason, kept, int(uncertain)]
+        arguments = [job.key, job.token[0], progress.to_json(), reason, kept, int(uncertain)]
         self._persistently(self._fail, arguments)
 
     def _persistently(self, script: Any, arguments: list[Any]) -> Any:
         """Ask until Redis answers: what a worker has done with a message must be written down before it lets go of it.
 
-        Each of these scripts does the same when it is asked twice. That Redis cannot be reached the caretaker tells.
+        Each of these scripts does the same when it is asked twice. That Redis cannot be reached the heartbeat logs.
         """
         pause, told = 0.2, False
         while True:
@@ -183,19 +181,19 @@ class RedisSpool:
 
     def close(self) -> None:
         """Close the pools."""
-        self._impatient.close()
-        self._patient.close()
+        self._send_client.close()
+        self._worker_client.close()
 
     def consumers(self) -> int:
         """Those that have signed in and given a sign of life since."""
         with _translated():
-            return int(self._patient.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
+            return int(self._worker_client.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
 
     def figures(self) -> QueueFigures:
         """Counted by Redis; waiting are those that could be sent now."""
         with _translated():
             now = self._now()
-            pipeline = self._patient.pipeline(transaction=False)
+            pipeline = self._worker_client.pipeline(transaction=False)
             pipeline.zcount(presence_key(self._namespace, QUEUE), now, math.inf)
             pipeline.zcard(f"{self._prefix}open")
             pipeline.zcard(f"{self._prefix}later")
@@ -222,8 +220,8 @@ class RedisSpool:
             for key in list(self._failed_keys()):
                 job = self._failed_job(key)
                 if message_ids is None or job.message_id in message_ids:
-                    progress = job.progress.again(now=time.time()).to_json()
-                    count += int(self._retry(keys=[self._namespace], args=[key, progress]))
+                    progress = job.progress.restart(now=time.time()).to_json()
+                    count += int(self._retry_failed(keys=[self._namespace], args=[key, progress]))
                 looked_at()
         return count
 
@@ -241,7 +239,7 @@ class RedisSpool:
     def _own(self) -> Any:
         """A client with a connection for this thread alone; asking a pool at every step took a tenth of the time."""
         if not hasattr(self._of_thread, "client"):
-            self._of_thread.client = self._patient.client()
+            self._of_thread.client = self._worker_client.client()
         return self._of_thread.client
 
     def _broker(self) -> Any:
@@ -250,25 +248,25 @@ class RedisSpool:
         return broker
 
     def _now(self) -> int:
-        seconds, micros = self._patient.time()
+        seconds, micros = self._worker_client.time()
         return int(seconds * 1000 + micros // 1000)
 
     def _failed_keys(self) -> Iterator[bytes]:
         """Keys of failed jobs, oldest first; entries whose job has expired are dropped on the way."""
         at = 0
-        while keys := self._patient.zrange(f"{self._prefix}failed", at, at + _PAGE - 1):
-            pipeline = self._patient.pipeline(transaction=False)
+        while keys := self._worker_client.zrange(f"{self._prefix}failed", at, at + _PAGE - 1):
+            pipeline = self._worker_client.pipeline(transaction=False)
             for key in keys:
                 pipeline.exists(self._job(key))
             there = pipeline.execute()
             gone = [key for key, exists in zip(keys, there, strict=True) if not exists]
             if gone:
-                self._patient.zrem(f"{self._prefix}failed", *gone)
+                self._worker_client.zrem(f"{self._prefix}failed", *gone)
             yield from (key for key, exists in zip(keys, there, strict=True) if exists)
             at += len(keys) - len(gone)
 
     def _failed_job(self, key: bytes) -> FailedJob:
-        fields = self._patient.hgetall(self._job(key))
+        fields = self._worker_client.hgetall(self._job(key))
         try:
             progress = Progress.from_json(fields.get(b"progress", b""))
         except UnknownPayload:

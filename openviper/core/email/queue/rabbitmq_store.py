@@ -15,7 +15,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import UnknownPayload, join, split
-from openviper.core.email.queue.job import QUEUE, FailedJob, Held, Parcel, Progress, QueueFigures, message_id_of
+from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueFigures, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
 from openviper.core.email.queue.rabbitmq_failed import (
     DEAD_MS,
@@ -30,7 +30,7 @@ from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
 from openviper.tasks.rabbitmq_broker import connection_parameters
 
-__all__ = ["LONGEST_HOP", "RabbitmqSpool"]
+__all__ = ["LONGEST_HOP", "RabbitmqJobStore"]
 
 # RabbitMQ closes a channel that holds a message unacknowledged for 30 minutes, and a delayed one is held by a worker.
 LONGEST_HOP = 900.0
@@ -39,8 +39,8 @@ _MOST_FAILED = 1000
 _STORE_LIMIT = 30.0
 
 
-class RabbitmqSpool:
-    """The spool of ``settings``; connects at first use."""
+class RabbitmqJobStore:
+    """The job store of ``settings``; connects at first use."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self._settings = settings
@@ -60,12 +60,12 @@ class RabbitmqSpool:
         with self._connection(limit=1.0):
             pass
 
-    def enqueue(self, parcel: Parcel, *, deadline: float) -> None:
+    def enqueue(self, job: NewJob, *, deadline: float) -> None:
         """Return when RabbitMQ has confirmed it. What a paused server has received, it takes when it goes on."""
         get_broker()  # sets the encoder
-        delay = 0.0 if parcel.due_at is None else parcel.due_at - time.time()
-        body = Sealed(join(parcel.payload))
-        future = self._send(parcel.key, parcel.message_id, parcel.progress, body, parcel.due_at, delay)
+        delay = 0.0 if job.due_at is None else job.due_at - time.time()
+        body = Sealed(join(job.payload))
+        future = self._send(job.key, job.message_id, job.progress, body, job.due_at, delay)
         try:
             future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -75,7 +75,7 @@ class RabbitmqSpool:
         except CancelledError:
             raise QueueUnavailable("the message was withdrawn") from None
 
-    def receive(self, key: str, sealed_about: Sealed, sealed: Sealed) -> Held | None:
+    def claim(self, key: str, sealed_about: Sealed, sealed: Sealed) -> ClaimedJob | None:
         """The message itself; one whose time has not come is put off by a further hop."""
         damage, payload, due_at = "", None, None
         message_id, progress = message_id_of(key), Progress(time.time())
@@ -86,32 +86,32 @@ class RabbitmqSpool:
             payload = split(sealed)
         except UnknownPayload as error:
             damage = str(error)
-        held = Held(key, message_id, progress, payload, False, damage, sealed)
+        job = ClaimedJob(key, message_id, progress, payload, False, damage, sealed)
         if due_at is not None and due_at > time.time():
-            self._store(lambda: self._send(key, held.message_id, progress, sealed, due_at, due_at - time.time()))
+            self._store(lambda: self._send(key, job.message_id, progress, sealed, due_at, due_at - time.time()))
             return None
-        return held
+        return job
 
-    def sent(self, held: Held, *, remember: float) -> None:
+    def sent(self, job: ClaimedJob, *, remember: float) -> None:
         """Nothing to do: Dramatiq acknowledges it, and there is no memory of it."""
 
-    def again(self, held: Held, progress: Progress, *, delay: float) -> None:
+    def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Publish it anew, confirmed before the old one is acknowledged."""
         due_at = time.time() + delay
-        self._store(lambda: self._send(held.key, held.message_id, progress, held.token, due_at, delay))
+        self._store(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay))
 
-    def fail(self, held: Held, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
+    def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Publish it to the queue of failed ones, where it expires."""
         if keep == 0:
             return
         about = {
-            "message_id": held.message_id,
+            "message_id": job.message_id,
             "progress": progress.to_json(),
             "reason": reason,
             "failed_at": time.time(),
             "uncertain": uncertain,
         }
-        body = encode(held.key, about, held.token)
+        body = encode(job.key, about, job.token)
         self._store(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class RabbitmqSpool:
             if message.due_at is not None and message.due_at > now and job.progress.attempts == 0:
                 delay = message.due_at - now
                 return self._send(message.key, job.message_id, job.progress, message.sealed, message.due_at, delay)
-            return self._send(message.key, job.message_id, job.progress.again(now=now), message.sealed, None, 0.0)
+            return self._send(message.key, job.message_id, job.progress.restart(now=now), message.sealed, None, 0.0)
 
         with self._failed_queue() as queue:
             queue.walk(retry, queue.walk(lambda _: None))

@@ -13,75 +13,77 @@ from support.rabbitmq import RabbitmqServer
 from openviper.conf import override
 from openviper.core.email import QueueUnavailable
 from openviper.core.email.queue import close_queue, queue_service
-from openviper.core.email.queue.job import Held, Progress
-from openviper.core.email.queue.rabbitmq_spool import LONGEST_HOP, RabbitmqSpool
+from openviper.core.email.queue.job import ClaimedJob, Progress
+from openviper.core.email.queue.rabbitmq_store import LONGEST_HOP, RabbitmqJobStore
 from openviper.tasks.encoder import Sealed
 
 
 @pytest.fixture
-def spool(rabbitmq_server: RabbitmqServer) -> Iterator[RabbitmqSpool]:
+def store(rabbitmq_server: RabbitmqServer) -> Iterator[RabbitmqJobStore]:
     with override(TASKS=rabbitmq_server.tasks()):
         service = queue_service()
         assert service is not None
-        assert isinstance(service.spool, RabbitmqSpool)
-        yield service.spool
+        assert isinstance(service.store, RabbitmqJobStore)
+        yield service.store
         close_queue()
     rabbitmq_server.restore()
 
 
-def held(number: int = 0) -> Held:
+def held(number: int = 0) -> ClaimedJob:
     token = Sealed(b"\x00\x00\x00\x02{}")
-    return Held(f"k{number}", f"<{number}@example.com>", Progress(time.time()), None, token=token)
+    return ClaimedJob(f"k{number}", f"<{number}@example.com>", Progress(time.time()), None, token=token)
 
 
-def test_no_delay_exceeds_a_quarter_of_an_hour(spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer) -> None:
+def test_no_delay_exceeds_a_quarter_of_an_hour(store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer) -> None:
     """A message that is due later goes on in hops, and is not sent before."""
     due = datetime.now(UTC) + timedelta(hours=5)
     one = held()
-    spool.again(one, one.progress, delay=5 * 3600)
+    store.retry(one, one.progress, delay=5 * 3600)
     with rabbitmq_server.connect() as connection:
         _, _, body = connection.channel().basic_get("emails.DQ", auto_ack=True)
     message = dramatiq.Message.decode(body)
     assert message.options["eta"] <= (time.time() + LONGEST_HOP) * 1000
-    assert spool.receive(*message.args) is None, "it is not due, so it goes on"
+    assert store.claim(*message.args) is None, "it is not due, so it goes on"
     with rabbitmq_server.connect() as connection:
-        _, _, again = connection.channel().basic_get("emails.DQ", auto_ack=True)
-    assert dramatiq.Message.decode(again).args[1] == message.args[1]
+        _, _, retry = connection.channel().basic_get("emails.DQ", auto_ack=True)
+    assert dramatiq.Message.decode(retry).args[1] == message.args[1]
     assert f"{due.timestamp():.0f}"[:-2] in str(bytes(message.args[1]))
 
 
-def test_a_list_of_failed_messages_ends_after_the_oldest_thousand_and_all_can_be_purged(spool: RabbitmqSpool) -> None:
+def test_a_list_of_failed_messages_ends_after_the_oldest_thousand_and_all_can_be_purged(
+    store: RabbitmqJobStore,
+) -> None:
     for number in range(1002):
         one = held(number)
-        spool.fail(one, one.progress, "550 no", keep=3600, uncertain=False)
+        store.fail(one, one.progress, "550 no", keep=3600, uncertain=False)
     for _ in range(2):
-        assert [job.message_id for job in spool.failed(5000)] == [f"<{number}@example.com>" for number in range(1000)]
-    assert spool.figures().failed == 1002
-    assert spool.purge_failed(frozenset({"<1001@example.com>"})) == 1, "beyond the first thousand, too"
-    assert spool.purge_failed(frozenset({"<7@example.com>"})) == 1
+        assert [job.message_id for job in store.failed(5000)] == [f"<{number}@example.com>" for number in range(1000)]
+    assert store.figures().failed == 1002
+    assert store.purge_failed(frozenset({"<1001@example.com>"})) == 1, "beyond the first thousand, too"
+    assert store.purge_failed(frozenset({"<7@example.com>"})) == 1
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", {"message_id": 1}, {"due_at": "soon"}, {"progress": None}])
 def test_a_damaged_message_is_told_as_such_by_the_id_of_its_key(
-    spool: RabbitmqSpool, damage: bytes | dict[str, object]
+    store: RabbitmqJobStore, damage: bytes | dict[str, object]
 ) -> None:
     progress = Progress(time.time()).to_json()
     about = {"message_id": "<1@example.com>", "progress": progress, "due_at": None}
     text = damage if isinstance(damage, bytes) else json.dumps({**about, **damage}).encode()
-    taken = spool.receive("1@example.com/0123", Sealed(text), held().token)
+    taken = store.claim("1@example.com/0123", Sealed(text), held().token)
     assert taken is not None
     assert taken.damage
-    spool.fail(taken, taken.progress, "cannot be read", keep=60, uncertain=False)
-    assert [job.message_id for job in spool.failed(10)] == ["<1@example.com>"]
+    store.fail(taken, taken.progress, "cannot be read", keep=60, uncertain=False)
+    assert [job.message_id for job in store.failed(10)] == ["<1@example.com>"]
 
 
 def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
-    spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer
+    store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer
 ) -> None:
     rabbitmq_server.pause()
-    message = spool._publisher.publish("emails", b"body")
+    message = store._publisher.publish("emails", b"body")
     time.sleep(0.2)
-    spool._publisher.drop()
+    store._publisher.drop()
     rabbitmq_server.resume()
     with pytest.raises(QueueUnavailable):
         message.result(5)
@@ -91,9 +93,9 @@ def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
         time.sleep(0.1)
 
 
-def test_a_refused_connection_is_told_as_such(spool: RabbitmqSpool, rabbitmq_server: RabbitmqServer) -> None:
+def test_a_refused_connection_is_told_as_such(store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer) -> None:
     rabbitmq_server.stop()
     with pytest.raises(QueueUnavailable, match="refused"):
-        spool._publisher.publish("emails", b"body").result(5)
+        store._publisher.publish("emails", b"body").result(5)
     with pytest.raises(QueueUnavailable, match="refused"):
-        spool.probe()
+        store.probe()
