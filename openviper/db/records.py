@@ -13,7 +13,7 @@ from sqlalchemy.util.concurrency import await_only
 
 from openviper.db.completion import to_completion
 from openviper.db.errors import AsyncSessionRequired
-from openviper.db.transaction import Held, Record, outside
+from openviper.db.transaction import HeldSend, Record, outside
 
 __all__ = ["async_session_of", "finish", "innermost", "record_of"]
 
@@ -68,7 +68,7 @@ def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | No
 class _Finisher:
     """Does what was held, after the transaction has ended and whether or not its committer is cancelled meanwhile."""
 
-    def __init__(self, held: Sequence[Held]) -> None:
+    def __init__(self, held: Sequence[HeldSend]) -> None:
         self._held = held
         self.ended = asyncio.Event()
         self.task = asyncio.create_task(self._run(), context=outside())

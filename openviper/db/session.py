@@ -12,7 +12,7 @@ from openviper.db.engines import new_session
 from openviper.db.errors import AsyncSessionRequired, NoTransaction, SessionInUse
 from openviper.db.guard import is_in_hook
 from openviper.db.records import finish, innermost, record_of
-from openviper.db.transaction import Held, Record, current_record, entered
+from openviper.db.transaction import HeldSend, Record, current_record, entered
 
 __all__ = ["on_commit", "transaction"]
 
@@ -72,7 +72,7 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
                 "on_commit(): the session has not begun a transaction; call it after add(), execute() or begin()"
             )
         record = record_of(current)
-    if not record.hold(Held(callback)):
+    if not record.hold(HeldSend(callback)):
         raise NoTransaction("on_commit(): the transaction has just ended")
 
 

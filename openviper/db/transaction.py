@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, NamedTuple
 
-__all__ = ["Held", "Record", "current_record", "entered", "hold", "outside"]
+__all__ = ["HeldSend", "Record", "current_record", "entered", "hold", "outside"]
 
 logger = logging.getLogger("openviper.db")
 
 _current: ContextVar["Record | None"] = ContextVar("openviper_db_record", default=None)
 
 
-class Held(NamedTuple):
+class HeldSend(NamedTuple):
     """One thing that waits: what to do after the commit, and what to do when there will be none."""
 
     on_commit: Callable[[], Awaitable[None] | None]
@@ -35,7 +35,7 @@ class Record:
         self.claimed = False
         # Where a task that outlives this record looks next: it may have been started inside another open transaction.
         self._outer = parent if parent is not None else _current.get()
-        self._held: list[Held] = []
+        self._held: list[HeldSend] = []
         self._open = True
         self._savepoint: Record | None = None
         # Shared with the savepoints: synchronous code holds from a thread while the loop may be ending the record.
@@ -47,7 +47,7 @@ class Record:
     def is_open(self) -> bool:
         return self._open
 
-    def hold(self, held: Held) -> bool:
+    def hold(self, held: HeldSend) -> bool:
         """Keep ``held`` with the innermost savepoint that shares this record's context. False when ended."""
         with self._lock:
             record = self.innermost
@@ -71,7 +71,7 @@ class Record:
         self.claimed = True
         self._detach()
 
-    def commit(self) -> list[Held]:
+    def commit(self) -> list[HeldSend]:
         """End a transaction whose commit succeeded. Returns what is to be done now, in order."""
         with self._lock:
             return self._end()
@@ -98,7 +98,7 @@ class Record:
         if self.parent is not None and self.parent._savepoint is self:
             self.parent._savepoint = None
 
-    def _end(self) -> list[Held]:
+    def _end(self) -> list[HeldSend]:
         self._detach()
         self._open = False
         self.scope = None
@@ -117,7 +117,7 @@ def hold(on_commit: Callable[[], Awaitable[None] | None], on_rollback: Callable[
     A task belongs to the transaction in which it was started for as long as that is open.
     """
     record = current_record()
-    return record is not None and record.hold(Held(on_commit, on_rollback))
+    return record is not None and record.hold(HeldSend(on_commit, on_rollback))
 
 
 def current_record() -> Record | None:

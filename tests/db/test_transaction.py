@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from openviper.db.transaction import Held, Record, current_record, entered, hold, outside
+from openviper.db.transaction import HeldSend, Record, current_record, entered, hold, outside
 
 
 def nothing() -> None:
@@ -52,7 +52,7 @@ def test_a_discard_calls_every_on_rollback_also_after_a_failing_one(caplog: pyte
 def test_a_record_ends_only_once() -> None:
     calls: list[str] = []
     record = Record()
-    record.hold(Held(nothing, lambda: calls.append("rollback")))
+    record.hold(HeldSend(nothing, lambda: calls.append("rollback")))
     assert len(record.commit()) == 1
     record.discard()
     assert record.commit() == []
@@ -68,7 +68,7 @@ def test_an_ended_record_holds_nothing_more() -> None:
 
 def test_a_released_savepoint_waits_for_its_parent() -> None:
     root = Record()
-    root.hold(Held(nothing))
+    root.hold(HeldSend(nothing))
     savepoint = Record(root)
     with entered(root):
         hold(nothing)
@@ -160,7 +160,7 @@ def test_threads_lose_nothing_while_the_record_ends() -> None:
 
     def work() -> None:
         start.wait()
-        accepted.extend(record.hold(Held(nothing)) for _ in range(500))
+        accepted.extend(record.hold(HeldSend(nothing)) for _ in range(500))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
