@@ -138,8 +138,8 @@ async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Rec
         async with transaction():
             assert await send("after the response") is DeliveryMode.HELD
         assert backend.subjects == []
-    for handed in outbox.flush():
-        await asyncio.wait_for(handed.done, 10)
+    for accepted in outbox.flush():
+        await asyncio.wait_for(accepted.done, 10)
     assert backend.subjects == ["after the response"]
 
 

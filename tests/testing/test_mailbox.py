@@ -256,8 +256,8 @@ async def test_deferred_mail_that_leaves_after_the_capture_still_reaches_no_serv
     with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
         await send_email("alice@example.com", "Hi", text="Hello")
     with capture_mail() as another:
-        (handed,) = outbox.flush()
-        await handed.done
+        (accepted,) = outbox.flush()
+        await accepted.done
     assert (len(mailbox), len(another)) == (1, 0)
     await mailer.aclose()
 
@@ -267,8 +267,8 @@ async def test_a_further_attempt_after_the_capture_still_reaches_no_server() -> 
     with capture_mail() as mailbox, using_mailer(mailer), collecting(outbox):
         await send_email(["a@example.com", "b@example.com"], "Hi", text="Hello")
         mailbox.fail_with("450 busy", at="rcpt", to="b@example.com", times=2)
-    (handed,) = outbox.flush()
-    await handed.done
+    (accepted,) = outbox.flush()
+    await accepted.done
     assert mailbox.last.recipients == ("a@example.com", "b@example.com")
     await mailer.aclose()
 

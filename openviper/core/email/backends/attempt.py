@@ -2,7 +2,7 @@
 
 from contextvars import ContextVar
 
-__all__ = ["Attempt", "note_begun", "note_waiting"]
+__all__ = ["Attempt", "mark_started", "mark_waiting"]
 
 _current: ContextVar["Attempt | None"] = ContextVar("openviper.email.attempt", default=None)
 
@@ -10,31 +10,31 @@ _current: ContextVar["Attempt | None"] = ContextVar("openviper.email.attempt", d
 class Attempt:
     """One attempt. Where the backend says nothing of how far it is, the message may be with the server."""
 
-    __slots__ = ("begun", "waiting")
+    __slots__ = ("started", "waiting")
 
     def __init__(self) -> None:
         self.waiting = False
-        self.begun = False
+        self.started = False
 
     @property
     def nothing_sent(self) -> bool:
         """True while it is known that nothing of the message has left."""
-        return self.waiting and not self.begun
+        return self.waiting and not self.started
 
-    def follow(self) -> None:
+    def activate(self) -> None:
         """Hear of what is noted in this context from here on."""
         _current.set(self)
 
 
-def note_waiting() -> None:
+def mark_waiting() -> None:
     """The attempt of this context waits for a connection."""
     attempt = _current.get()
     if attempt is not None:
         attempt.waiting = True
 
 
-def note_begun() -> None:
+def mark_started() -> None:
     """From here on the server may get the message of this context's attempt, or of one envelope of it."""
     attempt = _current.get()
     if attempt is not None:
-        attempt.begun = True
+        attempt.started = True

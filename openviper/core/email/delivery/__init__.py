@@ -3,7 +3,7 @@
 from openviper.core.email.delivery.current import (
     apart_from_other_requests,
     current_mailer,
-    open_mailer,
+    mailer_if_open,
     serving_event_loop,
     serving_loop,
     stay_with,
@@ -27,7 +27,7 @@ __all__ = [
     "current_modes",
     "deliver_inline",
     "describe_modes",
-    "open_mailer",
+    "mailer_if_open",
     "serving_event_loop",
     "serving_loop",
     "stay_with",

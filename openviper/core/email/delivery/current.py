@@ -15,7 +15,7 @@ from openviper.loops import PerLoop, at_loop_end
 __all__ = [
     "apart_from_other_requests",
     "current_mailer",
-    "open_mailer",
+    "mailer_if_open",
     "serving_event_loop",
     "serving_loop",
     "stay_with",
@@ -76,7 +76,7 @@ def serving_event_loop() -> asyncio.AbstractEventLoop | None:
     return loops.pop() if len(loops) == 1 else None
 
 
-def open_mailer() -> Mailer | None:
+def mailer_if_open() -> Mailer | None:
     """What ``current_mailer`` returns, where that is open already."""
     mailer = _known_mailer()
     return mailer if mailer is not None and mailer.opened else None

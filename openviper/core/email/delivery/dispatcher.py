@@ -156,7 +156,7 @@ class Dispatcher:
 
     async def _attempt(self, delivery: Delivery) -> None:
         delivery.attempt = Attempt()
-        delivery.attempt.follow()
+        delivery.attempt.activate()
         decision = await attempt_delivery(
             delivery.message,
             delivery.transport,

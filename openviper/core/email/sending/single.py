@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from openviper.core.email.addresses import Addresses
-from openviper.core.email.delivery import current_mailer, open_mailer, serving_event_loop, submit
+from openviper.core.email.delivery import current_mailer, mailer_if_open, serving_event_loop, submit
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.events import Receipt
@@ -75,7 +75,7 @@ async def submit_email(
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
     """
     schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
-    mailer = open_mailer() or await current_mailer()
+    mailer = mailer_if_open() or await current_mailer()
     message = await compose(
         mailer,
         recipients=recipients,

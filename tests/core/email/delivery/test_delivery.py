@@ -167,7 +167,7 @@ async def test_a_wrong_task_setting_is_no_matter_where_the_queue_is_not_used(tmp
             released = waiting.on_commit()
             assert released is not None
             await released
-        await asyncio.gather(*(handed.done for handed in outbox.flush()))
+        await asyncio.gather(*(accepted.done for accepted in outbox.flush()))
     assert (held.mode, deferred.mode, inline.mode) == (DeliveryMode.HELD, DeliveryMode.DEFERRED, DeliveryMode.INLINE)
     assert len([*tmp_path.rglob("*.eml")]) == 3
 

@@ -26,11 +26,11 @@ async def test_no_more_than_concurrency_are_delivered_at_once() -> None:
     deliveries = Deliveries()
     deliveries.gate.clear()
     dispatcher = make_dispatcher(deliveries, concurrency=3)
-    handed = dispatcher.accept_all([await make_outgoing() for _ in range(8)])
+    accepted = dispatcher.accept_all([await make_outgoing() for _ in range(8)])
     while deliveries.at_once < 3:
         await asyncio.sleep(0)
     deliveries.gate.set()
-    await finished(handed)
+    await finished(accepted)
     assert deliveries.most_at_once == 3
     assert dispatcher.pending == 0
 
@@ -129,12 +129,12 @@ async def test_what_is_over_the_bound_waits_for_room_and_is_delivered() -> None:
     deliveries = Deliveries()
     deliveries.gate.clear()
     dispatcher = make_dispatcher(deliveries, max_messages=2)
-    handed = dispatcher.accept_all([await make_outgoing() for _ in range(5)])
+    accepted = dispatcher.accept_all([await make_outgoing() for _ in range(5)])
     await asyncio.sleep(0)
     assert dispatcher.full
-    assert [one.admitted.done() for one in handed] == [True, True, False, False, False]
+    assert [one.admitted.done() for one in accepted] == [True, True, False, False, False]
     deliveries.gate.set()
-    await finished(handed)
+    await finished(accepted)
     assert len(deliveries.attempts) == 5
     assert not dispatcher.full
 
@@ -152,13 +152,13 @@ async def test_retry_now_does_not_wait_for_the_delay_and_uses_up_no_try() -> Non
     deliveries.outcomes = [temporary(), temporary(), temporary()]
     dispatcher = make_dispatcher(deliveries, retry_delays=(60.0,))
     message = await make_outgoing()
-    (handed,) = dispatcher.accept_all([message])
+    (accepted,) = dispatcher.accept_all([message])
     for tries in (1, 2, 3):
         async with asyncio.timeout(10):
-            while len(deliveries.attempts) < tries or deliveries.at_once or handed.timer is None:
+            while len(deliveries.attempts) < tries or deliveries.at_once or accepted.timer is None:
                 await asyncio.sleep(0)
         assert dispatcher.retry_now(message.message_id)
-    await finished([handed])
+    await finished([accepted])
     assert len(deliveries.attempts) == 4
     assert not dispatcher.retry_now(message.message_id)
 
@@ -167,13 +167,13 @@ async def test_draining_delivers_what_is_left_and_gives_a_waiting_retry_one_atte
     deliveries = Deliveries()
     deliveries.outcomes = [temporary()]
     dispatcher = make_dispatcher(deliveries, retry_delays=(3600.0,))
-    handed = dispatcher.accept_all([await make_outgoing()])
+    accepted = dispatcher.accept_all([await make_outgoing()])
     while not deliveries.attempts or deliveries.at_once:
         await asyncio.sleep(0)
     dispatcher.accept_all([await make_outgoing()])
     await dispatcher.drain(10)
     assert len(deliveries.attempts) == 3
-    assert all(one.done.done() for one in handed)
+    assert all(one.done.done() for one in accepted)
     assert dispatcher.closed
 
 
@@ -182,14 +182,14 @@ async def test_what_cannot_be_drained_in_time_is_logged_message_by_message(caplo
     deliveries.gate.clear()
     dispatcher = make_dispatcher(deliveries, concurrency=1, max_messages=2)
     messages = [await make_outgoing() for _ in range(3)]
-    handed = dispatcher.accept_all(messages)
+    accepted = dispatcher.accept_all(messages)
     await dispatcher.drain(0.05)
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 3
     assert all(message.message_id in line for message, line in zip(messages, lines, strict=True))
     assert "may have been delivered" in lines[0]
     assert "was not sent" in lines[1]
-    assert all(one.done.done() and one.admitted.done() for one in handed)
+    assert all(one.done.done() and one.admitted.done() for one in accepted)
     assert deliveries.at_once == 0
 
 
@@ -214,8 +214,8 @@ async def test_what_is_handed_over_after_closing_is_logged_as_failed(caplog: pyt
     dispatcher = make_dispatcher(deliveries)
     await dispatcher.drain(1)
     message = await make_outgoing()
-    (handed,) = dispatcher.accept_all([message])
-    assert handed.done.done()
+    (accepted,) = dispatcher.accept_all([message])
+    assert accepted.done.done()
     assert message.message_id in caplog.text
 
 

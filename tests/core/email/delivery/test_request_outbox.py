@@ -55,6 +55,6 @@ async def test_attempts_do_not_see_the_context_of_the_request() -> None:
     outbox = RequestOutbox()
     with collecting(outbox):
         outbox.add(dispatcher, await make_outgoing(), dispatcher.transport)
-        handed = outbox.flush()
-    await finished(handed)
+        accepted = outbox.flush()
+    await finished(accepted)
     assert seen == [None, None]

@@ -93,7 +93,7 @@ class Handshake:
             await self.secure()
             await self.greet()
         await self.log_in()
-        return self.hand_over()
+        return self.detach()
 
     async def connect(self) -> None:
         """Open the connection, with ``use_ssl`` its TLS, and hear the greeting."""
@@ -137,7 +137,7 @@ class Handshake:
         except SPEAKABLE as error:
             raise translated(self._peer, HandshakeStep.STARTTLS, error) from error
 
-    def hand_over(self) -> Connection:
+    def detach(self) -> Connection:
         """The connection for transactions; it owns the transport from then on."""
         client = self.client
         transport, protocol = cast("Transport | None", client.transport), client.protocol

@@ -80,7 +80,7 @@ class Inspection:
             MessageRefused: the server does not take this sender.
             DeliveryError: the connection failed.
         """
-        connection = self._connection = self._handshake.hand_over()
+        connection = self._connection = self._handshake.detach()
         envelope = Envelope(sender, ())
         if needs_smtputf8(envelope) and not connection.capabilities.smtputf8:
             raise MessageRefused(

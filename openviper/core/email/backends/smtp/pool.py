@@ -6,7 +6,7 @@ from collections import OrderedDict
 from contextvars import Context
 from dataclasses import dataclass
 
-from openviper.core.email.backends.attempt import note_begun, note_waiting
+from openviper.core.email.backends.attempt import mark_started, mark_waiting
 from openviper.core.email.backends.smtp.backoff import Backoff
 from openviper.core.email.backends.smtp.connect import connect, peer_name
 from openviper.core.email.backends.smtp.outcome import StaleConnection
@@ -112,7 +112,7 @@ class ConnectionPool:
         if self._limiter is not None and not turn_taken:
             await self._limiter.wait()
         connection = self._idle_one() or await self.acquire()
-        note_begun()
+        mark_started()
         try:
             try:
                 outcome = await transfer(connection, message, self.options)
@@ -160,7 +160,7 @@ class ConnectionPool:
         self._waiters[waiter] = None
         timer = self._loop.call_later(self._patience, self._give_up, waiter, context=self._context)
         self._grow()
-        note_waiting()
+        mark_waiting()
         try:
             return await waiter
         except asyncio.CancelledError:
