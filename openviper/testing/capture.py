@@ -11,7 +11,7 @@ from openviper.core.email.delivery import HeldMessage, Transport
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.events import EventKind
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import decode, encode
 from openviper.core.email.queue import JobQueue, configured_broker
 from openviper.core.email.queue.retry import DispatcherPolicy, Retry
@@ -302,7 +302,7 @@ class CaptureQueue(JobQueue):
             QueueUnavailable: a test has asked for it.
         """
         stored = await asyncio.to_thread(lambda: decode(encode(message.prepared)))
-        message = await outgoing(stored, max_message_bytes=settings.max_message_bytes)
+        message = await serialise_message(stored, max_message_bytes=settings.max_message_bytes)
         self._capture.accept_queued(message.message_id, due_at, expires_at)
         transport = CaptureTransport(self._capture, settings)
         policy = _QueueWithoutPauses(settings)

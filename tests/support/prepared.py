@@ -1,11 +1,11 @@
 """Messages as the package itself prepares them, each with an id of its own."""
 
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
-from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.serialiser import serialise_message
 
 __all__ = ["make_outgoing"]
 
 
 async def make_outgoing(*to: str, subject: str = "Hello", text: str = "Hello, world") -> OutgoingMessage:
     data = EmailMessageData(list(to) or ["user@example.test"], subject, text=text, sender="shop@example.test")
-    return await outgoing(prepare(data, default_sender=None), max_message_bytes=10**6)
+    return await serialise_message(prepare(data, default_sender=None), max_message_bytes=10**6)

@@ -17,7 +17,7 @@ from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import PreparedMessage
-from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import UnknownPayload, decode
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore
@@ -88,7 +88,7 @@ def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
 
 async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
     """Attempt the delivery, unless nothing is to be sent any more."""
-    message = await outgoing(prepared, max_message_bytes=settings.max_message_bytes)
+    message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
     if job.progress.left is not None:
         message = message.for_recipients(job.progress.left)
     transport = await _transport(settings)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.inbox.store import Entry, Store
 from openviper.core.email.message import OutgoingMessage, new_message_id
-from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.serialiser import serialise_message
 
 __all__ = ["retry", "send_again"]
 
@@ -15,7 +15,7 @@ async def send_again(message: OutgoingMessage, mailer: Mailer) -> str:
     """Send a copy to all of its recipients as a message of its own, after the response; returns its Message-ID."""
     prepared = message.prepared
     message_id = new_message_id(prepared.sender)
-    copy = await outgoing(
+    copy = await serialise_message(
         replace(prepared, message_id=message_id, date=datetime.now(UTC)),
         max_message_bytes=mailer.settings.max_message_bytes,
     )

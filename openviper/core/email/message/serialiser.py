@@ -45,7 +45,7 @@ from openviper.core.email.message.validation import is_structured
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-__all__ = ["build_message", "outgoing", "pack", "serialise"]
+__all__ = ["build_message", "serialise", "serialise_message", "serialise_message_sync"]
 
 # From this many octets of bodies and attachments on, encoding takes long enough to be kept off the event loop.
 _THREAD_THRESHOLD = 256 * 1024
@@ -63,7 +63,7 @@ _TEXT_HEADERS = {
 Piece = bytes | Base64Slice
 
 
-async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
+async def serialise_message(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
     """Serialise ``message`` and put it in its envelope; large ones in a thread.
 
     Raises:
@@ -72,12 +72,12 @@ async def outgoing(message: PreparedMessage, *, max_message_bytes: int) -> Outgo
             surrogate.
     """
     if _least_size(message) <= _THREAD_THRESHOLD:
-        return pack(message, max_message_bytes=max_message_bytes)
-    return await asyncio.to_thread(pack, message, max_message_bytes=max_message_bytes)
+        return serialise_message_sync(message, max_message_bytes=max_message_bytes)
+    return await asyncio.to_thread(serialise_message_sync, message, max_message_bytes=max_message_bytes)
 
 
-def pack(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
-    """:func:`outgoing`, here and now."""
+def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
+    """:func:`serialise_message`, here and now."""
     size = _least_size(message)
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)

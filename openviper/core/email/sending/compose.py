@@ -10,10 +10,10 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, PreparedMessage, prepare
 from openviper.core.email.message.plaintext import html_to_text
-from openviper.core.email.message.serialiser import outgoing, pack
+from openviper.core.email.message.serialiser import serialise_message, serialise_message_sync
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["compose", "ready"]
+__all__ = ["compose", "prepare_message"]
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
@@ -56,20 +56,20 @@ async def compose(
         headers or {},
         envelope_sender,
     )
-    return _ready_now(mailer.settings, data) or await _ready_soon(mailer.settings, data)
+    return _prepare_small(mailer.settings, data) or await _prepare_large(mailer.settings, data)
 
 
-async def ready(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
+async def prepare_message(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
     """``data`` as it is, checked, completed and serialised.
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
-    return _ready_now(mailer.settings, data) or await _ready_soon(mailer.settings, data)
+    return _prepare_small(mailer.settings, data) or await _prepare_large(mailer.settings, data)
 
 
-def _ready_now(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage | None:
+def _prepare_small(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage | None:
     """The usual small message; None for one that takes longer, or whose values have to be looked at more closely."""
     try:
         characters = len(data.text or "") + len(data.html or "")
@@ -77,12 +77,12 @@ def _ready_now(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessa
             return None
     except TypeError:
         return None
-    return pack(_checked(data, settings), max_message_bytes=settings.max_message_bytes)
+    return serialise_message_sync(_checked(data, settings), max_message_bytes=settings.max_message_bytes)
 
 
-async def _ready_soon(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
+async def _prepare_large(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
     message = await asyncio.to_thread(_checked, data, settings) if _is_long(data) else _checked(data, settings)
-    return await outgoing(message, max_message_bytes=settings.max_message_bytes)
+    return await serialise_message(message, max_message_bytes=settings.max_message_bytes)
 
 
 def _checked(data: EmailMessageData, settings: EmailSettings) -> PreparedMessage:

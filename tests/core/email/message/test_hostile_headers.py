@@ -18,7 +18,7 @@ import pytest
 from openviper.core.email import errors
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
-from openviper.core.email.message.serialiser import outgoing
+from openviper.core.email.message.serialiser import serialise_message
 
 CORPUS = json.loads(Path(__file__).with_name("hostile_headers.json").read_text())
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding"]
@@ -52,7 +52,7 @@ def message_with(where: str, value: str) -> EmailMessageData:
 
 async def sent(entry: dict[str, Any]) -> OutgoingMessage:
     prepared = prepare(message_with(entry["where"], entry["value"]), default_sender=None)
-    return await outgoing(prepared, max_message_bytes=1_000_000)
+    return await serialise_message(prepared, max_message_bytes=1_000_000)
 
 
 def raw_headers(content: bytes) -> list[tuple[str, str]]:

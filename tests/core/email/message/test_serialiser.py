@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Content, EmailMessageData, PreparedMessage, build_message, prepare
-from openviper.core.email.message.serialiser import outgoing, serialise
+from openviper.core.email.message.serialiser import serialise, serialise_message
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -639,7 +639,7 @@ def test_the_header_sender_is_written_as_an_address() -> None:
 
 async def test_the_envelope_has_what_smtp_is_told() -> None:
     message = prepared(cc=["C <c@bücher.example>"], bcc=["b@example.com"], envelope_sender="")
-    sent = await outgoing(message, max_message_bytes=10_000)
+    sent = await serialise_message(message, max_message_bytes=10_000)
     assert sent.envelope.sender == ""
     assert sent.envelope.recipients == ("to@example.com", "c@xn--bcher-kva.example", "b@example.com")
     assert not sent.envelope.smtputf8
@@ -661,7 +661,7 @@ async def test_the_envelope_has_what_smtp_is_told() -> None:
     ],
 )
 async def test_an_international_local_part_anywhere_needs_smtputf8(values: dict[str, Any]) -> None:
-    message = await outgoing(prepared(**values), max_message_bytes=10_000)
+    message = await serialise_message(prepared(**values), max_message_bytes=10_000)
     assert message.envelope.smtputf8
 
 
@@ -672,7 +672,7 @@ def test_an_international_address_stands_in_the_header_as_utf_8() -> None:
 @pytest.mark.parametrize("size", [10, 100_000, 300_000, 1_000_000])
 async def test_large_and_small_messages_are_the_same_as_serialised(size: int) -> None:
     message = prepared(html="é" * size, attachments=[AttachmentData("a.bin", b"x" * size)])
-    sent = await outgoing(message, max_message_bytes=20_000_000)
+    sent = await serialise_message(message, max_message_bytes=20_000_000)
     assert tuple(sent.content) == tuple(serialise(message))
     assert max(map(len, sent.content)) <= 330_000
     assert b"\r\n\r\n" in sent.content[0]
@@ -681,7 +681,7 @@ async def test_large_and_small_messages_are_the_same_as_serialised(size: int) ->
 async def test_a_message_too_large_is_refused_naming_its_largest_part() -> None:
     attachments = [AttachmentData("small.bin", b"x" * 1000), AttachmentData("big.bin", b"x" * 3_000)]
     with pytest.raises(InvalidMessage) as caught:
-        await outgoing(prepared(html="h" * 500, attachments=attachments), max_message_bytes=4_000)
+        await serialise_message(prepared(html="h" * 500, attachments=attachments), max_message_bytes=4_000)
     assert 'EMAIL["max_message_bytes"] (4,000)' in str(caught.value)
     assert "the largest part is attachment 'big.bin' with 4,104 bytes" in str(caught.value)
 
@@ -689,20 +689,20 @@ async def test_a_message_too_large_is_refused_naming_its_largest_part() -> None:
 @pytest.mark.parametrize(("values", "name"), [({"text": "x" * 5_000}, "text"), ({"html": "x" * 5_000}, "html")])
 async def test_a_body_too_large_is_named(values: dict[str, Any], name: str) -> None:
     with pytest.raises(InvalidMessage, match=f"the largest part is {name} with 5,000 bytes"):
-        await outgoing(prepared(**values), max_message_bytes=4_000)
+        await serialise_message(prepared(**values), max_message_bytes=4_000)
 
 
 async def test_the_limit_is_on_the_encoded_message_to_the_byte() -> None:
     message = prepared(attachments=[AttachmentData("a.bin", b"x" * 1_000)])
     size = sum(map(len, serialise(message)))
-    assert (await outgoing(message, max_message_bytes=size)).size == size
+    assert (await serialise_message(message, max_message_bytes=size)).size == size
     with pytest.raises(InvalidMessage, match=f"^message: {size:,} bytes are more than"):
-        await outgoing(message, max_message_bytes=size - 1)
+        await serialise_message(message, max_message_bytes=size - 1)
 
 
 async def test_a_message_that_is_all_header_can_be_too_large_as_well() -> None:
     with pytest.raises(InvalidMessage, match=r"the largest part is the header"):
-        await outgoing(prepared(text="", subject="x" * 20_000), max_message_bytes=10_000)
+        await serialise_message(prepared(text="", subject="x" * 20_000), max_message_bytes=10_000)
 
 
 async def test_attachments_are_not_encoded_to_find_that_they_are_too_large() -> None:
@@ -710,14 +710,16 @@ async def test_attachments_are_not_encoded_to_find_that_they_are_too_large() -> 
     tracemalloc.start()
     try:
         with pytest.raises(InvalidMessage):
-            await outgoing(message, max_message_bytes=20_000_000)
+            await serialise_message(message, max_message_bytes=20_000_000)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
 
 
 async def test_the_same_message_can_go_to_some_of_its_recipients() -> None:
-    message = await outgoing(prepared(recipients=["a@b.c", "d@e.f"], envelope_sender=""), max_message_bytes=10_000)
+    message = await serialise_message(
+        prepared(recipients=["a@b.c", "d@e.f"], envelope_sender=""), max_message_bytes=10_000
+    )
     rest = message.for_recipients(("d@e.f",))
     assert rest.envelope.recipients == ("d@e.f",)
     assert rest.envelope.sender == ""
@@ -728,7 +730,7 @@ async def test_an_attached_message_is_measured_as_it_travels() -> None:
     """Unencoded it is a quarter smaller than base64 would be."""
     inner = b"Subject: inner\r\n\r\n" + b"line of text\r\n" * 1000
     message = prepared(attachments=[AttachmentData("m.eml", inner, "message/rfc822")])
-    assert (await outgoing(message, max_message_bytes=len(inner) + 1000)).size < len(inner) + 1000
+    assert (await serialise_message(message, max_message_bytes=len(inner) + 1000)).size < len(inner) + 1000
 
 
 async def test_a_large_attachment_is_never_there_encoded_as_a_whole() -> None:
@@ -736,7 +738,7 @@ async def test_a_large_attachment_is_never_there_encoded_as_a_whole() -> None:
     message = prepared(attachments=[AttachmentData("a.bin", content)])
     tracemalloc.start()
     try:
-        sent = await outgoing(message, max_message_bytes=20_000_000)
+        sent = await serialise_message(message, max_message_bytes=20_000_000)
         assert sum(map(len, sent.content)) == sent.size
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:

@@ -31,7 +31,7 @@ from openviper.core.email.errors import (
     RecipientsRefused,
 )
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
-from openviper.core.email.message.serialiser import outgoing as serialised
+from openviper.core.email.message.serialiser import serialise_message as serialised
 from openviper.core.email.settings import EmailSettings
 
 CHUNKING, PIPELINING, NOTHING = CAPABILITIES, ("PIPELINING", "SIZE 100000000"), ()
