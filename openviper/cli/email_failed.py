@@ -86,7 +86,7 @@ def purge(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
 @contextmanager
 def _progress(store: "JobStore", what: str) -> Iterator[Callable[[], object]]:
     """What is to be called for each message; many of them move a bar, on a terminal only."""
-    many = store.figures().failed if sys.stderr.isatty() else 0
+    many = store.stats().failed if sys.stderr.isatty() else 0
     if many < _BAR_FROM:
         yield lambda: None
         return

@@ -16,15 +16,15 @@ __all__ = ["status"]
 def status(path: Path, settings: str | None) -> None:
     """Show who delivers queued mail and how much there is. Ends with 1 when mail waits and nobody delivers it."""
     service = queue_of(path, settings)
-    figures = service.store.figures()
+    stats = service.store.stats()
     click.echo(f"Broker   {service.settings.address}")
-    click.echo(f"Workers  {figures.consumers or 'none: start one with `viperctl runworker`'}")
-    oldest = "" if figures.oldest is None else f", the oldest unsent message is {_age(figures.oldest)} old"
-    click.echo(f"Waiting  {figures.waiting}{oldest}")
-    if figures.later is not None:
-        click.echo(f"Later    {figures.later} (scheduled, or waiting for another attempt)")
-    click.echo(f"Failed   {figures.failed}")
-    if figures.waiting and not figures.consumers:
+    click.echo(f"Workers  {stats.consumers or 'none: start one with `viperctl runworker`'}")
+    oldest = "" if stats.oldest is None else f", the oldest unsent message is {_age(stats.oldest)} old"
+    click.echo(f"Waiting  {stats.waiting}{oldest}")
+    if stats.later is not None:
+        click.echo(f"Later    {stats.later} (scheduled, or waiting for another attempt)")
+    click.echo(f"Failed   {stats.failed}")
+    if stats.waiting and not stats.consumers:
         raise click.ClickException("mail waits, and no worker consumes the emails queue")
 
 

@@ -15,7 +15,7 @@ import click
 from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.sourcewatch import hang_up_on_change
-from openviper.cli.way_out import way_out
+from openviper.cli.transport import describe_transport
 
 if TYPE_CHECKING:
     from openviper.tasks import TaskSettings
@@ -148,7 +148,7 @@ def _print_banner(tasks: "TaskSettings", run: _Run) -> None:
     click.echo(f"Broker  {tasks.address}")
     click.echo(f"Queues  {', '.join(run.queues) or 'all'}")
     click.echo(f"Runs    {run.processes} process(es) with {run.threads} threads each")
-    click.echo(f"Mail    {way_out(EmailSettings.from_settings())}")
+    click.echo(f"Mail    {describe_transport(EmailSettings.from_settings())}")
     sys.stdout.flush()
 
 

@@ -9,7 +9,7 @@ import click
 
 from openviper.cli.options import project_path, sender_option, settings_option
 from openviper.cli.project import enter_project
-from openviper.cli.way_out import way_out
+from openviper.cli.transport import describe_transport
 
 if TYPE_CHECKING:
     from openviper.core.email.errors import Refusal
@@ -42,7 +42,7 @@ def send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | N
 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    click.echo(way_out(EmailSettings.from_settings()))
+    click.echo(describe_transport(EmailSettings.from_settings()))
     try:
         receipt = asyncio.run(
             submit_email(

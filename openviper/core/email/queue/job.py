@@ -16,7 +16,7 @@ __all__ = [
     "JobStore",
     "NewJob",
     "Progress",
-    "QueueFigures",
+    "QueueStats",
     "job_key",
     "message_id_of",
 ]
@@ -145,7 +145,7 @@ class FailedJob(NamedTuple):
     payload: Payload | None = None
 
 
-class QueueFigures(NamedTuple):
+class QueueStats(NamedTuple):
     """How the queue stands. None: the broker cannot tell. ``oldest``: seconds since the oldest was accepted."""
 
     consumers: int
@@ -182,7 +182,7 @@ class JobStore(Protocol):
     def consumers(self) -> int:
         """How many workers consume the queue."""
 
-    def figures(self) -> QueueFigures:
+    def stats(self) -> QueueStats:
         """How the queue stands."""
 
     def failed(self, limit: int) -> list[FailedJob]:

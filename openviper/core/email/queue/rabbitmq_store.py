@@ -15,7 +15,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import UnknownPayload, join, split
-from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueFigures, message_id_of
+from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
 from openviper.core.email.queue.rabbitmq_failed import (
     DEAD_MS,
@@ -123,14 +123,14 @@ class RabbitmqJobStore:
         with self._connection(limit=1.0) as connection:
             return _passive(connection, QUEUE)[0]
 
-    def figures(self) -> QueueFigures:
+    def stats(self) -> QueueStats:
         """Count as the queues do: delayed mail in workers' hands is left out, dead letters count as failed."""
         with self._connection(limit=5.0) as connection:
             consumers, waiting = _passive(connection, QUEUE)
             _, later = _passive(connection, dq_name(QUEUE))
             _, failed = _passive(connection, FAILED_QUEUE)
             _, dead = _passive(connection, xq_name(QUEUE))
-        return QueueFigures(consumers, waiting, later, failed + dead, None)
+        return QueueStats(consumers, waiting, later, failed + dead, None)
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return the oldest, at most 1,000; mail that RabbitMQ itself gave up is among them."""

@@ -16,7 +16,7 @@ from dramatiq.brokers.redis import RedisBroker
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import Payload, UnknownPayload
 from openviper.core.email.queue import redis_scripts as scripts
-from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueFigures, message_id_of
+from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.redis_broker import presence_key, redis_client
 
@@ -189,7 +189,7 @@ class RedisJobStore:
         with _translated():
             return int(self._worker_client.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
 
-    def figures(self) -> QueueFigures:
+    def stats(self) -> QueueStats:
         """Counted by Redis; waiting are those that could be sent now."""
         with _translated():
             now = self._now()
@@ -201,7 +201,7 @@ class RedisJobStore:
             consumers, unsent, later, oldest = pipeline.execute()
             failed = sum(1 for _ in self._failed_keys())
         age = (now - oldest[0][1]) / 1000 if oldest else None
-        return QueueFigures(consumers, max(0, unsent - later), later, failed, age)
+        return QueueStats(consumers, max(0, unsent - later), later, failed, age)
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Those that are still kept."""

@@ -136,7 +136,7 @@ def test_thirty_looks_at_failed_mail_lose_none(store: RabbitmqJobStore) -> None:
         assert shown(store, 5) == message_ids[:5]
         assert store.retry_failed(nobody) == 0
         assert store.purge_failed(nobody) == 0
-    assert store.figures().failed == 12
+    assert store.stats().failed == 12
     assert shown(store) == message_ids
 
 

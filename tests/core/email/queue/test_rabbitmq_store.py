@@ -58,7 +58,7 @@ def test_a_list_of_failed_messages_ends_after_the_oldest_thousand_and_all_can_be
         store.fail(one, one.progress, "550 no", keep=3600, uncertain=False)
     for _ in range(2):
         assert [job.message_id for job in store.failed(5000)] == [f"<{number}@example.com>" for number in range(1000)]
-    assert store.figures().failed == 1002
+    assert store.stats().failed == 1002
     assert store.purge_failed(frozenset({"<1001@example.com>"})) == 1, "beyond the first thousand, too"
     assert store.purge_failed(frozenset({"<7@example.com>"})) == 1
 

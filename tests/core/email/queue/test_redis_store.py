@@ -133,14 +133,14 @@ def test_a_message_that_is_queued_twice_is_queued_once(store: RedisJobStore) -> 
     one = parcel()
     store.enqueue(one, deadline=time.monotonic() + 5)
     store.enqueue(one, deadline=time.monotonic() + 5)
-    assert store.figures().waiting == 1
+    assert store.stats().waiting == 1
     assert store._worker_client.llen("dramatiq:emails") == 1
 
 
 def test_after_its_deadline_nothing_is_taken(store: RedisJobStore) -> None:
     with pytest.raises(QueueUnavailable):
         store.enqueue(parcel(), deadline=time.monotonic() - 0.5)
-    assert store.figures().waiting == 0
+    assert store.stats().waiting == 0
 
 
 def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(store: RedisJobStore) -> None:
@@ -183,7 +183,7 @@ def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStor
     assert failed[0].progress.attempts == 4
     assert failed[0].payload is not None
     assert failed[0].payload.about()["To"] == "to0@example.com"
-    assert store.figures().failed == 3
+    assert store.stats().failed == 3
     assert store.retry_failed(frozenset(ids[:1])) == 1
     retry = store.claim(*ticket(store))
     assert retry is not None
@@ -198,7 +198,7 @@ def test_a_failed_message_that_is_not_kept_is_gone(store: RedisJobStore) -> None
     assert held is not None
     store.fail(held, held.progress, "550", keep=0, uncertain=False)
     assert store.failed(10) == []
-    assert store.figures().waiting == 0
+    assert store.stats().waiting == 0
 
 
 async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, store: RedisJobStore) -> None:
@@ -281,7 +281,7 @@ def test_what_redis_does_not_take_now_is_written_down_later(
     time.sleep(1)
     client.replicaof("NO", "ONE")
     writing.join(20)
-    assert store.figures().later == 1
+    assert store.stats().later == 1
     (line,) = [record.getMessage() for record in caplog.records if record.name == "openviper.email"]
     assert "read only replica" in line
 

@@ -338,8 +338,8 @@ async def test_leaving_early_cancels_what_is_not_sent_and_leaves_nothing_behind(
             await until(lambda: others() == before)
             # What is half used is closed, and the pool goes on.
             assert all([receipt async for receipt in send_many(messages(20), pipeline=pipeline)])
-            assert backend.figures is not None
-            assert backend.figures.open == backend.figures.idle <= 2
+            assert backend.stats is not None
+            assert backend.stats.open == backend.stats.idle <= 2
     assert len(server.messages) < 2_000
 
 
@@ -359,9 +359,9 @@ async def test_a_cancelled_loop_leaves_nothing_behind(pipeline: bool) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await consumer
             await until(lambda: others() == before)
-            assert backend.figures is not None
-            assert backend.figures.open == backend.figures.idle
-            assert backend.figures.waiting == 0
+            assert backend.stats is not None
+            assert backend.stats.open == backend.stats.idle
+            assert backend.stats.waiting == 0
             gate.release()
 
 

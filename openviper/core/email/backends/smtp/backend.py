@@ -5,7 +5,7 @@ import logging
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
-from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolFigures
+from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
 from openviper.core.email.backends.smtp.tls import client_context
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
@@ -76,12 +76,12 @@ class SMTPBackend(EmailBackend):
         return await send_in_envelopes(message, sender.send, max_recipients=self._most_recipients)
 
     @property
-    def figures(self) -> PoolFigures | None:
+    def stats(self) -> PoolStats | None:
         """The pool of the running loop at this moment; None before it is made."""
         pool, sender = self._pools.get(), self._pipelined.get()
         if sender is not None and sender.pool is pool:
-            return sender.figures
-        return None if pool is None else pool.figures
+            return sender.stats
+        return None if pool is None else pool.stats
 
     def _pool(self) -> ConnectionPool:
         pool = self._pools.get()

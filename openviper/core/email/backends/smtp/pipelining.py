@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from openviper.core.email.backends.smtp.exchange import WireFailure
 from openviper.core.email.backends.smtp.pipelined_connection import NotAccepted, PipelinedConnection
-from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolFigures
+from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
 from openviper.core.email.backends.smtp.transfer import TRUSTED_FOR
 from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.events import DeliveryReport
@@ -73,12 +73,12 @@ class PipelinedSender:
             self._going_alone -= 1
 
     @property
-    def figures(self) -> PoolFigures:
+    def stats(self) -> PoolStats:
         """Return the pool's stats; ``waiting`` counts the messages that wait here, not the connections for them."""
-        figures = self.pool.figures
+        stats = self.pool.stats
         for_a_connection = sum(not reservation.connection.done() for reservation in self._waiting)
         for_their_turn = max(0, self._going_alone - self._connections)
-        return replace(figures, waiting=max(0, figures.waiting - self._acquiring) + for_a_connection + for_their_turn)
+        return replace(stats, waiting=max(0, stats.waiting - self._acquiring) + for_a_connection + for_their_turn)
 
     async def _reserve(self, size: int) -> PipelinedConnection | None:
         """Reserve a place on a connection, first come, first served; None if none can be had."""

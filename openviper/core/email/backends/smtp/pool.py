@@ -18,7 +18,7 @@ from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["ConnectionPool", "PoolFigures"]
+__all__ = ["ConnectionPool", "PoolStats"]
 
 # Times ``timeout``: how long a sender may wait for a connection.
 _PATIENCE = 6.0
@@ -26,7 +26,7 @@ _QUIT_LIMIT = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class PoolFigures:
+class PoolStats:
     """A pool at one moment.
 
     ``open``: connections that exist, idle ones included; ``waiting``: senders without one; ``sent``: transactions that
@@ -77,9 +77,9 @@ class ConnectionPool:
         self._reconnects = 0
 
     @property
-    def figures(self) -> PoolFigures:
+    def stats(self) -> PoolStats:
         """What it holds and has done."""
-        return PoolFigures(
+        return PoolStats(
             open=len(self._idle) + len(self._busy) + len(self._leaving),
             idle=len(self._idle),
             waiting=len(self._waiters),

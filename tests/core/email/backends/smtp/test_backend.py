@@ -248,8 +248,8 @@ async def test_pool_warm_survives_a_server_that_is_down(caplog: pytest.LogCaptur
 def test_a_backend_that_was_never_opened_closes_its_connections_with_the_loop() -> None:
     async def send(backend: SMTPBackend) -> None:
         await backend.send(outgoing())
-        assert backend.figures is not None
-        assert backend.figures.open == 1
+        assert backend.stats is not None
+        assert backend.stats.open == 1
 
     with SmtpServer() as server:
         backend = SMTPBackend(EmailSettings(**server.settings()))
@@ -262,7 +262,7 @@ def test_a_backend_that_was_never_opened_closes_its_connections_with_the_loop() 
 
 async def test_closing_a_backend_that_sent_nothing_is_fine() -> None:
     backend = SMTPBackend(EmailSettings(host="127.0.0.1", port=9))
-    assert backend.figures is None
+    assert backend.stats is None
     await backend.aclose()
     await backend.open()
     await backend.aclose()

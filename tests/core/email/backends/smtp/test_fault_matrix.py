@@ -151,9 +151,9 @@ async def show_case(case: Case, limit: float = LIMIT) -> None:
             report = await backend.send(outgoing(number=2))
             assert report.accepted == ("to@example.com",)
             await server.arrive(1)
-            figures = backend.figures
-            assert figures is not None
-            assert (figures.open, figures.idle, figures.waiting) == (1, 1, 0)
+            stats = backend.stats
+            assert stats is not None
+            assert (stats.open, stats.idle, stats.waiting) == (1, 1, 0)
 
 
 def cases_at(verb: str, fault: str | int) -> list[Case]:

@@ -94,7 +94,7 @@ def check(messages: Sequence[ReceivedMessage], outcomes: Sequence[Outcome]) -> C
 async def all_given_back(backend: SMTPBackend) -> None:
     """No connection is lent, and none is about to be: what is open is idle, or says QUIT."""
     async with asyncio.timeout(PATIENCE):
-        while (figures := backend.figures) is None or figures.open != figures.idle or figures.waiting:
+        while (stats := backend.stats) is None or stats.open != stats.idle or stats.waiting:
             await asyncio.sleep(0.01)
 
 
@@ -105,8 +105,8 @@ async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -
             small, large = numbered(30), numbered(3, filling=b"x\r\n" * 100_000)
             sending = [asyncio.create_task(backend.send_pipelined(message)) for message in (*small, *large)]
             await gate.reached()
-            assert backend.figures is not None
-            assert (backend.figures.open, backend.figures.waiting) == (0, 33)
+            assert backend.stats is not None
+            assert (backend.stats.open, backend.stats.waiting) == (0, 33)
             gate.release()
             await asyncio.gather(*sending)
             await all_given_back(backend)
@@ -310,8 +310,8 @@ async def test_a_refused_message_does_not_touch_its_neighbours() -> None:
         server.fault("body", 451, nth=11)
         async with backend_for(server) as backend:
             outcomes = await send_all(backend, numbered(20))
-            assert backend.figures is not None
-            assert (backend.figures.sent, backend.figures.reconnects) == (16, 0)
+            assert backend.stats is not None
+            assert (backend.stats.sent, backend.stats.reconnects) == (16, 0)
     check(server.messages, outcomes)
     assert of_kind(outcomes, RecipientsRefused) == [3]
     assert len(of_kind(outcomes, MessageRefused)) == 3
@@ -510,8 +510,8 @@ async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_other
             with pytest.raises(asyncio.CancelledError):
                 await last
             await all_given_back(backend)
-            assert backend.figures is not None
-            assert backend.figures.idle == 1  # nothing of it was on the wire
+            assert backend.stats is not None
+            assert backend.stats.idle == 1  # nothing of it was on the wire
 
 
 async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> None:
@@ -556,7 +556,7 @@ async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
     with SmtpServer(connection_limit=1) as server:
         server.delay("body", 0.01)
         pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), patience=0.1)
-        while not pool.figures.idle:
+        while not pool.stats.idle:
             with contextlib.suppress(PoolTimeout):  # of a machine that takes longer to connect
                 await pool.warm()
         sender = PipelinedSender(pool, connections=2)
@@ -735,8 +735,8 @@ async def test_five_hundred_arrive_at_postfix_once_each(postfix: Postfix, pool_s
     messages[7::50] = [outgoing(b"refused\r\n", to=["gone@example.com"]) for _ in range(10)]
     async with SMTPBackend(EmailSettings(**postfix.settings(pool_size=pool_size, use_tls=tls))) as backend:
         outcomes = await send_all(backend, messages)
-        assert backend.figures is not None
-        assert backend.figures.reconnects == 0
+        assert backend.stats is not None
+        assert backend.stats.reconnects == 0
     assert of_kind(outcomes, RecipientsRefused) == list(range(7, 500, 50))
     assert sum((await check_mailbox(postfix, before, outcomes)).values()) == 490
 

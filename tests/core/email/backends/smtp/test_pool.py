@@ -45,7 +45,7 @@ async def eventually(condition: object, timeout: float = PATIENCE) -> None:
 
 async def connected(pool: ConnectionPool) -> None:
     """Open a connection however often ``patience`` is over before it is there."""
-    while not pool.figures.idle:
+    while not pool.stats.idle:
         with contextlib.suppress(PoolTimeout):
             await pool.warm()
 
@@ -64,9 +64,9 @@ async def test_one_connection_serves_messages_that_follow_each_other() -> None:
         async with pool_for(server) as pool:
             for number in range(10):
                 await pool.send(outgoing(number=number))
-            figures = pool.figures
+            stats = pool.stats
     assert server.connections == 1
-    assert (figures.open, figures.idle, figures.waiting, figures.sent, figures.reconnects) == (1, 1, 0, 10, 0)
+    assert (stats.open, stats.idle, stats.waiting, stats.sent, stats.reconnects) == (1, 1, 0, 10, 0)
     assert server.verbs[-1] == "QUIT"
 
 
@@ -88,7 +88,7 @@ async def test_waiting_senders_are_served_first_come_first_served() -> None:
                 sends.append(asyncio.create_task(pool.send(outgoing(sender=f"from{number}@example.com"))))
                 await asyncio.sleep(0)
             await gate.reached()
-            assert pool.figures.waiting == 7
+            assert pool.stats.waiting == 7
             gate.release()
             await asyncio.gather(*sends)
     assert [message.sender for message in server.messages] == [f"from{number}@example.com" for number in range(8)]
@@ -105,7 +105,7 @@ async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_
                 await pool.send(outgoing(number=2))
             gate.release()
             await first
-            assert pool.figures.waiting == 0
+            assert pool.stats.waiting == 0
     assert raised.value.temporary
     assert len(server.messages) == 1
 
@@ -119,7 +119,7 @@ async def test_an_idle_connection_is_closed_politely_after_idle_timeout() -> Non
             gate.release()
             await sending
             await server.until(lambda: server.open_connections == 0)
-            await eventually(lambda: pool.figures.open == 0)
+            await eventually(lambda: pool.stats.open == 0)
             assert server.verbs.count("QUIT") == 2
             await pool.send(outgoing())
     assert server.connections == 3
@@ -148,9 +148,9 @@ async def test_an_idle_connection_that_dies_is_noticed_when_it_dies() -> None:
         async with pool_for(server) as pool:
             await pool.send(outgoing())
             await asyncio.to_thread(server.hang_up)
-            await eventually(lambda: pool.figures.open == 0)
+            await eventually(lambda: pool.stats.open == 0)
             await pool.send(outgoing())
-            assert pool.figures.reconnects == 0
+            assert pool.stats.reconnects == 0
     assert [message.connection for message in server.messages] == [1, 2]
 
 
@@ -170,7 +170,7 @@ async def test_an_idle_connection_that_is_told_421_is_not_used_again() -> None:
         pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port))
         await pool.send(outgoing())
         told.set()
-        await eventually(lambda: pool.figures.open == 0)
+        await eventually(lambda: pool.stats.open == 0)
         await pool.send(outgoing())
         await pool.aclose()
 
@@ -189,7 +189,7 @@ async def test_a_cancelled_waiter_leaves_its_place() -> None:
             for task in waiting[:4]:
                 task.cancel()
             await asyncio.gather(*waiting[:4], return_exceptions=True)
-            assert pool.figures.waiting == 1
+            assert pool.stats.waiting == 1
             gate.release()
             await asyncio.gather(first, waiting[4])
     assert len(server.messages) == 2
@@ -207,7 +207,7 @@ async def test_a_waiter_cancelled_as_its_connection_comes_gives_it_on() -> None:
             assert await second is connection
             assert first.cancelled()
             pool.release(connection)
-            assert pool.figures.idle == 1
+            assert pool.stats.idle == 1
 
 
 async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> None:
@@ -215,7 +215,7 @@ async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> N
         gate = server.hold("body", nth=1)
         async with pool_for(server, pool_size=1) as pool:
             await cancel_at(gate, pool.send(outgoing()))
-            assert pool.figures.open == 0
+            assert pool.stats.open == 0
             gate.release()
             await pool.send(outgoing(number=2))
     assert server.connections == 2
@@ -242,7 +242,7 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: T
                 task = asyncio.create_task(pool.send(outgoing(sender=f"{number}@example.com")))
                 await asyncio.sleep(dice.random() * 0.02)
                 task.cancel()
-                open_ones.append(pool.figures.open)
+                open_ones.append(pool.stats.open)
                 try:
                     await task
                 except asyncio.CancelledError:
@@ -250,9 +250,9 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: T
                 return True
 
             done = await asyncio.gather(*(send(number) for number in range(200)))
-            assert pool.figures.waiting == 0
+            assert pool.stats.waiting == 0
             await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
-            assert pool.figures.open <= 4
+            assert pool.stats.open <= 4
         await server.until(lambda: server.open_connections == 0)
     senders = [message.sender for message in server.messages if message.sender != "from@example.com"]
     assert len(senders) == len(set(senders))
@@ -268,7 +268,7 @@ async def test_a_refused_connection_is_told_to_every_waiting_sender_at_once() ->
         server.fault("greeting", 554)
         async with pool_for(server, pool_size=5) as pool, asyncio.timeout(PATIENCE):
             outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(100)), return_exceptions=True)
-            assert pool.figures.waiting == 0
+            assert pool.stats.waiting == 0
     assert all(isinstance(outcome, ConnectionFailed) and outcome.code == 554 for outcome in outcomes)
     assert len({id(outcome) for outcome in outcomes}) == 100
     assert server.connections <= 5
@@ -320,7 +320,7 @@ async def test_a_dead_connection_whose_replacement_is_refused_gives_that_error()
             with pytest.raises(ConnectionFailed, match="greeting: 554"):
                 await pool.send(outgoing(number=2))
             await pool.send(outgoing(number=3))
-            assert pool.figures.open == 1
+            assert pool.stats.open == 1
     assert len(server.messages) == 2
 
 
@@ -331,7 +331,7 @@ async def test_a_send_cancelled_while_its_connection_is_replaced_leaks_nothing()
             server.fault("MAIL", 421, nth=1)
             gate = server.hold("greeting", nth=1)
             await cancel_at(gate, pool.send(outgoing(number=2)))
-            assert pool.figures.open == 0
+            assert pool.stats.open == 0
             gate.release()
             await pool.send(outgoing(number=3))
         await server.until(lambda: server.open_connections == 0)
@@ -418,7 +418,7 @@ async def test_connections_do_not_keep_the_variables_of_the_first_sender() -> No
             await asyncio.sleep(0)  # the last task itself is still at hand
             gc.collect()
             assert [request() for request in requests] == [None, None, None]
-            assert pool.figures.idle == 1
+            assert pool.stats.idle == 1
 
 
 @pytest.mark.parametrize("rate", ["10/second", "600/minute"])

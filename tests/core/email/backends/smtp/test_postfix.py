@@ -57,8 +57,8 @@ async def test_refused_recipients_are_reported_and_the_connection_goes_on(postfi
             with pytest.raises(RecipientsRefused):
                 await backend.send(outgoing(to=["gone@example.com"]))
         assert (await backend.send(outgoing(to=["b@example.com"]))).accepted
-        assert backend.figures is not None
-        assert (backend.figures.open, backend.figures.reconnects) == (1, 0)
+        assert backend.stats is not None
+        assert (backend.stats.open, backend.stats.reconnects) == (1, 0)
     assert len(await mailbox_after(postfix, before, 2)) == 2
 
 

@@ -637,8 +637,8 @@ async def test_an_early_refusal_ends_the_content() -> None:
         with pytest.raises(MessageRefused) as raised:
             await backend.send(outgoing(large_body(25 * MEGABYTE)))
         assert (raised.value.code, raised.value.uncertain) == (552, False)
-        assert backend.figures is not None
-        assert backend.figures.open == 0
+        assert backend.stats is not None
+        assert backend.stats.open == 0
 
 
 async def test_a_refused_chunk_ends_the_message_and_not_the_connection() -> None:
@@ -706,8 +706,8 @@ async def test_a_quiet_connection_that_is_dead_is_replaced_without_a_doubt() -> 
             await asyncio.sleep(1.1)
             server.fault("MAIL", "drop", nth=1)
             await backend.send(outgoing(number=2))
-            assert backend.figures is not None
-            assert backend.figures.reconnects == 1
+            assert backend.stats is not None
+            assert backend.stats.reconnects == 1
     assert len(server.messages) == 2
     assert server.connections == 2
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openviper.core.email.settings import EmailSettings
 
-__all__ = ["way_out"]
+__all__ = ["describe_transport"]
 
 
-def way_out(email: "EmailSettings") -> str:
+def describe_transport(email: "EmailSettings") -> str:
     """The backend; for SMTP also the server, how the connection is secured, and the login without its password."""
     if email.backend.rpartition(".")[2] != "SMTPBackend":
         return email.backend
