@@ -17,7 +17,7 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.smtp.connect import peer_name
 from openviper.core.email.backends.smtp.exchange import WireFailure
-from openviper.core.email.backends.smtp.outcome import going_away, message_refused, recipients_refused, wire_error
+from openviper.core.email.backends.smtp.outcome import message_refused, recipients_refused, server_closing, wire_error
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.testing.criteria import Criterion, addresses_fit
 
@@ -25,7 +25,7 @@ __all__ = ["Failure", "ReplyStep"]
 
 ReplyStep = Literal["connect", "auth", "mail", "rcpt", "data", "drop", "silence", "broker"]
 
-_LEAVING = 421
+_SERVER_CLOSING = 421
 _REPLY = re.compile(r"([45][0-9][0-9])(?:[ -](.*))?", re.DOTALL)
 _WITHOUT_REPLY = ("connect", "drop", "silence", "broker")
 
@@ -81,10 +81,12 @@ class Failure:
             return _ERRORS[self.step](peer, self.reply)
         assert self.reply is not None
         refused = self.refuses(recipients)
-        if not refused or (self.reply.code != _LEAVING and len(refused) < len(recipients) and settings.allow_partial):
+        if not refused or (
+            self.reply.code != _SERVER_CLOSING and len(refused) < len(recipients) and settings.allow_partial
+        ):
             return None
-        if self.reply.code == _LEAVING:
-            return going_away(peer, "RCPT TO", self.reply)
+        if self.reply.code == _SERVER_CLOSING:
+            return server_closing(peer, "RCPT TO", self.reply)
         return recipients_refused(peer, [one for one in recipients if one not in refused], refused)
 
     def queue_error(self) -> QueueUnavailable:
@@ -105,12 +107,12 @@ def _auth(peer: str, reply: Reply | None) -> DeliveryError:
 
 def _mail(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (going_away if reply.code == _LEAVING else message_refused)(peer, "MAIL FROM", reply)
+    return (server_closing if reply.code == _SERVER_CLOSING else message_refused)(peer, "MAIL FROM", reply)
 
 
 def _data(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (going_away if reply.code == _LEAVING else message_refused)(peer, "DATA", reply)
+    return (server_closing if reply.code == _SERVER_CLOSING else message_refused)(peer, "DATA", reply)
 
 
 def _drop(peer: str, _reply: Reply | None) -> DeliveryError:

@@ -5,7 +5,7 @@ import ipaddress
 
 import aiosmtplib
 
-from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, HandshakeStep, translated
+from openviper.core.email.backends.smtp.handshake_errors import HANDSHAKE_ERRORS, HandshakeStep, translated
 from openviper.core.email.errors import AuthenticationFailed
 from openviper.core.email.settings import EmailSettings
 
@@ -74,7 +74,7 @@ async def _attempt(client: aiosmtplib.SMTP, settings: EmailSettings, method: str
     }[method]
     try:
         await login(username, secret.get_secret_value())
-    except SPEAKABLE as error:
+    except HANDSHAKE_ERRORS as error:
         return _without_secrets(error, username, secret.get_secret_value())
     return None
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from openviper.core.email.backends.smtp.content import BREATH, pieces
+from openviper.core.email.backends.smtp.content import YIELD_EVERY, pieces
 from openviper.core.email.backends.smtp.dialogue import Dialogue
 from openviper.core.email.backends.smtp.dotstuffing import DotStuffer
 from openviper.core.email.backends.smtp.exchange import Exchange, WireFailure
@@ -42,10 +42,10 @@ async def send_in_chunks(dialogue: Dialogue, content: Chunks, size: int, *, limi
         assert before is not None
         reply = await before.only_reply()
     except WireFailure as failure:
-        _judge_early(dialogue, "BDAT", before, answer)
+        _check_early(dialogue, "BDAT", before, answer)
         raise dialogue.failed(["BDAT"], failure) from failure
     connection.needs_reset = True
-    outcome = dialogue.judge_content("BDAT", reply)
+    outcome = dialogue.interpret_content("BDAT", reply)
     connection.needs_reset = False
     return outcome
 
@@ -62,7 +62,7 @@ async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit:
             written += len(piece)
             if not connection.flushed:
                 await connection.drain(answer)
-            elif written >= BREATH:
+            elif written >= YIELD_EVERY:
                 written = 0
                 await asyncio.sleep(0)
             if answer.waiter.done():
@@ -71,21 +71,21 @@ async def send_as_data(dialogue: Dialogue, content: Chunks, size: int, *, limit:
             connection.write(stuffer.end())
             dialogue.body_written = True
             await connection.drain(answer)
-            connection.hurry(answer, limit)
+            connection.set_deadline(answer, limit)
         reply = await answer.only_reply()
     except WireFailure as failure:
-        _judge_early(dialogue, "DATA", answer)
+        _check_early(dialogue, "DATA", answer)
         raise dialogue.failed(["DATA"], failure) from failure
     if not dialogue.body_written:
         connection.abort()  # an answer to half a message; what follows would be read as commands
-    return dialogue.judge_content("DATA", reply)
+    return dialogue.interpret_content("DATA", reply)
 
 
-def _judge_early(dialogue: Dialogue, step: str, *answers: Exchange | None) -> None:
+def _check_early(dialogue: Dialogue, step: str, *answers: Exchange | None) -> None:
     """Raise a refusal that had come before the server hung up, or before it read no further."""
     for answer in answers:
         if answer is not None and answer.replies and not answer.replies[0].positive:
-            dialogue.judge_content(step, answer.replies[0])
+            dialogue.interpret_content(step, answer.replies[0])
 
 
 async def _write(connection: Connection, content: Chunks, begin: int, end: int) -> None:
@@ -95,6 +95,6 @@ async def _write(connection: Connection, content: Chunks, begin: int, end: int) 
         written += len(piece)
         if not connection.flushed:
             await connection.drain()
-        elif written >= BREATH:
+        elif written >= YIELD_EVERY:
             written = 0
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import aiosmtplib
 from openviper.core.email.backends.smtp.authentication import authenticate
 from openviper.core.email.backends.smtp.capabilities import Capabilities
 from openviper.core.email.backends.smtp.commands import check_host_name, is_host_name
-from openviper.core.email.backends.smtp.handshake_errors import SPEAKABLE, HandshakeStep, translated
+from openviper.core.email.backends.smtp.handshake_errors import HANDSHAKE_ERRORS, HandshakeStep, translated
 from openviper.core.email.backends.smtp.tls import client_context
 from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.errors import ConnectionFailed
@@ -99,7 +99,7 @@ class Handshake:
         """Open the connection, with ``use_ssl`` its TLS, and hear the greeting."""
         try:
             await self.client.connect()
-        except SPEAKABLE as error:
+        except HANDSHAKE_ERRORS as error:
             raise translated(self._peer, HandshakeStep.CONNECT, error) from error
 
     async def log_in(self) -> None:
@@ -117,13 +117,13 @@ class Handshake:
             if error.code < 500:
                 raise translated(self._peer, HandshakeStep.EHLO, error) from error
             await self._greet_simply(name)
-        except SPEAKABLE as error:
+        except HANDSHAKE_ERRORS as error:
             raise translated(self._peer, HandshakeStep.EHLO, error) from error
 
     async def _greet_simply(self, name: str) -> None:
         try:
             await self.client.helo(hostname=name)
-        except SPEAKABLE as error:
+        except HANDSHAKE_ERRORS as error:
             raise translated(self._peer, HandshakeStep.EHLO, error) from error
 
     async def secure(self) -> None:
@@ -134,7 +134,7 @@ class Handshake:
             )
         try:
             await self.client.starttls()
-        except SPEAKABLE as error:
+        except HANDSHAKE_ERRORS as error:
             raise translated(self._peer, HandshakeStep.STARTTLS, error) from error
 
     def detach(self) -> Connection:

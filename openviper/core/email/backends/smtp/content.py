@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Chunks, CleanChunks, Content, lengths
 
-__all__ = ["BREATH", "check_content", "checked_size", "pieces"]
+__all__ = ["YIELD_EVERY", "check_content", "checked_size", "pieces"]
 
-BREATH = 256 * 1024  # bytes after which other tasks get their turn
+YIELD_EVERY = 256 * 1024  # bytes after which other tasks get their turn
 _PIECE = 64 * 1024
 
 
@@ -35,23 +35,23 @@ async def check_content(content: Chunks) -> int:
             feeds += chunk.count(b"\n")
             last = chunk
             checked += len(chunk)
-            if checked >= BREATH:
+            if checked >= YIELD_EVERY:
                 checked = 0
                 await asyncio.sleep(0)
-    _judge(pairs, returns, feeds, last)
+    _check_line_ends(pairs, returns, feeds, last)
     return sum(lengths(content))
 
 
 def checked_size(content: Chunks) -> int | None:
     """``check_content`` without a pause, for the usual small message; None when it is too large for that."""
-    if len(content) != 1 or len(chunk := content[0]) > BREATH:
+    if len(content) != 1 or len(chunk := content[0]) > YIELD_EVERY:
         return None
     if not isinstance(content, CleanChunks):
-        _judge(chunk.count(b"\r\n"), chunk.count(b"\r"), chunk.count(b"\n"), chunk)
+        _check_line_ends(chunk.count(b"\r\n"), chunk.count(b"\r"), chunk.count(b"\n"), chunk)
     return len(chunk)
 
 
-def _judge(pairs: int, returns: int, feeds: int, last: bytes) -> None:
+def _check_line_ends(pairs: int, returns: int, feeds: int, last: bytes) -> None:
     if not pairs == returns == feeds:
         raise InvalidMessage("the content has a CR or LF that is not part of a CRLF line end")
     if last[-1:] != b"\n":
@@ -82,9 +82,9 @@ def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview
 
 
 def _bounded(chunk: bytes) -> Iterator[bytes]:
-    if len(chunk) <= BREATH:
+    if len(chunk) <= YIELD_EVERY:
         if chunk:
             yield chunk
     else:
-        for begin in range(0, len(chunk), BREATH):
-            yield chunk[begin : begin + BREATH]
+        for begin in range(0, len(chunk), YIELD_EVERY):
+            yield chunk[begin : begin + YIELD_EVERY]

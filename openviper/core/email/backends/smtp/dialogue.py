@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from openviper.core.email.backends.smtp.exchange import WireFailure
 from openviper.core.email.backends.smtp.outcome import (
     StaleConnection,
-    going_away,
     message_refused,
     recipients_refused,
+    server_closing,
     wire_error,
 )
 from openviper.core.email.backends.smtp.replies import Reply
@@ -15,10 +15,10 @@ from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 
-__all__ = ["LEAVING", "READY", "Dialogue"]
+__all__ = ["READY", "SERVER_CLOSING", "Dialogue"]
 
 READY = 354  # to DATA: the content may come
-LEAVING = 421  # to anything: the server closes the connection
+SERVER_CLOSING = 421  # to anything: the server closes the connection
 _BEFORE_ANYTHING = ("RSET", "MAIL FROM")
 
 
@@ -45,9 +45,9 @@ class Dialogue:
         try:
             replies = await self.connection.ask(data, len(steps), final_limit=final_limit)
         except WireFailure as failure:
-            self.judge_cut_flight(steps, failure.replies)
+            self.check_cut_flight(steps, failure.replies)
             raise self.failed(steps, failure) from failure
-        self.judge_departure(steps, replies)
+        self.check_departure(steps, replies)
         return replies
 
     def failed(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
@@ -56,21 +56,21 @@ class Dialogue:
         error = self._wire_error(step, failure)
         return StaleConnection(error) if failure.kind == "lost" and not error.uncertain else error
 
-    def judge_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+    def check_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
         """Raise when the server has said that it closes the connection; a refusal before that counts."""
-        if replies[-1].code != LEAVING:
+        if replies[-1].code != SERVER_CLOSING:
             return
-        self.judge_cut_flight(steps, replies[:-1])
+        self.check_cut_flight(steps, replies[:-1])
         step = steps[len(replies) - 1]
-        error = going_away(self._peer, step, replies[-1])
+        error = server_closing(self._peer, step, replies[-1])
         raise StaleConnection(error) if step in _BEFORE_ANYTHING else error
 
-    def judge_reset(self, reply: Reply) -> None:
+    def check_reset(self, reply: Reply) -> None:
         """Raise when the transaction before may still be open, so that this connection is of no use."""
         if not reply.positive:
             raise StaleConnection(ConnectionFailed(f"{self._peer}: RSET: {reply}", temporary=True))
 
-    def judge_envelope(self, replies: Sequence[Reply]) -> None:
+    def interpret_envelope(self, replies: Sequence[Reply]) -> None:
         """Note who is accepted and refused; raise when the message may go to nobody. Further replies are ignored."""
         if not replies[0].positive:
             self._require_negative("MAIL FROM", replies[0])
@@ -85,7 +85,7 @@ class Dialogue:
             self.connection.needs_reset = True
             raise recipients_refused(self._peer, self._accepted, self._refused)
 
-    def judge_cut_flight(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+    def check_cut_flight(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
         """Raise the refusal that came before the connection ended, if it leaves no doubt.
 
         Some servers hang up behind a refusal, which would be the same at the next attempt.
@@ -97,20 +97,20 @@ class Dialogue:
             return  # to RSET: what is said behind it may be about another message
         replies = replies[begin:]
         if len(replies) > len(self._recipients) or (replies and replies[0].negative):
-            self.judge_envelope(replies)
+            self.interpret_envelope(replies)
 
-    def judge_ready(self, reply: Reply) -> None:
+    def check_ready(self, reply: Reply) -> None:
         """Raise when the server does not want the content after DATA."""
         if reply.code != READY:
             self._require_negative("DATA", reply)
             self.connection.needs_reset = True
             raise message_refused(self._peer, "DATA", reply)
 
-    def judge_content(self, step: str, reply: Reply) -> DeliveryReport:
+    def interpret_content(self, step: str, reply: Reply) -> DeliveryReport:
         """The outcome when the server has taken the content; else raise."""
         if reply.positive:
             return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
-        self.judge_departure([step], [reply])
+        self.check_departure([step], [reply])
         self._require_negative(step, reply)
         raise message_refused(self._peer, step, reply)
 

@@ -11,10 +11,17 @@ import aiosmtplib
 from openviper.core.email.backends.smtp.replies import one_line
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, DeliveryTimeout
 
-__all__ = ["SPEAKABLE", "HandshakeStep", "is_about_greeting", "is_about_tls", "translated", "untrusted_certificate"]
+__all__ = [
+    "HANDSHAKE_ERRORS",
+    "HandshakeStep",
+    "is_about_greeting",
+    "is_about_tls",
+    "translated",
+    "untrusted_certificate",
+]
 
 # What aiosmtplib lets out of a handshake; anything else is a mistake of ours and shows as what it is.
-SPEAKABLE = (aiosmtplib.SMTPException, OSError, ValueError)
+HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
 
 
 class HandshakeStep:

@@ -16,9 +16,9 @@ from openviper.core.email.message import OutgoingMessage
 
 __all__ = [
     "StaleConnection",
-    "going_away",
     "message_refused",
     "recipients_refused",
+    "server_closing",
     "too_large",
     "wire_error",
 ]
@@ -46,7 +46,7 @@ def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -
     return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent)
 
 
-def going_away(peer: str, step: str, reply: Reply) -> DeliveryError:
+def server_closing(peer: str, step: str, reply: Reply) -> DeliveryError:
     """The error for 421, which the server may give to anything: it is closing the connection."""
     return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code)
 

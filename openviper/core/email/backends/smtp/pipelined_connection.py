@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.backends.smtp.content import check_content
-from openviper.core.email.backends.smtp.dialogue import LEAVING, Dialogue
+from openviper.core.email.backends.smtp.dialogue import SERVER_CLOSING, Dialogue
 from openviper.core.email.backends.smtp.exchange import Exchange, WireFailure
 from openviper.core.email.backends.smtp.outcome import StaleConnection, wire_error
 from openviper.core.email.backends.smtp.replies import Reply
@@ -90,21 +90,21 @@ class PipelinedConnection:
         flight = b"".join((b"RSET\r\n", *commands, b"BDAT %d LAST\r\n" % size, *message.content))
         self._longest = max(self._longest, self._options.longest(len(recipients), size))
         exchange = await self._write(flight, len(recipients) + 3)
-        judgement = _Judgement(connection, recipients)
+        interpreter = _FlightInterpreter(connection, recipients)
         try:
             await exchange.waiter
         except WireFailure as failure:
             if exchange is self._last and not connection.flushed:
                 raise NotAccepted from failure  # its end never left this process
-            raise judgement.of_failure(failure) from failure
+            raise interpreter.of_failure(failure) from failure
         except asyncio.CancelledError:
             # Its replies may still come, and nobody will know what they leave behind.
             self.broken = True
             raise
         try:
-            return judgement.of_replies(exchange.replies)
+            return interpreter.of_replies(exchange.replies)
         finally:
-            self.broken = self.broken or judgement.broken
+            self.broken = self.broken or interpreter.broken
 
     async def _write(self, flight: bytes, replies: int) -> Exchange:
         """Write ``flight`` when all that was written before has left this process, so that it is known what has."""
@@ -125,7 +125,7 @@ class PipelinedConnection:
             return exchange
 
 
-class _Judgement:
+class _FlightInterpreter:
     """What the replies to one flight mean for its message; ``broken`` when the connection is of no further use."""
 
     def __init__(self, connection: Connection, recipients: tuple[str, ...]) -> None:
@@ -138,12 +138,12 @@ class _Judgement:
     def of_failure(self, failure: WireFailure) -> Exception:
         """The flight was written and the connection ended before all of the replies were there."""
         replies = failure.replies
-        if self._connection.dismissed:
+        if self._connection.server_closing:
             return NotAccepted()
         if _out_of_sequence(replies):
             return NotAccepted()
         try:
-            self._dialogue.judge_cut_flight(self._steps, replies)
+            self._dialogue.check_cut_flight(self._steps, replies)
         except (MessageRefused, RecipientsRefused) as refusal:
             return refusal
         return self._dialogue.failed(self._steps, failure)
@@ -151,10 +151,10 @@ class _Judgement:
     def of_replies(self, replies: list[Reply]) -> DeliveryReport:
         """Raises like ``PipelinedConnection.send``."""
         dialogue, connection = self._dialogue, self._connection
-        if replies[-1].code == LEAVING and _out_of_sequence(replies):
+        if replies[-1].code == SERVER_CLOSING and _out_of_sequence(replies):
             raise NotAccepted
         try:
-            dialogue.judge_departure(self._steps, replies)
+            dialogue.check_departure(self._steps, replies)
         except StaleConnection as stale:
             raise NotAccepted from stale.error
         reset, mail, *_, content = replies
@@ -167,8 +167,8 @@ class _Judgement:
         connection.needs_reset = True
         if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
             raise NotAccepted
-        dialogue.judge_envelope(replies[1:])
-        outcome = dialogue.judge_content("BDAT", content)
+        dialogue.interpret_envelope(replies[1:])
+        outcome = dialogue.interpret_content("BDAT", content)
         connection.needs_reset = False
         return outcome
 

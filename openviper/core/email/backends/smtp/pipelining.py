@@ -54,7 +54,7 @@ class PipelinedSender:
             DeliveryError: see ``ConnectionPool.send``.
         """
         await self.pool.turn()
-        if self.pool.options.lets_fly(len(message.envelope.recipients), message.size):
+        if self.pool.options.fits_one_flight(len(message.envelope.recipients), message.size):
             pipelined = await self._reserve(message.size)
             if pipelined is not None:
                 try:

@@ -37,7 +37,7 @@ class TransferOptions:
     timeout: float = 10.0
     data_timeout: float = 300.0
 
-    def lets_fly(self, recipients: int, size: int) -> bool:
+    def fits_one_flight(self, recipients: int, size: int) -> bool:
         """True when a message may leave before the answers to its recipients are known."""
         return self.one_flight and size <= ONE_FLIGHT_MAX and (self.allow_partial or recipients == 1)
 
@@ -69,7 +69,7 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
     connection.expire_at(now + options.longest(len(recipients), size))
     written = False
     try:
-        if not (_fits_one_flight(connection, now) and options.lets_fly(len(recipients), size)):
+        if not (_may_send_one_flight(connection, now) and options.fits_one_flight(len(recipients), size)):
             return await _Transaction(connection, message, commands, size, options).run()
         flight = b"".join((*commands, b"BDAT %d LAST\r\n" % size, *message.content))
         exchange = connection.request(flight, len(commands) + 1, final_limit=options.data_timeout)
@@ -77,13 +77,13 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
         await exchange.waiter
         for reply in exchange.replies:
             if not reply.positive:
-                return _judged_flight(connection, recipients, exchange.replies, options)
+                return _interpret_flight(connection, recipients, exchange.replies, options)
         return DeliveryReport(recipients, {}, str(exchange.replies[-1]))
     except (MessageRefused, RecipientsRefused):
         raise  # said between two commands: the connection is at rest
     except WireFailure as failure:  # of the flight; others have been judged
         dialogue, steps = _flight_dialogue(connection, recipients, options, written=written)
-        dialogue.judge_cut_flight(steps, failure.replies)
+        dialogue.check_cut_flight(steps, failure.replies)
         raise dialogue.failed(steps, failure) from failure
     except BaseException:
         connection.abort()
@@ -92,7 +92,7 @@ async def transfer(connection: Connection, message: OutgoingMessage, options: Tr
         connection.expire_at(_NEVER)
 
 
-def _fits_one_flight(connection: Connection, now: float) -> bool:
+def _may_send_one_flight(connection: Connection, now: float) -> bool:
     capabilities = connection.capabilities
     return (
         capabilities.pipelining
@@ -102,15 +102,15 @@ def _fits_one_flight(connection: Connection, now: float) -> bool:
     )
 
 
-def _judged_flight(
+def _interpret_flight(
     connection: Connection, recipients: tuple[str, ...], replies: list[Reply], options: TransferOptions
 ) -> DeliveryReport:
     """The outcome of a flight to which not every answer was positive; raises where that means that nobody got it."""
     dialogue, steps = _flight_dialogue(connection, recipients, options, written=True)
     connection.needs_reset = True
-    dialogue.judge_departure(steps, replies)
-    dialogue.judge_envelope(replies)
-    outcome = dialogue.judge_content("BDAT", replies[-1])
+    dialogue.check_departure(steps, replies)
+    dialogue.interpret_envelope(replies)
+    outcome = dialogue.interpret_content("BDAT", replies[-1])
     connection.needs_reset = False
     return outcome
 
@@ -164,7 +164,7 @@ class _Transaction:
             return await self._content_as_data()
         if chunking:
             return await send_in_chunks(self._dialogue, self._content, self._size, limit=self._options.data_timeout)
-        self._dialogue.judge_ready((await self._dialogue.ask(b"DATA\r\n", ["DATA"]))[0])
+        self._dialogue.check_ready((await self._dialogue.ask(b"DATA\r\n", ["DATA"]))[0])
         return await self._content_as_data()
 
     async def _envelope_in_one(self, resets: bool) -> None:
@@ -173,30 +173,30 @@ class _Transaction:
             commands, steps = [b"RSET\r\n", *commands], ["RSET", *steps]
         replies = await self._dialogue.ask(b"".join(commands), steps)
         if resets:
-            self._dialogue.judge_reset(replies.pop(0))
-        self._dialogue.judge_envelope(replies)
+            self._dialogue.check_reset(replies.pop(0))
+        self._dialogue.interpret_envelope(replies)
 
     async def _envelope_step_by_step(self, resets: bool) -> None:
         dialogue = self._dialogue
         if resets:
-            dialogue.judge_reset((await dialogue.ask(b"RSET\r\n", ["RSET"]))[0])
+            dialogue.check_reset((await dialogue.ask(b"RSET\r\n", ["RSET"]))[0])
         first, *others = self._commands
         replies = await dialogue.ask(first, ["MAIL FROM"])
         if replies[0].positive:
             for command in others:
                 replies += await dialogue.ask(command, ["RCPT TO"])
-        dialogue.judge_envelope(replies)
+        dialogue.interpret_envelope(replies)
 
     async def _envelope_with_data(self) -> None:
         dialogue = self._dialogue
         replies = await dialogue.ask(b"".join((*self._commands, b"DATA\r\n")), [*self._steps, "DATA"])
         try:
-            dialogue.judge_envelope(replies)
+            dialogue.interpret_envelope(replies)
         except (MessageRefused, RecipientsRefused):
             if replies[-1].code == READY:
                 await self._end_at_once()
             raise
-        dialogue.judge_ready(replies[-1])
+        dialogue.check_ready(replies[-1])
 
     async def _end_at_once(self) -> None:
         """The server waits for content although nobody is to get any: end it; the answer does not matter."""

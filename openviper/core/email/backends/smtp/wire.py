@@ -70,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         return not self._paused
 
     @property
-    def dismissed(self) -> bool:
+    def server_closing(self) -> bool:
         """True when the server has said 421 to something; what was written behind that it has not looked at."""
         return self._going_away
 
@@ -93,12 +93,12 @@ class Connection(asyncio.BufferedProtocol):
         return exchange
 
     def expect(self) -> Exchange:
-        """One reply, with no limit of time until ``hurry``: to a message that is still being written."""
+        """One reply, with no limit of time until ``set_deadline``: to a message that is still being written."""
         exchange = Exchange(self._loop.create_future(), 1, _NEVER, _NEVER)
         self._expect(exchange)
         return exchange
 
-    def hurry(self, exchange: Exchange, limit: float) -> None:
+    def set_deadline(self, exchange: Exchange, limit: float) -> None:
         """From now on the rest of ``exchange`` may take ``limit`` seconds a reply."""
         exchange.limit = exchange.final_limit = limit
         if self._exchanges and self._exchanges[0] is exchange:
