@@ -17,7 +17,7 @@ class Changes:
         self.version = 0
         self.closed = False
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something has changed."""
         self._call(self._changed)
 

@@ -56,8 +56,8 @@ class FolderStore(Store):
         self._writer = Writer(folder)
         self._seen: object = None
 
-    def happened(self, event: MessageEvent) -> None:
-        self._writer.take(event, self.changes.tell)
+    def record(self, event: MessageEvent) -> None:
+        self._writer.take(event, self.changes.notify)
 
     async def newest_first(self) -> list[Entry]:
         return await self._in_thread(self._folder.entries)
@@ -87,7 +87,7 @@ class FolderStore(Store):
             seen = await self._in_thread(self._folder.look)
             if seen != self._seen:
                 self._seen = seen
-                self.changes.tell()
+                self.changes.notify()
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -100,4 +100,4 @@ class FolderStore(Store):
 
     async def _change(self, function: Callable[[], None]) -> None:
         await self._in_thread(function)
-        self.changes.tell()
+        self.changes.notify()

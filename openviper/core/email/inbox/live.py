@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from openviper.core.email.inbox.responses import HEADERS
-from openviper.core.email.inbox.shutdown import told_of_shutdown
+from openviper.core.email.inbox.shutdown import on_shutdown_signal
 from openviper.core.email.inbox.store import Store
 
 __all__ = ["Busy", "Live"]
@@ -99,7 +99,7 @@ class Live:
         """Count one that waits; gives how many seconds it may."""
         self._waiting += 1
         try:
-            with told_of_shutdown(self._store.changes.close) as told:
+            with on_shutdown_signal(self._store.changes.close) as told:
                 yield _LONGEST if told else _LONGEST_UNTOLD
         finally:
             self._waiting -= 1

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["told_of_shutdown"]
+__all__ = ["on_shutdown_signal"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _callbacks: list[Callable[[], None]] = []
@@ -20,7 +20,7 @@ _before: dict[int, Any] = {}
 
 
 @contextmanager
-def told_of_shutdown(callback: Callable[[], None]) -> Iterator[bool]:
+def on_shutdown_signal(callback: Callable[[], None]) -> Iterator[bool]:
     """Call ``callback`` in a block when the process gets SIGINT or SIGTERM, before the server's own handler runs.
 
     Gives False where that is not possible, outside the main thread. The handlers are put back with the last block.

@@ -96,10 +96,10 @@ class Store(ABC):
 
     def follow(self) -> Callable[[], None]:
         """Fill the store from the events of this process; returns the function that ends it."""
-        return subscribe(self.happened)
+        return subscribe(self.record)
 
     @abstractmethod
-    def happened(self, event: MessageEvent) -> None:
+    def record(self, event: MessageEvent) -> None:
         """Take over an event, in any thread, without blocking."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class MemoryStore(Store):
         self._bytes = 0
         self._lock = Lock()
 
-    def happened(self, event: MessageEvent) -> None:
+    def record(self, event: MessageEvent) -> None:
         key = key_of(event.message_id)
         message: OutgoingMessage = event.message
         with self._lock:
@@ -157,7 +157,7 @@ class MemoryStore(Store):
             # One message always stays, however large it is: it is the one that the developer wants to see.
             while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
                 self._forget(next(iter(self._entries)))
-        self.changes.tell()
+        self.changes.notify()
 
     async def newest_first(self) -> list[Entry]:
         with self._lock:
@@ -180,18 +180,18 @@ class MemoryStore(Store):
                 if entry.read:
                     return
                 self._entries[key] = replace(entry, read=True), message
-        self.changes.tell()
+        self.changes.notify()
 
     async def delete(self, key: str) -> None:
         with self._lock:
             self._forget(key)
-        self.changes.tell()
+        self.changes.notify()
 
     async def clear(self) -> None:
         with self._lock:
             self._entries.clear()
             self._bytes = 0
-        self.changes.tell()
+        self.changes.notify()
 
     def _forget(self, key: str) -> None:
         if found := self._entries.pop(key, None):

@@ -15,7 +15,7 @@ from support.uvicorn import Uvicorn
 
 from openviper.core.email import send_email
 from openviper.core.email.inbox.changes import Changes
-from openviper.core.email.inbox.shutdown import told_of_shutdown
+from openviper.core.email.inbox.shutdown import on_shutdown_signal
 
 FOLDER = Path(__file__).parent
 MAIL = {"recipients": "a@example.test", "subject": "Hello", "text": "Hello"}
@@ -126,7 +126,7 @@ async def test_a_timeout_out_of_bounds_is_refused(inboxes: Inboxes, timeout: str
 
 async def test_changes_are_seen_from_other_threads_and_never_missed() -> None:
     changes = Changes()
-    thread = threading.Thread(target=changes.tell)
+    thread = threading.Thread(target=changes.notify)
     thread.start()
     assert await changes.after(0, 10) == 1
     assert await changes.after(0, 0) == 1
@@ -142,7 +142,7 @@ async def test_changes_after_the_loop_has_ended_are_no_error() -> None:
         return Changes()
 
     changes = await asyncio.to_thread(lambda: asyncio.run(make()))
-    changes.tell()
+    changes.notify()
     changes.close()
 
 
@@ -152,9 +152,9 @@ async def test_the_servers_own_handler_runs_after_ours_and_is_put_back() -> None
     signal.signal(signal.SIGTERM, lambda *_: heard.append("server"))
     server = signal.getsignal(signal.SIGTERM)
     try:
-        with told_of_shutdown(lambda: heard.append("first")) as told:
+        with on_shutdown_signal(lambda: heard.append("first")) as told:
             assert told
-            with told_of_shutdown(lambda: heard.append("second")):
+            with on_shutdown_signal(lambda: heard.append("second")):
                 os.kill(os.getpid(), signal.SIGTERM)
         assert heard == ["first", "second", "server"]
         assert signal.getsignal(signal.SIGTERM) is server
@@ -164,7 +164,7 @@ async def test_the_servers_own_handler_runs_after_ours_and_is_put_back() -> None
 
 async def test_outside_the_main_thread_nothing_can_be_told() -> None:
     def block() -> bool:
-        with told_of_shutdown(lambda: None) as told:
+        with on_shutdown_signal(lambda: None) as told:
             return told
 
     assert not await asyncio.to_thread(block)

@@ -18,25 +18,25 @@ async def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
     messages = [await make_outgoing(subject=f"n{number}", text="x" * 1000) for number in range(5)]
     store = MemoryStore(max_bytes=sum(map(footprint, messages[2:])))
     for message in messages:
-        store.happened(event(message))
+        store.record(event(message))
     assert [entry.prepared.subject for entry in await store.newest_first()] == ["n4", "n3", "n2"]
     await store.delete(key_of(messages[3].message_id))
-    store.happened(event(messages[0]))
+    store.record(event(messages[0]))
     assert [entry.prepared.subject for entry in await store.newest_first()] == ["n0", "n4", "n2"]
 
 
 async def test_the_newest_message_stays_however_large_it_is() -> None:
     store = MemoryStore(max_bytes=10)
     for subject in ("first", "second"):
-        store.happened(event(await make_outgoing(subject=subject)))
+        store.record(event(await make_outgoing(subject=subject)))
     assert [entry.prepared.subject for entry in await store.newest_first()] == ["second"]
 
 
 async def test_a_message_that_is_tried_for_ever_keeps_its_first_and_newest_steps() -> None:
     store, message = MemoryStore(), await make_outgoing()
-    store.happened(event(message, "deferred", at=0.5))
+    store.record(event(message, "deferred", at=0.5))
     for number in range(1000):
-        store.happened(event(message, "retrying", at=float(number + 1)))
+        store.record(event(message, "retrying", at=float(number + 1)))
     (entry,) = await store.newest_first()
     assert len(entry.steps) == 200
     assert (entry.mode, entry.steps[-1].at) == ("deferred", 1000.0)
@@ -49,15 +49,15 @@ async def test_a_message_that_is_tried_for_ever_keeps_its_first_and_newest_steps
 async def test_the_first_step_says_which_way_a_message_took(kinds: list[str], mode: str) -> None:
     store, message = MemoryStore(), await make_outgoing()
     for kind in kinds:
-        store.happened(event(message, kind))
+        store.record(event(message, kind))
     (entry,) = await store.newest_first()
     assert entry.mode == mode
 
 
 async def test_a_further_try_is_for_those_who_have_not_got_it() -> None:
     store, message = MemoryStore(), await make_outgoing("a@example.test", "b@example.test")
-    store.happened(event(message))
-    store.happened(event(message.for_recipients(("b@example.test",)), "failed"))
+    store.record(event(message))
+    store.record(event(message.for_recipients(("b@example.test",)), "failed"))
     loaded = await store.load(key_of(message.message_id))
     assert loaded is not None
     assert loaded.envelope.recipients == ("b@example.test",)
@@ -71,7 +71,7 @@ async def test_events_of_several_threads_are_all_kept() -> None:
 
     def happen(message: OutgoingMessage) -> None:
         for kind in ("deferred", "sending", "delivered"):
-            store.happened(event(message, kind))
+            store.record(event(message, kind))
 
     await asyncio.gather(*(asyncio.to_thread(happen, message) for message in messages))
     entries = await store.newest_first()
