@@ -151,6 +151,7 @@ def test_with_retry_those_who_may_have_it_are_tried_again() -> None:
 
 def test_an_uncertain_attempt_is_not_forgotten_by_a_later_one_that_is_refused() -> None:
     first = after(fresh(), ConnectionFailed("cut", temporary=True, uncertain=True), settings())
+    assert isinstance(first, Retry)
     for error in (
         MessageRefused("no", code=554),
         RecipientsRefused("no", accepted=(), refused={"a@x.test": Refusal(550, "")}),
