@@ -203,8 +203,8 @@ def test_every_picture_is_shown_and_all_are_small() -> None:
     assert sum(path.stat().st_size for path in pictures) < 1_500_000
 
 
-def test_the_picture_of_the_ways_names_each_of_them() -> None:
-    picture = ET.parse(ROOT / "docs" / "images" / "ways.svg")
+def test_the_picture_of_the_modes_names_each_of_them() -> None:
+    picture = ET.parse(ROOT / "docs" / "images" / "modes.svg")
     space = "{http://www.w3.org/2000/svg}"
     drawn = [text.text for text in picture.iter(f"{space}text") if text.get("class") == "name"]
     assert set(drawn) == set(DeliveryMode)

@@ -1,4 +1,4 @@
-"""``viperctl email config``: every setting, its origin, no secret, and the way mail would take."""
+"""``viperctl email config``: every setting, its origin, no secret, and the delivery mode that mail would take."""
 
 import json
 from collections.abc import Mapping

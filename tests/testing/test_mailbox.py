@@ -1,4 +1,4 @@
-"""What the mailbox keeps, whichever way mail takes; no server and no broker is asked (see conftest.py)."""
+"""What the mailbox keeps, whatever its delivery mode; no server and no broker is asked (see conftest.py)."""
 
 import asyncio
 import threading
@@ -181,7 +181,7 @@ async def test_a_job_is_kept_and_the_broker_seems_to_answer(mailbox: Mailbox, re
     mailbox.assert_sent(to="alice@example.com", mode=DeliveryMode.QUEUED)
 
 
-async def test_a_broker_that_fails_leaves_the_other_ways(mailbox: Mailbox, redis_project: None) -> None:
+async def test_a_broker_that_fails_leaves_the_other_modes(mailbox: Mailbox, redis_project: None) -> None:
     with mailbox.fail_with("down", at="broker"):
         assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.INLINE
     assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.QUEUED

@@ -47,7 +47,7 @@ async def send_many(
     Args:
         messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. The
             object of one message may be filled anew for the next.
-        overlap: True lets small messages follow each other on a connection without waiting for answers, where the
+        pipeline: True lets small messages follow each other on a connection without waiting for answers, where the
             server offers PIPELINING and CHUNKING. When such a connection breaks, more messages than one may be
             uncertain (``DeliveryError.uncertain``).
 

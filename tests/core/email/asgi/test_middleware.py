@@ -71,7 +71,7 @@ async def test_openviper_sends_after_the_response_with_one_extension_added() -> 
     assert subjects(seen.mailers[0]) == ["order"]
 
 
-async def test_one_line_at_startup_says_which_way_mail_goes(caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_line_at_startup_says_which_mode_mail_takes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "openviper.email")
     app = OpenViper()
     app.add_extension(Email(MEMORY))

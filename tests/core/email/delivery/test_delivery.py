@@ -1,4 +1,4 @@
-"""The table of ways, and a mailer taking messages along each of them."""
+"""The table of delivery modes, and a mailer taking messages in each of them."""
 
 import asyncio
 import gc
@@ -58,7 +58,7 @@ def test_background_false_is_inline_whatever_else_holds(
 
 
 @pytest.mark.parametrize(
-    ("background", "setting", "broker", "in_request_way", "elsewhere_way"),
+    ("background", "setting", "broker", "in_request_mode", "elsewhere_mode"),
     [
         (None, None, True, QUEUED, QUEUED),
         (None, True, True, QUEUED, QUEUED),
@@ -74,14 +74,14 @@ def test_background_false_is_inline_whatever_else_holds(
         (True, False, False, DEFERRED, INLINE),
     ],
 )
-def test_the_table_of_ways(
+def test_the_table_of_modes(
     background: bool | None,
     setting: bool | None,
     broker: bool,
-    in_request_way: DeliveryMode,
-    elsewhere_way: DeliveryMode,
+    in_request_mode: DeliveryMode,
+    elsewhere_mode: DeliveryMode,
 ) -> None:
-    for in_request, expected in ((True, in_request_way), (False, elsewhere_way)):
+    for in_request, expected in ((True, in_request_mode), (False, elsewhere_mode)):
         mode = choose_mode(
             Given(background=background, use_background_worker=setting, broker=broker, in_request=in_request)
         )
@@ -237,7 +237,7 @@ async def test_a_request_uses_its_own_applications_mailer() -> None:
         assert await current_mailer() is of_loop
 
 
-async def test_events_follow_a_message_on_its_way() -> None:
+async def test_events_follow_a_message_to_its_end() -> None:
     mailer = memory_mailer()
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)

@@ -46,7 +46,7 @@ async def test_a_message_that_is_tried_for_ever_keeps_its_first_and_newest_steps
     ("kinds", "mode"),
     [(["sending"], "inline"), (["held", "deferred"], "held"), (["deferred"], "deferred"), (["queued"], "queued")],
 )  # fmt: skip
-async def test_the_first_step_says_which_way_a_message_took(kinds: list[str], mode: str) -> None:
+async def test_the_first_step_says_which_mode_a_message_took(kinds: list[str], mode: str) -> None:
     store, message = MemoryStore(), await make_outgoing()
     for kind in kinds:
         store.record(event(message, kind))

@@ -21,7 +21,7 @@ async def rabbitmq(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIt
         yield rabbitmq_server
         await asyncio.to_thread(close_queue)
     await asyncio.to_thread(rabbitmq_server.restore)
-    assert smtp.messages == [], "nothing went another way"
+    assert smtp.messages == [], "nothing was sent in another mode"
 
 
 async def queue(number: int) -> None:

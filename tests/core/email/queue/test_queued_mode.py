@@ -77,7 +77,7 @@ async def test_a_stub_or_a_disabled_broker_is_none(tasks: dict[str, Any], caplog
     assert receipt.message_id in warning.getMessage()
 
 
-async def test_startup_says_which_way_and_that_nobody_listens(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_startup_says_which_mode_and_that_nobody_listens(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
     mailer = Mailer(EmailSettings.from_settings())
     await mailer.detect_broker()
     assert "queued in requests, queued elsewhere" in describe_modes(mailer)

@@ -198,7 +198,7 @@ async def test_the_sync_twin_refuses_to_block_the_event_loop(mailer: Mailer) -> 
         send_email_sync("a@example.test", "Hello", text="")
 
 
-async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_way(mailer: Mailer) -> None:
+async def test_the_sync_twin_in_a_requests_thread_takes_the_requests_mode(mailer: Mailer) -> None:
     outbox = RequestOutbox()
     with collecting(outbox):
         assert await asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="") is True
@@ -233,7 +233,7 @@ async def test_the_sync_twin_in_a_thread_uses_the_loop_that_anyio_knows(
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_loop_of_its_own_in_a_requests_thread_sends_the_requests_way(mailer: Mailer, late: bool) -> None:
+async def test_a_loop_of_its_own_in_a_requests_thread_sends_in_the_requests_mode(mailer: Mailer, late: bool) -> None:
     """Also after the request: what that loop leaves behind when it ends is not lost."""
     outbox = RequestOutbox()
     with collecting(outbox):
