@@ -1,4 +1,4 @@
-"""The queue is asked for, and there is no broker or none that answers: mail takes another mode, and one line says so."""
+"""Queueing without a broker, or with one that does not answer: mail takes another mode, and one line says so."""
 
 import logging
 import socket
