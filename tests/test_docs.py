@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
+from support.patience import PATIENCE
 
 from openviper.core.email import DeliveryMode
 from openviper.core.email.settings import EmailSettings
@@ -230,7 +231,7 @@ def test_commands_of_the_pages_and_their_options_exist() -> None:
             [sys.executable, "-m", "openviper.cli", "viperctl", *command.split(), "--help"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, command
         assert [option for option in options if option not in done.stdout] == [], command
@@ -257,7 +258,7 @@ def test_the_test_message_is_shown_as_the_page_says(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert block.printed is not None

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def loaded_by(statement: str) -> set[str]:
     """The modules that are loaded after ``statement`` in an interpreter that has loaded nothing else."""
     code = f"import sys, json\n{statement}\njson.dump(sorted(sys.modules), sys.stdout)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 

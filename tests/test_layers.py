@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.patience import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -13,6 +15,6 @@ def test_imports_go_downwards() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr

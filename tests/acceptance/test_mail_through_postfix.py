@@ -38,7 +38,7 @@ def offer(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def mailbox(postfix: Postfix, offer: Any) -> AsyncIterator["Mailbox"]:
     sender = "Shop <shop@example.com>"
-    with override(EMAIL=postfix.settings(offer, default_sender=sender, timeout=30.0)):
+    with override(EMAIL=postfix.settings(offer, default_sender=sender)):
         yield Mailbox(postfix)
 
 

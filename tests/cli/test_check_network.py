@@ -3,19 +3,21 @@
 import asyncio
 import socket
 
+from support.patience import PATIENCE
+
 from openviper.cli.check.network import ServerTarget, find_addresses, open_connection
 from openviper.cli.check.result import Status
 
 
-def in_ten_seconds() -> float:
-    return asyncio.get_running_loop().time() + 10
+def in_good_time() -> float:
+    return asyncio.get_running_loop().time() + PATIENCE
 
 
 async def test_an_address_that_does_not_answer_is_a_warning_when_another_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-        result, sock = await open_connection(targets, port, in_ten_seconds())
+        result, sock = await open_connection(targets, port, in_good_time())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.1", port)
         sock.close()
@@ -29,7 +31,7 @@ async def test_of_several_open_connections_one_is_kept() -> None:
         other.bind(("127.0.0.2", port))
         other.listen()
         targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-        result, sock = await open_connection(targets, port, in_ten_seconds())
+        result, sock = await open_connection(targets, port, in_good_time())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.2", port)
         sock.close()
@@ -54,7 +56,7 @@ async def test_a_port_that_swallows_connections_fails_in_time() -> None:
 
 
 async def test_what_cannot_be_a_name_fails() -> None:
-    result, targets = await find_addresses(f"{'a' * 70}.example", 25, in_ten_seconds())
+    result, targets = await find_addresses(f"{'a' * 70}.example", 25, in_good_time())
     assert not targets
     assert result.status is Status.FAILED
     assert result.remedy

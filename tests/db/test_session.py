@@ -11,6 +11,7 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column
+from support.patience import PATIENCE
 
 from openviper import db
 from openviper.db.transaction import current_record, hold
@@ -380,7 +381,7 @@ async def test_a_cancellation_while_the_connection_is_returned_loses_nothing(ses
     with pytest.raises(asyncio.CancelledError):
         await session.commit()
     event.remove(pool, "reset", cancelled)
-    await asyncio.wait_for(sent.wait(), 10)
+    await asyncio.wait_for(sent.wait(), PATIENCE)
     assert await notes() == ["kept"]
 
 
@@ -605,7 +606,7 @@ async def test_a_broken_connection_discards(mail: Mail, database_url: str) -> No
             mail.send("dropped")
             process = await session.scalar(text("SELECT pg_backend_pid()"))
             async with administration.connect() as other:
-                await other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": process})
+                await other.execute(text("SELECT pg_terminate_backend(:pid, 100000)"), {"pid": process})
             session.add(Note(text="lost"))
     await administration.dispose()
     assert (mail.sent, mail.dropped) == ([], ["dropped"])

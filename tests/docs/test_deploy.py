@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from support.documents import ROOT
+from support.patience import PATIENCE
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
 
@@ -48,7 +49,7 @@ def test_systemd_takes_the_unit_files(tmp_path: Path) -> None:
         text = source.read_text().replace("/srv/shop/.venv/bin", str(PROGRAMS))
         (tmp_path / source.name).write_text(text)
     files = [str(path) for path in tmp_path.glob("*.service")]
-    done = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -113,11 +114,11 @@ def running(name: str, project: Path, broker: RedisServer, smtp: SmtpServer) -> 
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def wait_until(log: Path, words: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while words not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
@@ -134,9 +135,10 @@ def test_what_the_units_start_delivers_an_order_through_the_queue(project: Path,
         running("worker", project, redis_server, smtp) as worker,
         running("web", project, redis_server, smtp),
     ):
-        httpx.post(f"{address_of(project)}/orders", json={"name": "Alice", "email": "alice@example.com"})
+        order = {"name": "Alice", "email": "alice@example.com"}
+        httpx.post(f"{address_of(project)}/orders", json=order, timeout=PATIENCE)
         (message,) = smtp.wait_for(1)
         worker.terminate()
-        assert worker.wait(30) == 0
+        assert worker.wait(PATIENCE) == 0
     parsed = message.parse()
     assert parsed["Subject"] == "Your order 1001"

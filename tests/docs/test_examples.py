@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support.commands import Cli
 from support.documents import ROOT, included
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -37,7 +38,7 @@ def served(name: str, folder: Path, environment: Mapping[str, str], monkeypatch:
 
 
 def place(order: Mapping[str, str], url: str) -> dict[str, Any]:
-    return dict(httpx.post(f"{url}/orders", json=order).raise_for_status().json())
+    return dict(httpx.post(f"{url}/orders", json=order, timeout=PATIENCE).raise_for_status().json())
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -46,11 +47,11 @@ def test_the_message_is_on_the_inbox_page_in_debug_mode(
 ) -> None:
     with served(name, tmp_path, {"DEBUG": "1"}, monkeypatch) as url:
         assert place(ORDER, url) == {"number": 1001}
-        waited = httpx.get(f"{url}/_mail/api/messages/wait?state=delivered&to=alice@example.com").raise_for_status()
-        message = waited.json()
+        path = "/_mail/api/messages/wait?state=delivered&to=alice@example.com&timeout=60"
+        message = httpx.get(url + path, timeout=PATIENCE).raise_for_status().json()
         assert (message["subject"], message["mode"]) == ("Your order 1001", "deferred")
         assert WORDS[name] in message["text"]
-        assert "Your order 1001" in httpx.get(f"{url}/_mail/").text
+        assert "Your order 1001" in httpx.get(f"{url}/_mail/", timeout=PATIENCE).text
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -67,7 +68,7 @@ def test_with_a_mail_server_in_the_environment_the_same_file_delivers_there(
         with served(name, tmp_path, environment, monkeypatch) as url:
             place(ORDER, url)
             (message,) = smtp.wait_for(1)
-            assert httpx.get(f"{url}/_mail/").status_code == 404
+            assert httpx.get(f"{url}/_mail/", timeout=PATIENCE).status_code == 404
     assert message.recipients == ["alice@example.com"]
     parsed = message.parse()
     assert (parsed["From"], parsed["Subject"]) == ("Viper Supplies <orders@shop.example>", "Your order 1001")
@@ -80,7 +81,7 @@ def test_the_fastapi_example_says_what_is_wrong_with_an_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served("fastapi", tmp_path, {"DEBUG": "1"}, monkeypatch) as url:
-        answer = httpx.post(f"{url}/orders", json={**ORDER, "email": "alice at example.com"})
+        answer = httpx.post(f"{url}/orders", json={**ORDER, "email": "alice at example.com"}, timeout=PATIENCE)
         assert answer.status_code == 422
         assert "alice at example.com" in answer.json()["detail"]
-        assert httpx.get(f"{url}/_mail/api/messages").json()["messages"] == []
+        assert httpx.get(f"{url}/_mail/api/messages", timeout=PATIENCE).json()["messages"] == []

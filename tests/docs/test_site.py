@@ -18,6 +18,7 @@ from playwright.async_api import Browser, Page, ViewportSize, expect
 from selectolax.lexbor import LexborHTMLParser
 from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
 from support.documents import ROOT
+from support.patience import PATIENCE
 
 __all__ = ["chromium"]
 
@@ -31,7 +32,7 @@ def build(sources: Path, site: Path) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.patience import PATIENCE
+
 PROJECT = Path(__file__).parents[2] / "example_shop"
 NAMES = ("DEBUG", "DATABASE_URL", "SHOP_URL", "SHOP_STAFF_PASSWORD")
 
@@ -15,7 +17,7 @@ def read(**env: str) -> subprocess.CompletedProcess[str]:
     code = f"import json, shop.settings as s; print(json.dumps({{n: getattr(s, n) for n in {NAMES!r}}}))"
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, env=clean | env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=PROJECT, env=clean | env, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

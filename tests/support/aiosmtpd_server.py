@@ -10,6 +10,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from support.certificates import ca_file, server_context
+from support.patience import PATIENCE
 
 __all__ = ["Mail", "RunningServer", "aiosmtpd_server"]
 
@@ -38,6 +39,7 @@ class RunningServer:
         return {
             "host": self.host,
             "port": self.port,
+            "timeout": 3 * PATIENCE,
             "use_tls": True,
             "tls_ca_file": str(ca_file()),
             "username": user,
@@ -71,6 +73,7 @@ def aiosmtpd_server(users: Mapping[str, str]) -> Iterator[RunningServer]:
         running,
         hostname=running.host,
         port=0,
+        ready_timeout=PATIENCE,
         tls_context=server_context(),
         require_starttls=True,
         authenticator=authenticate,

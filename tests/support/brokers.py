@@ -12,7 +12,7 @@ from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import redis_server
 
-__all__ = ["broker", "queueing_again", "rabbitmq_server", "redis_server"]
+__all__ = ["broker", "queueing_again", "rabbitmq_server", "redis_server", "until_available"]
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -24,9 +24,14 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
         server.restore()
 
 
+def until_available() -> None:
+    """Wait until this process has found its broker: the first import of a client library can take long."""
+    deadline = time.monotonic() + PATIENCE
+    while not worker_available():
+        assert time.monotonic() < deadline, "the broker was not found"
+        time.sleep(0.1)
+
+
 async def queueing_again() -> None:
     """Wait until the application has found out by itself that its broker is back."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(worker_available):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    await asyncio.to_thread(until_available)

@@ -108,7 +108,8 @@ class Postfix:
 
     def settings(self, offer: Offer = "chunking", **more: Any) -> dict[str, Any]:
         """EMAIL settings for this server, with ``more`` of them."""
-        return {"host": self.host, "port": self.ports[offer], "tls_ca_file": str(ca_file())} | more
+        values = {"host": self.host, "port": self.ports[offer], "tls_ca_file": str(ca_file()), "timeout": 3 * PATIENCE}
+        return values | more
 
     @property
     def log(self) -> str:

@@ -11,9 +11,13 @@ _PAUSE = 0.001  # seconds; turning without one would keep threads from their wor
 
 
 class LoopWatch:
-    """``longest``: the most seconds so far for which nothing else could run, give or take a millisecond."""
+    """``longest``: the most seconds so far for which nothing else could run, give or take a millisecond.
+
+    ``turns``: how often something else could run.
+    """
 
     longest = 0.0
+    turns = 0
 
 
 @asynccontextmanager
@@ -26,6 +30,7 @@ async def watched_loop(clock: Callable[[], float] = time.monotonic) -> AsyncIter
             begin = clock()
             await asyncio.sleep(_PAUSE)
             watch.longest = max(watch.longest, clock() - begin)
+            watch.turns += 1
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)  # it begins before the block does

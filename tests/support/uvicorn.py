@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,13 @@ class Uvicorn:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+    def read_until(self, words: str) -> None:
+        """Wait until the process has printed ``words``."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(words in line for line in tuple(self.log)):
+            assert time.monotonic() < deadline, "".join(self.log)
+            time.sleep(0.02)
 
     def stop(self, timeout: float = PATIENCE) -> bool:
         """SIGTERM, then wait. True when the application has shut down in order (uvicorn then re-raises the signal)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import dramatiq
 from support.broker_server import BrokerServer
 from support.brokers import broker, rabbitmq_server, redis_server
+from support.patience import PATIENCE
 from support.workers import write_project
 
 from openviper.conf import override
@@ -44,11 +45,11 @@ def test_async_and_sync_actors_run_and_are_tried_again(tmp_path: Path, broker: B
     with (tmp_path / "log").open("wb") as log:
         worker = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not all((folder / name).exists() for name in ("one", "two")):
             assert worker.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.1)
     finally:
         worker.terminate()
-        assert worker.wait(30) == 0, (tmp_path / "log").read_text()
+        assert worker.wait(PATIENCE) == 0, (tmp_path / "log").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 import dramatiq
 import pytest
 from support.forked import in_child
+from support.patience import PATIENCE
 from support.redis import RedisServer
 
 from openviper.conf import override
@@ -69,7 +70,7 @@ def test_async_and_sync_actors_run_on_the_stub_broker() -> None:
             report.send(1)
             note.send(2)
             for queue in ("reports", "default"):
-                broker.join(queue, timeout=10_000)
+                broker.join(queue, timeout=int(PATIENCE * 1000))
             worker.join()
     assert sorted(done) == [("async", 1), ("sync", 2)]
 
@@ -90,7 +91,7 @@ def test_a_workers_loop_closes_what_waits_for_its_end() -> None:
 
         with working(broker) as worker:
             opens.send()
-            broker.join("default", timeout=10_000)
+            broker.join("default", timeout=int(PATIENCE * 1000))
             worker.join()
             assert not closed.is_set()
     assert closed.is_set()
@@ -105,7 +106,7 @@ def test_a_missing_client_library_is_told_with_its_extra(kind: str, library: str
         "from openviper.tasks import get_broker\n"
         "get_broker()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert MissingDependency.__name__ in done.stderr
     assert f"openviper-email[{kind}]" in done.stderr
 
@@ -123,7 +124,7 @@ def test_messages_whose_fetch_was_not_answered_are_not_stranded(redis_server: Re
         note.send()
         assert broker.do_fetch("default", 10), "fetched, and the answer was lost"
         with working(broker):
-            assert done.wait(10)
+            assert done.wait(PATIENCE)
 
 
 def test_what_is_no_message_goes_to_the_dead_ones_and_the_next_is_done(redis_server: RedisServer) -> None:
@@ -138,8 +139,8 @@ def test_what_is_no_message_goes_to_the_dead_ones_and_the_next_is_done(redis_ser
         broker.do_enqueue("default", "poison", b"{")
         note.send()
         with working(broker):
-            assert done.wait(10)
-            broker.join("default", timeout=10_000)
+            assert done.wait(PATIENCE)
+            broker.join("default", timeout=int(PATIENCE * 1000))
         assert redis_server.client().hget("dramatiq:default.XQ.msgs", "poison") == b"{"
 
 

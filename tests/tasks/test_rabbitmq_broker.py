@@ -8,6 +8,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.middleware import SkipMessage
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 
 from openviper.tasks.rabbitmq_broker import make_rabbitmq_broker
@@ -44,16 +45,16 @@ def take(consumer: Any, count: int) -> list[Any]:
 def test_what_another_connection_delivered_acknowledges_nothing_on_this_one(broker: Any) -> None:
     """Deliveries are numbered anew on each channel: the late acknowledgement of "a" has the number of "b" there."""
     send(broker, "first", "a", "b")
-    before = broker.consume("parcels", prefetch=3, timeout=5000)
+    before = broker.consume("parcels", prefetch=3, timeout=int(PATIENCE * 1000))
     first, a, _ = take(before, 3)
     before.ack(first)
     before.close()
-    after = broker.consume("parcels", prefetch=3, timeout=5000)
+    after = broker.consume("parcels", prefetch=3, timeout=int(PATIENCE * 1000))
     assert [message.args[0] for message in take(after, 2)] == ["a", "b"]
     after.ack(a)
     after.nack(a)
     after.close()
-    last = broker.consume("parcels", prefetch=3, timeout=5000)
+    last = broker.consume("parcels", prefetch=3, timeout=int(PATIENCE * 1000))
     assert [message.args[0] for message in take(last, 2)] == ["a", "b"]
     last.close()
 
@@ -61,7 +62,7 @@ def test_what_another_connection_delivered_acknowledges_nothing_on_this_one(brok
 def test_what_a_closed_channel_delivered_is_not_begun(broker: Any) -> None:
     """RabbitMQ closes a channel, and not the connection, of which it had no acknowledgement for half an hour."""
     send(broker, "a")
-    before = broker.consume("parcels", prefetch=1, timeout=5000)
+    before = broker.consume("parcels", prefetch=1, timeout=int(PATIENCE * 1000))
     (message,) = take(before, 1)
     broker.emit_before("process_message", message)
     before.channel.close()
@@ -79,13 +80,13 @@ def test_what_a_broken_connection_left_in_memory_is_done_once(broker: Any, rabbi
     def carry(name: str) -> None:
         done.append(name)
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
 
     send(broker, "a", "b", "c")
     worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
     worker.start()
     try:
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         until(lambda: worker.work_queue.qsize() == 1)  # prefetched
         rabbitmq_server.kill()
         rabbitmq_server.start()
@@ -99,7 +100,7 @@ def test_what_a_broken_connection_left_in_memory_is_done_once(broker: Any, rabbi
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

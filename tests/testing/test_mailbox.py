@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from support.lifespan import Lifespan
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.testclient import TestClient
 
@@ -332,8 +333,8 @@ async def test_wait_sees_mail_of_other_threads_as_it_comes(mailbox: Mailbox) -> 
     thread = threading.Thread(target=send)
     thread.start()
     begin = time.monotonic()
-    message = await mailbox.wait(count=3, timeout=30, to="alice@example.com")
-    assert time.monotonic() - begin < 20, "it slept through what came"
+    message = await mailbox.wait(count=3, timeout=PATIENCE, to="alice@example.com")
+    assert time.monotonic() - begin < PATIENCE / 2, "it slept through what came"
     assert message.subject == "Order 2"
     thread.join()
 
@@ -348,7 +349,7 @@ async def test_wait_says_what_came_instead(mailbox: Mailbox) -> None:
 
 async def test_a_failing_deferred_message_is_tried_again_without_a_pause(mailbox: Mailbox) -> None:
     mailbox.fail_with("451 try later", at="data", times=3)
-    async with asyncio.timeout(20):  # with the pauses of production it takes 31 s
+    async with asyncio.timeout(PATIENCE):  # with the pauses of production it takes 31 s
         await post(shop(), "/orders/1")
     assert len(mailbox) == 1
     assert mailbox.failed == []

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(__file__).with_name("sample_project")
@@ -15,7 +16,7 @@ SAMPLE = Path(__file__).with_name("sample_project")
 def call(*command: object, cwd: Path = ROOT, code: int = 0) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "PYTEST"))}
     done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=5 * PATIENCE
     )
     assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from support.lifespan import Lifespan
+from support.patience import PATIENCE
 
 from openviper import OpenViper
 from openviper.core.email import DeliveryMode, Email, EmailMiddleware, send_email, submit_email
@@ -321,6 +322,9 @@ async def test_a_request_waits_for_room_no_longer_than_a_shutdown_may_take(caplo
         return PlainTextResponse("ok")
 
     settings = {**MEMORY, "backend": f"{__name__}.Stuck", "dispatcher_messages": 1, "shutdown_timeout": 0.1}
-    async with asyncio.timeout(10), client_of(EmailMiddleware(Starlette(routes=[Route("/", order)]), settings)) as one:
+    async with (
+        asyncio.timeout(PATIENCE),
+        client_of(EmailMiddleware(Starlette(routes=[Route("/", order)]), settings)) as one,
+    ):
         assert (await one.get("/")).text == "ok"
     assert sum("was not delivered" in record.getMessage() for record in caplog.records) == 3

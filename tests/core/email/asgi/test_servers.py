@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+import signal
 import socket
 from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -15,7 +17,9 @@ APPS = Path(__file__).parents[3] / "apps"
 
 
 def env(smtp: SmtpServer, **more: str) -> dict[str, str]:
-    return {"EMAIL_HOST": smtp.host, "EMAIL_PORT": str(smtp.port), "EMAIL_DEFAULT_SENDER": "shop@example.test", **more}
+    email = {"HOST": smtp.host, "PORT": smtp.port, "DEFAULT_SENDER": "shop@example.test"}
+    email |= {"TIMEOUT": 2 * PATIENCE, "SHUTDOWN_TIMEOUT": PATIENCE}
+    return {f"EMAIL_{name}": str(value) for name, value in email.items()} | more
 
 
 def subjects(smtp: SmtpServer) -> list[str]:
@@ -31,7 +35,7 @@ def test_each_framework_defers_until_the_response_has_ended(app: str) -> None:
     with SmtpServer() as smtp:
         greeting = smtp.hold("greeting")
         with Uvicorn(app, APPS, env(smtp)) as server:
-            answer = httpx.get(f"{server.url}/order", params={"subject": app}, timeout=20)
+            answer = httpx.get(f"{server.url}/order", params={"subject": app}, timeout=PATIENCE)
             assert (answer.status_code, answer.json()["mode"]) == (200, "deferred")
             assert smtp.messages == []
             greeting.release()
@@ -41,7 +45,7 @@ def test_each_framework_defers_until_the_response_has_ended(app: str) -> None:
 
 def test_a_commit_in_a_yield_dependency_still_sends() -> None:
     with SmtpServer() as smtp, Uvicorn("fastapi_app:app", APPS, env(smtp)) as server:
-        httpx.get(f"{server.url}/order", timeout=20)
+        httpx.get(f"{server.url}/order", timeout=PATIENCE)
         smtp.wait_for(2)
         assert sorted(subjects(smtp)) == ["dependency", "order"]
 
@@ -50,14 +54,14 @@ def test_a_commit_in_a_yield_dependency_still_sends() -> None:
 @pytest.mark.parametrize("kind", ["order", "threaded", "background", "spawned", "streaming", "state"])
 def test_mail_leaves_from_every_place_of_a_request(prefix: str, kind: str) -> None:
     with SmtpServer() as smtp, Uvicorn("starlette_app:app", APPS, env(smtp)) as server:
-        assert httpx.get(f"{server.url}{prefix}/{kind}", timeout=20).status_code == 200
+        assert httpx.get(f"{server.url}{prefix}/{kind}", timeout=PATIENCE).status_code == 200
         smtp.wait_for(1)
         assert subjects(smtp) == [kind]
 
 
 def test_an_exception_handler_sends_and_so_does_what_was_accepted_before_it() -> None:
     with SmtpServer() as smtp, Uvicorn("starlette_app:app", APPS, env(smtp)) as server:
-        assert httpx.get(f"{server.url}/failing", timeout=20).status_code == 500
+        assert httpx.get(f"{server.url}/failing", timeout=PATIENCE).status_code == 500
         smtp.wait_for(2)
         assert sorted(subjects(smtp)) == ["exception handler", "failing"]
 
@@ -65,8 +69,8 @@ def test_an_exception_handler_sends_and_so_does_what_was_accepted_before_it() ->
 def test_with_discard_on_error_a_failed_request_sends_nothing() -> None:
     with SmtpServer() as smtp:
         with Uvicorn("starlette_app:app", APPS, env(smtp, EMAIL_DISCARD_ON_ERROR="true")) as server:
-            assert httpx.get(f"{server.url}/failing", timeout=20).status_code == 500
-            assert httpx.get(f"{server.url}/order", timeout=20).status_code == 200
+            assert httpx.get(f"{server.url}/failing", timeout=PATIENCE).status_code == 500
+            assert httpx.get(f"{server.url}/order", timeout=PATIENCE).status_code == 200
             server.stop()
         assert subjects(smtp) == ["order"]
 
@@ -88,7 +92,7 @@ def test_without_a_lifespan_mail_opens_at_first_use_and_is_not_lost(
     with SmtpServer() as smtp:
         with Uvicorn(app, APPS, env(smtp), *arguments) as server:
             for _ in range(2):
-                assert httpx.get(f"{server.url}{path}", timeout=20).status_code == 200
+                assert httpx.get(f"{server.url}{path}", timeout=PATIENCE).status_code == 200
             assert server.stop()
         assert len(smtp.messages) == 2
         assert sum("lifespan was not run" in line for line in server.log) == 1
@@ -101,14 +105,17 @@ def test_wrong_settings_stop_the_start_with_a_readable_error() -> None:
 
 
 def test_fifty_deferred_messages_arrive_before_the_process_ends() -> None:
-    """A pool of 5 and a server that takes 200 ms for each: two seconds of work are pending when SIGTERM comes."""
+    """None has been taken by the mail server when SIGTERM comes."""
     with SmtpServer() as smtp:
-        smtp.delay("body", 0.2)
+        gate = smtp.hold("body")
         with Uvicorn("starlette_app:app", APPS, env(smtp)) as server:
-            with httpx.Client(base_url=server.url, timeout=20) as client:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
                 for number in range(50):
                     assert client.get("/order", params={"subject": f"number {number}"}).status_code == 200
-            assert len(smtp.messages) < 50
+            assert smtp.messages == []
+            server.process.send_signal(signal.SIGTERM)
+            server.read_until("Shutting down")
+            gate.release()
             assert server.stop()
         assert sorted(subjects(smtp)) == sorted(f"number {number}" for number in range(50))
 
@@ -151,5 +158,5 @@ async def test_clients_that_disconnect_lose_and_double_nothing() -> None:
             await asyncio.to_thread(server.stop)
         accepted = Counter(line.split()[1] for line in server.log if line.startswith("accepted "))
         arrived = Counter(str(message.parse()["Message-ID"]) for message in smtp.messages)
-    assert len(accepted) > 500
+    assert len(accepted) > 400
     assert arrived == accepted

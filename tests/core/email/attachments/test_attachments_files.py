@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
@@ -233,7 +234,7 @@ def flipping_link(link: Path, *targets: str) -> Iterator[None]:
 def read_again_and_again(path: Path, **options: Any) -> set[bytes | None]:
     """What was read, and None for a refusal."""
     seen: set[bytes | None] = set()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     rounds = 0
     # Often enough to meet the moment of a change, and until the thread that changes it has had its turn.
     while rounds < 3000 or (len(seen) < 2 and time.monotonic() < deadline):
@@ -258,5 +259,5 @@ def test_a_file_that_becomes_a_fifo_while_it_is_opened_is_not_waited_for(allowed
             target=lambda: seen.extend(read_again_and_again(allowed / "flipping", dirs=None)), daemon=True
         )
         reading.start()
-        reading.join(60)
+        reading.join(PATIENCE)
     assert set(seen) == {b"in", None}

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from support.certificates import ca_file, server_context
 from support.httpd import HttpServer, head
+from support.patience import PATIENCE
 
 from openviper.core.email.attachments import resolve_attachments
 from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
@@ -170,7 +171,7 @@ async def test_a_url_to_anything_but_a_public_host_is_refused_unconnected(
     url = form.replace("{port}", str(server.port))
     for item in (url, ("a.txt", url), {"url": url}):
         with pytest.raises(AttachmentRefused):
-            await resolve_attachments([item], resolver=resolver, url_timeout=5)
+            await resolve_attachments([item], resolver=resolver, url_timeout=PATIENCE)
     assert connected == []
     assert server.connections == 0
 
@@ -178,7 +179,7 @@ async def test_a_url_to_anything_but_a_public_host_is_refused_unconnected(
 async def get(url: str, **options: object) -> bytes:
     limit = ByteLimit("file", 1000, TotalLimit(None))
     options.setdefault("resolver", resolver)
-    return (await fetch(url, limit=limit, timeout=5, **options)).content  # type: ignore[arg-type]
+    return (await fetch(url, limit=limit, timeout=PATIENCE, **options)).content  # type: ignore[arg-type]
 
 
 class Rebinding:
@@ -272,7 +273,7 @@ async def test_a_redirect_without_a_target_is_refused(server: HttpServer) -> Non
 async def test_the_body_of_a_redirect_is_not_waited_for(server: HttpServer) -> None:
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(head(302, location="/a", content_length=10**12))
-        await asyncio.sleep(60)
+        await asyncio.sleep(10 * PATIENCE)
 
     server.respond("/in", endless)
     assert await get(server.url("/in"), allowed_hosts=["localhost"]) == b"internal secret"

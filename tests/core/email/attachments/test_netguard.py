@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 
 import pytest
+from support.patience import PATIENCE
 
 from openviper.core.email.attachments.netguard import HostRefused, check_host, is_public, public_addresses, resolve
 
@@ -167,5 +168,5 @@ async def test_an_internal_address_can_be_allowed(host: str, entry: str) -> None
 
 
 async def test_the_systems_resolver_is_asked_off_the_loop() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert "127.0.0.1" in await resolve("localhost", 80)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from support.patience import PATIENCE
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends.console import ConsoleBackend
@@ -185,7 +186,7 @@ class Blocked(io.StringIO):
         self.released = threading.Event()
 
     def write(self, text: str) -> int:
-        assert self.released.wait(10)
+        assert self.released.wait(PATIENCE)
         return super().write(text)
 
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from support.deliveries import Deliveries, finished, make_dispatcher, temporary
+from support.patience import PATIENCE
 from support.prepared import make_outgoing
 from support.smtpd import SmtpServer
 
@@ -154,7 +155,7 @@ async def test_retry_now_does_not_wait_for_the_delay_and_uses_up_no_try() -> Non
     message = await make_outgoing()
     (accepted,) = dispatcher.accept_all([message])
     for tries in (1, 2, 3):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(deliveries.attempts) < tries or deliveries.at_once or accepted.timer is None:
                 await asyncio.sleep(0)
         assert dispatcher.retry_now(message.message_id)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
+from support.patience import PATIENCE
 from support.prepared import make_outgoing
 
 from openviper.core.email import AttachmentData, EmailSettings, send_email
@@ -68,10 +69,10 @@ async def test_everything_of_a_message_comes_back(inboxes: Inboxes, tmp_path: Pa
 
 async def test_several_processes_write_to_one_inbox(inboxes: Inboxes, tmp_path: Path) -> None:
     async with inboxes.open(inbox_dir=tmp_path) as client:
-        waiting = asyncio.create_task(client.get("/_mail/api/messages/wait?subject=second+19&timeout=30"))
+        waiting = asyncio.create_task(client.get("/_mail/api/messages/wait?subject=second+19&timeout=60"))
         scripts = [SCRIPT.format(folder=str(tmp_path), name=name) for name in ("first", "second")]
         processes = [subprocess.Popen([sys.executable, "-c", script]) for script in scripts]
-        ended = [await asyncio.to_thread(process.wait, 60) for process in processes]
+        ended = [await asyncio.to_thread(process.wait, PATIENCE) for process in processes]
         assert ended == [0, 0]
         assert (await waiting).json()["text"] == "From another process"
         messages = (await client.get("/_mail/api/messages")).json()["messages"]

@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -51,7 +52,7 @@ class Site:
         self.inbox = f"{url}/_mail/"
 
     async def send(self, **message: Any) -> None:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             values = {"recipients": "a@example.test", "subject": "Hello", "text": "Hello", **message}
             (await client.post(f"{self.url}/send", json=values)).raise_for_status()
 
@@ -259,7 +260,7 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
             await expect(link).to_have_attribute("aria-current", "page")
         assert harm == []
         assert asked == []
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         assert len((await client.get(f"{shared.inbox}api/messages")).json()["messages"]) == 1
 
 
@@ -407,7 +408,7 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         "values": lambda *_: "templates/emails/order_shipped?view=values",
         "problem": lambda *_: "0123456789abcdef",
     }
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         await client.get(f"{site.inbox}api/messages/wait?q=partly&state=delivered")
         messages = (await client.get(f"{site.inbox}api/messages/wait?q=welcome&state=delivered")).json()
         refused = (await client.get(f"{site.inbox}api/messages/wait?q=refused&state=failed")).json()

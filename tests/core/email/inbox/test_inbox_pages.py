@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 
 from openviper.core.email import AttachmentData, send_email
@@ -28,12 +30,11 @@ def states(page: str) -> list[str]:
 
 async def until(client: httpx.AsyncClient, path: str, state: str) -> str:
     """The message's page once it is in ``state``."""
-    for _ in range(200):
-        page = (await client.get(path)).text
-        if states(page)[-1] == state:
-            return page
+    deadline = time.monotonic() + PATIENCE
+    while states(page := (await client.get(path)).text)[-1] != state:
+        assert time.monotonic() < deadline, f"it did not become {state}: {states(page)}"
         await asyncio.sleep(0.02)
-    raise AssertionError(f"it did not become {state}: {states(page)}")
+    return page
 
 
 async def test_the_newest_message_is_on_top(inboxes: Inboxes) -> None:

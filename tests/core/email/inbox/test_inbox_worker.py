@@ -44,7 +44,7 @@ def kinds(message: dict[str, Any]) -> list[str]:
 async def test_what_a_worker_delivers_is_seen_on_the_page(inboxes: Inboxes, worker: Worker) -> None:
     async with inboxes.open(backend="SMTPBackend") as client:
         assert await send_email("a@example.test", "Queued", text="By a worker")
-        answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=60")
     assert answer.status_code == 200, worker.output
     message = answer.json()
     assert (message["subject"], message["mode"]) == ("Queued", "queued")
@@ -57,13 +57,13 @@ async def test_who_is_refused_by_a_workers_server_for_now_is_seen_until_the_next
     smtp.refuse("busy@example.test", 450, nth=1)
     async with inboxes.open(backend="SMTPBackend") as client:
         assert await send_email(["a@example.test", "busy@example.test"], "Queued", text="By a worker")
-        answer = await client.get("/_mail/api/messages/wait?state=retrying&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=retrying&timeout=60")
         assert answer.status_code == 200, worker.output
         message = answer.json()
         assert message["refused"] == ["busy@example.test"]
         assert kinds(message) == ["queued", "sending", "delivered", "retrying"]
         assert "busy@example.test (450" in message["timeline"][2]["detail"]
-        answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=60")
     assert answer.status_code == 200, worker.output
     assert answer.json()["refused"] == []
     assert [one.recipients for one in smtp.messages] == [["a@example.test"], ["busy@example.test"]]
@@ -76,7 +76,7 @@ async def test_what_the_queue_gives_up_waits_for_no_other_attempt_on_the_page(
     smtp.refuse("busy@example.test", 450)
     async with inboxes.open(backend="SMTPBackend") as client:
         assert await send_email("busy@example.test", "Queued", text="By a worker")
-        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=60")
     assert answer.status_code == 200, worker.output
     assert kinds(answer.json()) == ["queued", "sending", "failed"]
 
@@ -86,7 +86,7 @@ async def test_what_expires_in_the_queue_is_seen_as_failed(inboxes: Inboxes, wor
     async with inboxes.open(backend="SMTPBackend") as client:
         end = datetime.now(UTC) + timedelta(seconds=1)
         assert await send_email("busy@example.test", "Queued", text="By a worker", expires_at=end)
-        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=60")
     assert answer.status_code == 200, worker.output
     assert kinds(answer.json())[-1] == "failed"
     assert answer.json()["timeline"][-1]["detail"] == "expired before it could be delivered"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.broker_server import BrokerServer
-from support.brokers import broker, rabbitmq_server, redis_server
+from support.brokers import broker, rabbitmq_server, redis_server, until_available
 from support.smtpd import SmtpServer
 from support.workers import Worker, write_project
 
@@ -40,6 +40,7 @@ class Scene:
 def scene(tmp_path: Path, broker: BrokerServer, smtp: SmtpServer) -> Iterator[Scene]:
     made = Scene(tmp_path, broker, smtp)
     with override(TASKS=made.tasks, EMAIL=made.email):
+        until_available()
         yield made
         close_queue()
 
@@ -48,5 +49,6 @@ def scene(tmp_path: Path, broker: BrokerServer, smtp: SmtpServer) -> Iterator[Sc
 def redis_scene(tmp_path: Path, redis_server: BrokerServer, smtp: SmtpServer) -> Iterator[Scene]:
     made = Scene(tmp_path, redis_server, smtp)
     with override(TASKS=made.tasks, EMAIL=made.email):
+        until_available()
         yield made
         close_queue()

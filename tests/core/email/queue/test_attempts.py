@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 from support.workers import viperctl
 
 from openviper.core.email import send_email, submit_email
@@ -20,7 +21,7 @@ def failed() -> list[FailedJob]:
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
@@ -31,7 +32,7 @@ async def test_every_attempt_is_the_same_message(scene: Any) -> None:
     scene.smtp.fault("MAIL", "drop", nth=2)
     receipt = await submit_email("a@example.com", "Order", text="Hi", attachments=[("a.bin", b"\x00\x01")])
     with scene.worker():
-        (message,) = await scene.smtp.arrive(1, 60)
+        (message,) = await scene.smtp.arrive(1)
     assert scene.smtp.verbs.count("MAIL") == 3
     assert message.parse()["Message-ID"] == receipt.message_id
 
@@ -41,7 +42,7 @@ async def test_only_those_refused_for_now_get_it_again_and_those_refused_for_goo
     scene.smtp.refuse("gone@example.com", 550)
     await send_email(["here@example.com", "later@example.com", "gone@example.com"], "Order", text="")
     with scene.worker() as worker:
-        messages = await scene.smtp.arrive(2, 60)
+        messages = await scene.smtp.arrive(2)
         await eventually(failed)
     assert [message.recipients for message in messages] == [["here@example.com"], ["later@example.com"]]
     assert messages[0].content == messages[1].content
@@ -146,11 +147,11 @@ async def test_mail_in_the_hands_of_a_killed_worker_goes_out_within_a_minute_on_
     await send_email("a@example.com", "Order", text="")
     first = scene.worker()
     await asyncio.to_thread(first.start)
-    await gate.reached(20)
+    await gate.reached()
     await asyncio.to_thread(first.kill)
     gate.release()
     with scene.worker():
-        await scene.smtp.arrive(1, 60)
+        await scene.smtp.arrive(1)
 
 
 async def test_what_cannot_be_queued_again_at_once_is_not_lost(scene: Any) -> None:
@@ -159,11 +160,11 @@ async def test_what_cannot_be_queued_again_at_once_is_not_lost(scene: Any) -> No
     scene.smtp.fault("RCPT", 451, nth=1)
     receipt = await submit_email("a@example.com", "Order", text="")
     with scene.worker():
-        await gate.reached(20)
+        await gate.reached()
         await asyncio.to_thread(scene.broker.kill)
         gate.release()
         await scene.smtp.seen("RCPT")
         await asyncio.sleep(2)
         await asyncio.to_thread(scene.broker.start)
-        messages = await scene.smtp.arrive(1, 60)
+        messages = await scene.smtp.arrive(1)
     assert messages[0].parse()["Message-ID"] == receipt.message_id

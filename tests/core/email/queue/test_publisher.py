@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from support.brokers import queueing_again
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 from support.smtpd import SmtpServer
 
@@ -18,6 +20,7 @@ async def rabbitmq(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIt
     """With a heartbeat of a second: the server ends a connection of which it hears nothing for two."""
     tasks = rabbitmq_server.tasks(broker_url=f"{rabbitmq_server.url}?heartbeat=1")
     with override(TASKS=tasks, EMAIL=smtp.settings(default_sender="shop@example.com")):
+        await queueing_again()
         yield rabbitmq_server
         await asyncio.to_thread(close_queue)
     await asyncio.to_thread(rabbitmq_server.restore)
@@ -35,7 +38,7 @@ def queued(server: RabbitmqServer) -> int:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)

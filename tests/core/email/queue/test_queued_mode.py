@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from dramatiq.brokers.stub import StubBroker
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
@@ -88,7 +89,7 @@ async def test_startup_says_which_mode_and_that_nobody_listens(scene: Any, caplo
     service = queue_service()
     assert service is not None
     with scene.worker():
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not await asyncio.to_thread(service.consumers):  # it is ready a moment before it consumes
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
@@ -113,8 +114,8 @@ async def test_uncertain_mail_is_held_where_the_setting_says_so(redis_scene: Any
     service = queue_service()
     assert service is not None
     with redis_scene.worker():
-        await redis_scene.smtp.seen("body", timeout=20)
-        deadline = time.monotonic() + 20
+        await redis_scene.smtp.seen("body")
+        deadline = time.monotonic() + PATIENCE
         while not (failed := await asyncio.to_thread(service.store.failed, 10)):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)

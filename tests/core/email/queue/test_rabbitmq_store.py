@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import dramatiq
 import pytest
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 
 from openviper.conf import override
@@ -86,8 +87,8 @@ def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
     store._publisher.drop()
     rabbitmq_server.resume()
     with pytest.raises(QueueUnavailable):
-        message.result(5)
-    deadline = time.monotonic() + 20
+        message.result(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
     while any(thread.name == "openviper-publisher" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -96,6 +97,6 @@ def test_a_connection_that_is_given_up_while_it_is_opened_does_not_stay(
 def test_a_refused_connection_is_told_as_such(store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer) -> None:
     rabbitmq_server.stop()
     with pytest.raises(QueueUnavailable, match="refused"):
-        store._publisher.publish("emails", b"body").result(5)
+        store._publisher.publish("emails", b"body").result(PATIENCE)
     with pytest.raises(QueueUnavailable, match="refused"):
         store.probe()

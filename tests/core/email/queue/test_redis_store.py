@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 
 from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email, submit_email
 from openviper.core.email.message import prepare
@@ -51,7 +52,7 @@ def test_the_same_attachment_is_stored_once(redis_scene: Any, store: RedisJobSto
         message = prepare(data(number, attachments=[attachment]), default_sender="shop@example.com")
         key = job_key(message.message_id, message.recipients)
         one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=90000)
-        store.enqueue(one, deadline=time.monotonic() + 5)
+        store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     assert client.llen("dramatiq:emails") == 1000
     assert client.info("memory")["used_memory"] - before < 25 * 1024**2
     (blob,) = client.keys("dramatiq:mail:blob:*")
@@ -65,11 +66,11 @@ def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, store
     message = prepare(data(attachments=[AttachmentData("a.bin", content)]), default_sender="shop@example.com")
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
     theirs = store._upload(content)
-    store.enqueue(one, deadline=time.monotonic() + 5)
+    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     (blob,) = client.keys("dramatiq:mail:blob:*")
     digest = blob.rpartition(b":")[2].decode()
     other = one._replace(key="other")
-    store._ask_to_enqueue(other, time.monotonic() + 5, {digest: theirs}, {"blob0": digest, "parts": 1})
+    store._ask_to_enqueue(other, time.monotonic() + PATIENCE, {digest: theirs}, {"blob0": digest, "parts": 1})
     assert not client.keys("dramatiq:mail:upload:*")
     assert client.keys("dramatiq:mail:blob:*") == [blob]
 
@@ -77,11 +78,10 @@ def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, store
 async def test_what_reaches_a_paused_redis_late_is_void(redis_scene: Any) -> None:
     await enqueue_email_job(data(1))
     redis_scene.broker.pause()
-    begin = time.monotonic()
     try:
-        with pytest.raises(QueueUnavailable):
-            await enqueue_email_job(data(2))
-        assert time.monotonic() - begin < 4
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(QueueUnavailable):
+                await enqueue_email_job(data(2))
     finally:
         redis_scene.broker.resume()
     await asyncio.sleep(1)
@@ -93,10 +93,9 @@ async def test_what_reaches_a_paused_redis_late_is_void(redis_scene: Any) -> Non
 async def test_a_refused_connection_is_told_at_once(redis_scene: Any) -> None:
     await enqueue_email_job(data(1))
     await asyncio.to_thread(redis_scene.broker.stop)
-    begin = time.monotonic()
-    with pytest.raises(QueueUnavailable):
-        await enqueue_email_job(data(2))
-    assert time.monotonic() - begin < 2
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(QueueUnavailable, match="refused"):
+            await enqueue_email_job(data(2))
 
 
 async def test_without_a_broker_enqueueing_says_which_setting_is_missing() -> None:
@@ -105,7 +104,7 @@ async def test_without_a_broker_enqueueing_says_which_setting_is_missing() -> No
 
 
 def test_a_ticket_that_comes_twice_does_nothing_twice(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + 5)
+    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
     held = store.claim(*taken)
     assert held is not None
@@ -115,7 +114,7 @@ def test_a_ticket_that_comes_twice_does_nothing_twice(store: RedisJobStore) -> N
 
 
 def test_an_old_ticket_counts_no_more(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + 5)
+    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
     held = store.claim(*taken)
     assert held is not None
@@ -131,8 +130,8 @@ def test_an_old_ticket_counts_no_more(store: RedisJobStore) -> None:
 def test_a_message_that_is_queued_twice_is_queued_once(store: RedisJobStore) -> None:
     """The answer to the first may have been lost."""
     one = parcel()
-    store.enqueue(one, deadline=time.monotonic() + 5)
-    store.enqueue(one, deadline=time.monotonic() + 5)
+    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     assert store.stats().waiting == 1
     assert store._worker_client.llen("dramatiq:emails") == 1
 
@@ -145,7 +144,7 @@ def test_after_its_deadline_nothing_is_taken(store: RedisJobStore) -> None:
 
 def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(store: RedisJobStore) -> None:
     """Not at once, since after an outage of Redis nobody has given one."""
-    store.enqueue(parcel(), deadline=time.monotonic() + 5)
+    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
     assert store.claim(*taken) is not None
     assert store.claim(*taken) is None
@@ -158,7 +157,7 @@ def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(store: 
 def test_an_expired_attachment_is_told_as_damage(store: RedisJobStore) -> None:
     message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
-    store.enqueue(one, deadline=time.monotonic() + 5)
+    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     store._worker_client.delete(*store._worker_client.keys("dramatiq:mail:blob:*"))
     held = store.claim(*ticket(store))
     assert held is not None
@@ -171,7 +170,7 @@ def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStor
     for number in range(3):
         one = parcel(number)
         ids.append(one.message_id)
-        store.enqueue(one, deadline=time.monotonic() + 5)
+        store.enqueue(one, deadline=time.monotonic() + PATIENCE)
         held = store.claim(*ticket(store))
         assert held is not None
         progress = Progress(time.time(), 4, None, {f"to{number}@example.com": "550 no"})
@@ -193,7 +192,7 @@ def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStor
 
 
 def test_a_failed_message_that_is_not_kept_is_gone(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + 5)
+    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
     held = store.claim(*ticket(store))
     assert held is not None
     store.fail(held, held.progress, "550", keep=0, uncertain=False)
@@ -207,7 +206,7 @@ async def test_an_unknown_payload_is_kept_as_failed(redis_scene: Any, store: Red
     head = store._worker_client.hget(job, "head").replace(b'"version":1', b'"version":9')
     store._worker_client.hset(job, "head", head)
     with redis_scene.worker() as worker:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not (failed := await asyncio.to_thread(store.failed, 10)):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
@@ -259,7 +258,7 @@ async def test_a_damaged_job_is_kept_as_failed_and_stops_nobody(
             store._worker_client.hset(job, field, value)
     await send_email("next@example.net", "New", text="x")
     with redis_scene.worker(threads=1):
-        (message,) = await redis_scene.smtp.arrive(1, 20)
+        (message,) = await redis_scene.smtp.arrive(1)
     assert message.recipients == ["next@example.net"]
     (failed,) = await asyncio.to_thread(store.failed, 10)
     assert failed.reason.startswith("cannot be read")
@@ -271,16 +270,19 @@ def test_what_redis_does_not_take_now_is_written_down_later(
     redis_scene: Any, store: RedisJobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It becomes a replica, which takes nothing, while a worker has a message in hand."""
-    store.enqueue(parcel(), deadline=time.monotonic() + 5)
+    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
     held = store.claim(*ticket(store))
     assert held is not None
     client = redis_scene.broker.client()
     client.replicaof("127.0.0.1", "1")
     writing = threading.Thread(target=store.retry, args=(held, held.progress), kwargs={"delay": 60})
     writing.start()
-    time.sleep(1)
+    deadline = time.monotonic() + PATIENCE
+    while not [record for record in caplog.records if record.name == "openviper.email"]:
+        assert time.monotonic() < deadline, "nothing was said of the replica"
+        time.sleep(0.05)
     client.replicaof("NO", "ONE")
-    writing.join(20)
+    writing.join(PATIENCE)
     assert store.stats().later == 1
     (line,) = [record.getMessage() for record in caplog.records if record.name == "openviper.email"]
     assert "read only replica" in line
@@ -291,7 +293,7 @@ def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_
     message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
     key = job_key(message.message_id, message.recipients)
     one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=1000)
-    store.enqueue(one, deadline=time.monotonic() + 5)
+    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     (blob,) = store._worker_client.keys("dramatiq:mail:blob:*")
     store._worker_client.expire(blob, 5)
     held = store.claim(*ticket(store))

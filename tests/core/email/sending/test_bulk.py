@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
@@ -100,7 +101,7 @@ async def at_rest() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Connections that were being opened for nobody may still come, and closed ones say QUIT."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 from jinja2 import DictLoader, Environment
+from support.patience import PATIENCE
 
 from openviper.conf import override
 from openviper.core.email import (
@@ -288,7 +289,9 @@ settings.configure(EMAIL={"backend": "FileBackend", "file_dir": "out", "default_
 for number in range(2):
     assert send_email_sync("b@example.test", f"Number {number}", text="hi") is True
 """
-    subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", script], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script], cwd=tmp_path, check=True, timeout=PATIENCE
+    )
     assert len(list((tmp_path / "out").glob("*.eml"))) == 2
 
 

@@ -289,7 +289,7 @@ def test_uvloop_carries_small_and_large_messages(tls: Tls, capabilities: tuple[s
     bodies = [line, line * 40_000, line * 700_000]
 
     async def main() -> None:
-        async with SMTPBackend(EmailSettings(**server.settings(timeout=20.0))) as backend:
+        async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             for body in bodies:
                 await backend.send(outgoing(body))
             server.fault("MAIL", 421, nth=1)
@@ -308,7 +308,7 @@ def test_uvloop_carries_small_and_large_messages(tls: Tls, capabilities: tuple[s
 
 def test_uvloop_ends_on_silence() -> None:
     async def main() -> None:
-        async with SMTPBackend(EmailSettings(**server.settings(timeout=0.5, data_timeout=0.5))) as backend:
+        async with SMTPBackend(EmailSettings(**server.settings(timeout=2.0, data_timeout=0.5))) as backend:
             with pytest.raises(TimeoutError):
                 await backend.send(outgoing())
 
