@@ -101,7 +101,7 @@ async def test_who_may_have_it_is_seen_as_failed_when_the_others_have_got_it(
     smtp.fault("body", "drop", nth=1)
     async with inboxes.open(backend="SMTPBackend") as client:
         assert await send_email(people, "Queued", text="By a worker")
-        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=20")
+        answer = await client.get("/_mail/api/messages/wait?state=failed&timeout=60")
     assert answer.status_code == 200, worker.output
     assert kinds(answer.json()) == ["queued", "sending", "retrying", "sending", "delivered", "failed"]
     assert answer.json()["timeline"][-1]["detail"].startswith("2 recipients perhaps have it: 451 ")
