@@ -11,7 +11,7 @@ from measure import print_result
 
 from openviper.conf import settings
 from openviper.core.email import DeliveryReport, EmailBackend, EmailMessageData, send_email
-from openviper.core.email.message import OutgoingMessage, prepare
+from openviper.core.email.message import OutgoingMessage, check_message
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.message.serialiser import serialise
 
@@ -75,10 +75,10 @@ def main() -> None:
     settings.configure(EMAIL={"backend": "micro.Discard", "default_sender": content.sender})
     subject, text, html = content.filled(1)
     data = EmailMessageData(recipients="customer@example.com", subject=subject, text=text, html=html)
-    message = prepare(data, default_sender=content.sender)
+    message = check_message(data, default_sender=content.sender)
     page = newsletter(30_000)
     print_result({
-        "prepare": each(lambda: prepare(data, default_sender=content.sender), 2000),
+        "prepare": each(lambda: check_message(data, default_sender=content.sender), 2000),
         "serialise": each(lambda: serialise(message), 2000),
         "send_email": asyncio.run(whole(content, 2000)),
         "html_to_text": each(lambda: html_to_text(page), 20),

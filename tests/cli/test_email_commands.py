@@ -16,7 +16,7 @@ from support.workers import Worker, viperctl, write_project
 
 from openviper.conf import override
 from openviper.core.email import EmailMessageData, send_email
-from openviper.core.email.message import prepare
+from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode, join
 from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import ClaimedJob, NewJob, Progress, job_key
@@ -113,7 +113,9 @@ def give_up(count: int) -> None:
     assert service is not None
     get_broker()
     for number in range(count):
-        message = prepare(EmailMessageData(["a@example.com"], f"Order {number}", text=""), default_sender="s@x.test")
+        message = check_message(
+            EmailMessageData(["a@example.com"], f"Order {number}", text=""), default_sender="s@x.test"
+        )
         key, progress = job_key(message.message_id, message.recipients), Progress(time.time(), 1)
         one = NewJob(key, message.message_id, encode(message), progress, keep=3600)
         if isinstance(service.store, RedisJobStore):

@@ -32,8 +32,7 @@ class DeliveryMode(StrEnum):
     HELD = "held"  # waits for its transaction to commit, then takes one of the other modes
 
 
-# Nobody changes this and the next one, but a frozen dataclass sets each field by a call, and every message makes both.
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DeliveryReport:
     """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer.
 
@@ -55,7 +54,7 @@ class DeliveryReport:
         return text
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What became of a message so far; false when it failed silently, then ``error`` says why.
 

@@ -1,4 +1,4 @@
-"""What is said and to whom, checked, completed and written as bytes."""
+"""Messages: given by the application, checked and completed, and written as bytes (RFC 5322, RFC 2045-2049)."""
 
 from openviper.core.email.message.model import (
     Chunks,
@@ -10,8 +10,7 @@ from openviper.core.email.message.model import (
     PreparedMessage,
     lengths,
 )
-from openviper.core.email.message.prepare import new_message_id, prepare
-from openviper.core.email.message.serialiser import build_message
+from openviper.core.email.message.prepare import build_message, check_message, new_message_id, prepare_message
 
 __all__ = [
     "Chunks",
@@ -22,7 +21,8 @@ __all__ = [
     "OutgoingMessage",
     "PreparedMessage",
     "build_message",
+    "check_message",
     "lengths",
     "new_message_id",
-    "prepare",
+    "prepare_message",
 ]

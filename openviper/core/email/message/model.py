@@ -1,4 +1,4 @@
-"""What is said and to whom: the caller's input, the prepared message, and the message ready to leave."""
+"""The values of a message: as the application gives it, as checked, and with its bytes and envelope."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,12 +37,11 @@ class EmailMessageData:
     envelope_sender: str | None = None
 
 
-# Nobody changes this and the next two, but a frozen dataclass sets each field by a call: a twentieth of a whole send.
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PreparedMessage:
-    """A checked message: what can fail because of the caller has been done.
+    """A checked and completed message.
 
-    All but two things, which the serialiser does: whether the bodies can be encoded, and whether they are too large.
+    The serialiser still checks two things: that the bodies can be encoded, and that the message is not too large.
 
     ``message_id`` includes the angle brackets; it and ``date`` are made once and kept through every retry.
     """
@@ -63,7 +62,7 @@ class PreparedMessage:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Every address of to, cc and bcc once, in that order, as the envelope has them."""
+        """Return every address of to, cc and bcc once, in that order, as the envelope has them."""
         if not self.cc and not self.bcc and len(self.to) == 1:
             return (self.to[0].addr_spec,)
         once: dict[tuple[str, str], str] = {}
@@ -72,9 +71,9 @@ class PreparedMessage:
         return tuple(once.values())
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Envelope:
-    """What SMTP is told (RFC 5321 section 2.3.1): ``sender`` may be empty for a null reverse-path."""
+    """The SMTP envelope (RFC 5321 section 2.3.1); ``sender`` is empty for the null reverse-path."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -104,7 +103,7 @@ class Content:
         return map(bytes, self._chunks)
 
     def literal(self) -> Iterator[bytes | None]:
-        """The chunks, with None for each one that is encoded, in which every CR and LF ends a line."""
+        """Return the chunks that may hold a bare CR or LF, and None for each encoded one, which cannot."""
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
 
 
@@ -118,16 +117,16 @@ Chunks = Sequence[bytes] | Content
 
 
 def lengths(content: Chunks) -> Iterable[int]:
-    """The length of each chunk in bytes."""
+    """Return the length of each chunk in bytes."""
     return content.lengths if isinstance(content, Content) else map(len, content)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class OutgoingMessage:
     """A prepared message with its envelope and its bytes.
 
     ``content`` are the chunks of the RFC 5322 message, ``size`` bytes together: CRLF line ends only, not dot-stuffed,
-    the last line ended. It may be gone through many times.
+    the last line ended. It can be iterated many times.
     """
 
     prepared: PreparedMessage
@@ -137,9 +136,9 @@ class OutgoingMessage:
 
     @property
     def message_id(self) -> str:
-        """The Message-ID with its angle brackets."""
+        """Return the Message-ID with its angle brackets."""
         return self.prepared.message_id
 
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
-        """The same message for some of its recipients, as a further attempt needs it."""
+        """Return the same message addressed to ``recipients``, as a further attempt needs it."""
         return replace(self, envelope=replace(self.envelope, recipients=recipients))

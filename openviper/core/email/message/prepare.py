@@ -1,25 +1,76 @@
-"""Check what the application gives and complete it: parsed addresses, one Message-ID, one date."""
+"""Check what the application gives, complete it and write it as bytes: every message passes here."""
 
+import asyncio
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
-from openviper.core.email.message.model import EmailMessageData, PreparedMessage
+from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
+from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
 from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["new_message_id", "prepare"]
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
-_TOKENS = 64
-_tokens: list[str] = []  # shared by all threads; a forked process must draw its own
-os.register_at_fork(after_in_child=_tokens.clear)
+__all__ = ["build_message", "check_message", "new_message_id", "prepare_message"]
+
+# More addresses than these are parsed in a thread: they would hold the event loop for milliseconds.
+_ADDRESSES_ON_LOOP = 1000
 
 
-def prepare(
+async def prepare_message(
+    data: EmailMessageData, *, default_sender: str | None, auto_submitted: bool, max_message_bytes: int
+) -> OutgoingMessage:
+    """Check, complete and serialise ``data``; large messages in a thread.
+
+    The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``.
+
+    Raises:
+        InvalidMessage: a value cannot be sent as given, or the message is larger than ``max_message_bytes``.
+        ImproperlyConfigured: there is no sender, or the default one is not an address.
+    """
+
+    def prepare() -> OutgoingMessage:
+        checked = check_message(data, default_sender=default_sender, auto_submitted=auto_submitted)
+        return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
+
+    return await asyncio.to_thread(prepare) if _is_large(data) else prepare()
+
+
+def _is_large(data: EmailMessageData) -> bool:
+    try:
+        size = len(data.text or "") + len(data.html or "") + sum([len(part.content) for part in data.attachments])
+        addresses = len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
+    except (AttributeError, TypeError):
+        return False  # of a wrong type, which the check says
+    return size > BYTES_ON_LOOP or addresses > _ADDRESSES_ON_LOOP
+
+
+def build_message(data: EmailMessageData) -> "EmailMessage":
+    """Return the message as a standard ``EmailMessage``, parsed from the bytes that would be sent.
+
+    ``data.sender`` must be given: no settings are read here. Written out again (``as_bytes()``) it has CRLF line ends.
+
+    Raises:
+        InvalidMessage: a value cannot be sent as given; the text names the field.
+    """
+    if data.sender is None:
+        raise InvalidMessage("sender: build_message reads no settings, so the message must name its sender")
+    import email.policy  # a twentieth of what importing this component takes, and sending does without
+
+    content = b"".join(serialise(check_message(data, default_sender=None)))
+    # Headers are written out again as they were parsed.
+    policy = email.policy.SMTP.clone(refold_source="none", utf8=not content.isascii())
+    # Decoded first, because addresses that need SMTPUTF8 stand in the header as UTF-8.
+    return email.message_from_string(content.decode(), policy=policy)
+
+
+def check_message(
     data: EmailMessageData,
     *,
     default_sender: str | None,
@@ -50,20 +101,20 @@ def prepare(
     message_id, headers = _message_id(headers, sender)
     if auto_submitted and not any(name.lower() == "auto-submitted" for name, _ in headers):
         headers = (*headers, ("Auto-Submitted", "auto-generated"))
-    return PreparedMessage(  # by position, which takes less than half as long as by name
-        message_id,
-        datetime.now(UTC) if now is None else now,
-        sender,
-        to,
-        cc,
-        bcc,
-        _addresses(data.reply_to, field="reply_to"),
-        checked_text(data.subject, field="subject"),
-        text,
-        html,
-        _attachments(data.attachments) if data.attachments else (),
-        headers,
-        _envelope_sender(data.envelope_sender, sender),
+    return PreparedMessage(
+        message_id=message_id,
+        date=datetime.now(UTC) if now is None else now,
+        sender=sender,
+        to=to,
+        cc=cc,
+        bcc=bcc,
+        reply_to=_addresses(data.reply_to, field="reply_to"),
+        subject=checked_text(data.subject, field="subject"),
+        text=text,
+        html=html,
+        attachments=_attachments(data.attachments) if data.attachments else (),
+        headers=headers,
+        envelope_sender=_envelope_sender(data.envelope_sender, sender),
     )
 
 
@@ -98,7 +149,7 @@ def _body(value: Any, *, field: str) -> str | None:
 
 
 def _message_id(headers: tuple[tuple[str, str], ...], sender: Address) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The Message-ID that the application gave as a header, or a new one; and the headers without it."""
+    """Return the Message-ID that the application gave as a header, or a new one; and the headers without it."""
     for name, value in headers:
         if name.lower() == "message-id":
             return value, tuple([pair for pair in headers if pair[0] != name])
@@ -106,19 +157,8 @@ def _message_id(headers: tuple[tuple[str, str], ...], sender: Address) -> tuple[
 
 
 def new_message_id(sender: Address) -> str:
-    """A Message-ID that was never given before, on the sender's domain, with its angle brackets."""
-    return f"<{_token()}@{sender.domain}>"
-
-
-def _token() -> str:
-    """32 random hex digits. Many are drawn at a time, because asking the system takes as long as the rest of an id."""
-    try:
-        return _tokens.pop()
-    except IndexError:
-        digits = os.urandom(16 * _TOKENS).hex()
-        first, *others = [digits[at : at + 32] for at in range(0, len(digits), 32)]
-        _tokens.extend(others)  # other threads may take them all
-        return first
+    """Return a new Message-ID on the sender's domain, with its angle brackets: 128 random bits (RFC 5322 3.6.4)."""
+    return f"<{os.urandom(16).hex()}@{sender.domain}>"
 
 
 def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData, ...]:

@@ -1,4 +1,4 @@
-"""A prepared message as bytes: headers, structure and transfer encodings, by our own code.
+"""Write a prepared message as bytes: headers, structure and transfer encodings.
 
 The standard library's builder decodes encoded words while it writes headers, which lets values add headers on Pythons
 that are still in use (CVE-2024-6923), and takes most of the time of a send. The bytes depend on nothing but the
@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
@@ -26,13 +25,11 @@ from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
     Content,
-    EmailMessageData,
     Envelope,
     OutgoingMessage,
     PreparedMessage,
     lengths,
 )
-from openviper.core.email.message.prepare import prepare
 from openviper.core.email.message.transfer_encodings import (
     Base64Slice,
     base64_length,
@@ -42,13 +39,10 @@ from openviper.core.email.message.transfer_encodings import (
 )
 from openviper.core.email.message.validation import is_structured
 
-if TYPE_CHECKING:
-    from email.message import EmailMessage
+__all__ = ["BYTES_ON_LOOP", "serialise", "serialise_message", "serialise_message_sync"]
 
-__all__ = ["build_message", "serialise", "serialise_message", "serialise_message_sync"]
-
-# From this many octets of bodies and attachments on, encoding takes long enough to be kept off the event loop.
-_THREAD_THRESHOLD = 256 * 1024
+# More octets of bodies and attachments than these are encoded in a thread: they would hold the event loop too long.
+BYTES_ON_LOOP = 256 * 1024
 _CHUNK = 256 * 1024
 # No line of quoted-printable, base64 or of a header can begin so: '=_' is in none of them (RFC 2045 section 6.7).
 _BOUNDARY_PREFIX = b"=_"
@@ -71,13 +65,13 @@ async def serialise_message(message: PreparedMessage, *, max_message_bytes: int)
             found by arithmetic before attachments are encoded. The text names the largest part. Or a body has a lone
             surrogate.
     """
-    if _least_size(message) <= _THREAD_THRESHOLD:
+    if _least_size(message) <= BYTES_ON_LOOP:
         return serialise_message_sync(message, max_message_bytes=max_message_bytes)
     return await asyncio.to_thread(serialise_message_sync, message, max_message_bytes=max_message_bytes)
 
 
 def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
-    """:func:`serialise_message`, here and now."""
+    """Serialise ``message`` on this thread; see :func:`serialise_message`."""
     size = _least_size(message)
     if size > max_message_bytes:
         raise _too_large(message, size, max_message_bytes)
@@ -92,10 +86,10 @@ def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) 
 
 
 def serialise(message: PreparedMessage) -> Chunks:
-    """The chunks of the RFC 5322 message: CRLF line ends, the last line ended; Bcc is nowhere in it.
+    """Return the chunks of the RFC 5322 message: CRLF line ends, the last line ended, without Bcc.
 
     The first chunk holds the whole header. No chunk is much larger than 256 kB. With more than one, attachments are
-    encoded when their chunks are asked for.
+    encoded when their chunks are read.
 
     Raises:
         InvalidMessage: a body has a lone surrogate.
@@ -113,25 +107,6 @@ def serialise(message: PreparedMessage) -> Chunks:
     if others:
         body = _multipart(b"mixed", boundary + b"m", [body, *others])
     return _joined([_header(message).encode(), *body])
-
-
-def build_message(data: EmailMessageData) -> "EmailMessage":
-    """The message as a standard ``EmailMessage``, parsed from the bytes that would be sent.
-
-    ``data.sender`` must be given: no settings are read here. Written out again (``as_bytes()``) it has CRLF line ends.
-
-    Raises:
-        InvalidMessage: a value cannot be sent as given; the text names the field.
-    """
-    if data.sender is None:
-        raise InvalidMessage("sender: build_message reads no settings, so the message must name its sender")
-    import email.policy  # a twentieth of what importing this component takes, and sending does without
-
-    content = b"".join(serialise(prepare(data, default_sender=None)))
-    # Headers are written out again as they were parsed.
-    policy = email.policy.SMTP.clone(refold_source="none", utf8=not content.isascii())
-    # Decoded first, because addresses that need SMTPUTF8 stand in the header as UTF-8.
-    return email.message_from_string(content.decode(), policy=policy)
 
 
 def _header(message: PreparedMessage) -> str:

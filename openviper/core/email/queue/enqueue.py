@@ -2,8 +2,7 @@
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt, publish
-from openviper.core.email.message import EmailMessageData, prepare
-from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.message import EmailMessageData, prepare_message
 from openviper.core.email.queue.service import current_queue
 from openviper.core.email.settings import EmailSettings
 
@@ -31,8 +30,12 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     if service is None:
         raise QueueUnavailable('no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"')
     settings = EmailSettings.from_settings()
-    prepared = prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
-    message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
+    message = await prepare_message(
+        data,
+        default_sender=settings.default_sender,
+        auto_submitted=settings.auto_submitted,
+        max_message_bytes=settings.max_message_bytes,
+    )
     await service.enqueue(message, settings)
     publish("queued", message)
     return Receipt(message.message_id, DeliveryMode.QUEUED)

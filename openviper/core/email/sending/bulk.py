@@ -13,7 +13,7 @@ from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError, InvalidMessage
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
-from openviper.core.email.sending.compose import compose, prepare_message
+from openviper.core.email.sending.compose import compose, prepare_data
 from openviper.core.email.sending.single import submit_email
 
 __all__ = ["send_many"]
@@ -184,7 +184,7 @@ class _Run:
 
     async def _prepared(self, index: int, message: Message) -> OutgoingMessage:
         if isinstance(message, EmailMessageData):
-            return await prepare_message(self._mailer, message)
+            return await prepare_data(self._mailer.settings, message)
         if not isinstance(message, Mapping):
             raise TypeError(
                 f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}"

@@ -1,4 +1,4 @@
-"""From what the caller gives to a message that is ready to leave: bodies, attachments, checks, bytes."""
+"""Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,14 @@ from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, PreparedMessage, prepare
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare_message
 from openviper.core.email.message.plaintext import html_to_text
-from openviper.core.email.message.serialiser import serialise_message, serialise_message_sync
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["compose", "prepare_message"]
+__all__ = ["compose", "prepare_data"]
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
-# More than these are checked in a thread, which costs about a tenth of a millisecond by itself.
-_ADDRESSES_ON_LOOP = 1000
-_CHARACTERS_ON_LOOP = 1024 * 1024
-_CHARACTERS_AT_ONCE = 64 * 1024  # are serialised on the loop without further questions
 
 
 async def compose(
@@ -40,66 +35,43 @@ async def compose(
     headers: Mapping[str, str] | None = None,
     envelope_sender: str | None = None,
 ) -> OutgoingMessage:
-    """The message of :func:`submit_email`'s arguments, ready to leave; raises what is wrong with them."""
+    """Return the prepared message of :func:`submit_email`'s arguments.
+
+    Raises:
+        InvalidMessage: an argument cannot be sent as given.
+        ImproperlyConfigured: no sender is given, and none is set.
+    """
     if text is None or subject is None or template is not None or context is not None:
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
-    data = EmailMessageData(  # by position, which takes less than half as long as by name
-        recipients,
-        subject,
-        text,
-        html,
-        () if cc is None else cc,
-        () if bcc is None else bcc,
-        [] if attachments is None else await _attachments(mailer.settings, attachments),
-        sender,
-        () if reply_to is None else reply_to,
-        headers or {},
-        envelope_sender,
+    data = EmailMessageData(
+        recipients=recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=() if cc is None else cc,
+        bcc=() if bcc is None else bcc,
+        attachments=[] if attachments is None else await _attachments(mailer.settings, attachments),
+        sender=sender,
+        reply_to=() if reply_to is None else reply_to,
+        headers=headers or {},
+        envelope_sender=envelope_sender,
     )
-    return _prepare_small(mailer.settings, data) or await _prepare_large(mailer.settings, data)
+    return await prepare_data(mailer.settings, data)
 
 
-async def prepare_message(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
-    """``data`` as it is, checked, completed and serialised.
+async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
+    """Prepare ``data`` within the limits of ``settings``.
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
-    return _prepare_small(mailer.settings, data) or await _prepare_large(mailer.settings, data)
-
-
-def _prepare_small(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage | None:
-    """The usual small message; None for one that takes longer, or whose values have to be looked at more closely."""
-    try:
-        characters = len(data.text or "") + len(data.html or "")
-        if data.attachments or characters > _CHARACTERS_AT_ONCE or _addresses(data) > _ADDRESSES_ON_LOOP:
-            return None
-    except TypeError:
-        return None
-    return serialise_message_sync(_checked(data, settings), max_message_bytes=settings.max_message_bytes)
-
-
-async def _prepare_large(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
-    message = await asyncio.to_thread(_checked, data, settings) if _is_long(data) else _checked(data, settings)
-    return await serialise_message(message, max_message_bytes=settings.max_message_bytes)
-
-
-def _checked(data: EmailMessageData, settings: EmailSettings) -> PreparedMessage:
-    return prepare(data, default_sender=settings.default_sender, auto_submitted=settings.auto_submitted)
-
-
-def _is_long(data: EmailMessageData) -> bool:
-    """Whether checking takes milliseconds; what has no length is for the check itself."""
-    try:
-        characters = len(data.text or "") + len(data.html or "")
-        return characters > _CHARACTERS_ON_LOOP or _addresses(data) > _ADDRESSES_ON_LOOP
-    except TypeError:
-        return False
-
-
-def _addresses(data: EmailMessageData) -> int:
-    return len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
+    return await prepare_message(
+        data,
+        default_sender=settings.default_sender,
+        auto_submitted=settings.auto_submitted,
+        max_message_bytes=settings.max_message_bytes,
+    )
 
 
 async def _bodies(

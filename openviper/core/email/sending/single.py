@@ -1,12 +1,11 @@
 """``send_email`` and its twins: what can fail because of the caller fails here, before a message leaves."""
 
 import asyncio
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from openviper.core.email.addresses import Addresses
 from openviper.core.email.delivery import current_mailer, mailer_if_open, serving_event_loop, submit
@@ -16,9 +15,6 @@ from openviper.core.email.events import Receipt
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 async def submit_email(
@@ -42,7 +38,7 @@ async def submit_email(
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
 ) -> Receipt:
-    """Send an email and return what became of it.
+    """Send an email and return its receipt.
 
     Args:
         recipients: One address or several, each ``user@example.com`` or ``Name <user@example.com>``.
@@ -96,35 +92,82 @@ async def submit_email(
     return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
 
 
-def _with_parameters_of(model: Callable[P, object]) -> Callable[[Callable[..., T]], Callable[P, T]]:
-    """Give a function that passes its arguments on the parameters of ``model``: for type checkers, editors, help()."""
+async def send_email(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: str | None = None,
+    *,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+) -> bool:
+    """Send an email and return whether it was delivered or accepted for delivery.
 
-    def decorate(function: Callable[..., T]) -> Callable[P, T]:
-        function.__signature__ = inspect.signature(model).replace(  # type: ignore[attr-defined]
-            return_annotation=inspect.signature(function).return_annotation
-        )
-        return function
-
-    return decorate
-
-
-@_with_parameters_of(submit_email)
-async def send_email(*args: Any, **kwargs: Any) -> bool:
-    """Send an email; the arguments and errors are those of :func:`submit_email`.
-
-    Returns True when the message was delivered or accepted for delivery, False when the delivery failed silently.
+    The arguments and errors are those of :func:`submit_email`, and so is everything else. False means that the
+    delivery failed and ``fail_silently`` was set.
     """
-    return bool(await submit_email(*args, **kwargs))
+    receipt = await submit_email(
+        recipients=recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=cc,
+        bcc=bcc,
+        attachments=attachments,
+        template=template,
+        context=context,
+        fail_silently=fail_silently,
+        background=background,
+        sender=sender,
+        reply_to=reply_to,
+        headers=headers,
+        envelope_sender=envelope_sender,
+        send_at=send_at,
+        delay=delay,
+        expires_at=expires_at,
+    )
+    return bool(receipt)
 
 
-@_with_parameters_of(send_email)
-def send_email_sync(*args: Any, **kwargs: Any) -> bool:
-    """:func:`send_email` for code that is not async: a sync endpoint in the thread pool, a script, a shell.
+def send_email_sync(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: Sequence[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: str | None = None,
+    *,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str] | None = None,
+    envelope_sender: str | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+) -> bool:
+    """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
-    In a thread that serves a request the message takes the request's mode, on the request's event loop. In another
-    thread of a process that serves applications on one event loop it is delivered there, before the call returns.
-    Elsewhere it is delivered over a connection that is closed again: a script that sends many messages does better in
-    one ``asyncio.run``.
+    The arguments and the result are those of :func:`send_email`. In a thread that serves a request the message takes
+    the request's delivery mode, on the request's event loop. In another thread of a process that serves applications on
+    one event loop it is delivered there, before the call returns. Elsewhere it is delivered over a connection that is
+    closed again: a script that sends many messages does better in one ``asyncio.run``.
 
     Raises:
         RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.
@@ -135,11 +178,31 @@ def send_email_sync(*args: Any, **kwargs: Any) -> bool:
         pass
     else:
         raise RuntimeError("send_email_sync() would block the event loop: use 'await send_email(...)' here")
+    sending = send_email(
+        recipients=recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=cc,
+        bcc=bcc,
+        attachments=attachments,
+        template=template,
+        context=context,
+        fail_silently=fail_silently,
+        background=background,
+        sender=sender,
+        reply_to=reply_to,
+        headers=headers,
+        envelope_sender=envelope_sender,
+        send_at=send_at,
+        delay=delay,
+        expires_at=expires_at,
+    )
     loop = _serving_loop()
     if loop is None:
-        return asyncio.run(send_email(*args, **kwargs))
+        return asyncio.run(sending)
     # The callback that starts the coroutine copies this thread's context, so outbox and transaction are found.
-    return asyncio.run_coroutine_threadsafe(send_email(*args, **kwargs), loop).result()
+    return asyncio.run_coroutine_threadsafe(sending, loop).result()
 
 
 def _serving_loop() -> asyncio.AbstractEventLoop | None:

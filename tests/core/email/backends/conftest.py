@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from openviper.core.email.message import EmailMessageData, Envelope, OutgoingMessage, prepare
+from openviper.core.email.message import EmailMessageData, Envelope, OutgoingMessage, check_message
 from openviper.core.email.message.serialiser import serialise
 
 
@@ -20,7 +20,7 @@ def outgoing() -> Callable[..., OutgoingMessage]:
         )
         if data.html is None and data.text is None:
             data.text = "Hello, world"
-        prepared = prepare(data, default_sender=None)
+        prepared = check_message(data, default_sender=None)
         recipients = tuple(address.addr_spec for address in (*prepared.to, *prepared.cc, *prepared.bcc))
         content = serialise(prepared)
         return OutgoingMessage(

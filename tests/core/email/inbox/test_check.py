@@ -11,7 +11,7 @@ from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.check import CLIP_BYTES, check
 from openviper.core.email.inbox.markup import elements, remote_content
 from openviper.core.email.inbox.store import Entry, with_step
-from openviper.core.email.message import EmailMessageData, prepare
+from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise_message
 
 FINE = '<p>Hello <a href="https://shop.example/">shop</a> <img src="cid:logo" alt=""></p>'
@@ -20,7 +20,7 @@ LOGO = AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="lo
 
 def entry(**message: Any) -> Entry:
     values = {"recipients": ["a@example.test"], "subject": "Hello", "text": "Hello", "sender": "s@example.test"}
-    prepared = prepare(EmailMessageData(**{**values, **message}), default_sender=None)
+    prepared = check_message(EmailMessageData(**{**values, **message}), default_sender=None)
     made = asyncio.run(serialise_message(prepared, max_message_bytes=10**8))
     return with_step(None, MessageEvent(kind="sending", message_id=made.message_id, message=made))
 

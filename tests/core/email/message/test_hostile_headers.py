@@ -17,7 +17,7 @@ import pytest
 
 from openviper.core.email import errors
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, check_message
 from openviper.core.email.message.serialiser import serialise_message
 
 CORPUS = json.loads(Path(__file__).with_name("hostile_headers.json").read_text())
@@ -51,7 +51,7 @@ def message_with(where: str, value: str) -> EmailMessageData:
 
 
 async def sent(entry: dict[str, Any]) -> OutgoingMessage:
-    prepared = prepare(message_with(entry["where"], entry["value"]), default_sender=None)
+    prepared = check_message(message_with(entry["where"], entry["value"]), default_sender=None)
     return await serialise_message(prepared, max_message_bytes=1_000_000)
 
 

@@ -1,4 +1,4 @@
-"""prepare(): what is checked, completed and deduplicated before anything is sent."""
+"""check_message(): what is checked, completed and deduplicated before anything is sent."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from support.forked import in_child
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
-from openviper.core.email.message import EmailMessageData, PreparedMessage, prepare
+from openviper.core.email.message import EmailMessageData, PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
 from openviper.exceptions import ImproperlyConfigured
 
@@ -28,7 +28,7 @@ def data(**values: Any) -> EmailMessageData:
 
 
 def prepared(**values: Any) -> PreparedMessage:
-    return prepare(data(**values), default_sender=None)
+    return check_message(data(**values), default_sender=None)
 
 
 def test_addresses_are_parsed_once_into_their_fields() -> None:
@@ -96,25 +96,25 @@ def test_a_wrong_sender_is_named_with_its_field(field: str) -> None:
 
 
 def test_the_default_sender_stands_in_for_none() -> None:
-    message = prepare(data(sender=None), default_sender="Default <default@example.com>")
+    message = check_message(data(sender=None), default_sender="Default <default@example.com>")
     assert message.sender == Address("Default", "default", "example.com")
-    assert prepare(data(), default_sender="default@example.com").sender.local_part == "shop"
+    assert check_message(data(), default_sender="default@example.com").sender.local_part == "shop"
 
 
 @pytest.mark.parametrize("default", [None, ""])
 def test_no_sender_is_a_matter_of_configuration(default: str | None) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["default_sender"\]: is not set'):
-        prepare(data(sender=None), default_sender=default)
+        check_message(data(sender=None), default_sender=default)
 
 
 def test_a_wrong_default_sender_is_a_matter_of_configuration() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^EMAIL\[\"default_sender\"\]: 'shop' has no '@'"):
-        prepare(data(sender=None), default_sender="shop")
+        check_message(data(sender=None), default_sender="shop")
 
 
 def test_an_empty_sender_is_not_the_default_one() -> None:
     with pytest.raises(InvalidAddress, match=r"^sender: '' is empty"):
-        prepare(data(sender=""), default_sender="default@example.com")
+        check_message(data(sender=""), default_sender="default@example.com")
 
 
 def test_the_envelope_sender_is_the_senders_address_unless_given() -> None:
@@ -193,14 +193,14 @@ def test_the_date_is_now_and_aware_or_as_given() -> None:
     moment = prepared().date
     assert before <= moment <= datetime.now(UTC)
     given = datetime(2024, 2, 29, 12, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert prepare(data(), default_sender=None, now=given).date == given
+    assert check_message(data(), default_sender=None, now=given).date == given
 
 
 def test_auto_submitted_is_added_when_asked_and_not_given() -> None:
     assert prepared().headers == ()
-    asked = prepare(data(headers={"X-A": "1"}), default_sender=None, auto_submitted=True)
+    asked = check_message(data(headers={"X-A": "1"}), default_sender=None, auto_submitted=True)
     assert asked.headers == (("X-A", "1"), ("Auto-Submitted", "auto-generated"))
-    own = prepare(data(headers={"auto-submitted": "auto-replied"}), default_sender=None, auto_submitted=True)
+    own = check_message(data(headers={"auto-submitted": "auto-replied"}), default_sender=None, auto_submitted=True)
     assert own.headers == (("auto-submitted", "auto-replied"),)
 
 
@@ -327,7 +327,7 @@ def with_mime_parameter(value: str) -> EmailMessageData:
 def test_every_control_is_refused_in_every_field_by_name(make: Callable[[str], EmailMessageData], field: str) -> None:
     for control in CONTROLS:
         with pytest.raises(InvalidMessage) as caught:
-            prepare(make(control), default_sender=None)
+            check_message(make(control), default_sender=None)
         assert field in str(caught.value), (control, str(caught.value))
         assert control not in str(caught.value)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import Content, EmailMessageData, PreparedMessage, build_message, prepare
+from openviper.core.email.message import Content, EmailMessageData, PreparedMessage, build_message, check_message
 from openviper.core.email.message.serialiser import serialise, serialise_message
 
 # A busy machine is no failure.
@@ -46,7 +46,7 @@ def prepared(**values: Any) -> PreparedMessage:
         "sender": "shop@example.com",
         "headers": {"Message-ID": "<1@example.com>"},
     }
-    return prepare(EmailMessageData(**{**usual, **values}), default_sender=None, now=NOW)
+    return check_message(EmailMessageData(**{**usual, **values}), default_sender=None, now=NOW)
 
 
 def written(**values: Any) -> bytes:
@@ -136,7 +136,7 @@ def test_the_same_prepared_message_gives_the_same_bytes() -> None:
 )
 def test_the_date_is_written_with_its_own_offset(moment: datetime, date: str) -> None:
     data = EmailMessageData(["to@example.com"], "", text="", sender="a@b.c")
-    content = b"".join(serialise(prepare(data, default_sender=None, now=moment)))
+    content = b"".join(serialise(check_message(data, default_sender=None, now=moment)))
     line = unfolded(content, "Date")
     assert line.endswith(date)
     assert email.utils.parsedate_to_datetime(line) == moment
@@ -146,7 +146,7 @@ def test_all_months_and_days_have_their_english_names() -> None:
     for days in range(0, 366, 3):
         moment = NOW + timedelta(days=days)
         data = EmailMessageData(["to@example.com"], "", text="", sender="a@b.c")
-        content = b"".join(serialise(prepare(data, default_sender=None, now=moment)))
+        content = b"".join(serialise(check_message(data, default_sender=None, now=moment)))
         assert unfolded(content, "Date") == email.utils.format_datetime(moment)
 
 
@@ -789,7 +789,7 @@ def test_build_message_writes_the_bytes_that_it_was_made_from(subject: str, name
     again = email.message_from_bytes(message.as_bytes(), policy=email.policy.default)
     assert again["Subject"] == subject
     assert again.keys() == message.keys()
-    data_bytes = b"".join(serialise(prepare(data, default_sender=None, now=message["Date"].datetime)))
+    data_bytes = b"".join(serialise(check_message(data, default_sender=None, now=message["Date"].datetime)))
     assert message.as_bytes() == data_bytes
 
 

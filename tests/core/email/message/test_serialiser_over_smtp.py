@@ -9,7 +9,7 @@ from support.smtpd import CAPABILITIES, SmtpServer
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends.smtp import SMTPBackend
-from openviper.core.email.message import EmailMessageData, prepare
+from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.settings import EmailSettings
 
@@ -47,7 +47,7 @@ async def test_what_was_said_arrives(
         sender="shop@example.com",
         attachments=[AttachmentData(filename, content), AttachmentData("m.eml", STUFFING.encode(), "message/rfc822")],
     )
-    message = await serialise_message(prepare(data, default_sender=None), max_message_bytes=1_000_000)
+    message = await serialise_message(check_message(data, default_sender=None), max_message_bytes=1_000_000)
     async with SMTPBackend(EmailSettings.load(server.settings())) as backend:
         await backend.send(message)
     received = (await server.arrive(1))[-1]

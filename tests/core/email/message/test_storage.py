@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openviper.core.email import AttachmentData, EmailMessageData
-from openviper.core.email.message import PreparedMessage, prepare
+from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
 from openviper.core.email.message.storage import Payload, UnknownPayload, decode, encode, join, split
 
@@ -33,7 +33,7 @@ def full_message() -> PreparedMessage:
         headers={"List-Unsubscribe": "<https://example.com/u>", "X-Order": "7"},
         envelope_sender="",
     )
-    return prepare(data, default_sender=None, auto_submitted=True)
+    return check_message(data, default_sender=None, auto_submitted=True)
 
 
 def changed(**fields: Any) -> Payload:
@@ -53,7 +53,7 @@ def test_any_body_and_attachment_comes_back(text: str, html: str | None, content
     data = EmailMessageData(
         ["a@example.com"], "s", text=text, html=html, attachments=[AttachmentData("a.bin", content)]
     )
-    message = prepare(data, default_sender="shop@example.com")
+    message = check_message(data, default_sender="shop@example.com")
     assert decode(split(join(encode(message)))) == message
 
 

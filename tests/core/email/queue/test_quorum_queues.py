@@ -21,7 +21,7 @@ from support.workers import Worker, viperctl, write_project
 
 from openviper.conf import override
 from openviper.core.email import EmailMessageData, QueueUnavailable, send_email
-from openviper.core.email.message import prepare
+from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode, join
 from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import ClaimedJob, Progress
@@ -84,7 +84,7 @@ def store(quorum: RabbitmqServer) -> RabbitmqJobStore:
 
 def fail(store: RabbitmqJobStore, count: int, *, keep: float = 3600, size: int = 0) -> list[str]:
     data = EmailMessageData(["a@example.com"], "Order", text="x" * size)
-    token = Sealed(join(encode(prepare(data, default_sender="shop@example.com"))))
+    token = Sealed(join(encode(check_message(data, default_sender="shop@example.com"))))
     message_ids = [f"<{number}@example.com>" for number in range(count)]
     for number, message_id in enumerate(message_ids):
         one = ClaimedJob(f"{number}@example.com/0", message_id, Progress(time.time(), 1), None, token=token)

@@ -10,7 +10,7 @@ import pytest
 from support.patience import PATIENCE
 
 from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email, submit_email
-from openviper.core.email.message import prepare
+from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import NewJob, Progress, job_key
@@ -22,7 +22,7 @@ def data(number: int = 1, **more: Any) -> EmailMessageData:
 
 
 def parcel(number: int = 1) -> NewJob:
-    message = prepare(data(number), default_sender="shop@example.com")
+    message = check_message(data(number), default_sender="shop@example.com")
     key = job_key(message.message_id, message.recipients)
     return NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=3600)
 
@@ -49,7 +49,7 @@ def test_the_same_attachment_is_stored_once(redis_scene: Any, store: RedisJobSto
     before = client.info("memory")["used_memory"]
     attachment = AttachmentData("invoice.pdf", bytes(range(256)) * (5 * 4096))
     for number in range(1000):
-        message = prepare(data(number, attachments=[attachment]), default_sender="shop@example.com")
+        message = check_message(data(number, attachments=[attachment]), default_sender="shop@example.com")
         key = job_key(message.message_id, message.recipients)
         one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=90000)
         store.enqueue(one, deadline=time.monotonic() + PATIENCE)
@@ -63,7 +63,7 @@ def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, store
     """Two senders see at once that it is not there yet."""
     client = redis_scene.broker.client()
     content = b"x" * 100_000
-    message = prepare(data(attachments=[AttachmentData("a.bin", content)]), default_sender="shop@example.com")
+    message = check_message(data(attachments=[AttachmentData("a.bin", content)]), default_sender="shop@example.com")
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
     theirs = store._upload(content)
     store.enqueue(one, deadline=time.monotonic() + PATIENCE)
@@ -155,7 +155,9 @@ def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(store: 
 
 
 def test_an_expired_attachment_is_told_as_damage(store: RedisJobStore) -> None:
-    message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
+    message = check_message(
+        data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com"
+    )
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
     store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     store._worker_client.delete(*store._worker_client.keys("dramatiq:mail:blob:*"))
@@ -290,7 +292,9 @@ def test_what_redis_does_not_take_now_is_written_down_later(
 
 def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_one(store: RedisJobStore) -> None:
     """A message may have waited so long that they would expire before it."""
-    message = prepare(data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com")
+    message = check_message(
+        data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com"
+    )
     key = job_key(message.message_id, message.recipients)
     one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=1000)
     store.enqueue(one, deadline=time.monotonic() + PATIENCE)

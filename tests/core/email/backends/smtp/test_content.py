@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openviper.core.email.backends.smtp.content import check_content, pieces
 from openviper.core.email.backends.smtp.dotstuffing import DotStuffer
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import CleanChunks, Content, EmailMessageData, prepare
+from openviper.core.email.message import CleanChunks, Content, EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise
 from openviper.core.email.message.transfer_encodings import base64_slices
 
@@ -96,7 +96,7 @@ async def test_an_encoded_chunk_is_not_looked_at_and_joins_no_line_end_of_its_ne
 
 async def test_only_what_the_serialiser_has_made_is_taken_on_trust() -> None:
     data = EmailMessageData(recipients="a@example.com", subject="s", text="t\rt\nt", sender="b@example.com")
-    content = serialise(prepare(data, default_sender=None))
+    content = serialise(check_message(data, default_sender=None))
     assert isinstance(content, CleanChunks)
     assert await check_content(content) == len(content[0])
     assert await check_content([*content]) == len(content[0])  # and rightly so

@@ -30,7 +30,7 @@ from openviper.core.email.errors import (
     MessageRefused,
     RecipientsRefused,
 )
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, check_message
 from openviper.core.email.message.serialiser import serialise_message as serialised
 from openviper.core.email.settings import EmailSettings
 
@@ -171,7 +171,7 @@ async def with_attachment(size: int) -> OutgoingMessage:
     """A message as ``send_email`` makes it, with an attachment of ``size`` bytes."""
     attachment = AttachmentData("photos.zip", random.Random(size).randbytes(size))
     data = EmailMessageData(["to@example.com"], "Photos", text="Hello.", attachments=[attachment])
-    return await serialised(prepare(data, default_sender="from@example.com"), max_message_bytes=100 * MEGABYTE)
+    return await serialised(check_message(data, default_sender="from@example.com"), max_message_bytes=100 * MEGABYTE)
 
 
 async def check_arrival(message: OutgoingMessage, offer: Sequence[str]) -> None:
