@@ -15,9 +15,14 @@ from openviper.core.email import (
     QueueUnavailable,
     Refusal,
 )
-from openviper.core.email.backends.smtp.connect import peer_name
-from openviper.core.email.backends.smtp.exchange import WireFailure
-from openviper.core.email.backends.smtp.outcome import message_refused, recipients_refused, server_closing, wire_error
+from openviper.core.email.backends.smtp.errors import (
+    WireFailure,
+    message_refused,
+    peer_name,
+    recipients_refused,
+    server_closing,
+    wire_error,
+)
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.testing.criteria import Criterion, addresses_fit
 

@@ -9,7 +9,7 @@ from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import left
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.backends.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
+from openviper.core.email.backends.smtp.errors import is_about_greeting, is_about_tls, untrusted_certificate
 from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings

@@ -4,9 +4,9 @@ import logging
 
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
+from openviper.core.email.backends.smtp.handshake import client_context
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
-from openviper.core.email.backends.smtp.tls import client_context
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings

@@ -1,17 +1,47 @@
 """The commands of a transaction as bytes: the last border that no CR, LF or second parameter may pass."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
-from openviper.core.email.backends.smtp.capabilities import Capabilities
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.message import Envelope
 from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
+__all__ = ["Capabilities", "check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
 
 _FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029\ud800-\udfff]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Extensions: RFC 2920 (pipelining), 3030 (chunking), 1870 (size), 6531 (smtputf8).
+
+    ``max_size`` is the largest message in bytes that the server takes, None when it names no limit.
+    """
+
+    pipelining: bool = False
+    chunking: bool = False
+    size: bool = False
+    max_size: int | None = None
+    smtputf8: bool = False
+
+    @classmethod
+    def from_extensions(cls, extensions: Mapping[str, str]) -> Self:
+        """``extensions``: keyword in lower case to parameters."""
+        limit = extensions.get("size", "").strip()
+        # A limit of 0 means that there is none to tell (RFC 1870 section 4).
+        usable = limit.isascii() and limit.isdigit() and len(limit) < 20
+        return cls(
+            pipelining="pipelining" in extensions,
+            chunking="chunking" in extensions,
+            size="size" in extensions,
+            max_size=(int(limit) or None) if usable else None,
+            smtputf8="smtputf8" in extensions,
+        )
 
 
 def needs_smtputf8(envelope: Envelope) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Chunks, CleanChunks, Content, lengths
 
-__all__ = ["YIELD_EVERY", "check_content", "checked_size", "pieces"]
+__all__ = ["YIELD_EVERY", "DotStuffer", "check_content", "checked_size", "pieces"]
 
 YIELD_EVERY = 256 * 1024  # bytes after which other tasks get their turn
 _PIECE = 64 * 1024
@@ -88,3 +88,24 @@ def _bounded(chunk: bytes) -> Iterator[bytes]:
     else:
         for begin in range(0, len(chunk), YIELD_EVERY):
             yield chunk[begin : begin + YIELD_EVERY]
+
+
+class DotStuffer:
+    """Doubles the dot that begins a line, also where the line end lies in an earlier piece."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = b"\r\n"  # the first line begins at once
+
+    def stuff(self, piece: bytes) -> bytes:
+        """``piece`` as it is transmitted."""
+        text = self._tail + piece
+        kept = len(self._tail)
+        self._tail = text[-2:]
+        # The tail is too short to hold the pattern itself, so the replacement leaves it as it is.
+        return text.replace(b"\r\n.", b"\r\n..")[kept:]
+
+    def end(self) -> bytes:
+        """The end of data."""
+        return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from openviper.core.email.backends.smtp.exchange import WireFailure
-from openviper.core.email.backends.smtp.outcome import (
+from openviper.core.email.backends.smtp.connection import Connection
+from openviper.core.email.backends.smtp.errors import (
     StaleConnection,
+    WireFailure,
     message_refused,
     recipients_refused,
     server_closing,
     wire_error,
 )
 from openviper.core.email.backends.smtp.replies import Reply
-from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 

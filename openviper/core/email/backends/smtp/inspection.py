@@ -9,11 +9,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8
-from openviper.core.email.backends.smtp.connect import Handshake, peer_name
-from openviper.core.email.backends.smtp.exchange import WireFailure
-from openviper.core.email.backends.smtp.outcome import message_refused, wire_error
+from openviper.core.email.backends.smtp.connection import Connection
+from openviper.core.email.backends.smtp.errors import WireFailure, message_refused, peer_name, wire_error
+from openviper.core.email.backends.smtp.handshake import Handshake
 from openviper.core.email.backends.smtp.replies import Reply
-from openviper.core.email.backends.smtp.wire import Connection
 from openviper.core.email.errors import MessageRefused
 from openviper.core.email.message import Envelope
 from openviper.core.email.settings import EmailSettings

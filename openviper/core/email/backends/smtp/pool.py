@@ -2,23 +2,25 @@
 
 import asyncio
 import copy
+import threading
+import time
 from collections import OrderedDict
 from contextvars import Context
 from dataclasses import dataclass
 
 from openviper.core.email.backends.attempt import mark_started, mark_waiting
 from openviper.core.email.backends.smtp.backoff import Backoff
-from openviper.core.email.backends.smtp.connect import connect, peer_name
-from openviper.core.email.backends.smtp.outcome import StaleConnection
-from openviper.core.email.backends.smtp.ratelimit import shared_limiter
-from openviper.core.email.backends.smtp.transfer import TransferOptions, transfer
-from openviper.core.email.backends.smtp.wire import Connection
+from openviper.core.email.backends.smtp.connection import Connection
+from openviper.core.email.backends.smtp.errors import StaleConnection, peer_name
+from openviper.core.email.backends.smtp.handshake import connect
+from openviper.core.email.backends.smtp.transaction import TransferOptions, transfer
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings.units import Rate
 
-__all__ = ["ConnectionPool", "PoolStats"]
+__all__ = ["ConnectionPool", "PoolStats", "RateLimiter", "shared_limiter"]
 
 # Times ``timeout``: how long a sender may wait for a connection.
 _PATIENCE = 6.0
@@ -38,6 +40,26 @@ class PoolStats:
     waiting: int
     sent: int
     reconnects: int
+
+
+class RateLimiter:
+    """Lets one transaction through for each token; a second's worth of tokens (at least one) may be saved up."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._interval = rate.interval
+        self._burst = max(1.0, rate.count / rate.period) * rate.interval
+        self._lock = threading.Lock()
+        self._next = 0.0  # when the next token is due, were none ever saved up
+
+    async def wait(self) -> None:
+        """Return when it is this caller's turn: first come, first served. A cancelled wait has used its turn up."""
+        with self._lock:
+            now = time.monotonic()
+            self._next = max(self._next, now - self._burst + self._interval)
+            due = self._next
+            self._next += self._interval
+        if due > now:
+            await asyncio.sleep(due - now)
 
 
 class ConnectionPool:
@@ -374,3 +396,15 @@ def _copy(error: Exception) -> Exception:
 def _abort_result(task: asyncio.Task[Connection]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().abort()
+
+
+_limiters: dict[tuple[str, int, str | None, Rate], RateLimiter] = {}
+_limiters_lock = threading.Lock()
+
+
+def shared_limiter(host: str, port: int, username: str | None, rate: Rate | None) -> RateLimiter | None:
+    """The process's limiter for an account on a server; None without a limit."""
+    if rate is None:
+        return None
+    with _limiters_lock:
+        return _limiters.setdefault((host, port, username, rate), RateLimiter(rate))

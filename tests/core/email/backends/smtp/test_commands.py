@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openviper.core.email.backends.smtp.capabilities import Capabilities
-from openviper.core.email.backends.smtp.commands import check_host_name, mail_from, needs_smtputf8, rcpt_to
+from openviper.core.email.backends.smtp.commands import (
+    Capabilities,
+    check_host_name,
+    mail_from,
+    needs_smtputf8,
+    rcpt_to,
+)
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.message import Envelope
 from openviper.exceptions import ImproperlyConfigured

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openviper.core.email.backends.smtp.content import check_content, pieces
-from openviper.core.email.backends.smtp.dotstuffing import DotStuffer
+from openviper.core.email.backends.smtp.content import DotStuffer, check_content, pieces
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import CleanChunks, Content, EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise

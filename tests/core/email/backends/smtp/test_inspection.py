@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.smtpd import SmtpServer
 
-from openviper.core.email.backends.smtp.handshake_errors import is_about_greeting, is_about_tls, untrusted_certificate
+from openviper.core.email.backends.smtp.errors import is_about_greeting, is_about_tls, untrusted_certificate
 from openviper.core.email.backends.smtp.inspection import Inspection
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, MessageRefused
 from openviper.core.email.settings import EmailSettings

@@ -13,9 +13,7 @@ from support.rawserver import Peer, greet, raw_server
 from support.smtpd import SmtpServer, Tls
 
 from openviper.core.email.backends import SMTPBackend
-from openviper.core.email.backends.smtp.authentication import authenticate
-from openviper.core.email.backends.smtp.connect import connect
-from openviper.core.email.backends.smtp.tls import client_context
+from openviper.core.email.backends.smtp.handshake import authenticate, client_context, connect
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured

@@ -18,9 +18,9 @@ from support.stalls import watched_loop
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends import SMTPBackend
-from openviper.core.email.backends.smtp.connect import Handshake
-from openviper.core.email.backends.smtp.outcome import StaleConnection
-from openviper.core.email.backends.smtp.transfer import TransferOptions, transfer
+from openviper.core.email.backends.smtp.errors import StaleConnection
+from openviper.core.email.backends.smtp.handshake import Handshake
+from openviper.core.email.backends.smtp.transaction import TransferOptions, transfer
 from openviper.core.email.errors import (
     ConnectionFailed,
     DeliveryError,

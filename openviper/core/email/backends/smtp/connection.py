@@ -5,11 +5,14 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
-from openviper.core.email.backends.smtp.capabilities import Capabilities
-from openviper.core.email.backends.smtp.exchange import Exchange, FailureKind, WireFailure
+from openviper.core.email.backends.smtp.commands import Capabilities
+from openviper.core.email.backends.smtp.errors import FailureKind, WireFailure
 from openviper.core.email.backends.smtp.replies import Reply, ReplyReader
 
-__all__ = ["Connection"]
+__all__ = [
+    "Connection",
+    "Exchange",
+]
 
 # While bytes wait to be written, a connection that is closing (a blocked TLS backlog delays connection_lost) or that
 # makes no progress is looked for this often, in seconds.
@@ -20,6 +23,36 @@ _NEVER = float("inf")
 _BUFFER = 4096  # bytes; a plain Protocol has asyncio reserve 256 kB for each read, which costs more than the read
 
 ClosedCallback = Callable[["Connection"], None]
+
+
+class Exchange:
+    """``waiter`` resolves when all the replies wanted are there, or one of them is 421.
+
+    ``limit`` and ``final_limit`` are the seconds that each reply, and the last one, may take.
+    """
+
+    __slots__ = ("final_limit", "limit", "replies", "waiter", "want")
+
+    def __init__(self, waiter: asyncio.Future[None], want: int, limit: float, final_limit: float) -> None:
+        self.waiter = waiter
+        self.want = want
+        self.limit = limit
+        self.final_limit = final_limit
+        self.replies: list[Reply] = []
+
+    @property
+    def next_limit(self) -> float:
+        """Seconds that the next reply may take."""
+        return self.final_limit if len(self.replies) == self.want - 1 else self.limit
+
+    async def only_reply(self) -> Reply:
+        """The reply of an exchange that wants one.
+
+        Raises:
+            WireFailure: the connection ended first.
+        """
+        await self.waiter
+        return self.replies[0]
 
 
 class Connection(asyncio.BufferedProtocol):
