@@ -1,4 +1,4 @@
-"""What happened to a message, told to whoever listens: the inbox page, tests, an application's own metrics."""
+"""The results of a send, and the events of a message for those who listen: inbox, tests, metrics."""
 
 import logging
 import time
@@ -15,7 +15,6 @@ __all__ = [
     "EventKind",
     "MessageEvent",
     "Receipt",
-    "listening",
     "publish",
     "subscribe",
 ]
@@ -24,7 +23,7 @@ logger = logging.getLogger("openviper.email")
 
 
 class DeliveryMode(StrEnum):
-    """How a message leaves."""
+    """How a message is delivered."""
 
     INLINE = "inline"  # delivered before the call returns
     DEFERRED = "deferred"  # delivered by the dispatcher when the response has ended
@@ -34,9 +33,9 @@ class DeliveryMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """Who got the message: ``accepted`` addresses, ``refused`` ones with the server's reply, and its last answer.
+    """Result of a delivery: the accepted addresses, the refused ones with the server's reply, and its last reply.
 
-    Those of ``refused`` with ``Refusal.uncertain`` may have it as well: nobody knows.
+    Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message.
     """
 
     accepted: tuple[str, ...]
@@ -45,7 +44,7 @@ class DeliveryReport:
 
     @property
     def outcome(self) -> str:
-        """The answer, who was refused and why, and who may have it although nobody knows."""
+        """Return the server's reply, who was refused and why, and who may have received the message."""
         text = self.response
         for uncertain, words in ((False, "refused"), (True, "perhaps delivered")):
             replies = [f"{who} ({why})" for who, why in self.refused.items() if why.uncertain is uncertain]
@@ -56,11 +55,11 @@ class DeliveryReport:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a message so far; false when it failed silently, then ``error`` says why.
+    """Result of a send; false when the delivery failed silently, with the reason in ``error``.
 
-    ``accepted`` and ``refused`` (address to the server's reply, ``uncertain`` where nobody knows whether it took the
-    message) are known for an inline message only. ``index`` is the place of the message among those of a
-    ``send_many``, from 0; there ``message_id`` is ``""`` when the message was not valid and so never got one.
+    ``accepted`` and ``refused`` (address to :class:`Refusal`, which may be uncertain) are known for inline messages
+    only. ``index`` is the message's position in a ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid
+    message, which has none.
     """
 
     message_id: str
@@ -78,9 +77,9 @@ class Receipt:
 EventKind = Literal[
     "held",  # waits for its transaction to commit
     "deferred",  # waits for the response to end
-    "queued",  # the broker has it
+    "queued",  # the broker has accepted it
     "sending",  # an attempt begins
-    "delivered",  # the server took it for every recipient, or for some: then refused are the others
+    "delivered",  # the server accepted it for every recipient, or for some: then refused names the others
     "retrying",  # an attempt failed; another one follows
     "failed",  # no further attempt is made
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
@@ -91,9 +90,9 @@ EventKind = Literal[
 class MessageEvent:
     """One step in the life of a message.
 
-    ``message`` is the outgoing message itself (an ``OutgoingMessage``), so that a listener can show it; ``detail`` is
-    the server's answer or the reason, without secrets; ``refused`` are those who did not get what was delivered to
-    others; ``at`` is Unix time in seconds.
+    ``message`` is the ``OutgoingMessage``, so that a listener can show it; ``detail`` is the server's reply or the
+    reason, without secrets; ``refused`` are the recipients who did not receive what others did; ``at`` is Unix time in
+    seconds.
     """
 
     kind: EventKind
@@ -123,18 +122,13 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     return unsubscribe
 
 
-def listening() -> bool:
-    """True when anyone listens; lets callers skip making an event."""
-    return bool(_listeners)
-
-
 def publish(kind: EventKind, message: Any, detail: str = "", *, refused: tuple[str, ...] = ()) -> None:
-    """Tell the listeners that ``kind`` happened to ``message``."""
+    """Call the listeners with an event of ``message``."""
     if not _listeners:
         return
     event = MessageEvent(kind=kind, message_id=message.message_id, message=message, detail=detail, refused=refused)
     for listener in tuple(_listeners):
         try:
             listener(event)
-        except Exception:  # a broken observer may not stop mail
+        except Exception:  # a broken listener must not stop mail
             logger.exception("a listener failed on the event %r of message %s", kind, event.message_id)

@@ -1,4 +1,4 @@
-"""The ASGI lifespan protocol, answered also for applications that do not know it."""
+"""Answer the ASGI lifespan protocol, also for applications that do not support it."""
 
 import logging
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("openviper.email")
 
 
 class LifespanConversation:
-    """The lifespan messages between server and application, with the last answer kept back until mail is closed."""
+    """Relays lifespan messages between server and application, and delays the last answer until mail is closed."""
 
     def __init__(self, startup: Message, receive: Receive, send: Send) -> None:
         self._first: Message | None = startup
@@ -26,7 +26,7 @@ class LifespanConversation:
         except Exception:
             if self._started:
                 raise
-            # Applications that do not know the lifespan scope raise (ASGI specification, lifespan protocol).
+            # Applications that do not support the lifespan scope raise (ASGI specification, lifespan protocol).
             logger.debug("the application does not answer the lifespan scope; mail answers it", exc_info=True)
         if not self._started:
             await self._answer({"type": "lifespan.startup.complete"})
@@ -34,7 +34,7 @@ class LifespanConversation:
             self._last = {"type": "lifespan.shutdown.complete"}
 
     async def finish(self) -> None:
-        """Tell the server that everything has been shut down."""
+        """Send the application's last answer: everything is shut down."""
         if self._last is not None:
             await self._send(self._last)
 

@@ -1,4 +1,4 @@
-"""``Email``, ``EmailMiddleware`` and the layer of both: a request's mail leaves when the application call has ended."""
+"""Give each request an outbox, and flush it when the application call has ended."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openviper.core.email.asgi.lifespan import LifespanConversation
-from openviper.core.email.asgi.runtime import Running, Service
+from openviper.core.email.asgi.runtime import Running, Runtime
 from openviper.core.email.delivery import apart_from_other_requests, stay_with, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.inbox import is_inbox_path
@@ -16,25 +16,25 @@ from openviper.core.email.sending.single import send_email
 
 __all__ = ["Email", "EmailMiddleware", "Layer"]
 
-# In the scope, so that a layer around a mounted application finds the outbox of the layer around the whole.
+# In the scope, so that a layer around a mounted application finds the outbox of the outermost layer.
 _OUTBOX = "openviper.email.outbox"
 
 
 class Layer:
-    """Gives each request an outbox and hands it over when the application call has returned."""
+    """Gives each request an outbox and flushes it when the application call has returned or raised."""
 
     surrounded = False
     """True where the application's own error handling may stand around it."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
-        self._service = service
+        self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        running = await self._service.running()
+        running = await self._runtime.running()
         if running.inbox is not None and is_inbox_path(scope):
             await running.inbox(scope, receive, send)
             return
@@ -76,7 +76,7 @@ class Layer:
 
 
 class Email:
-    """The extension: ``app.add_extension(Email())``.
+    """The extension for OpenViper applications: ``app.add_extension(Email())``.
 
     ``settings`` override the environment and the setting ``EMAIL``, key by key. On startup it validates the settings,
     opens the backend and logs which delivery mode mail will take; on shutdown it delivers deferred mail within
@@ -89,7 +89,7 @@ class Email:
     name = "email"
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        self._service = Service(settings, call="Email(")
+        self._runtime = Runtime(settings, call="Email(")
 
     def lifespan(self, _app: object) -> AbstractAsyncContextManager[None]:
         """Open and close with the application."""
@@ -97,18 +97,18 @@ class Email:
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        async with self._service.lifespan():
+        async with self._runtime.lifespan():
             yield
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Stand around everything, so that mail leaves after all of the application's own code has run."""
-        return Layer(app, self._service)
+        """Wrap the whole application, so that mail leaves after all of its own code has run."""
+        return Layer(app, self._runtime)
 
 
 class EmailMiddleware(Layer):
-    """The same for any ASGI application: ``app = EmailMiddleware(app)``.
+    """Mail for any ASGI application: ``app = EmailMiddleware(app)``.
 
-    It answers the lifespan scope as well, also for an application that does not know it. ``settings`` as for
+    It answers the lifespan scope as well, also for an application that does not support it. ``settings`` are those of
     :class:`Email`.
     """
 
@@ -118,7 +118,7 @@ class EmailMiddleware(Layer):
     def __init__(
         self, app: Callable[[Any, Any, Any], Awaitable[None]], settings: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(app, Service(settings, call="EmailMiddleware(app, "))
+        super().__init__(app, Runtime(settings, call="EmailMiddleware(app, "))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -128,7 +128,7 @@ class EmailMiddleware(Layer):
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
-        lifespan = self._service.lifespan()
+        lifespan = self._runtime.lifespan()
         try:
             await lifespan.__aenter__()
         except Exception as error:  # noqa: BLE001 - the server logs the text; a traceback would bury it
@@ -143,10 +143,10 @@ class EmailMiddleware(Layer):
 
 
 async def _end(running: Running, outbox: RequestOutbox, *, failure: str | None) -> None:
-    """Hand over at once; then wait, without holding the messages, for room.
+    """Flush the outbox, then wait until the dispatcher has room.
 
-    No longer than ``shutdown_timeout``, since a server that is told to stop waits for its requests, and only then lets
-    mail be drained. Without a lifespan, and in a test that looks at its mail, wait for delivery.
+    The wait ends after ``shutdown_timeout``, because a server that stops waits for its requests before it lets mail be
+    drained. Without a lifespan, and with an immediate transport, wait for the delivery itself.
     """
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')

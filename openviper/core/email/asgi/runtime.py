@@ -1,4 +1,4 @@
-"""What serves an application: a mailer and an inbox page for each of its event loops."""
+"""Run mail for an application: a mailer and an inbox page for each of its event loops."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -11,14 +11,17 @@ from openviper.core.email.inbox import Inbox
 from openviper.core.email.settings import EmailSettings, debug
 from openviper.loops import PerLoop, at_loop_end
 
-__all__ = ["Running", "Service"]
+__all__ = ["Running", "Runtime"]
 
 logger = logging.getLogger("openviper.email")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What serves one event loop; ``waits``: no lifespan will drain it, so each request waits for its own mail."""
+    """The mailer and the inbox page of one event loop.
+
+    ``waits``: no lifespan will drain the mailer, so each request waits for its own mail.
+    """
 
     mailer: Mailer
     inbox: Inbox | None
@@ -31,10 +34,10 @@ class Running:
             await self.inbox.aclose()
 
 
-class Service:
-    """What ``Email`` and ``EmailMiddleware`` share: a mailer and an inbox page for each event loop.
+class Runtime:
+    """Opens mail for ``Email`` and ``EmailMiddleware``, once for each event loop.
 
-    ``call``: how the call that gives ``overrides`` is written, up to them.
+    ``call`` is the source text of the call that gives ``overrides``, up to them; errors show it.
     """
 
     def __init__(self, overrides: Mapping[str, Any] | None, *, call: str) -> None:
@@ -56,7 +59,7 @@ class Service:
                 await running.aclose()
 
     async def running(self) -> Running:
-        """What serves the running loop; opened here when no lifespan was run."""
+        """Return what runs on this loop; opens it when no lifespan was run."""
         running = self._running.get()
         if running is None:
             logger.warning(

@@ -1,4 +1,4 @@
-"""Which mailer serves the code that sends: that of its request, of its event loop, or a new one."""
+"""Find the mailer for the code that sends: the request's, the event loop's, or a new one."""
 
 import asyncio
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ def using_mailer(mailer: Mailer) -> Iterator[None]:
 
 
 def stay_with(mailer: Mailer, outbox: RequestOutbox) -> None:
-    """Have the rest of this context send as the request did that has just failed: an error handler around the layer."""
+    """Keep the failed request's mailer and outbox current, for an error handler that runs outside the middleware."""
     if current_outbox() is None:
         _of_request.set(mailer)
         stay_current(outbox)
 
 
 def apart_from_other_requests() -> AbstractContextManager[None]:
-    """For the time of a request, leave the transaction of another request that this one's context is a copy of.
+    """Leave, during a request, the transaction of another request whose context was copied into this one's.
 
     A server that has read the next request of a connection already may start it while the one before sends the end of
     its response, and that may be inside a ``transaction()``.
@@ -55,7 +55,7 @@ def apart_from_other_requests() -> AbstractContextManager[None]:
 
 @contextmanager
 def serving_loop(mailer: Mailer) -> Iterator[None]:
-    """Make ``mailer`` the one of the running loop for the time of a lifespan."""
+    """Make ``mailer`` the running loop's mailer during a lifespan."""
     before = _of_loop.get()
     _of_loop.set(mailer)
     loop = asyncio.get_running_loop()
@@ -71,19 +71,19 @@ def serving_loop(mailer: Mailer) -> Iterator[None]:
 
 
 def serving_event_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop on which applications of this process are served; None when there is none, or more than one."""
+    """Return the event loop that serves this process's applications; None when there is none, or several."""
     loops = set(_serving)
     return loops.pop() if len(loops) == 1 else None
 
 
 def mailer_if_open() -> Mailer | None:
-    """What ``current_mailer`` returns, where that is open already."""
+    """Return the current mailer if it is open already, or None."""
     mailer = _known_mailer()
     return mailer if mailer is not None and mailer.opened else None
 
 
 async def current_mailer() -> Mailer:
-    """The mailer of the request, else the loop's, else a new one that is closed when the loop ends."""
+    """Return the request's mailer, or the loop's, or a new one that is closed when the loop ends."""
     mailer = _known_mailer()
     if mailer is None:
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)

@@ -10,7 +10,7 @@ __all__ = ["DeliveryModes", "current_modes", "describe_modes"]
 
 
 class _Usual(NamedTuple):
-    """The circumstances of a message that says nothing about its mode and is not held."""
+    """The circumstances of a message that asks for no mode and is not held."""
 
     use_background_worker: bool | None
     broker: bool
@@ -48,7 +48,7 @@ def current_modes(mailer: Mailer) -> DeliveryModes:
 
 
 def describe_modes(mailer: Mailer) -> str:
-    """``current_modes`` as one line for the log."""
+    """Return ``current_modes`` as one line for the log."""
     modes = current_modes(mailer)
     explained = " (delivered after the response)" if modes.in_request is DeliveryMode.DEFERRED else ""
     return (

@@ -1,4 +1,4 @@
-"""The mailer: what delivers the messages of one event loop."""
+"""Hold what one event loop needs to send mail: its transport, dispatcher and templates."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ class Mailer:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop it belongs to, where that is running: here, or in another thread."""
+        """Return the mailer's event loop if it is running, here or in another thread; else None."""
         loop = self._loop()
         return loop if loop is not None and loop.is_running() else None
 
@@ -65,12 +65,12 @@ class Mailer:
 
     @property
     def reachable(self) -> bool:
-        """True when it can be given messages: not closed, and its loop runs, perhaps in another thread."""
+        """True when it accepts messages: it is not closed, and its loop runs, perhaps in another thread."""
         return not self.closed and self.loop is not None
 
     @property
     def transport(self) -> Transport:
-        """The transport of a new message: the one installed for this process, or else the mailer's own."""
+        """Return the transport for a new message: the one installed for this process, or else the mailer's own."""
         make = installed_transport()
         if make is None:
             return self.own_transport
@@ -80,7 +80,7 @@ class Mailer:
 
     @property
     def backend(self) -> EmailBackend:
-        """The backend of its own transport."""
+        """Return the backend of the mailer's own transport."""
         return self.own_transport.backend
 
     @property
@@ -114,7 +114,7 @@ class Mailer:
             await self.own_transport.aclose()
 
     def deliver_soon(self, message: OutgoingMessage, detail: str) -> None:
-        """Give ``message`` to the dispatcher outside any request; ``detail`` says why, for those who listen."""
+        """Give ``message`` to the dispatcher outside any request; ``detail`` says why, for listeners."""
         transport = self.transport
         transport.publish("deferred", message, detail)
         self.dispatcher.accept(message, transport)

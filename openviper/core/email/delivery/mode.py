@@ -8,15 +8,15 @@ __all__ = ["Circumstances", "choose_mode"]
 
 
 class Circumstances(Protocol):
-    """What the mode depends on. Each is asked at most once, and only when those before leave the mode open."""
+    """What the mode depends on; a property is read only when those before it leave the mode open."""
 
     @property
     def background(self) -> bool | None:
-        """The argument ``background`` of the call, which beats the setting."""
+        """Return the call's argument ``background``, which takes precedence over the setting."""
 
     @property
     def use_background_worker(self) -> bool | None:
-        """The setting ``EMAIL["use_background_worker"]``."""
+        """Return the setting ``EMAIL["use_background_worker"]``."""
 
     @property
     def in_transaction(self) -> bool:

@@ -1,4 +1,4 @@
-"""When a message may leave: not before, and not after."""
+"""Bound the time in which a message may be sent."""
 
 import time
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _FURTHEST = 366 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Unix seconds; None: no such limit."""
+    """The first and the last moment of sending, in Unix seconds; None sets no limit."""
 
     due_at: float | None = None
     expires_at: float | None = None
@@ -23,11 +23,11 @@ class Schedule:
     def make(
         cls, *, send_at: datetime | None, delay: float | timedelta | None, expires_at: datetime | None
     ) -> "Schedule":
-        """The schedule of ``send_email``'s arguments.
+        """Return the schedule of ``send_email``'s arguments.
 
         Raises:
-            InvalidMessage: a time without a zone, ``send_at`` together with ``delay``, more than a year ahead, or
-                nothing between the first and the last moment.
+            InvalidMessage: a time has no zone, ``send_at`` and ``delay`` are both given, the first moment is more than
+                a year ahead, or the last moment is not after the first.
         """
         if send_at is None and delay is None and expires_at is None:
             return AT_ONCE

@@ -35,7 +35,7 @@ class Transport(ABC):
     @property
     @abstractmethod
     def queue(self) -> JobQueue | None:
-        """The queue that workers read; None where mail cannot be queued."""
+        """Return the queue that workers consume; None where mail cannot be queued."""
 
     async def open(self) -> None:
         """Open what ``send`` needs."""
@@ -78,7 +78,7 @@ class BackendTransport(Transport):
 
     @property
     def queue(self) -> JobQueue | None:
-        """The queue of the project's broker; None without one, and for mail that is kept in memory."""
+        """Return the project's queue; None without a broker, and for mail that is kept in memory."""
         return None if self.in_memory else current_queue()
 
     async def open(self) -> None:

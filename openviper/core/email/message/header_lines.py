@@ -1,4 +1,4 @@
-"""Header lines from values: folding, encoded words (RFC 2047), address lists and parameters (RFC 2231).
+"""Write header lines: folding, encoded words (RFC 2047), address lists and parameters (RFC 2231).
 
 Values are taken as checked: no control characters. Every function returns whole lines, ended by CRLF. A text that looks
 like an encoded word is encoded itself, so that it arrives as that text.
@@ -48,7 +48,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def text_header(name: str, value: str, *, long_words: bool = False) -> str:
-    """A header of free text (RFC 5322 section 3.2.5).
+    """Return a header of free text (RFC 5322 section 3.2.5).
 
     Folded at spaces; in encoded words when it is not ASCII, could be taken for an encoded word, would lose a space at
     its ends, or has a word that no line holds. ``long_words`` lets words be longer than a usual line, for headers that
@@ -72,12 +72,12 @@ def can_fold(value: str) -> bool:
 
 
 def structured_header(name: str, value: str) -> str:
-    """A header whose syntax has no encoded words (msg-ids, URLs): ASCII that :func:`can_fold`, otherwise as it is."""
+    """Return a header without encoded words (msg-ids, URLs), folded; ``value`` is ASCII that :func:`can_fold`."""
     return _fold(name, _PIECES.findall(f" {value}"))
 
 
 def address_header(name: str, addresses: Sequence[Address]) -> str:
-    """A header of mailboxes, folded between them and between the words of a name."""
+    """Return a header of mailboxes, folded between them and between the words of a name."""
     if len(addresses) == 1 and not addresses[0].display_name:
         return f"{name}: {addresses[0].addr_spec}\r\n"  # there is no place to fold it
     pieces: list[str] = []
@@ -92,7 +92,7 @@ def address_header(name: str, addresses: Sequence[Address]) -> str:
 
 
 def date_header(moment: datetime) -> str:
-    """The Date header for an aware ``moment``, with its own offset and English names (RFC 5322 section 3.3)."""
+    """Return the Date header for an aware ``moment``, with its own offset and English names (RFC 5322 section 3.3)."""
     if moment.tzinfo is not UTC:  # only there does equal mean the same hour and offset
         return _date(moment)
     return _date_in_utc(moment.toordinal(), moment.hour, moment.minute, moment.second)
@@ -111,7 +111,7 @@ def _date(moment: datetime) -> str:
 
 
 def parameter(name: str, value: str) -> list[str]:
-    """A parameter of a MIME header, as pieces that each begin with a space and fit in a line of their own.
+    """Return a MIME header's parameter as pieces that each begin with a space and fit in one line.
 
     Quoted when it is harmless ASCII that fits; else RFC 2231: percent-encoded UTF-8, in numbered sections when long. No
     second, plain spelling is given: receivers disagree about which of two to believe.
@@ -134,7 +134,7 @@ def parameter(name: str, value: str) -> list[str]:
 
 
 def media_header(name: str, pieces: Iterable[str]) -> str:
-    """A MIME header from its value and its parameters; see :func:`parameter`."""
+    """Return a MIME header from its value and its parameters; see :func:`parameter`."""
     *separated, last = pieces
     return _fold(name, [*(f"{piece};" for piece in separated), last])
 
@@ -163,7 +163,7 @@ def _fold(name: str, pieces: Sequence[str], limit: int = _LINE) -> str:
 
 @lru_cache(maxsize=1024)
 def _phrase(name: str, first_room: int) -> tuple[str, ...]:
-    """A display name as pieces that begin with a space: atoms, one quoted string, or encoded words."""
+    """Return a display name as pieces that begin with a space: atoms, one quoted string, or encoded words."""
     if name.isascii() and "=?" not in name and len(name) <= _MAX_PLAIN_NAME:
         if _ATOMS.fullmatch(name):
             return (f" {name}",)
@@ -174,7 +174,7 @@ def _phrase(name: str, first_room: int) -> tuple[str, ...]:
 
 
 def _encoded_words(text: str, first_room: int) -> tuple[str, ...]:
-    """``text`` in encoded words, each within its room, none splitting a character; Q or B, whichever is shorter."""
+    """Return ``text`` as encoded words that fit their lines and split no character, in Q or B, whichever is shorter."""
     raw = text.encode()
     quoted_length = len(raw) + 2 * len(raw.translate(None, _Q_PLAIN + b" "))
     base64_length = 4 * -(-len(raw) // 3)
@@ -210,5 +210,5 @@ def _b_chunks(text: str, first_room: int) -> Iterable[str]:
 
 
 def _percent_encoded(value: str) -> list[str]:
-    """One item for each octet, so that a section may end anywhere but inside an escape."""
+    """Return an item for each octet, so that a section can end anywhere but inside an escape."""
     return [chr(octet) if octet in _EXTENDED_PLAIN else f"%{octet:02X}" for octet in value.encode()]

@@ -53,7 +53,7 @@ _TEXT_HEADERS = {
     for subtype in ("plain", "html")
     for encoding in ("quoted-printable", "base64")
 }
-# What a message is put together from.
+# A message is joined from these.
 Piece = bytes | Base64Slice
 
 
@@ -145,7 +145,7 @@ def _custom_header(name: str, value: str) -> str:
 
 
 def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: bytes) -> list[Piece]:
-    """The text, the HTML, or both as alternatives; the HTML together with what it shows inline (RFC 2387)."""
+    """Return the text, the HTML, or both as alternatives; the HTML with its inline parts (RFC 2387)."""
     if message.html is None:
         return _text_part("plain", message.text or "")
     html = _text_part("html", message.html)
@@ -168,7 +168,7 @@ def _text_part(subtype: str, text: str) -> list[Piece]:
 
 
 def _multipart(subtype: bytes, boundary: bytes, parts: Iterable[list[Piece]], *, parameter: bytes = b"") -> list[Piece]:
-    """``parameter``: another one than the boundary, with a line break where both do not fit in one line."""
+    """Return a multipart of ``parts``; ``parameter`` is one besides the boundary, on a line of its own if needed."""
     delimiter = b"\r\n--%b\r\n" % boundary
     chunks: list[Piece] = [b'Content-Type: multipart/%b;%b boundary="%b"\r\n' % (subtype, parameter, boundary)]
     for part in parts:
@@ -186,7 +186,7 @@ def _attachment(attachment: AttachmentData) -> list[Piece]:
         encoding = "7bit"
         if content is None:
             # RFC 2046 section 5.2.1 forbids to encode a message, and 8-bit lines need a server's leave; as a file
-            # that mail programs open it arrives byte for byte.
+            # that mail clients open it arrives byte for byte.
             mimetype, encoding = "application/octet-stream", "base64"
             filename = filename if filename.lower().endswith(".eml") else f"{filename}.eml"
     media_type = [f" {piece.strip()}" for piece in mimetype.split(";")]
@@ -207,7 +207,7 @@ def _is_message(attachment: AttachmentData) -> bool:
 
 
 def _boundary(message: PreparedMessage) -> bytes:
-    """The start of every boundary of this message: made from its id, and in no part that travels unencoded."""
+    """Return the start of this message's boundaries: derived from its id, and found in no unencoded part."""
     token = message.message_id[1:25]
     if not message.attachments and token.isalnum():  # as in every id that is made here
         return _BOUNDARY_PREFIX + token.encode()
@@ -222,7 +222,7 @@ def _boundary(message: PreparedMessage) -> bytes:
 
 
 def _holds(content: bytes, searched: bytes) -> bool:
-    """``searched in content``, in steps that each hold the interpreter only shortly."""
+    """Return ``searched in content``, in steps that each hold the interpreter's lock briefly."""
     steps = range(0, len(content), _CHUNK)
     return any(content.find(searched, start, start + _CHUNK + len(searched)) >= 0 for start in steps)
 
@@ -248,7 +248,7 @@ def _joined(pieces: Sequence[Piece]) -> Chunks:
 
 
 def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
-    """The least encoded size of each part, and its name."""
+    """Return the least encoded size of each part, with its name."""
     parts = [
         (
             len(attachment.content) if _is_message(attachment) else base64_length(len(attachment.content)),

@@ -1,4 +1,4 @@
-"""Bodies and attachments in their transfer encodings (RFC 2045 section 6): lines of at most 76 octets, ASCII only.
+"""Encode bodies and attachments for transfer (RFC 2045 section 6): lines of at most 76 octets, ASCII only.
 
 Large ones are encoded in slices, because ``binascii`` holds the interpreter for as long as one call lasts; those of
 attachments are made when they are asked for, so that nobody need keep all of them.
@@ -47,7 +47,7 @@ def encode_text(text: str) -> tuple[TextEncoding, list[bytes]]:
 
 
 def _shorter(slices: list[bytes], quoted: bytes | None = None) -> tuple[TextEncoding, list[bytes]]:
-    """``quoted``: the only slice in quoted-printable, where that is known."""
+    """Return the shorter of quoted-printable and base64; ``quoted`` is the only slice in quoted-printable, if known."""
     escapes = sum([len(each.translate(None, _QUOTED_PLAIN)) for each in slices])
     length = sum([len(each) + each.count(b"\n") for each in slices])
     if length + 2 * escapes > base64_length(length) + 2:
@@ -79,7 +79,7 @@ class Base64Slice:
 
 
 def base64_slices(data: bytes) -> list[Base64Slice]:
-    """``data`` in lines of 76 characters; the last line is not ended. A slice is at most 40 kB."""
+    """Return ``data`` as base64 lines of 76 characters, in slices of at most 40 kB; the last line is not ended."""
     view = memoryview(data)
     last = max(0, len(data) - 1) // _BASE64_SLICE * _BASE64_SLICE
     slices = [Base64Slice(view[start : start + _BASE64_SLICE], last=False) for start in range(0, last, _BASE64_SLICE)]
@@ -87,13 +87,13 @@ def base64_slices(data: bytes) -> list[Base64Slice]:
 
 
 def base64_length(size: int) -> int:
-    """The length of ``size`` octets in base64, the breaks between its lines included."""
+    """Return the length of ``size`` octets in base64, including the breaks between its lines."""
     encoded = 4 * -(-size // 3)
     return encoded + 2 * ((encoded - 1) // _LINE) if size else 0
 
 
 def seven_bit(data: bytes) -> list[bytes] | None:
-    """``data`` in slices with every line end as CRLF; None when it cannot travel unencoded.
+    """Return ``data`` in slices with every line end as CRLF, or None when it needs an encoding.
 
     That is when it has octets beyond ASCII, NUL, or a line of more than 998 octets (RFC 2045 section 2.7).
     """
@@ -115,7 +115,7 @@ def seven_bit(data: bytes) -> list[bytes] | None:
 
 
 def _text_slices(text: str) -> list[bytes]:
-    """``text`` as UTF-8, in slices that end where a line does, as far as lines are short enough."""
+    """Return ``text`` as UTF-8 in slices, which end at line ends as far as lines are short enough."""
     slices: list[bytes] = []
     start = 0
     while len(text) - start > _TEXT_SLICE:

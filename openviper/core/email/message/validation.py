@@ -1,6 +1,6 @@
-"""What an application may put in a message's headers and parts, and the errors that name the field otherwise.
+"""Validate header values and attachments; errors name the offending field.
 
-Nothing is repaired: a value is as given, or it is refused.
+Nothing is repaired: a value is sent as given, or refused.
 """
 
 import re
@@ -31,7 +31,7 @@ _MIME_WORD = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _MIME_TYPE = re.compile(rf'{_MIME_WORD}/{_MIME_WORD}(?: *; *{_MIME_WORD}=(?:{_MIME_WORD}|"[ !#-:<-\[\]-~]*"))*')
 _ENCODED_WORD = re.compile(r"=\?[^? ]*\?[^? ]*\?[^? ]*\?=")
 
-# Name in lower case: what to use instead.
+# Header name in lower case to the remedy.
 _RESERVED = {
     "from": "use the argument sender",
     "to": "use the argument recipients",
@@ -76,7 +76,7 @@ _STRUCTURED_FAMILIES = ("list-", "arc-")
 
 
 def checked_text(value: Any, *, field: str) -> str:
-    """Return ``value`` when it may be the text of a header.
+    """Return ``value`` if it is valid header text.
 
     Raises:
         InvalidMessage: not a str, too long, or with a control character or line separator in it.
@@ -125,7 +125,7 @@ def is_message_id(value: str) -> bool:
 
 
 def checked_attachment(attachment: AttachmentData) -> AttachmentData:
-    """A copy of the attachment as it is sent: an inline one has a content id, by default its file name.
+    """Return a copy of the attachment as it is sent; an inline one has a content id, by default its file name.
 
     Raises:
         AttachmentRefused: a value of it cannot be sent as given.

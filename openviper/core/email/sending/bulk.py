@@ -1,4 +1,4 @@
-"""``send_many``: many messages in one go, delivered at once, each with a receipt of its own."""
+"""Send many messages: ``send_many`` delivers them at once and yields a receipt for each."""
 
 import asyncio
 import inspect
@@ -20,9 +20,9 @@ __all__ = ["send_many"]
 
 Message = EmailMessageData | Mapping[str, Any]
 
-# Overlapped messages are many to a connection: so many more are prepared ahead, while they are small.
-_OVERLAPPED = 20
-_OVERLAPPED_BYTES = 256 * 1024
+# Several pipelined messages share a connection, so this many times more are prepared ahead, while they are small.
+_PIPELINED = 20
+_PIPELINED_BYTES = 256 * 1024
 
 _OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at"})
 _KEYS = inspect.signature(submit_email).parameters.keys()
@@ -32,31 +32,30 @@ _FIELDS = tuple(field.name for field in fields(EmailMessageData))
 async def send_many(
     messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool = False
 ) -> AsyncGenerator[Receipt, None]:
-    """Deliver ``messages`` and yield a receipt for each, in the order in which they are done.
+    """Deliver ``messages`` and yield a receipt for each, as soon as it is done.
 
-    Every message leaves inline, also in a request and inside ``transaction()``: none is deferred, queued or held. A
-    message that is not valid, or is not delivered, is a receipt with ``error``; ``index`` says which one it was.
+    Every message is delivered inline, also in a request and inside ``transaction()``: none is deferred, queued or held.
+    A message that is invalid or could not be delivered yields a receipt with ``error``; ``index`` identifies it.
 
-    ``messages`` is read as far as receipts are taken, so it may be endless: about twice ``EMAIL["pool_size"]`` are
-    prepared or under way (with ``pipeline`` twenty times as many small ones). A plain iterable is read on the event
+    ``messages`` is read only as fast as receipts are consumed, so it may be endless: about twice ``EMAIL["pool_size"]``
+    messages are in progress (with ``pipeline`` twenty times as many small ones). A plain iterable is read on the event
     loop, which it must not block; use an async one for what waits. An async generator is closed at the end.
 
-    Leaving the loop early gives up what has not been sent; what is on its way to the server at that moment may still
-    arrive. ``contextlib.aclosing`` waits until everything is at rest.
+    Leaving the loop early gives up unsent messages; those in progress may still be delivered. ``contextlib.aclosing``
+    waits until none is in progress.
 
     Args:
-        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. The
-            object of one message may be filled anew for the next.
-        pipeline: True lets small messages follow each other on a connection without waiting for answers, where the
-            server offers PIPELINING and CHUNKING. When such a connection breaks, more messages than one may be
+        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. One
+            object may be refilled for the next message.
+        pipeline: True sends small messages on a connection without waiting for replies, where the server offers
+            PIPELINING (RFC 2920) and CHUNKING (RFC 3030). When such a connection breaks, several messages may be
             uncertain (``DeliveryError.uncertain``).
 
     Raises:
         TypeError: a message is of another type, or has an unknown argument.
         ImproperlyConfigured: a setting is missing or wrong.
 
-    Whatever else is raised by ``messages`` is raised here as well; in each case after the receipts of the messages that
-    were read before.
+    Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """
     run = _Run(await current_mailer(), messages, pipeline=pipeline)
     try:
@@ -67,7 +66,7 @@ async def send_many(
 
 
 class _Run:
-    """A task reads the messages, one for each message prepares and delivers it; ``next`` hands the receipts out."""
+    """Reads messages in one task, and prepares and delivers each in a task of its own; ``next`` returns receipts."""
 
     def __init__(self, mailer: Mailer, messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool) -> None:
         self._mailer = mailer
@@ -75,10 +74,10 @@ class _Run:
         self._pipeline = pipeline and self._transport.pipelines
         self._ahead = 2 * mailer.settings.pool_size
         self._slots = asyncio.Semaphore(mailer.settings.pool_size)
-        self._held = 0  # read, and the receipt not handed out yet
+        self._in_progress = 0  # read, and its receipt not returned yet
         self._preparing = 0
-        self._bytes = 0  # of the messages that are ready and not delivered
-        self._ready: deque[Receipt] = deque()
+        self._bytes = 0  # of the messages that are prepared and not delivered
+        self._receipts: deque[Receipt] = deque()
         self._error: BaseException | None = None
         self._closing = False
         self._more = asyncio.Event()  # something for next()
@@ -88,20 +87,20 @@ class _Run:
         self._reader.add_done_callback(self._ended)
 
     async def next(self) -> Receipt | None:
-        """The next receipt, or None after the last."""
-        while not self._ready:
+        """Return the next receipt, or None after the last."""
+        while not self._receipts:
             if self._reader.done() and not self._tasks:
                 if self._error is not None:
                     raise self._error
                 return None
             self._more.clear()
             await self._more.wait()
-        self._held -= 1
+        self._in_progress -= 1
         self._less.set()
-        return self._ready.popleft()
+        return self._receipts.popleft()
 
     async def aclose(self) -> None:
-        """Cancel what is not done, and wait for its end."""
+        """Cancel what is in progress, and wait until it has ended."""
         self._closing = True
         tasks = [self._reader, *self._tasks]
         for task in tasks:
@@ -110,13 +109,13 @@ class _Run:
 
     @property
     def _has_room(self) -> bool:
-        if self._held < self._ahead:
+        if self._in_progress < self._ahead:
             return True
         return (
             self._pipeline
-            and self._held < self._ahead * _OVERLAPPED
+            and self._in_progress < self._ahead * _PIPELINED
             and self._preparing < self._ahead
-            and self._bytes < self._ahead * _OVERLAPPED_BYTES
+            and self._bytes < self._ahead * _PIPELINED_BYTES
         )
 
     async def _read(self, messages: Iterable[Message] | AsyncIterable[Message]) -> None:
@@ -126,7 +125,7 @@ class _Run:
             else:
                 for index, message in enumerate(messages):
                     self._start(index, message)
-                    await self._room()
+                    await self._wait_for_room()
         except Exception as error:  # noqa: BLE001 - raised to the caller after the receipts
             self._fail(error)
 
@@ -139,40 +138,40 @@ class _Run:
                 except StopAsyncIteration:
                     return
                 self._start(index, message)
-                await self._room()
+                await self._wait_for_room()
         finally:
             # Nobody else can close one that was made for this call, and what it holds may be a connection.
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
 
-    async def _room(self) -> None:
+    async def _wait_for_room(self) -> None:
         while not self._has_room:
             self._less.clear()
             await self._less.wait()
 
     def _start(self, index: int, message: Message) -> None:
-        self._held += 1
+        self._in_progress += 1
         self._preparing += 1
-        task = asyncio.create_task(self._send(index, _as_it_is_now(message)))
+        task = asyncio.create_task(self._send(index, _snapshot(message)))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled() and not self._closing and self._error is None:
-            self._error = asyncio.CancelledError()  # by someone else: its messages may not be missed in silence
+            self._error = asyncio.CancelledError()  # by someone else: its message must not be missing in silence
         self._more.set()
 
     async def _send(self, index: int, message: Message) -> None:
         message_id = ""
         try:
             try:
-                outgoing = await self._prepared(index, message)
+                outgoing = await self._prepare(index, message)
             finally:
                 self._preparing -= 1
                 self._less.set()
             message_id = outgoing.message_id
-            receipt = await self._delivered(outgoing)
+            receipt = await self._deliver(outgoing)
         except EmailError as error:
             receipt = Receipt(message_id, DeliveryMode.INLINE, error=error)
         except Exception as error:  # noqa: BLE001 - raised to the caller after the receipts
@@ -180,9 +179,9 @@ class _Run:
             return
         if receipt.error is not None:
             _forget_frames(receipt.error)
-        self._ready.append(replace(receipt, index=index))
+        self._receipts.append(replace(receipt, index=index))
 
-    async def _prepared(self, index: int, message: Message) -> OutgoingMessage:
+    async def _prepare(self, index: int, message: Message) -> OutgoingMessage:
         if isinstance(message, EmailMessageData):
             return await prepare_data(self._mailer.settings, message)
         if not isinstance(message, Mapping):
@@ -191,12 +190,12 @@ class _Run:
             )
         return await compose(self._mailer, **_arguments(index, message))
 
-    async def _delivered(self, message: OutgoingMessage) -> Receipt:
+    async def _deliver(self, message: OutgoingMessage) -> Receipt:
         self._bytes += message.size
         try:
             if self._pipeline:
                 return await deliver_inline(message, self._transport, pipeline=True)
-            async with self._slots:  # here they may wait for as long as it takes, in the pool only for a while
+            async with self._slots:  # waits here without a limit; in the pool the wait is limited
                 return await deliver_inline(message, self._transport)
         finally:
             self._bytes -= message.size
@@ -208,21 +207,21 @@ class _Run:
             self._reader.cancel()
 
 
-def _as_it_is_now(message: Any) -> Any:
-    """A copy, as a generator may fill the same object, and the same lists in it, for the message that follows."""
+def _snapshot(message: Any) -> Any:
+    """Copy a message and its lists, which a generator may refill for the next message."""
     if isinstance(message, EmailMessageData):
-        return replace(message, **{name: _own(getattr(message, name)) for name in _FIELDS})
+        return replace(message, **{name: _copy_of(getattr(message, name)) for name in _FIELDS})
     if isinstance(message, Mapping):
-        return {key: _own(value) for key, value in message.items()}
+        return {key: _copy_of(value) for key, value in message.items()}
     return message
 
 
-def _own(value: Any) -> Any:
+def _copy_of(value: Any) -> Any:
     return value.copy() if isinstance(value, list | dict) else value
 
 
 def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``compose`` takes; what says when and in which mode the message is to leave can only say: now."""
+    """Return the arguments for ``compose``; a schedule or a mode other than inline is refused."""
     unknown = message.keys() - _KEYS
     if unknown or "recipients" not in message:
         problem = f"has unknown arguments: {', '.join(sorted(map(str, unknown)))}" if unknown else "has no recipients"
@@ -236,7 +235,7 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Receipts may be kept in number, and frames would keep messages alive."""
+    """Drop an error's frames, which would keep messages alive for as long as its receipt is kept."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""``send_email`` and its twins: what can fail because of the caller fails here, before a message leaves."""
+"""Send one email: ``send_email`` and its twins. Mistakes of the caller raise here, before anything is sent."""
 
 import asyncio
 import sys
