@@ -100,12 +100,13 @@ def running(name: str, project: Path, broker: RedisServer, smtp: SmtpServer) -> 
     """What the unit file starts, in a process group of its own; its environment differs in the servers only."""
     given = dict(line.split("=", 1) for line in (DEPLOY / "shop.env").read_text().splitlines() if "=" in line)
     here = {"BROKER_URL": broker.url, "EMAIL_HOST": smtp.host, "EMAIL_PORT": str(smtp.port), "EMAIL_USE_TLS": "false"}
+    more = {"EMAIL_TIMEOUT": str(PATIENCE)}
     assert set(here) - {"EMAIL_PORT"} <= set(given)
     command = unit(name)["ExecStart"].replace("/srv/shop/.venv/bin", str(PROGRAMS)).replace(PORT, "--port 0")
     log = project / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            shlex.split(command), cwd=project, env={**os.environ, **given, **here},
+            shlex.split(command), cwd=project, env={**os.environ, **given, **here, **more},
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:

@@ -61,6 +61,7 @@ def test_with_a_mail_server_in_the_environment_the_same_file_delivers_there(
     with SmtpServer(users={"apikey": "secret"}) as smtp:
         environment = {
             "EMAIL_HOST": smtp.host,
+            "EMAIL_TIMEOUT": str(PATIENCE),
             "EMAIL_PORT": str(smtp.port),
             "EMAIL_USERNAME": "apikey",
             "EMAIL_PASSWORD": "secret",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
+from support.patience import PATIENCE
 from support.shopper import place_order, ship_order
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
@@ -44,6 +45,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             "EMAIL_HOST": smtp.host,
             "EMAIL_PORT": str(smtp.port),
             "EMAIL_POOL_SIZE": "1",
+            "EMAIL_TIMEOUT": str(3 * PATIENCE),  # a held step is not given up
         }
         with Uvicorn("shop.app:app", PROJECT, env) as server:
             yield Site(server.url, smtp)

@@ -45,6 +45,7 @@ async def test_a_worker_delivers_the_confirmation(sqlite_shop: Shop, broker: Bro
             assert smtp.messages == []
             env = {"BROKER_URL": broker.url, "EMAIL_BACKEND": "SMTPBackend", "EMAIL_HOST": smtp.host}
             env |= {"EMAIL_PORT": str(smtp.port), "OPENVIPER_SETTINGS_MODULE": "shop.settings"}
+            env |= {"EMAIL_TIMEOUT": str(PATIENCE)}
             with Worker(SHOP, "--queues", "emails", log_folder=tmp_path, env=env) as worker:
                 (message,) = await smtp.arrive(1)
             assert message.recipients == ["ana@example.com"]
@@ -86,6 +87,7 @@ async def test_every_order_is_answered_and_confirmed_whatever_becomes_of_the_bro
                 await place_order(visitor)
             env = {"BROKER_URL": broker.url, "EMAIL_BACKEND": "SMTPBackend", "EMAIL_HOST": smtp.host}
             env |= {"EMAIL_PORT": str(smtp.port), "OPENVIPER_SETTINGS_MODULE": "shop.settings"}
+            env |= {"EMAIL_TIMEOUT": str(PATIENCE)}
             with Worker(SHOP, "--queues", "emails", log_folder=tmp_path, env=env):
                 await smtp.until(lambda: len(orders(smtp)) == 5)
             assert orders(smtp) == {f"Your order {1001 + number} at Viper Supplies" for number in range(5)}

@@ -92,7 +92,7 @@ def one_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def shared(one_for_all: Site) -> Site:
     """For tests that change nothing but the inbox, which is empty when they begin."""
-    httpx.delete(f"{one_for_all.inbox}api/messages").raise_for_status()
+    httpx.delete(f"{one_for_all.inbox}api/messages", timeout=PATIENCE).raise_for_status()
     return one_for_all
 
 

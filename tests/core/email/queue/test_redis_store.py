@@ -299,7 +299,7 @@ def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_
     one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=1000)
     store.enqueue(one, deadline=time.monotonic() + PATIENCE)
     (blob,) = store._worker_client.keys("dramatiq:mail:blob:*")
-    store._worker_client.expire(blob, 5)
+    store._worker_client.expire(blob, 100)
     held = store.claim(*ticket(store))
     assert held is not None
     store.fail(held, held.progress, "550 no", keep=600, uncertain=False)
