@@ -19,7 +19,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from openviper.exceptions import OpenViperError
 
@@ -64,16 +63,6 @@ class Refusal:
 
 class EmailError(OpenViperError):
     """Base of every error about a message or its delivery; configuration errors stand outside."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy with every attribute, also where ``__init__`` takes other arguments than ``args``."""
-        return _restore, (type(self), self.args), self.__dict__
-
-
-def _restore(kind: type[EmailError], args: tuple[Any, ...]) -> EmailError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    return error
 
 
 class InvalidMessage(EmailError, ValueError):

@@ -21,6 +21,7 @@ from openviper.core.email.errors import (
 )
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import PicklableError
 
 __all__ = [
     "HANDSHAKE_ERRORS",
@@ -50,7 +51,7 @@ def peer_name(settings: EmailSettings) -> str:
 FailureKind = Literal["lost", "silent", "broken"]
 
 
-class WireFailure(Exception):
+class WireFailure(PicklableError):
     """The connection ended, or had to be ended. ``replies`` are those of the exchange that had come before."""
 
     def __init__(self, kind: FailureKind, detail: str, replies: tuple[Reply, ...] = ()) -> None:
@@ -60,7 +61,7 @@ class WireFailure(Exception):
         self.replies = replies
 
 
-class StaleConnection(Exception):
+class StaleConnection(PicklableError):
     """The connection was gone before the message could have been taken; on a fresh one it may be sent again.
 
     ``error`` is what to raise where it is not.
