@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
 
 __all__ = ["Detector"]
@@ -62,9 +63,9 @@ class Detector:
             return self._asking
 
     def _run(self, asked: threading.Event) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         if self._up is False:
-            time.sleep(pause)
+            time.sleep(_FIRST_PAUSE)
         while True:
             try:
                 self._probe()
@@ -80,8 +81,7 @@ class Detector:
                 if self._up:
                     self._asking = None
                     return
-            time.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            time.sleep(backoff.failed())
 
     def _note(self, *, up: bool, reason: str = "") -> None:
         with self._lock:

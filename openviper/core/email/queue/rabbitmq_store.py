@@ -13,6 +13,7 @@ from dramatiq.common import dq_name, xq_name
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import UnknownPayload, join, split
 from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
@@ -199,15 +200,14 @@ class RabbitmqJobStore:
 
     def _store(self, send: Callable[[], Any]) -> None:
         """Publish until it is confirmed: the old message may be acknowledged only then."""
-        pause = 0.2
+        backoff = Backoff(first=0.2, longest=5.0)
         while True:
             try:
                 send().result(_STORE_LIMIT)
             except (QueueUnavailable, TimeoutError) as error:
                 if isinstance(error, TimeoutError):
                     self._publisher.drop()
-                threading.Event().wait(pause)
-                pause = min(5.0, pause * 2)
+                threading.Event().wait(backoff.failed())
             else:
                 return
 

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
+from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import Payload, UnknownPayload
 from openviper.core.email.queue import redis_scripts as scripts
@@ -166,7 +167,7 @@ class RedisJobStore:
 
         Each of these scripts does the same when it is asked twice. That Redis cannot be reached the heartbeat logs.
         """
-        pause, told = 0.2, False
+        backoff, told = Backoff(first=0.2, longest=1.0), False
         while True:
             try:
                 return script(keys=[self._namespace], args=arguments, client=self._own)
@@ -174,8 +175,7 @@ class RedisJobStore:
                 if isinstance(error, redis.ResponseError) and not told:
                     logger.warning("a worker waits until Redis takes what it has to write down: %s", error)
                     told = True
-                threading.Event().wait(pause)
-                pause = min(1.0, pause * 2)
+                threading.Event().wait(backoff.failed())
 
     # For people
 

@@ -1,11 +1,11 @@
 """Decide whether to finish, retry or give up after an attempt at a delivery."""
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from openviper.backoff import exponential, jittered
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, InvalidMessage, RecipientsRefused, Refusal
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.queue.job import Progress
@@ -130,8 +130,7 @@ class QueuePolicy(RetryPolicy):
 
 def retry_delay(attempts: int) -> float:
     """Return the seconds before the next attempt: 3, 6, 12, ... an hour, with jitter so that they spread out."""
-    longest = min(_LONGEST, _FIRST * 2.0 ** min(attempts - 1, 12))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+    return jittered(exponential(attempts, first=_FIRST, longest=_LONGEST))
 
 
 def after_attempt(

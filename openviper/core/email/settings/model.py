@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openviper import conf
+from openviper.backoff import exponential
 from openviper.core.email.settings.kinds import (
     Backend,
     Bytes,
@@ -237,7 +238,10 @@ class EmailSettings(BaseModel):
     @property
     def retry_delays(self) -> tuple[float, ...]:
         """Seconds before each further try of a deferred message: 1, 5, 25, ..., an hour at most."""
-        return tuple(min(5.0**attempt, _LONGEST_RETRY_DELAY) for attempt in range(self.retries))
+        return tuple(
+            exponential(attempt + 1, first=1.0, longest=_LONGEST_RETRY_DELAY, factor=5.0)
+            for attempt in range(self.retries)
+        )
 
     def inbox_enabled(self, *, debug: bool) -> bool:
         """Whether the inbox page is on; ``debug`` is the setting ``DEBUG``."""

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from contextvars import Context
 from dataclasses import dataclass
 
+from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_started, mark_waiting
-from openviper.core.email.backends.smtp.backoff import Backoff
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import StaleConnection, peer_name
 from openviper.core.email.backends.smtp.handshake import connect
@@ -25,6 +25,7 @@ __all__ = ["ConnectionPool", "PoolStats", "RateLimiter", "shared_limiter"]
 # Times ``timeout``: how long a sender may wait for a connection.
 _PATIENCE = 6.0
 _QUIT_LIMIT = 2.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before connecting again to a server that refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class ConnectionPool:
         self._opening: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._waiters: OrderedDict[asyncio.Future[Connection], None] = OrderedDict()
-        self._backoff = Backoff()
+        self._backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         self._not_before = 0.0
         self._grow_timer: asyncio.TimerHandle | None = None
         self._reap_timer: asyncio.TimerHandle | None = None

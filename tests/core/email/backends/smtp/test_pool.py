@@ -18,7 +18,6 @@ from support.patience import PATIENCE
 from support.rawserver import Peer, greet, raw_server
 from support.smtpd import Gate, SmtpServer, Tls
 
-from openviper.core.email.backends.smtp.backoff import Backoff
 from openviper.core.email.backends.smtp.pool import ConnectionPool
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.settings import EmailSettings
@@ -342,17 +341,6 @@ async def test_a_wrong_setting_found_while_connecting_reaches_the_sender(tmp_pat
         async with pool_for(server, tls_ca_file=str(tmp_path / "missing.pem")) as pool:
             with pytest.raises(ImproperlyConfigured, match="tls_ca_file"):
                 await pool.send(outgoing())
-
-
-def test_backoff_doubles_with_jitter_up_to_its_limit() -> None:
-    backoff = Backoff()
-    assert not backoff.active
-    delays = [backoff.failed() for _ in range(12)]
-    assert backoff.active
-    assert all(0.5 * 0.1 * 2**n <= delay <= 0.1 * 2**n for n, delay in enumerate(delays[:6]))
-    assert all(5 <= delay <= 10 for delay in delays[-3:])
-    backoff.succeeded()
-    assert not backoff.active
 
 
 # Life
