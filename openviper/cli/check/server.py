@@ -1,7 +1,6 @@
 """The mail server: TLS, what it offers, the login, and whether it takes the sender. Nothing is sent."""
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -14,6 +13,7 @@ from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.network import is_loopback
 
 __all__ = ["SERVER_CHECKS", "check_server"]
 
@@ -175,19 +175,12 @@ def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
 
 
 def _clear_text(settings: EmailSettings, inspection: Inspection) -> CheckResult:
-    if _is_this_machine(settings.host):
+    if is_loopback(settings.host):
         return CheckResult.ok("tls", "none, to this machine")
     offered = "; the server offers STARTTLS" if "starttls" in inspection.extensions else ""
     return CheckResult.warning(
         "tls", f"none: mail crosses the network readable{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
     )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _silent_or_wrong(failure: DeliveryError) -> CheckResult:

@@ -10,13 +10,14 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.folder import Folder
 from openviper.core.email.inbox.folderstore import FolderStore
-from openviper.core.email.inbox.guard import PATH, host_of, is_foreign, is_this_machine, path_below_root
+from openviper.core.email.inbox.guard import PATH, host_of, is_foreign, path_below_root
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.responses import HEADERS, Pages, as_json
 from openviper.core.email.inbox.store import MemoryStore, Store
 from openviper.core.email.inbox.templateviews import TemplateViews
 from openviper.core.email.inbox.views import Views
 from openviper.core.email.settings import EmailSettings
+from openviper.network import is_loopback
 
 __all__ = ["Inbox", "make_store"]
 
@@ -75,7 +76,7 @@ class Inbox:
 
     def _refusal(self, request: Request) -> Response | None:
         host = host_of(request)
-        if not is_this_machine(host) and host not in self._hosts:
+        if not is_loopback(host) and host not in self._hosts:
             text = f'The inbox page is not shown for the host name {host!r}: add it to EMAIL["inbox_hosts"].\n'
             return PlainTextResponse(text, 403, HEADERS)
         if request.method not in ("GET", "HEAD") and is_foreign(request):

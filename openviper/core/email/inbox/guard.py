@@ -1,13 +1,12 @@
 """Which requests reach the inbox page: its address, the host names it answers to, and who may change something."""
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.types import Scope
 
-__all__ = ["PATH", "host_of", "is_foreign", "is_inbox_path", "is_this_machine", "path_below_root"]
+__all__ = ["PATH", "host_of", "is_foreign", "is_inbox_path", "path_below_root"]
 
 PATH = "/_mail"
 
@@ -31,16 +30,6 @@ def host_of(request: Request) -> str:
     """The name in the Host header, lower case, without the port; empty if it is none."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
     return match[1].strip("[]").lower() if match else ""
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether a host name always means the machine that the browser runs on."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_foreign(request: Request) -> bool:

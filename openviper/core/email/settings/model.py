@@ -1,6 +1,5 @@
 """The setting ``EMAIL`` as one checked, frozen value."""
 
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ from openviper.core.email.settings.kinds import (
 )
 from openviper.core.email.settings.sources import SECRETS, Given, describe, environment_names
 from openviper.exceptions import ImproperlyConfigured
+from openviper.network import is_loopback
 
 __all__ = ["EmailSettings"]
 
@@ -328,16 +328,7 @@ def _conflicts(settings: EmailSettings, given: Given, faulty: frozenset[str]) ->
 
 
 def _is_in_the_clear(settings: EmailSettings) -> bool:
-    return not (settings.use_tls or settings.use_ssl or _is_loopback(settings.host))
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not (settings.use_tls or settings.use_ssl or is_loopback(settings.host))
 
 
 _KINDS = {

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import ipaddress
 import socket
 import ssl
 from pathlib import Path
@@ -16,6 +15,7 @@ from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, Handshak
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.network import is_loopback
 
 if TYPE_CHECKING:
     from asyncio import Transport
@@ -191,7 +191,7 @@ def _require_private_channel(client: aiosmtplib.SMTP, peer: str) -> None:
     if transport is None or transport.get_extra_info("sslcontext") is not None:
         return
     address = transport.get_extra_info("peername")
-    if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+    if not is_loopback(address[0]):
         raise AuthenticationFailed(
             f"{peer}: AUTH: the password would be sent in clear text; "
             'set EMAIL["use_tls"] (STARTTLS) or EMAIL["use_ssl"]'
