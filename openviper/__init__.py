@@ -1,7 +1,8 @@
 """A small OpenViper-style framework slice around ``openviper.core.email``."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
@@ -9,26 +10,20 @@ if TYPE_CHECKING:
     from starlette.responses import HTMLResponse, JSONResponse, Response
 
     from openviper.app import OpenViper
+else:
+    # Importing openviper.core.email must import neither Starlette nor the application class.
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "HTMLResponse": "starlette.responses",
+            "HTTPException": "starlette.exceptions",
+            "JSONResponse": "starlette.responses",
+            "OpenViper": "openviper.app",
+            "Request": "starlette.requests",
+            "Response": "starlette.responses",
+        },
+    )
 
 __version__ = "0.1.0"
 
 __all__ = ["HTMLResponse", "HTTPException", "JSONResponse", "OpenViper", "Request", "Response", "__version__"]
-
-_LAZY = {
-    "HTMLResponse": "starlette.responses",
-    "HTTPException": "starlette.exceptions",
-    "JSONResponse": "starlette.responses",
-    "OpenViper": "openviper.app",
-    "Request": "starlette.requests",
-    "Response": "starlette.responses",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy, so that importing openviper.core.email imports neither Starlette nor the application class.
-    try:
-        module = _LAZY[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = globals()[name] = getattr(import_module(module), name)
-    return value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import openviper.db.transaction  # noqa: F401  # now, because it binds the name that the function below takes over
 from openviper.conf.imports import require
 from openviper.db.errors import AsyncSessionRequired, DatabaseMisuse, ForbiddenInHook, NoTransaction, SessionInUse
+from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
     from openviper.db.engines import create_tables, dispose, engine, prepare_sqlite
     from openviper.db.hooks import LifecycleHooks, Model
     from openviper.db.session import on_commit
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "LifecycleHooks": "openviper.db.hooks",
+            "Model": "openviper.db.hooks",
+            "create_tables": "openviper.db.engines",
+            "dispose": "openviper.db.engines",
+            "engine": "openviper.db.engines",
+            "on_commit": "openviper.db.session",
+            "prepare_sqlite": "openviper.db.engines",
+        },
+        before=lambda: _require_sqlalchemy(),  # noqa: PLW0108 - defined below
+    )
 
 __all__ = [
     "AsyncSessionRequired",
@@ -37,16 +52,6 @@ __all__ = [
     "prepare_sqlite",
     "transaction",
 ]
-
-_LAZY = {
-    "LifecycleHooks": "hooks",
-    "Model": "hooks",
-    "create_tables": "engines",
-    "dispose": "engines",
-    "engine": "engines",
-    "on_commit": "session",
-    "prepare_sqlite": "engines",
-}
 
 
 @asynccontextmanager
@@ -69,19 +74,16 @@ async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[A
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """
     if f"{__name__}.session" not in sys.modules:
-        await asyncio.to_thread(_load, "session")  # importing SQLAlchemy takes a fifth of a second
-    async with _load("session").transaction(session) as opened:
+        await asyncio.to_thread(_session_module)  # importing SQLAlchemy takes a fifth of a second
+    async with _session_module().transaction(session) as opened:
         yield opened
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(_load(_LAZY[name]), name)
-    return value
+def _session_module() -> Any:
+    _require_sqlalchemy()
+    return import_module("openviper.db.session")
 
 
-def _load(module: str) -> Any:
+def _require_sqlalchemy() -> None:
     for library in ("sqlalchemy", "greenlet"):
         require(library, extra="db", purpose="openviper.db")
-    return import_module(f"openviper.db.{module}")

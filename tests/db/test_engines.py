@@ -263,4 +263,4 @@ def test_transaction_is_the_function_however_the_module_is_imported_before() -> 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'transactions'"):
-        _ = db.transactions
+        _ = db.transactions  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """Email for async web applications: ``await send_email(...)``."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
@@ -27,9 +26,15 @@ from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, sub
 from openviper.core.email.message import EmailMessageData, build_message
 from openviper.core.email.sending import send_email, send_email_sync, send_many, submit_email
 from openviper.core.email.settings import EmailSettings
+from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
     from openviper.core.email.asgi import Email, EmailMiddleware
+else:
+    # These two need Starlette, which a script or a worker does not.
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"Email": "openviper.core.email.asgi", "EmailMiddleware": "openviper.core.email.asgi"}
+    )
 
 __all__ = [
     "Address",
@@ -67,11 +72,3 @@ __all__ = [
     "submit_email",
     "subscribe",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy: these two need Starlette, which a script or a worker does not.
-    if name not in ("Email", "EmailMiddleware"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module("openviper.core.email.asgi"), name)
-    return value

@@ -2,12 +2,13 @@
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openviper.conf.imports import import_string
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
     from openviper.core.email.backends.console import ConsoleBackend
@@ -32,6 +33,10 @@ _PATHS = {
     "FileBackend": f"{__name__}.file.FileBackend",
     "MemoryBackend": f"{__name__}.memory.MemoryBackend",
 }
+
+if not TYPE_CHECKING:
+    # A backend's module may need a library that the others do not.
+    __getattr__, __dir__ = lazy_names(__name__, {name: path.rpartition(".")[0] for name, path in _PATHS.items()})
 
 
 def get_backend(name: str | None = None, settings: EmailSettings | None = None) -> EmailBackend:
@@ -68,11 +73,3 @@ def _backend_class(name: str, setting: str) -> type[EmailBackend]:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise ImproperlyConfigured(f"{setting}: {name!r} does not define {missing}")
     return found
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy: a backend's module may need a library that the others do not.
-    if name not in _PATHS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = import_string(_PATHS[name], setting=__name__)
-    return value

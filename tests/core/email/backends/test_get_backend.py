@@ -81,7 +81,7 @@ def test_a_wrong_path_says_what_is_wrong(path: str, complaint: str) -> None:
 
 def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'SendmailBackend'"):
-        _ = backends.SendmailBackend
+        _ = backends.SendmailBackend  # type: ignore[attr-defined]
 
 
 def test_every_public_name_is_there() -> None:
