@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Lifespan
 
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["Extension", "OpenViper"]
 
@@ -45,9 +46,9 @@ class OpenViper(Starlette):
             ImproperlyConfigured: one of that name was added before, or the application has started.
         """
         if self.middleware_stack is not None:
-            raise ImproperlyConfigured(f"add_extension({extension.name!r}): the application has already started")
+            raise ImproperlyConfigured(f"add_extension({shown(extension.name)}): the application has already started")
         if extension.name in self._extensions:
-            raise ImproperlyConfigured(f"add_extension({extension.name!r}): this extension was added before")
+            raise ImproperlyConfigured(f"add_extension({shown(extension.name)}): this extension was added before")
         self._extensions[extension.name] = extension
         if routes := getattr(extension, "routes", None):
             self.router.routes.extend(routes())

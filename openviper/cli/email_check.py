@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from openviper.cli.colour import colour
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.exceptions import OpenViperError
+from openviper.terminal import colour, escape
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,8 +73,6 @@ class _LinePrinter:
     """A line as soon as it is known; colours on a terminal only, and never with NO_COLOR."""
 
     def add(self, result: "CheckResult") -> None:
-        from openviper.core.email.backends.console_view import escape
-
         status = click.style(f"{result.status:<8}", fg=_COLOURS[result.status])
         first, *more = result.found.splitlines() or [""]
         click.echo(f"{status} {result.check:<9} {escape(first)}", color=colour())

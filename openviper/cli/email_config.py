@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openviper.cli.colour import colour
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import Project, enter_project
+from openviper.terminal import colour, escape
 
 if TYPE_CHECKING:
     from openviper.core.email.delivery import DeliveryModes
@@ -61,8 +61,6 @@ async def _modes(email: "EmailSettings") -> "DeliveryModes":
 
 
 def _print_lines(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
-    from openviper.core.email.backends.console_view import escape
-
     values = {name: _shown(name, getattr(email, name)) for name in origins}
     width = max(map(len, origins))
     wide = max(len(value) for value in values.values())

@@ -11,6 +11,7 @@ import click
 
 from openviper.cli.email_queue import project_option, queue_of
 from openviper.cli.options import settings_option
+from openviper.terminal import escape
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import FailedJob, JobStore
@@ -118,20 +119,15 @@ def _when(job: "FailedJob") -> str:
 def _print_job(job: "FailedJob") -> None:
     click.echo(f"Message-ID  {job.message_id}")
     click.echo(f"Failed      {_when(job)} after {job.progress.attempts} attempts")
-    click.echo(f"Reason      {_plain(job.reason)}")
+    click.echo(f"Reason      {escape(job.reason)}")
     if job.uncertain:
         click.echo("Delivered   perhaps: nobody knows whether the server took it")
     for address, reply in job.progress.refused.items():
-        click.echo(f"Refused     {_plain(address)}  {_plain(reply)}")
+        click.echo(f"Refused     {escape(address)}  {escape(reply)}")
     for address, reason in job.progress.held.items():
-        click.echo(f"Perhaps     {_plain(address)}  {_plain(reason)}")
+        click.echo(f"Perhaps     {escape(address)}  {escape(reason)}")
     if job.payload is not None:
         head = job.payload.about()
         for field in ("From", "To", "Cc", "Bcc", "Subject"):
             if head[field]:
-                click.echo(f"{field:<12}{_plain(head[field])}")
-
-
-def _plain(text: str) -> str:
-    """Without control characters, which a terminal would obey; a server's reply is not trusted."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+                click.echo(f"{field:<12}{escape(head[field])}")

@@ -12,6 +12,8 @@ import click
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import enter_project
+from openviper.terminal import escape
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from openviper.core.email.templates import RenderedTemplate
@@ -43,9 +45,9 @@ def preview(
     rendered = asyncio.run(_render(template, None if context is None else _read(context)))
     body = _body(template, rendered, as_text=as_text)
     # Standard output is for the result alone.
-    click.echo(f"Subject: {_safe(rendered.subject or '(none: the template has no subject block)')}", err=True)
+    click.echo(f"Subject: {escape(rendered.subject or '(none: the template has no subject block)')}", err=True)
     if output is None:
-        click.echo(_safe(body, body=True) if sys.stdout.isatty() else body, nl=not body.endswith("\n"))
+        click.echo(escape(body, body=True) if sys.stdout.isatty() else body, nl=not body.endswith("\n"))
         return
     # Without the mark a browser takes a file that names no charset for another one.
     mark = b"" if as_text else BOM_UTF8
@@ -88,14 +90,8 @@ def _body(template: str, rendered: "RenderedTemplate", *, as_text: bool) -> str:
 
     if not as_text:
         if rendered.html is None:
-            raise click.ClickException(f"template {template!r} has no HTML; use --text")
+            raise click.ClickException(f"template {shown(template)} has no HTML; use --text")
         return rendered.html
     if rendered.text is not None:
         return rendered.text
     return html_to_text(rendered.html or "")
-
-
-def _safe(text: str, *, body: bool = False) -> str:
-    from openviper.core.email.backends.console_view import escape
-
-    return escape(text, body=body)

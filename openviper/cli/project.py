@@ -15,6 +15,7 @@ import click
 
 from openviper.conf import SETTINGS_VARIABLE, settings
 from openviper.exceptions import OpenViperError
+from openviper.text import shown
 
 __all__ = ["Project", "enter_project"]
 
@@ -48,19 +49,19 @@ class Project:
             click.ClickException: the project's own code failed; the text names the file and line.
         """
         module_name, _, name = self.app_path().partition(":")
-        with _naming_the_file(self.folder, f"the application {self.app!r} cannot be imported"):
+        with _naming_the_file(self.folder, f"the application {shown(self.app)} cannot be imported"):
             try:
                 module = import_module(module_name)
             except ModuleNotFoundError as error:
                 if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                     raise
                 raise click.UsageError(
-                    f"there is no module {error.name!r} in {self.folder} (from {self.app!r})"
+                    f"there is no module {shown(error.name)} in {self.folder} (from {shown(self.app)})"
                 ) from None
         app = module
         for part in (name or "app").split("."):
             if not hasattr(app, part):
-                raise click.UsageError(f"{module.__file__} has no {name or 'app'!r} (from {self.app!r})")
+                raise click.UsageError(f"{module.__file__} has no {shown(name or 'app')} (from {shown(self.app)})")
             app = getattr(app, part)
         return app
 
@@ -71,7 +72,7 @@ class Project:
             ImproperlyConfigured: there is no such module.
             click.ClickException: its code failed; the text names the file and line.
         """
-        with _naming_the_file(self.folder, f"the settings module {self.settings!r} cannot be imported"):
+        with _naming_the_file(self.folder, f"the settings module {shown(self.settings)} cannot be imported"):
             settings.DEBUG  # noqa: B018 - the first read loads the module
 
 
@@ -105,7 +106,7 @@ def _openviper_table(folder: Path) -> dict[str, str]:
     table = tool.get("openviper", {})
     for key in ("app", "settings"):
         if not isinstance(table.get(key, ""), str):
-            raise click.UsageError(f"{file}: [tool.openviper] {key} must be a string, not {table[key]!r}")
+            raise click.UsageError(f"{file}: [tool.openviper] {key} must be a string, not {shown(table[key])}")
     return dict(table)
 
 

@@ -16,6 +16,7 @@ from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.sourcewatch import hang_up_on_change
 from openviper.cli.transport import describe_transport
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from openviper.tasks import TaskSettings
@@ -127,7 +128,7 @@ def _check_modules(folder: Path) -> None:
         except ModuleNotFoundError:
             found = False
         if not found:
-            raise click.ClickException(f'TASKS["modules"]: there is no module {name!r} in {folder}')
+            raise click.ClickException(f'TASKS["modules"]: there is no module {shown(name)} in {folder}')
 
 
 def _check_broker(tasks: "TaskSettings") -> None:

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
+from openviper.text import shown
 
 __all__ = ["import_string", "require"]
 
@@ -20,17 +21,21 @@ def import_string(dotted_path: str, *, setting: str) -> Any:
     """
     module_path, separator, name = dotted_path.replace(":", ".").rpartition(".")
     if not separator or not all(part.isidentifier() for part in (*module_path.split("."), name)):
-        raise ImproperlyConfigured(f"{setting}: {dotted_path!r} is not a dotted path such as 'package.module.Name'")
+        raise ImproperlyConfigured(
+            f"{setting}: {shown(dotted_path)} is not a dotted path such as 'package.module.Name'"
+        )
     try:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
             raise
-        raise ImproperlyConfigured(f"{setting}: there is no module {error.name!r} (from {dotted_path!r})") from error
+        raise ImproperlyConfigured(
+            f"{setting}: there is no module {shown(error.name)} (from {shown(dotted_path)})"
+        ) from error
     try:
         return getattr(module, name)
     except AttributeError as error:
-        raise ImproperlyConfigured(f"{setting}: module {module_path!r} has no {name!r}") from error
+        raise ImproperlyConfigured(f"{setting}: module {shown(module_path)} has no {shown(name)}") from error
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -45,6 +50,6 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name != module.partition(".")[0]:
             raise
         raise MissingDependency(
-            f"{purpose} needs {module!r}, which is not installed: pip install 'openviper-email[{extra}]'",
+            f"{purpose} needs {shown(module)}, which is not installed: pip install 'openviper-email[{extra}]'",
             name=module,
         ) from error

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["SETTINGS_VARIABLE", "Settings", "override", "settings"]
 
@@ -63,7 +64,7 @@ class Settings:
         try:
             return self._values[name]
         except KeyError:
-            raise AttributeError(f"there is no setting {name!r}: add it to your settings module") from None
+            raise AttributeError(f"there is no setting {shown(name)}: add it to your settings module") from None
 
     def __setattr__(self, name: str, value: object) -> None:
         # An attribute of its own would hide the setting for good, and nobody would see that the settings changed.
@@ -102,7 +103,7 @@ def override(**values: Any) -> Iterator[Settings]:
 def _check_names(values: dict[str, Any]) -> None:
     for name in values:
         if not _is_setting(name):
-            raise ImproperlyConfigured(f"settings: {name!r} is not an upper-case name")
+            raise ImproperlyConfigured(f"settings: {shown(name)} is not an upper-case name")
 
 
 def _is_setting(name: str) -> bool:
@@ -115,7 +116,7 @@ def _load() -> dict[str, Any]:
         return _defaults()
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ImproperlyConfigured(
-            f"{SETTINGS_VARIABLE}: {module_name!r} is not the dotted name of a module such as 'shop.settings'"
+            f"{SETTINGS_VARIABLE}: {shown(module_name)} is not the dotted name of a module such as 'shop.settings'"
         )
     try:
         module = importlib.import_module(module_name)
@@ -123,6 +124,6 @@ def _load() -> dict[str, Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ImproperlyConfigured(
-            f"{SETTINGS_VARIABLE}: there is no module {module_name!r} on the import path"
+            f"{SETTINGS_VARIABLE}: there is no module {shown(module_name)} on the import path"
         ) from error
     return _defaults() | {name: getattr(module, name) for name in dir(module) if _is_setting(name)}

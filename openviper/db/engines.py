@@ -12,6 +12,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from openviper.conf import settings
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import PerLoop, at_loop_end
+from openviper.text import shown
 
 __all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
 
@@ -103,7 +104,8 @@ def _create(setting: str) -> AsyncEngine:
     except ModuleNotFoundError as error:
         package = _PIP.get(error.name or "", error.name)
         raise MissingDependency(
-            f"DATABASE_URL: {url.drivername!r} needs {error.name!r}, which is not installed: pip install '{package}'",
+            f"DATABASE_URL: {shown(url.drivername)} needs {shown(error.name)}, which is not installed: "
+            f"pip install '{package}'",
             name=error.name,
         ) from error
     if sqlite:
@@ -131,11 +133,11 @@ def _check_driver(url: URL) -> None:
     try:
         dialect = url.get_dialect().get_async_dialect_cls(url)
     except NoSuchModuleError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {url.drivername!r}") from error
+        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {shown(url.drivername)}") from error
     if not dialect.is_async:
         fitting = _ASYNCHRONOUS.get(url.get_backend_name(), _ASYNCHRONOUS["postgresql"])
         raise ImproperlyConfigured(
-            f"DATABASE_URL: {url.drivername!r} is not an asynchronous driver; name one, such as {fitting}"
+            f"DATABASE_URL: {shown(url.drivername)} is not an asynchronous driver; name one, such as {fitting}"
         )
 
 

@@ -14,6 +14,7 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.loop import WorkerLoop
 from openviper.tasks.settings import TaskSettings
+from openviper.text import shown
 
 __all__ = ["declaring_broker", "get_broker"]
 
@@ -85,7 +86,8 @@ class _NoBroker(StubBroker):
 
     def enqueue(self, message: "Message[Any]", *, delay: int | None = None) -> "Message[Any]":  # noqa: ARG002
         raise ImproperlyConfigured(
-            f'TASKS["enabled"]: is not set, so {message.actor_name!r} cannot be sent to a worker; set TASKS["broker"]'
+            f'TASKS["enabled"]: is not set, so {shown(message.actor_name)} cannot be sent to a worker; '
+            'set TASKS["broker"]'
         )
 
 

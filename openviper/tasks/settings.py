@@ -1,6 +1,5 @@
 """The setting ``TASKS`` as one checked, frozen value."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from openviper import conf
 from openviper.exceptions import ImproperlyConfigured
+from openviper.terminal import escape
+from openviper.text import cut, shown, suggestion
 
 __all__ = ["TaskSettings"]
 
@@ -38,7 +39,7 @@ def _modules(value: object) -> object:
         raise ValueError("is not a list")
     for name in value:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"has {name!r} in it, which is not a dotted module name")
+            raise ValueError(f"has {shown(name)} in it, which is not a dotted module name")
     return tuple(value)
 
 
@@ -82,7 +83,9 @@ class TaskSettings(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         faults = [
-            f'TASKS["{key}"]: there is no such setting{_suggestion(key)}' for key in values if key not in _ALLOWED
+            f'TASKS["{escape(cut(key))}"]: there is no such setting{_suggestion(key)}'
+            for key in values
+            if key not in _ALLOWED
         ]
         given = {key: value for key, value in values.items() if key in _ALLOWED}
         given.setdefault("enabled", "broker" in given)
@@ -154,10 +157,8 @@ def _url_faults(given: Mapping[str, Any]) -> list[str]:
 def _describe(key: str, value: object) -> str:
     if key == "broker_url":
         return "***"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return shown(value)
 
 
 def _suggestion(key: str) -> str:
-    near = difflib.get_close_matches(key.lower(), _ALLOWED, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_ALLOWED)}"
+    return suggestion(key, _ALLOWED, otherwise=f"known settings: {', '.join(_ALLOWED)}")

@@ -8,8 +8,9 @@ from typing import Any, TypedDict
 
 from openviper.core.email import AttachmentData, parse_address
 from openviper.testing.message import SentMessage
+from openviper.text import shown
 
-__all__ = ["Criteria", "Criterion", "Verdict", "addresses_fit", "check", "refuse_unknown", "shown"]
+__all__ = ["Criteria", "Criterion", "Verdict", "addresses_fit", "check", "describe_criterion", "refuse_unknown"]
 
 Criterion = str | re.Pattern[str] | Callable[[Any], object]
 """A text that must be equal (or contained, where the name says so), a pattern that is searched for, or a function."""
@@ -55,7 +56,7 @@ def refuse_unknown(criteria: Criteria) -> None:
     known = Criteria.__annotations__
     for name in criteria:
         if name not in known:
-            raise TypeError(f"there is no criterion {name!r}; there are {', '.join(known)}, and count")
+            raise TypeError(f"there is no criterion {shown(name)}; there are {', '.join(known)}, and count")
 
 
 def check(message: SentMessage, criteria: Criteria) -> list[Verdict]:
@@ -130,8 +131,8 @@ def _fits(wanted: Criterion, found: str) -> bool:
     return bool(wanted(found))
 
 
-def shown(wanted: Any) -> str:
-    """A criterion as a failure shows it."""
+def describe_criterion(wanted: Any) -> str:
+    """Return a criterion as a failed assertion shows it."""
     if isinstance(wanted, re.Pattern):
         return f"/{wanted.pattern}/"
     if callable(wanted):

@@ -25,6 +25,7 @@ from openviper.core.email.backends.smtp.errors import (
 )
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.testing.criteria import Criterion, addresses_fit
+from openviper.text import shown
 
 __all__ = ["Failure", "ReplyStep"]
 
@@ -56,14 +57,14 @@ class Failure:
         """
         step = next((known for known in get_args(ReplyStep) if known == at), None)
         if step is None:
-            raise ValueError(f"at: there is no step {at!r}; give one of {', '.join(get_args(ReplyStep))}")
+            raise ValueError(f"at: there is no step {shown(at)}; give one of {', '.join(get_args(ReplyStep))}")
         if to is not None and at != "rcpt":
             raise ValueError('to: only at="rcpt" fails for single recipients')
         if times is not None and times < 1:
             raise ValueError("times: must be 1 or more, or None to fail until told otherwise")
         match = _REPLY.fullmatch(reply)
         if match is None and (step not in _WITHOUT_REPLY or reply[:3].isdigit()):
-            raise ValueError(f"reply: {reply!r} is no refusal; give a code and a text, such as '451 try later'")
+            raise ValueError(f"reply: {shown(reply)} is no refusal; give a code and a text, such as '451 try later'")
         return cls(step, Reply(int(match[1]), match[2] or "") if match else None, to, times)
 
     def use_up(self) -> bool:

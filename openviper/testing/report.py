@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openviper.testing.criteria import Criteria, Verdict, check, shown
+from openviper.testing.criteria import Criteria, Verdict, check, describe_criterion
 from openviper.testing.message import SentMessage
 
 __all__ = ["asked_for", "instead", "one_line"]
@@ -91,5 +91,5 @@ def _nearest_line(verdict: Verdict) -> Iterator[str]:
 
 def _wanted(wanted: Any) -> str:
     if isinstance(wanted, dict):
-        return "{" + ", ".join(f"{name!r}: {shown(value)}" for name, value in wanted.items()) + "}"
-    return shown(wanted)
+        return "{" + ", ".join(f"{name!r}: {describe_criterion(value)}" for name, value in wanted.items()) + "}"
+    return describe_criterion(wanted)

@@ -39,7 +39,7 @@ async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckRe
         remedy = 'correct EMAIL["host"], or the DNS of this machine'
         return CheckResult.failed("dns", f"{host} has no address: {error.strerror}", remedy), ()
     except UnicodeError:
-        return CheckResult.failed("dns", f"{host!r} cannot be a host name", 'correct EMAIL["host"]'), ()
+        return CheckResult.failed("dns", f"{host} cannot be a host name", 'correct EMAIL["host"]'), ()
     targets = list(dict.fromkeys(ServerTarget(family, address) for family, _, _, _, address in answers))
     shown = ", ".join(dict.fromkeys(target.text for target in targets))
     return CheckResult.ok("dns", f"{host} is {shown}" if shown != host else f"{host} is an address"), targets

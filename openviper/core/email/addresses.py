@@ -7,7 +7,6 @@ parsers that disagree about it have sent mail to the wrong domain.
 
 import ipaddress
 import re
-import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from functools import lru_cache
 import idna
 
 from openviper.core.email.errors import InvalidAddress
+from openviper.text import control_character, shown
 
-__all__ = ["Address", "Addresses", "parse_address", "parse_addresses", "refused_character"]
+__all__ = ["Address", "Addresses", "parse_address", "parse_addresses"]
 
 # Far above any real address; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
@@ -25,7 +25,6 @@ _MAX_LENGTH = 1000
 _MAX_LOCAL_OCTETS = 64
 _MAX_OCTETS = 254
 _MAX_LABEL = 63
-_SHOWN = 80
 _CACHED = 1024
 
 _ATEXT = "A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
@@ -87,7 +86,7 @@ def parse_address(value: str, *, field: str) -> Address:
     """
     if not isinstance(value, str):
         raise InvalidAddress(
-            f"{field}: an address must be a str, not {type(value).__name__}", address=_shown(value)
+            f"{field}: an address must be a str, not {type(value).__name__}", address=shown(value)
         ) from None
     try:
         # The cache holds only short values: its size in bytes is bounded with its length.
@@ -95,7 +94,7 @@ def parse_address(value: str, *, field: str) -> Address:
             raise _Refused(f"is longer than {_MAX_LENGTH} characters")
         return _parse(value)
     except _Refused as refused:
-        raise InvalidAddress(f"{field}: {_shown(value)} {refused}", address=value) from None
+        raise InvalidAddress(f"{field}: {shown(value)} {refused}", address=value) from None
 
 
 def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ...]:
@@ -110,21 +109,14 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
         return (parse_address(value, field=field),)
     if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise InvalidAddress(
-            f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=_shown(value)
+            f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=shown(value)
         )
     return tuple([parse_address(item, field=field) for item in value])
 
 
-def _shown(value: object) -> str:
-    """``value`` for an error text: escaped, and short whatever it is."""
-    if not isinstance(value, str):
-        return reprlib.repr(value)
-    return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
-
-
 @lru_cache(maxsize=_CACHED)
 def _parse(value: str) -> Address:
-    character = refused_character(value)
+    character = control_character(value)
     if character is not None:
         raise _Refused(f"contains {character}, which no address may hold")
     text = value.strip(" ")
@@ -155,7 +147,7 @@ def _split_name(text: str) -> tuple[str, str]:
         return name, _one_spec(spec)
     if "," in name or ";" in name:
         raise _Refused("holds several addresses or an unquoted name; pass a list, or put the name in double quotes")
-    raise _Refused(f"has {special.group()!r} in its name; put the name in double quotes")
+    raise _Refused(f"has {shown(special.group())} in its name; put the name in double quotes")
 
 
 def _one_spec(spec: str) -> str:
@@ -210,7 +202,7 @@ def _checked_local(local_part: str) -> str:
             raise _Refused("has a dot at the start or end of its local part, or two in a row")
         if special.group() in ",;":
             raise _Refused("holds several addresses; pass a list")
-        raise _Refused(f"has {special.group()!r} in its local part")
+        raise _Refused(f"has {shown(special.group())} in its local part")
     if "=?" in local_part and "?=" in local_part:
         raise _Refused("has an encoded word in its local part")
     return _bounded(local_part)
@@ -246,7 +238,7 @@ def _checked_domain(domain: str) -> str:
     if special is not None:
         if special.group() in ",;":
             raise _Refused("holds several addresses; pass a list")
-        raise _Refused(f"has {special.group()!r} in its domain")
+        raise _Refused(f"has {shown(special.group())} in its domain")
     if len(domain) > _MAX_OCTETS:
         raise _Refused("has a domain that is too long")
     if not domain.isascii() or "xn--" in domain.lower():
@@ -274,19 +266,3 @@ def _checked_literal(domain: str) -> str:
     except ValueError:
         pass
     raise _Refused("has an address literal that is not [192.0.2.1] or [IPv6:2001:db8::1]")
-
-
-# Controls of both sets, the Unicode line separators, and lone surrogates, which no encoding can carry.
-_REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
-
-
-def refused_character(value: str) -> str | None:
-    """Name the first character of ``value`` that may stand in no header and no address; None when there is none."""
-    if value.isprintable():
-        return None
-    match = _REFUSED.search(value)
-    if match is None:
-        return None
-    character = match.group()
-    return _NAMES.get(character) or f"the character U+{ord(character):04X}"

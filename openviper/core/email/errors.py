@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from openviper.exceptions import OpenViperError
+from openviper.text import shown
 
 __all__ = [
     "AttachmentRefused",
@@ -81,7 +82,7 @@ class AttachmentRefused(InvalidMessage):
     """An attachment cannot be read or is not allowed; ``filename`` names it, ``reason`` says why."""
 
     def __init__(self, filename: str, reason: str) -> None:
-        super().__init__(f"attachment {filename!r}: {reason}")
+        super().__init__(f"attachment {shown(filename)}: {reason}")
         self.filename = filename
         self.reason = reason
 
@@ -90,7 +91,7 @@ class TemplateFailed(InvalidMessage):
     """A template is missing, outside the folders, or could not be rendered; ``template`` is its name."""
 
     def __init__(self, template: str, reason: str) -> None:
-        super().__init__(f"template {template!r}: {reason}")
+        super().__init__(f"template {shown(template)}: {reason}")
         self.template = template
 
 

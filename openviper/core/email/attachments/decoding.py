@@ -7,6 +7,7 @@ from typing import Protocol
 
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.errors import AttachmentRefused
+from openviper.text import shown
 
 __all__ = ["Decoder", "decode_base64", "decoder_for"]
 
@@ -35,7 +36,7 @@ def decoder_for(encoding: str, limit: ByteLimit) -> Decoder:
         return _Identity()
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Inflate(limit)
-    raise AttachmentRefused(limit.filename, f"the server sent it with the content encoding {encoding[:40]!r}")
+    raise AttachmentRefused(limit.filename, f"the server sent it with the content encoding {shown(encoding)}")
 
 
 class _Identity:

@@ -25,6 +25,7 @@ from openviper.core.email.attachments.decoding import decoder_for
 from openviper.core.email.attachments.netguard import HostRefused, Resolver, public_addresses, resolve
 from openviper.core.email.attachments.target import UrlTarget, parse_target, redirected
 from openviper.core.email.errors import AttachmentRefused
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from httpcore import AsyncNetworkStream
@@ -94,7 +95,7 @@ async def _follow(
         try:
             addresses = await public_addresses(target.host, target.port, allowed_hosts=allowed_hosts, resolver=resolver)
         except HostRefused as error:
-            raise AttachmentRefused(limit.filename, f"the host {target.host!r} {error}") from error
+            raise AttachmentRefused(limit.filename, f"the host {shown(target.host)} {error}") from error
         async with _opened(target, addresses, context) as response:
             if response.status_code not in _REDIRECTS:
                 return await _receive(response, target.host, limit)

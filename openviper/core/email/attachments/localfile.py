@@ -1,5 +1,6 @@
 """Reading a local file as an attachment: regular files only, inside the allowed folders, within the limit."""
 
+import errno
 import os
 import stat
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.errors import AttachmentRefused
+from openviper.text import shown
 
 __all__ = ["read_file"]
 
@@ -52,25 +54,30 @@ def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> byt
             os.close(descriptor)
     except AttachmentRefused:
         raise
-    except FileNotFoundError:
-        reason = f'there is no file {path!r}; a str is a path or a URL, text is given as {{"content": ...}}'
-        raise AttachmentRefused(limit.filename, reason) from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            reason = f'there is no file {_shown(path)}; a str is a path or a URL, text is given as {{"content": ...}}'
+            raise AttachmentRefused(limit.filename, reason) from None
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise AttachmentRefused(limit.filename, f"cannot read {path!r}: {reason}") from error
+        raise AttachmentRefused(limit.filename, f"cannot read {_shown(path)}: {reason}") from error
+
+
+def _shown(path: str) -> str:
+    # Longer ones are content that was given as a path by mistake.
+    return shown(path, whole=200)
 
 
 def _check_regular(mode: int, path: str, limit: ByteLimit) -> None:
     if stat.S_ISREG(mode):
         return
     kind = next((name for matches, name in _KINDS if matches(mode)), "something special")
-    raise AttachmentRefused(limit.filename, f"{path!r} is {kind}; only regular files can be attached")
+    raise AttachmentRefused(limit.filename, f"{_shown(path)} is {kind}; only regular files can be attached")
 
 
 def _check_inside(real_path: str, roots: Sequence[str], path: str, limit: ByteLimit) -> None:
     if any(os.path.commonpath((root, real_path)) == root for root in roots):
         return
-    raise AttachmentRefused(limit.filename, f"""{path!r} is outside the folders of EMAIL["attachment_dirs"]""")
+    raise AttachmentRefused(limit.filename, f"""{_shown(path)} is outside the folders of EMAIL["attachment_dirs"]""")
 
 
 def _real_path(descriptor: int) -> str:

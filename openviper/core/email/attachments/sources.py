@@ -3,15 +3,14 @@
 Nothing is read here, so a mistake in one item is found before any file or URL is touched.
 """
 
-import difflib
 import os
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from openviper.core.email.errors import AttachmentRefused
+from openviper.text import control_character, shown, suggestion
 
 __all__ = ["Base64", "File", "Memory", "Part", "Source", "Text", "Url", "parse_item"]
 
@@ -126,7 +125,7 @@ def _from_tuple(item: tuple[Any, ...], index: int, place: str) -> Part:
 def _from_mapping(item: Mapping[Any, Any], index: int, place: str) -> Part:
     for key in item:
         if key not in _KEYS:
-            raise AttachmentRefused(place, f"unknown key {key!r}{_suggestion(key)}")
+            raise AttachmentRefused(place, f"unknown key {shown(key)}{_suggestion(key)}")
     given = [key for key in _SOURCE_KEYS if item.get(key) is not None]
     if len(given) != 1:
         raise AttachmentRefused(
@@ -134,7 +133,7 @@ def _from_mapping(item: Mapping[Any, Any], index: int, place: str) -> Part:
         )
     inline, content_id = item.get("inline", False), item.get("content_id")
     if not isinstance(inline, bool):
-        raise AttachmentRefused(place, f"inline must be True or False, not {inline!r}")
+        raise AttachmentRefused(place, f"inline must be True or False, not {shown(inline)}")
     if content_id is not None and not isinstance(content_id, str):
         raise AttachmentRefused(place, f"content_id must be a str, not {type(content_id).__name__}")
     return _named(
@@ -148,8 +147,7 @@ def _from_mapping(item: Mapping[Any, Any], index: int, place: str) -> Part:
 
 
 def _suggestion(key: object) -> str:
-    near = _OTHER_NAMES.get(str(key).lower()) or next(iter(difflib.get_close_matches(str(key).lower(), _KEYS, 1)), None)
-    return f"; did you mean {near!r}?" if near else f"; the keys are {', '.join(_KEYS)}"
+    return suggestion(key, _KEYS, aliases=_OTHER_NAMES, otherwise=f"the keys are {', '.join(_KEYS)}")
 
 
 def _source(key: str, value: object, place: str) -> Source:
@@ -181,7 +179,7 @@ def _url(value: str, place: str) -> Url:
     if found is None:
         raise AttachmentRefused(place, "the URL must begin with http:// or https://")
     if found[1].lower() not in ("http", "https"):
-        raise AttachmentRefused(place, f"the scheme {found[1].lower()!r} is not allowed; use http or https")
+        raise AttachmentRefused(place, f"the scheme {shown(found[1].lower())} is not allowed; use http or https")
     if not _AUTHORITY.match(value, found.end()):
         raise AttachmentRefused(place, "the URL has no valid host and port")
     return Url(value)
@@ -208,9 +206,9 @@ def _mimetype(value: object, place: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _MIMETYPE.fullmatch(value):
-        raise AttachmentRefused(place, f"its mimetype {value!r} is not of the form type/subtype")
+        raise AttachmentRefused(place, f"its mimetype {shown(value)} is not of the form type/subtype")
     if value.lower().startswith("multipart/"):
-        raise AttachmentRefused(place, f"its mimetype {value!r} is for messages of several parts, not for a file")
+        raise AttachmentRefused(place, f"its mimetype {shown(value)} is for messages of several parts, not for a file")
     return value
 
 
@@ -224,8 +222,8 @@ def _named(
     content_id: str | None = None,
 ) -> Part:
     name = filename or _implied_name(source, index)
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        raise AttachmentRefused(f"attachments[{index}]", f"its filename {name!r} has a control character")
+    if control_character(name):
+        raise AttachmentRefused(f"attachments[{index}]", f"its filename {shown(name)} has a control character")
     return Part(name, source, mimetype, inline, content_id)
 
 

@@ -8,10 +8,12 @@ import httpx
 
 from openviper.core.email.attachments.netguard import HostRefused, check_host
 from openviper.core.email.errors import AttachmentRefused
+from openviper.text import CONTROLS, shown
 
 __all__ = ["UrlTarget", "parse_target", "redirected"]
 
 _PORTS = {"http": 80, "https": 443}
+_REFUSED = re.compile(rf"[{CONTROLS}\\]|^\s|\s$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
     Raises:
         AttachmentRefused: not a URL that may be fetched. Its text has neither credentials nor query.
     """
-    if isinstance(url, str) and re.search(r"[\x00-\x1f\x7f\\]|^\s|\s$", url):
+    if isinstance(url, str) and _REFUSED.search(url):
         raise AttachmentRefused(filename, "the URL has a control character, a backslash, or space around it")
     try:
         parsed = httpx.URL(url)
@@ -50,7 +52,7 @@ def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
         # Not chained: the parser's text quotes parts of the URL, which may be a password.
         raise AttachmentRefused(filename, "the URL is not valid") from None
     if parsed.scheme not in _PORTS:
-        raise AttachmentRefused(filename, f"the scheme {parsed.scheme!r} is not allowed; use http or https")
+        raise AttachmentRefused(filename, f"the scheme {shown(parsed.scheme)} is not allowed; use http or https")
     port = _PORTS[parsed.scheme] if parsed.port is None else parsed.port
     if not 0 < port < 65536:
         raise AttachmentRefused(filename, f"the URL has no valid port: {port}")

@@ -1,6 +1,5 @@
 """What carries a message to where it goes, chosen by name or by the dotted path of your own class."""
 
-import difflib
 import inspect
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.lazy import lazy_names
+from openviper.text import shown, suggestion
 
 if TYPE_CHECKING:
     from openviper.core.email.backends.console import ConsoleBackend
@@ -59,17 +59,16 @@ def get_backend(name: str | None = None, settings: EmailSettings | None = None) 
 def _backend_class(name: str, setting: str) -> type[EmailBackend]:
     known = name.removeprefix(f"{__name__}.")
     if known not in _PATHS and "." not in name and ":" not in name:
-        near = difflib.get_close_matches(name, _PATHS, n=1)
         raise ImproperlyConfigured(
-            f"{setting}: there is no backend {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; "
-            f"give {', '.join(_PATHS)} or the dotted path of your own class"
+            f"{setting}: there is no backend {shown(name)}; "
+            f"give {', '.join(_PATHS)} or the dotted path of your own class{suggestion(name, _PATHS)}"
         )
     found = import_string(_PATHS.get(known, name), setting=setting)
     if not (isinstance(found, type) and issubclass(found, EmailBackend)):
         raise ImproperlyConfigured(
-            f"{setting}: {name!r} is not a subclass of openviper.core.email.backends.EmailBackend"
+            f"{setting}: {shown(name)} is not a subclass of openviper.core.email.backends.EmailBackend"
         )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
-        raise ImproperlyConfigured(f"{setting}: {name!r} does not define {missing}")
+        raise ImproperlyConfigured(f"{setting}: {shown(name)} does not define {missing}")
     return found

@@ -10,6 +10,7 @@ from openviper.core.email.backends.console_view import View, render
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
+from openviper.terminal import is_terminal
 
 __all__ = ["ConsoleBackend"]
 
@@ -45,16 +46,11 @@ class ConsoleBackend(EmailBackend):
         # None where a process has no standard output, whatever the type stubs say.
         if stream is None:
             raise ValueError("there is no standard output")
-        text = (_coloured(message, stream) if _is_terminal(stream) else None) or render(message)
+        text = (_coloured(message, stream) if is_terminal(stream) else None) or render(message)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         with _writing:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    isatty = getattr(stream, "isatty", None)
-    return isatty is not None and isatty()
 
 
 def _coloured(message: OutgoingMessage, stream: TextIO) -> str | None:

@@ -1,6 +1,5 @@
 """What is shown of a message on a console: decoded, with blind copies, and safe for terminals."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -8,29 +7,12 @@ from typing import Self
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.message import OutgoingMessage
+from openviper.terminal import escape
 
-__all__ = ["WIDTH", "View", "escape", "label_column", "render"]
+__all__ = ["WIDTH", "View", "label_column", "render"]
 
 WIDTH = 78
 _LABEL = 12
-# C0 and C1 controls and DEL drive the terminal; bidirectional controls and line separators make text look like other
-# text; lone surrogates cannot be encoded.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-_UNSAFE_IN_BODY = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
-
-
-def escape(text: str, *, body: bool = False) -> str:
-    r"""Show as ``\x1b`` or ``\u202e`` what would drive a terminal or reorder the line.
-
-    With ``body`` line ends and tabs stay.
-    """
-    if body:
-        return _UNSAFE_IN_BODY.sub(_escaped, text.replace("\r\n", "\n"))
-    return _UNSAFE.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["FileBackend"]
 
@@ -45,8 +46,8 @@ class FileBackend(EmailBackend):
             self.folder = await asyncio.to_thread(_make, self.folder)
         except OSError as error:
             raise ImproperlyConfigured(
-                f'EMAIL["file_dir"]: cannot make the folder {str(self.folder)!r}: {error.strerror or error}; '
-                "give a folder that this process may write to"
+                f'EMAIL["file_dir"]: cannot make the folder {shown(str(self.folder), whole=200)}: '
+                f"{error.strerror or error}; give a folder that this process may write to"
             ) from error
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
@@ -60,7 +61,7 @@ class FileBackend(EmailBackend):
             await asyncio.to_thread(_write, self.folder, name, message)
         except OSError as error:
             raise DeliveryError(
-                f'EMAIL["file_dir"]: cannot write to {str(self.folder)!r}: {error.strerror or error}',
+                f'EMAIL["file_dir"]: cannot write to {shown(str(self.folder), whole=200)}: {error.strerror or error}',
                 temporary=error.errno in _PASSING,
             ) from error
         return DeliveryReport(accepted=message.envelope.recipients, response=f"written to {name}.eml")

@@ -15,6 +15,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["Mailer"]
 
@@ -143,5 +144,5 @@ def _environment(settings: EmailSettings) -> Environment | None:
         return given
     environment = import_string(given, setting='EMAIL["template_environment"]')
     if not isinstance(environment, Environment):
-        raise ImproperlyConfigured(f'EMAIL["template_environment"]: {given!r} is not a jinja2.Environment')
+        raise ImproperlyConfigured(f'EMAIL["template_environment"]: {shown(given)} is not a jinja2.Environment')
     return environment

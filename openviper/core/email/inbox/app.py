@@ -18,6 +18,7 @@ from openviper.core.email.inbox.templateviews import TemplateViews
 from openviper.core.email.inbox.views import Views
 from openviper.core.email.settings import EmailSettings
 from openviper.network import is_loopback
+from openviper.text import shown
 
 __all__ = ["Inbox", "make_store"]
 
@@ -77,7 +78,7 @@ class Inbox:
     def _refusal(self, request: Request) -> Response | None:
         host = host_of(request)
         if not is_loopback(host) and host not in self._hosts:
-            text = f'The inbox page is not shown for the host name {host!r}: add it to EMAIL["inbox_hosts"].\n'
+            text = f'The inbox page is not shown for the host name {shown(host)}: add it to EMAIL["inbox_hosts"].\n'
             return PlainTextResponse(text, 403, HEADERS)
         if request.method not in ("GET", "HEAD") and is_foreign(request):
             return PlainTextResponse("Changes are only taken from the inbox page itself.\n", 403, HEADERS)

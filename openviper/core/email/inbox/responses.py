@@ -13,7 +13,7 @@ from jinja2 import DictLoader, Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from openviper.core.email.backends.console_view import escape
+from openviper.terminal import escape
 
 __all__ = ["HEADERS", "Pages", "as_download", "as_json", "home"]
 

@@ -13,6 +13,7 @@ from openviper.core.email.message.model import EmailMessageData, OutgoingMessage
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -169,7 +170,8 @@ def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData,
             continue
         if attachment.content_id in content_ids:
             raise InvalidMessage(
-                f"attachments: {attachment.filename!r} has the content_id {attachment.content_id!r} of another one"
+                f"attachments: {shown(attachment.filename)} has the content_id "
+                f"{shown(attachment.content_id)} of another one"
             )
         content_ids.add(attachment.content_id)
     return checked

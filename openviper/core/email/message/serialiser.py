@@ -38,6 +38,7 @@ from openviper.core.email.message.transfer_encodings import (
     seven_bit,
 )
 from openviper.core.email.message.validation import is_structured
+from openviper.text import shown
 
 __all__ = ["BYTES_ON_LOOP", "serialise", "serialise_message", "serialise_message_sync"]
 
@@ -252,7 +253,7 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
     parts = [
         (
             len(attachment.content) if _is_message(attachment) else base64_length(len(attachment.content)),
-            f"attachment {attachment.filename!r}",
+            f"attachment {shown(attachment.filename)}",
         )
         for attachment in message.attachments
     ]

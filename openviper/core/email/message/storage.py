@@ -11,6 +11,7 @@ from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message.model import PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
+from openviper.text import shown
 
 __all__ = ["VERSION", "Payload", "UnknownPayload", "decode", "encode", "join", "split"]
 
@@ -165,7 +166,7 @@ def _head(raw: bytes) -> dict[str, Any]:
     if not isinstance(head, dict):
         raise UnknownPayload("its head is not an object")
     if head.get("version") != VERSION:
-        raise UnknownPayload(f"its version is {str(head.get('version'))[:20]!r}, and this program knows {VERSION}")
+        raise UnknownPayload(f"its version is {shown(head.get('version'))}, and this program knows {VERSION}")
     if head.keys() != _KEYS:
         unknown, missing = sorted(head.keys() - _KEYS), sorted(_KEYS - head.keys())
         raise UnknownPayload(
@@ -179,7 +180,7 @@ def _field(head: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T:
         return read(head[name])
     except (InvalidMessage, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         # Without the cause: its text may show an address.
-        raise UnknownPayload(f"its field {name!r} cannot be read ({type(error).__name__})") from None
+        raise UnknownPayload(f"its field {shown(name)} cannot be read ({type(error).__name__})") from None
 
 
 def _text(value: Any) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from openviper.core.email.addresses import parse_address, refused_character
+from openviper.core.email.addresses import parse_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
 from openviper.core.email.message.header_lines import MAX_WORD, can_fold
+from openviper.text import control_character, shown
 
 __all__ = ["checked_attachment", "checked_headers", "checked_text", "is_message_id", "is_structured"]
 
@@ -85,7 +86,7 @@ def checked_text(value: Any, *, field: str) -> str:
         raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
     if len(value) > _MAX_HEADER:
         raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
-    character = refused_character(value)
+    character = control_character(value)
     if character is not None:
         raise InvalidMessage(f"{field}: contains {character}, which no header may hold")
     return value
@@ -103,8 +104,8 @@ def checked_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     for name, value in headers.items():
         lower = _checked_name(name)
         if lower in checked:
-            raise InvalidMessage(f"headers[{name!r}]: given twice, in different spellings")
-        field = f"headers[{name!r}]"
+            raise InvalidMessage(f"headers[{shown(name)}]: given twice, in different spellings")
+        field = f"headers[{shown(name)}]"
         checked_text(value, field=field)
         if lower == "sender":
             parse_address(value, field=field)
@@ -135,7 +136,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     name: Any = attachment.filename
     if not isinstance(name, str) or not name:
         raise AttachmentRefused(str(name), "filename: must be a str that is not empty")
-    character = refused_character(name)
+    character = control_character(name)
     if character is not None:
         raise AttachmentRefused(name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold")
     if len(name) > _MAX_FILE_NAME:
@@ -162,9 +163,8 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or len(name) > _MAX_NAME or not _HEADER_NAME.fullmatch(name):
-        shown = repr(name[:_MAX_NAME]) if isinstance(name, str) else repr(type(name).__name__)
         raise InvalidMessage(
-            f"headers[{shown}]: a name must be at most {_MAX_NAME} letters, digits and hyphens, without ':'"
+            f"headers[{shown(name)}]: a name must be at most {_MAX_NAME} letters, digits and hyphens, without ':'"
         )
     lower = name.lower()
     instead = _RESERVED.get(lower)
@@ -172,7 +172,7 @@ def _checked_name(name: Any) -> str:
         if lower.startswith(family):
             instead = reason
     if instead is not None:
-        raise InvalidMessage(f"headers[{name!r}]: cannot be set here; {instead}")
+        raise InvalidMessage(f"headers[{shown(name)}]: cannot be set here; {instead}")
     return lower
 
 

@@ -15,6 +15,7 @@ from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
 from openviper.core.email.sending.compose import compose, prepare_data
 from openviper.core.email.sending.single import submit_email
+from openviper.text import cut, shown
 
 __all__ = ["send_many"]
 
@@ -224,7 +225,11 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments for ``compose``; a schedule or a mode other than inline is refused."""
     unknown = message.keys() - _KEYS
     if unknown or "recipients" not in message:
-        problem = f"has unknown arguments: {', '.join(sorted(map(str, unknown)))}" if unknown else "has no recipients"
+        problem = (
+            f"has unknown arguments: {cut(', '.join(sorted(map(shown, unknown))), 200)}"
+            if unknown
+            else "has no recipients"
+        )
         raise TypeError(f"send_many(): message {index} {problem}")
     schedule = Schedule.make(**{key: message.get(key) for key in ("send_at", "delay", "expires_at")})
     if schedule.later:

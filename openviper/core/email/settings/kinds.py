@@ -1,7 +1,6 @@
 """The kinds of value that a setting may have: what is allowed, and how text from the environment becomes one."""
 
 import os
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.settings.units import Rate, byte_count, seconds
+from openviper.text import control_character
 
 __all__ = [
     "Backend",
@@ -102,7 +102,7 @@ def _plain(value: object) -> object:
     """Refuse control characters: they could end a line of SMTP or of a header."""
     if not isinstance(value, str):
         raise ValueError("is not a string")
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+    if control_character(value):
         raise ValueError("has a control character or a line break")
     return value
 
@@ -234,7 +234,7 @@ MaybePath = Annotated[Path | None, BeforeValidator(_optional(_path)), SettingKin
 Folders = Annotated[
     tuple[Path, ...] | None,
     BeforeValidator(_none_or(_each(_path))),
-    SettingKind(f"None or a list of paths (in the environment separated by {os.pathsep!r})", _folders_from_text),
+    SettingKind(f"None or a list of paths (in the environment separated by '{os.pathsep}')", _folders_from_text),
 ]
 Hosts = Annotated[
     tuple[str, ...] | None,

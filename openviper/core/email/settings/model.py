@@ -37,6 +37,7 @@ from openviper.core.email.settings.kinds import (
 from openviper.core.email.settings.sources import SECRETS, Given, describe, environment_names
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
+from openviper.text import shown
 
 __all__ = ["EmailSettings"]
 
@@ -322,8 +323,8 @@ def _conflicts(settings: EmailSettings, given: Given, faulty: frozenset[str]) ->
             yield f"{path(name)}: is given without a user name; give username, or leave it out"
     elif secrets and not faulty & {"host", "use_tls", "use_ssl"} and _is_in_the_clear(settings):
         yield (
-            f"{path('username')}: would be sent to {settings.host!r} in clear text; set use_tls (STARTTLS) or use_ssl, "
-            "or use a server on this machine"
+            f"{path('username')}: would be sent to {shown(settings.host)} in clear text; set use_tls (STARTTLS) "
+            "or use_ssl, or use a server on this machine"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from openviper import conf
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["debug", "settings_version", "template_dirs"]
 
@@ -23,7 +24,7 @@ def template_dirs() -> tuple[Path, ...]:
     value = conf.settings.TEMPLATES_DIR
     folders = [value] if isinstance(value, str | os.PathLike) else value
     if not isinstance(folders, list | tuple) or not all(isinstance(folder, str | os.PathLike) for folder in folders):
-        raise ImproperlyConfigured(f"TEMPLATES_DIR: {value!r} is not a folder; give a path or a list of paths")
+        raise ImproperlyConfigured(f"TEMPLATES_DIR: {shown(value)} is not a folder; give a path or a list of paths")
     return tuple(Path(folder) for folder in folders)
 
 

@@ -1,6 +1,5 @@
 """Collecting what was given for each setting, from which place, before it is checked."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from openviper.core.email.settings.kinds import SettingKind
+from openviper.terminal import escape
+from openviper.text import cut, shown, suggestion
 
 __all__ = ["ALIASES", "SECRETS", "Given", "describe", "environment_names"]
 
@@ -15,7 +16,6 @@ ALIASES = {"from": "default_sender", "user": "username", "background": "use_back
 SECRETS = frozenset({"password", "xoauth2_token"})
 
 _PREFIX = "EMAIL_"
-_SHOWN = 80
 
 
 def environment_names(keys: Mapping[str, SettingKind]) -> dict[str, str]:
@@ -27,11 +27,10 @@ def describe(key: str, value: object) -> str:
     """The value for an error text: bounded, on one line, and nothing of a secret."""
     if key in SECRETS:
         return "***"
-    text = repr(value)
     # A URL in place of a host name may have a password in it.
     if isinstance(value, str) and "@" in value and key != "default_sender":
         return "'***'"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return shown(value)
 
 
 @dataclass(slots=True)
@@ -58,8 +57,7 @@ class Given:
         known = self.kinds.keys() | ALIASES.keys()
         for key in source:
             if key not in known:
-                shown = key if str(key).isprintable() else ascii(key)
-                self.faults.append(f"{path(shown)}: there is no such setting{self._suggestion(key)}")
+                self.faults.append(f"{path(escape(cut(str(key))))}: there is no such setting{self._suggestion(key)}")
         self._take({key: source[key] for key in source if key in known}, path)
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
@@ -86,6 +84,4 @@ class Given:
 
     def _suggestion(self, key: object) -> str:
         wanted = str(key).lower().removeprefix("email_").replace("-", "_")
-        names = [*self.kinds, *ALIASES]
-        near = [wanted] if wanted in names else difflib.get_close_matches(wanted, names, n=1)
-        return f"; did you mean {near[0]!r}?" if near else "; the settings reference lists those that exist"
+        return suggestion(wanted, (*self.kinds, *ALIASES), otherwise="the settings reference lists those that exist")

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.links import written_schemes
 from openviper.core.email.templates.values import AuthorText, Values, has_private_characters
+from openviper.text import shown
 
 __all__ = ["SUBJECT", "MailEnvironment", "Rendering", "TemplateKind", "current_rendering", "make_environment"]
 
@@ -228,7 +229,7 @@ def _finalize(_context: Context, value: Any) -> Any:
     if rendering.in_subject and not isinstance(value, AuthorText | Markup | Undefined):
         text = str(value)
         if "\n" in text or "\r" in text:
-            raise TemplateFailed(rendering.template, f"subject: a value has a line break: {text[:60]!r}")
+            raise TemplateFailed(rendering.template, f"subject: a value has a line break: {shown(text)}")
     return value if rendering.values is None else rendering.values.keep(value)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import BaseLoader, Environment, TemplateNotFound
 
 from openviper.core.email.errors import TemplateFailed
+from openviper.text import control_character
 
 __all__ = ["FolderLoader", "check_name"]
 
@@ -35,8 +36,8 @@ def _fault(name: str) -> str | None:
         return "the name is empty"
     if len(name) > _LONGEST:
         return f"the name is longer than {_LONGEST} characters"
-    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in name):
-        return "the name has a control character"
+    if control_character(name) or any(unicodedata.category(character) == "Cf" for character in name):
+        return "the name has a control character or an invisible one"
     # Full-width dots and slashes, and the like, become plain ones when a file system or a reader folds them.
     plain = unicodedata.normalize("NFKC", name)
     if "\\" in plain or ":" in plain or plain.startswith(("/", "~")):

@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.environment import MailEnvironment, TemplateKind, make_environment
 from openviper.core.email.templates.files import FolderLoader, check_name
+from openviper.text import cut, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,6 +24,7 @@ _KINDS = {
     ".md": TemplateKind.MARKDOWN,
 }
 _ALLOWED = ", ".join(_KINDS)
+_LONGEST = 200  # characters of an error's text, which may quote a value
 
 
 class TemplateLibrary:
@@ -89,7 +91,7 @@ class TemplateLibrary:
         if suffix:
             kind = _KINDS.get(suffix)
             if kind is None:
-                raise TemplateFailed(name, f"the extension {suffix!r} is not one of {_ALLOWED}")
+                raise TemplateFailed(name, f"the extension {shown(suffix)} is not one of {_ALLOWED}")
             if self.source(name) is None:
                 raise TemplateFailed(name, self._not_found(name))
             return ((kind, name),)
@@ -154,13 +156,13 @@ class TemplateLibrary:
     def _failure(self, name: str, error: Exception) -> TemplateFailed:
         if isinstance(error, TemplateSyntaxError):
             where = f"{error.name}, " if error.name not in {None, name} else ""
-            return TemplateFailed(name, f"{where}line {error.lineno}: {error.message}")
+            return TemplateFailed(name, f"{where}line {error.lineno}: {cut(error.message or '', _LONGEST)}")
         if isinstance(error, TemplateNotFound):
             description = self._not_found(str(error.name))
         elif isinstance(error, TemplateError | TemplateFailed):
-            description = str(error)
+            description = cut(str(error), _LONGEST)
         else:
-            description = f"{type(error).__name__}: {error}"
+            description = cut(f"{type(error).__name__}: {error}", _LONGEST)
         return TemplateFailed(name, f"{_place(error, name)}{description}")
 
     def _not_found(self, name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import unescape
 
 from openviper.core.email.templates.values import STAND_IN
+from openviper.text import CONTROLS
 
 __all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "written_schemes"]
 
@@ -28,7 +29,7 @@ _SUSPECT = re.compile(
 _RASTER = re.compile(r"data:image/(?:png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
 # Readers skip some of these inside a scheme, some around it; nobody needs any there.
 _SKIPPED = re.compile(
-    "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\ufeff]"
+    f"[{CONTROLS} \xa0\xad\u034f\u061c\u115f\u1160\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\ufeff]"
 )
 _HEAD = re.compile(r"[^/?#\\]*")
 _WRITTEN = re.compile(r"[\"'=(]\s*([a-z][a-z0-9+.-]*):(?!\s)")

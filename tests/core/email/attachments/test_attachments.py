@@ -241,7 +241,7 @@ class BytesPath:
         ({"content": Path("a")}, "content cannot be of the type"),
         ({"content": "\ud800"}, "not valid text"),
         ({"path": b"a"}, "path cannot be of the type bytes"),
-        ({"path": "\ud800"}, "cannot read"),
+        ({"path": "\ud800"}, "control character"),
         ({"url": "a.txt"}, "must begin with http"),
         ({"url": "http:public.example"}, "must begin with http"),
         ({"url": b"http://public.example"}, "url cannot be"),

@@ -11,7 +11,7 @@ from support.patience import PATIENCE
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends.console import ConsoleBackend
-from openviper.core.email.backends.console_view import escape, render
+from openviper.core.email.backends.console_view import render
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
@@ -70,42 +70,6 @@ def test_what_differs_from_the_headers_in_the_envelope_is_shown(outgoing: MakeMe
 
 def test_a_message_without_text_says_so(outgoing: MakeMessage) -> None:
     assert "\n(no text part)\n\n[and as HTML, 9 bytes]\n" in render(outgoing(html="<p>Hi</p>\n"[:9]))
-
-
-@pytest.mark.parametrize(
-    "unsafe",
-    [
-        "\x1b[2J",
-        "\x07",
-        "\x00",
-        "\x7f",
-        "\x9b2J",
-        "\x85",
-        "\u202e",
-        "\u2066",
-        "\u200f",
-        "\u061c",
-        "\u2028",
-        "\ud800",
-        "\r",
-    ],
-)
-@pytest.mark.parametrize("body", [False, True])
-def test_what_drives_a_terminal_is_shown_escaped(unsafe: str, body: bool) -> None:
-    shown = escape(f"a{unsafe}b", body=body)
-    assert unsafe[0] not in shown
-    assert shown.startswith("a\\")
-    assert shown.endswith("b")
-
-
-@pytest.mark.parametrize("harmless", ["Grüße", "世界", "👩\u200d💻", "שלום", "مرحبا", "a\u00adb"])
-def test_other_text_is_shown_as_it_is(harmless: str) -> None:
-    assert escape(harmless) == harmless
-
-
-def test_line_ends_and_tabs_stay_in_a_body_only() -> None:
-    assert escape("a\r\n\tb\n", body=True) == "a\n\tb\n"
-    assert escape("a\n\tb") == "a\\n\\tb"
 
 
 def test_nothing_in_a_message_drives_the_terminal(outgoing: MakeMessage) -> None:

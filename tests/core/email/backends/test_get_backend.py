@@ -47,7 +47,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         get_backend(settings=EmailSettings(backend="SendmailBackend"))
     assert str(caught.value).startswith("EMAIL[\"backend\"]: there is no backend 'SendmailBackend'")
-    assert str(caught.value).endswith(f"; give {KNOWN} or the dotted path of your own class")
+    assert f"; give {KNOWN} or the dotted path of your own class" in str(caught.value)
 
 
 def test_a_misspelt_name_suggests_the_near_one() -> None:

@@ -9,10 +9,11 @@ from typing import Self
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.message import Envelope
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import CONTROLS, shown
 
 __all__ = ["Capabilities", "check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
 
-_FORBIDDEN = re.compile("[\x00-\x20\x7f-\xa0<>\u2028\u2029\ud800-\udfff]")
+_FORBIDDEN = re.compile(f"[{CONTROLS} \xa0<>]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
 
 
@@ -83,7 +84,7 @@ def check_host_name(name: str) -> str:
         ImproperlyConfigured: it may not.
     """
     if not is_host_name(name):
-        raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {name!r} cannot be given in EHLO; use a host name')
+        raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {shown(name)} cannot be given in EHLO; use a host name')
     return name
 
 
@@ -94,5 +95,5 @@ def _mail(sender: str) -> str:
 
 def _checked(address: str) -> str:
     if _FORBIDDEN.search(address) or len(address) > 1000:
-        raise InvalidAddress(f"{address[:100]!r} cannot stand in an SMTP command", address=address)
+        raise InvalidAddress(f"{shown(address)} cannot stand in an SMTP command", address=address)
     return address

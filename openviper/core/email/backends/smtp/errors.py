@@ -9,7 +9,7 @@ from typing import Literal
 
 import aiosmtplib
 
-from openviper.core.email.backends.smtp.replies import Reply, one_line
+from openviper.core.email.backends.smtp.replies import Reply, reply_text
 from openviper.core.email.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -22,6 +22,7 @@ from openviper.core.email.errors import (
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import PicklableError
+from openviper.text import shown
 
 __all__ = [
     "HANDSHAKE_ERRORS",
@@ -104,7 +105,7 @@ def recipients_refused(peer: str, accepted: Sequence[str], refused: Mapping[str,
 def too_large(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
     """The error for a message above the limit that the server announces; nothing was sent."""
     prepared = message.prepared
-    parts = [(len(each.content), f"attachment {each.filename[:100]!r}") for each in prepared.attachments]
+    parts = [(len(each.content), f"attachment {shown(each.filename)}") for each in prepared.attachments]
     parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
     # Exact, because a message is often too large by little.
     text = f"{peer}: the message has {size:,} bytes and the server takes at most {limit:,} bytes"
@@ -172,7 +173,7 @@ def _connected(chain: tuple[BaseException, ...]) -> bool:
 def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) -> DeliveryError:
     if isinstance(error, aiosmtplib.SMTPConnectResponseError):
         step = HandshakeStep.GREETING
-    text = f"{peer}: {step}: {error.code} {one_line(error.message)}".rstrip()
+    text = f"{peer}: {step}: {error.code} {reply_text(error.message)}".rstrip()
     kind = AuthenticationFailed if isinstance(error, aiosmtplib.SMTPAuthenticationError) else ConnectionFailed
     return kind(text, temporary=error.code < 500, code=error.code if error.code >= 400 else None)
 
@@ -204,7 +205,7 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     if any(isinstance(cause, aiosmtplib.SMTPServerDisconnected) for cause in chain):
         return "the server closed the connection"
     message = getattr(chain[0], "message", None)
-    return one_line(message if isinstance(message, str) else str(chain[0]))
+    return reply_text(message if isinstance(message, str) else str(chain[0]))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -16,6 +16,7 @@ from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from asyncio import Transport
@@ -275,6 +276,7 @@ def _make(ca_file: Path | None) -> ssl.SSLContext:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ImproperlyConfigured(
-                f'EMAIL["tls_ca_file"]: {str(ca_file)!r} cannot be used: {error}; give a PEM file with certificates'
+                f'EMAIL["tls_ca_file"]: {shown(str(ca_file), whole=200)} cannot be used: '
+                f"{error}; give a PEM file with certificates"
             ) from error
     return context

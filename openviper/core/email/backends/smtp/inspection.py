@@ -16,6 +16,7 @@ from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import MessageRefused
 from openviper.core.email.message import Envelope
 from openviper.core.email.settings import EmailSettings
+from openviper.text import shown
 
 __all__ = ["Inspection", "TlsSession"]
 
@@ -83,7 +84,7 @@ class Inspection:
         envelope = Envelope(sender, ())
         if needs_smtputf8(envelope) and not connection.capabilities.smtputf8:
             raise MessageRefused(
-                f"{peer_name(self._settings)}: {sender!r} is not ASCII, and the server does not offer SMTPUTF8"
+                f"{peer_name(self._settings)}: {shown(sender)} is not ASCII, and the server does not offer SMTPUTF8"
             )
         reply = await self._ask(connection, "MAIL FROM", mail_from(envelope, _SIZE, connection.capabilities))
         if not reply.positive:

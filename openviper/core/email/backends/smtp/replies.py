@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from openviper.core.email.errors import Refusal
+from openviper.text import one_line, shown
 
-__all__ = ["Reply", "ReplyReader", "one_line"]
+__all__ = ["Reply", "ReplyReader", "reply_text"]
 
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers exceed it, a stream without line ends must still end.
 _MAX_LINE = 4096
@@ -15,7 +16,6 @@ _MAX_TEXT = 500
 _SHORT = 200
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class _Broken(Exception):
@@ -84,7 +84,7 @@ class ReplyReader:
     def _line(self, line: bytes) -> Reply | None:
         match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
         if match is None:
-            raise _Broken(f"not an SMTP reply: {one_line(line[:80])!r}")
+            raise _Broken(f"not an SMTP reply: {shown(reply_text(line[:80]))}")
         code = int(match[1])
         if self._texts and code != self._code:
             raise _Broken(f"a reply that begins with {self._code} and goes on with {code}")
@@ -98,18 +98,18 @@ class ReplyReader:
         if self._texts:
             text = b" ".join((*self._texts, text))
             self._texts.clear()
-        return Reply(code, one_line(text))
+        return Reply(code, reply_text(text))
 
 
 @lru_cache(maxsize=256)
 def _whole(line: bytes) -> Reply | None:
     """The reply that ``line`` is by itself; None when it is not one. Most are the same again and again."""
     match = _LINE.fullmatch(line)
-    return None if match is None or match[2] == b"-" else Reply(int(match[1]), one_line(match[3] or b""))
+    return None if match is None or match[2] == b"-" else Reply(int(match[1]), reply_text(match[3] or b""))
 
 
-def one_line(text: bytes | str) -> str:
-    """Server text made safe to show: one line, no control characters, bounded."""
+def reply_text(text: bytes | str) -> str:
+    """Return a server's text as one line without control characters, of at most 500 characters."""
     if isinstance(text, bytes):
         text = text[: 4 * _MAX_TEXT].decode("utf-8", "replace")
-    return _CONTROL.sub(" ", text[:_MAX_TEXT]).strip()
+    return one_line(text[:_MAX_TEXT])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openviper.core.email.backends.smtp.replies import Reply, ReplyReader, one_line
+from openviper.core.email.backends.smtp.replies import Reply, ReplyReader, reply_text
 
 
 def test_a_reply_of_several_lines_becomes_one() -> None:
@@ -71,7 +71,7 @@ def test_replies_before_a_broken_one_are_kept() -> None:
 
 @given(st.binary(max_size=3000))
 def test_server_text_is_shown_on_one_short_line(text: bytes) -> None:
-    shown = one_line(text)
+    shown = reply_text(text)
     assert len(shown) <= 500
     assert shown.isprintable() or not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in shown)
     assert len(shown.splitlines()) <= 1

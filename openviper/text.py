@@ -1,0 +1,78 @@
+"""Handle text from outside: control characters, values shown in errors, and suggestions for misspelt names."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+
+__all__ = ["CONTROLS", "control_character", "cut", "one_line", "shown", "suggestion"]
+
+CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+"""Inside the brackets of a pattern: C0 and C1 controls, the Unicode line separators, and lone surrogates.
+
+The first could end a line of SMTP, of a header or of a log; a surrogate cannot be encoded.
+"""
+
+_CONTROL = re.compile(f"[{CONTROLS}]")
+_CONTROL_RUN = re.compile(f"[{CONTROLS}]+")
+_NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
+
+_SHOWN = 80
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 3
+_repr.maxstring = _repr.maxother = _repr.maxlong = _SHOWN
+
+
+def control_character(value: str) -> str | None:
+    """Name the first control character of ``value`` (see :data:`CONTROLS`); None without one."""
+    if value.isprintable():
+        return None
+    match = _CONTROL.search(value)
+    if match is None:
+        return None
+    character = match.group()
+    return _NAMES.get(character) or f"the character U+{ord(character):04X}"
+
+
+def one_line(text: str) -> str:
+    """Replace each run of control characters by a space, and strip the ends."""
+    return _CONTROL_RUN.sub(" ", text).strip()
+
+
+def cut(text: str, length: int = _SHOWN) -> str:
+    """Return ``text``, or its first ``length`` characters and ``...`` if it is longer."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shown(value: object, *, whole: int = _SHOWN) -> str:
+    """Return the ``repr`` of a caller's value for an error text, short whatever the value is.
+
+    A str of up to ``whole`` characters is shown whole, of a longer one only the first 80. Give a larger ``whole`` for
+    paths, which are long and no use without their end.
+    """
+    if not isinstance(value, str | bytes):
+        try:
+            return cut(_repr.repr(value))
+        except Exception:  # noqa: BLE001 - whatever a caller's object raises, the error must name the culprit
+            return f"<{cut(type(value).__name__)}>"
+    text = repr(value if len(value) <= whole else value[:_SHOWN])
+    longest = whole + _SHOWN  # escapes can make ten characters of one
+    return text if len(value) <= whole and len(text) <= longest else f"{text[:longest]}..."
+
+
+def suggestion(
+    name: object, known: Iterable[str], *, aliases: Mapping[str, str] | None = None, otherwise: str = ""
+) -> str:
+    """Return ``; did you mean 'host'?`` for the one of ``known`` that is nearest to ``name``.
+
+    ``aliases`` maps names from elsewhere, in lower case, to known ones. ``otherwise`` is said where nothing is near.
+    """
+    wanted = str(name)[:_SHOWN].lower()
+    by_lower = {each.lower(): each for each in known}
+    near = (aliases or {}).get(wanted)
+    if near is None:
+        near = next((by_lower[each] for each in difflib.get_close_matches(wanted, by_lower, n=1)), None)
+    if near is not None:
+        return f"; did you mean {near!r}?"
+    return f"; {otherwise}" if otherwise else ""
