@@ -247,7 +247,7 @@ def test_every_dependency_has_its_reason() -> None:
 
 
 def test_the_test_message_is_shown_as_the_page_says(tmp_path: Path) -> None:
-    block = next(block for block in blocks("docs/command-line.md", "console") if "sendtestemail" in block.code)
+    block = next(block for block in blocks("docs/command-line.md", "console") if "email send" in block.code)
     project = tmp_path / "project"
     project.mkdir()
     (project / "settings.py").write_text(block.files["settings.py"])

@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from openviper.cli.email_group import email
+from openviper.cli.email_send import sendtestemail
 from openviper.cli.runserver import runserver
 from openviper.cli.runworker import runworker
-from openviper.cli.sendtestemail import sendtestemail
 from openviper.exceptions import OpenViperError
 
 __all__ = ["openviper", "viperctl"]

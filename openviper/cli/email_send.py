@@ -1,14 +1,22 @@
-"""``viperctl email send``: what ``sendtestemail`` does, with the project as an option."""
+"""``viperctl email send`` and its alias ``viperctl sendtestemail``: send one test message and show the replies."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import sender_option, settings_option
-from openviper.cli.sendtestemail import send_test_message
+from openviper.cli.options import project_path, sender_option, settings_option
+from openviper.cli.project import enter_project
+from openviper.cli.transport import describe_transport
+from openviper.terminal import escape
 
-__all__ = ["send"]
+if TYPE_CHECKING:
+    from openviper.core.email import Refusal
+
+__all__ = ["send", "sendtestemail"]
 
 
 @click.command()
@@ -17,5 +25,54 @@ __all__ = ["send"]
 @sender_option
 @settings_option
 def send(addresses: tuple[str, ...], path: Path, sender: str | None, settings: str | None) -> None:
-    """Send one test message to ADDRESSES, at once, and show the answers. Ends with 1 when anybody does not get it."""
-    send_test_message(path, addresses, sender=sender, settings=settings)
+    """Send one test message to ADDRESSES and show the server's replies.
+
+    The message is delivered at once, by this process. Exits with 1 if any recipient was refused.
+    """
+    _send_test_message(path, addresses, sender=sender, settings=settings)
+
+
+@click.command()
+@project_path
+@click.argument("addresses", nargs=-1, required=True)
+@sender_option
+@settings_option
+def sendtestemail(path: Path, addresses: tuple[str, ...], sender: str | None, settings: str | None) -> None:
+    """Send one test message: short for `email send ADDRESSES --project PATH`."""
+    _send_test_message(path, addresses, sender=sender, settings=settings)
+
+
+def _send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | None, settings: str | None) -> None:
+    from openviper.core.email import DeliveryError, EmailSettings, RecipientsRefused, submit_email
+
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
+    click.echo(describe_transport(EmailSettings.from_settings()))
+    try:
+        receipt = asyncio.run(
+            submit_email(
+                list(addresses),
+                subject=f"Test message from {project.folder.name}",
+                text=f"This is a test message.\n\nThe mail settings of {project.folder.name} work.\n",
+                sender=sender,
+                background=False,
+                fail_silently=False,
+            )
+        )
+    except RecipientsRefused as error:
+        _print_refused(error.refused)
+        raise click.ClickException(str(error)) from error
+    except DeliveryError as error:
+        _print_refused(error.refused)
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+    for address in receipt.accepted:
+        click.echo(escape(f"accepted  {address}  {receipt.response}".rstrip()))
+    _print_refused(receipt.refused)
+    click.echo(f"Message {receipt.message_id}, sent {receipt.mode}")
+    if receipt.refused:
+        raise click.ClickException("not every recipient was accepted")
+
+
+def _print_refused(refused: Mapping[str, "Refusal"]) -> None:
+    for address, refusal in refused.items():
+        click.echo(escape(f"{'perhaps ' if refusal.uncertain else 'refused '}  {address}  {refusal}"))
