@@ -1,4 +1,4 @@
-"""A small OpenViper-style framework slice around ``openviper.core.email``."""
+"""A small OpenViper-style web framework around ``openviper.core.email``."""
 
 from typing import TYPE_CHECKING
 

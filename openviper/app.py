@@ -1,4 +1,4 @@
-"""``OpenViper``: a Starlette application with route decorators and lifespan-managed extensions."""
+"""A Starlette application with route decorators and extensions that take part in its lifespan."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -16,21 +16,21 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class Extension(Protocol):
-    """What ``add_extension`` takes: a name, and any of these three methods.
+    """An extension for :meth:`OpenViper.add_extension`: a name, and any of three optional methods.
 
-    - ``lifespan(app)`` returns an async context manager: entered at startup, left at shutdown; a mapping that it
-      yields is added to the lifespan state.
-    - ``wrap(asgi_app)`` returns an ASGI application around it, outside all middleware and error handling.
+    - ``lifespan(app)`` returns an async context manager, entered at startup and exited at shutdown. If it yields a
+      mapping, that is added to the lifespan state.
+    - ``wrap(asgi_app)`` returns an ASGI application around ``asgi_app``, outside all middleware and error handling.
     - ``routes()`` returns routes to add to the application.
     """
 
     @property
     def name(self) -> str:
-        """Names the extension; an application has one of each name."""
+        """Return the extension's name; an application takes one extension of each name."""
 
 
 class OpenViper(Starlette):
-    """A Starlette application. ``title`` names it in logs; every other option is Starlette's own."""
+    """A Starlette application. ``title`` names it in logs; all other options are Starlette's."""
 
     def __init__(self, title: str = "OpenViper", **starlette_options: Any) -> None:
         super().__init__(**starlette_options)
@@ -40,22 +40,26 @@ class OpenViper(Starlette):
         self.router.lifespan_context = cast("Lifespan[Any]", self._lifespan)
 
     def add_extension(self, extension: Extension) -> None:
-        """Add ``extension``. Lifespans nest in the order added, the application's own inside them all.
+        """Add ``extension``. Lifespans nest in the order added, with the application's own innermost.
 
         Raises:
-            ImproperlyConfigured: one of that name was added before, or the application has started.
+            ImproperlyConfigured: an extension of that name was added before, or the application has started.
         """
         if self.middleware_stack is not None:
-            raise ImproperlyConfigured(f"add_extension({shown(extension.name)}): the application has already started")
+            raise ImproperlyConfigured(
+                f"add_extension({shown(extension.name)}): the application has already started; add it before"
+            )
         if extension.name in self._extensions:
-            raise ImproperlyConfigured(f"add_extension({shown(extension.name)}): this extension was added before")
+            raise ImproperlyConfigured(
+                f"add_extension({shown(extension.name)}): this extension was added before; add it once"
+            )
         self._extensions[extension.name] = extension
         if routes := getattr(extension, "routes", None):
             self.router.routes.extend(routes())
 
     def build_middleware_stack(self) -> ASGIApp:
         app = super().build_middleware_stack()
-        # Reversed, so that the one added first stands outermost, as its lifespan does.
+        # Reversed, so that the extension added first is outermost, like its lifespan.
         for extension in reversed(self._extensions.values()):
             if wrap := getattr(extension, "wrap", None):
                 app = wrap(app)
@@ -71,7 +75,7 @@ class OpenViper(Starlette):
             for lifespan in (*lifespans, self._application_lifespan):
                 if yielded := await stack.enter_async_context(lifespan(app)):
                     state.update(yielded)
-            # None, not an empty mapping: servers without lifespan state refuse a mapping.
+            # Not an empty mapping: Starlette refuses any mapping on a server without lifespan state.
             yield state or None
 
     def route(
@@ -86,21 +90,21 @@ class OpenViper(Starlette):
         return register
 
     def get(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
-        """Register for GET (and HEAD)."""
+        """Register the decorated function for GET and HEAD."""
         return self.route(path, ["GET"], name)
 
     def post(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
-        """Register for POST."""
+        """Register the decorated function for POST."""
         return self.route(path, ["POST"], name)
 
     def put(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
-        """Register for PUT."""
+        """Register the decorated function for PUT."""
         return self.route(path, ["PUT"], name)
 
     def patch(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
-        """Register for PATCH."""
+        """Register the decorated function for PATCH."""
         return self.route(path, ["PATCH"], name)
 
     def delete(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
-        """Register for DELETE."""
+        """Register the decorated function for DELETE."""
         return self.route(path, ["DELETE"], name)

@@ -1,4 +1,4 @@
-"""Resources that belong to one event loop of one process, and closing them when the loop ends."""
+"""Keep resources of one event loop and process, and close them when the loop ends."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ __all__ = ["PerLoop", "at_loop_end"]
 
 T = TypeVar("T")
 
-# How often this process has been forked from another; asking for its id would be a system call for each message.
+# Number of forks between the first process and this one; os.getpid() would be a system call for each message.
 _forks = 0
 
 
@@ -31,17 +31,17 @@ class _Kept(NamedTuple, Generic[T]):
 
 
 class PerLoop(Generic[T]):
-    """Keeps one value for each event loop.
+    """One value for each event loop.
 
-    A forked child starts with none: two processes cannot share a socket.
+    A forked child starts without values, because two processes cannot share a socket.
     """
 
     def __init__(self) -> None:
-        # By the id of the loop: a WeakKeyDictionary takes several calls to find a value.
+        # Keyed by the loop's id: a lookup in a WeakKeyDictionary takes several calls.
         self._kept: dict[int, _Kept[T]] = {}
 
     def get(self) -> T | None:
-        """The value of the running loop, or None."""
+        """Return the running loop's value, or None."""
         loop = asyncio.get_running_loop()
         kept = self._kept.get(id(loop))
         return None if kept is None or kept.loop() is not loop or kept.forks != _forks else kept.value
@@ -53,12 +53,12 @@ class PerLoop(Generic[T]):
         self._kept[id(loop)] = _Kept(ref(loop, forget), _forks, value)
 
     def discard(self) -> None:
-        """Forget the value of the running loop, if any."""
+        """Drop the running loop's value, if any."""
         self._kept.pop(id(asyncio.get_running_loop()), None)
 
 
 def _forget(values: "ref[PerLoop[T]]", number: int, loop: ref[asyncio.AbstractEventLoop]) -> None:
-    """``loop`` is gone; another one that has its id by now keeps its value."""
+    """Drop the value of ``loop``, which is gone, unless another loop has its id by now."""
     per_loop = values()
     if per_loop is not None and (kept := per_loop._kept.get(number)) is not None and kept.loop is loop:
         del per_loop._kept[number]
@@ -68,10 +68,10 @@ _closers: set[AsyncGenerator[None, None]] = set()
 
 
 def at_loop_end(close: Callable[[], Awaitable[None]]) -> None:
-    """Await ``close()`` when the running loop shuts down, for what was opened without a lifespan.
+    """Await ``close()`` when the running loop shuts down, for resources that were opened without a lifespan.
 
-    ``asyncio.run`` and ``asyncio.Runner`` (also uvloop's) close every async generator that is still open before they
-    close the loop; ours waits in its ``finally`` for exactly that.
+    ``asyncio.run`` and ``asyncio.Runner`` (also uvloop's) close every open async generator before they close the loop;
+    this function keeps a generator open whose ``finally`` awaits ``close()``.
     """
 
     async def wait() -> AsyncGenerator[None, None]:
@@ -82,6 +82,6 @@ def at_loop_end(close: Callable[[], Awaitable[None]]) -> None:
             await close()
 
     generator = wait()
-    _closers.add(generator)  # the loop itself keeps only a weak reference
+    _closers.add(generator)  # the loop keeps only a weak reference
     with contextlib.suppress(StopIteration):
-        generator.__anext__().send(None)  # runs up to the yield, which needs no loop iteration
+        generator.__anext__().send(None)  # runs up to the yield, without an iteration of the loop

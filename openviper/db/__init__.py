@@ -1,4 +1,4 @@
-"""Transactions that hold back what they caused until they are committed, and lifecycle hooks, for SQLAlchemy asyncio.
+"""Transactions that hold mail and callbacks until the commit, and lifecycle hooks, for SQLAlchemy asyncio.
 
 SQLAlchemy is imported at the first use of a name that needs it.
 """
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import openviper.db.transaction  # noqa: F401  # now, because it binds the name that the function below takes over
+import openviper.db.transaction  # noqa: F401  # here, because it binds the name that the function below replaces
 from openviper.conf.imports import require
 from openviper.db.errors import AsyncSessionRequired, DatabaseMisuse, ForbiddenInHook, NoTransaction, SessionInUse
 from openviper.lazy import lazy_names
@@ -56,21 +56,20 @@ __all__ = [
 
 @asynccontextmanager
 async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[AsyncSession]":
-    """``async with transaction() as session``: commit at the end of the block, roll back when it raises.
+    """Commit at the end of an ``async with`` block, roll back if the block raises; yield the session.
 
-    Without ``session`` one is opened on the setting ``DATABASE_URL`` and closed at the end. Inside another
-    ``transaction()`` the same session is used and the block is a savepoint; in a lifecycle hook it is part of the
-    transaction that is being flushed. With ``session`` the block is that session's transaction, or a savepoint where
-    ``begin()`` or ``transaction()`` has opened one already; one that SQLAlchemy began by itself, for an earlier query,
-    becomes the block's and ends with it.
+    None for ``session`` opens one on the setting ``DATABASE_URL`` and closes it at the end. Inside another
+    ``transaction()`` the same session is used and the block is a savepoint; in a lifecycle hook the block is part of
+    the transaction that is being flushed. With ``session`` the block is that session's transaction, or a savepoint if
+    ``begin()`` or ``transaction()`` has opened one already. A transaction that SQLAlchemy began by itself, for an
+    earlier query, becomes the block's and ends with it.
 
-    What is sent or given to ``on_commit()`` inside is held until the outermost transaction has been committed, and
-    dropped when it, or the savepoint around it, is rolled back. The exit awaits it. While the commit and what follows
-    it run, a cancellation waits; it is raised afterwards.
+    Mail sent inside, and callbacks given to ``on_commit()``, are held until the outermost transaction has been
+    committed, and dropped if that transaction, or a savepoint around them, is rolled back. The exit awaits them. A
+    cancellation during the commit, or while they run, is raised afterwards.
 
     Raises:
-        SessionInUse: another task is inside a ``transaction()`` on the session that would be shared, or on the one that
-            is about to be committed.
+        SessionInUse: another task is inside a ``transaction()`` on the session that would be shared or committed.
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """
     if f"{__name__}.session" not in sys.modules:

@@ -1,4 +1,4 @@
-"""Awaiting what may not be left half done."""
+"""Await work that must not be left half done."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,8 +12,8 @@ T = TypeVar("T")
 async def to_completion(work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
     """Await ``work`` to its end even when the caller is cancelled meanwhile; the cancellation is raised afterwards.
 
-    Only for work that is bounded: until it ends the caller cannot be cancelled. When both happen, the error of ``work``
-    is the cause of the ``CancelledError``.
+    Use it for bounded work only: until it ends the caller cannot be cancelled. If ``work`` fails as well, its error is
+    the cause of the ``CancelledError``.
     """
     task = work if isinstance(work, asyncio.Task) else asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None

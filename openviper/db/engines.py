@@ -1,4 +1,4 @@
-"""Engines on ``DATABASE_URL``: one for each event loop, closed when the loop ends."""
+"""Make engines on ``DATABASE_URL``: one for each event loop, closed when the loop ends."""
 
 import asyncio
 from typing import Any, Protocol
@@ -16,10 +16,10 @@ from openviper.text import shown
 
 __all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
 
-# Schemes without a driver, as hosting platforms hand them out.
+# Schemes without a driver, as hosting platforms write them.
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _ASYNCHRONOUS = {**_DRIVERS, "mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql"}
-_PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver comes under its own name
+_PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver's package has its own name
 
 _SQLITE_BUSY_SECONDS = 30.0
 
@@ -27,11 +27,11 @@ _engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
 
 
 async def engine() -> AsyncEngine:
-    """The engine of the running event loop on the setting ``DATABASE_URL``, made at first use.
+    """Return the running event loop's engine on the setting ``DATABASE_URL``, made at first use.
 
-    ``sqlite`` means aiosqlite and ``postgresql`` (or ``postgres``) asyncpg when the URL names no driver. A SQLite
-    engine is prepared as :func:`prepare_sqlite` describes, and waits 30 s for a lock unless the URL has ``timeout``.
-    Connections to other databases are tested before each use, so that a restart of the server goes unnoticed.
+    In a URL without a driver ``sqlite`` means aiosqlite, ``postgresql`` or ``postgres`` asyncpg. A SQLite engine is
+    prepared by :func:`prepare_sqlite` and waits 30 s for a lock unless the URL has ``timeout``. Connections to other
+    databases are tested before each use, so a restart of the server causes no error.
 
     Raises:
         ImproperlyConfigured: the URL cannot be used.
@@ -42,10 +42,10 @@ async def engine() -> AsyncEngine:
         kept = {}
         _engines.set(kept)
     setting = settings.DATABASE_URL
-    # The text of a URL object hides its password.
+    # str() of a URL object hides the password.
     url = setting.render_as_string(hide_password=False) if isinstance(setting, URL) else str(setting)
     if url not in kept:
-        # Imports the driver. A second task may be here at the same time; an engine that never connected needs no end.
+        # Imports the driver. Another task may do the same meanwhile; an engine that never connected needs no disposal.
         created = await asyncio.to_thread(_create, url)
         if kept.setdefault(url, created) is created:
             at_loop_end(created.dispose)
@@ -53,12 +53,12 @@ async def engine() -> AsyncEngine:
 
 
 async def new_session() -> AsyncSession:
-    """A session on :func:`engine`. Objects stay readable after the commit, because reading cannot await a reload."""
+    """Open a session on :func:`engine`. Objects stay readable after the commit: attributes cannot await a reload."""
     return AsyncSession(await engine(), expire_on_commit=False)
 
 
 async def dispose() -> None:
-    """Close the connections of the running event loop's engines. Without it they close when the loop ends."""
+    """Close the connections of the running event loop's engines. Otherwise they close when the loop ends."""
     kept = _engines.get() or {}
     _engines.discard()
     for created in kept.values():
@@ -66,18 +66,18 @@ async def dispose() -> None:
 
 
 async def create_tables(metadata: MetaData) -> None:
-    """Create the tables of ``metadata`` that do not exist yet; never changes one that does."""
+    """Create the tables of ``metadata`` that do not exist yet; existing tables are not changed."""
     async with (await engine()).begin() as connection:
         await connection.run_sync(metadata.create_all)
 
 
 def prepare_sqlite(target: AsyncEngine) -> None:
-    """Make transactions on SQLite correct; our own engines are prepared, one that you make yourself should be.
+    """Make transactions on SQLite correct. :func:`engine` does so by itself; call this for engines of your own.
 
     The driver's own transactions are switched off, because with them a row of a released savepoint survives the
-    rollback of the transaction around it. Every transaction begins with ``BEGIN IMMEDIATE``: it waits for its turn to
-    write at its start. One that reads first and then wants to write could not wait, and would fail with "database is
-    locked" whenever another was faster. So one transaction runs at a time: keep them short. Foreign keys are enforced.
+    rollback of the transaction around it. Every transaction begins with ``BEGIN IMMEDIATE``, so it waits for its turn
+    to write at its start; a transaction that reads first and writes later fails with "database is locked" if another
+    one is faster. Therefore one transaction runs at a time: keep them short. Foreign keys are enforced.
 
     Call it before the engine's first connection.
     """
@@ -116,20 +116,20 @@ def _create(setting: str) -> AsyncEngine:
 def _parsed(setting: str) -> URL:
     try:
         url = make_url(setting)
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
-        # SQLAlchemy's text repeats the value, which may hold a password.
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
+        # SQLAlchemy's text quotes the URL, which may hold a password.
         raise ImproperlyConfigured(
-            "DATABASE_URL: not a database URL such as sqlite:///shop.sqlite3 or postgresql://user@host/name"
+            "DATABASE_URL: not a database URL; give one such as sqlite:///shop.sqlite3 or postgresql://user@host/name"
         ) from None
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
     if url.drivername == "postgresql+asyncpg" and "sslmode" in url.query:
-        # libpq's spelling, which asyncpg takes under the name "ssl" only.
+        # libpq's name; asyncpg calls it "ssl".
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(["sslmode"])
     return url
 
 
 def _check_driver(url: URL) -> None:
-    """Before it is imported: one that is not asynchronous would only be installed in vain."""
+    """Refuse a synchronous driver before it is imported, so that nobody installs it in vain."""
     try:
         dialect = url.get_dialect().get_async_dialect_cls(url)
     except NoSuchModuleError as error:
@@ -146,8 +146,8 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
     if "timeout" not in url.query:
         options["connect_args"] = {"timeout": _SQLITE_BUSY_SECONDS}
     if url.database in (None, "", ":memory:"):
-        # The database lives in its connection. SQLAlchemy's default lends that one to everybody at the same time, so
-        # that one session's rollback would undo another's work; a pool of one makes them take turns.
+        # The database lives in its connection. SQLAlchemy's default shares that connection among sessions, so one
+        # session's rollback would undo another's work; a pool of one connection makes them take turns.
         options |= {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
     return options
 

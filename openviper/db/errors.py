@@ -1,12 +1,12 @@
-"""What can be done wrong with transactions and hooks. Errors of the database itself stay SQLAlchemy's.
+"""Errors about the use of transactions and hooks. Errors of the database itself stay SQLAlchemy's.
 
 ::
 
     DatabaseMisuse(RuntimeError)
-    ├─ NoTransaction              on_commit() where nothing will be committed
+    ├─ NoTransaction              on_commit() without a transaction to commit
     ├─ ForbiddenInHook            flush(), commit() and the like inside a lifecycle hook
-    ├─ AsyncSessionRequired       a synchronous Session where something has to be awaited
-    └─ SessionInUse               two tasks nest transactions in one session
+    ├─ AsyncSessionRequired       a synchronous Session where hooks or callbacks are awaited
+    └─ SessionInUse               two tasks nest transactions on one session
 """
 
 from openviper.exceptions import OpenViperError
@@ -15,15 +15,15 @@ __all__ = ["AsyncSessionRequired", "DatabaseMisuse", "ForbiddenInHook", "NoTrans
 
 
 class DatabaseMisuse(OpenViperError, RuntimeError):
-    """Base of the errors that only a change of the calling code can mend."""
+    """Base of errors in the calling code; repeating the call does not help."""
 
 
 class NoTransaction(DatabaseMisuse):
-    """Nothing is open that could be committed."""
+    """No transaction is open that could be committed."""
 
 
 class ForbiddenInHook(DatabaseMisuse):
-    """A lifecycle hook tried to end, divide or repeat the flush in which it runs."""
+    """A lifecycle hook tried to end, divide or repeat the flush that runs it."""
 
 
 class AsyncSessionRequired(DatabaseMisuse, TypeError):

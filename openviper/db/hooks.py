@@ -26,57 +26,57 @@ class LifecycleHooks:
     """Mixin for any declarative class or base; override the methods that you need, as ``async def``.
 
     Hooks run inside the flush, in the transaction, once for each row that the session writes. They may read and change
-    their object, query (``async with transaction() as session`` gives the session of the object itself) and add
-    objects: those are written at the commit at the latest, with their own hooks. A query does not see what is not
-    flushed yet. ``flush()``, ``commit()``, ``rollback()``, ``close()`` and savepoints of that session are refused with
+    their object, query (``async with transaction() as session`` yields the object's own session) and add objects, which
+    are written at the commit at the latest, with their own hooks. A query does not see objects that are not flushed
+    yet. ``flush()``, ``commit()``, ``rollback()``, ``close()`` and savepoints of that session are refused with
     :class:`~openviper.db.ForbiddenInHook`.
 
-    An exception in a hook aborts the flush and reaches whoever flushed or committed, so that the transaction rolls
-    back. Mail sent in a hook, and ``on_commit()``, wait for the commit even where the code around uses a plain
-    AsyncSession and no ``transaction()``.
+    An exception in a hook aborts the flush and propagates to the code that flushed or committed, so the transaction
+    rolls back. Mail sent in a hook, and ``on_commit()``, wait for the commit even if the surrounding code uses a
+    plain AsyncSession and no ``transaction()``.
 
-    A synchronous Session is refused with :class:`~openviper.db.AsyncSessionRequired` when there is a hook to run.
+    A synchronous Session is refused with :class:`~openviper.db.AsyncSessionRequired` if there is a hook to run.
     Statements that name no object fire no hook: ``insert()``, ``update()``, ``delete()`` passed to ``execute()``, the
-    session's ``bulk_`` methods, and what the database does by itself (``ON DELETE CASCADE``, triggers).
+    session's ``bulk_`` methods, and changes by the database itself (``ON DELETE CASCADE``, triggers).
     """
 
     _lifecycle_hooks: ClassVar[frozenset[str]] = frozenset()
 
     async def before_insert(self) -> None:
-        """Runs before any SQL of the flush that inserts the object; what it changes on the object is inserted.
+        """Run before any SQL of the flush that inserts the object; changes to the object are inserted with it.
 
-        The primary key is not there yet, unless the application gave it.
+        The primary key is not set yet, unless the application gave it.
         """
 
     async def after_insert(self) -> None:
-        """Runs after all SQL of the flush that inserted the object, before the commit. The primary key is there."""
+        """Run after all SQL of the flush that inserted the object, before the commit. The primary key is set."""
 
     async def before_update(self) -> None:
-        """Runs before any SQL of the flush that updates the object; what it changes on the object is part of it.
+        """Run before any SQL of the flush that updates the object; changes to the object are part of the update.
 
-        Not for an object whose attributes were only set to the values that they had.
+        Not run for an object whose attributes were only set to the values that they had.
         """
 
     async def after_update(self) -> None:
-        """Runs after all SQL of the flush that updated the object's row, before the commit."""
+        """Run after all SQL of the flush that updated the object's row, before the commit."""
 
     async def on_change(self, previous_state: Mapping[str, Any]) -> None:
-        """Runs directly after :meth:`after_update`, when the flush has changed the value of a column.
+        """Run directly after :meth:`after_update`, if the flush has changed the value of a column.
 
-        ``previous_state`` has the values before the flush by attribute name, of the changed columns only. A value that
+        ``previous_state`` maps attribute names of the changed columns to their values before the flush. A value that
         was not loaded when it was replaced is read from the database first. Columns that SQLAlchemy or the database
         fills by itself (``onupdate``, version counters) are not in it.
         """
 
     async def before_delete(self) -> None:
-        """Runs before any SQL of the flush that deletes the object.
+        """Run before any SQL of the flush that deletes the object.
 
-        That holds for an orphan too (cascade ``delete-orphan``). What only the deletion of an orphan deletes in turn
-        hears of it directly before its own ``DELETE``, too late to add objects.
+        That includes an orphan (cascade ``delete-orphan``). For an object that is deleted only because an orphan is,
+        the hook runs directly before its own ``DELETE``, too late to add objects.
         """
 
     async def after_delete(self) -> None:
-        """Runs after all SQL of the flush that deleted the object, before the commit.
+        """Run after all SQL of the flush that deleted the object, before the commit.
 
         The loaded attributes are still readable.
         """
@@ -98,8 +98,8 @@ watch(LifecycleHooks)
 class Model(AsyncAttrs, LifecycleHooks, DeclarativeBase):
     """Declarative base with lifecycle hooks, for applications that bring none of their own.
 
-    ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database makes are fetched with the
-    statement that makes them, because reading an attribute cannot await them later.
+    ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database generates are fetched with the
+    statement that generates them, because reading an attribute cannot await them later.
     """
 
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # SQLAlchemy types it as an instance variable

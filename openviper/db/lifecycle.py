@@ -1,4 +1,4 @@
-"""Runs the lifecycle hooks: collects what a flush writes, and awaits the hooks inside SQLAlchemy's greenlet."""
+"""Run lifecycle hooks: collect the rows that a flush writes, and await the hooks inside SQLAlchemy's greenlet."""
 
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar, Protocol, TypeGuard
@@ -19,13 +19,13 @@ _FLUSH = "openviper.db.flush"  # the key in Session.info
 
 
 class Hooked(Protocol):
-    """An object that has lifecycle hooks; ``_lifecycle_hooks`` names those that do anything."""
+    """An object with lifecycle hooks; ``_lifecycle_hooks`` names those that its class defines."""
 
     _lifecycle_hooks: ClassVar[frozenset[str]]
 
 
 class _Flush:
-    """What one flush of one session has done and still has to do."""
+    """The hooks of one flush: objects whose ``before_`` hook has run, and hooks to run after the SQL."""
 
     def __init__(self) -> None:
         self.prepared: dict[int, Hooked] = {}  # by id: mapped classes may be unhashable
@@ -36,7 +36,7 @@ class _Flush:
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, _context: UOWTransaction, _instances: object) -> None:
     flush = session.info[_FLUSH] = _Flush()
-    # A hook may add or change further objects of this flush, so ask until there is none that was not told.
+    # A hook may add or change further objects of this flush, so repeat until every object's hook has run.
     while pending := [change for change in _changes(session) if id(change[0]) not in flush.prepared]:
         for target, hook in pending:
             _prepare(session, flush, target, hook)
@@ -66,7 +66,7 @@ def _changes(session: Session) -> Iterator[tuple[Hooked, str]]:
 
 
 def _orphans(session: Session) -> Iterator[object]:
-    """What the flush will delete because its parent has let go of it; cascades from there show only in the flush."""
+    """Yield orphans that the flush will delete; cascades from them show only during the flush."""
     for parent in session.dirty:
         for relationship in inspect(parent).mapper.relationships:
             if relationship.cascade.delete_orphan:
@@ -103,7 +103,7 @@ async def _in_record(
 
 
 def _unloaded(session: Session, target: Hooked) -> dict[str, Any]:
-    """The old values of changed columns that SQLAlchemy has not seen; an update is about to overwrite them."""
+    """Read the old values of changed columns that were never loaded, before the update overwrites them."""
     state: InstanceState[Any] = _state(target)
     missing = [key for key, history in _changed(state) if not history.deleted]
     if not missing:
@@ -118,7 +118,7 @@ def _unloaded(session: Session, target: Hooked) -> dict[str, Any]:
 
 
 def _previous(flush: _Flush, target: Hooked) -> dict[str, Any] | None:
-    """The old values of the columns whose value has changed; None when the row was not updated at all."""
+    """Return the old values of the columns whose value has changed; None if the row was not updated."""
     state = _state(target)
     changed = dict(_changed(state))
     if not changed:
@@ -152,11 +152,11 @@ def _inserting(_mapper: Mapper[Any], _connection: Connection, target: Hooked) ->
 
 def _updating(_mapper: Mapper[Any], _connection: Connection, target: Hooked) -> None:
     if not any(_changed(_state(target))):
-        return  # reported also for objects without a change of their own
+        return  # the event is also sent for objects without a change of their own
     session, flush = _flush_of(target)
     _prepare(session, flush, target, "before_update")
     if "on_change" in target._lifecycle_hooks:
-        # Only now are the foreign keys known that the flush itself sets.
+        # Foreign keys that the flush itself sets are known only now.
         flush.replaced[id(target)] = _unloaded(session, target)
 
 
@@ -184,8 +184,8 @@ def _deleted(_mapper: Mapper[Any], _connection: Connection, target: Hooked) -> N
 
 
 def watch(base: type[Hooked]) -> None:
-    """Have the hooks of every class mapped under ``base`` run."""
-    # The mapper reports exactly the rows that it writes, cascades and orphans included; the session's lists do not.
+    """Run the hooks of every class mapped under ``base`` from now on."""
+    # Mapper events cover exactly the rows that are written, cascades and orphans included; the session's lists do not.
     for name, listener in {
         "before_insert": _inserting,
         "before_update": _updating,

@@ -1,4 +1,4 @@
-"""Ties the records of what is held to SQLAlchemy's transactions: opens them, follows savepoints, ends them."""
+"""Tie the records of held sends to SQLAlchemy's transactions: open them, follow savepoints, end them."""
 
 import asyncio
 import inspect
@@ -19,16 +19,16 @@ __all__ = ["async_session_of", "finish", "innermost", "record_of"]
 
 logger = logging.getLogger("openviper.db")
 
-# The key in Session.info: there, an abandoned session takes its records with it.
+# The key in Session.info, so that the records of an abandoned session go with it.
 _RECORDS = "openviper.db.records"
 
-# Between the commit and the end of the transaction its connection is returned. When that is cancelled, SQLAlchemy never
-# reports the end, and what was held must be done all the same.
+# Between the commit and the end of the transaction its connection is returned. If that is cancelled, SQLAlchemy never
+# reports the end, and the held sends must be run all the same.
 _SECONDS_TO_RETURN_CONNECTION = 1.0
 
 
 def record_of(transaction: SessionTransaction) -> Record:
-    """The record of ``transaction``, a root or a savepoint; made now, with those around it, if it has none.
+    """Return the record of ``transaction``, a root or a savepoint; make it, and those around it, if there is none.
 
     Raises:
         AsyncSessionRequired: it belongs to a synchronous Session.
@@ -42,7 +42,7 @@ def record_of(transaction: SessionTransaction) -> Record:
 
 
 def async_session_of(session: Session, purpose: str) -> AsyncSession:
-    """The AsyncSession in front of ``session``; ``purpose`` completes "a synchronous Session cannot ...".
+    """Return the AsyncSession that wraps ``session``; ``purpose`` completes "a synchronous Session cannot ...".
 
     Raises:
         AsyncSessionRequired: there is none.
@@ -54,7 +54,7 @@ def async_session_of(session: Session, purpose: str) -> AsyncSession:
 
 
 def innermost(session: Session) -> SessionTransaction | None:
-    """The savepoint, or else the transaction, in which the session is now."""
+    """Return the session's innermost savepoint, or else its transaction; None without one."""
     return session.get_nested_transaction() or session.get_transaction()
 
 
@@ -66,7 +66,7 @@ def _boundary(transaction: SessionTransaction | None) -> SessionTransaction | No
 
 
 class _Finisher:
-    """Does what was held, after the transaction has ended and whether or not its committer is cancelled meanwhile."""
+    """A task that runs the held sends after the transaction has ended, even if the committing task is cancelled."""
 
     def __init__(self, held: Sequence[HeldSend]) -> None:
         self._held = held
@@ -74,7 +74,7 @@ class _Finisher:
         self.task = asyncio.create_task(self._run(), context=outside())
 
     async def _run(self) -> None:
-        # Cancelled only when the loop is being closed; then it is now or never.
+        # Cancelled only when the loop is being closed: then do not wait any longer.
         with suppress(TimeoutError, asyncio.CancelledError):
             await asyncio.wait_for(self.ended.wait(), _SECONDS_TO_RETURN_CONNECTION)
         for held in self._held:
@@ -82,7 +82,7 @@ class _Finisher:
                 result = held.on_commit()
                 if inspect.isawaitable(result):
                     await result
-            except (Exception, asyncio.CancelledError):  # the commit stands, and the next one must still be done
+            except (Exception, asyncio.CancelledError):  # the commit stands, and the next one must still run
                 logger.exception("on_commit %r failed; the transaction is committed all the same", held.on_commit)
 
 
@@ -90,7 +90,7 @@ _finishers: dict[SessionTransaction, _Finisher] = {}
 
 
 async def finish(transaction: SessionTransaction) -> None:
-    """Await what the commit of ``transaction`` left to do, if its end was never reported."""
+    """Await the held sends of a committed ``transaction`` whose end was never reported."""
     finisher = _finishers.get(transaction)
     if finisher is not None:
         finisher.ended.set()
@@ -106,7 +106,7 @@ def _follow_savepoint(session: Session, transaction: SessionTransaction) -> None
 
 @event.listens_for(Session, "after_commit")
 def _after_commit(session: Session) -> None:
-    # Reported for a released savepoint as well as for the commit of the root.
+    # SQLAlchemy sends this event for a released savepoint as well as for the commit of the root.
     transaction = innermost(session)
     record: Record | None = session.info.get(_RECORDS, {}).get(transaction)
     if record is None or transaction is None:
@@ -125,5 +125,5 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
         return
     if transaction in _finishers:
         await_only(finish(transaction))
-    # Whatever was not committed or released by now never will be: a close() without commit reports no rollback.
+    # A transaction that is not committed or released by now never will be: close() without commit reports no rollback.
     record.discard()

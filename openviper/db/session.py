@@ -1,4 +1,4 @@
-"""``transaction()`` and ``on_commit()``."""
+"""Open and end transactions, and register callbacks for their commit."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,13 +16,13 @@ from openviper.db.transaction import HeldSend, Record, current_record, entered
 
 __all__ = ["on_commit", "transaction"]
 
-# As many rounds as SQLAlchemy's commit() makes before it says that hooks keep adding objects without end.
+# SQLAlchemy's commit() flushes as many times before it refuses hooks that keep adding objects.
 _FLUSHES = 100
 
 
 @asynccontextmanager
 async def transaction(session: AsyncSession | None = None) -> AsyncIterator[AsyncSession]:
-    """See :func:`openviper.db.transaction`."""
+    """Implement :func:`openviper.db.transaction`."""
     if session is None and (record := current_record()) is not None:
         session = record.scope
     if session is not None:
@@ -39,23 +39,23 @@ async def transaction(session: AsyncSession | None = None) -> AsyncIterator[Asyn
 
 
 def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSession | None = None) -> None:
-    """Call ``callback``, and await what it returns, after the current transaction has been committed.
+    """Call ``callback`` after the current transaction has been committed, and await the result if it is awaitable.
 
-    Callable from synchronous code too. Without ``session`` it is the transaction that is open in this context:
-    :func:`transaction`, or that of the object whose hook runs. With ``session`` it is whatever that session commits
-    next, for code that uses a plain AsyncSession. In a savepoint the callback waits for the outermost commit.
-    It is dropped when the transaction, or the savepoint in which this was called, is rolled back or closed instead.
+    Synchronous code may call this, too. None for ``session`` means the transaction that is open in this context: that
+    of :func:`transaction`, or of the object whose hook runs. With ``session`` it is the transaction that this session
+    commits next, for code that uses a plain AsyncSession. In a savepoint the callback waits for the outermost commit.
+    It is dropped if the transaction, or the savepoint in which this was called, is rolled back or closed instead.
 
-    Callbacks run in the order given, after the transaction has ended and outside every other one, so what they send is
-    sent at once. A callback that needs the database opens a transaction of its own; values of objects are best taken
-    before, because a plain AsyncSession expires them at its commit. One that fails is logged with its traceback, and
-    neither stops the next nor raises: the commit stands. ``commit()``, or the exit of ``transaction()``, returns after
-    them. A plain ``commit()`` that is cancelled before the database has answered may have committed and drops them
-    all the same; ``transaction()`` waits for the answer.
+    Callbacks run in the order given, after the transaction has ended and outside every other one, so mail that they
+    send is not held. A callback that needs the database opens a transaction of its own; read values of objects before,
+    because a plain AsyncSession expires them at its commit. A callback that fails is logged with its traceback; it
+    neither stops the next one nor raises, because the commit stands. ``commit()``, or the exit of ``transaction()``,
+    returns after the callbacks. A plain ``commit()`` that is cancelled before the database has answered may have
+    committed and drops them all the same; ``transaction()`` waits for the answer.
 
     Raises:
-        NoTransaction: there is none. Running the callback at once, as Django does, would need an ``await`` that a
-            plain function has not, and would hide a forgotten transaction.
+        NoTransaction: no transaction is open. Calling the callback at once, as Django does, would hide a forgotten
+            transaction, and a plain function could not await the result.
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """
     if session is None:
@@ -84,7 +84,7 @@ def _require_async(session: object, caller: str) -> None:
 @asynccontextmanager
 async def _on(session: AsyncSession) -> AsyncIterator[None]:
     if is_in_hook(session.sync_session):
-        # A flush cannot be divided: the hook's work belongs to the transaction that is being flushed.
+        # A flush cannot be divided, so the hook's work belongs to the transaction that is being flushed.
         yield
         return
     begun = await _begin(session)
@@ -119,18 +119,18 @@ async def _begin(session: AsyncSession) -> SessionTransaction:
         and not sync.in_nested_transaction()
         and not record_of(root).claimed
     ):
-        # Nobody has promised to commit what SQLAlchemy began by itself, say for a SELECT before this block.
+        # SQLAlchemy began it by itself, say for a SELECT before this block, so no other code will commit it.
         return root
     return await greenlet_spawn(sync.begin_nested)
 
 
 async def _flush(session: AsyncSession, begun: SessionTransaction, record: Record) -> None:
-    """Do all that may take long while it can still be cancelled, so that only the commit itself cannot be."""
+    """Flush while the caller can still be cancelled, so that only the commit itself cannot be."""
     if not record.is_open:
-        return  # the block has itself committed or rolled back
+        return  # the block has committed or rolled back by itself
     _refuse_unfinished(session, record)
     if not begun.is_active:
-        # A failed flush was caught, but has undone the transaction: say so rather than end as if all were well.
+        # The block caught a failed flush, which has rolled the transaction back: raise instead of ending normally.
         await greenlet_spawn(begun.commit)
     for _ in range(_FLUSHES):
         await session.flush()
@@ -139,7 +139,7 @@ async def _flush(session: AsyncSession, begun: SessionTransaction, record: Recor
 
 
 def _refuse_unfinished(session: AsyncSession, record: Record) -> None:
-    # The commit would take the savepoint of a task that is still at work with it, half done.
+    # The commit would include the unfinished savepoint of a task that is still running.
     current = innermost(session.sync_session)
     inner = None if current is None else record_of(current)
     while inner is not None and inner is not record:
@@ -153,4 +153,4 @@ async def _end(begun: SessionTransaction, record: Record, error: BaseException |
         await greenlet_spawn(begun.__exit__, None if error is None else type(error), error, None)
     finally:
         await finish(begun)
-        record.discard()  # where the connection broke so badly that no end was reported
+        record.discard()  # if the connection broke so badly that SQLAlchemy reported no end

@@ -186,8 +186,8 @@ async def test_a_platforms_url_means_asyncpg(postgres_url: str, scheme: str) -> 
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("not a url of secret", "not a database URL such as"),
-        ("postgresql://user:secret@host:port/name", "not a database URL such as"),
+        ("not a url of secret", "not a database URL; give one such as"),
+        ("postgresql://user:secret@host:port/name", "not a database URL; give one such as"),
         ("oracle9+nothing://user:secret@host/db", "SQLAlchemy knows no database 'oracle9+nothing'"),
         ("sqlite+pysqlite:///secret.db", "'sqlite+pysqlite' is not an asynchronous driver; name one, such as sqlite+a"),
         ("mysql://user:secret@host/db", "'mysql' is not an asynchronous driver; name one, such as mysql+aiomysql"),
