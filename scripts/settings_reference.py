@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/settings.md from the settings themselves: ``.venv/bin/python scripts/settings_reference.py``."""
+"""Write docs/settings.md from the settings model: ``.venv/bin/python scripts/settings_reference.py``."""
 
 from html import escape
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from openviper.conf.sources import aliases, kinds
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.settings.kinds import SettingKind
-from openviper.core.email.settings.sources import ALIASES
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -29,7 +28,7 @@ _INTRODUCTION = """\
 
 <!-- Written by scripts/settings_reference.py from openviper/core/email/settings/model.py; change it there. -->
 
-All settings of mail are keys of one dict, `EMAIL`. A setting is taken from the first of these places that has it:
+All mail settings are keys of one dict, `EMAIL`. Each is taken from the first of these sources that has it:
 
 1. the argument of `Email(...)` or `EmailMiddleware(app, ...)`,
 2. the environment: `EMAIL_` and the key in capitals, such as `EMAIL_HOST`,
@@ -73,8 +72,8 @@ Email({"use_ssl": ...}): excludes Email({"use_tls": ...}), and both are True; ke
 
 Durations are seconds, a `timedelta`, or text with a unit (`"90 s"`, `"24 hours"`, `"7 days"`). Sizes are bytes or text
 with a unit (`"25 MB"`; 1 MB is 1,048,576 bytes). In the environment an empty variable counts as not set; flags are
-`true`, `yes`, `on`, `1` and `false`, `no`, `off`, `0`; variables that name no setting are left alone. No password is
-shown, neither by `repr` nor in an error.
+`true`, `yes`, `on`, `1` and `false`, `no`, `off`, `0`; unknown variables are ignored. Passwords appear neither in
+`repr` nor in an error.
 """
 
 _OTHERS = """
@@ -91,17 +90,15 @@ These are read from the settings module or `settings.configure()` only, not from
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [_INTRODUCTION]
     for name, field in EmailSettings.model_fields.items():
         if name in _SECTIONS:
             parts.append(f"\n## {_SECTIONS[name]}\n\n| key | default | value | meaning |\n|---|---|---|---|\n")
-        kind = next(kind for kind in field.metadata if isinstance(kind, SettingKind))
-        parts.append(
-            f"| `{name}` | {_default(name, field)} | {escape(kind.allowed, quote=False)} | {_meaning(field)} |\n"
-        )
-    aliases = ", ".join(f"`{alias}` for `{name}`" for alias, name in ALIASES.items())
-    parts.append(f"\nOther names that are accepted: {aliases}.\n")
+        allowed = escape(kinds(EmailSettings)[name].allowed, quote=False)
+        parts.append(f"| `{name}` | {_default(name, field)} | {allowed} | {_meaning(field)} |\n")
+    others = ", ".join(f"`{alias}` for `{name}`" for alias, name in aliases(EmailSettings).items())
+    parts.append(f"\nOther names that are accepted: {others}.\n")
     return "".join([*parts, _OTHERS])
 
 

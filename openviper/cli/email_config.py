@@ -61,7 +61,7 @@ async def _modes(email: "EmailSettings") -> "DeliveryModes":
 
 
 def _print_lines(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
-    values = {name: _shown(name, getattr(email, name)) for name in origins}
+    values = {name: _shown(getattr(email, name)) for name in origins}
     width = max(map(len, origins))
     wide = max(len(value) for value in values.values())
     for name, origin in origins.items():
@@ -75,23 +75,23 @@ def _print_lines(email: "EmailSettings", origins: dict[str, str], modes: "Delive
 
 
 def _print_json(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
-    settings = {name: {"value": _plain(name, getattr(email, name)), "origin": origins[name]} for name in origins}
+    settings = {name: {"value": _plain(getattr(email, name)), "origin": origins[name]} for name in origins}
     mode = {"request": modes.in_request, "elsewhere": modes.elsewhere, "backend": modes.backend, "reason": modes.reason}
     click.echo(json.dumps({"settings": settings, "mode": mode}, indent=2))
 
 
-def _shown(name: str, value: object) -> str:
-    plain = _plain(name, value)
+def _shown(value: object) -> str:
+    plain = _plain(value)
     return "none" if plain is None else ", ".join(plain) if isinstance(plain, list) else str(plain)
 
 
-def _plain(name: str, value: object) -> Any:
+def _plain(value: object) -> Any:
     """For JSON; a secret as asterisks."""
-    from openviper.core.email.settings.sources import SECRETS
+    from pydantic import SecretStr
 
     if value is None or isinstance(value, bool | int):
         return value
-    if name in SECRETS:
+    if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, float):
         return int(value) if value.is_integer() else value

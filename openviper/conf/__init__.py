@@ -1,4 +1,4 @@
-"""Where settings come from: a module of upper-case names, ``settings.configure()``, or an override for a block."""
+"""Project settings: from a module of upper-case names, from ``settings.configure()``, or overridden for a block."""
 
 from openviper.conf.imports import import_string, require
 from openviper.conf.lazy import SETTINGS_VARIABLE, Settings, override, settings

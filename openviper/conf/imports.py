@@ -1,4 +1,4 @@
-"""Importing by name: dotted paths from settings, and libraries that come with an extra."""
+"""Import by name: dotted paths from settings, and libraries that come with an extra."""
 
 import importlib
 from types import ModuleType
@@ -11,13 +11,13 @@ __all__ = ["import_string", "require"]
 
 
 def import_string(dotted_path: str, *, setting: str) -> Any:
-    """Return the object that ``package.module.Name`` (or ``package.module:Name``) points to.
+    """Return the object at ``package.module.Name`` (or ``package.module:Name``).
 
-    ``setting`` is the setting that holds the path and begins the error text.
+    ``setting`` is the setting with the path; the error begins with it.
 
     Raises:
-        ImproperlyConfigured: not a dotted path, no such module, or the module has no such name. An error inside the
-            module's own code is not hidden: it propagates as it is.
+        ImproperlyConfigured: not a dotted path, no such module, or no such name in the module. Errors of the module's
+            own code propagate unchanged.
     """
     module_path, separator, name = dotted_path.replace(":", ".").rpartition(".")
     if not separator or not all(part.isidentifier() for part in (*module_path.split("."), name)):
@@ -39,10 +39,10 @@ def import_string(dotted_path: str, *, setting: str) -> Any:
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``, or say which extra of this distribution brings it and what it is for.
+    """Import ``module``, which the extra ``extra`` of this distribution installs; errors begin with ``purpose``.
 
     Raises:
-        MissingDependency: the library is not installed; the text has the pip line.
+        MissingDependency: the library is not installed; the text has the pip command.
     """
     try:
         return importlib.import_module(module)

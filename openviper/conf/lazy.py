@@ -1,4 +1,4 @@
-"""The lazy ``settings`` object."""
+"""Load the project's settings on first use."""
 
 import importlib
 import os
@@ -25,11 +25,11 @@ def _defaults() -> dict[str, Any]:
 
 
 class Settings:
-    """Settings read as attributes, loaded on first use.
+    """Project settings as attributes, loaded on first use.
 
-    They come from the module that the environment variable ``OPENVIPER_SETTINGS_MODULE`` names (its plain upper-case
-    names), or from ``configure()``; without either every setting has its default. A name that is neither set nor has a
-    default is an ``AttributeError``.
+    They are the upper-case names of the module in the environment variable ``OPENVIPER_SETTINGS_MODULE``, or the values
+    given to ``configure()``; without either every setting has its default. Reading a name that is neither set nor has a
+    default raises ``AttributeError``.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class Settings:
         """Set all settings at once, for a script without a settings module.
 
         Raises:
-            ImproperlyConfigured: a name is not upper case, or settings were already loaded or configured (a value
-                that was read may not change under its reader).
+            ImproperlyConfigured: a name is not upper case, or settings were already loaded or configured (a value that
+                was read must not change).
         """
         if self._values is not None:
             raise ImproperlyConfigured(
@@ -52,22 +52,23 @@ class Settings:
 
     @property
     def version(self) -> int:
-        """A number that changes whenever the settings do, so that readers can keep what they derived from them."""
+        """Number that changes whenever the settings do; readers keep with it what they derived from the settings."""
         return self._version
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if self._values is None:
-            self._install(_load())
-        assert self._values is not None
+        values = self._values
+        if values is None:
+            # The version stays: nothing can have been derived from settings that were not loaded.
+            values = self._values = _load()
         try:
-            return self._values[name]
+            return values[name]
         except KeyError:
             raise AttributeError(f"there is no setting {shown(name)}: add it to your settings module") from None
 
     def __setattr__(self, name: str, value: object) -> None:
-        # An attribute of its own would hide the setting for good, and nobody would see that the settings changed.
+        # An instance attribute would hide the setting for good, and the version would not change.
         if not name.startswith("_"):
             raise AttributeError(
                 f"settings.{name} cannot be assigned: set it in the settings module, with settings.configure(), "
@@ -89,7 +90,7 @@ settings = Settings()
 
 @contextmanager
 def override(**values: Any) -> Iterator[Settings]:
-    """Replace the given settings for a block, then put back what was there. Meant for tests; not for concurrent use."""
+    """Replace the given settings for a block, then restore the earlier ones. For tests; not for concurrent use."""
     _check_names(values)
     before = settings._values
     current = _load() if before is None else before

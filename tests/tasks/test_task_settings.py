@@ -11,7 +11,7 @@ from openviper.tasks import TaskSettings
 
 def faults(**given: Any) -> list[str]:
     with pytest.raises(ImproperlyConfigured) as caught:
-        TaskSettings(**given)
+        TaskSettings.load(given)
     return str(caught.value).splitlines()
 
 

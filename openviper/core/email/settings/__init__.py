@@ -1,4 +1,4 @@
-"""The settings of mail; the only part of the component that reads ``openviper.conf``."""
+"""Mail settings; the only part of the component that reads ``openviper.conf``."""
 
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import debug, settings_version, template_dirs

@@ -1,14 +1,14 @@
-"""The kinds of value that a setting may have: what is allowed, and how text from the environment becomes one."""
+"""Validate and describe each kind of value in ``EMAIL``."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jinja2 import Environment
 from pydantic import BeforeValidator, Field, SecretStr
 
+from openviper.conf.kinds import SettingKind, flag_from_text
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.settings.units import Rate, byte_count, seconds
@@ -19,7 +19,6 @@ __all__ = [
     "Bytes",
     "Count",
     "Directory",
-    "Flag",
     "Folders",
     "Hosts",
     "InboxMode",
@@ -36,32 +35,14 @@ __all__ = [
     "Port",
     "Retries",
     "ServerName",
-    "SettingKind",
     "Span",
 ]
 
-_TRUE = frozenset({"true", "yes", "on", "1"})
-_FALSE = frozenset({"false", "no", "off", "0"})
 _NONE = frozenset({"none", "auto"})
 
 
-@dataclass(frozen=True, slots=True)
-class SettingKind:
-    """``allowed`` ends the sentence "give ..."; ``from_text`` reads an environment variable or raises ValueError."""
-
-    allowed: str
-    from_text: Callable[[str], Any] = str
-
-
-def _flag_from_text(text: str) -> bool:
-    word = text.strip().lower()
-    if word not in _TRUE | _FALSE:
-        raise ValueError("is not a yes or no")
-    return word in _TRUE
-
-
 def _maybe_flag_from_text(text: str) -> bool | None:
-    return None if text.strip().lower() in _NONE else _flag_from_text(text)
+    return None if text.strip().lower() in _NONE else flag_from_text(text)
 
 
 def _inbox_from_text(text: str) -> bool | str | None:
@@ -98,7 +79,7 @@ def _hosts_from_text(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> str:
     """Refuse control characters: they could end a line of SMTP or of a header."""
     if not isinstance(value, str):
         raise ValueError("is not a string")
@@ -107,21 +88,22 @@ def _plain(value: object) -> object:
     return value
 
 
-def _sender(value: object) -> object:
+def _sender(value: object) -> str:
+    text = _plain(value)
     try:
-        parse_address(str(_plain(value)), field="")
+        parse_address(text, field="")
     except InvalidAddress:
         raise ValueError("is not an address") from None
-    return value
+    return text
 
 
 def _optional(check: Callable[[Any], object]) -> Callable[[object], object]:
-    """None stays None, and so does an empty string: ``os.environ.get("...", "")`` is how many settings are written."""
+    """Let None pass, and take an empty string for None: ``os.environ.get("...", "")`` is common in settings modules."""
     return lambda value: None if value is None or value == "" else check(value)
 
 
-def _host(value: object) -> object:
-    text = str(_plain(value))
+def _host(value: object) -> str:
+    text = _plain(value)
     if not text or any(character.isspace() or character in "/@[]" for character in text):
         raise ValueError("is not a bare host name or address")
     if text.count(":") == 1:
@@ -130,14 +112,12 @@ def _host(value: object) -> object:
 
 
 def _listed_host(value: object) -> str:
-    return str(_host(value)).lower()
+    return _host(value).lower()
 
 
-def _secret(value: object) -> object:
-    if isinstance(value, SecretStr):
-        _plain(value.get_secret_value())
-        return value if value.get_secret_value() else None
-    raise ValueError("is not a string")
+def _secret(value: object) -> SecretStr | None:
+    text = _plain(value.get_secret_value() if isinstance(value, SecretStr) else value)
+    return SecretStr(text) if text else None
 
 
 def _path(value: object) -> Path:
@@ -145,7 +125,7 @@ def _path(value: object) -> Path:
         return value
     if value == "":
         raise ValueError("is empty")
-    return Path(str(_plain(value)))
+    return Path(_plain(value))
 
 
 def _each(check: Callable[[object], object]) -> Callable[[object], object]:
@@ -157,11 +137,11 @@ def _each(check: Callable[[object], object]) -> Callable[[object], object]:
     return convert
 
 
-def _rate(value: object) -> object:
-    return value if isinstance(value, Rate) else Rate.parse(str(_plain(value)))
+def _rate(value: object) -> Rate:
+    return value if isinstance(value, Rate) else Rate.parse(_plain(value))
 
 
-def _environment(value: object) -> object:
+def _environment(value: object) -> Environment | str:
     return value if isinstance(value, Environment) else _plain(value)
 
 
@@ -169,7 +149,6 @@ def _none_or(check: Callable[[Any], object]) -> Callable[[object], object]:
     return lambda value: None if value is None else check(value)
 
 
-Flag = Annotated[bool, SettingKind("True or False", _flag_from_text)]
 MaybeFlag = Annotated[bool | None, SettingKind("True, False or None", _maybe_flag_from_text)]
 InboxMode = Annotated[bool | Literal["always"] | None, SettingKind('True, False, None or "always"', _inbox_from_text)]
 OnUncertain = Annotated[Literal["retry", "hold"], SettingKind('"retry" or "hold"')]
@@ -211,10 +190,12 @@ MaybeText = Annotated[
 MaybeSender = Annotated[
     str | None,
     BeforeValidator(_optional(_sender)),
-    SettingKind('None or one address such as "Shop <orders@shop.example>"'),
+    SettingKind('None or one address such as "Shop <orders@shop.example>"', address=True),
 ]
 MaybeSecret = Annotated[
-    SecretStr | None, BeforeValidator(_optional(_secret)), SettingKind("None or a string without control characters")
+    SecretStr | None,
+    BeforeValidator(_optional(_secret)),
+    SettingKind("None or a string without control characters", secret=True),
 ]
 Backend = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""The project's settings besides ``EMAIL`` that mail depends on."""
+"""Read the project's other settings that mail depends on."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ __all__ = ["debug", "settings_version", "template_dirs"]
 
 
 def debug() -> bool:
-    """The project's ``DEBUG``."""
+    """Return the project's ``DEBUG``."""
     return bool(conf.settings.DEBUG)
 
 
 def template_dirs() -> tuple[Path, ...]:
-    """The project's ``TEMPLATES_DIR``: one folder or a list, relative ones below the working directory.
+    """Return the folders of ``TEMPLATES_DIR``, a path or a list of paths, relative to the working directory.
 
     Raises:
-        ImproperlyConfigured: neither a path nor a list of paths.
+        ImproperlyConfigured: it is neither a path nor a list of paths.
     """
     value = conf.settings.TEMPLATES_DIR
     folders = [value] if isinstance(value, str | os.PathLike) else value
@@ -29,5 +29,5 @@ def template_dirs() -> tuple[Path, ...]:
 
 
 def settings_version() -> int:
-    """Changes whenever the project's settings do."""
+    """Return a number that changes whenever the project's settings do."""
     return conf.settings.version

@@ -1,4 +1,4 @@
-"""Durations, sizes and rates as people write them in settings."""
+"""Parse durations, sizes and rates of settings."""
 
 import re
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _BYTES = {"b": 1, "byte": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "kib": 10
 
 
 def seconds(value: object) -> float:
-    """Seconds from a number, a ``timedelta``, or a number with its unit: ``"90 s"``, ``"24h"``, ``"7 days"``.
+    """Return seconds from a number, a ``timedelta``, or a number with its unit: ``"90 s"``, ``"24h"``, ``"7 days"``.
 
-    A string without a unit is refused, since nobody can see whether it means seconds.
+    A string without a unit is refused, since it does not show whether it means seconds.
 
     Raises:
-        ValueError: none of these.
+        ValueError: it is none of these.
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -31,10 +31,10 @@ def seconds(value: object) -> float:
 
 
 def byte_count(value: object) -> int:
-    """Bytes from an int, or a number with its unit: ``"25 MB"``. kB, MB and GB are powers of 1024, as kiB, MiB, GiB.
+    """Return bytes from an int, or a number with its unit: ``"25 MB"``. kB, MB, GB are powers of 1024 as kiB, MiB, GiB.
 
     Raises:
-        ValueError: neither, or not a whole number of bytes.
+        ValueError: it is neither, or not a whole number of bytes.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -59,7 +59,7 @@ def _unit(name: str, units: dict[str, int]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most ``count`` in ``period`` seconds."""
+    """Limit of ``count`` in ``period`` seconds."""
 
     count: int
     period: float
@@ -69,7 +69,7 @@ class Rate:
         """Read ``"14/second"``, ``"500/minute"``, ``"10/s"``, ``"2000 per hour"``.
 
         Raises:
-            ValueError: not of this form, or a count of zero.
+            ValueError: it has another form, or the count is zero.
         """
         match = _RATE.fullmatch(text)
         period = None if match is None else _unit(match[2], _SECONDS)
@@ -79,7 +79,7 @@ class Rate:
 
     @property
     def interval(self) -> float:
-        """Seconds between two, when they are spread evenly."""
+        """Return the seconds between two of them, if they are spread evenly."""
         return self.period / self.count
 
     def __str__(self) -> str:
