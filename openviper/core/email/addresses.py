@@ -1,4 +1,4 @@
-"""Addresses: one strict grammar, one value that both the header and the envelope use.
+"""Parse addresses by one strict grammar, into one value for both the header and the envelope.
 
 Accepted are ``local@domain``, ``<local@domain>``, ``Name <local@domain>`` and ``"Name, quoted" <local@domain>``. What
 RFC 5322 has besides (comments, groups, routes, folding) is refused: it carries nothing that a sender needs, and
@@ -50,12 +50,12 @@ class Address:
 
     @property
     def addr_spec(self) -> str:
-        """``local@domain`` as the envelope and the header carry it."""
+        """Return ``local@domain`` as the envelope and the header carry it."""
         return f"{self.local_part}@{self.domain}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """Equal for two addresses of the same mailbox: only the domain ignores case (RFC 5321 section 2.4)."""
+        """Return a key that is equal for one mailbox: only the domain ignores case (RFC 5321 section 2.4)."""
         return self.local_part, self.domain.lower()
 
     @property
@@ -75,7 +75,7 @@ Addresses = str | Iterable[str]
 
 
 class _Refused(Exception):
-    """Why a value is no address; becomes an InvalidAddress that names the field."""
+    """The value is not an address; becomes an InvalidAddress that names the field."""
 
 
 def parse_address(value: str, *, field: str) -> Address:
@@ -217,7 +217,7 @@ def _bounded(local_part: str) -> str:
 def _international_local(local_part: str) -> str:
     """Check a local part of RFC 6531 and return it in NFC, as RFC 6532 section 3.1 asks.
 
-    Such a local part stands in headers as it is, so characters that nobody sees, or that some software turns into
+    Such a local part stands in headers as it is, so invisible characters, or those that some software turns into
     a delimiter (the full-width commercial at), are refused.
     """
     for character in local_part:

@@ -1,4 +1,4 @@
-"""What can go wrong with a message, grouped by what the caller can do about it.
+"""Errors of mail, grouped by what the caller can do about them.
 
 ::
 
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and one line of text.
+    """Reason why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and one line of text.
 
     ``uncertain``: the connection ended after the whole message was sent and before the server answered, so this
     recipient may have it (RFC 1047); the code is then not the server's.
@@ -98,8 +98,8 @@ class TemplateFailed(InvalidMessage):
 class DeliveryError(EmailError):
     """The message could not be delivered.
 
-    ``temporary``: worth another try later. ``uncertain``: the connection ended after the whole message was sent and
-    before the server answered, so it may or may not have been taken (RFC 1047); another try may deliver it twice.
+    ``temporary``: a later attempt may succeed. ``uncertain``: the connection ended after the whole message was sent and
+    before the server answered, so it may or may not have been taken (RFC 1047); another attempt may deliver it twice.
     ``code``: the server's reply code, None when the server did not say no. ``refused``: address to :class:`Refusal`
     for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
     """
@@ -154,4 +154,4 @@ class RecipientsRefused(DeliveryError):
 
 
 class QueueUnavailable(EmailError):
-    """The broker did not take the message; nothing was queued and nothing was sent. The cause is chained."""
+    """The broker did not accept the message; nothing was queued and nothing was sent. The cause is chained."""

@@ -1,4 +1,4 @@
-"""How many bytes one attachment, and all of them together, may have; charged while they are read."""
+"""Limit the bytes of one attachment and of all together, while they are read."""
 
 import threading
 
@@ -8,7 +8,7 @@ __all__ = ["ByteLimit", "TotalLimit"]
 
 
 class TotalLimit:
-    """Bytes that all attachments of a message may have together; None for no limit. Safe between threads."""
+    """Limits the bytes of all attachments of a message; None sets no limit. Thread-safe."""
 
     def __init__(self, max_bytes: int | None) -> None:
         self._max_bytes = max_bytes
@@ -17,7 +17,7 @@ class TotalLimit:
 
     @property
     def room(self) -> int | None:
-        """Bytes that are left, None without a limit."""
+        """Return how many bytes are left, or None without a limit."""
         return None if self._max_bytes is None else max(0, self._max_bytes - self._spent)
 
     def spend(self, count: int, filename: str) -> None:
@@ -35,7 +35,7 @@ class TotalLimit:
 
 
 class ByteLimit:
-    """The bytes of one attachment, named ``filename`` in errors."""
+    """Limits the bytes of one attachment, which errors call ``filename``."""
 
     def __init__(self, filename: str, max_bytes: int, total: TotalLimit) -> None:
         self.filename = filename
@@ -45,16 +45,16 @@ class ByteLimit:
 
     @property
     def room(self) -> int:
-        """Bytes that may still be read before the attachment is too large."""
+        """Return how many bytes may still be read before the attachment is too large."""
         own = max(0, self.max_bytes - self._spent)
         shared = self._total.room
         return own if shared is None else min(own, shared)
 
     def announce(self, size: int) -> None:
-        """Refuse a source that says beforehand that it has ``size`` bytes, so that nothing of it is read.
+        """Refuse a source that announces ``size`` bytes, if that is too large, before anything is read.
 
         Raises:
-            AttachmentRefused: it is too large for this attachment or for the sum.
+            AttachmentRefused: ``size`` is above the limit of this attachment or of the sum.
         """
         if size > self.max_bytes:
             raise AttachmentRefused(self.filename, f"has {size} bytes; {self._limit_text}")

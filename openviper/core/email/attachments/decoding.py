@@ -1,4 +1,4 @@
-"""Undoing content encodings in bounded steps: HTTP's compression, and base64."""
+"""Decode content in bounded steps: HTTP's compression, and base64."""
 
 import binascii
 import zlib
@@ -17,17 +17,17 @@ _WHITESPACE = b" \t\r\n\v\f"
 
 
 class Decoder(Protocol):
-    """Takes a body as it arrives, gives it decoded in pieces of at most 64 kB."""
+    """Decodes a body as it arrives, in pieces of at most 64 kB."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that ``data`` completes."""
+        """Yield the pieces that ``data`` completes."""
 
     def finish(self) -> None:
-        """Say that the body ended here; AttachmentRefused if it must go on."""
+        """End the body; AttachmentRefused if it is incomplete."""
 
 
 def decoder_for(encoding: str, limit: ByteLimit) -> Decoder:
-    """The decoder for a Content-Encoding, in lower case; empty for none.
+    """Return the decoder for a Content-Encoding in lower case; the empty string means none.
 
     Raises:
         AttachmentRefused: an encoding that was not asked for and is not common.
@@ -44,11 +44,11 @@ class _Identity:
         yield data
 
     def finish(self) -> None:
-        """Nothing can be missing that HTTP itself does not notice."""
+        """Do nothing: HTTP itself notices what is missing."""
 
 
 class _Inflate:
-    """gzip or zlib, never more than one piece ahead of its reader, so that a small bomb stays small."""
+    """Inflates gzip or zlib, at most one piece ahead of its reader, so that a compression bomb stays small."""
 
     def __init__(self, limit: ByteLimit) -> None:
         self._filename = limit.filename
@@ -79,7 +79,7 @@ class _Inflate:
 def decode_base64(encoded: str | bytes, limit: ByteLimit) -> bytes:
     """Decode strictly (RFC 4648 section 4, padding required), ignoring white space.
 
-    In slices, as ``binascii`` keeps other threads waiting while it works on one buffer.
+    It works in slices, because ``binascii`` holds the interpreter's lock for a whole buffer.
 
     Raises:
         AttachmentRefused: not base64, or too large.

@@ -1,4 +1,4 @@
-"""Downloading an attachment from a URL that nobody should have to trust.
+"""Download an attachment from an untrusted URL.
 
 Every hop is resolved once and checked, and the connection goes to an address that was checked, so that a name that
 changes its answer in between gains nothing. The transport is used without httpx's client: no proxies of the
@@ -63,7 +63,7 @@ async def fetch(
     resolver: Resolver = resolve,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Fetched:
-    """Get ``url``, of which ``limit`` says how large it may be and under which name errors speak of it.
+    """Download ``url``; ``limit`` bounds its size and holds the file name that errors show.
 
     ``timeout`` in seconds covers everything: resolving, connecting, redirects (at most 3) and the body.
     ``ssl_context`` None means the system's trust store, or certifi's where the system has none. A user name and
@@ -115,7 +115,7 @@ def _default_context() -> ssl.SSLContext:
 async def _opened(
     target: UrlTarget, addresses: Sequence[str], context: ssl.SSLContext
 ) -> AsyncIterator[httpx.Response]:
-    """The response of the first address that can be connected to."""
+    """Return the response of the first address that accepts a connection."""
     sockets: list[AsyncNetworkStream] = []
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:

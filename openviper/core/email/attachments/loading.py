@@ -1,4 +1,4 @@
-"""Loading attachments of every documented form, all at the same time and within limits."""
+"""Load attachments of every documented form, concurrently and within limits."""
 
 import asyncio
 import os
@@ -50,14 +50,14 @@ async def resolve_attachments(
     resolver: Resolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> list[AttachmentData]:
-    """Load a list of attachments, all at the same time, and return them in the order given.
+    """Load a list of attachments concurrently, and return them in the order given.
 
     An item is a path or an http(s) URL (a ``str`` with ``://`` is a URL), ``(filename, content)`` or ``(filename,
     content, mimetype)`` with bytes, a path or a URL as content (a ``str`` there is never text), bytes, a dict with
     exactly one of ``path``, ``url``, ``content`` (a ``str`` there is text, sent as UTF-8) and ``content_b64`` and
-    with ``filename``, ``mimetype``, ``inline``, ``content_id`` as it likes, or an :class:`AttachmentData`, of which
-    a copy is returned. What has no name is called ``attachment-1.bin``, counted from 1 by its place in the list.
-    Without a MIME type, the suffix of the file name decides, for a URL then the server.
+    optionally ``filename``, ``mimetype``, ``inline`` and ``content_id``, or an :class:`AttachmentData`, of which a copy
+    is returned. An item without a name is called ``attachment-1.bin``, numbered by its position in the list. Without a
+    MIME type, the suffix of the file name decides, then, for a URL, the server.
 
     ``max_bytes`` is for each one, ``max_total_bytes`` for all together (None: no limit). ``dirs``: the folders that
     paths may lead into, None for any. ``allowed_hosts``: hosts of URLs that may have internal addresses.
@@ -103,7 +103,7 @@ def _items(attachments: object) -> list[Any]:
 
 
 def _several(value: Iterable[Any]) -> Iterable[Any]:
-    """One folder or host given without a list must not be taken for a list of its characters."""
+    """Return ``value`` as several items; a str alone is one item, not a list of its characters."""
     return [value] if isinstance(value, str | os.PathLike) else value
 
 
@@ -193,14 +193,14 @@ class _Loader:
 
 
 def _import_fetch() -> "Callable[..., Coroutine[Any, Any, Fetched]]":
-    """Get the function in a thread, as its module brings httpx, which takes long to import."""
+    """Import ``fetch`` in a thread, because its module imports httpx, which takes long."""
     from openviper.core.email.attachments.fetch import fetch
 
     return fetch
 
 
 def _with_charset(mimetype: str) -> str:
-    """The type of text that we encoded ourselves: without a charset, readers take it for ASCII (RFC 2046 4.1.2)."""
+    """Add the charset to a text type: without one it means ASCII (RFC 2046 section 4.1.2)."""
     lower = mimetype.lower()
     return f"{mimetype}; charset=utf-8" if lower.startswith("text/") and "charset=" not in lower else mimetype
 

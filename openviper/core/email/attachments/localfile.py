@@ -1,4 +1,4 @@
-"""Reading a local file as an attachment: regular files only, inside the allowed folders, within the limit."""
+"""Read a local file as an attachment: regular files only, inside the allowed folders, within the limit."""
 
 import errno
 import os
@@ -81,7 +81,7 @@ def _check_inside(real_path: str, roots: Sequence[str], path: str, limit: ByteLi
 
 
 def _real_path(descriptor: int) -> str:
-    """Where the opened file is, which no later change of a link can alter."""
+    """Return the path of the opened file, which no later change of a link can alter."""
     if sys.platform == "darwin":
         import fcntl
 

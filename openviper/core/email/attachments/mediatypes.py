@@ -1,4 +1,4 @@
-"""The MIME type that a file name suggests: the same on every machine, whatever its mime.types say."""
+"""Guess the MIME type from a file name, the same on every machine, whatever its mime.types say."""
 
 import functools
 import mimetypes
@@ -45,12 +45,12 @@ _ADDED = {
 
 @functools.cache
 def load() -> dict[str, str]:
-    """Suffix to MIME type. The first call may read files of the machine, so make it off the event loop."""
+    """Return the MIME types by suffix; the first call may read files, so make it off the event loop."""
     known = mimetypes.MimeTypes()  # an instance starts from Python's own table, not from the machine's
     registered, common = known.types_map[True], known.types_map[False]
     return {**common, **registered, **_ADDED}
 
 
 def guess(filename: str) -> str:
-    """The type that the last suffix of ``filename`` stands for, ``application/octet-stream`` for an unknown one."""
+    """Return the type of the last suffix of ``filename``; ``application/octet-stream`` for an unknown one."""
     return load().get(os.path.splitext(filename)[1].lower(), OCTET_STREAM)  # noqa: PTH122 a name, not a path

@@ -1,4 +1,4 @@
-"""Which hosts a server may be asked to fetch from: public addresses, looked up once, in one spelling.
+"""Decide which hosts may be fetched from: public addresses, looked up once, in one spelling.
 
 The guard against server-side request forgery (OWASP SSRF Prevention Cheat Sheet). The ranges are those of the IANA
 special-purpose registries (RFC 6890) and of the forms that carry an IPv4 address inside an IPv6 one.
@@ -60,13 +60,13 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
 class HostRefused(Exception):
-    """A host that must not be connected to; the text gives the reason and follows the host's name."""
+    """The host must not be connected to; the text is the reason, to be put after the host's name."""
 
 
 def is_public(address: str | _IPAddress) -> bool:
-    """Whether ``address`` is a unicast address of the public internet; False for what is not an address at all.
+    """True for a unicast address of the public internet; False also for what is not an address.
 
-    Stricter than ``ipaddress.is_global``, which takes multicast, site-local and NAT64 addresses for global.
+    Stricter than ``ipaddress.is_global``, which treats multicast, site-local and NAT64 addresses as global.
     """
     if isinstance(address, str):
         try:
@@ -105,7 +105,7 @@ def check_host(host: str) -> str:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system's resolver, in a thread; each address once, in its order."""
+    """Ask the system's resolver in a thread; returns each address once, in its order."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -113,7 +113,7 @@ async def resolve(host: str, port: int) -> list[str]:
 async def public_addresses(
     host: str, port: int, *, allowed_hosts: Collection[str] = (), resolver: Resolver = resolve
 ) -> list[str]:
-    """The addresses of ``host`` (as :func:`check_host` spells it) that may be connected to; asks the resolver once.
+    """Return the addresses of ``host`` (as :func:`check_host` spells it) to connect to; asks the resolver once.
 
     ``allowed_hosts`` are names, addresses, or either with ``:port``, that may have any address.
 

@@ -1,6 +1,6 @@
-"""The documented forms of an attachment, turned into one: where the bytes come from, and what is said of them.
+"""Parse the documented forms of an attachment into one: its source and its properties.
 
-Nothing is read here, so a mistake in one item is found before any file or URL is touched.
+Nothing is read here, so a mistake in one item is found before any file or URL is read.
 """
 
 import os
@@ -16,7 +16,7 @@ __all__ = ["Base64", "File", "Memory", "Part", "Source", "Text", "Url", "parse_i
 
 
 class Memory(NamedTuple):
-    """Bytes that are already here."""
+    """Bytes in memory."""
 
     content: bytes
 
@@ -40,7 +40,7 @@ class File(NamedTuple):
 
 
 class Url(NamedTuple):
-    """An http or https URL, not yet judged further."""
+    """An http or https URL, not checked further."""
 
     url: str
 
@@ -59,8 +59,8 @@ class Part(NamedTuple):
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# What is between the slashes and the path. A password with an unescaped slash must not be taken for a path, whose
-# last part would show it as a file name.
+# The part between the slashes and the path. A password with an unescaped slash must not be taken for a path, whose
+# last part would become the file name.
 _AUTHORITY = re.compile(r"(?:[^/?#@]*@)?(?:\[[^\]/?#@]*\]|[^/?#@:\[\]]+)(?::[0-9]*)?(?=[/?#]|$)")
 _MIMETYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}( *;[\x20-\x7e]*)?", re.ASCII)
 
@@ -168,7 +168,7 @@ def _source(key: str, value: object, place: str) -> Source:
 
 
 def _located(value: str | os.PathLike[Any], place: str) -> Source:
-    """A str with a scheme is a URL, everything else a path; never the content itself."""
+    """Return the source of a str or path: a URL if it has a scheme, else a path; never the content itself."""
     if isinstance(value, str) and _SCHEME.match(value):
         return _url(value, place)
     return File(_path(value, place))

@@ -1,4 +1,4 @@
-"""Where the URL of an attachment leads, checked: scheme, host, port and credentials."""
+"""Check an attachment's URL: scheme, host, port and credentials."""
 
 import base64
 import re
@@ -27,18 +27,18 @@ class UrlTarget:
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What credentials are for (RFC 6454): scheme, host and port."""
+        """Return the origin that credentials belong to (RFC 6454): scheme, host and port."""
         return self.url.scheme, self.host, self.port
 
     @property
     def host_header(self) -> str:
-        """The value of the Host header: with the port where it is not the usual one."""
+        """Return the value of the Host header, with the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.url.scheme] else f"{host}:{self.port}"
 
 
 def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
-    """The target of ``url``; ``filename`` is what errors call the attachment.
+    """Return the target of ``url``; errors call the attachment ``filename``.
 
     Raises:
         AttachmentRefused: not a URL that may be fetched. Its text has neither credentials nor query.
@@ -64,10 +64,10 @@ def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
 
 
 def redirected(source: UrlTarget, status: int, location: str | None, filename: str) -> UrlTarget:
-    """Where ``source`` says to go on with ``status`` and ``location``; credentials stay with the origin they were for.
+    """Return the target of a redirect from ``source``; credentials are kept for the same origin only.
 
     Raises:
-        AttachmentRefused: nowhere, to what may not be fetched, or from https to http.
+        AttachmentRefused: ``location`` is missing, may not be fetched, or leads from https to http.
     """
     if not location:
         raise AttachmentRefused(filename, f"{source.host} answered {status} without a Location")
