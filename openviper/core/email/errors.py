@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Reason why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and one line of text.
+    """Reason why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and its text.
 
     ``uncertain``: the connection ended after the whole message was sent and before the server answered, so this
     recipient may have it (RFC 1047); the code is then not the server's.
