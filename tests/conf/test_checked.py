@@ -126,9 +126,12 @@ def test_a_setting_within_a_setting_and_the_parts_of_a_url_are_sources_too() -> 
 def test_pydantics_own_calls_validate_the_same() -> None:
     assert ShopSettings.model_validate({"depth": 1, "length": 2}) == ShopSettings(depth=1, size=2)
     assert TypeAdapter(ShopSettings).validate_python({"depth": 1}).depth == 1
-    settings = ShopSettings(depth=1)
+    settings = ShopSettings(depth=1, size=2)
     assert ShopSettings.model_validate(settings) is settings
-    for call in (lambda: ShopSettings(depth=0), lambda: ShopSettings.model_validate({"depth": 0})):
+    for call in (
+        lambda: ShopSettings(size=2, depth=0),
+        lambda: ShopSettings.model_validate({"depth": 0}),
+    ):
         with pytest.raises(ImproperlyConfigured, match=r"^ShopSettings\(depth=\.\.\.\): 0 is not allowed; give "):
             call()
     with pytest.raises(ImproperlyConfigured, match=r"^ShopSettings\(\): is a list; give a dict of settings"):

@@ -15,6 +15,7 @@ __all__ = [
     "EventKind",
     "MessageEvent",
     "Receipt",
+    "listening",
     "publish",
     "subscribe",
 ]
@@ -122,9 +123,14 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     return unsubscribe
 
 
+def listening() -> bool:
+    """True when there is a listener, which costs an event for each step of a message."""
+    return bool(_listeners)
+
+
 def publish(kind: EventKind, message: Any, detail: str = "", *, refused: tuple[str, ...] = ()) -> None:
     """Call the listeners with an event of ``message``."""
-    if not _listeners:
+    if not listening():
         return
     event = MessageEvent(kind=kind, message_id=message.message_id, message=message, detail=detail, refused=refused)
     for listener in tuple(_listeners):
