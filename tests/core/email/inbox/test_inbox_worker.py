@@ -54,14 +54,15 @@ async def test_what_a_worker_delivers_is_seen_on_the_page(inboxes: Inboxes, work
 async def test_who_is_refused_by_a_workers_server_for_now_is_seen_until_the_next_attempt(
     inboxes: Inboxes, worker: Worker, smtp: SmtpServer
 ) -> None:
-    smtp.refuse("busy@example.test", 450, nth=1)
+    smtp.refuse("busy@example.test", 450)
     async with inboxes.open(backend="SMTPBackend") as client:
         assert await send_email(["a@example.test", "busy@example.test"], "Queued", text="By a worker")
         answer = await client.get("/_mail/api/messages/wait?state=retrying&timeout=60")
         assert answer.status_code == 200, worker.output
         message = answer.json()
         assert message["refused"] == ["busy@example.test"]
-        assert kinds(message) == ["queued", "sending", "delivered", "retrying"]
+        smtp.behave()
+        assert kinds(message)[:4] == ["queued", "sending", "delivered", "retrying"]
         assert "busy@example.test (450" in message["timeline"][2]["detail"]
         answer = await client.get("/_mail/api/messages/wait?state=delivered&timeout=60")
     assert answer.status_code == 200, worker.output
