@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from selectolax.lexbor import LexborHTMLParser
+from openviper.markup import attribute_text, attributes, read_tags
 
 __all__ = ["links_in"]
 
@@ -22,8 +22,11 @@ def links_in(html: str | None, text: str | None) -> list[str]:
 
 
 def _of_html(html: str) -> Iterator[str]:
-    for node in LexborHTMLParser(html).css("a[href], area[href]"):
-        target = (node.attributes.get("href") or "").strip()
+    for tag in read_tags(html):
+        if tag.kind != "start" or tag.name not in ("a", "area"):
+            continue
+        href = next((attribute.value for attribute in attributes(html, tag) if attribute.name == "href"), "")
+        target = attribute_text(href).strip()
         if _ABSOLUTE.match(target) and not target.lower().startswith(_NO_PAGES):
             yield target
 

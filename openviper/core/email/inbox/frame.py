@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from openviper.core.email.message import PreparedMessage
+from openviper.markup import read_tags
 
 __all__ = ["SANDBOX", "frame_policy", "framed_html", "inline_image"]
 
@@ -13,6 +14,7 @@ SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
 _CID = re.compile(r"cid:([^\s\"'<>)\\]{1,250})", re.IGNORECASE)
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}", re.IGNORECASE)
 _PREFERENCE = re.compile(r"\(\s*+prefers-color-scheme\s*+:\s*+(dark|light)\s*+\)", re.IGNORECASE)
+_DOCTYPE = "<!doctype"
 _ALWAYS, _NEVER = "(min-width: 0px)", "(max-width: 0px)"
 _SCHEME = re.compile("(?:supported-)?(color-scheme)")
 _SCHEMES = re.compile(
@@ -23,8 +25,6 @@ _SCHEMES = re.compile(
 # Policies keep these from loading anything; browsers connect to where they lead all the same.
 _FRAMES = re.compile(r"<(?=(?:i?frame|object|embed|portal|fencedframe)\b)", re.IGNORECASE)
 _LINKS = re.compile(r"<(?=link\b)", re.IGNORECASE)
-# What may stand before the doctype, and it: markup before it would show the message in quirks mode.
-_DOCTYPE = re.compile(r"(?>(?:\s|<!--(?:(?!-->).)*+-->)*+)<!doctype[^>]*+>", re.IGNORECASE | re.DOTALL)
 
 
 def frame_policy(images: str, *, remote: bool) -> str:
@@ -54,8 +54,7 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
     html = _FRAMES.sub("<x-", html)
     if not remote:
         html = _LINKS.sub("<x-", html)
-    doctype = _DOCTYPE.match(html)
-    end = doctype.end() if doctype else 0
+    end = _end_of_doctype(html)
     return f'{html[:end]}<base target="_blank">{html[end:]}{_scheme_style(html, theme)}'
 
 
@@ -65,6 +64,18 @@ def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | Non
         if part.inline and (part.content_id or part.filename) == name and _IMAGE_TYPE.fullmatch(part.mimetype):
             return part.content, part.mimetype
     return None
+
+
+def _end_of_doctype(html: str) -> int:
+    """Return where the doctype ends, before which markup would show the message in quirks mode; 0 without one."""
+    position = 0
+    for tag in read_tags(html):
+        if tag.kind != "comment" or html[position : tag.start].strip(" \t\n\f\r"):
+            break
+        position = tag.end
+        if html[tag.start : tag.start + len(_DOCTYPE)].lower() == _DOCTYPE:
+            return position
+    return 0
 
 
 def _schemes(lowered: str) -> Iterator[str]:

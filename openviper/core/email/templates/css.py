@@ -5,6 +5,7 @@ from typing import Any
 
 from openviper.conf.imports import require
 from openviper.core.email.errors import TemplateFailed
+from openviper.markup import describe_excess
 
 __all__ = ["CssInliner"]
 
@@ -32,9 +33,16 @@ class CssInliner:
         """``html`` with its rules in ``style`` attributes; nothing is loaded from files or the network.
 
         Raises:
-            TemplateFailed: the HTML that ``template`` gave has CSS that cannot be inlined.
+            TemplateFailed: the HTML that ``template`` gave nests too deep, or has CSS that cannot be inlined.
             MissingDependency: css-inline is not installed.
         """
+        excess = describe_excess(html)
+        if excess is not None:
+            raise TemplateFailed(
+                template,
+                f"its CSS cannot be inlined, because in the rendered HTML {excess}: "
+                'close the elements, or turn EMAIL["inline_css"] off',
+            )
         try:
             return str(self.load().inline(html))
         except ValueError as error:

@@ -2,10 +2,11 @@
 
 import enum
 import logging
-import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NoReturn
 
 from jinja2 import BaseLoader, ChainableUndefined, Environment, StrictUndefined, Template, TemplateSyntaxError, nodes
@@ -17,8 +18,8 @@ from jinja2.utils import pass_context
 from markupsafe import Markup
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.templates.links import written_schemes
-from openviper.core.email.templates.values import AuthorText, Values, has_private_characters
+from openviper.core.email.templates.links import unquoted_stand_in, written_schemes
+from openviper.core.email.templates.values import FIRST_STAND_IN, AuthorText, Values, has_private_characters
 from openviper.text import shown
 
 __all__ = ["SUBJECT", "MailEnvironment", "Rendering", "TemplateKind", "current_rendering", "make_environment"]
@@ -144,13 +145,28 @@ class MailEnvironment(SandboxedEnvironment):
         source = super().preprocess(source, name, filename)
         if self.kind is TemplateKind.HTML:
             self.written |= written_schemes(source)
-            bare = _bare_attribute(self.variable_start_string).search(source)
-            if bare is not None:
-                line = source.count("\n", 0, bare.end()) + 1
-                raise TemplateSyntaxError('an attribute\'s value is not in quotes: write ="..."', line, name, filename)
+            self._refuse_bare_attributes(source, name, filename)
         elif self.kind is TemplateKind.MARKDOWN and has_private_characters(source):
             raise TemplateSyntaxError("characters above U+F0000 are not possible in Markdown", 1, name, filename)
         return source
+
+    def _refuse_bare_attributes(self, source: str, name: str | None, filename: str | None) -> None:
+        """Raise `TemplateSyntaxError` where a value is written into an attribute without quotation marks."""
+        html: list[str] = []
+        lines: list[tuple[int, int]] = []  # where in the HTML a piece of the template begins, and its line
+        length = 0
+        for line, kind, text in self.lexer.tokeniter(source, name, filename):
+            if kind in ("variable_begin", "data"):
+                lines.append((length, line))
+                html.append(text if kind == "data" else FIRST_STAND_IN)
+                length += len(html[-1])
+        position = unquoted_stand_in("".join(html))
+        if position is None:
+            return
+        index = bisect_right(lines, position, key=itemgetter(0)) - 1
+        begin, line = lines[index]
+        line += html[index].count("\n", 0, position - begin)
+        raise TemplateSyntaxError('an attribute\'s value is not in quotes: write ="..."', line, name, filename)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"{type(obj).__name__}.{attribute} is not open to templates")
@@ -239,8 +255,3 @@ def _arguments(node: nodes.Expr | None) -> Iterator[nodes.Node]:
         yield from (pair.value for pair in node.kwargs)
         yield from (extra for extra in (node.dyn_args, node.dyn_kwargs) if extra is not None)
         node = node.node
-
-
-def _bare_attribute(variable_start: str) -> re.Pattern[str]:
-    start = re.escape(variable_start)
-    return re.compile(rf"<[a-zA-Z](?>[^<>\"'=]|\"[^\"]*\"|'[^']*'|=(?!\s*{start}))*+=\s*{start}")

@@ -2,14 +2,14 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from html import unescape
 
 from openviper.core.email.templates.values import STAND_IN
+from openviper.markup import Attribute, attributes, read_tags
 from openviper.text import CONTROLS
 
-__all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "written_schemes"]
+__all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "unquoted_stand_in", "written_schemes"]
 
 SCHEMES = frozenset({"http", "https", "mailto", "tel", "cid"})
 """What a link or an image may use whoever wrote it."""
@@ -35,27 +35,8 @@ _HEAD = re.compile(r"[^/?#\\]*")
 _WRITTEN = re.compile(r"[\"'=(]\s*([a-z][a-z0-9+.-]*):(?!\s)")
 _WRITTEN_RELATIVE = re.compile(r"=\s*[\"']?//")
 
-_TAG_OR_COMMENT = re.compile(r"<(!--|[a-zA-Z][^\s/>]*)", re.ASCII)
-_COMMENT_END = re.compile(r"--!?>")
-_ATTRIBUTE = re.compile(r"[\s/]*(=*[^\s/>=]+|=+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?", re.ASCII)
-_RAW = {
-    name: re.compile(f"</{name}", re.IGNORECASE)
-    for name in ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
-}
 _STAND_IN = re.compile(STAND_IN)
-_TAG_NAME = re.compile(r"</?[a-zA-Z][^\s/>]*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class _Attribute:
-    """``start`` to ``end`` is the attribute with the blanks before it, ``value_start`` to ``end`` its value."""
-
-    name: str
-    value: str
-    start: int
-    value_start: int
-    end: int
-    quoted: bool
+_TAG_NAME = re.compile(r"</?[a-zA-Z][^\t\n\f\r />]*")
 
 
 def link_scheme(target: str) -> str | None:
@@ -127,6 +108,12 @@ def quote_stand_ins(html: str) -> str:
     return "".join(kept)
 
 
+def unquoted_stand_in(html: str) -> int | None:
+    """Return where the first attribute value begins that has a stand-in and no quotation marks; None for none."""
+    unquoted = (attribute for attribute in _attributes(html) if not attribute.quoted)
+    return next((attribute.value_start for attribute in unquoted if _STAND_IN.search(attribute.value)), None)
+
+
 def _foreign(target: str, written: Collection[str]) -> str | None:
     scheme = link_scheme(target)
     if scheme is None or scheme in SCHEMES:
@@ -136,38 +123,12 @@ def _foreign(target: str, written: Collection[str]) -> str | None:
     return None if scheme in written else scheme
 
 
-def _attributes(html: str) -> Iterator[_Attribute]:
+def _attributes(html: str) -> Iterator[Attribute]:
     """Every attribute of every start tag in order; those in comments too, which Outlook reads (``<!--[if mso]>``)."""
-    position = 0
-    while (match := _TAG_OR_COMMENT.search(html, position)) is not None:
-        if match[1] == "!--":
-            ending = _COMMENT_END.search(html, match.end() - 2)
-            end = ending.start() if ending else len(html)
-            inside = match.end()
-            while (tag := _TAG_OR_COMMENT.search(html, inside, end)) is not None:
-                inside = tag.end()
-                if tag[1] != "!--":
-                    inside = yield from _of_tag(html, inside, end)
-            position = max(end, match.end())
-            continue
-        position = yield from _of_tag(html, match.end(), len(html))
-        raw = _RAW.get(match[1].lower())
-        if raw is not None:
-            closing = raw.search(html, position)
-            position = closing.start() if closing else len(html)
-
-
-def _of_tag(html: str, position: int, end: int) -> Generator[_Attribute, None, int]:
-    while (match := _ATTRIBUTE.match(html, position, end)) is not None:
-        value = match[2] or ""
-        quoted = value[:1] in {'"', "'"}
-        yield _Attribute(
-            name=match[1].lower(),
-            value=value[1:-1] if quoted else value,
-            start=match.start(),
-            value_start=match.start(2) if value else match.end(),
-            end=match.end(),
-            quoted=quoted,
-        )
-        position = match.end()
-    return position
+    for tag in read_tags(html):
+        if tag.kind == "start":
+            yield from attributes(html, tag)
+        elif tag.kind == "comment":
+            for inside in read_tags(html, tag.inner_start, tag.inner_end):
+                if inside.kind == "start":
+                    yield from attributes(html, inside)

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.css import CssInliner
 from openviper.core.email.templates.environment import (
     SUBJECT,
@@ -184,7 +185,10 @@ class TemplateRenderer:
                 return f'<a href="mailto:{match[1]}">{match[1]}</a>'
             return f"&lt;{match[1]}&gt;"
 
-        html = AUTOLINK.sub(link, to_html(source))
+        try:
+            html = AUTOLINK.sub(link, to_html(source))
+        except RecursionError as error:
+            raise TemplateFailed(name, "its Markdown nests lists or quotations too deep to be converted") from error
         return self._guarded(name, values.as_html(html), ())
 
     def _guarded(self, name: str, html: str, written: set[str] | tuple[()]) -> str:

@@ -6,7 +6,7 @@ from html import escape, unescape
 
 from openviper.core.email.errors import TemplateFailed
 
-__all__ = ["AUTOLINK", "STAND_IN", "AuthorText", "Values", "autolink", "has_private_characters"]
+__all__ = ["AUTOLINK", "FIRST_STAND_IN", "STAND_IN", "AuthorText", "Values", "autolink", "has_private_characters"]
 
 # A value is held by one character of the last private plane, which no converter changes, splits or takes for syntax.
 # Until the template is rendered a secret of the plane before stands in front of it, so that no value can name another.
@@ -17,6 +17,8 @@ _SECRET = re.compile("[\U000f0000-\U000fffff]")
 
 STAND_IN = f"[{chr(_FIRST)}-{chr(_LAST)}]"
 """A stand-in in converted text, as a character class of a pattern."""
+
+FIRST_STAND_IN = chr(_FIRST)
 
 
 AUTOLINK = re.compile(f"\U000f0001({STAND_IN})\U000f0002")

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+from markupsafe import Markup
 
 from openviper.core.email.errors import InvalidMessage, TemplateFailed
 from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
@@ -429,6 +431,47 @@ async def test_css_is_inlined_and_nothing_is_loaded_for_it(tmp_path: Path) -> No
     assert '<p style="color: red;">&lt;x&gt;</p>' in html
     assert "blue" not in html
     assert "<style>" not in html
+
+
+@pytest.mark.parametrize("count", [300, 12_000, 1_000_000])
+async def test_html_that_nests_too_deep_is_not_inlined(tmp_path: Path, count: int) -> None:
+    """css-inline works by recursion; without this bound a loop without ``</div>`` ended the process."""
+    _write(tmp_path, {"t.html": "<style>p{color:red}</style>\n{{ rows }}"})
+    renderer = TemplateRenderer([tmp_path], debug=False, inline_css=True)
+    told = r"250 deep at line 2, 251 of them <div>: close the elements, or turn EMAIL\[\"inline_css\"\] off"
+    with pytest.raises(TemplateFailed, match=told):
+        await renderer.render("t.html", {"rows": Markup("<div>") * count})
+
+
+async def test_html_that_nests_as_newsletters_do_is_inlined_in_a_small_thread(tmp_path: Path) -> None:
+    nested = "<div>" * 240 + "<p>x</p>" + "</div>" * 240
+    _write(tmp_path, {"t.html": f"<style>p{{color:red}}</style>{nested}"})
+    renderer = TemplateRenderer([tmp_path], debug=False, inline_css=True)
+    await renderer.prepare()
+    before = threading.stack_size(512 * 1024)
+    try:
+        thread = ThreadPoolExecutor(1)
+        rendered = thread.submit(asyncio.run, renderer.render("t.html")).result()
+        thread.shutdown()
+    finally:
+        threading.stack_size(before)
+    assert '<p style="color: red;">x</p>' in (rendered.html or "")
+
+
+async def test_markdown_that_nests_too_deep_is_an_error_of_the_template(tmp_path: Path) -> None:
+    _write(tmp_path, {"t.md": "- " * 3_000 + "x"})
+    with pytest.raises(TemplateFailed, match="nests lists or quotations too deep"):
+        await TemplateRenderer([tmp_path], debug=False).render("t.md")
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["href={{ v }}", "href=https://shop.example/o/{{ v }}", "href= 'a'b={{ v }}", "href=a{% if v %}{{ v }}{% endif %}"],
+)
+async def test_values_in_attributes_without_quotation_marks_are_refused(tmp_path: Path, attribute: str) -> None:
+    _write(tmp_path, {"t.html": f"<p>\n{{% if 2 > 1 %}}\n<a title='>' {attribute}>go</a>{{% endif %}}"})
+    with pytest.raises(TemplateFailed, match="line 3: an attribute's value is not in quotes"):
+        await TemplateRenderer([tmp_path], debug=False).render("t.html", {"v": "7 onclick=alert(1)"})
 
 
 _WITHOUT = """

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from openviper.core.email.message.plaintext import html_to_text
-from openviper.core.email.message.plaintext.flattening import flattened
 
 
 @pytest.mark.parametrize(
@@ -186,8 +185,8 @@ def test_hostile_markup_takes_little_time_and_space(html: str) -> None:
 
 
 def test_only_the_attributes_of_absurd_tags_are_cut_off() -> None:
-    usual = """<p class=a title='it"s > <b' hidden style="x: 'y'" data-a=b/c>one <img alt = "two" / ></p>\n"""
-    assert flattened(usual * 500) == usual * 500
+    usual = """<p class=a title='it"s > <b' hid style="x: 'y'" data-a=b/c>one <img alt = "two" / ></p>\n"""
+    assert html_to_text(usual * 500) == "\n\n".join(["one two"] * 500)
     many = " ".join(f"x{n}=1" for n in range(5_000))
     assert html_to_text(f"<a href='https://a.example/' {many}>one</a> two" + " three" * 500).startswith(
         "one (https://a.example/) two three"
@@ -196,6 +195,28 @@ def test_only_the_attributes_of_absurd_tags_are_cut_off() -> None:
 
 def test_deep_documents_keep_their_text() -> None:
     assert html_to_text("<div>" * 3_000 + "seen" + "</div>" * 3_000 + "after").split() == ["seen", "after"]
+
+
+def test_a_document_that_no_parser_is_given_is_laid_out_tag_by_tag() -> None:
+    """Its elements do what they do elsewhere: lists, links, tables, quotations, hidden and dropped parts."""
+    pieces = {
+        "<ol start=4><li>one<li>two</ol>": "4. one\n5. two",
+        "<ul><li>a<ul><li>b</ul></ul>": "- a\n  - b",
+        '<p>see <a href="https://e.com/?a&amp;b">this</a> &amp; <b>so</b>': "see this (https://e.com/?a&b) & so",
+        "<table><tr><th>Tea<th>Price<tr><td>Oolong<td>3</table>": "Tea | Price\nOolong | 3",
+        "<blockquote>said</blockquote>": "> said",
+        "<pre>a\n  b</pre>": "a\n  b",
+        "<div style='display: none'>no<div>no</div></div><p hidden>no<p>yes": "yes",
+        "<style>a{}</style><script>'<p>'</script><svg><text>no</text></svg><title>no</title>end": "end",
+        "<img alt='A cat'><!-- no -->": "A cat",
+    }
+    html = "<hr>".join(pieces) + "<hr>" + "<section>" * 3_000
+    rule = f"\n\n{'-' * 40}\n\n"
+    assert html_to_text(html).removesuffix(rule.rstrip("\n")) == rule.join(pieces.values())
+
+
+def test_a_million_nested_elements_keep_the_text_around_them() -> None:
+    assert html_to_text("before" + "<div>" * 1_000_000 + "after") == "before\nafter"
 
 
 def test_long_documents_with_unclosed_items_keep_their_lines() -> None:

@@ -1,0 +1,77 @@
+"""What each HTML element does to plain text."""
+
+import re
+from collections.abc import Callable
+
+from openviper.core.email.message.plaintext.layout import TextLayout
+
+__all__ = ["BY_ATTRIBUTE", "DROPPED", "HIDDEN", "ON_ENTERING", "ON_LEAVING", "Reading", "Step"]
+
+Step = Callable[[TextLayout], None]
+Reading = Callable[[TextLayout, str], None]
+
+DROPPED = frozenset(
+    {"script", "style", "template", "title", "meta", "link", "noembed", "noframes", "iframe", "object", "embed", "svg"}
+    | {"math", "audio", "video", "canvas", "select", "datalist", "input", "textarea", "map"}
+)
+_LINE_BLOCKS = frozenset(
+    {"address", "article", "aside", "caption", "center", "details", "dialog", "div", "dt", "fieldset", "figcaption"}
+    | {"figure", "footer", "form", "header", "hgroup", "legend", "main", "nav", "section", "summary", "tr"}
+)
+_PARAGRAPHS = frozenset(("dl", "h1", "h2", "h3", "h4", "h5", "h6", "p"))
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+"""A ``style`` attribute of an element that is not shown."""
+
+
+def _item(layout: TextLayout, value: str) -> None:
+    layout.open_item(_number(value, default=None))
+
+
+def _numbered(layout: TextLayout, start: str) -> None:
+    layout.open_list(first=_number(start, default=1))
+
+
+def _table(layout: TextLayout, role: str) -> None:
+    layout.open_table(for_layout=role.strip().lower() in {"presentation", "none"})
+
+
+def _quote_mark(layout: TextLayout) -> None:
+    layout.write('"')
+
+
+def _number(value: str, *, default: int | None) -> int | None:
+    text = value.strip()
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else default
+
+
+ON_ENTERING: dict[str, Step] = {
+    **dict.fromkeys(_LINE_BLOCKS, TextLayout.begin_line),
+    **dict.fromkeys(_PARAGRAPHS, TextLayout.begin_paragraph),
+    **dict.fromkeys(("ul", "menu", "dir"), TextLayout.open_list),
+    **dict.fromkeys(("td", "th"), TextLayout.open_cell),
+    "blockquote": TextLayout.open_quote,
+    "br": TextLayout.end_line,
+    "dd": TextLayout.open_indent,
+    "hr": TextLayout.rule,
+    "pre": TextLayout.open_pre,
+    "q": _quote_mark,
+    "tr": TextLayout.open_row,
+}
+BY_ATTRIBUTE: dict[str, tuple[str, Reading]] = {
+    "a": ("href", TextLayout.open_link),
+    "img": ("alt", TextLayout.write),
+    "li": ("value", _item),
+    "ol": ("start", _numbered),
+    "table": ("role", _table),
+}
+ON_LEAVING: dict[str, Step] = {
+    **dict.fromkeys(_LINE_BLOCKS, TextLayout.begin_line),
+    **dict.fromkeys(_PARAGRAPHS, TextLayout.begin_paragraph),
+    **dict.fromkeys(("ol", "ul", "menu", "dir"), TextLayout.close_list),
+    **dict.fromkeys(("li", "dd"), TextLayout.close_indent),
+    "a": TextLayout.close_link,
+    "blockquote": TextLayout.close_quote,
+    "pre": TextLayout.close_pre,
+    "q": _quote_mark,
+    "table": TextLayout.close_table,
+}

@@ -1,0 +1,15 @@
+"""Read HTML: tags and attributes as browsers see them, and a bound for what native parsers are given."""
+
+from openviper.markup.nesting import DEEPEST, MOST_ATTRIBUTES, describe_excess
+from openviper.markup.tags import Attribute, Tag, attribute_text, attributes, read_tags
+
+__all__ = [
+    "DEEPEST",
+    "MOST_ATTRIBUTES",
+    "Attribute",
+    "Tag",
+    "attribute_text",
+    "attributes",
+    "describe_excess",
+    "read_tags",
+]
