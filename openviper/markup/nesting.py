@@ -134,7 +134,7 @@ class _OpenElements:
 
     @property
     def depth(self) -> int:
-        """How many elements are open."""
+        """Return how many elements are open."""
         return len(self._open)
 
     def most_frequent(self) -> tuple[str, int]:

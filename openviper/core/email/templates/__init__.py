@@ -1,4 +1,4 @@
-"""Templates: rendering a message's text, HTML and subject from files of the project."""
+"""Render a message's text, HTML and subject from the project's template files."""
 
 from openviper.core.email.templates.renderer import RenderedTemplate, TemplateRenderer
 

@@ -1,4 +1,4 @@
-"""Moving the rules of style sheets into ``style`` attributes, which all mail programs follow."""
+"""Move the rules of style sheets into ``style`` attributes, which all mail clients follow."""
 
 import threading
 from typing import Any
@@ -11,14 +11,14 @@ __all__ = ["CssInliner"]
 
 
 class CssInliner:
-    """Loads css-inline when it is first needed, and then keeps its inliner. Safe to share between threads."""
+    """Inline CSS with css-inline, loaded at first use. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._inliner: Any = None
         self._lock = threading.Lock()
 
     def load(self) -> Any:
-        """The library's inliner; the first call imports it, so make it in a thread.
+        """Return the library's inliner; the first call imports it, so call it in a thread.
 
         Raises:
             MissingDependency: css-inline is not installed.
@@ -30,7 +30,7 @@ class CssInliner:
             return self._inliner
 
     def inlined(self, template: str, html: str) -> str:
-        """``html`` with its rules in ``style`` attributes; nothing is loaded from files or the network.
+        """Return ``html`` with its rules in ``style`` attributes; files and the network are never read.
 
         Raises:
             TemplateFailed: the HTML that ``template`` gave nests too deep, or has CSS that cannot be inlined.

@@ -1,4 +1,4 @@
-"""The Jinja environments: sandboxed, one for each kind of text that values land in."""
+"""Make the sandboxed Jinja environments, one for each kind of text that values land in."""
 
 import enum
 import logging
@@ -35,7 +35,7 @@ _BIGGEST_POWER_BITS = 10_000
 
 
 class TemplateKind(enum.Enum):
-    """What a template is turned into, and so how its values are escaped."""
+    """Output format of a template, which decides how its values are escaped."""
 
     TEXT = "text"
     HTML = "html"
@@ -44,7 +44,7 @@ class TemplateKind(enum.Enum):
 
 @dataclass(slots=True)
 class Rendering:
-    """One rendering of one template, known to what Jinja calls while it runs."""
+    """State of one template's rendering, for the functions that Jinja calls meanwhile."""
 
     template: str
     warned: set[tuple[str, str]]
@@ -138,7 +138,7 @@ class MailEnvironment(SandboxedEnvironment):
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
-        """Join what a macro, block or ``set`` has written; the type tells it from a value afterwards."""
+        """Join what a macro, block or ``set`` has written, as a type that distinguishes it from a value."""
         return AuthorText("".join(parts))
 
     def preprocess(self, source: str, name: str | None = None, filename: str | None = None) -> str:
@@ -201,7 +201,7 @@ _CLASSES: dict[TemplateKind, type[MailEnvironment]] = {
 def make_environment(
     kind: TemplateKind, loader: BaseLoader, *, debug: bool, host: Environment | None
 ) -> MailEnvironment:
-    """An environment for ``kind``; from ``host`` it takes syntax, extensions, filters, tests, globals and policies."""
+    """Make an environment for ``kind``, with the syntax, extensions, filters, globals and policies of ``host``."""
     options: dict[str, Any] = {
         "loader": loader,
         "autoescape": kind is TemplateKind.HTML,
@@ -240,7 +240,7 @@ _SYNTAX = (
 
 @pass_context
 def _finalize(_context: Context, value: Any) -> Any:
-    """Called with every value that is written, after its filters."""
+    """Check and keep each value that is written, after its filters."""
     rendering = current_rendering.get()
     if rendering.in_subject and not isinstance(value, AuthorText | Markup | Undefined):
         text = str(value)

@@ -1,4 +1,4 @@
-"""Template names, and the folders that they may lead to."""
+"""Check template names, and load them from the allowed folders only."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def _fault(name: str) -> str | None:
 
 
 class FolderLoader(BaseLoader):
-    """Reads templates, UTF-8, from one or several folders: the first that has the name wins.
+    """Load UTF-8 templates from one or several folders; the first that has the name wins.
 
     A name is checked here as well as at the call, because ``include`` and ``extends`` may get theirs from a value.
     Symbolic links are followed as far as they stay inside the folders.
@@ -80,7 +80,7 @@ class FolderLoader(BaseLoader):
         return source, str(path), unchanged
 
     def list_templates(self) -> list[str]:
-        """Every file below the folders that has a name which may be asked for."""
+        """Return the files below the folders whose names pass the check."""
         found: set[str] = set()
         for folder in self.dirs:
             for parent, folders, files in os.walk(folder):

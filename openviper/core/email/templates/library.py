@@ -1,4 +1,4 @@
-"""The templates of a project: which there are, what they say, and which files a template's name stands for."""
+"""Find, read and compile a project's templates."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,11 +44,11 @@ class TemplateLibrary:
 
     @property
     def globals(self) -> frozenset[str]:
-        """Names that every template knows without being given them."""
+        """Return the names that every template can use without context."""
         return frozenset(name for environment in self.environments.values() for name in environment.globals)
 
     def names(self) -> list[str]:
-        """The files that the loaders list and that may be a mail's template."""
+        """Return the files that the loaders list and that a message may use as templates."""
         found: set[str] = set()
         for loader in self._loader.loaders:
             with suppress(TypeError):  # a loader that cannot say what it has
@@ -56,7 +56,7 @@ class TemplateLibrary:
         return sorted(name for name in found if PurePosixPath(name).suffix in _KINDS)
 
     def source(self, name: str) -> str | None:
-        """The text of a file beside the templates, such as sample values; None if there is none.
+        """Return the text of a file beside the templates, such as sample values; None if it is missing.
 
         Raises:
             TemplateFailed: a name that leaves the folders.
@@ -67,7 +67,7 @@ class TemplateLibrary:
             return None
 
     def trees(self, name: str) -> dict[str, nodes.Template]:
-        """The syntax of every file that rendering ``name`` may use, as far as they name each other.
+        """Return the syntax tree of each file that rendering ``name`` may use, if named literally.
 
         Raises:
             TemplateFailed: no such template, a name that leaves the folders, or a syntax error.
@@ -82,7 +82,7 @@ class TemplateLibrary:
             }
 
     def files(self, name: str) -> tuple[tuple[TemplateKind, str], ...]:
-        """The files behind ``name``: itself, or without an extension those with that stem.
+        """Return the files for ``name``: itself, or without an extension those with that stem.
 
         Raises:
             TemplateFailed: there is none, or its extension is not that of a template.
@@ -125,7 +125,7 @@ class TemplateLibrary:
 
     @contextmanager
     def reporting(self, name: str) -> Iterator[None]:
-        """Turn what goes wrong inside into the ``TemplateFailed`` of the template that was asked for."""
+        """Convert errors raised inside to ``TemplateFailed`` for the requested template."""
         try:
             yield
         except TemplateFailed as error:
@@ -137,7 +137,7 @@ class TemplateLibrary:
             raise self._failure(name, error) from error
 
     def _used_by(self, environment: MailEnvironment, file: str) -> Iterator[tuple[str, nodes.Template | None]]:
-        """``file`` and what it uses, each once, as far as they name each other; None for a file that is missing."""
+        """Yield ``file`` and the files it uses by literal name, each once; None for a missing file."""
         seen: set[str] = set()
         waiting = [file]
         while waiting:
@@ -172,7 +172,7 @@ class TemplateLibrary:
 
 
 def _place(error: Exception, name: str) -> str:
-    """Where in the templates ``error`` was raised: the innermost line that Jinja has mapped back."""
+    """Return the template line that raised ``error``: the innermost one that Jinja has mapped back."""
     place = ""
     traceback: TracebackType | None = error.__traceback__
     while traceback is not None:

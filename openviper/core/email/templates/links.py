@@ -1,4 +1,4 @@
-"""Where links of an HTML part may lead, and which attributes values may make."""
+"""Restrict where links of an HTML part lead, and which attributes values can make."""
 
 import re
 import unicodedata
@@ -40,9 +40,9 @@ _TAG_NAME = re.compile(r"</?[a-zA-Z][^\t\n\f\r />]*")
 
 
 def link_scheme(target: str) -> str | None:
-    """The scheme that a reader may find in ``target``, lower case; None for a relative one, ``//`` without a scheme.
+    """Return the lower-case scheme a mail client may find in ``target``; None if relative, ``//`` without a scheme.
 
-    Judges like the most lenient reader: blanks, controls and invisible characters are skipped, full-width letters and
+    Judge like the most lenient client: blanks, controls and invisible characters are skipped, full-width letters and
     colons count as plain ones.
     """
     compact = _SKIPPED.sub("", target)
@@ -57,7 +57,7 @@ def link_scheme(target: str) -> str | None:
 
 
 def written_schemes(source: str) -> set[str]:
-    """The schemes that targets in the source of a template begin with, so that its author's own links are kept."""
+    """Return the schemes of link targets in a template's source, so that its author's own links are kept."""
     found = set(_WRITTEN.findall(source.lower())) - _NEVER
     if _WRITTEN_RELATIVE.search(source):
         found.add(_PROTOCOL_RELATIVE)
@@ -124,7 +124,7 @@ def _foreign(target: str, written: Collection[str]) -> str | None:
 
 
 def _attributes(html: str) -> Iterator[Attribute]:
-    """Every attribute of every start tag in order; those in comments too, which Outlook reads (``<!--[if mso]>``)."""
+    """Yield the attributes of all start tags in order, also in comments, which Outlook reads (``<!--[if mso]>``)."""
     for tag in read_tags(html):
         if tag.kind == "start":
             yield from attributes(html, tag)

@@ -1,4 +1,4 @@
-"""Markdown to HTML: python-markdown where it is installed, otherwise headings, paragraphs and links."""
+"""Convert Markdown to HTML with python-markdown; without it only headings, paragraphs and links."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ _VALUE_LINK = re.compile(f"&lt;({STAND_IN})&gt;")
 
 
 class _Converters(threading.local):
-    """One converter a thread, because it keeps the document that it works on in itself."""
+    """Converters by thread, because a converter stores the document it is working on."""
 
     converter: Any = None
 
@@ -113,7 +113,7 @@ def _new_converter(library: ModuleType) -> Any:
 
 
 def basic_html(source: str) -> str:
-    """HTML for headings, paragraphs and inline links; everything else is text, raw HTML as well."""
+    """Convert headings, paragraphs and inline links to HTML; everything else is text, raw HTML too."""
     parts: list[str] = []
     paragraph: list[str] = []
 

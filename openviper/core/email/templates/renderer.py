@@ -1,4 +1,4 @@
-"""Rendering a message's text, HTML and subject from templates."""
+"""Render a message's text, HTML and subject from templates."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """What Jinja has written for one file; with stand-ins for ``values`` if it is Markdown."""
+    """Jinja's output for one file, with stand-ins for ``values`` if it is Markdown."""
 
     kind: TemplateKind
     content: str
@@ -64,7 +64,7 @@ class _Body:
 
 
 class TemplateRenderer:
-    """Renders the templates of one or several folders; keep one, since it keeps what it has compiled.
+    """Render the templates of one or several folders. Reuse the renderer: it caches compiled templates.
 
     ``dirs``: the first folder that has a template wins. ``debug``: templates are reloaded when they change, and a
     missing variable is an error instead of empty text and one warning. ``inline_css`` moves style sheets into ``style``
@@ -207,7 +207,7 @@ class TemplateRenderer:
 def _written(
     environment: MailEnvironment, file: str, values: dict[str, Any], rendering: Rendering
 ) -> tuple[str, str | None]:
-    """The body and the subject; None when no template of the inheritance has the block."""
+    """Return the body and the subject; the subject is None if no template in the inheritance has its block."""
     template = environment.get_template(file)
     context = template.new_context(values)
     try:

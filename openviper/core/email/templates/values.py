@@ -26,7 +26,7 @@ AUTOLINK = re.compile(f"\U000f0001({STAND_IN})\U000f0002")
 
 
 def autolink(stand_in: str) -> str:
-    """What ``<{{ value }}>`` is converted to: whether it is a link depends on the value."""
+    """Mark a stand-in written as ``<{{ value }}>``, which becomes a link if its value is an address."""
     return f"\U000f0001{stand_in}\U000f0002"
 
 
@@ -37,7 +37,7 @@ class AuthorText(str):
 
 
 def has_private_characters(source: str) -> bool:
-    """Whether a template uses characters that are reserved for stand-ins."""
+    """True if a template uses characters that are reserved for stand-ins."""
     return _PRIVATE.search(source) is not None
 
 
@@ -79,15 +79,15 @@ class Values:
         return f"{self._secret}{chr(_FIRST + len(self._texts) - 1)}"
 
     def source(self, rendered: str) -> str:
-        """Rendered text with bare stand-ins, ready for the converter."""
+        """Return rendered text with bare stand-ins, ready for the converter."""
         return _SECRET.sub("", rendered.replace(self._secret, ""))
 
     def as_text(self, source: str) -> str:
-        """The text part: every value as it is."""
+        """Return the text part, with each value unchanged."""
         return self._fill(source, self._texts)
 
     def as_html(self, html: str) -> str:
-        """The HTML: every value escaped, fit for text and for quoted attributes."""
+        """Return the HTML, with each value escaped for text and quoted attributes."""
         return self._fill(html, self._html)
 
     def _fill(self, text: str, kept: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Plain text from HTML, for the text part of messages that have none."""
+"""Convert HTML to plain text, for the text part of messages that have none."""
 
 from openviper.core.email.message.plaintext.document import html_to_text
 

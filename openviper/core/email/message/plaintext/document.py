@@ -1,4 +1,4 @@
-"""Plain text from HTML: what a reader of the text part needs to see, links included."""
+"""Convert HTML to plain text that keeps what a reader needs, links included."""
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -58,7 +58,7 @@ def html_to_text(html: str) -> str:
 
 
 def _walk(body: LexborNode, layout: TextLayout, hidden: set[int]) -> None:
-    """Visit every node in document order; a loop, because documents may be nested deeper than Python may recurse."""
+    """Visit every node in document order, in a loop: documents may nest deeper than Python recurses."""
     node = body
     open_elements: list[tuple[LexborNode, Step | None]] = []  # each with what to do at its end
     write, element_of = layout.write, _ELEMENTS.get
@@ -87,9 +87,9 @@ def _walk(body: LexborNode, layout: TextLayout, hidden: set[int]) -> None:
 
 
 def _by_tag_id() -> dict[int, _Element | None]:
-    """What each element does, None for those that are dropped, by the number that the parser has for its tag.
+    """Map the parser's number of each tag to what its element does; None for elements that are dropped.
 
-    A node tells the number in a third of the time it needs for the name. The numbers differ between versions of the
+    Reading a node's number takes a third of the time of reading its name. The numbers differ between versions of the
     parser, so they come from a document with every tag in it: in a table, because cells exist nowhere else.
     """
     tags = sorted(DROPPED | ON_ENTERING.keys() | BY_ATTRIBUTE.keys() | ON_LEAVING.keys())

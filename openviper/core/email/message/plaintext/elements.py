@@ -1,4 +1,4 @@
-"""What each HTML element does to plain text."""
+"""Lay out each HTML element as plain text: the steps at its start and at its end."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Laying out plain text: paragraphs, indents, list markers, table rows and links, line by line."""
+"""Lay out plain text: paragraphs, indents, list markers, table rows and links, line by line."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class _Table:
 
 @dataclass(slots=True)
 class TextLayout:
-    """Collects text in document order; :meth:`text` gives the result."""
+    """Collect text in document order; :meth:`text` gives the result."""
 
     _lines: list[str] = field(default_factory=list)  # those that are complete
     _line: list[str] = field(default_factory=list)  # the pieces of the one that is being written
@@ -63,18 +63,18 @@ class TextLayout:
             self._space = text[-1] != words[-1]
 
     def begin_line(self) -> None:
-        """The next text starts on a new line."""
+        """Start the next text on a new line."""
         if not self._breaks:
             self._breaks = 1
         self._space = False
 
     def begin_paragraph(self) -> None:
-        """The next text starts after an empty line."""
+        """Start the next text after an empty line."""
         self._breaks = 2
         self._space = False
 
     def end_line(self) -> None:
-        """A forced line end; the second in a row leaves an empty line."""
+        """End the line; the second call in a row leaves an empty line."""
         self._breaks = 2 if self._breaks or not self._line else 1
         self._space = False
 
@@ -84,7 +84,7 @@ class TextLayout:
         self.begin_paragraph()
 
     def open_list(self, first: int | None = None) -> None:
-        """``first`` is the number of the first item, None for bullets."""
+        """Begin a list; ``first`` is the number of its first item, None for bullets."""
         self._begin_block(paragraph=not self._lists)
         self._lists.append(first)
 
@@ -94,7 +94,7 @@ class TextLayout:
         self._begin_block(paragraph=not self._lists)
 
     def open_item(self, number: int | None) -> None:
-        """``number`` None continues the list's own count."""
+        """Begin an item; ``number`` None continues the list's own count."""
         self.begin_line()
         marker = "- "
         if self._lists and (current := self._lists[-1]) is not None:
@@ -178,7 +178,7 @@ class TextLayout:
             self._breaks = breaks
 
     def text(self) -> str:
-        """All that was written, without empty lines at the end."""
+        """Return all text written so far, without empty lines at the end."""
         self._flush()
         lines = self._lines
         while lines and not lines[-1].strip("> "):

@@ -1,4 +1,4 @@
-"""Addresses of links, as the reader of a text can use them."""
+"""Turn the targets of links into addresses that the reader of a text can use."""
 
 import re
 
@@ -13,7 +13,7 @@ _SCHEME = re.compile(r"(?:https?|mailto|tel):(?://)?", re.IGNORECASE)
 
 
 def address_of(url: str) -> str:
-    """``url`` as a reader could type or dial it; empty when it leads nowhere from a text."""
+    """Return ``url`` as a reader could type or dial it; empty if it leads nowhere from a text."""
     url = "%20".join(url.split())
     if url.startswith("http"):  # the usual case; the pattern takes several times longer to tell
         return url
@@ -26,7 +26,7 @@ def address_of(url: str) -> str:
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether both lead to the same place, whatever their case and with or without a scheme and a final slash."""
+    """True if both lead to the same place; case, scheme and a final slash do not count."""
     return _bare(one) == _bare(other)
 
 

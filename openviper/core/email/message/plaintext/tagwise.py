@@ -1,4 +1,4 @@
-"""Plain text from HTML tag by tag, for documents that no parser is given: nested too deep, or with huge tags."""
+"""Convert HTML to plain text tag by tag, where it nests too deep or has tags too large for the parser."""
 
 from collections import Counter
 from html import unescape
