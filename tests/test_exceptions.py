@@ -14,6 +14,7 @@ import pytest
 from support.raising import raise_chained
 
 import openviper
+from openviper.conf.checked import Conflict
 from openviper.core.email import DeliveryError, Refusal, parse_address
 from openviper.exceptions import OpenViperError
 
@@ -22,10 +23,10 @@ SAMPLES: dict[Any, Any] = {
     str: "orders.csv",
     bool: True,
     int: 452,
+    Conflict: Conflict("use_ssl", "both are True; keep one", excludes="use_tls"),
     DeliveryError: DeliveryError("10.0.0.1: RCPT TO: 452 full", temporary=True, code=452),
 }
 CONTAINERS: dict[Any, Any] = {
-    Sequence: ("a@example.com",),
     Mapping: {"b@example.com": Refusal(452, "cut", uncertain=True), "c@example.com": Refusal(550, "gone")},
     tuple: (),
 }
@@ -49,6 +50,8 @@ def sample(annotation: Any) -> Any:
     """A value for a parameter of that type."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)[0]
+    if get_origin(annotation) is Sequence:
+        return (sample(get_args(annotation)[0]),)
     if get_origin(annotation) in CONTAINERS:
         return CONTAINERS[get_origin(annotation)]
     kinds = [kind for kind in (annotation, *get_args(annotation)) if kind in SAMPLES]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from openviper.conf.sources import Given, Source, kinds
-from openviper.exceptions import ImproperlyConfigured
+from openviper.exceptions import ImproperlyConfigured, PicklableError
 
 __all__ = ["CheckedSettings", "Conflict", "Conflicts", "collect", "load_settings", "report_faults"]
 
@@ -55,7 +55,7 @@ class Conflict:
         return not names.isdisjoint({self.field, self.excludes, *self.depends_on})
 
 
-class Conflicts(ValueError):
+class Conflicts(PicklableError, ValueError):
     """Conflicts of one model; raised by its validator (``mode="after"``)."""
 
     def __init__(self, conflicts: Sequence[Conflict]) -> None:
