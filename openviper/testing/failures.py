@@ -17,10 +17,10 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.smtp.errors import (
     WireFailure,
-    message_refused,
+    message_refused_error,
     peer_name,
-    recipients_refused,
-    server_closing,
+    recipients_refused_error,
+    server_closing_error,
     wire_error,
 )
 from openviper.core.email.backends.smtp.replies import Reply
@@ -92,8 +92,8 @@ class Failure:
         ):
             return None
         if self.reply.code == _SERVER_CLOSING:
-            return server_closing(peer, "RCPT TO", self.reply)
-        return recipients_refused(peer, [one for one in recipients if one not in refused], refused)
+            return server_closing_error(peer, "RCPT TO", self.reply)
+        return recipients_refused_error(peer, [one for one in recipients if one not in refused], refused)
 
     def queue_error(self) -> QueueUnavailable:
         """What the queue raises at ``broker``."""
@@ -113,12 +113,12 @@ def _auth(peer: str, reply: Reply | None) -> DeliveryError:
 
 def _mail(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (server_closing if reply.code == _SERVER_CLOSING else message_refused)(peer, "MAIL FROM", reply)
+    return (server_closing_error if reply.code == _SERVER_CLOSING else message_refused_error)(peer, "MAIL FROM", reply)
 
 
 def _data(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (server_closing if reply.code == _SERVER_CLOSING else message_refused)(peer, "DATA", reply)
+    return (server_closing_error if reply.code == _SERVER_CLOSING else message_refused_error)(peer, "DATA", reply)
 
 
 def _drop(peer: str, _reply: Reply | None) -> DeliveryError:

@@ -74,7 +74,7 @@ def test_who_may_have_it_is_told_from_who_was_refused(cli: Cli, project: Path) -
     assert done.returncode == 1
     assert "refused   gone@example.com  550" in done.stdout
     assert "perhaps   a@example.com  451" in done.stdout
-    assert "may or may not have been taken" in done.stderr
+    assert "may or may not have been accepted" in done.stderr
 
 
 def test_when_all_are_refused_each_reply_is_shown(cli: Cli, project: Path) -> None:

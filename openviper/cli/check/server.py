@@ -8,7 +8,7 @@ from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import left
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.backends.smtp.errors import is_about_greeting, is_about_tls, untrusted_certificate
+from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error, is_tls_error
 from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
@@ -60,7 +60,7 @@ async def _check_results(settings: EmailSettings, sender: str | None, deadline: 
     # A step that ends by itself, before all of it has to, says more.
     limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.8 * left(deadline))})
     try:
-        inspection = await Inspection.of(limited, sock)
+        inspection = await Inspection.create(limited, sock)
     except ImproperlyConfigured as error:
         sock.close()
         yield CheckResult.failed("tls", str(error), "correct that setting")
@@ -80,7 +80,7 @@ class _Conversation:
         """tls, ehlo, auth and sender, as far as it comes."""
         failure = await self._try("greeting", self._inspection.connect)
         if failure is not None:
-            if self._settings.use_ssl and not is_about_greeting(failure):
+            if self._settings.use_ssl and not is_greeting_error(failure):
                 yield _bad_tls(failure, self._settings)
             else:
                 yield self._tls_until_now()
@@ -92,7 +92,7 @@ class _Conversation:
             yield _silent_or_wrong(failure)
             return
         if self._settings.use_tls:
-            failure = await self._try("STARTTLS", self._inspection.secure)
+            failure = await self._try("STARTTLS", self._inspection.start_tls)
             if failure is not None:
                 yield _bad_tls(failure, self._settings)
                 return
@@ -161,13 +161,13 @@ def _good_tls(session: TlsSession) -> CheckResult:
 
 
 def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
-    untrusted = untrusted_certificate(failure)
+    untrusted = certificate_error(failure)
     if untrusted is not None:
         remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
         return CheckResult.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
     if isinstance(failure, TimeoutError):
         remedy = 'does it speak TLS there? EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
-    elif settings.use_ssl or is_about_tls(failure):
+    elif settings.use_ssl or is_tls_error(failure):
         remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; TLS 1.2 is the least'
     else:
         remedy = "turn STARTTLS on at the server, or use the port that has it (587); mail is not sent without"

@@ -1,4 +1,4 @@
-"""What carries a message to where it goes, chosen by name or by the dotted path of your own class."""
+"""Choose the backend that delivers messages, by name or by the dotted path of your own class."""
 
 import inspect
 from typing import TYPE_CHECKING
@@ -40,15 +40,15 @@ if not TYPE_CHECKING:
 
 
 def get_backend(name: str | None = None, settings: EmailSettings | None = None) -> EmailBackend:
-    """Make a new backend; it is opened and closed by the caller (``async with get_backend() as backend``).
+    """Create a backend, which the caller opens and closes (``async with get_backend() as backend``).
 
-    ``name``: ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"``, one of these after
-    ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None takes
-    ``EMAIL["backend"]``. ``settings`` None: those of the project. Only the module of the backend asked for is
-    imported, so that mail in memory or on the console needs no SMTP client.
+    ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"`` or ``"MemoryBackend"``, one of these after
+    ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None means
+    ``EMAIL["backend"]``. ``settings`` None means the project's. Only that backend's module is imported, so that the
+    others need no SMTP client.
 
     Raises:
-        ImproperlyConfigured: there is no such backend, or it is not a complete subclass of :class:`EmailBackend`.
+        ImproperlyConfigured: the backend does not exist, or is not a complete subclass of :class:`EmailBackend`.
     """
     if settings is None:
         settings = EmailSettings.from_settings()

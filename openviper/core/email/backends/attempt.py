@@ -1,4 +1,4 @@
-"""How far an attempt at a delivery has come, for whoever cuts it short and has to say what became of the message."""
+"""Track how far a delivery attempt got, so that a shutdown can report whether the message may have been sent."""
 
 from contextvars import ContextVar
 
@@ -8,7 +8,7 @@ _current: ContextVar["Attempt | None"] = ContextVar("openviper.email.attempt", d
 
 
 class Attempt:
-    """One attempt. Where the backend says nothing of how far it is, the message may be with the server."""
+    """One delivery attempt. Unless the backend marks its progress, the message may have been sent."""
 
     __slots__ = ("started", "waiting")
 
@@ -18,23 +18,23 @@ class Attempt:
 
     @property
     def nothing_sent(self) -> bool:
-        """True while it is known that nothing of the message has left."""
+        """True while the backend waits and is known to have sent nothing of the message."""
         return self.waiting and not self.started
 
     def activate(self) -> None:
-        """Hear of what is noted in this context from here on."""
+        """Make this the attempt that ``mark_waiting`` and ``mark_started`` mark in the current context."""
         _current.set(self)
 
 
 def mark_waiting() -> None:
-    """The attempt of this context waits for a connection."""
+    """Mark the current context's attempt as waiting for a connection."""
     attempt = _current.get()
     if attempt is not None:
         attempt.waiting = True
 
 
 def mark_started() -> None:
-    """From here on the server may get the message of this context's attempt, or of one envelope of it."""
+    """Mark that the server may get the message of the current context's attempt, or one of its envelopes."""
     attempt = _current.get()
     if attempt is not None:
         attempt.started = True

@@ -1,4 +1,4 @@
-"""The contract of a backend: what carries a prepared message to where it goes."""
+"""Define the interface of a backend, the transport that delivers prepared messages."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -12,47 +12,47 @@ __all__ = ["DeliveryReport", "EmailBackend"]
 
 
 class EmailBackend(ABC):
-    """Delivers messages. Name your own with its dotted path in ``EMAIL["backend"]``.
+    """Base class of a transport for messages. Name your own with its dotted path in ``EMAIL["backend"]``.
 
-    One instance serves one event loop. ``send`` may run many times at once.
+    One instance serves one event loop. ``send`` may be called concurrently.
     """
 
     supports_pipelining: ClassVar[bool] = False
-    """True when ``send_pipelined`` does better than ``send``. False again where only ``send`` is redefined."""
+    """True if ``send_pipelined`` is faster than ``send``. False again in a subclass that redefines only ``send``."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # What a subclass does in send(), such as keeping mail from customers, may not be gone round.
-        if _definer(cls, "send") < _definer(cls, "send_pipelined"):
+        # A subclass's send(), which may keep mail from customers, must not be bypassed.
+        if _mro_index(cls, "send") < _mro_index(cls, "send_pipelined"):
             cls.supports_pipelining = False
 
     def __init__(self, settings: EmailSettings) -> None:
         self.settings = settings
 
     async def open(self) -> None:  # noqa: B027 - optional: most backends have nothing to open
-        """Get ready; called once before the first ``send``, at startup where there is a lifespan."""
+        """Acquire resources; called once before the first ``send``, at startup if the application has a lifespan."""
 
     async def aclose(self) -> None:  # noqa: B027 - optional: most backends have nothing to close
-        """Let go of everything; called once, after the last ``send`` has ended."""
+        """Release all resources; called once, after the last ``send`` has ended."""
 
     def describe(self) -> str:
-        """Say in a few words, without secrets, where mail goes; for the log and the command line."""
+        """Describe in a few words, without secrets, where mail goes; for the log and the command line."""
         return type(self).__name__
 
     @abstractmethod
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Deliver ``message`` to ``message.envelope.recipients``.
 
-        Returns when at least one recipient was accepted (the others are in ``refused``).
+        Return a report if at least one recipient was accepted; the others are in its ``refused``.
 
         Raises:
-            DeliveryError: nobody got it (``temporary`` says whether to try again), or it is not known.
+            DeliveryError: no recipient got it (``temporary``: it is worth retrying), or the outcome is ``uncertain``.
         """
 
     async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
-        """``send``, called for many messages at once, so that one need not wait for the answer to another.
+        """Do as ``send``, called for many messages concurrently, so that none waits for the reply to another.
 
-        Called only where ``supports_pipelining`` is true; the backend itself bounds what it does at a time.
+        Called only if ``supports_pipelining`` is true; the backend itself limits the messages in flight.
         """
         return await self.send(message)
 
@@ -66,6 +66,6 @@ class EmailBackend(ABC):
         await self.aclose()
 
 
-def _definer(cls: type, name: str) -> int:
-    """The place of the class that defines ``name`` in the order of resolution."""
-    return next(place for place, each in enumerate(cls.__mro__) if name in each.__dict__)
+def _mro_index(cls: type, name: str) -> int:
+    """Return the index in the method resolution order of the class that defines ``name``."""
+    return next(index for index, each in enumerate(cls.__mro__) if name in each.__dict__)

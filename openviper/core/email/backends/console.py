@@ -1,4 +1,4 @@
-"""Prints messages for people: decoded, with what the recipients do not see, and safe for terminals."""
+"""Print messages for people: decoded, with blind copies, and safe for terminals."""
 
 import asyncio
 import sys
@@ -15,14 +15,14 @@ from openviper.terminal import is_terminal
 __all__ = ["ConsoleBackend"]
 
 
-_writing = Lock()
+_write_lock = Lock()
 
 
 class ConsoleBackend(EmailBackend):
-    """Prints each message as one block; blocks of concurrent messages do not mix.
+    """Backend that prints each message as one block, which never mixes with another.
 
-    ``stream`` None is ``sys.stdout`` as it is at the time of writing. A terminal gets colours where the extra ``rich``
-    is installed. The writing is done in a thread, since a terminal or a pipe may block.
+    ``stream`` None means ``sys.stdout`` at the time of writing. A terminal gets colours if the extra ``rich`` is
+    installed. A thread does the writing, because a terminal or a pipe may block.
     """
 
     def __init__(self, settings: EmailSettings, stream: TextIO | None = None) -> None:
@@ -43,22 +43,22 @@ class ConsoleBackend(EmailBackend):
 
     def _print(self, message: OutgoingMessage) -> None:
         stream = sys.stdout if self._stream is None else self._stream
-        # None where a process has no standard output, whatever the type stubs say.
+        # None if the process has no standard output, whatever the type stubs say.
         if stream is None:
             raise ValueError("there is no standard output")
-        text = (_coloured(message, stream) if is_terminal(stream) else None) or render(message)
+        text = (_render_coloured(message, stream) if is_terminal(stream) else None) or render(message)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        with _writing:
+        with _write_lock:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
 
 
-def _coloured(message: OutgoingMessage, stream: TextIO) -> str | None:
-    """The block with colours; None where rich is not installed. Slow the first time: use a thread."""
+def _render_coloured(message: OutgoingMessage, stream: TextIO) -> str | None:
+    """Render ``message`` with colours, None if rich is not installed. Slow at first: call it in a thread."""
     try:
-        from openviper.core.email.backends.console_colours import coloured
+        from openviper.core.email.backends.console_colours import render_coloured
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
         return None
-    return coloured(View.of(message), stream)
+    return render_coloured(View.from_message(message), stream)

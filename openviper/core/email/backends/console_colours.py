@@ -1,4 +1,4 @@
-"""A message on a terminal, in colours; needs rich. What is shown is the same as without."""
+"""Render a message with colours for a terminal, by rich; the text is the same as without."""
 
 from typing import TextIO
 
@@ -8,13 +8,13 @@ from rich.text import Text
 
 from openviper.core.email.backends.console_view import WIDTH, View, label_column
 
-__all__ = ["coloured"]
+__all__ = ["render_coloured"]
 
 _VALUES = {"Subject": "bold", "Bcc": "yellow"}
 
 
-def coloured(view: View, stream: TextIO) -> str:
-    """The block as ``stream`` can show it: rich looks at TERM and NO_COLOR, and at the width of the terminal."""
+def render_coloured(view: View, stream: TextIO) -> str:
+    """Render ``view`` as ``stream`` can show it: rich heeds TERM, NO_COLOR and the width of the terminal."""
     console = Console(file=stream, highlight=False, emoji=False, markup=False, legacy_windows=False)
     with console.capture() as capture:
         rule = Text("-" * WIDTH, style="dim")
@@ -37,7 +37,7 @@ def coloured(view: View, stream: TextIO) -> str:
 def _table(view: View) -> Table:
     table = Table(box=None, title="Attachments", title_justify="left", title_style="cyan", header_style="dim")
     for name in ("name", "type", "size", ""):
-        # A name that is cut short could hide its end, which says what it is.
+        # Never cut a name short: its end tells the type.
         table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")
     for row in view.attachments:
         table.add_row(*map(Text, row))

@@ -1,4 +1,4 @@
-"""What is shown of a message on a console: decoded, with blind copies, and safe for terminals."""
+"""Render a message for a console: decoded, with blind copies, and safe for terminals."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ _LABEL = 12
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown of a message, all of it safe for a terminal.
+    """The parts of a message to show, all of them safe for a terminal.
 
-    ``headers``: label, value and a note; ``text``, ``html_size``: None without that part; ``attachments``: name, type,
-    size and a note.
+    ``headers`` are labels, values and notes; ``text`` and ``html_size`` are None without that part; ``attachments`` are
+    names, types, sizes and notes.
     """
 
     headers: tuple[tuple[str, str, str], ...]
@@ -29,8 +29,8 @@ class View:
     attachments: tuple[tuple[str, str, str, str], ...]
 
     @classmethod
-    def of(cls, message: OutgoingMessage) -> Self:
-        """Of ``message`` for its envelope."""
+    def from_message(cls, message: OutgoingMessage) -> Self:
+        """Decode and escape ``message``, with the recipients of its envelope."""
         prepared = message.prepared
         return cls(
             headers=tuple((escape(label), escape(value), note) for label, value, note in _headers(message)),
@@ -41,13 +41,13 @@ class View:
 
 
 def label_column(label: str) -> str:
-    """What stands before a header's value."""
+    """Return a header's label, padded to the column of values."""
     return f"{label + ':':<{_LABEL}} "
 
 
 def render(message: OutgoingMessage) -> str:
-    """The block that is printed where the output is no terminal, its last line ended."""
-    view = View.of(message)
+    """Render ``message`` without colours, with a line end after the last line."""
+    view = View.from_message(message)
     rule = "-" * WIDTH
     lines = [rule, *(label_column(label) + value + note for label, value, note in view.headers), ""]
     lines.append("(no text part)" if view.text is None else view.text)
@@ -74,7 +74,7 @@ def _headers(message: OutgoingMessage) -> Iterator[tuple[str, str, str]]:
         yield "Return path", envelope.sender or "<> (none)", ""
     named = {address.addr_spec for address in (*prepared.to, *prepared.cc, *prepared.bcc)}
     if set(envelope.recipients) != named:
-        # One of several envelopes, or a further attempt for those who have not got it yet.
+        # One of several envelopes, or a retry for the recipients who have not got it yet.
         yield "Sent to", ", ".join(envelope.recipients), ""
 
 

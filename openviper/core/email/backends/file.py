@@ -1,4 +1,4 @@
-"""Writes messages as ``.eml`` files, which mail programs open."""
+"""Write messages as ``.eml`` files, which mail clients open."""
 
 import asyncio
 import errno
@@ -19,17 +19,19 @@ from openviper.text import shown
 
 __all__ = ["FileBackend"]
 
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.ENOMEM})
+_TEMPORARY_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.ENOMEM}
+)
 
 _numbers = itertools.count()
 
 
 class FileBackend(EmailBackend):
-    """Writes each message to a file of its own in the folder ``EMAIL["file_dir"]``, readable by its owner only.
+    """Backend that writes each message to a file in the folder ``EMAIL["file_dir"]``, readable by its owner only.
 
-    The names sort by time and hold nothing of the message. Beside ``NAME.eml``, which has exactly the message's bytes,
-    lies ``NAME.json`` with the envelope, since Bcc recipients are nowhere else. A file that bears its name is complete
-    and on the disk.
+    The names sort by time and contain nothing of the message. ``NAME.eml`` has exactly the message's bytes, and
+    ``NAME.json`` the envelope, because Bcc recipients are nowhere else. A file with its final name is complete and on
+    the disk.
     """
 
     def __init__(self, settings: EmailSettings) -> None:
@@ -37,16 +39,16 @@ class FileBackend(EmailBackend):
         self.folder = settings.file_dir
 
     async def open(self) -> None:
-        """Make the folder where it is missing.
+        """Create the folder if it is missing.
 
         Raises:
-            ImproperlyConfigured: it cannot be made.
+            ImproperlyConfigured: it cannot be created.
         """
         try:
-            self.folder = await asyncio.to_thread(_make, self.folder)
+            self.folder = await asyncio.to_thread(_make_folder, self.folder)
         except OSError as error:
             raise ImproperlyConfigured(
-                f'EMAIL["file_dir"]: cannot make the folder {shown(str(self.folder), whole=200)}: '
+                f'EMAIL["file_dir"]: cannot create the folder {shown(str(self.folder), whole=200)}: '
                 f"{error.strerror or error}; give a folder that this process may write to"
             ) from error
 
@@ -54,45 +56,45 @@ class FileBackend(EmailBackend):
         """Write ``message``.
 
         Raises:
-            DeliveryError: the files cannot be written; temporary when the disk is full or descriptors are short.
+            DeliveryError: the files cannot be written; temporary if the disk is full or descriptors are short.
         """
         name = _new_name()
         try:
-            await asyncio.to_thread(_write, self.folder, name, message)
+            await asyncio.to_thread(_write_message, self.folder, name, message)
         except OSError as error:
             raise DeliveryError(
                 f'EMAIL["file_dir"]: cannot write to {shown(str(self.folder), whole=200)}: {error.strerror or error}',
-                temporary=error.errno in _PASSING,
+                temporary=error.errno in _TEMPORARY_ERRNOS,
             ) from error
         return DeliveryReport(accepted=message.envelope.recipients, response=f"written to {name}.eml")
 
 
 def _new_name() -> str:
-    # The number keeps the order within a microsecond, the random part keeps processes and machines apart.
+    # The number keeps the order within a microsecond; the random part differs between processes and machines.
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{next(_numbers):06d}-{secrets.token_hex(4)}"
 
 
-def _make(folder: Path) -> Path:
-    # Absolute from here on: the working directory may change, where mail goes may not.
+def _make_folder(folder: Path) -> Path:
+    # Absolute from here on, because the working directory may change.
     absolute = folder.absolute()
     absolute.mkdir(parents=True, exist_ok=True)
     return absolute
 
 
-def _write(folder: Path, name: str, message: OutgoingMessage) -> None:
-    _make(folder)
+def _write_message(folder: Path, name: str, message: OutgoingMessage) -> None:
+    _make_folder(folder)
     envelope = {
         "message_id": message.message_id,
         "sender": message.envelope.sender,
         "recipients": message.envelope.recipients,
     }
-    # The message gets its name last, so that whoever sees it finds the envelope.
-    beside = folder / f"{name}.json"
-    _write_file(beside, (json.dumps(envelope, indent=1).encode(), b"\n"))
+    # The message gets its final name last, so that a reader who sees it also finds the envelope.
+    envelope_path = folder / f"{name}.json"
+    _write_file(envelope_path, (json.dumps(envelope, indent=1).encode(), b"\n"))
     try:
         _write_file(folder / f"{name}.eml", message.content)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        envelope_path.unlink(missing_ok=True)
         raise
     _sync_folder(folder)
 

@@ -1,4 +1,4 @@
-"""Keeps messages instead of sending them: for tests, and for an application that is only tried out."""
+"""Keep messages in memory instead of sending them, for tests and for trying an application out."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ KEPT_BYTES = 64 * 1024**2
 
 
 class MessageStore:
-    """Messages in the order in which they were sent; the oldest go when there are too many. Safe between threads.
+    """Messages in the order in which they were sent. Thread-safe.
 
-    At most ``KEPT_MESSAGES`` messages and ``KEPT_BYTES`` bytes of content; the newest is kept whatever its size.
+    At most ``KEPT_MESSAGES`` messages and ``KEPT_BYTES`` bytes of content are kept: the oldest are dropped, the newest
+    is kept whatever its size.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class MessageStore:
         self._lock = Lock()
 
     def add(self, message: OutgoingMessage) -> None:
-        """Keep ``message`` as the newest."""
+        """Add ``message`` as the newest, and drop the oldest ones above the limits."""
         with self._lock:
             self._messages.append(message)
             self._size += message.size
@@ -34,7 +35,7 @@ class MessageStore:
                 self._size -= self._messages.popleft().size
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all messages."""
         with self._lock:
             self._messages.clear()
             self._size = 0
@@ -51,15 +52,15 @@ class MessageStore:
 
 
 sent = MessageStore()
-"""What every ``MemoryBackend`` of this process was given.
+"""All messages sent through any ``MemoryBackend`` of this process.
 
-The backend that ``send_email`` uses belongs to an event loop and may be gone when one looks, after a request in another
-thread or after ``asyncio.run()``; this store stays. A test clears it before it begins.
+The backend that ``send_email`` uses belongs to an event loop and may no longer exist after a request in another thread
+or after ``asyncio.run()``; this store remains. Clear it at the start of a test.
 """
 
 
 class MemoryBackend(EmailBackend):
-    """Accepts every recipient and opens nothing; look into ``messages``, or into ``sent`` for the whole process."""
+    """Backend that accepts every recipient and keeps ``messages``; ``sent`` has those of the whole process."""
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)

@@ -103,7 +103,7 @@ async def test_a_relative_folder_stays_where_it_was_opened(
 
 async def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["file_dir"\]: cannot make the folder .*file/mail'):
+    with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["file_dir"\]: cannot create the folder .*file/mail'):
         await backend(tmp_path / "file" / "mail").open()
 
 

@@ -74,7 +74,7 @@ async def test_held_is_who_may_have_it_of_the_second_envelope(scene: Any, fault:
         assert job.uncertain
         assert list(job.progress.held) == PEOPLE[100:]
         assert job.progress.attempts == 1
-        assert "may or may not have been taken" in job.reason
+        assert "may or may not have been accepted" in job.reason
         shown = await asyncio.to_thread(commanded, scene, "show", job.message_id)
         assert "Delivered   perhaps" in shown
         assert "Perhaps     r149@example.com  451" in shown

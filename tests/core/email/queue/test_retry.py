@@ -105,7 +105,7 @@ def test_uncertain_mail_is_tried_again_or_held_as_the_setting_says() -> None:
 
 
 def cut(*recipients: str) -> dict[str, Refusal]:
-    return dict.fromkeys(recipients, Refusal(451, "cut; the message may or may not have been taken", uncertain=True))
+    return dict.fromkeys(recipients, Refusal(451, "cut; the message may or may not have been accepted", uncertain=True))
 
 
 def test_of_a_report_those_who_may_have_it_are_held_and_the_others_tried_again() -> None:

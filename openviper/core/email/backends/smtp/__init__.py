@@ -1,4 +1,4 @@
-"""Delivery by SMTP: the backend, its connections, and messages over them."""
+"""Deliver messages by SMTP."""
 
 from openviper.core.email.backends.smtp.backend import SMTPBackend
 

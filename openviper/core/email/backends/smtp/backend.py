@@ -1,4 +1,4 @@
-"""``SMTPBackend``: delivers to the server of ``EMAIL["host"]`` over kept connections."""
+"""Deliver messages to the SMTP server of ``EMAIL["host"]``, over a pool of connections."""
 
 import logging
 
@@ -18,22 +18,22 @@ logger = logging.getLogger("openviper.email")
 
 
 class SMTPBackend(EmailBackend):
-    """Delivers by SMTP.
+    """Backend that delivers by SMTP.
 
-    Connections belong to the event loop that sends. Without ``open`` they are made at the first message and closed when
-    the loop ends.
+    Each event loop has its own connections. Without ``open`` they are opened at the first message and closed when the
+    loop ends.
     """
 
     supports_pipelining = True
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
-        self._most_recipients = settings.max_recipients_per_message
+        self._max_recipients = settings.max_recipients_per_message
         self._pools: PerLoop[ConnectionPool] = PerLoop()
         self._pipelined: PerLoop[PipelinedSender] = PerLoop()
 
     async def open(self) -> None:
-        """Make the pool and the TLS context; with ``pool_warm`` also a connection, whose failure is only logged.
+        """Create the pool and the TLS context; with ``pool_warm`` also open a connection, and only log a failure.
 
         Raises:
             ImproperlyConfigured: ``tls_ca_file`` cannot be used.
@@ -46,38 +46,38 @@ class SMTPBackend(EmailBackend):
             try:
                 await pool.warm()
             except DeliveryError as error:
-                logger.warning("no connection could be opened ahead (pool_warm): %s", error)
+                logger.warning("cannot open a connection at startup (pool_warm): %s", error)
 
     async def aclose(self) -> None:
-        """Close the connections of this loop: QUIT, and a few seconds for those that are still in use."""
+        """Close this event loop's connections with QUIT, after a few seconds for those still in use."""
         pool = self._pools.get()
         if pool is not None:
             self._pools.discard()
             await pool.aclose()
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
-        """Deliver to every recipient of the envelope, in further transactions where one may not hold them all.
+        """Deliver ``message`` to all recipients of its envelope, in several transactions if one cannot take them all.
 
         Raises:
-            DeliveryError: nobody got it.
+            DeliveryError: no recipient got it, or the outcome is ``uncertain``.
         """
-        return await send_in_envelopes(message, self._pool().send, max_recipients=self._most_recipients)
+        return await send_in_envelopes(message, self._pool().send, max_recipients=self._max_recipients)
 
     async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
-        """``send``, of small messages many to a connection at a time; where the server cannot, one after the other.
+        """Do as ``send``, with many small messages in flight on a connection; one by one if the server cannot.
 
         Raises:
-            DeliveryError: nobody got it.
+            DeliveryError: no recipient got it, or the outcome is ``uncertain``.
         """
         sender, pool = self._pipelined.get(), self._pool()
         if sender is None or sender.pool is not pool:
             sender = PipelinedSender(pool, connections=self.settings.pool_size)
             self._pipelined.set(sender)
-        return await send_in_envelopes(message, sender.send, max_recipients=self._most_recipients)
+        return await send_in_envelopes(message, sender.send, max_recipients=self._max_recipients)
 
     @property
     def stats(self) -> PoolStats | None:
-        """The pool of the running loop at this moment; None before it is made."""
+        """Return the stats of the running event loop's pool; None before it is created."""
         pool, sender = self._pools.get(), self._pipelined.get()
         if sender is not None and sender.pool is pool:
             return sender.stats

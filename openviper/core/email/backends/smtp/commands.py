@@ -1,4 +1,4 @@
-"""The commands of a transaction as bytes: the last border that no CR, LF or second parameter may pass."""
+"""Encode SMTP commands, with a final check against CR, LF and injected parameters."""
 
 import re
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Extensions: RFC 2920 (pipelining), 3030 (chunking), 1870 (size), 6531 (smtputf8).
+    """Extensions that the server offers in its reply to EHLO: RFC 2920, 3030, 1870 and 6531.
 
-    ``max_size`` is the largest message in bytes that the server takes, None when it names no limit.
+    ``max_size`` is the largest message in bytes that the server accepts, None if it announces no limit.
     """
 
     pipelining: bool = False
@@ -32,9 +32,9 @@ class Capabilities:
 
     @classmethod
     def from_extensions(cls, extensions: Mapping[str, str]) -> Self:
-        """``extensions``: keyword in lower case to parameters."""
+        """Parse ``extensions``, which maps keywords in lower case to their parameters."""
         limit = extensions.get("size", "").strip()
-        # A limit of 0 means that there is none to tell (RFC 1870 section 4).
+        # 0 means no fixed limit (RFC 1870 section 4).
         usable = limit.isascii() and limit.isdigit() and len(limit) < 20
         return cls(
             pipelining="pipelining" in extensions,
@@ -46,54 +46,54 @@ class Capabilities:
 
 
 def needs_smtputf8(envelope: Envelope) -> bool:
-    """True when an address or the caller asks for RFC 6531."""
+    """True if an address is not ASCII, or the caller asks for SMTPUTF8 (RFC 6531)."""
     return envelope.smtputf8 or not (envelope.sender.isascii() and all(map(str.isascii, envelope.recipients)))
 
 
 def mail_from(envelope: Envelope, size: int, capabilities: Capabilities) -> bytes:
-    """``MAIL FROM`` with the parameters that the server offers; ``size`` in bytes as transmitted (RFC 1870).
+    """Encode ``MAIL FROM`` with the parameters that the server supports; ``size`` in bytes as sent (RFC 1870).
 
     Raises:
-        InvalidAddress: the sender cannot stand in a command.
+        InvalidAddress: the sender has a character that is not allowed in a command.
     """
-    length = f" SIZE={size:d}" if capabilities.size else ""
-    extension = " SMTPUTF8" if needs_smtputf8(envelope) else ""
-    return f"{_mail(envelope.sender)}{length}{extension}\r\n".encode()
+    size_parameter = f" SIZE={size:d}" if capabilities.size else ""
+    smtputf8 = " SMTPUTF8" if needs_smtputf8(envelope) else ""
+    return f"{_mail_from(envelope.sender)}{size_parameter}{smtputf8}\r\n".encode()
 
 
 def rcpt_to(recipient: str) -> bytes:
-    """``RCPT TO`` for one recipient.
+    """Encode ``RCPT TO`` for ``recipient``.
 
     Raises:
-        InvalidAddress: the recipient cannot stand in a command.
+        InvalidAddress: the recipient is empty, or has a character that is not allowed in a command.
     """
     if not recipient:
         raise InvalidAddress("the envelope has an empty recipient", address=recipient)
-    return f"RCPT TO:<{_checked(recipient)}>\r\n".encode()
+    return f"RCPT TO:<{_checked_path(recipient)}>\r\n".encode()
 
 
 def is_host_name(name: str) -> bool:
-    """True for a host name or an address literal."""
+    """True if ``name`` is a host name or an address literal."""
     return _HOST_NAME.fullmatch(name) is not None
 
 
 def check_host_name(name: str) -> str:
-    """``name`` when it may stand in EHLO: a host name or an address literal.
+    """Return ``name`` if EHLO allows it: a host name or an address literal.
 
     Raises:
-        ImproperlyConfigured: it may not.
+        ImproperlyConfigured: EHLO does not allow it.
     """
     if not is_host_name(name):
-        raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {shown(name)} cannot be given in EHLO; use a host name')
+        raise ImproperlyConfigured(f'EMAIL["local_hostname"]: {shown(name)} is not valid in EHLO; use a host name')
     return name
 
 
 @lru_cache(maxsize=256)
-def _mail(sender: str) -> str:
-    return f"MAIL FROM:<{_checked(sender)}>"
+def _mail_from(sender: str) -> str:
+    return f"MAIL FROM:<{_checked_path(sender)}>"
 
 
-def _checked(address: str) -> str:
+def _checked_path(address: str) -> str:
     if _FORBIDDEN.search(address) or len(address) > 1000:
-        raise InvalidAddress(f"{shown(address)} cannot stand in an SMTP command", address=address)
+        raise InvalidAddress(f"{shown(address)} is not allowed in an SMTP command", address=address)
     return address

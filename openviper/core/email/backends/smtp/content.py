@@ -1,4 +1,4 @@
-"""The content on its way to the wire: checked once, then cut into pieces of a size that suits the event loop."""
+"""Check a message's content before it is sent, cut it into pieces, and dot-stuff them for DATA."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from openviper.core.email.message import Chunks, CleanChunks, Content, lengths
 
 __all__ = ["YIELD_EVERY", "DotStuffer", "check_content", "checked_size", "pieces"]
 
-YIELD_EVERY = 256 * 1024  # bytes after which other tasks get their turn
+YIELD_EVERY = 256 * 1024  # bytes between two yields to the event loop
 _PIECE = 64 * 1024
 
 
 async def check_content(content: Chunks) -> int:
-    """The length of ``content`` in bytes, each CR and LF of which belongs to a CRLF.
+    """Check that ``content`` has CRLF line ends only, and return its length in bytes.
 
-    A bare one could end the message early at a lenient server (SMTP smuggling).
+    A lenient server could take a bare CR or LF for the end of the message (SMTP smuggling).
 
     Raises:
         InvalidMessage: it has a bare CR or LF, or its last line has no end.
@@ -29,7 +29,7 @@ async def check_content(content: Chunks) -> int:
         if whole is None:
             last = b""
             continue
-        for chunk in _bounded(whole):
+        for chunk in _slices(whole):
             pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
             returns += chunk.count(b"\r")
             feeds += chunk.count(b"\n")
@@ -43,7 +43,7 @@ async def check_content(content: Chunks) -> int:
 
 
 def checked_size(content: Chunks) -> int | None:
-    """``check_content`` without a pause, for the usual small message; None when it is too large for that."""
+    """Check a single small chunk as ``check_content`` does, but at once; return None for other content."""
     if len(content) != 1 or len(chunk := content[0]) > YIELD_EVERY:
         return None
     if not isinstance(content, CleanChunks):
@@ -59,7 +59,7 @@ def _check_line_ends(pairs: int, returns: int, feeds: int, last: bytes) -> None:
 
 
 def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview]:
-    """``content`` from byte ``begin`` to byte ``end``: small chunks put together, large ones cut without a copy."""
+    """Yield ``content`` from byte ``begin`` to byte ``end``: small chunks joined, large ones cut without a copy."""
     small: list[bytes | memoryview] = []
     gathered = 0
     position = 0
@@ -81,7 +81,7 @@ def pieces(content: Chunks, begin: int, end: int) -> Iterator[bytes | memoryview
         yield b"".join(small)
 
 
-def _bounded(chunk: bytes) -> Iterator[bytes]:
+def _slices(chunk: bytes) -> Iterator[bytes]:
     if len(chunk) <= YIELD_EVERY:
         if chunk:
             yield chunk
@@ -91,15 +91,15 @@ def _bounded(chunk: bytes) -> Iterator[bytes]:
 
 
 class DotStuffer:
-    """Doubles the dot that begins a line, also where the line end lies in an earlier piece."""
+    """Incremental dot-stuffing for DATA: doubles each dot that begins a line (RFC 5321 section 4.5.2)."""
 
     __slots__ = ("_tail",)
 
     def __init__(self) -> None:
-        self._tail = b"\r\n"  # the first line begins at once
+        self._tail = b"\r\n"  # the end of the line before the first one
 
     def stuff(self, piece: bytes) -> bytes:
-        """``piece`` as it is transmitted."""
+        """Return ``piece`` as it is sent; a line may end in one piece and begin in the next."""
         text = self._tail + piece
         kept = len(self._tail)
         self._tail = text[-2:]
@@ -107,5 +107,5 @@ class DotStuffer:
         return text.replace(b"\r\n.", b"\r\n..")[kept:]
 
     def end(self) -> bytes:
-        """The end of data."""
+        """Return the end of mail data, after a line end if the content lacks one."""
         return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"

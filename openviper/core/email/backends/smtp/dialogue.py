@@ -1,4 +1,4 @@
-"""The judging side of a transaction: what was asked, what the answers mean, and which error that is."""
+"""Interpret SMTP replies and map them to delivery errors."""
 
 from collections.abc import Sequence
 
@@ -6,34 +6,32 @@ from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import (
     StaleConnection,
     WireFailure,
-    message_refused,
-    recipients_refused,
-    server_closing,
+    message_refused_error,
+    recipients_refused_error,
+    server_closing_error,
     wire_error,
 )
-from openviper.core.email.backends.smtp.replies import Reply
+from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, START_MAIL_INPUT, Reply
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 
-__all__ = ["READY", "SERVER_CLOSING", "Dialogue"]
+__all__ = ["Dialogue"]
 
-READY = 354  # to DATA: the content may come
-SERVER_CLOSING = 421  # to anything: the server closes the connection
-_BEFORE_ANYTHING = ("RSET", "MAIL FROM")
+_BEFORE_RECIPIENTS = ("RSET", "MAIL FROM")
 
 
 class Dialogue:
-    """Asks over ``connection`` and keeps who was accepted and refused.
+    """The commands and replies of one transaction on ``connection``, with the recipients accepted and refused.
 
-    ``body_written`` is to be True once the last byte of the message has been written: from then on a lost connection
-    leaves the outcome uncertain, unless it has not left this process; ``body_left``: it is known to have. The methods
-    raise what a refusal, a departure or a loss means for the caller.
+    Set ``body_written`` once the last byte of the message has been written: from then on a lost connection makes the
+    outcome uncertain, unless that byte has not left this process. Set ``body_flushed`` if it is known to have left.
+    The methods raise the delivery error for a refusal or a lost connection.
     """
 
     def __init__(self, connection: Connection, recipients: Sequence[str], *, allow_partial: bool) -> None:
         self.connection = connection
         self.body_written = False
-        self.body_left = False
+        self.body_flushed = False
         self._peer = connection.peer
         self._recipients = recipients
         self._allow_partial = allow_partial
@@ -41,40 +39,43 @@ class Dialogue:
         self._refused: dict[str, Refusal] = {}
 
     async def ask(self, data: bytes, steps: Sequence[str], *, final_limit: float | None = None) -> list[Reply]:
-        """Write commands; ``steps`` names each of them. Returns a reply for each."""
+        """Write commands and return a reply to each; ``steps`` names them for error texts."""
         try:
             replies = await self.connection.ask(data, len(steps), final_limit=final_limit)
         except WireFailure as failure:
-            self.check_cut_flight(steps, failure.replies)
-            raise self.failed(steps, failure) from failure
-        self.check_departure(steps, replies)
+            self.check_interrupted_flight(steps, failure.replies)
+            raise self.interruption_error(steps, failure) from failure
+        self.check_server_closing(steps, replies)
         return replies
 
-    def failed(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
-        """The error for a connection that ended before all the replies to ``steps`` were there."""
+    def interruption_error(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
+        """Return the error for a connection that ended before all replies to ``steps`` arrived."""
         step = steps[min(len(failure.replies), len(steps) - 1)]
         error = self._wire_error(step, failure)
         return StaleConnection(error) if failure.kind == "lost" and not error.uncertain else error
 
-    def check_departure(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
-        """Raise when the server has said that it closes the connection; a refusal before that counts."""
+    def check_server_closing(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+        """Raise if the last reply is 421; a refusal before it takes precedence."""
         if replies[-1].code != SERVER_CLOSING:
             return
-        self.check_cut_flight(steps, replies[:-1])
+        self.check_interrupted_flight(steps, replies[:-1])
         step = steps[len(replies) - 1]
-        error = server_closing(self._peer, step, replies[-1])
-        raise StaleConnection(error) if step in _BEFORE_ANYTHING else error
+        error = server_closing_error(self._peer, step, replies[-1])
+        raise StaleConnection(error) if step in _BEFORE_RECIPIENTS else error
 
     def check_reset(self, reply: Reply) -> None:
-        """Raise when the transaction before may still be open, so that this connection is of no use."""
+        """Raise if RSET was refused: the last transaction may still be open, so the connection is unusable."""
         if not reply.positive:
             raise StaleConnection(ConnectionFailed(f"{self._peer}: RSET: {reply}", temporary=True))
 
     def interpret_envelope(self, replies: Sequence[Reply]) -> None:
-        """Note who is accepted and refused; raise when the message may go to nobody. Further replies are ignored."""
+        """Record the recipients accepted and refused; raise if the message may go to none of them.
+
+        ``replies`` are those to MAIL and to each RCPT; further ones are ignored.
+        """
         if not replies[0].positive:
             self._require_negative("MAIL FROM", replies[0])
-            raise message_refused(self._peer, "MAIL FROM", replies[0])
+            raise message_refused_error(self._peer, "MAIL FROM", replies[0])
         for recipient, reply in zip(self._recipients, replies[1:], strict=False):
             if reply.positive:
                 self._accepted.append(recipient)
@@ -83,48 +84,47 @@ class Dialogue:
                 self._refused[recipient] = reply.refusal()
         if not self._accepted or (self._refused and not self._allow_partial):
             self.connection.needs_reset = True
-            raise recipients_refused(self._peer, self._accepted, self._refused)
+            raise recipients_refused_error(self._peer, self._accepted, self._refused)
 
-    def check_cut_flight(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
-        """Raise the refusal that came before the connection ended, if it leaves no doubt.
+    def check_interrupted_flight(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
+        """Raise the refusal that arrived before the connection ended, if it is conclusive.
 
-        Some servers hang up behind a refusal, which would be the same at the next attempt.
+        Some servers close the connection after a refusal, which would recur at the next attempt.
         """
         if "MAIL FROM" not in steps:
             return
         begin = steps.index("MAIL FROM")
         if not all(reply.positive for reply in replies[:begin]):
-            return  # to RSET: what is said behind it may be about another message
+            return  # RSET failed: the replies behind it may concern another message
         replies = replies[begin:]
         if len(replies) > len(self._recipients) or (replies and replies[0].negative):
             self.interpret_envelope(replies)
 
-    def check_ready(self, reply: Reply) -> None:
-        """Raise when the server does not want the content after DATA."""
-        if reply.code != READY:
+    def check_data_reply(self, reply: Reply) -> None:
+        """Raise if the server does not ask for the content after DATA."""
+        if reply.code != START_MAIL_INPUT:
             self._require_negative("DATA", reply)
             self.connection.needs_reset = True
-            raise message_refused(self._peer, "DATA", reply)
+            raise message_refused_error(self._peer, "DATA", reply)
 
     def interpret_content(self, step: str, reply: Reply) -> DeliveryReport:
-        """The outcome when the server has taken the content; else raise."""
+        """Return the report if the server has accepted the content, else raise."""
         if reply.positive:
             return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
-        self.check_departure([step], [reply])
+        self.check_server_closing([step], [reply])
         self._require_negative(step, reply)
-        raise message_refused(self._peer, step, reply)
+        raise message_refused_error(self._peer, step, reply)
 
     @property
     def _body_sent(self) -> bool:
-        return self.body_left or (self.body_written and self.connection.flushed)
+        return self.body_flushed or (self.body_written and self.connection.flushed)
 
     def _require_negative(self, step: str, reply: Reply) -> None:
         if not reply.negative:
-            failure = WireFailure("broken", f"an answer that does not fit: {reply}")
-            raise self._wire_error(step, failure)
+            raise self._wire_error(step, WireFailure("broken", f"unexpected reply: {reply}"))
 
     def _wire_error(self, step: str, failure: WireFailure) -> DeliveryError:
-        """Return the error for ``failure``; recipients who were refused before it certainly lack the message."""
+        """Return the error for ``failure``; recipients refused before it certainly did not get the message."""
         error = wire_error(self._peer, step, failure, body_sent=self._body_sent)
         if error.uncertain and self._refused:
             error.refused = dict.fromkeys(self._accepted, Refusal(451, str(error), uncertain=True)) | self._refused

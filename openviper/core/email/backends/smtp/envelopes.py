@@ -1,4 +1,4 @@
-"""One message in as many envelopes as its recipients need, and one outcome of them all."""
+"""Split a message into as many envelopes as its recipients need, and combine their outcomes in one report."""
 
 import logging
 from collections import Counter, deque
@@ -21,31 +21,33 @@ Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipients: int) -> DeliveryReport:
     """Send ``message`` to all its recipients, at most ``max_recipients`` in a transaction.
 
-    Those whom the server answers 452 get a transaction of their own as long as each one reaches somebody. When a later
-    transaction fails after an earlier one has succeeded, its recipients are in ``refused``: with the server's reply
-    where it gave one, else with 451 (worth another try) or 554, and the reason as the text. Where nobody knows whether
-    the server took the transaction, they are ``uncertain``: sending to them again may deliver twice.
+    Recipients refused with 452 get a further transaction, as long as each transaction reaches a recipient. If a
+    transaction fails after an earlier one has succeeded, its recipients are in ``refused``: with the server's reply if
+    there is one, else with 451 (worth retrying) or 554 and the reason as the text. If the server may have accepted
+    that transaction, they are ``uncertain``: sending to them again may deliver twice.
 
     Raises:
-        InvalidAddress: a recipient cannot stand in a command; nothing was sent.
-        DeliveryError: nobody is known to have it; ``refused`` tells those who may have it from the others, if any.
+        InvalidAddress: a recipient is not allowed in a command; nothing was sent.
+        DeliveryError: no recipient is known to have it; ``refused`` may distinguish those who may have it.
     """
     recipients = message.envelope.recipients
     if len(recipients) <= max_recipients:
-        outcome = await send(message)
-        if not outcome.refused:
-            return outcome
-        delivery = _Delivery(message, send, max_recipients)
-        delivery.waiting.clear()
-        delivery.note(outcome)
+        report = await send(message)
+        if not report.refused:
+            return report
+        envelopes = _Envelopes(message, send, max_recipients)
+        envelopes.waiting.clear()
+        envelopes.record(report)
     else:
         for recipient in recipients:
-            rcpt_to(recipient)  # a wrong one must not come to light when the first envelope is delivered
-        delivery = _Delivery(message, send, max_recipients)
-    return await delivery.run()
+            rcpt_to(recipient)  # an invalid one must be found before the first envelope is sent
+        envelopes = _Envelopes(message, send, max_recipients)
+    return await envelopes.send_all()
 
 
-class _Delivery:
+class _Envelopes:
+    """Envelopes of one message that are waiting, and the outcome of those sent."""
+
     def __init__(self, message: OutgoingMessage, send: Send, max_recipients: int) -> None:
         self._message = message
         self._send = send
@@ -55,18 +57,18 @@ class _Delivery:
         self._refused: dict[str, Refusal] = {}
         self._response = ""
 
-    async def run(self) -> DeliveryReport:
+    async def send_all(self) -> DeliveryReport:
         failure: DeliveryError | None = None
         while self.waiting:
             recipients = self.waiting.popleft()
             try:
-                self.note(await self._send(self._message.for_recipients(recipients)))
+                self.record(await self._send(self._message.for_recipients(recipients)))
             except RecipientsRefused as error:
-                self._note_refusal(error)
+                self._record_refused(error)
             except DeliveryError as error:
-                # Neither a dead server nor a refused content will treat the next envelope better.
+                # The next envelope would fail alike, be it the server or the content.
                 failure = error
-                self._give_up(error, recipients)
+                self._record_failure(error, recipients)
         if not self._accepted:
             if failure is not None and failure.uncertain and not all(each.uncertain for each in self._refused.values()):
                 failure.refused = self._refused
@@ -84,25 +86,25 @@ class _Delivery:
                 len(self._refused),
                 total,
                 _codes(self._refused),
-                f"; {uncertain} of them perhaps have it" if uncertain else "",
+                f"; {uncertain} of them may have received it" if uncertain else "",
             )
         return DeliveryReport(tuple(self._accepted), self._refused, self._response)
 
-    def note(self, outcome: DeliveryReport) -> None:
-        """Add what one transaction has brought."""
-        self._accepted += outcome.accepted
-        self._response = outcome.response
-        later = tuple(address for address, refusal in outcome.refused.items() if refusal.code == _TOO_MANY_RECIPIENTS)
+    def record(self, report: DeliveryReport) -> None:
+        """Add the outcome of one transaction; recipients refused with 452 wait for a further one."""
+        self._accepted += report.accepted
+        self._response = report.response
+        later = tuple(address for address, refusal in report.refused.items() if refusal.code == _TOO_MANY_RECIPIENTS)
         if later:
             self.waiting.appendleft(later)
-        self._refused.update((key, value) for key, value in outcome.refused.items() if key not in later)
+        self._refused.update((key, value) for key, value in report.refused.items() if key not in later)
 
-    def _note_refusal(self, error: RecipientsRefused) -> None:
+    def _record_refused(self, error: RecipientsRefused) -> None:
         self._refused.update(error.refused)
         for address in error.accepted:
             self._refused[address] = Refusal(451, "not sent, because another recipient of its envelope was refused")
 
-    def _give_up(self, error: DeliveryError, recipients: tuple[str, ...]) -> None:
+    def _record_failure(self, error: DeliveryError, recipients: tuple[str, ...]) -> None:
         refusal = Refusal(error.code or (451 if error.temporary else 554), str(error), error.uncertain)
         self._refused.update(error.refused or dict.fromkeys(recipients, refusal))
         if error.uncertain:

@@ -1,4 +1,8 @@
-"""What became of a transaction, and the errors that tell it apart: refused, not sent, and uncertain."""
+"""Map failures of a connection, replies and aiosmtplib's errors to delivery errors.
+
+Each says what failed, at which step, and whether to retry; a lost connection also whether the message may have been
+accepted.
+"""
 
 import asyncio
 import os
@@ -30,30 +34,29 @@ __all__ = [
     "HandshakeStep",
     "StaleConnection",
     "WireFailure",
-    "is_about_greeting",
-    "is_about_tls",
-    "message_refused",
+    "certificate_error",
+    "handshake_error",
+    "is_greeting_error",
+    "is_tls_error",
+    "message_refused_error",
     "peer_name",
-    "recipients_refused",
-    "server_closing",
-    "too_large",
-    "translated",
-    "untrusted_certificate",
+    "recipients_refused_error",
+    "server_closing_error",
+    "too_large_error",
     "wire_error",
 ]
 
-
-def peer_name(settings: EmailSettings) -> str:
-    """``host:port`` for error texts."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{host}:{settings.port}"
-
+# All that aiosmtplib raises during a handshake; anything else is a bug here and must surface as it is.
+HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
 
 FailureKind = Literal["lost", "silent", "broken"]
 
 
 class WireFailure(PicklableError):
-    """The connection ended, or had to be ended. ``replies`` are those of the exchange that had come before."""
+    """The connection ended: lost, silent for too long, or broken by an invalid reply.
+
+    ``replies`` are those of the exchange that arrived before.
+    """
 
     def __init__(self, kind: FailureKind, detail: str, replies: tuple[Reply, ...] = ()) -> None:
         super().__init__(detail)
@@ -63,60 +66,14 @@ class WireFailure(PicklableError):
 
 
 class StaleConnection(PicklableError):
-    """The connection was gone before the message could have been taken; on a fresh one it may be sent again.
+    """The connection was lost before the server can have accepted the message, so a new connection may send it again.
 
-    ``error`` is what to raise where it is not.
+    ``error`` is the error to raise if it is not sent again.
     """
 
     def __init__(self, error: DeliveryError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -> DeliveryError:
-    """The error for a connection that ended while ``step`` was waited for.
-
-    ``body_sent``: the whole message, its end included, had left this process, so that nobody can know what became
-    of it (RFC 1047).
-    """
-    end = "; the message may or may not have been taken" if body_sent else ""
-    kind = DeliveryTimeout if failure.kind == "silent" else ConnectionFailed
-    return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent)
-
-
-def server_closing(peer: str, step: str, reply: Reply) -> DeliveryError:
-    """The error for 421, which the server may give to anything: it is closing the connection."""
-    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code)
-
-
-def message_refused(peer: str, step: str, reply: Reply) -> MessageRefused:
-    """The error for a sender or content that was refused."""
-    return MessageRefused(f"{peer}: {step}: {reply}", temporary=reply.refusal().temporary, code=reply.code)
-
-
-def recipients_refused(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> RecipientsRefused:
-    """The error for an envelope nobody of which gets the message."""
-    replies = sorted({str(refusal) for refusal in refused.values()})
-    shown = "; ".join(replies[:3]) + ("; ..." if len(replies) > 3 else "")
-    count = f"{len(refused)} of {len(accepted) + len(refused)} recipients refused, nothing was sent"
-    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {shown}", accepted=accepted, refused=refused)
-
-
-def too_large(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
-    """The error for a message above the limit that the server announces; nothing was sent."""
-    prepared = message.prepared
-    parts = [(len(each.content), f"attachment {shown(each.filename)}") for each in prepared.attachments]
-    parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
-    # Exact, because a message is often too large by little.
-    text = f"{peer}: the message has {size:,} bytes and the server takes at most {limit:,} bytes"
-    if parts:
-        largest, name = max(parts)
-        text += f"; the largest part is {name} with {largest:,} bytes"
-    return MessageRefused(text)
-
-
-# What aiosmtplib lets out of a handshake; anything else is a mistake of ours and shows as what it is.
-HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
 
 
 class HandshakeStep:
@@ -129,11 +86,59 @@ class HandshakeStep:
     AUTH = "AUTH"
 
 
-def translated(peer: str, step: str, error: BaseException) -> DeliveryError:
-    """Our error for ``error`` at ``step``; the caller raises it from ``error``.
+def peer_name(settings: EmailSettings) -> str:
+    """Return the server as ``host:port`` for error texts."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{settings.port}"
 
-    A server's 5yz, a certificate that cannot be trusted and a TLS version it lacks are permanent; what a later attempt
-    may not meet again is temporary.
+
+def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -> DeliveryError:
+    """Return the error for a connection that ended before the reply to ``step``.
+
+    ``body_sent`` means that the whole message, its end included, has left this process, so that the outcome is
+    uncertain (RFC 1047).
+    """
+    end = "; the message may or may not have been accepted" if body_sent else ""
+    kind = DeliveryTimeout if failure.kind == "silent" else ConnectionFailed
+    return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent)
+
+
+def server_closing_error(peer: str, step: str, reply: Reply) -> DeliveryError:
+    """Return the error for 421, with which the server may answer any command before it closes the connection."""
+    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code)
+
+
+def message_refused_error(peer: str, step: str, reply: Reply) -> MessageRefused:
+    """Return the error for a refused sender or content."""
+    return MessageRefused(f"{peer}: {step}: {reply}", temporary=reply.refusal().temporary, code=reply.code)
+
+
+def recipients_refused_error(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> RecipientsRefused:
+    """Return the error for an envelope that was not sent because of its refused recipients."""
+    replies = sorted({str(refusal) for refusal in refused.values()})
+    first = "; ".join(replies[:3]) + ("; ..." if len(replies) > 3 else "")
+    count = f"{len(refused)} of {len(accepted) + len(refused)} recipients refused, nothing was sent"
+    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {first}", accepted=accepted, refused=refused)
+
+
+def too_large_error(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
+    """Return the error for a message of ``size`` bytes, above the ``limit`` that the server announces."""
+    prepared = message.prepared
+    parts = [(len(each.content), f"attachment {shown(each.filename)}") for each in prepared.attachments]
+    parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
+    # Exact numbers, because messages often exceed the limit by little.
+    text = f"{peer}: the message has {size:,} bytes and the server accepts at most {limit:,} bytes"
+    if parts:
+        largest, name = max(parts)
+        text += f"; the largest part is {name} with {largest:,} bytes"
+    return MessageRefused(text)
+
+
+def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError:
+    """Return the delivery error for ``error`` at ``step``, to be raised from it.
+
+    A reply 5yz, an untrusted certificate and a missing TLS version are permanent; failures that may not recur are
+    temporary.
     """
     chain = tuple(_causes(error))
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
@@ -141,30 +146,30 @@ def translated(peer: str, step: str, error: BaseException) -> DeliveryError:
         return _tls_error(peer, tls)
     if isinstance(error, aiosmtplib.SMTPResponseException) and error.code > 0:
         return _reply_error(peer, step, error)
-    if step == HandshakeStep.CONNECT and _connected(chain):
+    if step == HandshakeStep.CONNECT and _was_connected(chain):
         step = HandshakeStep.GREETING
-    if isinstance(error, TimeoutError) or _is_handshake_timeout(chain):
+    if isinstance(error, TimeoutError) or _is_tls_timeout(chain):
         return DeliveryTimeout(f"{peer}: {step}: the server did not answer in time", temporary=True)
     return ConnectionFailed(f"{peer}: {step}: {_reason(chain)}", temporary=True)
 
 
-def is_about_greeting(error: DeliveryError) -> bool:
-    """True when an error of connecting came after the connection, and with ``use_ssl`` its TLS, stood."""
+def is_greeting_error(error: DeliveryError) -> bool:
+    """True if an error of connecting arose after the connection, with ``use_ssl`` also its TLS, was established."""
     chain = tuple(_causes(error.__cause__))
-    return bool(chain) and _connected(chain)
+    return bool(chain) and _was_connected(chain)
 
 
-def is_about_tls(error: DeliveryError) -> bool:
-    """True when the TLS handshake itself failed."""
+def is_tls_error(error: DeliveryError) -> bool:
+    """True if the TLS handshake itself failed."""
     return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
 
 
-def untrusted_certificate(error: DeliveryError) -> ssl.SSLCertVerificationError | None:
-    """What OpenSSL finds wrong with the certificate; None when the failure is another."""
+def certificate_error(error: DeliveryError) -> ssl.SSLCertVerificationError | None:
+    """Return OpenSSL's error about the server's certificate; None if ``error`` has another cause."""
     return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
-def _connected(chain: tuple[BaseException, ...]) -> bool:
+def _was_connected(chain: tuple[BaseException, ...]) -> bool:
     return isinstance(chain[0], aiosmtplib.SMTPResponseException) or any(
         isinstance(cause, aiosmtplib.SMTPServerDisconnected | aiosmtplib.SMTPReadTimeoutError) for cause in chain[1:]
     )
@@ -187,11 +192,11 @@ def _tls_error(peer: str, error: ssl.SSLError) -> DeliveryError:
     cut_off = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     hint = ""
     if error.reason == "WRONG_VERSION_NUMBER":
-        hint = '; the server does not speak TLS here: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587'
+        hint = '; this port does not begin with TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587'
     return ConnectionFailed(f"{peer}: TLS: {error.reason or 'the handshake failed'}{hint}", temporary=cut_off)
 
 
-def _is_handshake_timeout(chain: tuple[BaseException, ...]) -> bool:
+def _is_tls_timeout(chain: tuple[BaseException, ...]) -> bool:
     # asyncio reports a TLS handshake that takes too long as an aborted connection.
     return any(isinstance(cause, ConnectionAbortedError | asyncio.TimeoutError) for cause in chain)
 

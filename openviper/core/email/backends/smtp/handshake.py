@@ -1,4 +1,4 @@
-"""Opening a connection: aiosmtplib connects, greets, STARTTLSes and authenticates; then ours takes the transport."""
+"""Open connections: aiosmtplib connects, greets, starts TLS and logs in; then ``Connection`` takes the transport."""
 
 import asyncio
 import base64
@@ -11,7 +11,7 @@ import aiosmtplib
 
 from openviper.core.email.backends.smtp.commands import Capabilities, check_host_name, is_host_name
 from openviper.core.email.backends.smtp.connection import Connection
-from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, HandshakeStep, peer_name, translated
+from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, HandshakeStep, handshake_error, peer_name
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Handshake", "authenticate", "client_context", "connect"]
 
+_tls_contexts: dict[Path | None, ssl.SSLContext] = {}
+
 
 async def connect(settings: EmailSettings) -> Connection:
-    """A connection that is ready for a transaction. Each step takes at most ``timeout`` seconds.
+    """Open a connection that is ready for a transaction. Each step takes at most ``timeout`` seconds.
 
     Raises:
-        ConnectionFailed: not reached, no SMTP, refused, or its TLS cannot be trusted or is not offered.
-        AuthenticationFailed: user name and password were refused, or could not be given safely.
-        DeliveryTimeout: no answer in time.
+        ConnectionFailed: the server is unreachable, no SMTP server, or refuses; its TLS is untrusted or not offered.
+        AuthenticationFailed: the credentials were refused, or could not be sent safely.
+        DeliveryTimeout: the server did not answer in time.
         ImproperlyConfigured: ``tls_ca_file`` or ``local_hostname`` cannot be used.
     """
-    handshake = await Handshake.of(settings)
+    handshake = await Handshake.create(settings)
     try:
         return await handshake.run()
     except BaseException:
@@ -43,16 +45,16 @@ async def connect(settings: EmailSettings) -> Connection:
 
 class _Client(aiosmtplib.SMTP):
     def close(self) -> None:
-        # A polite end of TLS would wait for a server that may have fallen silent.
+        # An orderly end of TLS would wait for a server that may be silent.
         if self.transport is not None:
             cast("Transport", self.transport).abort()
         super().close()
 
 
 class Handshake:
-    """The steps from nothing to a connection that is ready; ``run`` does all of them in their order.
+    """The steps to a connection that is ready for a transaction; ``run`` takes them all, in order.
 
-    ``sock``: a connection to the server that is open already; None opens one.
+    ``sock`` is a socket connected to the server; None opens one.
     """
 
     def __init__(
@@ -68,13 +70,13 @@ class Handshake:
             use_tls=settings.use_ssl,
             start_tls=False,
             tls_context=context,
-            # Without a name aiosmtplib asks the DNS, which may hang; EHLO gives the real one.
+            # Without a name aiosmtplib queries the DNS, which may hang; ``greet`` passes the real name.
             local_hostname="localhost",
         )
 
     @classmethod
-    async def of(cls, settings: EmailSettings, sock: socket.socket | None = None) -> Self:
-        """With the TLS context that ``settings`` ask for.
+    async def create(cls, settings: EmailSettings, sock: socket.socket | None = None) -> Self:
+        """Create a handshake with the TLS context that ``settings`` ask for; nothing is sent yet.
 
         Raises:
             ImproperlyConfigured: ``tls_ca_file`` cannot be used.
@@ -83,68 +85,68 @@ class Handshake:
         return cls(settings, context, sock)
 
     async def run(self) -> Connection:
-        """Every step that the settings ask for."""
+        """Take every step that the settings ask for."""
         await self.connect()
         await self.greet()
         if self._settings.use_tls:
-            await self.secure()
+            await self.start_tls()
             await self.greet()
         await self.log_in()
         return self.detach()
 
     async def connect(self) -> None:
-        """Open the connection, with ``use_ssl`` its TLS, and hear the greeting."""
+        """Open the connection, with ``use_ssl`` its TLS, and read the greeting."""
         try:
             await self.client.connect()
         except HANDSHAKE_ERRORS as error:
-            raise translated(self._peer, HandshakeStep.CONNECT, error) from error
-
-    async def log_in(self) -> None:
-        """AUTH, where the settings have a user name."""
-        if self._settings.username is not None:
-            await authenticate(self.client, self._settings, self._peer)
+            raise handshake_error(self._peer, HandshakeStep.CONNECT, error) from error
 
     async def greet(self) -> None:
-        """EHLO, or HELO for a server that knows no other."""
+        """Send EHLO, or HELO to a server without EHLO."""
         try:
-            name = self._settings.local_hostname or _own_name(self.client.get_transport_info("sockname"))
+            name = self._settings.local_hostname or _default_host_name(self.client.get_transport_info("sockname"))
             check_host_name(name)
             await self.client.ehlo(hostname=name)
         except aiosmtplib.SMTPHeloError as error:
             if error.code < 500:
-                raise translated(self._peer, HandshakeStep.EHLO, error) from error
-            await self._greet_simply(name)
+                raise handshake_error(self._peer, HandshakeStep.EHLO, error) from error
+            await self._send_helo(name)
         except HANDSHAKE_ERRORS as error:
-            raise translated(self._peer, HandshakeStep.EHLO, error) from error
+            raise handshake_error(self._peer, HandshakeStep.EHLO, error) from error
 
-    async def _greet_simply(self, name: str) -> None:
+    async def _send_helo(self, name: str) -> None:
         try:
             await self.client.helo(hostname=name)
         except HANDSHAKE_ERRORS as error:
-            raise translated(self._peer, HandshakeStep.EHLO, error) from error
+            raise handshake_error(self._peer, HandshakeStep.EHLO, error) from error
 
-    async def secure(self) -> None:
-        """STARTTLS; EHLO must follow, since what was offered before it counts no more (RFC 3207 section 4.2)."""
+    async def start_tls(self) -> None:
+        """Send STARTTLS; EHLO must follow, because earlier extensions are void (RFC 3207 section 4.2)."""
         if not self.client.supports_extension("starttls"):
             raise ConnectionFailed(
-                f'{self._peer}: STARTTLS was asked for (EMAIL["use_tls"]) but the server does not offer it'
+                f'{self._peer}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it'
             )
         try:
             await self.client.starttls()
         except HANDSHAKE_ERRORS as error:
-            raise translated(self._peer, HandshakeStep.STARTTLS, error) from error
+            raise handshake_error(self._peer, HandshakeStep.STARTTLS, error) from error
+
+    async def log_in(self) -> None:
+        """Authenticate, if the settings have a user name."""
+        if self._settings.username is not None:
+            await authenticate(self.client, self._settings, self._peer)
 
     def detach(self) -> Connection:
-        """The connection for transactions; it owns the transport from then on."""
+        """Return the connection for transactions, which owns the transport from then on."""
         client = self.client
         transport, protocol = cast("Transport | None", client.transport), client.protocol
         if protocol is None or transport is None or transport.is_closing():
             raise ConnectionFailed(
                 f"{self._peer}: the server closed the connection after it was opened", temporary=True
             )
-        # aiosmtplib keeps here what came behind the last reply, which nobody asked for.
+        # aiosmtplib keeps the bytes behind the last reply here.
         if getattr(protocol, "_buffer", b""):
-            raise ConnectionFailed(f"{self._peer}: a reply that was not asked for", temporary=True)
+            raise ConnectionFailed(f"{self._peer}: unsolicited reply", temporary=True)
         return Connection(
             transport,
             peer=self._peer,
@@ -153,29 +155,35 @@ class Handshake:
         )
 
 
-def _own_name(address: Any) -> str:
-    """This machine's full name, else its address on this connection (RFC 5321 section 4.1.4); no DNS query."""
-    name = socket.gethostname()
-    if "." in name.strip(".") and is_host_name(name):
-        return name
-    literal = address[0].partition("%")[0]
-    return f"[IPv6:{literal}]" if ":" in literal else f"[{literal}]"
+async def client_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context for verified TLS 1.2 or later that trusts the system's certificates and those in ``ca_file``.
+
+    It is made once for each file, in a thread, because that takes 20 ms.
+
+    Raises:
+        ImproperlyConfigured: ``ca_file`` cannot be read or holds no certificate.
+    """
+    if ca_file in _tls_contexts:
+        return _tls_contexts[ca_file]
+    context = await asyncio.to_thread(_make_context, ca_file)
+    return _tls_contexts.setdefault(ca_file, context)
 
 
 async def authenticate(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> None:
-    """Log in with ``xoauth2_token``, else with ``password`` by the methods that both sides know, best first.
+    """Log in with ``xoauth2_token``, else with ``password`` by the methods that both sides support, best first.
 
-    After a permanent refusal the next method is tried, because some servers offer what they do not support.
+    After a permanent refusal the next method is tried, because some servers offer methods that they do not support.
+    No error contains a secret: neither its text, nor its cause, nor a frame of its traceback.
 
     Raises:
-        AuthenticationFailed: refused, not offered, or the channel is open to others.
+        AuthenticationFailed: refused, not offered, or the connection is not private.
         DeliveryError: the connection failed.
     """
-    _require_private_channel(client, peer)
-    methods = _methods(client, settings, peer)
+    _require_private_connection(client, peer)
+    methods = _auth_methods(client, settings, peer)
     failure: Exception | None = None
     for method in methods:
-        failure = await _attempt(client, settings, method)
+        failure = await _try_method(client, settings, method)
         if failure is None:
             return
         if not (
@@ -183,11 +191,34 @@ async def authenticate(client: aiosmtplib.SMTP, settings: EmailSettings, peer: s
         ):
             break
     assert failure is not None
-    # Outside of any except block, so that the original error, whose frames hold the password, is not its context.
-    raise translated(peer, HandshakeStep.AUTH, failure) from failure
+    # Outside any except block, so that the original error, whose frames hold the password, does not become its context.
+    raise handshake_error(peer, HandshakeStep.AUTH, failure) from failure
 
 
-def _require_private_channel(client: aiosmtplib.SMTP, peer: str) -> None:
+def _default_host_name(address: Any) -> str:
+    """Return this machine's full name, else its address on this connection (RFC 5321 section 4.1.4); no DNS query."""
+    name = socket.gethostname()
+    if "." in name.strip(".") and is_host_name(name):
+        return name
+    literal = address[0].partition("%")[0]
+    return f"[IPv6:{literal}]" if ":" in literal else f"[{literal}]"
+
+
+def _make_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ImproperlyConfigured(
+                f'EMAIL["tls_ca_file"]: {shown(str(ca_file), whole=200)} cannot be used: '
+                f"{error}; give a PEM file with certificates"
+            ) from error
+    return context
+
+
+def _require_private_connection(client: aiosmtplib.SMTP, peer: str) -> None:
     transport = client.transport
     if transport is None or transport.get_extra_info("sslcontext") is not None:
         return
@@ -199,20 +230,21 @@ def _require_private_channel(client: aiosmtplib.SMTP, peer: str) -> None:
         )
 
 
-def _methods(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> list[str]:
+def _auth_methods(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> list[str]:
     offered = client.server_auth_methods
     if settings.xoauth2_token is None:
         methods = client.supported_auth_methods
     else:
         methods = ["xoauth2"] if "xoauth2" in offered else []
     if not methods:
-        has = f"offers only {', '.join(offered).upper()}" if offered else "offers no AUTH"
-        wanted = "XOAUTH2" if settings.xoauth2_token is not None else "CRAM-MD5, PLAIN or LOGIN"
-        raise AuthenticationFailed(f'{peer}: AUTH: EMAIL["username"] is set, but the server {has}, not {wanted}')
+        offer = f"offers only {', '.join(offered).upper()}" if offered else "offers no AUTH"
+        required = "XOAUTH2" if settings.xoauth2_token is not None else "CRAM-MD5, PLAIN or LOGIN"
+        raise AuthenticationFailed(f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}')
     return methods
 
 
-async def _attempt(client: aiosmtplib.SMTP, settings: EmailSettings, method: str) -> Exception | None:
+async def _try_method(client: aiosmtplib.SMTP, settings: EmailSettings, method: str) -> Exception | None:
+    """Log in by ``method``; return the error, free of secrets, or None after a success."""
     username = settings.username or ""
     secret = settings.xoauth2_token or settings.password
     assert secret is not None
@@ -230,53 +262,24 @@ async def _attempt(client: aiosmtplib.SMTP, settings: EmailSettings, method: str
 
 
 def _without_secrets(error: Exception, username: str, secret: str) -> Exception:
-    """An error of the same meaning without the traceback of ``error`` and without what the server may have echoed."""
+    """Return an equivalent of ``error`` without its traceback, and without secrets that the server may have echoed."""
     if isinstance(error, aiosmtplib.SMTPResponseException):
         if error.code < 0:
             return aiosmtplib.SMTPServerDisconnected("the answer is no SMTP reply")
-        return aiosmtplib.SMTPAuthenticationError(error.code, _redacted(error.message, username, secret))
+        return aiosmtplib.SMTPAuthenticationError(error.code, _redact(error.message, username, secret))
     if isinstance(error, TimeoutError):
         return aiosmtplib.SMTPReadTimeoutError("no answer")
     return aiosmtplib.SMTPServerDisconnected("the server closed the connection")
 
 
-def _redacted(text: str, username: str, secret: str) -> str:
+def _redact(text: str, username: str, secret: str) -> str:
     plain = f"\0{username}\0{secret}"
     bearer = f"user={username}\1auth=Bearer {secret}\1\1"
-    shapes = [secret, *(base64.b64encode(shape.encode()).decode() for shape in (secret, plain, bearer))]
-    for shape in shapes:
-        text = text.replace(shape, "***")
-    return " ".join("***" if len(word) > 5 and _lies_in(word, shapes) else word for word in text.split())
+    secrets = [secret, *(base64.b64encode(form.encode()).decode() for form in (secret, plain, bearer))]
+    for form in secrets:
+        text = text.replace(form, "***")
+    return " ".join("***" if len(word) > 5 and _is_part_of(word, secrets) else word for word in text.split())
 
 
-def _lies_in(word: str, shapes: list[str]) -> bool:
-    return any(word.strip("'\"<>().,;:") in shape for shape in shapes)
-
-
-_kept: dict[Path | None, ssl.SSLContext] = {}
-
-
-async def client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """A context that trusts the system's certificates and those in ``ca_file``; made in a thread, read once.
-
-    Raises:
-        ImproperlyConfigured: ``ca_file`` cannot be read or holds no certificate.
-    """
-    if ca_file in _kept:
-        return _kept[ca_file]
-    made = await asyncio.to_thread(_make, ca_file)
-    return _kept.setdefault(ca_file, made)
-
-
-def _make(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ImproperlyConfigured(
-                f'EMAIL["tls_ca_file"]: {shown(str(ca_file), whole=200)} cannot be used: '
-                f"{error}; give a PEM file with certificates"
-            ) from error
-    return context
+def _is_part_of(word: str, secrets: list[str]) -> bool:
+    return any(word.strip("'\"<>().,;:") in form for form in secrets)

@@ -1,4 +1,4 @@
-"""A connection to the mail server that is opened step by step, to tell people how far it gets."""
+"""Open a connection to the mail server step by step, to show people which steps succeed."""
 
 import socket
 import ssl
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8
 from openviper.core.email.backends.smtp.connection import Connection
-from openviper.core.email.backends.smtp.errors import WireFailure, message_refused, peer_name, wire_error
+from openviper.core.email.backends.smtp.errors import WireFailure, message_refused_error, peer_name, wire_error
 from openviper.core.email.backends.smtp.handshake import Handshake
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import MessageRefused
@@ -20,13 +20,13 @@ from openviper.text import shown
 
 __all__ = ["Inspection", "TlsSession"]
 
-_SIZE = 2048  # bytes of the message that the server is asked about
-_QUIT_LIMIT = 0.5
+_SIZE = 2048  # bytes that MAIL FROM announces
+_QUIT_LIMIT = 0.5  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class TlsSession:
-    """A verified TLS session. ``subject`` and ``issuer`` are names to show, ``expires`` is of the server's own one."""
+    """A verified TLS session; ``subject``, ``issuer`` and ``expires`` are those of the server's certificate."""
 
     version: str
     cipher: str
@@ -36,9 +36,9 @@ class TlsSession:
 
 
 class Inspection:
-    """The steps of :func:`connect`, one call each, in its order; each raises what it would raise.
+    """The steps of :func:`connect` as separate calls, to be made in order; each raises the errors of that step.
 
-    ``sock`` is connected to the server; it is closed at the end of the ``async with`` block.
+    ``sock`` is connected to the server, and closed at the end of the ``async with`` block.
     """
 
     def __init__(self, settings: EmailSettings, handshake: Handshake, sock: socket.socket) -> None:
@@ -48,36 +48,36 @@ class Inspection:
         self._connection: Connection | None = None
 
     @classmethod
-    async def of(cls, settings: EmailSettings, sock: socket.socket) -> Self:
-        """Nothing is said before ``connect``.
+    async def create(cls, settings: EmailSettings, sock: socket.socket) -> Self:
+        """Create an inspection; nothing is sent before ``connect``.
 
         Raises:
             ImproperlyConfigured: ``tls_ca_file`` cannot be used.
         """
-        return cls(settings, await Handshake.of(settings, sock), sock)
+        return cls(settings, await Handshake.create(settings, sock), sock)
 
     async def connect(self) -> None:
-        """TLS, where ``use_ssl`` asks for it, and the greeting."""
+        """Start TLS if ``use_ssl`` is set, and read the greeting."""
         await self._handshake.connect()
 
     async def greet(self) -> None:
-        """EHLO."""
+        """Send EHLO."""
         await self._handshake.greet()
 
-    async def secure(self) -> None:
-        """STARTTLS, and EHLO again."""
-        await self._handshake.secure()
+    async def start_tls(self) -> None:
+        """Send STARTTLS, and EHLO again."""
+        await self._handshake.start_tls()
         await self._handshake.greet()
 
     async def log_in(self) -> None:
-        """AUTH, where the settings have a user name."""
+        """Authenticate, if the settings have a user name."""
         await self._handshake.log_in()
 
     async def try_sender(self, sender: str) -> None:
-        """MAIL FROM, taken back by RSET.
+        """Send MAIL FROM, and cancel it by RSET.
 
         Raises:
-            MessageRefused: the server does not take this sender.
+            MessageRefused: the server refuses this sender.
             DeliveryError: the connection failed.
         """
         connection = self._connection = self._handshake.detach()
@@ -88,22 +88,22 @@ class Inspection:
             )
         reply = await self._ask(connection, "MAIL FROM", mail_from(envelope, _SIZE, connection.capabilities))
         if not reply.positive:
-            raise message_refused(connection.peer, "MAIL FROM", reply)
+            raise message_refused_error(connection.peer, "MAIL FROM", reply)
         await self._ask(connection, "RSET", b"RSET\r\n")
 
     @property
     def extensions(self) -> Mapping[str, str]:
-        """What the last EHLO offers: keyword in lower case to parameters."""
+        """Return the extensions that the last EHLO offers: keywords in lower case, with their parameters."""
         return self._handshake.client.esmtp_extensions
 
     @property
     def auth_methods(self) -> tuple[str, ...]:
-        """The methods of AUTH that the last EHLO offers, in lower case."""
+        """Return the AUTH methods that the last EHLO offers, in lower case."""
         return tuple(self._handshake.client.server_auth_methods)
 
     @property
     def tls(self) -> TlsSession | None:
-        """None without TLS."""
+        """Return the TLS session; None without TLS."""
         transport = self._handshake.client.transport
         tls = None if transport is None else transport.get_extra_info("ssl_object")
         if transport is None or tls is None:
@@ -113,7 +113,7 @@ class Inspection:
         return TlsSession(
             version=tls.version() or "TLS",
             cipher=transport.get_extra_info("cipher")[0],
-            subject=_name(certificate.get("subject", ())) or _alternative(certificate),
+            subject=_name(certificate.get("subject", ())) or _alternative_name(certificate),
             issuer=_name(certificate.get("issuer", ())),
             expires=expires,
         )
@@ -139,10 +139,10 @@ class Inspection:
 
 
 def _name(fields: tuple[tuple[tuple[str, str], ...], ...]) -> str:
-    """The common name, else the organisation."""
+    """Return the common name, else the organisation, of a certificate's subject or issuer."""
     named = {key: value for group in fields for key, value in group}
     return named.get("commonName") or named.get("organizationName", "")
 
 
-def _alternative(certificate: dict[str, Any]) -> str:
+def _alternative_name(certificate: dict[str, Any]) -> str:
     return next((value for _, value in certificate.get("subjectAltName", ())), "")

@@ -1,4 +1,10 @@
-"""Small messages over the connections of a pool, many to each at a time (RFC 2920, RFC 3030)."""
+"""Pipeline several transactions on one connection without waiting for replies (RFC 2920, RFC 3030).
+
+Each message is one flight: RSET, MAIL, RCPT for each recipient, and BDAT LAST. After a refusal the client cannot know
+whether the server still has a transaction open, in which a further MAIL is refused (503) and a further RCPT adds to the
+recipients of the earlier message. RSET at the start of each flight keeps one message's recipients out of another, so
+only connections whose server has accepted RSET are used.
+"""
 
 import asyncio
 from collections import deque
@@ -9,72 +15,79 @@ from dataclasses import dataclass, replace
 from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.backends.smtp.connection import Connection, Exchange
 from openviper.core.email.backends.smtp.content import check_content
-from openviper.core.email.backends.smtp.dialogue import SERVER_CLOSING, Dialogue
+from openviper.core.email.backends.smtp.dialogue import Dialogue
 from openviper.core.email.backends.smtp.errors import StaleConnection, WireFailure, wire_error
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
-from openviper.core.email.backends.smtp.replies import Reply
-from openviper.core.email.backends.smtp.transaction import TRUSTED_FOR, TransferOptions, check_limits
+from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
+from openviper.core.email.backends.smtp.transaction import TRUSTED_FOR, TransactionOptions, check_limits
 from openviper.core.email.errors import MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["NotAccepted", "PipelinedConnection", "PipelinedSender"]
 
-_WORTH_A_CONNECTION = 20  # waiting messages
+_MAX_IN_FLIGHT = 20  # messages without a reply on one connection
+_MAX_IN_FLIGHT_BYTES = 256 * 1024
+_WORTH_A_CONNECTION = 20  # waiting messages for which a further connection is opened
+
+_BAD_SEQUENCE = 503
 
 
 class NotAccepted(Exception):
-    """The server has certainly not taken the message, and has not refused it either: it may be sent again."""
+    """The server has certainly neither accepted nor refused the message: it may be sent again."""
 
 
 class PipelinedConnection:
-    """``count`` places are taken; when the last one is left after ``broken`` was set, the connection is closed."""
+    """A connection with up to 20 messages in flight, each of which has a reservation.
 
-    def __init__(self, connection: Connection, options: TransferOptions) -> None:
+    After ``broken`` was set no further message is sent; the connection is closed with its last reservation.
+    """
+
+    def __init__(self, connection: Connection, options: TransactionOptions) -> None:
         self.connection = connection
-        self.count = 0
+        self.in_flight = 0
         self.broken = False
         self._bytes = 0
-        self._longest = 0.0
+        self._time_limit = 0.0
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._last: Exchange | None = None
 
     @property
     def closed(self) -> bool:
-        """True when no further message may go this way."""
+        """True if no further message may be sent on this connection."""
         return self.broken or not self.connection.usable
 
     def has_room(self, size: int) -> bool:
-        """True when a message of ``size`` bytes may be under way as well."""
-        return self.count < _MESSAGES and (self.count == 0 or self._bytes + size <= _BYTES)
+        """True if a message of ``size`` bytes may be in flight as well."""
+        return self.in_flight < _MAX_IN_FLIGHT and (self.in_flight == 0 or self._bytes + size <= _MAX_IN_FLIGHT_BYTES)
 
-    def enter(self, size: int) -> None:
-        """Take a place; ``leave`` gives it back."""
-        self.count += 1
+    def reserve(self, size: int) -> None:
+        """Reserve room for a message of ``size`` bytes, until ``cancel_reservation``."""
+        self.in_flight += 1
         self._bytes += size
 
-    def leave(self, size: int) -> None:
-        """Give a place back."""
-        self.count -= 1
+    def cancel_reservation(self, size: int) -> None:
+        """Free the room for a message of ``size`` bytes."""
+        self.in_flight -= 1
         self._bytes -= size
 
     def finish(self) -> None:
-        """Make the connection fit for others, or close it; when the last place was given back."""
+        """Prepare the connection for other uses, or close it if it is broken; call it without reservations only."""
         if self.broken:
             self.connection.abort()
         self.connection.expire_at(float("inf"))
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
-        """Send ``message`` in a place that was taken for it.
+        """Send ``message``, for which the caller has a reservation.
 
         Raises:
-            NotAccepted: to be sent again; nothing of it will be delivered.
-            InvalidMessage: it cannot be put on the wire; nothing was sent.
+            NotAccepted: the message will not be delivered, and may be sent again.
+            InvalidMessage: the content has invalid line ends; nothing was sent.
             MessageRefused: the server refused the sender or the content.
             RecipientsRefused: all of them.
-            DeliveryError: the connection failed; ``uncertain`` when the server may have taken the message.
+            DeliveryError: the connection failed; ``uncertain`` if the server may have accepted the message.
         """
         connection = self.connection
         size = await check_content(message.content)
@@ -82,34 +95,34 @@ class PipelinedConnection:
         recipients = message.envelope.recipients
         commands = (mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients))
         flight = b"".join((b"RSET\r\n", *commands, b"BDAT %d LAST\r\n" % size, *message.content))
-        self._longest = max(self._longest, self._options.longest(len(recipients), size))
+        self._time_limit = max(self._time_limit, self._options.time_limit(len(recipients), size))
         exchange = await self._write(flight, len(recipients) + 3)
         interpreter = _FlightInterpreter(connection, recipients)
         try:
             await exchange.waiter
         except WireFailure as failure:
             if exchange is self._last and not connection.flushed:
-                raise NotAccepted from failure  # its end never left this process
-            raise interpreter.of_failure(failure) from failure
+                raise NotAccepted from failure  # the end of the flight never left this process
+            raise interpreter.failure_error(failure) from failure
         except asyncio.CancelledError:
-            # Its replies may still come, and nobody will know what they leave behind.
+            # Its replies may still arrive, but nobody interprets them, so the state of the session is unknown.
             self.broken = True
             raise
         try:
-            return interpreter.of_replies(exchange.replies)
+            return interpreter.interpret(exchange.replies)
         finally:
             self.broken = self.broken or interpreter.broken
 
     async def _write(self, flight: bytes, replies: int) -> Exchange:
-        """Write ``flight`` when all that was written before has left this process, so that it is known what has."""
+        """Write ``flight`` once all earlier bytes have left this process, so that it is known which flights have."""
         connection = self.connection
-        async with self._turn:
+        async with self._write_lock:
             try:
                 while not connection.flushed:
                     await connection.drain()
                 if self.closed:
                     raise NotAccepted
-                connection.expire_at(self._loop.time() + self._longest * self.count)
+                connection.expire_at(self._loop.time() + self._time_limit * self.in_flight)
                 exchange = connection.request(flight, replies, final_limit=self._options.data_timeout)
             except WireFailure as failure:
                 raise NotAccepted from failure
@@ -119,21 +132,74 @@ class PipelinedConnection:
             return exchange
 
 
+class _FlightInterpreter:
+    """Interpreter of the replies to one flight; ``broken`` if the connection is of no further use."""
+
+    def __init__(self, connection: Connection, recipients: tuple[str, ...]) -> None:
+        self.broken = False
+        self._connection = connection
+        self._dialogue = Dialogue(connection, recipients, allow_partial=True)
+        self._dialogue.body_flushed = True
+        self._steps = ["RSET", "MAIL FROM", *["RCPT TO"] * len(recipients), "BDAT"]
+
+    def failure_error(self, failure: WireFailure) -> Exception:
+        """Return the error for a connection that ended before all replies to the flight arrived."""
+        replies = failure.replies
+        if self._connection.server_closing:
+            return NotAccepted()
+        if _is_out_of_sequence(replies):
+            return NotAccepted()
+        try:
+            self._dialogue.check_interrupted_flight(self._steps, replies)
+        except (MessageRefused, RecipientsRefused) as refusal:
+            return refusal
+        return self._dialogue.interruption_error(self._steps, failure)
+
+    def interpret(self, replies: list[Reply]) -> DeliveryReport:
+        """Return the report if a recipient got the message, else raise like ``PipelinedConnection.send``."""
+        dialogue, connection = self._dialogue, self._connection
+        if replies[-1].code == SERVER_CLOSING and _is_out_of_sequence(replies):
+            raise NotAccepted
+        try:
+            dialogue.check_server_closing(self._steps, replies)
+        except StaleConnection as stale:
+            raise NotAccepted from stale.error
+        reset, mail, *_, content = replies
+        if not reset.positive:
+            self.broken = True
+        if not mail.positive and content.positive:
+            self.broken = True
+            failure = WireFailure("broken", f"the content was accepted ({content}) although MAIL was not ({mail})")
+            raise wire_error(connection.peer, "BDAT", failure, body_sent=True)
+        connection.needs_reset = True
+        if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
+            raise NotAccepted
+        dialogue.interpret_envelope(replies[1:])
+        report = dialogue.interpret_content("BDAT", content)
+        connection.needs_reset = False
+        return report
+
+
+def _is_out_of_sequence(replies: Sequence[Reply]) -> bool:
+    """True if MAIL was refused after RSET: because of another message, not for its own sake."""
+    return len(replies) > 1 and replies[0].positive and replies[1].code == _BAD_SEQUENCE
+
+
 @dataclass(slots=True, eq=False)
 class _Reservation:
-    """``connection`` resolves to None when the message has to go alone."""
+    """A message that waits for room; ``connection`` resolves to None if it cannot be pipelined."""
 
     size: int
     connection: asyncio.Future[PipelinedConnection | None]
 
 
 class PipelinedSender:
-    """Borrow connections from ``pool`` while there is something to send, at most ``connections``.
+    """Sender that pipelines small messages over at most ``connections`` connections of ``pool``.
 
-    What cannot be pipelined goes through ``pool.send`` one by one: messages over 256 kB, those that need an answer
-    before their content may leave (``one_flight``, ``allow_partial``), all where the server does not offer PIPELINING
-    and CHUNKING or does not know RSET, and the repeats of those that a broken connection or another message's failure
-    has kept from being taken.
+    Messages that cannot be pipelined go through ``pool.send`` one by one: those over 256 kB, those whose content must
+    wait for a reply (``one_flight``, ``allow_partial``), all if the server does not offer PIPELINING and CHUNKING or
+    does not support RSET, and repeats of those that were not accepted because the connection broke or another message
+    failed.
     """
 
     def __init__(self, pool: ConnectionPool, *, connections: int) -> None:
@@ -142,47 +208,47 @@ class PipelinedSender:
         self._pipelined: list[PipelinedConnection] = []
         self._opening: set[asyncio.Task[None]] = set()
         self._waiting: deque[_Reservation] = deque()
-        # Those who wait here may take their time; in the pool they would give up after a while.
-        self._alone = asyncio.Semaphore(connections)
-        self._going_alone = 0  # messages that wait for their turn to, or do
-        self._acquiring = 0  # pipelined connections that are being opened
+        # Unlike the pool's waiters, messages may wait for this semaphore without a time limit.
+        self._single_slots = asyncio.Semaphore(connections)
+        self._single = 0  # messages that are sent one by one, or wait for it
+        self._acquiring = 0  # connections that are being acquired for pipelining
         self._loop = asyncio.get_running_loop()
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
-        """One transaction; call it for many messages at once.
+        """Send ``message`` in one transaction; to be called for many messages concurrently.
 
         Raises:
             DeliveryError: see ``ConnectionPool.send``.
         """
-        await self.pool.turn()
+        await self.pool.wait_for_rate_limit()
         if self.pool.options.fits_one_flight(len(message.envelope.recipients), message.size):
             pipelined = await self._reserve(message.size)
             if pipelined is not None:
                 try:
-                    outcome = await pipelined.send(message)
-                    self.pool.note_sent(pipelined.connection)
-                    return outcome
+                    report = await pipelined.send(message)
+                    self.pool.record_sent(pipelined.connection)
+                    return report
                 except NotAccepted:
                     pass
                 finally:
-                    self._left(pipelined, message.size)
-        self._going_alone += 1
+                    self._cancel_reservation(pipelined, message.size)
+        self._single += 1
         try:
-            async with self._alone:
-                return await self.pool.send(message, turn_taken=True)
+            async with self._single_slots:
+                return await self.pool.send(message, rate_limited=False)
         finally:
-            self._going_alone -= 1
+            self._single -= 1
 
     @property
     def stats(self) -> PoolStats:
         """Return the pool's stats; ``waiting`` counts the messages that wait here, not the connections for them."""
         stats = self.pool.stats
-        for_a_connection = sum(not reservation.connection.done() for reservation in self._waiting)
-        for_their_turn = max(0, self._going_alone - self._connections)
-        return replace(stats, waiting=max(0, stats.waiting - self._acquiring) + for_a_connection + for_their_turn)
+        for_room = sum(not reservation.connection.done() for reservation in self._waiting)
+        for_single_slot = max(0, self._single - self._connections)
+        return replace(stats, waiting=max(0, stats.waiting - self._acquiring) + for_room + for_single_slot)
 
     async def _reserve(self, size: int) -> PipelinedConnection | None:
-        """Reserve a place on a connection, first come, first served; None if none can be had."""
+        """Reserve room on a connection, first come, first served; None if no connection can be pipelined."""
         reservation = _Reservation(size, self._loop.create_future())
         self._waiting.append(reservation)
         self._assign()
@@ -191,22 +257,23 @@ class PipelinedSender:
         except asyncio.CancelledError:
             pipelined = None if reservation.connection.cancelled() else reservation.connection.result()
             if pipelined is not None:
-                self._left(pipelined, size)
+                self._cancel_reservation(pipelined, size)
             raise
 
-    def _left(self, pipelined: PipelinedConnection, size: int) -> None:
-        pipelined.leave(size)
+    def _cancel_reservation(self, pipelined: PipelinedConnection, size: int) -> None:
+        pipelined.cancel_reservation(size)
         self._assign()
-        self._give_back(pipelined)
+        self._release_if_unused(pipelined)
 
     def _assign(self) -> None:
+        """Assign connections with room to waiting messages, and open connections for the rest."""
         while self._waiting:
             reservation = self._waiting[0]
             if not reservation.connection.done():
-                pipelined = self._emptiest(reservation.size)
+                pipelined = self._least_loaded(reservation.size)
                 if pipelined is None:
                     break
-                pipelined.enter(reservation.size)
+                pipelined.reserve(reservation.size)
                 reservation.connection.set_result(pipelined)
             self._waiting.popleft()
         if not self._waiting:
@@ -216,48 +283,48 @@ class PipelinedSender:
             task = self._loop.create_task(self._open(), context=Context())
             self._opening.add(task)
 
-    def _emptiest(self, size: int) -> PipelinedConnection | None:
-        open_ones = [each for each in self._pipelined if each.has_room(size) and not self._ends(each)]
-        return min(open_ones, key=lambda each: each.count, default=None)
+    def _least_loaded(self, size: int) -> PipelinedConnection | None:
+        with_room = [each for each in self._pipelined if each.has_room(size) and not self._should_release(each)]
+        return min(with_room, key=lambda each: each.in_flight, default=None)
 
-    def _ends(self, pipelined: PipelinedConnection) -> bool:
-        waiting = len(self._opening)
-        return pipelined.closed or self.pool.wants_back(
-            pipelined.connection, under_way=pipelined.count, waiting=waiting
+    def _should_release(self, pipelined: PipelinedConnection) -> bool:
+        return pipelined.closed or self.pool.should_release(
+            pipelined.connection, in_flight=pipelined.in_flight, own_waiters=len(self._opening)
         )
 
-    def _give_back(self, pipelined: PipelinedConnection) -> None:
-        if pipelined.count == 0 and pipelined in self._pipelined:
+    def _release_if_unused(self, pipelined: PipelinedConnection) -> None:
+        if pipelined.in_flight == 0 and pipelined in self._pipelined:
             self._pipelined.remove(pipelined)
             pipelined.finish()
             self.pool.release(pipelined.connection)
             self._assign()
 
     async def _open(self) -> None:
+        """Acquire a connection for the waiting messages; without any connection they are sent one by one."""
         task = asyncio.current_task()
         assert task is not None
         connection: Connection | None = None
         keep_waiting = False
         try:
-            connection = await self._fit_connection()
-        except Exception:  # noqa: BLE001 - those who have no connection meet it by themselves, each as an error of its own
+            connection = await self._acquire()
+        except Exception:  # noqa: BLE001 - messages without a connection get an error of their own from pool.send
             keep_waiting = bool(self._pipelined) or len(self._opening) > 1
         finally:
             self._opening.discard(task)
             if connection is None and not keep_waiting:
-                self._send_alone()
+                self._decline_waiting()
         if connection is None:
             return
         pipelined = PipelinedConnection(connection, self.pool.options)
         self._pipelined.append(pipelined)
         self._assign()
-        self._give_back(pipelined)
+        self._release_if_unused(pipelined)
 
-    async def _fit_connection(self) -> Connection | None:
-        """A connection that messages may be pipelined on; None when the server cannot.
+    async def _acquire(self) -> Connection | None:
+        """Acquire a connection that supports pipelining; None if the server does not.
 
         Raises:
-            DeliveryError: there is no connection.
+            DeliveryError: no connection could be acquired.
         """
         while True:
             self._acquiring += 1
@@ -265,93 +332,34 @@ class PipelinedSender:
                 connection = await self.pool.acquire()
             finally:
                 self._acquiring -= 1
-            kept = connection.kept
-            fit = False
+            reused = connection.reused
+            supported = False
             try:
-                fit = await _is_fit(connection)
+                supported = await _supports_pipelining(connection)
             except WireFailure:
-                if kept:
-                    continue  # it was dead; each one that is met so is one fewer
+                if reused:
+                    continue  # it was lost while idle; the pool has one fewer of these now
             finally:
-                if not fit:
+                if not supported:
                     self.pool.release(connection)
-            return connection if fit else None
+            return connection if supported else None
 
-    def _send_alone(self) -> None:
+    def _decline_waiting(self) -> None:
         while self._waiting:
             reservation = self._waiting.popleft()
             if not reservation.connection.done():
                 reservation.connection.set_result(None)
 
 
-async def _is_fit(connection: Connection) -> bool:
-    """True when the server offers what it takes, knows RSET, and was heard a moment ago."""
+async def _supports_pipelining(connection: Connection) -> bool:
+    """True if the server offers the extensions and accepts RSET; sends RSET unless a recent reply is known."""
     capabilities = connection.capabilities
-    if not (capabilities.pipelining and capabilities.chunking) or connection.takes_reset is False:
+    if not (capabilities.pipelining and capabilities.chunking) or connection.supports_reset is False:
         return False
-    quiet = asyncio.get_running_loop().time() - connection.heard_at
-    if connection.takes_reset is None or quiet >= TRUSTED_FOR:
+    silence = asyncio.get_running_loop().time() - connection.last_read_at
+    if connection.supports_reset is None or silence >= TRUSTED_FOR:
         (reply,) = await connection.ask(b"RSET\r\n")
         if not connection.usable:
             raise WireFailure("lost", f"the server closed the connection: {reply}")
-        connection.takes_reset = reply.positive
-    return connection.takes_reset
-
-
-_MESSAGES = 20  # without a reply
-_BYTES = 256 * 1024
-
-_BAD_SEQUENCE = 503
-
-
-class _FlightInterpreter:
-    """What the replies to one flight mean for its message; ``broken`` when the connection is of no further use."""
-
-    def __init__(self, connection: Connection, recipients: tuple[str, ...]) -> None:
-        self.broken = False
-        self._connection = connection
-        self._dialogue = Dialogue(connection, recipients, allow_partial=True)
-        self._dialogue.body_left = True
-        self._steps = ["RSET", "MAIL FROM", *["RCPT TO"] * len(recipients), "BDAT"]
-
-    def of_failure(self, failure: WireFailure) -> Exception:
-        """The flight was written and the connection ended before all of the replies were there."""
-        replies = failure.replies
-        if self._connection.server_closing:
-            return NotAccepted()
-        if _out_of_sequence(replies):
-            return NotAccepted()
-        try:
-            self._dialogue.check_cut_flight(self._steps, replies)
-        except (MessageRefused, RecipientsRefused) as refusal:
-            return refusal
-        return self._dialogue.failed(self._steps, failure)
-
-    def of_replies(self, replies: list[Reply]) -> DeliveryReport:
-        """Raises like ``PipelinedConnection.send``."""
-        dialogue, connection = self._dialogue, self._connection
-        if replies[-1].code == SERVER_CLOSING and _out_of_sequence(replies):
-            raise NotAccepted
-        try:
-            dialogue.check_departure(self._steps, replies)
-        except StaleConnection as stale:
-            raise NotAccepted from stale.error
-        reset, mail, *_, content = replies
-        if not reset.positive:
-            self.broken = True
-        if not mail.positive and content.positive:
-            self.broken = True
-            failure = WireFailure("broken", f"content was taken ({content}) behind a MAIL that was not ({mail})")
-            raise wire_error(connection.peer, "BDAT", failure, body_sent=True)
-        connection.needs_reset = True
-        if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
-            raise NotAccepted
-        dialogue.interpret_envelope(replies[1:])
-        outcome = dialogue.interpret_content("BDAT", content)
-        connection.needs_reset = False
-        return outcome
-
-
-def _out_of_sequence(replies: Sequence[Reply]) -> bool:
-    """True when MAIL was refused behind RSET: for another message, then, and not for its own sake."""
-    return len(replies) > 1 and replies[0].positive and replies[1].code == _BAD_SEQUENCE
+        connection.supports_reset = reply.positive
+    return connection.supports_reset

@@ -1,4 +1,4 @@
-"""Replies of a server: their value, and reading them from the stream within bounds (RFC 5321 section 4.2)."""
+"""Read SMTP replies from the stream, within bounds (RFC 5321 section 4.2)."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,26 +7,29 @@ from functools import lru_cache
 from openviper.core.email.errors import Refusal
 from openviper.text import one_line, shown
 
-__all__ = ["Reply", "ReplyReader", "reply_text"]
+__all__ = ["SERVER_CLOSING", "START_MAIL_INPUT", "Reply", "ReplyReader", "reply_text"]
 
-# RFC 5321 section 4.5.3.1.5 allows 512 octets a line; servers exceed it, a stream without line ends must still end.
+START_MAIL_INPUT = 354  # to DATA
+SERVER_CLOSING = 421  # to any command: the server closes the connection
+
+# RFC 5321 section 4.5.3.1.5 allows 512 octets a line, but servers exceed that.
 _MAX_LINE = 4096
 _MAX_LINES = 128
 _MAX_TEXT = 500
-_SHORT = 200
+_MAX_CACHED_LINE = 200
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
 
 
-class _Broken(Exception):
-    """What the server sent is no SMTP reply, or is longer than any reply may be."""
+class _InvalidReply(Exception):
+    """The bytes read are not an SMTP reply, or exceed the bounds above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply: its code and its text on one line, without control characters, at most 500 characters.
+    """A complete reply: its code, and its text as one line without control characters, of at most 500 characters.
 
-    ``positive``: True for 2yz.
+    ``positive`` is True for 2yz.
     """
 
     code: int
@@ -42,7 +45,7 @@ class Reply:
         return self.code >= 400
 
     def refusal(self) -> Refusal:
-        """This reply as the component's own value."""
+        """Return this reply as a recipient's refusal."""
         return Refusal(self.code, self.text)
 
     def __str__(self) -> str:
@@ -50,9 +53,9 @@ class Reply:
 
 
 class ReplyReader:
-    """Cuts the stream into replies.
+    """Incremental parser of replies.
 
-    ``fault``: why what came is not made of replies, or of none of a bearable length; then nothing further may be fed.
+    ``fault`` says why the stream is invalid, None while it is valid; after a fault nothing further may be fed.
     """
 
     __slots__ = ("_code", "_rest", "_texts", "fault")
@@ -64,36 +67,36 @@ class ReplyReader:
         self._texts: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Reply]:
-        """The replies that ``data`` completes; with a ``fault``, those before it."""
+        """Return the replies that ``data`` completes; with a ``fault``, those before it."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         replies: list[Reply] = []
         try:
             for line in lines:
-                reply = _whole(line) if len(line) <= _SHORT and not self._texts else None
+                reply = _single_line(line) if len(line) <= _MAX_CACHED_LINE and not self._texts else None
                 if reply is None:
-                    reply = self._line(line)
+                    reply = self._feed_line(line)
                 if reply is not None:
                     replies.append(reply)
             if len(self._rest) > _MAX_LINE:
-                raise _Broken("a reply line without end")
-        except _Broken as error:
+                raise _InvalidReply("a reply line without an end")
+        except _InvalidReply as error:
             self.fault = str(error)
         return replies
 
-    def _line(self, line: bytes) -> Reply | None:
+    def _feed_line(self, line: bytes) -> Reply | None:
         match = _LINE.fullmatch(line) if len(line) <= _MAX_LINE else None
         if match is None:
-            raise _Broken(f"not an SMTP reply: {shown(reply_text(line[:80]))}")
+            raise _InvalidReply(f"not an SMTP reply: {shown(reply_text(line[:80]))}")
         code = int(match[1])
         if self._texts and code != self._code:
-            raise _Broken(f"a reply that begins with {self._code} and goes on with {code}")
+            raise _InvalidReply(f"a reply that begins with {self._code} and goes on with {code}")
         text = match[3] or b""
         if match[2] == b"-":
             self._code = code
             self._texts.append(text)
             if len(self._texts) >= _MAX_LINES:
-                raise _Broken("a reply of too many lines")
+                raise _InvalidReply("a reply with too many lines")
             return None
         if self._texts:
             text = b" ".join((*self._texts, text))
@@ -102,8 +105,8 @@ class ReplyReader:
 
 
 @lru_cache(maxsize=256)
-def _whole(line: bytes) -> Reply | None:
-    """The reply that ``line`` is by itself; None when it is not one. Most are the same again and again."""
+def _single_line(line: bytes) -> Reply | None:
+    """Return the reply that consists of ``line`` alone, None if there is none; cached, because most lines repeat."""
     match = _LINE.fullmatch(line)
     return None if match is None or match[2] == b"-" else Reply(int(match[1]), reply_text(match[3] or b""))
 

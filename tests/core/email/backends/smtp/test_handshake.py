@@ -128,7 +128,7 @@ async def test_starttls_that_is_not_offered_is_a_failure() -> None:
     ):
         await connect(EmailSettings(**server.settings(use_tls=True)))
     assert str(raised.value) == (
-        f'127.0.0.1:{server.port}: STARTTLS was asked for (EMAIL["use_tls"]) but the server does not offer it'
+        f'127.0.0.1:{server.port}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it'
     )
     assert not raised.value.temporary
     assert "MAIL" not in server.verbs

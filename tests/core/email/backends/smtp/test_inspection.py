@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.smtpd import SmtpServer
 
-from openviper.core.email.backends.smtp.errors import is_about_greeting, is_about_tls, untrusted_certificate
+from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error, is_tls_error
 from openviper.core.email.backends.smtp.inspection import Inspection
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, MessageRefused
 from openviper.core.email.settings import EmailSettings
@@ -15,7 +15,7 @@ from openviper.core.email.settings import EmailSettings
 async def inspect(server: SmtpServer, **settings: object) -> Inspection:
     sock = socket.create_connection((server.host, server.port))
     sock.setblocking(False)
-    return await Inspection.of(EmailSettings(**server.settings(**settings)), sock)
+    return await Inspection.create(EmailSettings(**server.settings(**settings)), sock)
 
 
 async def test_each_step_tells_what_it_found() -> None:
@@ -24,7 +24,7 @@ async def test_each_step_tells_what_it_found() -> None:
             await inspection.connect()
             await inspection.greet()
             assert inspection.tls is None
-            await inspection.secure()
+            await inspection.start_tls()
             assert inspection.tls is not None
             assert inspection.tls.version in {"TLSv1.2", "TLSv1.3"}
             assert "authority of the tests" in inspection.tls.issuer
@@ -86,9 +86,9 @@ async def test_a_failing_greeting_is_told_from_failing_tls(action: int | str, tl
         async with await inspect(server) as inspection:
             with pytest.raises(DeliveryError) as raised:
                 await inspection.connect()
-    assert is_about_greeting(raised.value)
-    assert untrusted_certificate(raised.value) is None
-    assert not is_about_tls(raised.value)
+    assert is_greeting_error(raised.value)
+    assert certificate_error(raised.value) is None
+    assert not is_tls_error(raised.value)
 
 
 async def test_failing_tls_is_not_about_the_greeting() -> None:
@@ -96,8 +96,8 @@ async def test_failing_tls_is_not_about_the_greeting() -> None:
         async with await inspect(server) as inspection:
             with pytest.raises(DeliveryError) as raised:
                 await inspection.connect()
-    assert not is_about_greeting(raised.value)
-    assert is_about_tls(raised.value)
-    fault = untrusted_certificate(raised.value)
+    assert not is_greeting_error(raised.value)
+    assert is_tls_error(raised.value)
+    fault = certificate_error(raised.value)
     assert fault is not None
     assert "expired" in fault.verify_message

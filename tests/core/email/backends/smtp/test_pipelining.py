@@ -555,7 +555,7 @@ async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
 async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
     with SmtpServer(connection_limit=1) as server:
         server.delay("body", 0.01)
-        pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), patience=0.1)
+        pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), acquire_timeout=0.1)
         while not pool.stats.idle:
             with contextlib.suppress(PoolTimeout):  # of a machine that takes longer to connect
                 await pool.warm()

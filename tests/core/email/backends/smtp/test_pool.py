@@ -26,9 +26,9 @@ from openviper.exceptions import ImproperlyConfigured
 
 @asynccontextmanager
 async def pool_for(
-    server: SmtpServer, *, patience: float | None = None, **settings: object
+    server: SmtpServer, *, acquire_timeout: float | None = None, **settings: object
 ) -> AsyncIterator[ConnectionPool]:
-    pool = ConnectionPool(EmailSettings(**server.settings(**settings)), patience=patience)
+    pool = ConnectionPool(EmailSettings(**server.settings(**settings)), acquire_timeout=acquire_timeout)
     try:
         yield pool
     finally:
@@ -43,7 +43,7 @@ async def eventually(condition: object, timeout: float = PATIENCE) -> None:
 
 
 async def connected(pool: ConnectionPool) -> None:
-    """Open a connection however often ``patience`` is over before it is there."""
+    """Open a connection however often ``acquire_timeout`` ends before it is there."""
     while not pool.stats.idle:
         with contextlib.suppress(PoolTimeout):
             await pool.warm()
@@ -96,7 +96,7 @@ async def test_waiting_senders_are_served_first_come_first_served() -> None:
 async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_sent() -> None:
     with SmtpServer() as server:
         gate = server.hold("body")
-        async with pool_for(server, pool_size=1, patience=0.2) as pool:
+        async with pool_for(server, pool_size=1, acquire_timeout=0.2) as pool:
             await connected(pool)
             first = asyncio.create_task(pool.send(outgoing()))
             await gate.reached()

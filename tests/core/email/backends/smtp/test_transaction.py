@@ -20,7 +20,7 @@ from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends import SMTPBackend
 from openviper.core.email.backends.smtp.errors import StaleConnection
 from openviper.core.email.backends.smtp.handshake import Handshake
-from openviper.core.email.backends.smtp.transaction import TransferOptions, transfer
+from openviper.core.email.backends.smtp.transaction import TransactionOptions, run_transaction
 from openviper.core.email.errors import (
     ConnectionFailed,
     DeliveryError,
@@ -265,12 +265,12 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
     async with raw_server(converse, tls=tls, limit=2**14) as port:
         settings = EmailSettings(host="127.0.0.1", port=port, **tls_settings)
         # Connected before, so that the buffers for TLS, which both ends have here, are not counted.
-        connection = await (await Handshake.of(settings)).run()
+        connection = await (await Handshake.create(settings)).run()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
             with pytest.raises(StaleConnection):
-                await transfer(connection, message, TransferOptions())
+                await run_transaction(connection, message, TransactionOptions())
         finally:
             tracemalloc.stop()
     assert len(peaks) == 16
@@ -502,7 +502,7 @@ async def test_an_answer_that_does_not_fit_its_command_closes_the_connection(
     with SmtpServer(capabilities=offer) as server:
         server.fault(verb, reply, nth=1)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
-            with pytest.raises(ConnectionFailed, match="an answer that does not fit: 354 what") as raised:
+            with pytest.raises(ConnectionFailed, match="unexpected reply: 354 what") as raised:
                 await backend.send(outgoing())
             assert raised.value.uncertain is (verb == "body" or {"PIPELINING", "CHUNKING"} <= set(offer))
             await backend.send(outgoing(number=2))
@@ -592,9 +592,9 @@ async def test_a_refusal_that_comes_while_a_chunk_is_blocked_is_a_refusal(refuse
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**13)
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-            connection = await (await Handshake.of(settings, sock)).run()
+            connection = await (await Handshake.create(settings, sock)).run()
             with pytest.raises(MessageRefused) as raised:
-                await transfer(connection, outgoing(large_body(20 * MEGABYTE)), TransferOptions(timeout=2.0))
+                await run_transaction(connection, outgoing(large_body(20 * MEGABYTE)), TransactionOptions(timeout=2.0))
     assert (raised.value.code, raised.value.temporary, raised.value.uncertain) == (552, False, False)
     assert not connection.usable
 
@@ -617,7 +617,7 @@ async def test_what_comes_behind_the_answer_to_ehlo_is_not_taken_for_an_answer()
         await peer.reader.read()
 
     async with raw_server(converse) as port, backend_for(port) as backend:
-        with pytest.raises(ConnectionFailed, match="not asked for"):
+        with pytest.raises(ConnectionFailed, match="unsolicited reply"):
             await backend.send(outgoing())
 
 
@@ -718,7 +718,7 @@ async def test_a_connection_that_ends_before_it_is_written_to_leaves_no_doubt() 
         connection = await Handshake(EmailSettings(**server.settings()), None).run()
         connection.abort()
         with pytest.raises(StaleConnection) as stale:
-            await transfer(connection, outgoing(), TransferOptions())
+            await run_transaction(connection, outgoing(), TransactionOptions())
     assert not stale.value.error.uncertain
     assert server.messages == []
 
