@@ -11,7 +11,7 @@ from openviper.core.email.message.serialiser import serialise
 
 @pytest.fixture
 def outgoing() -> Callable[..., OutgoingMessage]:
-    """Makes the message that the fields of ``EmailMessageData`` describe, ready to leave."""
+    """Prepares and serialises a message from the fields of ``EmailMessageData``."""
 
     def make(**fields: object) -> OutgoingMessage:
         data = replace(

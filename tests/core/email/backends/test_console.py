@@ -19,7 +19,7 @@ from openviper.core.email.settings import EmailSettings
 MakeMessage = Callable[..., OutgoingMessage]
 
 
-def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
+def test_a_message_is_shown_decoded_and_complete(outgoing: MakeMessage) -> None:
     message = outgoing(
         recipients=["Jörg Müller <joerg@example.test>", "bob@example.test"],
         cc=["cid@example.test"],
@@ -60,7 +60,7 @@ def test_a_message_is_shown_decoded_and_whole(outgoing: MakeMessage) -> None:
     ]
 
 
-def test_what_differs_from_the_headers_in_the_envelope_is_shown(outgoing: MakeMessage) -> None:
+def test_an_envelope_that_differs_from_the_headers_is_shown(outgoing: MakeMessage) -> None:
     message = outgoing(recipients=["ann@example.test", "bob@example.test"], envelope_sender="bounces@example.test")
     shown = render(message.for_recipients(("bob@example.test",)))
     assert "\nReturn path: bounces@example.test\n" in shown
@@ -96,7 +96,7 @@ async def test_standard_output_is_looked_up_when_it_is_written_to(
 
 
 class Writes(io.StringIO):
-    """Keeps what each write brought."""
+    """Stream that keeps the text of each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ async def test_a_message_is_one_write(outgoing: MakeMessage) -> None:
 
 
 class InPieces(io.StringIO):
-    """A pipe that takes a little at a time."""
+    """Pipe that takes few characters at a time."""
 
     def write(self, text: str) -> int:
         for start in range(0, len(text), 100):
@@ -143,7 +143,7 @@ async def test_a_stream_that_cannot_show_a_character_gets_its_escape(outgoing: M
 
 
 class Blocked(io.StringIO):
-    """A terminal that somebody stopped with Ctrl-S."""
+    """Terminal that was stopped with Ctrl-S."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Blocked(io.StringIO):
         return super().write(text)
 
 
-async def test_a_console_that_blocks_does_not_stop_the_loop(outgoing: MakeMessage) -> None:
+async def test_a_blocked_console_does_not_block_the_loop(outgoing: MakeMessage) -> None:
     stream = Blocked()
     sending = asyncio.create_task(ConsoleBackend(EmailSettings(), stream).send(outgoing()))
     for _ in range(100):

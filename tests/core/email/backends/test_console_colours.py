@@ -1,4 +1,4 @@
-"""The console backend on a terminal: colours and a table, the same content, and nothing that drives the terminal."""
+"""ConsoleBackend on a terminal: colours and a table, the same text, and no control characters."""
 
 import re
 import sys
@@ -55,8 +55,8 @@ async def test_a_terminal_gets_colours_and_the_same_words(message: OutgoingMessa
     ]
 
 
-async def test_what_is_no_terminal_gets_no_colour(message: OutgoingMessage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where a variable asks for colours."""
+async def test_only_a_terminal_gets_colours(message: OutgoingMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write plain text, even if an environment variable asks for colours."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = StringIO()
     await ConsoleBackend(EmailSettings(), stream).send(message)
@@ -65,7 +65,7 @@ async def test_what_is_no_terminal_gets_no_colour(message: OutgoingMessage, monk
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-async def test_a_terminal_that_wants_no_colour_gets_none(
+async def test_no_color_turns_colours_off(
     message: OutgoingMessage, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)

@@ -1,4 +1,4 @@
-"""What every backend keeps to, ours and anybody's: run against each of them."""
+"""The interface of a backend, tested on each of ours and on a user's own."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ MakeMessage = Callable[..., OutgoingMessage]
 
 @dataclass
 class Delivered:
-    """A message at its destination; ``content`` is None where the destination is a reader, not a mail program."""
+    """A message at its destination; ``content`` is None if it is shown to people instead of stored."""
 
     sender: str
     recipients: list[str]
@@ -32,7 +32,7 @@ class Delivered:
 
 
 class Place(ABC):
-    """A backend and where its mail arrives."""
+    """A backend and its mail's destination."""
 
     backend: EmailBackend
 
@@ -40,7 +40,7 @@ class Place(ABC):
     def delivered(self) -> list[Delivered]: ...
 
     def text(self) -> str:
-        """Everything that arrived, as bytes or as printed, for looking at."""
+        """Return all that arrived, as bytes or as printed."""
         return "".join((one.content or b"").decode() for one in self.delivered())
 
 
@@ -113,7 +113,7 @@ class ListBackend(EmailBackend):
 
 
 class Custom(Place):
-    """What somebody writes for themselves: ``send`` and nothing else, named by its dotted path."""
+    """Backend of a user: only ``send``, named by its dotted path."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "backend_of_somebody.py").write_text(CUSTOM)
@@ -160,8 +160,8 @@ async def test_a_message_reaches_every_recipient_once(place: Place, outgoing: Ma
     assert report.refused == {}
 
 
-async def test_only_the_recipients_of_the_envelope_get_it(place: Place, outgoing: MakeMessage) -> None:
-    """A further attempt is for those who have not got it yet, whatever the headers say."""
+async def test_only_the_recipients_of_the_envelope_get_the_message(place: Place, outgoing: MakeMessage) -> None:
+    """Retry for the recipients who have not got it yet, whatever the headers say."""
     message = outgoing(recipients=["ann@example.test", "bob@example.test"]).for_recipients(("bob@example.test",))
     async with place.backend as backend:
         report = await backend.send(message)
@@ -195,7 +195,7 @@ async def test_the_bytes_arrive_unchanged(place: Place, outgoing: MakeMessage, t
 
 
 @keeping_bytes
-async def test_what_arrives_reads_as_the_message_that_was_sent(place: Place, outgoing: MakeMessage) -> None:
+async def test_the_message_that_arrives_reads_as_the_one_sent(place: Place, outgoing: MakeMessage) -> None:
     message = outgoing(
         recipients=["Jörg Müller <joerg@example.test>"],
         subject="Grüße, 世界 😀",
@@ -216,14 +216,14 @@ async def test_what_arrives_reads_as_the_message_that_was_sent(place: Place, out
     assert [part.get_filename() for part in parsed.iter_attachments()] == ["Rechnung Nº 7.pdf"]
 
 
-async def test_an_empty_body_and_subject_are_messages_too(place: Place, outgoing: MakeMessage) -> None:
+async def test_an_empty_body_and_subject_are_delivered(place: Place, outgoing: MakeMessage) -> None:
     async with place.backend as backend:
         report = await backend.send(outgoing(text="", subject=""))
     assert report.accepted == ("ann@example.test",)
     assert len(place.delivered()) == 1
 
 
-async def test_8_bit_names_do_no_harm(place: Place, outgoing: MakeMessage) -> None:
+async def test_8_bit_names_are_delivered(place: Place, outgoing: MakeMessage) -> None:
     async with place.backend as backend:
         report = await backend.send(outgoing(recipients=["Jörg Müller <joerg@example.test>"], subject="Grüße 世界"))
     assert report.accepted == ("joerg@example.test",)
@@ -231,7 +231,7 @@ async def test_8_bit_names_do_no_harm(place: Place, outgoing: MakeMessage) -> No
     assert delivered.recipients == ["joerg@example.test"]
 
 
-async def test_messages_sent_at_once_arrive_whole_and_once_each(place: Place, outgoing: MakeMessage) -> None:
+async def test_concurrent_messages_arrive_complete_and_once_each(place: Place, outgoing: MakeMessage) -> None:
     messages = [
         outgoing(recipients=[f"user{number}@example.test"], subject=f"Number {number}", text=f"{number}\n" * 500)
         for number in range(25)
@@ -247,8 +247,8 @@ async def test_messages_sent_at_once_arrive_whole_and_once_each(place: Place, ou
     assert sorted(kept) == sorted(b"".join(message.content) for message in messages if kept)
 
 
-async def test_sending_leaves_the_message_as_it_was(place: Place, outgoing: MakeMessage) -> None:
-    """A failed attempt is followed by another one with the same message."""
+async def test_sending_does_not_change_the_message(place: Place, outgoing: MakeMessage) -> None:
+    """Keep the message, because a retry sends the same one."""
     message = outgoing(bcc=["secret@example.test"], attachments=[AttachmentData("a.txt", b"a", "text/plain")])
     before = (repr(message.prepared), message.envelope, message.content, message.size)
     async with place.backend as backend:
@@ -258,7 +258,7 @@ async def test_sending_leaves_the_message_as_it_was(place: Place, outgoing: Make
     assert len(place.delivered()) == 2
 
 
-async def test_closing_twice_is_closing(place: Place, outgoing: MakeMessage) -> None:
+async def test_closing_twice_does_nothing_more(place: Place, outgoing: MakeMessage) -> None:
     backend = place.backend
     await backend.open()
     await backend.send(outgoing())
@@ -267,13 +267,13 @@ async def test_closing_twice_is_closing(place: Place, outgoing: MakeMessage) -> 
     assert len(place.delivered()) == 1
 
 
-async def test_closing_what_was_never_used_is_fine(place: Place) -> None:
+async def test_closing_an_unused_backend_does_nothing(place: Place) -> None:
     await place.backend.open()
     await place.backend.aclose()
     assert place.delivered() == []
 
 
-async def test_leaving_the_block_with_an_error_closes_and_lets_it_through(place: Place, outgoing: MakeMessage) -> None:
+async def test_an_error_in_the_block_closes_the_backend_and_propagates(place: Place, outgoing: MakeMessage) -> None:
     async def use() -> None:
         async with place.backend as backend:
             await backend.send(outgoing())

@@ -30,7 +30,7 @@ async def test_names_sort_in_the_order_of_sending(tmp_path: Path, outgoing: Make
     assert subjects == [f"Number {number:02d}" for number in range(30)]
 
 
-async def test_names_hold_nothing_of_the_message(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_names_contain_nothing_of_the_message(tmp_path: Path, outgoing: MakeMessage) -> None:
     async with backend(tmp_path) as files:
         await files.send(outgoing(recipients=["evil@example.test"], subject="../../evil"))
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -40,20 +40,20 @@ async def test_names_hold_nothing_of_the_message(tmp_path: Path, outgoing: MakeM
 
 
 async def test_several_backends_share_a_folder(tmp_path: Path, outgoing: MakeMessage) -> None:
-    """As several processes do."""
+    """Write from several backends, as several processes do."""
     one, other = backend(tmp_path), backend(tmp_path)
     async with one, other:
         await asyncio.gather(*(files.send(outgoing()) for files in (one, other) for _ in range(20)))
     assert len(list(tmp_path.glob("*.eml"))) == 40
 
 
-async def test_nothing_unfinished_is_left(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_no_temporary_file_remains(tmp_path: Path, outgoing: MakeMessage) -> None:
     async with backend(tmp_path) as files:
         await files.send(outgoing())
     assert {path.suffix for path in tmp_path.iterdir()} == {".eml", ".json"}
 
 
-async def test_the_envelope_lies_beside_the_message(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_the_envelope_is_in_a_json_file(tmp_path: Path, outgoing: MakeMessage) -> None:
     message = outgoing(bcc=["bob@example.test"], envelope_sender="bounces@example.test")
     async with backend(tmp_path) as files:
         report = await files.send(message)
@@ -76,14 +76,14 @@ async def test_only_the_owner_may_read_the_files(tmp_path: Path, outgoing: MakeM
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
-async def test_the_folder_is_made_with_its_parents(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_the_folder_is_created_with_its_parents(tmp_path: Path, outgoing: MakeMessage) -> None:
     async with backend(tmp_path / "var" / "mail") as files:
         assert (tmp_path / "var" / "mail").is_dir()
         await files.send(outgoing())
     assert len(list((tmp_path / "var" / "mail").glob("*.eml"))) == 1
 
 
-async def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_a_removed_folder_is_created_again(tmp_path: Path, outgoing: MakeMessage) -> None:
     async with backend(tmp_path / "mail") as files:
         (tmp_path / "mail").rmdir()
         await files.send(outgoing())
@@ -101,13 +101,13 @@ async def test_a_relative_folder_stays_where_it_was_opened(
     assert len(list((tmp_path / "mail").glob("*.eml"))) == 1
 
 
-async def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["file_dir"\]: cannot create the folder .*file/mail'):
         await backend(tmp_path / "file" / "mail").open()
 
 
-async def test_a_failed_write_is_a_delivery_error_and_leaves_nothing(tmp_path: Path, outgoing: MakeMessage) -> None:
+async def test_a_failed_write_is_a_delivery_error_and_leaves_no_file(tmp_path: Path, outgoing: MakeMessage) -> None:
     folder = tmp_path / "mail"
     async with backend(folder) as files:
         folder.rmdir()
@@ -119,8 +119,8 @@ async def test_a_failed_write_is_a_delivery_error_and_leaves_nothing(tmp_path: P
     assert folder.read_text() == "in the way"
 
 
-async def test_a_file_that_could_not_be_finished_is_removed(tmp_path: Path, outgoing: MakeMessage) -> None:
-    """The system stops the file from growing half-way, as a full disk does."""
+async def test_an_incomplete_file_is_removed(tmp_path: Path, outgoing: MakeMessage) -> None:
+    """Limit the size of files, as a full disk does."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     message = outgoing(text="x" * 200_000)
     try:

@@ -38,24 +38,24 @@ def test_without_a_name_the_setting_decides() -> None:
     assert backend.folder == Path("there")
 
 
-def test_each_call_makes_a_backend_of_its_own() -> None:
+def test_each_call_creates_a_backend() -> None:
     settings = EmailSettings(backend="MemoryBackend")
     assert get_backend(settings=settings) is not get_backend(settings=settings)
 
 
-def test_an_unknown_name_lists_those_that_exist() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         get_backend(settings=EmailSettings(backend="SendmailBackend"))
     assert str(caught.value).startswith("EMAIL[\"backend\"]: there is no backend 'SendmailBackend'")
     assert f"; give {KNOWN} or the dotted path of your own class" in str(caught.value)
 
 
-def test_a_misspelt_name_suggests_the_near_one() -> None:
+def test_a_misspelt_name_suggests_the_nearest() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"did you mean 'ConsoleBackend'\?"):
         get_backend(settings=EmailSettings(backend="ConsolBackend"))
 
 
-def test_a_wrong_argument_is_not_blamed_on_the_settings() -> None:
+def test_an_error_about_the_argument_does_not_name_the_setting() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^get_backend\(name\): there is no backend 'X'"):
         get_backend("X", EmailSettings())
 
@@ -71,7 +71,7 @@ def test_a_wrong_argument_is_not_blamed_on_the_settings() -> None:
         ("backends.", "is not a dotted path"),
     ],
 )
-def test_a_wrong_path_says_what_is_wrong(path: str, complaint: str) -> None:
+def test_an_error_about_a_path_says_what_is_wrong(path: str, complaint: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         get_backend(settings=EmailSettings(backend=path))
     assert str(caught.value).startswith('EMAIL["backend"]: ')
@@ -84,12 +84,12 @@ def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
         _ = backends.SendmailBackend  # type: ignore[attr-defined]
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert [name for name in backends.__all__ if not hasattr(backends, name)] == []
 
 
 @pytest.mark.parametrize("name", ["MemoryBackend", "ConsoleBackend", "FileBackend"])
-def test_mail_that_stays_here_needs_no_smtp_client(name: str) -> None:
+def test_local_backends_import_no_smtp_client(name: str) -> None:
     code = (
         "import sys; from openviper.core.email.settings import EmailSettings; "
         "from openviper.core.email.backends import get_backend; "

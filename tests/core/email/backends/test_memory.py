@@ -27,7 +27,7 @@ async def test_each_backend_keeps_its_own_messages(outgoing: MakeMessage) -> Non
     assert [message.prepared.subject for message in other.messages] == ["second"]
 
 
-def test_what_was_sent_is_there_when_the_loop_has_ended(outgoing: MakeMessage) -> None:
+def test_sent_messages_remain_after_the_loop_has_ended(outgoing: MakeMessage) -> None:
     async def main() -> None:
         async with MemoryBackend(EmailSettings()) as backend:
             await backend.send(outgoing(subject="kept"))
@@ -37,7 +37,7 @@ def test_what_was_sent_is_there_when_the_loop_has_ended(outgoing: MakeMessage) -
     assert memory.sent[-1].prepared.subject == "kept"
 
 
-def test_the_oldest_go_when_there_are_too_many(outgoing: MakeMessage) -> None:
+def test_the_oldest_are_dropped_when_there_are_too_many(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
     numbered = [replace(message, size=number) for number in range(KEPT_MESSAGES + 5)]
     for one in numbered:
@@ -45,7 +45,7 @@ def test_the_oldest_go_when_there_are_too_many(outgoing: MakeMessage) -> None:
     assert list(store) == numbered[5:]
 
 
-def test_the_oldest_go_when_they_are_too_large(outgoing: MakeMessage) -> None:
+def test_the_oldest_are_dropped_when_they_are_too_large(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
     half = KEPT_BYTES // 2
     first, second, third = (replace(message, size=half, content=(name,)) for name in (b"1", b"2", b"3"))
@@ -64,7 +64,7 @@ def test_the_newest_is_kept_whatever_its_size(outgoing: MakeMessage) -> None:
     assert list(store) == [message]
 
 
-def test_a_cleared_store_is_empty_and_goes_on(outgoing: MakeMessage) -> None:
+def test_a_cleared_store_is_empty_and_usable(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
     store.add(replace(message, size=KEPT_BYTES))
     store.clear()
@@ -74,7 +74,7 @@ def test_a_cleared_store_is_empty_and_goes_on(outgoing: MakeMessage) -> None:
     assert len(store) == 2
 
 
-def test_a_store_may_be_read_while_messages_come_in(outgoing: MakeMessage) -> None:
+def test_a_store_may_be_read_while_messages_are_added(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
     store.add(message)
     for _ in store:

@@ -29,7 +29,7 @@ def addresses(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
-async def test_a_message_arrives_as_it_was_given(tls: Tls) -> None:
+async def test_a_message_arrives_unchanged(tls: Tls) -> None:
     with SmtpServer(tls=tls, users={"me": "secret"}) as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             report = await backend.send(outgoing())
@@ -39,7 +39,7 @@ async def test_a_message_arrives_as_it_was_given(tls: Tls) -> None:
     assert (received.content, received.user, received.tls) == (CONTENT, "me", tls != "none")
 
 
-async def test_a_message_arrives_at_aiosmtpd_with_tls_and_auth() -> None:
+async def test_aiosmtpd_receives_a_message_over_tls_with_auth() -> None:
     with aiosmtpd_server(users={"me": "secret"}) as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             await backend.send(outgoing(to=["jörg@example.com"]))
@@ -49,8 +49,8 @@ async def test_a_message_arrives_at_aiosmtpd_with_tls_and_auth() -> None:
 # Envelopes
 
 
-def patience(fault: str) -> dict[str, float]:
-    """The settings with which a test need not wait long for a server that has fallen silent."""
+def short_data_timeout(fault: str) -> dict[str, float]:
+    """Return settings that shorten a test's wait for a silent server."""
     return {"data_timeout": 1.5} if fault == "silence" else {}
 
 
@@ -65,7 +65,7 @@ async def test_many_recipients_go_in_several_envelopes_of_the_same_message() -> 
 
 
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
-async def test_recipients_beyond_the_servers_own_limit_get_another_transaction(capabilities: tuple[str, ...]) -> None:
+async def test_recipients_refused_with_452_get_a_further_transaction(capabilities: tuple[str, ...]) -> None:
     with SmtpServer(recipient_limit=30, capabilities=capabilities) as server:
         server.refuse("r7@example.com", 550)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -76,7 +76,7 @@ async def test_recipients_beyond_the_servers_own_limit_get_another_transaction(c
     assert list(report.refused) == ["r7@example.com"]
 
 
-async def test_a_wrong_address_in_a_later_envelope_keeps_the_first_one_back_too() -> None:
+async def test_an_invalid_address_in_a_later_envelope_is_found_before_the_first_is_sent() -> None:
     with SmtpServer() as server:
         async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
             with pytest.raises(InvalidAddress):
@@ -84,7 +84,7 @@ async def test_a_wrong_address_in_a_later_envelope_keeps_the_first_one_back_too(
     assert "MAIL" not in server.verbs
 
 
-async def test_recipients_that_are_always_told_452_are_given_up() -> None:
+async def test_recipients_always_refused_with_452_are_reported_as_refused() -> None:
     with SmtpServer() as server:
         server.refuse("full@example.com", 452)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -131,7 +131,7 @@ async def test_all_refused_in_all_envelopes_raises_with_every_reply() -> None:
 async def test_a_later_envelope_that_fails_is_reported_and_not_raised(
     verb: str, fault: str | int, code: int, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first envelope was delivered, so the message must not count as failed and be sent to all again."""
+    """Report, because a message whose first envelope was delivered must not be sent to all again."""
     with SmtpServer() as server:
         server.fault(verb, fault, nth=2 if verb == "body" else 3)
         async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
@@ -149,14 +149,14 @@ async def test_a_later_envelope_that_fails_is_reported_and_not_raised(
 @pytest.mark.parametrize("fault", ["drop", "reset", "silence", "garbage"])
 @pytest.mark.parametrize("send", ["send", "send_pipelined"])
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
-async def test_of_a_later_envelope_that_nobody_knows_of_only_its_own_recipients_are_uncertain(
+async def test_only_the_recipients_of_the_uncertain_envelope_are_uncertain(
     capabilities: tuple[str, ...], send: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The connection ends, or the server falls silent, after the last byte of the second of three."""
+    """Lose the connection, or the server's reply, after the last byte of the second of three envelopes."""
     with SmtpServer(capabilities=capabilities) as server:
         server.fault("body", fault, nth=2)
         server.refuse("r2@example.com", 550)
-        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **patience(fault)))
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **short_data_timeout(fault)))
         async with SMTPBackend(settings) as backend:
             report = await getattr(backend, send)(outgoing(to=addresses(6)))
     assert report.accepted == ("r0@example.com", "r1@example.com")
@@ -176,12 +176,10 @@ async def test_of_a_later_envelope_that_nobody_knows_of_only_its_own_recipients_
 
 @pytest.mark.parametrize("send", ["send", "send_pipelined"])
 @pytest.mark.parametrize("fault", ["drop", "silence"])
-async def test_an_error_about_the_first_envelope_tells_who_may_have_it_from_those_who_do_not(
-    fault: str, send: str
-) -> None:
+async def test_an_uncertain_first_envelope_distinguishes_who_may_have_the_message(fault: str, send: str) -> None:
     with SmtpServer() as server:
         server.fault("body", fault, nth=1)
-        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **patience(fault)))
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, **short_data_timeout(fault)))
         async with SMTPBackend(settings) as backend:
             with pytest.raises(ConnectionFailed if fault == "drop" else DeliveryTimeout) as raised:
                 await getattr(backend, send)(outgoing(to=addresses(3)))
@@ -195,7 +193,7 @@ async def test_an_error_about_the_first_envelope_tells_who_may_have_it_from_thos
     assert server.verbs.count("body") == 1
 
 
-async def test_an_error_that_is_the_same_for_all_tells_nobody_apart() -> None:
+async def test_an_error_that_concerns_all_recipients_lists_none_as_refused() -> None:
     with SmtpServer() as server:
         server.fault("body", "drop", nth=1)
         async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
@@ -205,7 +203,7 @@ async def test_an_error_that_is_the_same_for_all_tells_nobody_apart() -> None:
     assert raised.value.refused == {}
 
 
-async def test_a_first_envelope_that_fails_raises_and_the_others_are_not_tried() -> None:
+async def test_a_failed_first_envelope_raises_and_later_ones_are_not_sent() -> None:
     with SmtpServer() as server:
         server.fault("MAIL", 550)
         async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:
@@ -214,7 +212,7 @@ async def test_a_first_envelope_that_fails_raises_and_the_others_are_not_tried()
     assert server.verbs.count("MAIL") == 1
 
 
-async def test_without_allow_partial_a_refusal_keeps_its_own_envelope_back_only() -> None:
+async def test_without_allow_partial_a_refusal_withholds_only_its_own_envelope() -> None:
     with SmtpServer() as server:
         server.refuse("r3@example.com", 550)
         settings = EmailSettings(**server.settings(max_recipients_per_message=2, allow_partial=False))
@@ -229,7 +227,7 @@ async def test_without_allow_partial_a_refusal_keeps_its_own_envelope_back_only(
 # Opening, closing, event loops
 
 
-async def test_pool_warm_opens_a_connection_ahead() -> None:
+async def test_pool_warm_opens_a_connection_at_startup() -> None:
     with SmtpServer() as server:
         async with SMTPBackend(EmailSettings(**server.settings(pool_warm=True))) as backend:
             assert server.verbs[-1] == "EHLO"
@@ -245,7 +243,7 @@ async def test_pool_warm_survives_a_server_that_is_down(caplog: pytest.LogCaptur
             await backend.send(outgoing())
 
 
-def test_a_backend_that_was_never_opened_closes_its_connections_with_the_loop() -> None:
+def test_without_open_the_connections_are_closed_when_the_loop_ends() -> None:
     async def send(backend: SMTPBackend) -> None:
         await backend.send(outgoing())
         assert backend.stats is not None
@@ -260,7 +258,7 @@ def test_a_backend_that_was_never_opened_closes_its_connections_with_the_loop() 
     assert server.verbs.count("QUIT") == 2
 
 
-async def test_closing_a_backend_that_sent_nothing_is_fine() -> None:
+async def test_closing_an_unused_backend_does_nothing() -> None:
     backend = SMTPBackend(EmailSettings(host="127.0.0.1", port=9))
     assert backend.stats is None
     await backend.aclose()
@@ -284,7 +282,7 @@ def run_with_uvloop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, ("PIPELINING",), ()], ids=["chunking", "pipelining", "nothing"])
-def test_uvloop_carries_small_and_large_messages(tls: Tls, capabilities: tuple[str, ...]) -> None:
+def test_uvloop_sends_small_and_large_messages(tls: Tls, capabilities: tuple[str, ...]) -> None:
     line = b".a line of text\r\n"
     bodies = [line, line * 40_000, line * 700_000]
 
@@ -306,7 +304,7 @@ def test_uvloop_carries_small_and_large_messages(tls: Tls, capabilities: tuple[s
         assert len(server.messages) == 24
 
 
-def test_uvloop_ends_on_silence() -> None:
+def test_uvloop_times_out_on_a_silent_server() -> None:
     async def main() -> None:
         async with SMTPBackend(EmailSettings(**server.settings(timeout=2.0, data_timeout=0.5))) as backend:
             with pytest.raises(TimeoutError):

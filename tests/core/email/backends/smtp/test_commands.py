@@ -1,4 +1,4 @@
-"""Commands as bytes: parameters, and that no value can become a second command."""
+"""Encoding of SMTP commands: parameters, and no injected command."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ PLAIN = Capabilities()
 ALL = Capabilities(pipelining=True, chunking=True, size=True, max_size=None, smtputf8=True)
 
 
-def test_size_and_smtputf8_are_given_where_offered_and_needed() -> None:
+def test_mail_from_has_size_and_smtputf8_if_offered_and_needed() -> None:
     envelope = Envelope("a@example.com", ("b@example.com",))
     assert mail_from(envelope, 12, PLAIN) == b"MAIL FROM:<a@example.com>\r\n"
     assert mail_from(envelope, 12, ALL) == b"MAIL FROM:<a@example.com> SIZE=12\r\n"
@@ -27,7 +27,7 @@ def test_size_and_smtputf8_are_given_where_offered_and_needed() -> None:
     assert mail_from(international, 12, ALL) == "MAIL FROM:<jörg@example.com> SIZE=12 SMTPUTF8\r\n".encode()
 
 
-def test_the_null_reverse_path_is_written() -> None:
+def test_an_empty_sender_is_the_null_reverse_path() -> None:
     assert mail_from(Envelope("", ("b@example.com",)), 1, PLAIN) == b"MAIL FROM:<>\r\n"
 
 
@@ -88,13 +88,13 @@ def test_a_command_is_one_line_with_one_path_whatever_the_address(address: str) 
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a\r\nMAIL FROM:<x>", "a\n", "[127.0.0.1", "host;", "ü.example"])
-def test_a_host_name_that_cannot_stand_in_ehlo_is_refused(name: str) -> None:
+def test_a_host_name_that_is_not_valid_in_ehlo_is_refused(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="local_hostname"):
         check_host_name(name)
 
 
 @pytest.mark.parametrize("name", ["localhost", "my-host.example.com", "[127.0.0.1]", "[IPv6:::1]", "with_underscore"])
-def test_names_and_address_literals_may_stand_in_ehlo(name: str) -> None:
+def test_host_names_and_address_literals_are_valid_in_ehlo(name: str) -> None:
     assert check_host_name(name) == name
 
 

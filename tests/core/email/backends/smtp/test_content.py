@@ -1,4 +1,4 @@
-"""Content on its way to the wire: line ends, pieces and dots."""
+"""Checks of line ends, pieces of content, and dot-stuffing."""
 
 from itertools import pairwise
 
@@ -27,11 +27,11 @@ def test_dots_are_doubled_wherever_the_pieces_are_cut(parts: list[bytes], cuts: 
     assert b"\r\n".join(line.removeprefix(b".") for line in lines[:-2]) + b"\r\n" == text
 
 
-def test_nothing_at_all_ends_with_a_lone_dot() -> None:
+def test_empty_content_ends_with_a_lone_dot() -> None:
     assert DotStuffer().end() == b".\r\n"
 
 
-def test_a_last_line_without_end_gets_one_before_the_dot() -> None:
+def test_a_last_line_without_a_line_end_gets_one_before_the_dot() -> None:
     stuffer = DotStuffer()
     assert stuffer.stuff(b"text") + stuffer.end() == b"text\r\n.\r\n"
 
@@ -71,7 +71,7 @@ async def test_a_bare_cr_or_lf_is_refused(content: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.parametrize("content", [(b"a",), (b"a\r\n", b"b"), (b"a\r\n", b"b", b"")])
-async def test_a_last_line_without_end_is_refused(content: tuple[bytes, ...]) -> None:
+async def test_a_last_line_without_a_line_end_is_refused(content: tuple[bytes, ...]) -> None:
     with pytest.raises(InvalidMessage, match="last line"):
         await check_content(content)
 
@@ -84,7 +84,7 @@ async def test_a_line_end_may_lie_across_chunks(parts: list[bytes], cuts: list[i
     assert await check_content(content) == len(text)
 
 
-async def test_an_encoded_chunk_is_not_looked_at_and_joins_no_line_end_of_its_neighbours() -> None:
+async def test_an_encoded_chunk_is_not_checked_and_separates_its_neighbours() -> None:
     (slice_,) = base64_slices(b"attached")
     assert await check_content(Content([b"a\r\n\r\n", slice_, b"\r\n"])) == 19
     with pytest.raises(InvalidMessage, match="CR or LF"):
@@ -93,15 +93,15 @@ async def test_an_encoded_chunk_is_not_looked_at_and_joins_no_line_end_of_its_ne
         await check_content(Content([b"a\r\n", slice_]))
 
 
-async def test_only_what_the_serialiser_has_made_is_taken_on_trust() -> None:
+async def test_only_the_serialisers_own_chunks_are_not_checked() -> None:
     data = EmailMessageData(recipients="a@example.com", subject="s", text="t\rt\nt", sender="b@example.com")
     content = serialise(check_message(data, default_sender=None))
     assert isinstance(content, CleanChunks)
     assert await check_content(content) == len(content[0])
-    assert await check_content([*content]) == len(content[0])  # and rightly so
+    assert await check_content([*content]) == len(content[0])  # checked, and valid
     with pytest.raises(InvalidMessage, match="CR or LF"):
         await check_content([content[0] + b"\n"])
 
 
-async def test_no_content_is_fine() -> None:
+async def test_empty_content_is_valid() -> None:
     assert await check_content(()) == 0

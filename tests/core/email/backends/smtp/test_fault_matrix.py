@@ -27,7 +27,7 @@ OFFERS = {
     "pipelining": ("PIPELINING", "SIZE 1000000"),
     "nothing": (),
 }
-FAULTS = ("drop", "reset", 421, 450, 550, "garbage")  # and silence, whose cases wait at the same time
+FAULTS = ("drop", "reset", 421, 450, 550, "garbage")  # and silence, whose cases wait concurrently
 HANDSHAKE = ("connect", "greeting", "EHLO", "STARTTLS", "AUTH")
 TRANSACTION = ("MAIL", "RCPT", "content", "body")
 
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def command(self) -> str:
-        """The verb as the server meets it."""
+        """Return the command that the server gets."""
         return ("BDAT" if self.one_flight else "DATA") if self.verb == "content" else self.verb
 
 
@@ -61,11 +61,11 @@ class Expected:
 
 
 def expected(case: Case) -> Expected:
-    """What the caller must be told."""
+    """Return the error that the caller must get."""
     fault = case.fault
     if case.verb in HANDSHAKE:
         return expected_of_handshake(case)
-    # With everything in one flight the whole message has left when any answer is missing.
+    # In one flight the whole message has been sent when any reply is missing.
     uncertain = case.verb == "body" or case.one_flight
     if fault in ("drop", "reset", "garbage"):
         return Expected(ConnectionFailed, uncertain=uncertain)
@@ -105,7 +105,7 @@ def make_server(case: Case) -> SmtpServer:
     return SmtpServer(capabilities=OFFERS[case.offer], tls="starttls" if case.tls else "none", users={"me": "s3cret!"})
 
 
-# Silence is waited for; everything else is answered, however busy the machine is.
+# Only silence is waited for; all else is answered, however busy the machine is.
 LIMIT = 2 * PATIENCE  # seconds
 
 
@@ -114,12 +114,12 @@ def make_backend(server: SmtpServer, limit: float) -> SMTPBackend:
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
-async def test_a_fault_gives_the_right_error_and_a_pool_that_works_on(case: Case) -> None:
+async def test_a_fault_gives_the_right_error_and_leaves_a_working_pool(case: Case) -> None:
     await show_case(case)
 
 
 @pytest.mark.parametrize("verb", HANDSHAKE + TRANSACTION)
-async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> None:
+async def test_silence_gives_a_timeout_and_leaves_a_working_pool(verb: str) -> None:
     async def show(case: Case) -> None:
         await shown_in_time(lambda limit: show_case(case, limit))
 
@@ -130,7 +130,7 @@ async def test_silence_gives_a_timeout_and_a_pool_that_works_on(verb: str) -> No
 def test_uvloop_passes_the_same_matrix(verb: str) -> None:
     async def show_all() -> None:
         await asyncio.gather(*(show_case(case) for case in cases() if case.verb == verb))
-        await test_silence_gives_a_timeout_and_a_pool_that_works_on(verb)
+        await test_silence_gives_a_timeout_and_leaves_a_working_pool(verb)
 
     uvloop.run(show_all())
 
@@ -161,8 +161,8 @@ def cases_at(verb: str, fault: str | int) -> list[Case]:
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "silence"])
-async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | int) -> None:
-    """RSET goes ahead of the next message; when it fails that message goes over a fresh connection, or not at all."""
+async def test_a_fault_at_rset_never_delivers_to_earlier_recipients(fault: str | int) -> None:
+    """Send RSET before the next message; if it fails, that message is sent on a new connection or not at all."""
 
     async def show(case: Case, limit: float) -> None:
         with make_server(case) as server:
@@ -185,7 +185,7 @@ async def test_a_fault_at_rset_never_reaches_the_recipients_before(fault: str | 
 
 
 async def shown(show: Callable[[float], Awaitable[None]], fault: str | int) -> None:
-    """Await ``show`` with a time-out that only silence meets."""
+    """Await ``show`` with a timeout that only silence reaches."""
     await (shown_in_time(show) if fault == "silence" else show(LIMIT))
 
 

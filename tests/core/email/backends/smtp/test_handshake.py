@@ -1,4 +1,4 @@
-"""Opening a connection: names, TLS, authentication, and that no secret is told to anyone else."""
+"""Handshake: host names, TLS, authentication, and secrets that stay secret."""
 
 import logging
 import socket
@@ -43,13 +43,13 @@ async def test_a_closed_port_is_a_temporary_failure() -> None:
     assert raised.value.__cause__ is not None
 
 
-async def test_a_name_without_address_is_a_temporary_failure() -> None:
+async def test_a_host_name_without_an_address_is_a_temporary_failure() -> None:
     with pytest.raises(ConnectionFailed, match=r"^no-such-host\.invalid:25: connecting: ") as raised:
         await connect(EmailSettings(host="no-such-host.invalid"))
     assert raised.value.temporary
 
 
-async def test_ipv6_works_and_is_shown_in_brackets() -> None:
+async def test_an_ipv6_address_is_shown_in_brackets() -> None:
     with SmtpServer(host="::1") as server:
         await send_one(server)
         server.fault("greeting", 554)
@@ -57,7 +57,7 @@ async def test_ipv6_works_and_is_shown_in_brackets() -> None:
             await connect(EmailSettings(**server.settings()))
 
 
-async def test_a_server_that_is_no_smtp_server_is_told_apart() -> None:
+async def test_another_kind_of_server_is_named_by_its_answer() -> None:
     async def converse(peer: Peer) -> None:
         await peer.say(b"HTTP/1.1 400 Bad Request", b"")
         await peer.reader.read()
@@ -71,13 +71,13 @@ async def test_a_server_that_is_no_smtp_server_is_told_apart() -> None:
 # The name in EHLO
 
 
-async def test_ehlo_gives_the_configured_name() -> None:
+async def test_ehlo_sends_the_configured_name() -> None:
     with SmtpServer() as server:
         await send_one(server, local_hostname="shop.example.com")
     assert [command.line for command in server.commands if command.verb == "EHLO"] == ["EHLO shop.example.com"]
 
 
-async def test_ehlo_without_a_configured_name_asks_no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ehlo_without_a_configured_name_queries_no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> str:
         raise AssertionError("the DNS was asked")
 
@@ -93,7 +93,7 @@ async def test_ehlo_without_a_configured_name_asks_no_dns(monkeypatch: pytest.Mo
     assert names == ["EHLO [127.0.0.1]", "EHLO laptop.example.com", "EHLO [127.0.0.1]"]
 
 
-async def test_helo_is_used_where_ehlo_is_unknown() -> None:
+async def test_helo_is_sent_to_a_server_without_ehlo() -> None:
     with SmtpServer() as server:
         server.fault("EHLO", 502)
         await send_one(server)
@@ -106,7 +106,7 @@ async def test_helo_is_used_where_ehlo_is_unknown() -> None:
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 @pytest.mark.parametrize("kind", ["untrusted", "wrong-host", "expired"])
-async def test_a_bad_certificate_is_refused_for_good_and_nothing_is_said(tls: Tls, kind: CertificateKind) -> None:
+async def test_an_untrusted_certificate_is_a_permanent_failure_before_auth(tls: Tls, kind: CertificateKind) -> None:
     with (
         SmtpServer(tls=tls, certificate=kind, users={"me": SECRET}) as server,
         pytest.raises(ConnectionFailed, match="certificate is not trusted") as raised,
@@ -116,7 +116,7 @@ async def test_a_bad_certificate_is_refused_for_good_and_nothing_is_said(tls: Tl
     assert not {"AUTH", "MAIL"} & set(server.verbs)
 
 
-async def test_a_good_certificate_is_refused_without_its_authority() -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
     with SmtpServer(tls="implicit") as server, pytest.raises(ConnectionFailed, match="certificate is not trusted"):
         await connect(EmailSettings(**server.settings(tls_ca_file=None)))
 
@@ -134,20 +134,20 @@ async def test_starttls_that_is_not_offered_is_a_failure() -> None:
     assert "MAIL" not in server.verbs
 
 
-async def test_capabilities_of_before_starttls_are_forgotten() -> None:
+async def test_ehlo_is_repeated_after_starttls() -> None:
     with SmtpServer(tls="starttls") as server:
         await send_one(server)
     assert server.verbs[:5] == ["connect", "greeting", "EHLO", "STARTTLS", "EHLO"]
 
 
-async def test_clear_text_behind_the_answer_to_starttls_is_ignored() -> None:
-    """What an attacker puts there must not be read as part of the encrypted session (RFC 3207 section 4.2)."""
+async def test_clear_text_behind_the_reply_to_starttls_is_discarded() -> None:
+    """Discard it, because an attacker could inject it into the encrypted session (RFC 3207 section 4.2)."""
     with SmtpServer(tls="starttls", inject_after_starttls="250-evil.example\r\n250 AUTH PLAIN") as server:
         await send_one(server)
     assert server.messages[0].tls
 
 
-async def test_tls_towards_a_server_without_it_says_which_setting_is_meant() -> None:
+async def test_a_port_without_tls_names_the_setting() -> None:
     with (
         SmtpServer() as server,
         pytest.raises(ConnectionFailed, match='EMAIL\\["use_ssl"\\] is for port 465') as raised,
@@ -174,13 +174,13 @@ async def test_a_missing_ca_file_names_the_setting(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
-async def test_each_method_of_authentication_works(method: str) -> None:
+async def test_each_auth_method_logs_in(method: str) -> None:
     with SmtpServer(users={"me@example.com": SECRET}, auth_methods=[method]) as server:
         await send_one(server)
     assert server.messages[0].user == "me@example.com"
 
 
-async def test_a_token_is_given_with_xoauth2() -> None:
+async def test_a_token_is_sent_by_xoauth2() -> None:
     with SmtpServer(users={"me@example.com": SECRET}, auth_methods=["PLAIN", "XOAUTH2"], tls="implicit") as server:
         await send_one(server, password=None, xoauth2_token=SECRET)
         with pytest.raises(AuthenticationFailed) as raised:
@@ -199,7 +199,7 @@ async def test_a_wrong_password_is_permanent_and_every_offered_method_is_tried()
     assert server.verbs.count("AUTH") == 2
 
 
-async def test_a_temporary_refusal_to_authenticate_is_not_tried_again_at_once() -> None:
+async def test_a_temporary_refusal_to_authenticate_tries_no_other_method() -> None:
     with SmtpServer(users={"me": SECRET}) as server:
         server.fault("AUTH", 454)
         with pytest.raises(AuthenticationFailed) as raised:
@@ -229,8 +229,8 @@ class ClearChannel:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7", "fe80::7%eth0"])
-async def test_a_password_is_never_sent_in_clear_text_beyond_this_machine(address: str) -> None:
-    """The settings judge by name; this is judged by the address that the connection really has."""
+async def test_a_password_is_never_sent_in_clear_text_to_another_machine(address: str) -> None:
+    """Check the connection's real address; the settings check only the host name."""
     client = aiosmtplib.SMTP()
     client.transport = ClearChannel(address)  # type: ignore[assignment]
     settings = EmailSettings(host="localhost", username="me", password=SECRET)
@@ -239,7 +239,7 @@ async def test_a_password_is_never_sent_in_clear_text_beyond_this_machine(addres
     assert not raised.value.temporary
 
 
-async def test_a_host_name_that_could_add_a_command_is_not_given_in_ehlo() -> None:
+async def test_a_host_name_that_could_add_a_command_is_not_sent_in_ehlo() -> None:
     with SmtpServer() as server:
         settings = EmailSettings(**server.settings()).model_copy(update={"local_hostname": "me\r\nMAIL FROM:<a@b>"})
         with pytest.raises(ImproperlyConfigured, match="local_hostname"):
@@ -252,7 +252,7 @@ ECHOES = ["535 wrong: {line}", "535 {secret}", "550-{line}\r\n550 {line}", "{lin
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "XOAUTH2"])
-async def test_no_secret_is_in_error_log_or_traceback_though_the_server_echoes_it(
+async def test_a_secret_that_the_server_echoes_is_in_no_error_log_or_traceback(
     echo: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines: list[str] = []
@@ -297,7 +297,7 @@ def _locals(error: BaseException) -> list[object]:
     ]
 
 
-async def test_silence_of_the_greeting_ends_with_the_timeout() -> None:
+async def test_a_missing_greeting_times_out() -> None:
     with SmtpServer() as server:
         server.fault("greeting", "silence")
         with pytest.raises(DeliveryTimeout, match="greeting"):

@@ -1,4 +1,4 @@
-"""Opening a connection step by step, for people."""
+"""Inspection of a mail server, step by step."""
 
 import socket
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ async def inspect(server: SmtpServer, **settings: object) -> Inspection:
     return await Inspection.create(EmailSettings(**server.settings(**settings)), sock)
 
 
-async def test_each_step_tells_what_it_found() -> None:
+async def test_each_step_reports_its_findings() -> None:
     with SmtpServer(tls="starttls", users={"shop": "secret"}) as server:
         async with await inspect(server) as inspection:
             await inspection.connect()
@@ -39,7 +39,7 @@ async def test_each_step_tells_what_it_found() -> None:
     assert server.connections == 1
 
 
-async def test_a_refused_sender_is_told_with_the_reply() -> None:
+async def test_a_refused_sender_is_reported_with_the_reply() -> None:
     with SmtpServer() as server:
         server.fault("MAIL", 550)
         async with await inspect(server) as inspection:
@@ -59,7 +59,7 @@ async def test_a_sender_beyond_ascii_needs_smtputf8() -> None:
     assert "MAIL" not in server.verbs
 
 
-async def test_a_connection_that_ends_at_the_sender_is_no_refusal() -> None:
+async def test_a_connection_lost_at_the_sender_is_no_refusal() -> None:
     with SmtpServer() as server:
         server.fault("MAIL", "drop")
         async with await inspect(server) as inspection:
@@ -69,7 +69,7 @@ async def test_a_connection_that_ends_at_the_sender_is_no_refusal() -> None:
                 await inspection.try_sender("shop@example.com")
 
 
-async def test_a_wrong_password_is_its_own_error() -> None:
+async def test_a_wrong_password_is_an_authentication_failure() -> None:
     with SmtpServer(users={"shop": "right"}) as server:
         async with await inspect(server, password="wrong") as inspection:
             await inspection.connect()
@@ -80,7 +80,7 @@ async def test_a_wrong_password_is_its_own_error() -> None:
 
 @pytest.mark.parametrize("action", [554, "drop", "garbage"])
 @pytest.mark.parametrize("tls", ["none", "implicit"])
-async def test_a_failing_greeting_is_told_from_failing_tls(action: int | str, tls: str) -> None:
+async def test_a_failed_greeting_is_distinguished_from_failed_tls(action: int | str, tls: str) -> None:
     with SmtpServer(tls=tls) as server:  # type: ignore[arg-type]
         server.fault("greeting", action)
         async with await inspect(server) as inspection:
@@ -91,7 +91,7 @@ async def test_a_failing_greeting_is_told_from_failing_tls(action: int | str, tl
     assert not is_tls_error(raised.value)
 
 
-async def test_failing_tls_is_not_about_the_greeting() -> None:
+async def test_failed_tls_is_no_greeting_error() -> None:
     with SmtpServer(tls="implicit", certificate="expired") as server:
         async with await inspect(server) as inspection:
             with pytest.raises(DeliveryError) as raised:

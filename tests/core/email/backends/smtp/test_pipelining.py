@@ -1,4 +1,4 @@
-"""Overlapped messages: many in flight on one connection, and the right outcome for each when something fails."""
+"""Pipelined messages: many in flight on one connection, and the right outcome for each when something fails."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ Outcome = DeliveryReport | EmailError
 
 
 def numbered(count: int, *, filling: bytes = b"") -> list[OutgoingMessage]:
-    """Messages that say who is to get them, so that one in the wrong hands is seen."""
+    """Return messages that name their recipient, so that a misdelivered one is seen."""
     return [
         outgoing(b"number %d.\r\n" % number + filling, to=[f"to{number}@example.com"], number=number)
         for number in range(count)
@@ -75,7 +75,7 @@ def number_of(content: bytes) -> int:
 
 
 def check(messages: Sequence[ReceivedMessage], outcomes: Sequence[Outcome]) -> Counter[int]:
-    """Nobody got another one's mail, and what arrived how often fits what the senders were told."""
+    """Check that each message went to its own recipient, as often as its outcome says; return the counts."""
     arrived: Counter[int] = Counter()
     for message in messages:
         number = number_of(message.content)
@@ -91,14 +91,14 @@ def check(messages: Sequence[ReceivedMessage], outcomes: Sequence[Outcome]) -> C
     return arrived
 
 
-async def all_given_back(backend: SMTPBackend) -> None:
-    """No connection is lent, and none is about to be: what is open is idle, or says QUIT."""
+async def all_released(backend: SMTPBackend) -> None:
+    """Wait until every open connection is idle and no sender waits."""
     async with asyncio.timeout(PATIENCE):
         while (stats := backend.stats) is None or stats.open != stats.idle or stats.waiting:
             await asyncio.sleep(0.01)
 
 
-async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -> None:
+async def test_stats_count_the_messages_that_wait_for_a_connection() -> None:
     with SmtpServer() as server:
         gate = server.hold("greeting", nth=1)
         async with backend_for(server) as backend:
@@ -109,7 +109,7 @@ async def test_those_who_wait_for_a_lane_or_for_their_turn_alone_are_counted() -
             assert (backend.stats.open, backend.stats.waiting) == (0, 33)
             gate.release()
             await asyncio.gather(*sending)
-            await all_given_back(backend)
+            await all_released(backend)
 
 
 def of_kind(outcomes: Sequence[Outcome], kind: type[EmailError]) -> list[int]:
@@ -124,7 +124,7 @@ def uncertain(outcomes: Sequence[Outcome]) -> list[int]:
 
 
 async def read_flight(peer: Peer) -> int:
-    """The number of the message that the next flight carries."""
+    """Read the next flight and return its message's number."""
     assert await peer.line() == b"RSET"
     assert (await peer.line()).startswith(b"MAIL FROM:")
     assert (await peer.line()).startswith(b"RCPT TO:")
@@ -133,16 +133,16 @@ async def read_flight(peer: Peer) -> int:
     return number_of(await peer.exactly(int(length)))
 
 
-async def probed(peer: Peer) -> None:
+async def accept_probe(peer: Peer) -> None:
     await greet(peer, "PIPELINING", "CHUNKING")
     assert await peer.line() == b"RSET"
     await peer.nothing_comes()
     await peer.say(b"250 reset")
 
 
-async def test_twenty_messages_follow_each_other_without_an_answer() -> None:
+async def test_twenty_messages_are_in_flight_without_a_reply() -> None:
     async def converse(peer: Peer) -> None:
-        await probed(peer)
+        await accept_probe(peer)
         assert [await read_flight(peer) for _ in range(20)] == list(range(20))
         await peer.nothing_comes()
         await peer.say(*[b"250 reset", b"250 sender", b"250 recipient", b"250 taken"] * 20)
@@ -154,9 +154,9 @@ async def test_twenty_messages_follow_each_other_without_an_answer() -> None:
     assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
 
 
-async def test_a_window_of_bytes_bounds_what_is_unanswered() -> None:
+async def test_the_bytes_in_flight_are_limited() -> None:
     async def converse(peer: Peer) -> None:
-        await probed(peer)
+        await accept_probe(peer)
         for first in range(0, 9, 2):
             assert [await read_flight(peer) for _ in range(2)] == [first, first + 1]
             await peer.nothing_comes()
@@ -167,7 +167,7 @@ async def test_a_window_of_bytes_bounds_what_is_unanswered() -> None:
         assert all(isinstance(outcome, DeliveryReport) for outcome in await send_all(backend, messages))
 
 
-async def test_a_server_that_refuses_rset_gets_one_message_at_a_time() -> None:
+async def test_without_rset_messages_are_sent_one_by_one() -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         assert await peer.line() == b"RSET"
@@ -184,7 +184,7 @@ async def test_a_server_that_refuses_rset_gets_one_message_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("capabilities", [("PIPELINING", "SIZE 100000000"), ("CHUNKING",), ()])
-async def test_without_both_extensions_it_falls_back_in_silence(capabilities: Sequence[str]) -> None:
+async def test_without_both_extensions_messages_are_sent_one_by_one(capabilities: Sequence[str]) -> None:
     with SmtpServer(capabilities=capabilities) as server:
         async with backend_for(server, pool_size=2) as backend:
             outcomes = await send_all(backend, numbered(50))
@@ -194,7 +194,7 @@ async def test_without_both_extensions_it_falls_back_in_silence(capabilities: Se
 
 
 @pytest.mark.parametrize("settings", [{"one_flight": False}, {"allow_partial": False}], ids=str)
-async def test_settings_that_forbid_one_flight_forbid_overlapping(settings: dict[str, bool]) -> None:
+async def test_settings_that_forbid_one_flight_forbid_pipelining(settings: dict[str, bool]) -> None:
     with SmtpServer() as server:
         async with backend_for(server, **settings) as backend:
             for _ in range(2):
@@ -202,7 +202,7 @@ async def test_settings_that_forbid_one_flight_forbid_overlapping(settings: dict
     assert "RSET" not in server.verbs
 
 
-async def test_large_messages_go_alone_between_the_small_ones() -> None:
+async def test_large_messages_are_sent_one_by_one_between_small_ones() -> None:
     messages = numbered(30)
     messages[3:20:4] = [
         outgoing(b"number %d.\r\n" % n + b"x" * 76 * 4000 + b"\r\n", to=[f"to{n}@example.com"]) for n in range(3, 20, 4)
@@ -228,21 +228,21 @@ async def test_several_connections_share_many_messages_and_few_use_one() -> None
     assert server.connections == 1
 
 
-async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
+async def test_a_connection_is_replaced_after_max_messages_per_connection() -> None:
     with SmtpServer() as server:
         async with backend_for(server, max_messages_per_connection=30) as backend:
             check(server.messages, await send_all(backend, numbered(100)))
     assert [count for _, count in sorted(Counter(m.connection for m in server.messages).items())] == [30, 30, 30, 10]
 
 
-async def test_an_ordinary_message_gets_its_turn_between_overlapped_ones() -> None:
+async def test_a_plain_send_is_served_between_pipelined_ones() -> None:
     with SmtpServer() as server:
         gate = server.hold("body", nth=6)
         async with backend_for(server, max_messages_per_connection=10_000) as backend:
             sending = asyncio.ensure_future(send_all(backend, numbered(200)))
             await gate.reached()
             ordinary = asyncio.create_task(backend.send(outgoing(b"number 1000.\r\n")))
-            await asyncio.sleep(0)  # it waits for its turn now
+            await asyncio.sleep(0)  # it waits for a connection now
             gate.release()
             await ordinary
             place = [number_of(message.content) for message in server.messages].index(1000)
@@ -251,14 +251,14 @@ async def test_an_ordinary_message_gets_its_turn_between_overlapped_ones() -> No
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_messages_overlap_over_tls_too(tls: Tls) -> None:
+async def test_messages_are_pipelined_over_tls(tls: Tls) -> None:
     with SmtpServer(tls=tls) as server:
         async with backend_for(server) as backend:
             assert sum(check(server.messages, await send_all(backend, numbered(60))).values()) == 60
     assert server.connections == 1
 
 
-def test_messages_overlap_on_uvloop_too() -> None:
+def test_messages_are_pipelined_on_uvloop() -> None:
     async def main(server: SmtpServer) -> list[Outcome]:
         async with backend_for(server) as backend:
             return await send_all(backend, numbered(60))
@@ -267,16 +267,16 @@ def test_messages_overlap_on_uvloop_too() -> None:
         assert sum(check(server.messages, runner.run(main(server))).values()) == 60
 
 
-async def test_the_rate_limit_holds_for_overlapped_messages() -> None:
+async def test_the_rate_limit_applies_to_pipelined_messages() -> None:
     with SmtpServer() as server:
         async with backend_for(server, rate_limit="10/second") as backend:
             started = time.monotonic()
             await send_all(backend, numbered(15))
-    assert time.monotonic() - started > 0.35  # ten may be saved up
+    assert time.monotonic() - started > 0.35  # ten tokens may be saved
 
 
 @pytest.mark.parametrize("how", ["in a subclass", "in a mixin"])
-async def test_a_backend_with_a_send_of_its_own_is_not_gone_round(how: str) -> None:
+async def test_a_subclass_with_its_own_send_is_not_bypassed(how: str) -> None:
     class Mixin:
         async def send(self, message: OutgoingMessage) -> DeliveryReport:
             return DeliveryReport(accepted=("nobody",))
@@ -302,7 +302,7 @@ async def test_a_backend_with_a_send_of_its_own_is_not_gone_round(how: str) -> N
 # Refusals
 
 
-async def test_a_refused_message_does_not_touch_its_neighbours() -> None:
+async def test_a_refused_message_does_not_affect_others() -> None:
     with SmtpServer() as server:
         server.refuse("to3@example.com", 550)
         server.fault("MAIL", 552, nth=6)
@@ -319,8 +319,8 @@ async def test_a_refused_message_does_not_touch_its_neighbours() -> None:
     assert server.connections == 1
 
 
-async def test_after_a_refusal_an_ordinary_message_begins_anew() -> None:
-    """BDAT was refused, so the transaction is still open; RSET ends it before the next."""
+async def test_after_a_refusal_a_plain_send_begins_with_rset() -> None:
+    """End the transaction, which a refused BDAT leaves open, by RSET before the next."""
     with SmtpServer() as server:
         server.fault("BDAT", 451, nth=1)
         async with backend_for(server) as backend:
@@ -330,9 +330,9 @@ async def test_after_a_refusal_an_ordinary_message_begins_anew() -> None:
     assert [message.recipients for message in server.messages] == [["to1@example.com"]]
 
 
-async def test_one_out_of_sequence_because_of_another_is_sent_again_and_not_refused() -> None:
+async def test_a_message_out_of_sequence_because_of_another_is_sent_again() -> None:
     async def converse(peer: Peer) -> None:
-        await probed(peer)
+        await accept_probe(peer)
         assert [await read_flight(peer) for _ in range(3)] == [0, 1, 2]
         await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
         await peer.say(b"250 reset", b"503 nested MAIL", b"503 not now", b"503 not now")
@@ -350,19 +350,19 @@ async def test_one_out_of_sequence_because_of_another_is_sent_again_and_not_refu
     assert isinstance(taken, DeliveryReport)
 
 
-async def test_content_that_was_taken_for_nobody_knows_whom_is_uncertain() -> None:
-    """RSET and MAIL are refused in the middle, RCPT adds to the transaction before, and its content is taken."""
+async def test_content_accepted_for_unknown_recipients_is_uncertain() -> None:
+    """Refuse the second RSET and MAIL, so that RCPT adds to the first transaction, and accept the content."""
     conversations = 0
 
     async def converse(peer: Peer) -> None:
         nonlocal conversations
         conversations += 1
         assert conversations == 1
-        await probed(peer)
+        await accept_probe(peer)
         assert [await read_flight(peer) for _ in range(2)] == [0, 1]
         await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"451 no space")
         await peer.say(b"451 not now", b"503 nested MAIL", b"250 recipient", b"250 taken")
-        assert await peer.reader.read(1) == b""  # nothing more goes over this connection
+        assert await peer.reader.read(1) == b""  # nothing more is sent on this connection
 
     async with raw_backend(converse) as backend:
         first, second = await send_all(backend, numbered(2))
@@ -371,14 +371,14 @@ async def test_content_that_was_taken_for_nobody_knows_whom_is_uncertain() -> No
     assert second.uncertain
 
 
-async def test_after_a_refused_rset_nothing_further_goes_over_the_connection() -> None:
-    """What was written already counts as it is answered."""
+async def test_after_a_refused_rset_nothing_further_is_sent_on_the_connection() -> None:
+    """Interpret the replies to what was written already as usual."""
     connections = 0
 
     async def converse(peer: Peer) -> None:
         nonlocal connections
         connections += 1
-        await probed(peer)
+        await accept_probe(peer)
         if connections == 1:
             assert [await read_flight(peer) for _ in range(2)] == [0, 1]
             await peer.say(b"451 not now", b"250 sender", b"250 recipient", b"250 taken")
@@ -406,7 +406,7 @@ async def test_after_a_refused_rset_nothing_further_goes_over_the_connection() -
     assert second.response == "250 taken alone"
 
 
-async def test_what_cannot_stand_on_the_wire_fails_alone() -> None:
+async def test_invalid_content_fails_alone() -> None:
     messages = numbered(5)
     messages[2] = outgoing(b"a bare\rreturn\r\n", to=["to2@example.com"])
     with SmtpServer() as server:
@@ -416,7 +416,7 @@ async def test_what_cannot_stand_on_the_wire_fails_alone() -> None:
     assert len(server.messages) == 4
 
 
-# A connection that dies in the middle
+# A connection that is lost
 
 
 VERBS = ["RSET", "MAIL", "RCPT", "BDAT", "body"]
@@ -425,38 +425,38 @@ VERBS = ["RSET", "MAIL", "RCPT", "BDAT", "body"]
 @pytest.mark.parametrize("action", ["drop", "reset", "garbage", 421])
 @pytest.mark.parametrize("verb", VERBS)
 async def test_every_outcome_is_right_when_the_connection_ends_at(verb: str, action: str | int) -> None:
-    """In the middle of the second flight of twenty, at each step of the 25th message."""
+    """Fail in the second twenty messages, at each step of the 25th."""
     with SmtpServer() as server:
         server.fault(verb, action, nth=26 if verb == "RSET" else 25)
         async with backend_for(server, max_messages_per_connection=1000) as backend:
             outcomes = await send_all(backend, numbered(60))
-            await all_given_back(backend)
+            await all_released(backend)
     arrived = check(server.messages, outcomes)
     lost = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
     if action == 421:
-        # What was behind it was not looked at, and is sent again.
+        # The server has not read the commands behind 421; they are sent again.
         assert lost == ([24] if verb in ("RCPT", "BDAT", "body") else [])
         assert uncertain(outcomes) == []
     else:
         assert lost == uncertain(outcomes)
         assert 24 in lost
         assert len(lost) <= 20
-        # A server that closes with commands unread resets the connection, which destroys answers on their way.
+        # Closing with unread commands resets the connection, which destroys replies in transit.
         assert set(lost) <= set(range(24 if action == "garbage" else 5, 44))
-    if action != "garbage":  # after which the server goes on with what it has
+    if action != "garbage":  # after which the server goes on with the commands it has read
         assert set(arrived) >= set(range(60)) - set(lost)
     assert server.connections == 2
 
 
 @pytest.mark.parametrize("action", ["drop", "reset", "garbage", "silence", 421, 502, 451])
 @pytest.mark.parametrize("verb", VERBS)
-async def test_every_outcome_is_right_when_the_first_message_meets_it(verb: str, action: str | int) -> None:
+async def test_every_outcome_is_right_when_the_first_message_meets_a_fault(verb: str, action: str | int) -> None:
     async def show(limit: float) -> None:
         with SmtpServer() as server:
             server.fault(verb, action, nth=1)
             async with backend_for(server, timeout=limit, data_timeout=limit) as backend:
                 outcomes = await send_all(backend, numbered(30))
-                await all_given_back(backend)
+                await all_released(backend)
         check(server.messages, outcomes)
         if verb == "RSET":  # with nothing behind it
             assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
@@ -465,8 +465,8 @@ async def test_every_outcome_is_right_when_the_first_message_meets_it(verb: str,
     await (shown_in_time(show) if action == "silence" else show(2 * PATIENCE))
 
 
-async def test_cancelled_messages_take_no_others_with_them() -> None:
-    """Two senders share a connection; one of them leaves while its messages are unanswered."""
+async def test_cancelled_messages_do_not_affect_others() -> None:
+    """Cancel one of two senders that share a connection while its messages have no reply."""
     with SmtpServer() as server:
         gate = server.hold("body")
         async with backend_for(server) as backend:
@@ -484,14 +484,14 @@ async def test_cancelled_messages_take_no_others_with_them() -> None:
                 isinstance(one, asyncio.CancelledError)
                 for one in await asyncio.gather(*leaving, return_exceptions=True)
             )
-            await all_given_back(backend)
+            await all_released(backend)
     arrived = check(server.messages, [])
     assert max(arrived.values()) == 1
-    # The connection on which somebody left was not used again.
+    # The connection with the cancelled messages was not used again.
     assert {message.connection for message in server.messages if number_of(message.content) == 99} == {2}
 
 
-async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_others() -> None:
+async def test_a_message_cancelled_as_it_is_assigned_frees_its_reservation() -> None:
     with SmtpServer() as server:
         gate = server.hold("body")
         async with backend_for(server) as backend:
@@ -499,7 +499,7 @@ async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_other
 
             async def send_first() -> None:
                 await backend.send_pipelined(messages[0])
-                last.cancel()  # it has just been given the place of this one
+                last.cancel()  # it has just been assigned the reservation of this one
 
             first = asyncio.create_task(send_first())
             others = [asyncio.create_task(backend.send_pipelined(message)) for message in messages[1:20]]
@@ -509,13 +509,13 @@ async def test_one_cancelled_in_the_moment_of_its_turn_leaves_its_place_to_other
             await asyncio.gather(first, *others)
             with pytest.raises(asyncio.CancelledError):
                 await last
-            await all_given_back(backend)
+            await all_released(backend)
             assert backend.stats is not None
-            assert backend.stats.idle == 1  # nothing of it was on the wire
+            assert backend.stats.idle == 1  # no byte of it was written
 
 
-async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> None:
-    """The connection was reset a moment ago, which nobody has seen yet."""
+async def test_a_message_of_which_no_byte_was_written_is_sent_again() -> None:
+    """Write to a connection whose reset the event loop has not seen yet."""
     with SmtpServer() as server:
         server.fault("body", "reset", nth=1)
         async with backend_for(server) as backend:
@@ -523,10 +523,10 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
             await asyncio.sleep(0)
             while not server.verbs.count("body"):
                 await asyncio.sleep(0.001)
-                time.sleep(0.05)  # the reset comes while the loop does something else
+                time.sleep(0.05)  # the reset arrives while the loop is busy
                 if server.verbs.count("body") and not first.done():
                     server.wait_until(lambda: server.open_connections == 0)
-                    time.sleep(0.05)  # and the system knows of it
+                    time.sleep(0.05)  # and the system records it
                     break
             second = await backend.send_pipelined(numbered(2)[1])
             (broken,) = await asyncio.gather(first, return_exceptions=True)
@@ -536,8 +536,8 @@ async def test_a_message_of_which_the_system_took_nothing_is_sent_again() -> Non
     assert uncertain(outcomes) == [0]
 
 
-async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
-    """It has died without a word: the next one takes its place, and is pipelined as well."""
+async def test_a_connection_that_was_silent_is_checked_before_use() -> None:
+    """Replace it if it was lost silently, and pipeline on the new one."""
     with SmtpServer() as server:
         async with backend_for(server) as backend:
             await send_all(backend, numbered(10))
@@ -549,15 +549,15 @@ async def test_a_connection_that_was_quiet_is_asked_before_it_is_used() -> None:
     resets = Counter(command.connection for command in server.commands if command.verb == "RSET")
     assert resets.keys() == {1, 2}
     assert resets[1] == asked + 1
-    assert resets[2] >= 21  # one to ask, and one more if this process stands still for a second
+    assert resets[2] >= 21  # one check, and another if this process stalls for a second
 
 
-async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
+async def test_a_further_connection_that_cannot_be_opened_delays_no_message() -> None:
     with SmtpServer(connection_limit=1) as server:
         server.delay("body", 0.01)
         pool = ConnectionPool(EmailSettings(**server.settings(pool_size=2)), acquire_timeout=0.1)
         while not pool.stats.idle:
-            with contextlib.suppress(PoolTimeout):  # of a machine that takes longer to connect
+            with contextlib.suppress(PoolTimeout):  # on a machine that takes longer to connect
                 await pool.warm()
         sender = PipelinedSender(pool, connections=2)
         outcomes = await asyncio.gather(*map(sender.send, numbered(60)))
@@ -566,7 +566,7 @@ async def test_a_further_connection_that_cannot_be_had_stops_nobody() -> None:
     assert server.verbs.count("RSET") == 61
 
 
-async def test_what_waits_when_the_backend_is_closed_fails_in_time() -> None:
+async def test_messages_that_wait_when_the_backend_closes_fail() -> None:
     with SmtpServer() as server:
         gate = server.hold("body")
         async with backend_for(server) as backend:
@@ -580,7 +580,7 @@ async def test_what_waits_when_the_backend_is_closed_fails_in_time() -> None:
     assert of_kind(outcomes, ConnectionFailed) == list(range(20, 60))
 
 
-async def test_silence_in_the_middle_ends_in_time_and_leaves_the_rest_uncertain() -> None:
+async def test_a_server_that_falls_silent_leaves_the_rest_uncertain() -> None:
     async def show(limit: float) -> None:
         with SmtpServer() as server:
             server.fault("MAIL", "silence", nth=25)
@@ -593,14 +593,14 @@ async def test_silence_in_the_middle_ends_in_time_and_leaves_the_rest_uncertain(
     await shown_in_time(show)
 
 
-async def test_refusals_that_were_answered_before_the_end_are_refusals() -> None:
+async def test_refusals_that_arrive_before_the_connection_ends_are_refusals() -> None:
     async def converse(peer: Peer) -> None:
         if peers.append(peer) or len(peers) > 1:  # type: ignore[func-returns-value]
             return
-        await probed(peer)
+        await accept_probe(peer)
         assert [await read_flight(peer) for _ in range(4)] == [0, 1, 2, 3]
         await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
-        await peer.say(b"250 reset", b"250 sender", b"550 no such user")  # and no more
+        await peer.say(b"250 reset", b"250 sender", b"550 no such user")  # and nothing more
 
     peers: list[Peer] = []
     async with raw_backend(converse) as backend:
@@ -611,7 +611,7 @@ async def test_refusals_that_were_answered_before_the_end_are_refusals() -> None
 
 
 async def send_over(*peers: Callable[[Peer], Awaitable[None]], count: int) -> list[Outcome]:
-    """Send that many messages, the first connection served by the first of ``peers`` and so on."""
+    """Send ``count`` messages; the first connection is served by the first of ``peers`` and so on."""
     left = list(peers)
 
     async def converse(peer: Peer) -> None:
@@ -621,7 +621,7 @@ async def send_over(*peers: Callable[[Peer], Awaitable[None]], count: int) -> li
         return await send_all(backend, numbered(count))
 
 
-def takes_alone(number: int) -> Callable[[Peer], Awaitable[None]]:
+def accepts_one(number: int) -> Callable[[Peer], Awaitable[None]]:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         assert [(await peer.line())[:4] for _ in range(2)] == [b"MAIL", b"RCPT"]
@@ -631,36 +631,36 @@ def takes_alone(number: int) -> Callable[[Peer], Awaitable[None]]:
     return converse
 
 
-async def test_a_refusal_in_front_of_421_is_a_refusal() -> None:
+async def test_a_refusal_before_421_is_a_refusal() -> None:
     async def leave(peer: Peer) -> None:
-        await probed(peer)
+        await accept_probe(peer)
         assert [await read_flight(peer) for _ in range(2)] == [0, 1]
         await peer.say(b"250 reset", b"550 not from you", b"421 leaving")
 
-    refused, taken = await send_over(leave, takes_alone(1), count=2)
+    refused, taken = await send_over(leave, accepts_one(1), count=2)
     assert isinstance(refused, MessageRefused)
     assert (refused.code, refused.temporary) == (550, False)
     assert isinstance(taken, DeliveryReport)
 
 
-async def test_one_out_of_sequence_in_front_of_421_is_sent_again() -> None:
+async def test_a_message_out_of_sequence_before_421_is_sent_again() -> None:
     async def leave(peer: Peer) -> None:
-        await probed(peer)
+        await accept_probe(peer)
         assert await read_flight(peer) == 0
         await peer.say(b"250 reset", b"503 nested MAIL", b"421 leaving")
 
-    (taken,) = await send_over(leave, takes_alone(0), count=1)
+    (taken,) = await send_over(leave, accepts_one(0), count=1)
     assert isinstance(taken, DeliveryReport)
 
 
-async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> None:
-    """The server stops reading in the middle of the content, so the end of it cannot have left."""
+async def test_a_partly_written_message_is_sent_again() -> None:
+    """Stop reading in the middle of the content, so that its end cannot have been sent."""
     taken: list[int] = []
     stuck = asyncio.Event()
 
     async def converse(peer: Peer) -> None:
         if not taken:
-            await probed(peer)
+            await accept_probe(peer)
             taken.append(await read_flight(peer))
             await peer.say(b"250 reset", b"250 sender", b"250 recipient", b"250 taken")
             await stuck.wait()
@@ -675,7 +675,7 @@ async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> Non
     first, second = numbered(1) + numbered(2, filling=(b"x" * 998 + b"\r\n") * 240)[1:]
     async with raw_backend(converse, limit=4096) as backend:
         await backend.send_pipelined(first)
-        narrow(backend)
+        shrink_send_buffer(backend)
         sending = asyncio.ensure_future(send_all(backend, [second, first]))
         await asyncio.sleep(0.2)
         stuck.set()
@@ -684,8 +684,8 @@ async def test_a_message_of_which_only_a_part_was_written_is_sent_again() -> Non
     assert taken == [0, 1, 0]
 
 
-def narrow(backend: SMTPBackend) -> None:
-    """Let the system take few bytes on the only connection, which is idle."""
+def shrink_send_buffer(backend: SMTPBackend) -> None:
+    """Reduce the send buffer of the only connection, which is idle."""
     pool = backend._pools.get()
     assert pool is not None
     (connection,) = pool._idle
@@ -702,13 +702,13 @@ def postfix() -> Iterator[Postfix]:
 
 
 def waiting(postfix: Postfix) -> bool:
-    """True while a message of the queue is not in the mailbox."""
+    """True while Postfix has queued messages that are not in the mailbox."""
     queue = postfix._base / "queue"
     return any(file.is_file() for name in ("incoming", "active", "deferred") for file in (queue / name).rglob("*"))
 
 
 async def check_mailbox(postfix: Postfix, before: int, outcomes: Sequence[Outcome]) -> Counter[int]:
-    """As ``check``, once everything that was accepted is there."""
+    """Call ``check`` once all accepted messages are in the mailbox."""
     accepted = sum(isinstance(outcome, DeliveryReport) for outcome in outcomes)
     await postfix.arrive(before + accepted)
     async with asyncio.timeout(PATIENCE):
@@ -743,7 +743,7 @@ async def test_five_hundred_arrive_at_postfix_once_each(postfix: Postfix, pool_s
 
 @asynccontextmanager
 async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterator[tuple[int, list[int]]]:
-    """Passes on to ``port``, and cuts each connection when so many bytes have come from the client, or gone to it."""
+    """Forward to ``port``, and cut each connection after ``cut_after()`` bytes from the client, or to it."""
     cuts: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -759,7 +759,7 @@ async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterato
                 sink.write(data[:room])
                 await sink.drain()
 
-        # Replies weigh more, so that cuts fall into them as often as into messages.
+        # Replies count more, so that cuts hit them as often as messages.
         there = asyncio.create_task(forward(reader, server_writer, 1))
         back = asyncio.create_task(forward(server_reader, writer, 4))
         await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
@@ -779,17 +779,17 @@ async def cutting_proxy(port: int, cut_after: Callable[[], int]) -> AsyncIterato
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_outcomes_are_right_when_connections_to_postfix_are_cut_anywhere(postfix: Postfix, seed: int) -> None:
+async def test_outcomes_are_right_when_connections_to_postfix_are_cut_at_any_byte(postfix: Postfix, seed: int) -> None:
     before = len(postfix.stored())
     dice = random.Random(seed)
     async with cutting_proxy(postfix.ports["chunking"], lambda: dice.randrange(4_000, 25_000)) as (port, cuts):
         settings = EmailSettings(**postfix.settings(pool_size=2) | {"port": port})
         async with SMTPBackend(settings) as backend:
             outcomes = await send_all(backend, numbered(500))
-            await all_given_back(backend)
+            await all_released(backend)
     assert len(cuts) > 5
     arrived = await check_mailbox(postfix, before, outcomes)
-    # Nothing but uncertainty is lost, and most of it had arrived or not for a reason that is told.
+    # Only uncertain messages may be missing, and only few are uncertain.
     failed = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, DeliveryReport)]
     assert failed == uncertain(outcomes)
     assert len(failed) <= 20 * len(cuts)
@@ -799,8 +799,8 @@ async def test_outcomes_are_right_when_connections_to_postfix_are_cut_anywhere(p
 # Round trips
 
 
-class InRounds(asyncio.Protocol):
-    """Answers all that is unanswered at once: 20 messages, or fewer when the client waits. Each time is a round."""
+class RoundTripCounter(asyncio.Protocol):
+    """Server that answers all pending messages at once, 20 or fewer if the client waits, and counts these rounds."""
 
     rounds = 0
 
@@ -851,13 +851,13 @@ class InRounds(asyncio.Protocol):
             self._replies = b""
 
 
-async def test_many_small_messages_need_a_fraction_of_a_round_trip_each() -> None:
-    """One by one they would need 500."""
-    server = await asyncio.get_running_loop().create_server(InRounds, "127.0.0.1", 0)
+async def test_small_messages_take_a_fraction_of_a_round_trip_each() -> None:
+    """Count the round trips of 500 messages, one each if sent one by one."""
+    server = await asyncio.get_running_loop().create_server(RoundTripCounter, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     settings = EmailSettings(host="127.0.0.1", port=port, pool_size=1, timeout=2 * PATIENCE)
     async with SMTPBackend(settings) as backend:
         outcomes = await send_all(backend, numbered(500))
     server.close()
     assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
-    assert 25 <= InRounds.rounds <= 100
+    assert 25 <= RoundTripCounter.rounds <= 100

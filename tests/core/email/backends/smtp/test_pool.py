@@ -1,4 +1,4 @@
-"""The pool: how it grows and shrinks, whom it serves, and what it survives."""
+"""Connection pool: growth, expiry, waiting senders, cancellation, and a server that refuses."""
 
 import asyncio
 import contextlib
@@ -36,21 +36,21 @@ async def pool_for(
 
 
 async def eventually(condition: object, timeout: float = PATIENCE) -> None:
-    """Let the loop run until ``condition()``; for what only this loop can bring about."""
+    """Let the event loop run until ``condition()`` is true."""
     async with asyncio.timeout(timeout):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 
 
 async def connected(pool: ConnectionPool) -> None:
-    """Open a connection however often ``acquire_timeout`` ends before it is there."""
+    """Open a connection, however often ``acquire_timeout`` ends first."""
     while not pool.stats.idle:
         with contextlib.suppress(PoolTimeout):
             await pool.warm()
 
 
 async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
-    """Begin ``sending``, and cancel it when the server holds it at ``gate``."""
+    """Begin ``sending``, and cancel it when it reaches ``gate``."""
     task = asyncio.create_task(sending)
     await gate.reached()
     task.cancel()
@@ -58,7 +58,7 @@ async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
         await task
 
 
-async def test_one_connection_serves_messages_that_follow_each_other() -> None:
+async def test_consecutive_messages_share_one_connection() -> None:
     with SmtpServer() as server:
         async with pool_for(server) as pool:
             for number in range(10):
@@ -69,7 +69,7 @@ async def test_one_connection_serves_messages_that_follow_each_other() -> None:
     assert server.verbs[-1] == "QUIT"
 
 
-async def test_it_grows_on_demand_and_never_beyond_its_size() -> None:
+async def test_the_pool_grows_on_demand_up_to_pool_size() -> None:
     with SmtpServer() as server:
         server.delay("body", 0.02)
         async with pool_for(server, pool_size=3) as pool:
@@ -78,7 +78,7 @@ async def test_it_grows_on_demand_and_never_beyond_its_size() -> None:
     assert server.most_open == server.connections == 3
 
 
-async def test_waiting_senders_are_served_first_come_first_served() -> None:
+async def test_waiting_senders_are_served_in_order() -> None:
     with SmtpServer() as server:
         gate = server.hold("body", nth=1)
         async with pool_for(server, pool_size=1) as pool:
@@ -109,7 +109,7 @@ async def test_a_sender_that_waits_too_long_gets_a_pool_timeout_and_nothing_was_
     assert len(server.messages) == 1
 
 
-async def test_an_idle_connection_is_closed_politely_after_idle_timeout() -> None:
+async def test_an_idle_connection_is_closed_with_quit_after_idle_timeout() -> None:
     with SmtpServer() as server:
         async with pool_for(server, idle_timeout=0.2) as pool:
             gate = server.hold("body")
@@ -124,7 +124,7 @@ async def test_an_idle_connection_is_closed_politely_after_idle_timeout() -> Non
     assert server.connections == 3
 
 
-async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
+async def test_a_connection_is_replaced_after_max_messages_per_connection() -> None:
     with SmtpServer() as server:
         async with pool_for(server, pool_size=1, max_messages_per_connection=3) as pool:
             for number in range(7):
@@ -132,7 +132,7 @@ async def test_a_connection_is_replaced_after_its_share_of_messages() -> None:
     assert [message.connection for message in server.messages] == [1, 1, 1, 2, 2, 2, 3]
 
 
-async def test_a_connection_is_replaced_when_it_is_old() -> None:
+async def test_a_connection_is_replaced_after_max_connection_age() -> None:
     with SmtpServer() as server:
         async with pool_for(server, max_connection_age=0.2) as pool:
             await pool.send(outgoing())
@@ -142,7 +142,7 @@ async def test_a_connection_is_replaced_when_it_is_old() -> None:
     assert server.verbs.count("QUIT") == 2
 
 
-async def test_an_idle_connection_that_dies_is_noticed_when_it_dies() -> None:
+async def test_an_idle_connection_that_the_server_closes_is_dropped_at_once() -> None:
     with SmtpServer() as server:
         async with pool_for(server) as pool:
             await pool.send(outgoing())
@@ -153,7 +153,7 @@ async def test_an_idle_connection_that_dies_is_noticed_when_it_dies() -> None:
     assert [message.connection for message in server.messages] == [1, 2]
 
 
-async def test_an_idle_connection_that_is_told_421_is_not_used_again() -> None:
+async def test_an_idle_connection_that_gets_421_is_not_used_again() -> None:
     told = asyncio.Event()
 
     async def converse(peer: Peer) -> None:
@@ -177,7 +177,7 @@ async def test_an_idle_connection_that_is_told_421_is_not_used_again() -> None:
 # Cancellation
 
 
-async def test_a_cancelled_waiter_leaves_its_place() -> None:
+async def test_a_cancelled_waiter_is_removed() -> None:
     with SmtpServer() as server:
         gate = server.hold("body", nth=1)
         async with pool_for(server, pool_size=1) as pool:
@@ -195,13 +195,13 @@ async def test_a_cancelled_waiter_leaves_its_place() -> None:
     assert server.connections == 1
 
 
-async def test_a_waiter_cancelled_as_its_connection_comes_gives_it_on() -> None:
+async def test_a_waiter_cancelled_as_it_gets_a_connection_passes_it_on() -> None:
     with SmtpServer() as server:
         async with pool_for(server, pool_size=1) as pool:
             connection = await pool.acquire()
             first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
             await asyncio.sleep(0)
-            pool.release(connection)  # first has it now, and does not know yet
+            pool.release(connection)  # assigned to first, which has not run yet
             first.cancel()
             assert await second is connection
             assert first.cancelled()
@@ -209,7 +209,7 @@ async def test_a_waiter_cancelled_as_its_connection_comes_gives_it_on() -> None:
             assert pool.stats.idle == 1
 
 
-async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> None:
+async def test_a_cancelled_send_closes_its_connection() -> None:
     with SmtpServer() as server:
         gate = server.hold("body", nth=1)
         async with pool_for(server, pool_size=1) as pool:
@@ -220,7 +220,7 @@ async def test_a_cancelled_send_closes_its_connection_and_frees_its_place() -> N
     assert server.connections == 2
 
 
-async def test_a_connect_that_nobody_waits_for_any_more_serves_the_next_sender() -> None:
+async def test_a_connection_opened_for_a_cancelled_sender_serves_the_next() -> None:
     with SmtpServer() as server:
         gate = server.hold("greeting", nth=1)
         async with pool_for(server, pool_size=1) as pool:
@@ -262,7 +262,7 @@ async def test_cancelling_at_random_leaks_nothing_and_sends_nothing_twice(tls: T
 # A server that refuses
 
 
-async def test_a_refused_connection_is_told_to_every_waiting_sender_at_once() -> None:
+async def test_a_refused_connection_fails_every_waiting_sender_at_once() -> None:
     with SmtpServer() as server:
         server.fault("greeting", 554)
         async with pool_for(server, pool_size=5) as pool, asyncio.timeout(PATIENCE):
@@ -273,7 +273,7 @@ async def test_a_refused_connection_is_told_to_every_waiting_sender_at_once() ->
     assert server.connections <= 5
 
 
-async def test_attempts_are_damped_while_the_server_refuses() -> None:
+async def test_connecting_backs_off_while_the_server_refuses() -> None:
     with SmtpServer(users={"me": "right"}) as server:
         async with pool_for(server, pool_size=5, password="wrong") as pool:
             with pytest.raises(AuthenticationFailed):
@@ -288,7 +288,7 @@ async def test_attempts_are_damped_while_the_server_refuses() -> None:
     assert server.connections <= 8
 
 
-async def test_a_server_that_comes_back_is_used_again() -> None:
+async def test_a_server_that_recovers_is_used_again() -> None:
     with SmtpServer() as server:
         server.fault("greeting", 421)
         async with pool_for(server) as pool:
@@ -301,7 +301,7 @@ async def test_a_server_that_comes_back_is_used_again() -> None:
 
 
 async def test_senders_share_the_connections_that_the_server_allows() -> None:
-    """It takes two at a time and refuses further ones; nobody is turned away for that."""
+    """Allow two connections and refuse further ones; no sender fails because of that."""
     with SmtpServer(connection_limit=2) as server:
         server.delay("body", 0.02)
         async with pool_for(server, pool_size=5) as pool:
@@ -310,7 +310,7 @@ async def test_senders_share_the_connections_that_the_server_allows() -> None:
     assert len(server.messages) == 31
 
 
-async def test_a_dead_connection_whose_replacement_is_refused_gives_that_error() -> None:
+async def test_a_stale_connection_whose_replacement_is_refused_raises_that_error() -> None:
     with SmtpServer() as server:
         async with pool_for(server, pool_size=1) as pool:
             await pool.send(outgoing())
@@ -343,7 +343,7 @@ async def test_a_wrong_setting_found_while_connecting_reaches_the_sender(tmp_pat
                 await pool.send(outgoing())
 
 
-# Life
+# Closing, context variables, rate limit
 
 
 async def test_closing_waits_for_connections_in_use() -> None:
@@ -363,7 +363,7 @@ async def test_closing_waits_for_connections_in_use() -> None:
     assert server.verbs[-1] == "QUIT"
 
 
-async def test_closing_does_not_wait_for_ever() -> None:
+async def test_closing_waits_no_longer_than_its_limit() -> None:
     with SmtpServer() as server:
         server.fault("body", "silence")
         async with pool_for(server) as pool:
@@ -376,7 +376,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
     assert raised.value.uncertain
 
 
-async def test_closing_ends_waiting_senders_and_connects_under_way() -> None:
+async def test_closing_fails_waiting_senders_and_connects_in_progress() -> None:
     with SmtpServer() as server:
         server.fault("greeting", "silence")
         async with pool_for(server, pool_size=1) as pool:
@@ -388,7 +388,7 @@ async def test_closing_ends_waiting_senders_and_connects_under_way() -> None:
     assert all(isinstance(outcome, ConnectionFailed) and outcome.temporary for outcome in outcomes)
 
 
-async def test_connections_do_not_keep_the_variables_of_the_first_sender() -> None:
+async def test_connections_do_not_keep_the_first_senders_context_variables() -> None:
     class Request:
         pass
 
@@ -403,20 +403,20 @@ async def test_connections_do_not_keep_the_variables_of_the_first_sender() -> No
     with SmtpServer() as server:
         async with pool_for(server) as pool:
             requests = [await asyncio.create_task(handle(pool)) for _ in range(3)]
-            await asyncio.sleep(0)  # the last task itself is still at hand
+            await asyncio.sleep(0)  # the loop still refers to the last task
             gc.collect()
             assert [request() for request in requests] == [None, None, None]
             assert pool.stats.idle == 1
 
 
 @pytest.mark.parametrize("rate", ["10/second", "600/minute"])
-async def test_the_rate_limit_holds_over_all_pools_of_the_process(rate: str) -> None:
+async def test_all_pools_of_the_process_share_the_rate_limit(rate: str) -> None:
     with SmtpServer() as server:
         async with pool_for(server, rate_limit=rate) as one, pool_for(server, rate_limit=rate) as other:
             begin = time.monotonic()
             await asyncio.gather(*(pool.send(outgoing()) for pool in (one, other) for _ in range(10)))
             taken = time.monotonic() - begin
-    # A second's worth may go at once; the other ten take a second.
+    # The tokens of one second are saved; the other ten take a second.
     assert taken > 0.8
     assert len(server.messages) == 20
 
@@ -427,7 +427,7 @@ async def test_a_pool_without_a_rate_limit_does_not_wait() -> None:
             assert pool._limiter is None
 
 
-async def test_an_answer_that_trickles_in_does_not_outwit_the_timeout() -> None:
+async def test_a_reply_that_trickles_in_does_not_extend_the_timeout() -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         await peer.line()
@@ -443,8 +443,8 @@ async def test_an_answer_that_trickles_in_does_not_outwit_the_timeout() -> None:
         await pool.aclose()
 
 
-async def test_many_slow_answers_do_not_outwit_the_total_deadline() -> None:
-    """Each answer is in time, all of them together are not."""
+async def test_many_slow_replies_do_not_extend_the_total_deadline() -> None:
+    """Send each reply in time, but all of them together too late."""
 
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING")

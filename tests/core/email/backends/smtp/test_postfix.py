@@ -1,4 +1,4 @@
-"""A real Postfix, with PIPELINING and CHUNKING, without CHUNKING, and without both."""
+"""SMTPBackend against Postfix with PIPELINING and CHUNKING, without CHUNKING, and without both."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ def as_stored(content: bytes) -> bytes:
 
 @OFFERS
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_messages_of_every_size_are_read_back_unchanged(postfix: Postfix, offer: Offer, tls: bool) -> None:
+async def test_messages_of_every_size_arrive_unchanged(postfix: Postfix, offer: Offer, tls: bool) -> None:
     line = b".a line that begins with a dot\r\n..two\r\n.\r\n\r\nFrom the start\r\n"
     sizes = (0, 1, 100, 5_000, 20_000, 300_000)
     bodies = [b"%d\r\n" % number + line * (size // len(line)) for number, size in enumerate(sizes)]
@@ -48,7 +48,7 @@ async def test_messages_of_every_size_are_read_back_unchanged(postfix: Postfix, 
 
 
 @OFFERS
-async def test_refused_recipients_are_reported_and_the_connection_goes_on(postfix: Postfix, offer: Offer) -> None:
+async def test_refused_recipients_are_reported_and_the_connection_stays(postfix: Postfix, offer: Offer) -> None:
     before = len(postfix.stored())
     async with SMTPBackend(EmailSettings(**postfix.settings(offer, pool_size=1))) as backend:
         report = await backend.send(outgoing(to=["a@example.com", "gone@example.com"]))
@@ -75,7 +75,7 @@ async def test_without_allow_partial_postfix_delivers_nothing(postfix: Postfix, 
 
 
 @OFFERS
-async def test_many_messages_at_once_arrive_once_each(postfix: Postfix, offer: Offer) -> None:
+async def test_concurrent_messages_arrive_once_each(postfix: Postfix, offer: Offer) -> None:
     before = len(postfix.stored())
     numbers = list(range(200))
     random.Random(3).shuffle(numbers)
@@ -85,13 +85,13 @@ async def test_many_messages_at_once_arrive_once_each(postfix: Postfix, offer: O
     assert sorted(int(message.rsplit(b" ", 1)[1].rstrip(b".\n")) for message in stored) == list(range(200))
 
 
-async def test_postfix_refuses_what_it_is_too_small_for_before_the_message_is_begun(postfix: Postfix) -> None:
+async def test_a_message_above_postfixs_size_limit_is_not_begun(postfix: Postfix) -> None:
     async with SMTPBackend(EmailSettings(**postfix.settings())) as backend:
-        with pytest.raises(MessageRefused, match=r"the server takes at most 60,000,000 bytes"):
+        with pytest.raises(MessageRefused, match=r"the server accepts at most 60,000,000 bytes"):
             await backend.send(outgoing((b"A" * 76 + b"\r\n") * 800_000))
 
 
-async def test_postfix_takes_international_addresses(postfix: Postfix) -> None:
+async def test_postfix_accepts_international_addresses(postfix: Postfix) -> None:
     before = len(postfix.stored())
     async with SMTPBackend(EmailSettings(**postfix.settings())) as backend:
         await backend.send(outgoing(to=["jörg@example.com"]))
@@ -100,7 +100,7 @@ async def test_postfix_takes_international_addresses(postfix: Postfix) -> None:
 
 
 @OFFERS
-async def test_a_domain_that_is_not_relayed_is_a_refusal_that_names_the_server(postfix: Postfix, offer: Offer) -> None:
+async def test_a_refused_relay_names_the_server(postfix: Postfix, offer: Offer) -> None:
     async with SMTPBackend(EmailSettings(**postfix.settings(offer))) as backend:
         with pytest.raises(DeliveryError) as raised:
             await backend.send(outgoing(to=["a@elsewhere.example.net"], sender=""))

@@ -1,4 +1,4 @@
-"""Reading replies: whole, in pieces, too long, and not replies at all."""
+"""Reading of replies: complete, in pieces, too long, and invalid."""
 
 from itertools import pairwise
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from openviper.core.email.backends.smtp.replies import Reply, ReplyReader, reply_text
 
 
-def test_a_reply_of_several_lines_becomes_one() -> None:
+def test_a_multiline_reply_becomes_one_line() -> None:
     (reply,) = ReplyReader().feed(b"250-first\r\n250-second\r\n250 third\r\n")
     assert reply == Reply(250, "first second third")
 
 
-def test_a_code_alone_and_a_bare_line_feed_are_understood() -> None:
+def test_a_code_alone_and_a_bare_line_feed_are_accepted() -> None:
     assert ReplyReader().feed(b"250\r\n354 go\n") == [Reply(250, ""), Reply(354, "go")]
 
 
@@ -47,13 +47,13 @@ def test_replies_do_not_depend_on_how_the_stream_is_cut(data: st.DataObject) -> 
     ],
     ids=range(12),
 )
-def test_what_is_no_reply_is_refused(stream: bytes) -> None:
+def test_an_invalid_reply_is_a_fault(stream: bytes) -> None:
     reader = ReplyReader()
     assert reader.feed(stream) == []
     assert reader.fault
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
+def test_a_line_without_an_end_is_a_fault_before_it_fills_the_memory() -> None:
     reader = ReplyReader()
     for _ in range(4):
         assert reader.feed(b"2" * 1000) == []
@@ -63,7 +63,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
     assert "without an end" in reader.fault
 
 
-def test_replies_before_a_broken_one_are_kept() -> None:
+def test_replies_before_an_invalid_one_are_returned() -> None:
     reader = ReplyReader()
     assert reader.feed(b"250 ok\r\nnonsense\r\n250 late\r\n") == [Reply(250, "ok")]
     assert reader.fault

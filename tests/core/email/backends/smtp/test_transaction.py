@@ -1,4 +1,4 @@
-"""One message over one connection: what goes out when, and what each answer means."""
+"""Transactions: the order of commands, the content, and the outcome for each reply and failure."""
 
 import asyncio
 import random
@@ -52,15 +52,15 @@ def large_body(size: int) -> bytes:
     return (line * (size // len(line) + 1))[: size - 2].rstrip(b"\r\n") + b"\r\n"
 
 
-# What goes out when
+# The order of commands
 
 
-async def test_a_small_message_is_one_flight_where_pipelining_and_chunking_are_offered() -> None:
+async def test_a_small_message_is_one_flight_with_pipelining_and_chunking() -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         flight = [await peer.line() for _ in range(4)]
         length = int(flight[3].split()[1])
-        content = await peer.exactly(length)  # and not one answer so far
+        content = await peer.exactly(length)  # without a reply so far
         assert flight[3] == b"BDAT %d LAST" % length
         assert content == b"".join(outgoing().content)
         await peer.say(b"250 sender", b"250 first", b"550 no such user", b"250 taken")
@@ -73,7 +73,7 @@ async def test_a_small_message_is_one_flight_where_pipelining_and_chunking_are_o
 
 
 @pytest.mark.parametrize("why", ["larger than 256 kB", "one_flight=False", "allow_partial=False"])
-async def test_the_content_waits_for_the_recipients_where_it_must(why: str) -> None:
+async def test_the_content_waits_for_the_replies_to_rcpt_if_it_must(why: str) -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         assert [(await peer.line())[:4] for _ in range(3)] == [b"MAIL", b"RCPT", b"RCPT"]
@@ -91,7 +91,7 @@ async def test_the_content_waits_for_the_recipients_where_it_must(why: str) -> N
     assert len(report.accepted) == 2
 
 
-async def test_with_pipelining_only_the_content_is_the_second_flight() -> None:
+async def test_with_only_pipelining_the_content_is_the_second_flight() -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING")
         assert [(await peer.line())[:4] for _ in range(4)] == [b"MAIL", b"RCPT", b"RCPT", b"DATA"]
@@ -106,7 +106,7 @@ async def test_with_pipelining_only_the_content_is_the_second_flight() -> None:
 
 
 @pytest.mark.parametrize("chunking", [False, True])
-async def test_without_pipelining_each_command_waits_for_its_answer(chunking: bool) -> None:
+async def test_without_pipelining_each_command_waits_for_its_reply(chunking: bool) -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, *(["CHUNKING"] if chunking else []))
         for verb, answer in ((b"MAIL", b"250"), (b"RCPT", b"250"), (b"RCPT", b"550")):
@@ -128,7 +128,7 @@ async def test_without_pipelining_each_command_waits_for_its_answer(chunking: bo
     assert report.accepted == ("a@example.com",)
 
 
-async def test_no_content_is_on_its_way_before_the_answer_to_rset() -> None:
+async def test_no_content_is_sent_before_the_reply_to_rset() -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, "PIPELINING", "CHUNKING")
         await peer.line(), await peer.line()
@@ -151,7 +151,7 @@ async def test_no_content_is_on_its_way_before_the_answer_to_rset() -> None:
 
 @OFFERS
 async def test_any_content_arrives_unchanged(offer: Sequence[str]) -> None:
-    """Dots, line ends and every byte; small and around the sizes where the way of sending changes."""
+    """Send dots, line ends and every byte; small, and around the sizes where the commands change."""
     dice = random.Random(5)
     parts = [b"\r\n", b".", b"..", b".\r\n", b"text", b"\r\n.\r\n", bytes(set(range(256)) - {10, 13})]
     bodies = [b"".join(dice.choices(parts, k=dice.randrange(60))) + b"\r\n" for _ in range(40)]
@@ -168,7 +168,7 @@ async def test_any_content_arrives_unchanged(offer: Sequence[str]) -> None:
 
 
 async def with_attachment(size: int) -> OutgoingMessage:
-    """A message as ``send_email`` makes it, with an attachment of ``size`` bytes."""
+    """Return a message as ``send_email`` prepares it, with an attachment of ``size`` bytes."""
     attachment = AttachmentData("photos.zip", random.Random(size).randbytes(size))
     data = EmailMessageData(["to@example.com"], "Photos", text="Hello.", attachments=[attachment])
     return await serialised(check_message(data, default_sender="from@example.com"), max_message_bytes=100 * MEGABYTE)
@@ -184,7 +184,7 @@ async def check_arrival(message: OutgoingMessage, offer: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_reply_longer_than_any_read_is_taken_whole(tls: bool) -> None:
+async def test_a_reply_longer_than_the_buffer_is_read_completely(tls: bool) -> None:
     lines = [b"250-" + b"%03d " % number * 50 for number in range(120)]  # 24 kB at once
 
     async def converse(peer: Peer) -> None:
@@ -202,15 +202,15 @@ async def test_a_reply_longer_than_any_read_is_taken_whole(tls: bool) -> None:
 
 
 @OFFERS
-async def test_an_attachment_of_25_megabytes_is_encoded_while_it_leaves(offer: Sequence[str]) -> None:
+async def test_an_attachment_of_25_megabytes_is_encoded_while_it_is_sent(offer: Sequence[str]) -> None:
     message = await with_attachment(25 * MEGABYTE)
     await check_arrival(message, offer)
 
 
 @OFFERS
 @pytest.mark.parametrize("read", [0, 100_000, 900_000])
-async def test_an_attachment_that_was_cut_off_goes_again_unchanged(offer: Sequence[str], read: int) -> None:
-    """The connection ends inside the body; the same message then goes over a fresh one."""
+async def test_an_interrupted_attachment_is_sent_again_unchanged(offer: Sequence[str], read: int) -> None:
+    """Close the connection inside the body, and send the same message on a new one."""
     cut = asyncio.Event()
 
     async def converse(peer: Peer) -> None:
@@ -247,7 +247,7 @@ async def test_25_megabytes_arrive_unchanged(offer: Sequence[str], tls: Tls) -> 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.parametrize("offer", [CHUNKING, PIPELINING], ids=["chunking", "pipelining"])
 @pytest.mark.parametrize("attached", [False, True], ids=["written", "attached"])
-async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_bytes(
+async def test_a_large_message_to_a_slow_server_is_not_buffered(
     offer: Sequence[str], tls: bool, attached: bool
 ) -> None:
     async def converse(peer: Peer) -> None:
@@ -255,7 +255,7 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
         await peer.until(b"DATA\r\n" if offer is PIPELINING else b"RCPT TO:<to@example.com>\r\n")
         await peer.say(b"250", b"250", *([b"354 go"] if offer is PIPELINING else []))
         await asyncio.sleep(0.2)
-        for _ in range(16):  # no more than is sent without an answer to the first chunk
+        for _ in range(16):  # no more than is sent before the reply to the first chunk
             assert await peer.exactly(2**16)
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
 
@@ -264,7 +264,7 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
     tls_settings = {"use_ssl": True, "tls_ca_file": str(ca_file())} if tls else {}
     async with raw_server(converse, tls=tls, limit=2**14) as port:
         settings = EmailSettings(host="127.0.0.1", port=port, **tls_settings)
-        # Connected before, so that the buffers for TLS, which both ends have here, are not counted.
+        # Connected before, so that the TLS buffers of both ends are not counted.
         connection = await (await Handshake.create(settings)).run()
         tracemalloc.start()
         try:
@@ -274,13 +274,13 @@ async def test_a_large_message_to_a_slow_server_needs_little_more_than_its_own_b
         finally:
             tracemalloc.stop()
     assert len(peaks) == 16
-    assert max(peaks) < 2 * MEGABYTE  # of which the server's own end takes its share
+    assert max(peaks) < 2 * MEGABYTE  # the server's end included
 
 
 @OFFERS
 @pytest.mark.parametrize("attached", [False, True], ids=["written", "attached"])
-async def test_a_large_message_does_not_hold_the_loop(offer: Sequence[str], attached: bool) -> None:
-    """Of the processor time that the message takes on the loop, no step takes more than a small part."""
+async def test_a_large_message_does_not_block_the_loop(offer: Sequence[str], attached: bool) -> None:
+    """Check that no step takes more than a small part of the message's processor time on the loop."""
     message = await with_attachment(25 * MEGABYTE) if attached else outgoing(large_body(25 * MEGABYTE))
     with SmtpServer(capabilities=offer) as server:
         settings = EmailSettings(**server.settings())
@@ -333,7 +333,7 @@ async def test_one_refused_recipient_does_not_stop_the_others(
 
 
 @OFFERS
-async def test_all_refused_raises_and_the_connection_goes_on(offer: Sequence[str]) -> None:
+async def test_all_recipients_refused_raises_and_the_connection_stays(offer: Sequence[str]) -> None:
     with SmtpServer(capabilities=offer) as server:
         server.refuse("gone@example.com", 550)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -360,7 +360,7 @@ async def test_without_allow_partial_one_refused_recipient_sends_nothing(offer: 
     assert server.connections == 1
 
 
-async def test_a_server_that_wants_content_for_nobody_gets_a_lone_dot() -> None:
+async def test_354_without_accepted_recipients_is_answered_with_a_lone_dot() -> None:
     with SmtpServer(capabilities=PIPELINING) as server:
         server.refuse("gone@example.com", 550)
         server.fault("DATA", "354 go ahead", nth=1)
@@ -385,7 +385,7 @@ async def test_a_message_above_the_servers_size_is_not_begun_and_the_largest_par
     assert server.messages[0].options == f"SIZE={len(server.messages[0].content)}"
 
 
-async def test_an_international_address_needs_smtputf8_and_uses_it_where_offered() -> None:
+async def test_an_international_address_needs_smtputf8() -> None:
     with SmtpServer() as able, SmtpServer(capabilities=("PIPELINING", "CHUNKING")) as unable:
         async with SMTPBackend(EmailSettings(**able.settings())) as backend:
             await backend.send(outgoing(to=["jörg@example.com"]))
@@ -407,12 +407,12 @@ async def test_an_address_that_would_add_a_command_is_refused_before_any_byte() 
     assert server.verbs.count("MAIL") == 1
 
 
-# The end of connections
+# Lost connections
 
 
 @pytest.mark.parametrize("offer", [CHUNKING, NOTHING], ids=["chunking", "nothing"])
-async def test_a_message_counts_as_taken_only_with_the_whole_answer(offer: Sequence[str]) -> None:
-    """The server's answers are cut off after each of their bytes."""
+async def test_a_message_counts_as_accepted_only_with_the_complete_reply(offer: Sequence[str]) -> None:
+    """Cut the server's replies off after each of their bytes."""
     answers = [b"250 2.1.0 sender\r\n", b"250 2.1.5 recipient\r\n"]
     answers += [b"250 2.0.0 taken\r\n"] if offer else [b"354 go\r\n", b"250 2.0.0 taken\r\n"]
     total = sum(map(len, answers))
@@ -452,7 +452,7 @@ async def test_a_message_counts_as_taken_only_with_the_whole_answer(offer: Seque
 
 @pytest.mark.parametrize("offer", [CHUNKING, PIPELINING, NOTHING], ids=["chunking", "pipelining", "nothing"])
 async def test_a_connection_cut_at_any_byte_is_never_a_delivery(offer: Sequence[str]) -> None:
-    """The server answers as usual and hangs up after it has read so many bytes."""
+    """Close the connection after each number of bytes that the server has read."""
     content = b"".join(outgoing().content)
     envelope = b"MAIL FROM:<from@example.com>\r\nRCPT TO:<to@example.com>\r\n"
     if "SIZE" in " ".join(offer):
@@ -480,11 +480,11 @@ async def test_a_connection_cut_at_any_byte_is_never_a_delivery(offer: Sequence[
                 with pytest.raises(ConnectionFailed) as raised:
                     await backend.send(outgoing())
             assert raised.value.temporary
-            if cut != begin_of_content:  # there it depends on which end is faster
+            if cut != begin_of_content:  # where it depends on which end is faster
                 assert raised.value.uncertain is (offer is CHUNKING or cut > begin_of_content), cut
 
 
-async def test_a_reply_that_nobody_asked_for_closes_the_connection() -> None:
+async def test_an_unsolicited_reply_closes_the_connection() -> None:
     with SmtpServer() as server:
         server.fault("body", "250 taken\r\n250 and again", nth=1)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -496,9 +496,7 @@ async def test_a_reply_that_nobody_asked_for_closes_the_connection() -> None:
 
 @OFFERS
 @pytest.mark.parametrize(("verb", "reply"), [("MAIL", "354 what"), ("RCPT", "354 what"), ("body", "354 what")])
-async def test_an_answer_that_does_not_fit_its_command_closes_the_connection(
-    offer: Sequence[str], verb: str, reply: str
-) -> None:
+async def test_an_unexpected_reply_closes_the_connection(offer: Sequence[str], verb: str, reply: str) -> None:
     with SmtpServer(capabilities=offer) as server:
         server.fault(verb, reply, nth=1)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -510,7 +508,7 @@ async def test_an_answer_that_does_not_fit_its_command_closes_the_connection(
 
 
 @pytest.mark.parametrize("offer", [PIPELINING, NOTHING], ids=["pipelining", "nothing"])
-async def test_data_that_is_not_answered_354_carries_no_content(offer: Sequence[str]) -> None:
+async def test_without_354_no_content_is_sent(offer: Sequence[str]) -> None:
     with SmtpServer(capabilities=offer) as server:
         server.fault("DATA", "250 what", nth=1)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -520,7 +518,7 @@ async def test_data_that_is_not_answered_354_carries_no_content(offer: Sequence[
     assert server.verbs[-1] == "DATA"
 
 
-async def test_a_connection_lost_after_the_refusal_of_everybody_is_still_a_refusal() -> None:
+async def test_a_connection_lost_after_all_recipients_were_refused_is_a_refusal() -> None:
     with SmtpServer(capabilities=PIPELINING) as server:
         server.refuse("gone@example.com", 550)
         server.fault("DATA", "354 go ahead", nth=1)
@@ -533,7 +531,7 @@ async def test_a_connection_lost_after_the_refusal_of_everybody_is_still_a_refus
 
 
 @pytest.mark.parametrize(("verb", "error"), [("MAIL", MessageRefused), ("RCPT", RecipientsRefused)])
-async def test_a_refusal_in_one_flight_leaves_no_doubt_though_the_connection_is_lost(
+async def test_a_refusal_in_one_flight_is_certain_even_if_the_connection_is_lost(
     verb: str, error: type[DeliveryError]
 ) -> None:
     with SmtpServer() as server:
@@ -550,7 +548,7 @@ async def test_a_refusal_in_one_flight_leaves_no_doubt_though_the_connection_is_
 @pytest.mark.parametrize(("verb", "error"), [(b"MAIL", MessageRefused), (b"RCPT", RecipientsRefused)])
 @pytest.mark.parametrize("size", [1000, 300_000])
 @OFFERS
-async def test_a_server_that_hangs_up_behind_its_refusal_has_refused(
+async def test_a_refusal_before_the_server_closes_is_a_refusal(
     offer: Sequence[str], size: int, verb: bytes, error: type[DeliveryError], end: bytes
 ) -> None:
     connections = 0
@@ -574,7 +572,7 @@ async def test_a_server_that_hangs_up_behind_its_refusal_has_refused(
 
 @pytest.mark.parametrize("end", ["hangs up", "stops reading"])
 @pytest.mark.parametrize("refused", [1, 2])
-async def test_a_refusal_that_comes_while_a_chunk_is_blocked_is_a_refusal(refused: int, end: str) -> None:
+async def test_a_refusal_that_arrives_while_a_chunk_is_blocked_is_a_refusal(refused: int, end: str) -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, *CHUNKING)
         for answer in (b"250 sender", b"250 recipient", *[b"250 chunk"] * (refused - 1), b"552 5.3.4 too large"):
@@ -600,7 +598,7 @@ async def test_a_refusal_that_comes_while_a_chunk_is_blocked_is_a_refusal(refuse
 
 
 @pytest.mark.parametrize("nth", [1, 2, 26])
-async def test_421_to_a_chunk_is_temporary_and_leaves_no_doubt(nth: int) -> None:
+async def test_421_to_a_chunk_is_temporary_and_certain(nth: int) -> None:
     with SmtpServer() as server:
         server.fault("BDAT", 421, nth=nth)
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
@@ -609,7 +607,7 @@ async def test_421_to_a_chunk_is_temporary_and_leaves_no_doubt(nth: int) -> None
     assert (raised.value.temporary, raised.value.uncertain) == (True, False)
 
 
-async def test_what_comes_behind_the_answer_to_ehlo_is_not_taken_for_an_answer() -> None:
+async def test_bytes_behind_the_reply_to_ehlo_are_no_reply() -> None:
     async def converse(peer: Peer) -> None:
         await peer.say(b"220 raw.example ESMTP")
         await peer.line()
@@ -622,7 +620,7 @@ async def test_what_comes_behind_the_answer_to_ehlo_is_not_taken_for_an_answer()
 
 
 async def test_an_early_refusal_ends_the_content() -> None:
-    """The server answers while the content is still being written, and reads no more of it."""
+    """Refuse while the content is still being written, and stop reading."""
 
     async def converse(peer: Peer) -> None:
         await greet(peer)
@@ -657,7 +655,7 @@ async def test_a_refused_chunk_ends_the_message_and_not_the_connection() -> None
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.parametrize("offer", [CHUNKING, PIPELINING], ids=["chunking", "pipelining"])
 async def test_a_server_that_stops_reading_times_out_and_nothing_was_sent(offer: Sequence[str], tls: bool) -> None:
-    """The end of the message never left this process, so there is no doubt."""
+    """Stop reading before the end of the message has left this process, so that the failure is certain."""
 
     async def converse(peer: Peer) -> None:
         await greet(peer, *offer)
@@ -679,7 +677,7 @@ async def test_a_server_that_stops_reading_times_out_and_nothing_was_sent(offer:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_server_that_closes_while_content_is_blocked_is_noticed(tls: bool) -> None:
+async def test_a_server_that_closes_while_content_is_blocked_is_a_connection_failure(tls: bool) -> None:
     async def converse(peer: Peer) -> None:
         await greet(peer, *CHUNKING)
         assert [(await peer.line())[:4] for _ in range(2)] == [b"MAIL", b"RCPT"]
@@ -698,8 +696,8 @@ async def test_a_server_that_closes_while_content_is_blocked_is_noticed(tls: boo
     assert not raised.value.uncertain
 
 
-async def test_a_quiet_connection_that_is_dead_is_replaced_without_a_doubt() -> None:
-    """After a pause the envelope goes ahead of the content, so the loss of the connection decides nothing."""
+async def test_a_silent_connection_that_was_lost_is_replaced() -> None:
+    """Send the envelope before the content after a pause, so that a lost connection is certain."""
     with SmtpServer() as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             await backend.send(outgoing())
@@ -712,8 +710,8 @@ async def test_a_quiet_connection_that_is_dead_is_replaced_without_a_doubt() -> 
     assert server.connections == 2
 
 
-async def test_a_connection_that_ends_before_it_is_written_to_leaves_no_doubt() -> None:
-    """Nothing has left, although the whole message would have left at once."""
+async def test_a_connection_lost_before_the_first_byte_is_no_uncertain_failure() -> None:
+    """Lose the connection before a flight that would hold the whole message."""
     with SmtpServer() as server:
         connection = await Handshake(EmailSettings(**server.settings()), None).run()
         connection.abort()
@@ -724,7 +722,7 @@ async def test_a_connection_that_ends_before_it_is_written_to_leaves_no_doubt() 
 
 
 @OFFERS
-async def test_421_to_mail_on_a_kept_connection_is_no_refusal(offer: Sequence[str]) -> None:
+async def test_421_to_mail_on_a_reused_connection_is_no_refusal(offer: Sequence[str]) -> None:
     with SmtpServer(capabilities=offer) as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             await backend.send(outgoing())
@@ -733,7 +731,7 @@ async def test_421_to_mail_on_a_kept_connection_is_no_refusal(offer: Sequence[st
     assert len(server.messages) == 2
 
 
-async def test_a_message_is_repeated_once_only() -> None:
+async def test_a_message_is_repeated_only_once() -> None:
     with SmtpServer() as server:
         async with SMTPBackend(EmailSettings(**server.settings())) as backend:
             await backend.send(outgoing())
