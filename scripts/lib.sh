@@ -123,3 +123,54 @@ set_up_venv() {
         printf '%s\n' "$stamp" >"$venv/.set-up-$name"
     fi
 }
+
+# Print the given Debian packages and those of their dependencies that this machine lacks, one a line.
+missing_packages() {
+    printf '%s\n' "$@"
+    # A simulation, which also says what it would remove; nothing of it happens.
+    apt-get -qq --simulate --no-install-recommends install "$@" | awk '$1 == "Inst" { print $2 }'
+}
+
+# Unpack Debian packages into build/servers/NAME, with the dependencies that this machine lacks, without installing
+# them: Exim's would remove Postfix. Arguments: NAME PACKAGE...
+unpack_packages() (
+    folder=$root/build/servers/$1
+    shift
+    stamp="$* $(dpkg --print-architecture) $(cat /etc/debian_version)" || exit 1
+    if [ "$(cat "$folder/.unpacked" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
+    say "unpacking Debian packages, without installing them: $*"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    download() (
+        cd "$work" || exit
+        packages=$(missing_packages "$@" | sort -u) || exit
+        # shellcheck disable=SC2086 # one word for each package
+        apt-get -qq -o APT::Sandbox::User=root download $packages
+    )
+    if ! download "$@" >"$work/log" 2>&1; then
+        # The list of packages is missing or old.
+        if ! { may_install && as_root apt-get -qq -o DPkg::Lock::Timeout=120 update && download "$@"; } \
+            >"$work/log" 2>&1; then
+            tail -n 5 "$work/log" >&2
+            exit 1
+        fi
+    fi
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    for file in "$work"/*.deb; do
+        dpkg-deb -x "$file" "$folder" || exit 1
+    done
+    printf '%s\n' "$stamp" >"$folder/.unpacked"
+)
+
+# Unpack the servers that are given as "name:package"; name what is still missing. Fails when something is.
+need_unpacked() {
+    local pair missing=0
+    for pair in "$@"; do
+        if ! { has apt-get && has dpkg-deb && unpack_packages "${pair%%:*}" "${pair##*:}"; }; then
+            say "missing: build/servers/${pair%%:*} (Debian package ${pair##*:}, unpacked)"
+            missing=1
+        fi
+    done
+    return "$missing"
+}

@@ -9,7 +9,7 @@
         ...
         stored = await postfix.arrive(3)                            # the files of the mailbox, as bytes with LF
 
-It takes mail for anyone at example.com but ``gone@example.com`` (550), rejects bare newlines, and offers STARTTLS with
+It takes mail for anyone at example.com but ``gone@example.com`` (554), rejects bare newlines, and offers STARTTLS with
 a certificate that ``certificates.ca_file()`` vouches for. It must be started by root, as every Postfix.
 """
 
@@ -29,6 +29,7 @@ from typing import Any, Literal, Self
 import pytest
 
 from support.certificates import ca_file, write_server_certificate
+from support.maildir import Maildir, StoredMessage
 from support.patience import PATIENCE
 
 __all__ = ["Offer", "Postfix"]
@@ -102,6 +103,7 @@ class Postfix:
     """See the module's docstring."""
 
     host = "127.0.0.1"
+    refusal_code = 554
 
     def __init__(self) -> None:
         self.ports: dict[Offer, int] = {}
@@ -115,6 +117,10 @@ class Postfix:
     def log(self) -> str:
         """What it has logged."""
         return (self._base / "log" / "mail.log").read_text(errors="replace")
+
+    def take(self, deliveries: int) -> list[StoredMessage]:
+        """Wait for messages to so many recipients that were not taken yet, and return them."""
+        return self._maildir.take(deliveries)
 
     def stored(self) -> list[bytes]:
         """The messages in the mailbox, in the order of their delivery."""
@@ -142,6 +148,7 @@ class Postfix:
         self._program = program
         self._base = Path(tempfile.mkdtemp(prefix="postfix-", dir="/tmp"))
         self._base.chmod(0o755)
+        self._maildir = Maildir(self._base / "mail" / "all", lambda: self.log)
         try:
             self._configure()
             self._run("start")
