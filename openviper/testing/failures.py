@@ -23,7 +23,7 @@ from openviper.core.email.backends.smtp.errors import (
     server_closing_error,
     wire_error,
 )
-from openviper.core.email.backends.smtp.replies import Reply
+from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
 from openviper.testing.criteria import Criterion, addresses_fit
 from openviper.text import shown
 
@@ -31,7 +31,6 @@ __all__ = ["Failure", "ReplyStep"]
 
 ReplyStep = Literal["connect", "auth", "mail", "rcpt", "data", "drop", "silence", "broker"]
 
-_SERVER_CLOSING = 421
 _REPLY = re.compile(r"([45][0-9][0-9])(?:[ -](.*))?", re.DOTALL)
 _WITHOUT_REPLY = ("connect", "drop", "silence", "broker")
 
@@ -88,10 +87,10 @@ class Failure:
         assert self.reply is not None
         refused = self.refuses(recipients)
         if not refused or (
-            self.reply.code != _SERVER_CLOSING and len(refused) < len(recipients) and settings.allow_partial
+            self.reply.code != SERVER_CLOSING and len(refused) < len(recipients) and settings.allow_partial
         ):
             return None
-        if self.reply.code == _SERVER_CLOSING:
+        if self.reply.code == SERVER_CLOSING:
             return server_closing_error(peer, "RCPT TO", self.reply)
         return recipients_refused_error(peer, [one for one in recipients if one not in refused], refused)
 
@@ -113,12 +112,12 @@ def _auth(peer: str, reply: Reply | None) -> DeliveryError:
 
 def _mail(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (server_closing_error if reply.code == _SERVER_CLOSING else message_refused_error)(peer, "MAIL FROM", reply)
+    return (server_closing_error if reply.code == SERVER_CLOSING else message_refused_error)(peer, "MAIL FROM", reply)
 
 
 def _data(peer: str, reply: Reply | None) -> DeliveryError:
     assert reply is not None
-    return (server_closing_error if reply.code == _SERVER_CLOSING else message_refused_error)(peer, "DATA", reply)
+    return (server_closing_error if reply.code == SERVER_CLOSING else message_refused_error)(peer, "DATA", reply)
 
 
 def _drop(peer: str, _reply: Reply | None) -> DeliveryError:

@@ -66,7 +66,7 @@ class _Envelopes:
             except RecipientsRefused as error:
                 self._record_refused(error)
             except DeliveryError as error:
-                # The next envelope would fail alike, be it the server or the content.
+                # A server that failed, or refused the content, would fail the next envelope too.
                 failure = error
                 self._record_failure(error, recipients)
         if not self._accepted:

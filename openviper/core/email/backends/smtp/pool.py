@@ -20,7 +20,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.settings.units import Rate
 
-__all__ = ["ConnectionPool", "PoolStats", "RateLimiter", "shared_limiter"]
+__all__ = ["ConnectionPool", "PoolStats"]
 
 _ACQUIRE_TIMEOUTS = 6.0  # times ``timeout``: how long a sender waits for a connection
 _QUIT_LIMIT = 2.0  # seconds
@@ -42,7 +42,7 @@ class PoolStats:
     reconnects: int
 
 
-class RateLimiter:
+class _RateLimiter:
     """A token bucket for ``EMAIL["rate_limit"]``: one token for each transaction.
 
     It holds the tokens of one second, at least one. All event loops and threads of the process share it.
@@ -65,16 +65,16 @@ class RateLimiter:
             await asyncio.sleep(due - now)
 
 
-_limiters: dict[tuple[str, int, str | None, Rate], RateLimiter] = {}
+_limiters: dict[tuple[str, int, str | None, Rate], _RateLimiter] = {}
 _limiters_lock = threading.Lock()
 
 
-def shared_limiter(host: str, port: int, username: str | None, rate: Rate | None) -> RateLimiter | None:
+def _shared_limiter(host: str, port: int, username: str | None, rate: Rate | None) -> _RateLimiter | None:
     """Return the process's limiter for an account on a server; None if ``rate`` is None."""
     if rate is None:
         return None
     with _limiters_lock:
-        return _limiters.setdefault((host, port, username, rate), RateLimiter(rate))
+        return _limiters.setdefault((host, port, username, rate), _RateLimiter(rate))
 
 
 class ConnectionPool:
@@ -97,7 +97,7 @@ class ConnectionPool:
             timeout=settings.timeout,
             data_timeout=settings.data_timeout,
         )
-        self._limiter = shared_limiter(settings.host, settings.port, settings.username, settings.rate_limit)
+        self._limiter = _shared_limiter(settings.host, settings.port, settings.username, settings.rate_limit)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         self._idle: list[Connection] = []  # the longest idle one first

@@ -15,9 +15,9 @@ from openviper.core.email.errors import InvalidMessage, MessageRefused, Recipien
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["ONE_FLIGHT_MAX", "TRUSTED_FOR", "TransactionOptions", "check_limits", "run_transaction"]
+__all__ = ["TRUSTED_FOR", "TransactionOptions", "check_limits", "run_transaction"]
 
-ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
+_ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
 
 # Seconds after the last read during which a connection is taken to be alive. After a longer silence the envelope is
 # sent before the content, so that a message that finds its connection dead can safely be sent again.
@@ -39,7 +39,7 @@ class TransactionOptions:
 
     def fits_one_flight(self, recipients: int, size: int) -> bool:
         """True if a message may be sent before the replies to its recipients are known."""
-        return self.one_flight and size <= ONE_FLIGHT_MAX and (self.allow_partial or recipients == 1)
+        return self.one_flight and size <= _ONE_FLIGHT_MAX and (self.allow_partial or recipients == 1)
 
     def time_limit(self, recipients: int, size: int) -> float:
         """Return the seconds that a transaction with ``recipients`` recipients and ``size`` bytes may take."""
