@@ -1,8 +1,7 @@
 """Validate a setting as one frozen pydantic model; one error lists every fault and where its value was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic.functional_validators import ModelWrapValidatorHandler
@@ -32,8 +31,7 @@ class CheckedSettings(BaseModel):
 Settings = TypeVar("Settings", bound=CheckedSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Values that are valid each by itself, but not together.
 
     The fault is reported at ``field``. ``excludes`` is the other field of two that exclude each other; ``text`` ends

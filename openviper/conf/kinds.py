@@ -1,8 +1,7 @@
 """Describe the value of a setting for errors, for the environment and for the settings reference."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from openviper.text import shown
 
@@ -12,8 +11,7 @@ _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
 
-@dataclass(frozen=True, slots=True)
-class SettingKind:
+class SettingKind(NamedTuple):
     """Metadata of a field, in its ``Annotated`` type beside the validators.
 
     ``allowed`` completes "give ..." in an error. ``from_text`` reads an environment variable, or raises ValueError.

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -84,15 +83,15 @@ class Source(NamedTuple):
         return cls(values, f"{function}()", lambda key: f"{function}({key}=...)")
 
 
-@dataclass(slots=True)
 class Given:
     """Merged values by field name, the origin of each as errors name it, and the faults found while merging."""
 
-    model: type[BaseModel]
-    setting: str
-    values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    def __init__(self, model: type[BaseModel], setting: str) -> None:
+        self.model = model
+        self.setting = setting
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.faults: list[str] = []
 
     def path(self, name: str) -> str:
         """Return where the value of ``name`` was given, or where it would be."""
