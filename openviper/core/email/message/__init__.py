@@ -10,7 +10,13 @@ from openviper.core.email.message.model import (
     PreparedMessage,
     lengths,
 )
-from openviper.core.email.message.prepare import build_message, check_message, new_message_id, prepare_message
+from openviper.core.email.message.prepare import (
+    build_message,
+    check_message,
+    inline_given,
+    new_message_id,
+    prepare_message,
+)
 
 __all__ = [
     "Chunks",
@@ -22,6 +28,7 @@ __all__ = [
     "PreparedMessage",
     "build_message",
     "check_message",
+    "inline_given",
     "lengths",
     "new_message_id",
     "prepare_message",

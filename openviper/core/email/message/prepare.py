@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,35 +13,59 @@ from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
+from openviper.core.email.templates import CssNotInlined, inline_css
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-__all__ = ["build_message", "check_message", "new_message_id", "prepare_message"]
+__all__ = ["build_message", "check_message", "inline_given", "new_message_id", "prepare_message"]
 
 # More addresses than these are parsed in a thread: they would hold the event loop for milliseconds.
 _ADDRESSES_ON_LOOP = 1000
 
 
 async def prepare_message(
-    data: EmailMessageData, *, default_sender: str | None, auto_submitted: bool, max_message_bytes: int
+    data: EmailMessageData,
+    *,
+    default_sender: str | None,
+    auto_submitted: bool,
+    max_message_bytes: int,
+    inline_css: bool,
 ) -> OutgoingMessage:
     """Check, complete and serialise ``data``; large messages in a thread.
 
-    The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``.
+    The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``. ``inline_css``
+    is for HTML that was not inlined before, when the text part was made from it.
 
     Raises:
         InvalidMessage: a value cannot be sent as given, or the message is larger than ``max_message_bytes``.
         ImproperlyConfigured: there is no sender, or the default one is not an address.
+        MissingDependency: ``inline_css`` is on and css-inline is not installed.
     """
+    if inline_css and data.html is not None:
+        data = replace(data, html=await inline_given(data.html))
 
     def prepare() -> OutgoingMessage:
         checked = check_message(data, default_sender=default_sender, auto_submitted=auto_submitted)
         return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
 
     return await asyncio.to_thread(prepare) if _is_large(data) else prepare()
+
+
+async def inline_given(html: str) -> str:
+    """Inline the CSS of the HTML that an application gives as it is; in a thread.
+
+    Raises:
+        InvalidMessage: it is not a str, nests too deep, or has CSS that cannot be inlined.
+        MissingDependency: css-inline is not installed.
+    """
+    _body(html, field="html")
+    try:
+        return await asyncio.to_thread(inline_css, html) if html else html
+    except CssNotInlined as error:
+        raise InvalidMessage(f"html: {error}") from error
 
 
 def _is_large(data: EmailMessageData) -> bool:

@@ -35,6 +35,7 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         default_sender=settings.default_sender,
         auto_submitted=settings.auto_submitted,
         max_message_bytes=settings.max_message_bytes,
+        inline_css=settings.inline_css,
     )
     await service.enqueue(message, settings)
     publish("queued", message)

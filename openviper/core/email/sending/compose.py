@@ -8,7 +8,7 @@ from openviper.core.email.addresses import Addresses
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, prepare_message
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, inline_given, prepare_message
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.settings import EmailSettings
 
@@ -41,6 +41,8 @@ async def compose(
         InvalidMessage: an argument cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
+    if html is not None and mailer.settings.inline_css:
+        html = await inline_given(html)
     if text is None or subject is None or template is not None or context is not None:
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
     data = EmailMessageData(
@@ -56,21 +58,26 @@ async def compose(
         headers=headers or {},
         envelope_sender=envelope_sender,
     )
-    return await prepare_data(mailer.settings, data)
+    return await _prepare(mailer.settings, data, inline_css=False)
 
 
 async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
-    """Prepare ``data`` within the limits of ``settings``.
+    """Prepare ``data`` as an application gives it, as ``settings`` say.
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
+    return await _prepare(settings, data, inline_css=settings.inline_css)
+
+
+async def _prepare(settings: EmailSettings, data: EmailMessageData, *, inline_css: bool) -> OutgoingMessage:
     return await prepare_message(
         data,
         default_sender=settings.default_sender,
         auto_submitted=settings.auto_submitted,
         max_message_bytes=settings.max_message_bytes,
+        inline_css=inline_css,
     )
 
 

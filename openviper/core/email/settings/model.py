@@ -113,7 +113,9 @@ class EmailSettings(CheckedSettings):
         "and loader too. None: only `TEMPLATES_DIR`.",
     )
     inline_css: Flag = Field(
-        False, description="Move the rules of <style> into style attributes; needs the extra `css`."
+        False,
+        description="Move the rules of <style> into style attributes, in the HTML of every message; what no attribute "
+        "can hold stays. Needs the extra `css`.",
     )
 
     backend: Backend = Field(

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.templates.css import CssInliner
+from openviper.core.email.templates.css import CssNotInlined, inline_css, load_inliner
 from openviper.core.email.templates.environment import (
     SUBJECT,
     MailEnvironment,
@@ -33,6 +33,7 @@ _logger = logging.getLogger("openviper.email")
 
 _LONG_RENDERING = 0.005  # seconds; a template that took longer is rendered in a thread from then on
 _LONG_CONTENT = 50_000  # characters; more is converted in a thread
+_LONG_TO_INLINE = 5_000  # characters; inlining takes a tenfold time
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>:/?#]+\.[^\s@<>:/?#]+")
 
 
@@ -67,10 +68,11 @@ class TemplateRenderer:
     """Render the templates of one or several folders. Reuse the renderer: it caches compiled templates.
 
     ``dirs``: the first folder that has a template wins. ``debug``: templates are reloaded when they change, and a
-    missing variable is an error instead of empty text and one warning. ``inline_css`` moves style sheets into ``style``
-    attributes (extra ``css``; nothing is loaded from files or the network). ``environment``: an application's own
-    Jinja environment, whose syntax, extensions, filters, tests and globals are taken over as they are then; templates
-    that the folders do not have come from its loader. Templates still run in the sandbox, and never asynchronously.
+    missing variable is an error instead of empty text and one warning. ``inline_css`` moves the rules of style sheets
+    into ``style`` attributes (extra ``css``; nothing is loaded from files or the network). ``environment``: an
+    application's own Jinja environment, whose syntax, extensions, filters, tests and globals are taken over as they are
+    then; templates that the folders do not have come from its loader. Templates still run in the sandbox, and never
+    asynchronously.
 
     Safe to share between threads and event loops.
     """
@@ -80,7 +82,7 @@ class TemplateRenderer:
     ) -> None:
         self.library = TemplateLibrary(dirs, debug=debug, environment=environment)
         self._debug = debug
-        self._css = CssInliner() if inline_css else None
+        self._inline_css = inline_css
         self._plans: dict[str, _Plan] = {}
         self._warned: set[tuple[str, str]] = set()
 
@@ -91,8 +93,8 @@ class TemplateRenderer:
             MissingDependency: ``inline_css`` is on and css-inline is not installed.
         """
         await asyncio.to_thread(load_converter)
-        if self._css is not None:
-            await asyncio.to_thread(self._css.load)
+        if self._inline_css:
+            await asyncio.to_thread(load_inliner)
 
     async def render(self, name: str, context: Mapping[str, Any] | None = None) -> RenderedTemplate:
         """Render ``name``: ``.txt`` gives the text, ``.html`` and ``.htm`` the HTML, ``.md`` both.
@@ -120,7 +122,7 @@ class TemplateRenderer:
         if plan is None or not plan.on_loop:
             return await asyncio.to_thread(self._load_and_render, name, values)
         bodies = self._render(name, plan, values)
-        if sum(len(body.content) for body in bodies) > _LONG_CONTENT:
+        if sum(len(body.content) for body in bodies) > (_LONG_TO_INLINE if self._inline_css else _LONG_CONTENT):
             return await asyncio.to_thread(self._finish, name, bodies)
         return self._finish(name, bodies)
 
@@ -155,8 +157,11 @@ class TemplateRenderer:
                 html = self._guarded(name, body.content, self.library.environments[body.kind].written)
             else:
                 text = body.content
-        if html is not None and self._css is not None:
-            html = self._css.inlined(name, html)
+        if html is not None and self._inline_css:
+            try:
+                html = inline_css(html)
+            except CssNotInlined as error:
+                raise TemplateFailed(name, str(error)) from error
         return RenderedTemplate(text, html, next((body.subject for body in bodies if body.subject is not None), None))
 
     def _run(self, name: str, kind: TemplateKind, file: str, context: dict[str, Any]) -> _Body:

@@ -121,6 +121,19 @@ async def test_every_message_gets_a_receipt_with_its_place(mailer: Mailer, pipel
     assert sorted(sent(mailer)) == sorted(f"Message {number}" for number in range(50))
 
 
+async def test_css_is_inlined_in_every_form_of_message() -> None:
+    mailer = Mailer(EmailSettings(backend="MemoryBackend", default_sender="a@example.test", inline_css=True))
+    html = "<style>p{color:red}</style><p>Hello</p>"
+    data = EmailMessageData("to@example.test", "Data", html=html)
+    with using_mailer(mailer):
+        assert all([bool(receipt) async for receipt in send_many([message(html=html), data])])
+        assert isinstance(mailer.backend, MemoryBackend)
+        inlined = ['<p style="color: red;">' in (one.prepared.html or "") for one in mailer.backend.messages]
+        assert inlined == [True, True]
+    await mailer.aclose()
+    assert data.html == html
+
+
 async def test_data_and_dicts_come_from_an_async_iterable_too(mailer: Mailer) -> None:
     async def rows() -> AsyncIterator[EmailMessageData | dict[str, Any]]:
         yield message(1, template="hello.txt", context={"name": "Alice"}, text=None)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -310,3 +311,21 @@ async def test_a_wrong_template_environment_names_the_setting() -> None:
     settings = EmailSettings(backend="MemoryBackend", template_environment="openviper.conf.settings")
     with pytest.raises(ImproperlyConfigured, match="template_environment"):
         Mailer(settings)
+
+
+@pytest.mark.parametrize("more", [{}, {"text": "Hello"}, {"template": "letter.html"}, {"template": "letter.md"}])
+async def test_css_of_html_that_a_call_gives_is_inlined(tmp_path: Path, more: dict[str, Any]) -> None:
+    (tmp_path / "letter.html").write_text("{% block subject %}Letter{% endblock %}<b>Template</b>")
+    (tmp_path / "letter.md").write_text("Letter")
+    with override(TEMPLATES_DIR=tmp_path):
+        mailer = Mailer(EmailSettings(backend="MemoryBackend", default_sender="a@example.test", inline_css=True))
+    html = "<style>p{color:red} .no{display:none}</style><p>Hello <span class=no>hidden</span></p>"
+    with using_mailer(mailer):
+        await send_email("b@example.test", "Hello", html=html, **more)
+        assert '<p style="color: red;">Hello' in body(last(mailer), "html")
+        assert "hidden" not in body(last(mailer), "plain")
+        with pytest.raises(InvalidMessage, match=r"^html: its CSS cannot be inlined, because .* 250 deep"):
+            await send_email("b@example.test", "Hello", html="<div>" * 300, **more)
+        with pytest.raises(InvalidMessage, match=r"^html: must be a str, not bytes"):
+            await send_email("b@example.test", "Hello", html=b"<p>", **more)  # type: ignore[arg-type]
+    await mailer.aclose()

@@ -430,7 +430,40 @@ async def test_css_is_inlined_and_nothing_is_loaded_for_it(tmp_path: Path) -> No
     html = (await renderer.render("t.html", {"n": "<x>"})).html or ""
     assert '<p style="color: red;">&lt;x&gt;</p>' in html
     assert "blue" not in html
-    assert "<style>" not in html
+    assert "<style></style>" in html
+
+
+@pytest.mark.parametrize(
+    ("sheet", "kept"),
+    [
+        (
+            "<style>.x{color:red}@media (max-width:600px){.x{width:100%!important}}</style>",
+            "@media (max-width:600px){.x{width:100%!important}}",
+        ),
+        ("<style>@font-face{font-family:F;src:url(f)} .x{color:red}</style>", "@font-face{font-family:F;src:url(f)}"),
+        ("<style>.x{color:red} .x:hover, .x{top:0}</style>", ".x:hover { top: 0; }"),
+        ("<style>.x{color:red} u + .body .gmail{left:0}</style>", "u + .body .gmail { left: 0; }"),
+        ('<style>.x{color:red}</style><STYLE media="print">.x{left:0}</STYLE>', '<style media="print">.x{left:0}'),
+        (
+            "<style media='all'>.x{color:red}</style><style media='(max-width: 600px)'>.x{left:0}</style>",
+            '<style media="(max-width: 600px)">.x{left:0}',
+        ),
+        (
+            "<style media='screen, print'>.x{color:red}</style><style type='text/less'>.x{left:0}</style>",
+            '<style type="text/less">.x{left:0}',
+        ),
+        ('<link rel=stylesheet href="https://f.example/a.css"><style>.x{color:red}</style>', "https://f.example/a.css"),
+        ("<!--[if mso]><style>.x{left:0}</style><![endif]--><style>.x{color:red}</style>", "<style>.x{left:0}</style>"),
+    ],
+)
+async def test_rules_that_no_attribute_can_hold_stay(tmp_path: Path, sheet: str, kept: str) -> None:
+    """css-inline discards them by default, and takes a sheet for print as one that always applies."""
+    _write(tmp_path, {"t.html": f'{sheet}<p class="x">Hello</p>'})
+    html = (await TemplateRenderer([tmp_path], debug=False, inline_css=True).render("t.html")).html or ""
+    assert kept in html
+    assert '<p class="x" style="color: red;' in html
+    assert "left" not in html.split("<p ", 1)[1]
+    assert "data-css-inline" not in html
 
 
 @pytest.mark.parametrize("count", [300, 12_000, 1_000_000])
