@@ -18,6 +18,20 @@ _BULK_RECIPIENTS = 20
 _SHOWN = 3
 _SCRIPTS = frozenset({"javascript", "vbscript", "data"})
 _ACTIVE = frozenset({"script", "form", "iframe", "object", "embed", "video", "audio"})
+# WHATWG HTML section 4.12.1: a script element of these types, or without one, runs; any other holds data.
+_RUNNING_SCRIPTS = frozenset(
+    {"", "module", "text/javascript", "application/javascript", "text/ecmascript"}
+) | frozenset(
+    {
+        "application/ecmascript",
+        "application/x-ecmascript",
+        "application/x-javascript",
+        "text/jscript",
+        "text/livescript",
+    }
+    | {"text/x-ecmascript", "text/x-javascript"}
+    | {f"text/javascript1.{minor}" for minor in range(6)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +174,7 @@ def _read(html: str) -> _Markup:
             found.images.append(source)
             if "alt" not in attributes:
                 found.no_alt.append(source or "<img>")
-        elif name in _ACTIVE:
+        elif name in _ACTIVE and (name != "script" or _runs(attributes)):
             found.active.add(name)
         if "background" in attributes:
             found.images.append(attributes["background"])
@@ -168,6 +182,15 @@ def _read(html: str) -> _Markup:
             attribute for attribute in attributes if attribute.startswith("on") and attribute[2:].isalpha()
         )
     return found
+
+
+def _runs(attributes: dict[str, str]) -> bool:
+    """True for a script element that holds a script, and not data such as JSON-LD or a template."""
+    if "type" not in attributes and attributes.get("language"):
+        kind = f"text/{attributes['language']}"
+    else:
+        kind = attributes.get("type", "")
+    return kind.strip("\t\n\f\r ").lower() in _RUNNING_SCRIPTS
 
 
 def _host(address: str) -> str:

@@ -65,6 +65,40 @@ def test_a_finding_names_what_is_wrong_and_nothing_else(title: str) -> None:
     assert titles(**FINDINGS[title]) == [title]
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'type="application/ld+json"',
+        'TYPE=" Application/JSON "',
+        "type=importmap",
+        "type='speculationrules'",
+        'type="text/template" src="x.html"',
+        'type="text/javascript; charset=utf-8"',
+        'language="vbscript"',
+    ],
+)
+def test_scripts_that_hold_data_are_not_active_content(attributes: str) -> None:
+    assert titles(html=f'<p>Hello</p><script {attributes}>{{"@type": "Order"}}</script>') == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "",
+        "type",
+        "type=''",
+        "type=module",
+        'type=" TEXT/JavaScript "',
+        "language=JavaScript1.2",
+        'type="application/x-javascript"',
+        "type=text/javascript type=application/json",
+        "language='' type=''",
+    ],
+)
+def test_scripts_that_run_are_active_content(attributes: str) -> None:
+    assert titles(html=f"<p>Hello</p><script {attributes}>1</script>") == ["Active content: <script>"]
+
+
 def test_many_recipients_make_bulk_mail() -> None:
     many = [f"a{number}@example.test" for number in range(21)]
     assert titles(recipients=many) == ["Bulk mail without a way to unsubscribe"]
