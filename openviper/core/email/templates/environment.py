@@ -3,9 +3,10 @@
 import enum
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import wraps
 from operator import itemgetter
 from typing import Any, NoReturn
 
@@ -19,6 +20,13 @@ from markupsafe import Markup
 
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.links import unquoted_stand_in, written_schemes
+from openviper.core.email.templates.repetition import (
+    BoundedEscapeFormatter,
+    BoundedFormatter,
+    bound_builtins,
+    bounded_arguments,
+    check_operator,
+)
 from openviper.core.email.templates.values import FIRST_STAND_IN, AuthorText, Values, has_private_characters
 from openviper.text import shown
 
@@ -30,7 +38,6 @@ SUBJECT = "subject"
 """The block that gives the subject; it never stands in the body."""
 
 _MOST_WARNINGS = 1_000  # one for each template and variable; a name may come from a value
-_BIGGEST_REPETITION = 1_000_000
 _BIGGEST_POWER_BITS = 10_000
 
 
@@ -129,7 +136,7 @@ class MailEnvironment(SandboxedEnvironment):
     """A sandbox that writes values for one `TemplateKind` of text."""
 
     code_generator_class = _CodeGenerator
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "%"})
     kind = TemplateKind.TEXT
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -172,14 +179,35 @@ class MailEnvironment(SandboxedEnvironment):
         raise SecurityError(f"{type(obj).__name__}.{attribute} is not open to templates")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "*":
-            for sequence, count in ((left, right), (right, left)):
-                repeated = isinstance(sequence, str | bytes | list | tuple) and isinstance(count, int)
-                if repeated and len(sequence) * count > _BIGGEST_REPETITION:
-                    raise SecurityError(f"a repetition makes more than {_BIGGEST_REPETITION} items")
+        if operator != "**":
+            check_operator(operator, left, right)
         elif isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _BIGGEST_POWER_BITS:
             raise SecurityError("a power is too large")
         return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as Jinja does
+        # The names leave every keyword to the function that the template calls.
+        args = bounded_arguments(__obj, args, kwargs)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        sandboxed = super().wrap_str_format(value)
+        if sandboxed is None:
+            return None
+        text: str = value.__self__
+
+        @wraps(sandboxed)
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            if value.__name__ == "format_map":
+                if len(args) != 1 or kwargs:
+                    return sandboxed(*args, **kwargs)  # which says what is wrong with them
+                kwargs, args = args[0], ()
+            formatter = (
+                BoundedEscapeFormatter(self, escape=text.escape) if isinstance(text, Markup) else BoundedFormatter(self)
+            )
+            return type(text)(formatter.vformat(text, args, kwargs))
+
+        return bounded
 
 
 class _MarkdownEnvironment(MailEnvironment):
@@ -219,6 +247,7 @@ def make_environment(
         environment.tests.update(host.tests)
         environment.globals.update({name: value for name, value in host.globals.items() if name != "range"})
         environment.policies.update(host.policies)
+    bound_builtins(environment.filters, environment.globals)
     return environment
 
 

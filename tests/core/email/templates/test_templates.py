@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,88 @@ async def test_failures_name_the_template_and_the_line(tmp_path: Path, files: di
             await TemplateRenderer([tmp_path], debug=debug).render(name, {"boom": boom, "x": 1})
         assert caught.value.template == name
         assert isinstance(caught.value, InvalidMessage)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'x' * 10**9",
+        "10**9 * [1]",
+        "'x'.ljust(10**9)",
+        "'x'.rjust(width)",
+        "'x'.center(10**9, '*')",
+        "'1'.zfill(10**9)",
+        "'\\t'.expandtabs(10**9)",
+        "('x' * 9999).replace('x', 'y' * 9999)",
+        "('x' * 9999).join('y' * 9999)",
+        "('x' * 9999).join(range(9999)|map('string'))",
+        "'x'.encode().ljust(10**9)",
+        "(1).to_bytes(10**9, 'big')",
+        "('x' * 9999).translate({120: 'y' * 9999})",
+        "'x'|attr('ljust')(10**9)",
+        "('x'|e).ljust(10**9)",
+        "'%999999999d' % 1",
+        "'%.*f' % (10**9, 1)",
+        "'%(a)999999999d' % {'a': 1}",
+        "'%(a(b(c)))999999999d' % {'a(b(c))': 1}",
+        "'%999999999d'|format(1)",
+        "'%-*d'|format(10**9, 1)",
+        "('%99999d' * 99)|format(1)",
+        "'{:999999999}'.format(1)",
+        "'{:{}}'.format(1, 10**9)",
+        "'{a:>999999}{a:>999999}'.format_map({'a': 1})",
+        "('{:99999999}'|e).format(1)",
+        "'x'|center(10**9)",
+        "'x'|center(width=10**9)",
+        "('x\\n' * 999)|indent(9999)",
+        "'x'|indent('y' * 10**6 ~ 'y')",
+        "('x' * 9999)|replace('x', 'y' * 9999)",
+        "('y' * 9999)|join('x' * 9999)",
+        "range(9999)|map('string')|join('x' * 9999)",
+        "[1]|batch(10**9, 'x')|list",
+        "[1]|slice(10**9)|list",
+        "('x ' * 9999)|wordwrap(1, wrapstring='y' * 9999)",
+        "{'a': [1, 2]}|tojson(indent=10**9)",
+        "lipsum(10**9)",
+        "lipsum(1, max=10**9)",
+        "['x']|map('center', 10**9)|list",
+    ],
+)
+@pytest.mark.parametrize("host", [None, jinja2.Environment()])
+async def test_huge_repetitions_are_refused_before_they_are_made(
+    tmp_path: Path, expression: str, host: jinja2.Environment | None
+) -> None:
+    _write(tmp_path, {f"t.{kind}": f"Hello\n{{{{ {expression} }}}}" for kind in ("txt", "html", "md")})
+    renderer = TemplateRenderer([tmp_path], debug=False, environment=host)
+    for name in ("t.txt", "t.html", "t.md"):
+        with pytest.raises(TemplateFailed, match=r"line [23]: [%*a-z_]+: a repetition makes more than 1000000"):
+            await renderer.render(name, {"width": 10**9})
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("'x'.ljust(3, '.') ~ 'x'|center(3) ~ '7'.zfill(3)", "x.. x 007"),
+        ("'%5.2f%% of %-3s|' % (12.5, 'a')", "12.50% of a  |"),
+        ("'%(a)s %(b)03d'|format(a='x', b=7)", "x 007"),
+        ("'%*d' % (4, 123456789)", "123456789"),
+        ("'Order 123456789: %s'|format(1)", "Order 123456789: 1"),
+        ("'{:>5}{n:03}'.format('ab', n=7)", "   ab007"),
+        ("'{a} {b:%Y-%m}'.format_map({'a': 1, 'b': date})", "1 2026-05"),
+        ("'a\\nb'|indent(2)", "a\n  b"),
+        ("[1, 2, 3]|batch(2, '-')|list", "[[1, 2], [3, '-']]"),
+        ("range(3)|map('string')|join(', ')", "0, 1, 2"),
+        ("'a-b'|replace('-', '+') ~ 'aaa'.replace('a', 'b', 1)", "a+bbaa"),
+        ("{'a': [1]}|tojson(indent=1)", '{\n "a": [\n  1\n ]\n}'),
+        ("'a b'|wordwrap(1)", "a\nb"),
+        ("-3 % 2", "1"),
+        ("lipsum(1, False, 1, 2)|length < 40", "True"),
+    ],
+)
+async def test_ordinary_formatting_is_possible(tmp_path: Path, expression: str, expected: str) -> None:
+    _write(tmp_path, {"t.txt": f"{{{{ {expression} }}}}"})
+    rendered = await TemplateRenderer([tmp_path], debug=True).render("t.txt", {"date": datetime(2026, 5, 1)})  # noqa: DTZ001
+    assert (rendered.text or "").strip() == expected.strip()
 
 
 @pytest.mark.parametrize("source", ["{{ 'x' * 3 }} {{ 3 * [1] }} {{ 2 ** 10 }} {{ 2 * 0.5 }} {{ range(3)|list }}"])
