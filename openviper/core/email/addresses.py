@@ -78,8 +78,24 @@ class _Refused(Exception):
     """The value is not an address; becomes an InvalidAddress that names the field."""
 
 
-def parse_address(value: str, *, field: str) -> Address:
+class _Several(_Refused):
+    """The value may be several addresses; ``name_remedy`` is for what may be a name with a comma."""
+
+    def __init__(self, problem: str, *, name_remedy: bool = False) -> None:
+        super().__init__(problem)
+        self._name_remedy = name_remedy
+
+    def text(self, *, in_list: bool) -> str:
+        """Return the problem with its remedy; ``in_list``: the field takes a list of addresses."""
+        if in_list:
+            return f"{self}; pass a list{', or put the name in double quotes' if self._name_remedy else ''}"
+        return f"{self}; this takes one address{': put its name in double quotes' if self._name_remedy else ''}"
+
+
+def parse_address(value: str, *, field: str, in_list: bool = False) -> Address:
     """Parse one address; ``field`` names the argument or setting in the error.
+
+    ``in_list``: the field takes a list as well, which is then the remedy for several addresses in one string.
 
     Raises:
         InvalidAddress: ``value`` is not exactly one address of the accepted forms.
@@ -93,6 +109,9 @@ def parse_address(value: str, *, field: str) -> Address:
         if len(value) > _MAX_LENGTH:
             raise _Refused(f"is longer than {_MAX_LENGTH} characters")
         return _parse(value)
+    except _Several as several:
+        text = several.text(in_list=in_list)
+        raise InvalidAddress(f"{field}: {shown(value)} {text}", address=value) from None
     except _Refused as refused:
         raise InvalidAddress(f"{field}: {shown(value)} {refused}", address=value) from None
 
@@ -106,12 +125,12 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
     if value is None or value == ():
         return ()
     if isinstance(value, str):
-        return (parse_address(value, field=field),)
+        return (parse_address(value, field=field, in_list=True),)
     if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise InvalidAddress(
             f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=shown(value)
         )
-    return tuple([parse_address(item, field=field) for item in value])
+    return tuple([parse_address(item, field=field, in_list=True) for item in value])
 
 
 @lru_cache(maxsize=_CACHED)
@@ -146,13 +165,13 @@ def _split_name(text: str) -> tuple[str, str]:
     if special is None:
         return name, _one_spec(spec)
     if "," in name or ";" in name:
-        raise _Refused("holds several addresses or an unquoted name; pass a list, or put the name in double quotes")
+        raise _Several("holds several addresses or an unquoted name", name_remedy=True)
     raise _Refused(f"has {shown(special.group())} in its name; put the name in double quotes")
 
 
 def _one_spec(spec: str) -> str:
     if ">" in spec:
-        raise _Refused("holds more than one '<...>'; pass several addresses as a list")
+        raise _Several("holds more than one '<...>'")
     return spec
 
 
@@ -201,7 +220,7 @@ def _checked_local(local_part: str) -> str:
         if special is None:
             raise _Refused("has a dot at the start or end of its local part, or two in a row")
         if special.group() in ",;":
-            raise _Refused("holds several addresses; pass a list")
+            raise _Several("holds several addresses")
         raise _Refused(f"has {shown(special.group())} in its local part")
     if "=?" in local_part and "?=" in local_part:
         raise _Refused("has an encoded word in its local part")
@@ -237,7 +256,7 @@ def _checked_domain(domain: str) -> str:
     special = _SPECIALS_OR_SPACE.search(domain)
     if special is not None:
         if special.group() in ",;":
-            raise _Refused("holds several addresses; pass a list")
+            raise _Several("holds several addresses")
         raise _Refused(f"has {shown(special.group())} in its domain")
     if len(domain) > _MAX_OCTETS:
         raise _Refused("has a domain that is too long")

@@ -1,5 +1,6 @@
 """The address grammar: what is one address, what it becomes, and what is refused by name."""
 
+import re
 import time
 from email.headerregistry import Address as StandardAddress
 
@@ -120,14 +121,14 @@ def test_an_accepted_form_gives_these_three_values(written, display_name, local_
         ("a.@b.c", "a dot at the start or end of its local part"),
         ("a..b@c.d", "two in a row"),
         ("é..b@c.d", "two in a row"),
-        ("a@b.c, d@e.f", "holds several addresses; pass a list"),
-        ("a@b.c,d@e.f", "holds several addresses; pass a list"),
-        ("a@b.c;d@e.f", "holds several addresses; pass a list"),
-        ("a,d@e.f", "holds several addresses; pass a list"),
-        ("A <a@b.c>, D <d@e.f>", "pass several addresses as a list"),
-        ('"A" <a@b.c>, "D" <d@e.f>', "pass several addresses as a list"),
+        ("a@b.c, d@e.f", "holds several addresses; this takes one address"),
+        ("a@b.c,d@e.f", "holds several addresses; this takes one address"),
+        ("a@b.c;d@e.f", "holds several addresses; this takes one address"),
+        ("a,d@e.f", "holds several addresses; this takes one address"),
+        ("A <a@b.c>, D <d@e.f>", "holds more than one '<...>'; this takes one address"),
+        ('"A" <a@b.c>, "D" <d@e.f>', "holds more than one '<...>'; this takes one address"),
         ("a@b.c, D <d@e.f>", "several addresses or an unquoted name"),
-        ("Doe, John <a@b.c>", "put the name in double quotes"),
+        ("Doe, John <a@b.c>", "an unquoted name; this takes one address: put its name in double quotes"),
         ("x@y.z <a@b.c>", "has '@' in its name; put the name in double quotes"),
         ('Bob "B" <a@b.c>', "has '\"' in its name"),
         ('"Bob" B <a@b.c>', "the whole name in one pair of quotes"),
@@ -365,3 +366,18 @@ def test_hostile_200_kb_are_judged_at_once(hostile):
     started = time.thread_time()
     refusal(hostile)
     assert time.thread_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("a@b.c, d@e.f", "holds several addresses; pass a list"),
+        ("a@b.c;d@e.f", "holds several addresses; pass a list"),
+        ("A <a@b.c>, D <d@e.f>", "holds more than one '<...>'; pass a list"),
+        ("Doe, John <a@b.c>", "an unquoted name; pass a list, or put the name in double quotes"),
+    ],
+)
+def test_where_a_list_is_taken_it_is_the_remedy_for_several_addresses(value: str, remedy: str) -> None:
+    for addresses in (value, ["x@b.c", value]):
+        with pytest.raises(InvalidAddress, match=f"^recipients: .*{re.escape(remedy)}$"):
+            parse_addresses(addresses, field="recipients")

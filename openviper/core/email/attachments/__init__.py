@@ -2,5 +2,6 @@
 
 from openviper.core.email.attachments.data import AttachmentData
 from openviper.core.email.attachments.loading import AttachmentInput, resolve_attachments
+from openviper.core.email.attachments.mediatypes import looks_like_type
 
-__all__ = ["AttachmentData", "AttachmentInput", "resolve_attachments"]
+__all__ = ["AttachmentData", "AttachmentInput", "looks_like_type", "resolve_attachments"]

@@ -3,11 +3,18 @@
 import functools
 import mimetypes
 import os.path
+import re
 
-__all__ = ["OCTET_STREAM", "guess", "load"]
+__all__ = ["OCTET_STREAM", "guess", "load", "looks_like_type"]
 
 OCTET_STREAM = "application/octet-stream"
 
+# IANA's top-level types; a dot in the subtype belongs to a registration tree, or it begins a file's suffix.
+_TYPE = re.compile(
+    r"(?:application|audio|font|haptics|image|message|model|multipart|text|video)"
+    r"/(?:(?:vnd|prs|x)\.[\w.+-]+|[\w+-]+) *+(?:;.*+)?+",
+    re.ASCII | re.IGNORECASE | re.DOTALL,
+)
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 _OASIS = "application/vnd.oasis.opendocument"
 
@@ -49,6 +56,11 @@ def load() -> dict[str, str]:
     known = mimetypes.MimeTypes()  # an instance starts from Python's own table, not from the machine's
     registered, common = known.types_map[True], known.types_map[False]
     return {**common, **registered, **_ADDED}
+
+
+def looks_like_type(filename: str) -> bool:
+    """True for a media type in the place of a file name; ``image/logo.png`` is a name with a folder."""
+    return _TYPE.fullmatch(filename) is not None
 
 
 def guess(filename: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from openviper.core.email.attachments.mediatypes import looks_like_type
 from openviper.core.email.errors import AttachmentRefused
 from openviper.text import control_character, shown, suggestion
 
@@ -198,6 +199,10 @@ def _filename(value: object, place: str) -> str | None:
     if value is None or isinstance(value, str):
         if value == "":
             raise AttachmentRefused(place, "its filename is empty; leave it out to have one chosen")
+        if value is not None and looks_like_type(value):
+            raise AttachmentRefused(
+                place, f"its filename {shown(value)} is a media type; write (filename, content, mimetype)"
+            )
         return value
     raise AttachmentRefused(place, f"its filename must be a str, not {type(value).__name__}")
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
-from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.errors import InvalidAddress, InvalidMessage
+from openviper.core.email.attachments import AttachmentData, looks_like_type
+from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
@@ -161,7 +161,7 @@ def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:
     if value == ():
         return ()
     if isinstance(value, str):
-        return (parse_address(value, field=field),)
+        return (parse_address(value, field=field, in_list=True),)
     addresses = parse_addresses(value, field=field)
     return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
 
@@ -191,6 +191,10 @@ def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData,
     checked = tuple([checked_attachment(attachment) for attachment in attachments])
     content_ids: set[str] = set()
     for attachment in checked:
+        if looks_like_type(attachment.filename):
+            raise AttachmentRefused(
+                attachment.filename, "filename: is a media type; write (filename, content, mimetype)"
+            )
         if attachment.content_id is None:
             continue
         if attachment.content_id in content_ids:

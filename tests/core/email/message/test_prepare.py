@@ -500,3 +500,35 @@ def test_two_attachments_with_one_content_id_are_refused() -> None:
 def test_what_is_no_attachment_is_refused() -> None:
     with pytest.raises(InvalidMessage, match=r"^attachments: must hold AttachmentData, not tuple"):
         prepared(attachments=[("a.txt", b"")])
+
+
+@pytest.mark.parametrize(
+    ("field", "remedy"),
+    [
+        ("sender", "this takes one address"),
+        ("envelope_sender", "this takes one address"),
+        ("headers['Sender']", "this takes one address"),
+        ("recipients", "pass a list"),
+        ("cc", "pass a list"),
+        ("bcc", "pass a list"),
+        ("reply_to", "pass a list"),
+    ],
+)
+def test_several_addresses_in_one_string_get_the_remedy_of_their_field(field: str, remedy: str) -> None:
+    several = "a@x.example, b@x.example"
+    values: dict[str, Any] = {"recipients": "to@example.test", "sender": "s@example.test"}
+    values |= {"headers": {"Sender": several}} if field.startswith("headers") else {field: several}
+    with pytest.raises(InvalidAddress) as caught:
+        check_message(EmailMessageData(subject="Hello", text="Hello", **values), default_sender=None)
+    assert str(caught.value) == f"{field}: {several!r} holds several addresses; {remedy}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["application/pdf", "TEXT/CSV", "application/vnd.ms-excel", "text/html; charset=utf-8", "image/svg+xml"],
+)
+def test_a_file_name_that_is_a_media_type_is_refused(name: str) -> None:
+    values: dict[str, Any] = {"recipients": "to@example.test", "sender": "s@example.test"}
+    data = EmailMessageData(subject="Hello", text="Hello", attachments=[AttachmentData(name, b"x")], **values)
+    with pytest.raises(AttachmentRefused, match=r"is a media type; write \(filename, content, mimetype\)"):
+        check_message(data, default_sender=None)
