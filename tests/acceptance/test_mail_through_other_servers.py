@@ -7,7 +7,7 @@ scenario              Exim     Dovecot  OpenSMTPD  Postfix
 one, all refused      yes      yes      yes        yes
 20 MB                 yes      yes      yes        yes
 STARTTLS              yes      yes      no (1)     yes
-AUTH                  yes      yes      no (1)     no (2)
+AUTH right, wrong     yes      yes      no (1)     no (2)
 ====================  =======  =======  =========  =======
 
 1. Debian 12's OpenSMTPD ends its process at STARTTLS, and AUTH needs TLS there.
@@ -26,7 +26,7 @@ from support.opensmtpd import OpenSmtpd
 from support.postfix import Postfix
 
 from openviper.conf import override
-from openviper.core.email import RecipientsRefused, submit_email
+from openviper.core.email import AuthenticationFailed, RecipientsRefused, submit_email
 from openviper.core.email.backends import EmailSettings, SMTPBackend
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.message import OutgoingMessage
@@ -126,6 +126,18 @@ async def test_the_right_password_logs_in(server: Exim | Dovecot) -> None:
     async with SMTPBackend(settings_of(server, **server.login())) as backend:
         await backend.send(message)
     assert_arrived_once(server, message, ["a@example.com"])
+
+
+@pytest.mark.parametrize("server", WITH_AUTH, indirect=True)
+async def test_a_wrong_password_is_one_failed_login(server: Exim | Dovecot) -> None:
+    """Three methods are offered; fail2ban and its like count the failures of all of them."""
+    before = server.failed_logins()
+    settings = settings_of(server, **(server.login() | {"password": "wrong"}))
+    async with SMTPBackend(settings) as backend:
+        with pytest.raises(AuthenticationFailed, match="AUTH: 535") as raised:
+            await backend.send(await serialised(["a@example.com"]))
+    assert not raised.value.temporary
+    assert server.failed_logins(before + 1) == before + 1
 
 
 @pytest.mark.parametrize("server", ["exim"], indirect=True)

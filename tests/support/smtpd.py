@@ -486,6 +486,9 @@ class _Session:
         self._reset()
 
     async def _on_auth(self, line: str) -> None:
+        if len(line.encode()) + 2 > 512:  # RFC 4954 section 4
+            await self._reply("500 5.5.6 line too long")
+            return
         _, method, *rest = line.split(" ")
         try:
             user, right = await self._credentials(method.upper(), rest[0] if rest else "")
@@ -512,7 +515,7 @@ class _Session:
             expected = hmac.new(users.get(user, "").encode(), challenge.encode(), hashlib.md5).hexdigest()
             return user, user in users and digest == expected
         if method == "XOAUTH2":
-            text = base64.b64decode(initial).decode()
+            text = base64.b64decode(initial or await self._ask("")).decode()
             match = re.fullmatch(r"user=([^\x01]*)\x01auth=Bearer ([^\x01]*)\x01\x01", text)
             assert match is not None
             right = users.get(match[1]) == match[2]

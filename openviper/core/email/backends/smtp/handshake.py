@@ -1,7 +1,6 @@
 """Open connections: aiosmtplib connects, greets, starts TLS and logs in; then ``Connection`` takes the transport."""
 
 import asyncio
-import base64
 import socket
 import ssl
 from pathlib import Path
@@ -9,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiosmtplib
 
+from openviper.core.email.backends.smtp.authentication import authenticate
 from openviper.core.email.backends.smtp.commands import Capabilities, check_host_name, is_host_name
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, HandshakeStep, handshake_error, peer_name
-from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed
+from openviper.core.email.errors import ConnectionFailed, DeliveryError
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
-from openviper.network import is_loopback
 from openviper.text import shown
 
 if TYPE_CHECKING:
     from asyncio import Transport
 
-__all__ = ["Handshake", "authenticate", "client_context", "connect"]
+__all__ = ["Handshake", "client_context", "connect"]
 
 _tls_contexts: dict[Path | None, ssl.SSLContext] = {}
 
@@ -62,6 +61,7 @@ class Handshake:
     ) -> None:
         self._settings = settings
         self._peer = peer_name(settings)
+        self.auth_refusals: list[DeliveryError] = []
         self.client = _Client(
             hostname=settings.host,
             port=settings.port if sock is None else None,
@@ -134,7 +134,7 @@ class Handshake:
     async def log_in(self) -> None:
         """Authenticate, if the settings have a user name."""
         if self._settings.username is not None:
-            await authenticate(self.client, self._settings, self._peer)
+            await authenticate(self.client, self._settings, self._peer, self.auth_refusals)
 
     def detach(self) -> Connection:
         """Return the connection for transactions, which owns the transport from then on."""
@@ -169,32 +169,6 @@ async def client_context(ca_file: Path | None) -> ssl.SSLContext:
     return _tls_contexts.setdefault(ca_file, context)
 
 
-async def authenticate(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> None:
-    """Log in with ``xoauth2_token``, else with ``password`` by the methods that both sides support, best first.
-
-    After a permanent refusal the next method is tried, because some servers offer methods that they do not support.
-    No error contains a secret: neither its text, nor its cause, nor a frame of its traceback.
-
-    Raises:
-        AuthenticationFailed: refused, not offered, or the connection is not private.
-        DeliveryError: the connection failed.
-    """
-    _require_private_connection(client, peer)
-    methods = _auth_methods(client, settings, peer)
-    failure: Exception | None = None
-    for method in methods:
-        failure = await _try_method(client, settings, method)
-        if failure is None:
-            return
-        if not (
-            isinstance(failure, aiosmtplib.SMTPAuthenticationError) and failure.code >= 500 and client.is_connected
-        ):
-            break
-    assert failure is not None
-    # Outside any except block, so that the original error, whose frames hold the password, does not become its context.
-    raise handshake_error(peer, HandshakeStep.AUTH, failure) from failure
-
-
 def _default_host_name(address: Any) -> str:
     """Return this machine's full name, else its address on this connection (RFC 5321 section 4.1.4); no DNS query."""
     name = socket.gethostname()
@@ -216,70 +190,3 @@ def _make_context(ca_file: Path | None) -> ssl.SSLContext:
                 f"{error}; give a PEM file with certificates"
             ) from error
     return context
-
-
-def _require_private_connection(client: aiosmtplib.SMTP, peer: str) -> None:
-    transport = client.transport
-    if transport is None or transport.get_extra_info("sslcontext") is not None:
-        return
-    address = transport.get_extra_info("peername")
-    if not is_loopback(address[0]):
-        raise AuthenticationFailed(
-            f"{peer}: AUTH: the password would be sent in clear text; "
-            'set EMAIL["use_tls"] (STARTTLS) or EMAIL["use_ssl"]'
-        )
-
-
-def _auth_methods(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> list[str]:
-    offered = client.server_auth_methods
-    if settings.xoauth2_token is None:
-        methods = client.supported_auth_methods
-    else:
-        methods = ["xoauth2"] if "xoauth2" in offered else []
-    if not methods:
-        offer = f"offers only {', '.join(offered).upper()}" if offered else "offers no AUTH"
-        required = "XOAUTH2" if settings.xoauth2_token is not None else "CRAM-MD5, PLAIN or LOGIN"
-        raise AuthenticationFailed(f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}')
-    return methods
-
-
-async def _try_method(client: aiosmtplib.SMTP, settings: EmailSettings, method: str) -> Exception | None:
-    """Log in by ``method``; return the error, free of secrets, or None after a success."""
-    username = settings.username or ""
-    secret = settings.xoauth2_token or settings.password
-    assert secret is not None
-    login = {
-        "cram-md5": client.auth_crammd5,
-        "plain": client.auth_plain,
-        "login": client.auth_login,
-        "xoauth2": client.auth_xoauth2,
-    }[method]
-    try:
-        await login(username, secret.get_secret_value())
-    except HANDSHAKE_ERRORS as error:
-        return _without_secrets(error, username, secret.get_secret_value())
-    return None
-
-
-def _without_secrets(error: Exception, username: str, secret: str) -> Exception:
-    """Return an equivalent of ``error`` without its traceback, and without secrets that the server may have echoed."""
-    if isinstance(error, aiosmtplib.SMTPResponseException):
-        if error.code < 0:
-            return aiosmtplib.SMTPServerDisconnected("the answer is no SMTP reply")
-        return aiosmtplib.SMTPAuthenticationError(error.code, _redact(error.message, username, secret))
-    if isinstance(error, TimeoutError):
-        return aiosmtplib.SMTPReadTimeoutError("no answer")
-    return aiosmtplib.SMTPServerDisconnected("the server closed the connection")
-
-
-def _redact(text: str, username: str, secret: str) -> str:
-    plain = f"\0{username}\0{secret}"
-    bearer = f"user={username}\1auth=Bearer {secret}\1\1"
-    secrets = [secret, *(base64.b64encode(form.encode()).decode() for form in (secret, plain, bearer))]
-    for form in secrets:
-        text = text.replace(form, "***")
-    return " ".join("***" if len(word) > 5 and _is_part_of(word, secrets) else word for word in text.split())
-
-
-def _is_part_of(word: str, secrets: list[str]) -> bool:
-    return any(word.strip("'\"<>().,;:") in form for form in secrets)

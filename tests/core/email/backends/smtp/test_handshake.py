@@ -4,6 +4,7 @@ import logging
 import socket
 import ssl
 import traceback
+from base64 import b64encode
 
 import aiosmtplib
 import pytest
@@ -13,7 +14,8 @@ from support.rawserver import Peer, greet, raw_server
 from support.smtpd import SmtpServer, Tls
 
 from openviper.core.email.backends import SMTPBackend
-from openviper.core.email.backends.smtp.handshake import authenticate, client_context, connect
+from openviper.core.email.backends.smtp.authentication import authenticate
+from openviper.core.email.backends.smtp.handshake import client_context, connect
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
@@ -189,14 +191,128 @@ async def test_a_token_is_sent_by_xoauth2() -> None:
     assert server.messages[0].user == "me@example.com"
 
 
-async def test_a_wrong_password_is_permanent_and_every_offered_method_is_tried() -> None:
+@pytest.mark.parametrize("methods", [["PLAIN"], ["PLAIN", "LOGIN"], ["LOGIN", "PLAIN", "CRAM-MD5"]])
+async def test_a_wrong_password_is_permanent_and_one_failed_login(methods: list[str]) -> None:
+    """Several would lock people out: fail2ban counts them."""
     with (
-        SmtpServer(users={"me": SECRET}, auth_methods=["PLAIN", "LOGIN"]) as server,
+        SmtpServer(users={"me": SECRET}, auth_methods=methods) as server,
         pytest.raises(AuthenticationFailed, match="AUTH: 535") as raised,
     ):
         await connect(EmailSettings(**server.settings(password="wrong")))
     assert (raised.value.code, raised.value.temporary) == (535, False)
-    assert server.verbs.count("AUTH") == 2
+    assert server.verbs.count("AUTH") == 1
+
+
+@pytest.mark.parametrize("code", [504, 534, 538, 502])
+async def test_after_the_refusal_of_a_method_the_next_one_logs_in(code: int) -> None:
+    with SmtpServer(users={"me": SECRET}, auth_methods=["CRAM-MD5", "PLAIN", "LOGIN"]) as server:
+        server.fault("AUTH", code, nth=1)
+        server.fault("AUTH", code, nth=2)
+        await send_one(server)
+    assert [command.line.split()[1] for command in server.commands if command.verb == "AUTH"] == [
+        "CRAM-MD5",
+        "PLAIN",
+        "LOGIN",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"), [([534, 538, 504], 534), ([504, 535, 504], 535), ([538, 454, 504], 454), ([530, 504], 530)]
+)
+async def test_the_refusal_that_ended_the_login_is_told_else_the_first(codes: list[int], told: int) -> None:
+    with SmtpServer(users={"me": SECRET}, auth_methods=["CRAM-MD5", "PLAIN", "LOGIN"]) as server:
+        for number, code in enumerate(codes, 1):
+            server.fault("AUTH", code, nth=number)
+        with pytest.raises(AuthenticationFailed, match=f"AUTH: {told} ") as raised:
+            await connect(EmailSettings(**server.settings()))
+    assert (raised.value.code, raised.value.temporary) == (told, told == 454)
+
+
+async def test_an_answer_that_came_is_told_although_the_next_method_gets_none() -> None:
+    with SmtpServer(users={"me": SECRET}, auth_methods=["PLAIN", "LOGIN"]) as server:
+        server.fault("AUTH", 538, nth=1)
+        server.fault("AUTH", "drop", nth=2)
+        with pytest.raises(ConnectionFailed, match=r"AUTH: the server closed .*; before that: .*AUTH: 538 ") as raised:
+            await connect(EmailSettings(**server.settings()))
+    assert raised.value.temporary
+
+
+@pytest.mark.parametrize("length", [100, 366, 367, 2500])
+@pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "XOAUTH2"])
+async def test_a_command_over_512_octets_is_sent_without_the_initial_response(method: str, length: int) -> None:
+    user, secret = ("u" * length, SECRET) if method == "LOGIN" else ("me", "t" * length)
+    token = {"password": None, "xoauth2_token": secret} if method == "XOAUTH2" else {}
+    with SmtpServer(users={user: secret}, auth_methods=[method]) as server:
+        await send_one(server, **token)
+    (auth,) = [command.line for command in server.commands if command.verb == "AUTH"]
+    assert len(auth) + 2 <= 512
+    assert server.messages[0].user == user
+
+
+async def _log_in(method: str, replies: list[bytes]) -> tuple[list[str], Exception | None]:
+    """Log in at a server that gives these replies, then 235; return the lines it got, decoded, and the error."""
+    lines: list[str] = []
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, f"AUTH {method}")
+        for reply in [*replies, b"235 welcome"]:
+            words = (await peer.line()).decode().split(" ")
+            lines.append(" ".join(words))
+            await peer.say(b"501 cancelled" if words == ["*"] else reply)
+        await peer.line()
+
+    async with raw_server(converse) as port:
+        try:
+            await connect(EmailSettings(host="127.0.0.1", port=port, username="me", password=SECRET))
+        except ConnectionFailed as error:
+            return lines, error
+        return lines, None
+
+
+NAME, PASSWORD = b64encode(b"me").decode(), b64encode(SECRET.encode()).decode()
+
+
+@pytest.mark.parametrize("challenge", [b"334 ", b"334 UGFzc3dvcmQ6", b"334 Password:", b"354 go on"])
+async def test_a_challenge_that_plain_does_not_know_cancels_the_exchange_for_good(challenge: bytes) -> None:
+    lines, error = await _log_in("PLAIN", [challenge])
+    assert lines[1:] == ["*"]
+    assert isinstance(error, AuthenticationFailed)
+    assert not error.temporary
+    assert "PLAIN" in str(error)
+
+
+@pytest.mark.parametrize("challenge", [b"334 no base64!", b"334 "])
+async def test_a_challenge_of_cram_md5_that_cannot_be_read_cancels_the_exchange(challenge: bytes) -> None:
+    lines, error = await _log_in("CRAM-MD5", [challenge])
+    assert lines == ["AUTH CRAM-MD5", "*"]
+    assert isinstance(error, AuthenticationFailed)
+    assert not error.temporary
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        (["Password:"], [PASSWORD]),
+        (["Username:", "Password:"], [NAME, PASSWORD]),
+        (["User Name\0", "Password\0"], [NAME, PASSWORD]),
+        (["Kennwort"], [PASSWORD]),
+        (["Password for user me:"], [PASSWORD]),
+        (["Username:", "Username:"], [NAME, "*"]),
+        (["Password:", "Username:"], [PASSWORD, "*"]),
+        (["Password:", "Password:"], [PASSWORD, "*"]),
+    ],
+)
+async def test_login_sends_what_the_prompt_asks_for(prompts: list[str], expected: list[str]) -> None:
+    lines, error = await _log_in("LOGIN", [b"334 " + b64encode(prompt.encode()) for prompt in prompts])
+    assert lines == [f"AUTH LOGIN {NAME}", *expected]
+    assert (error is None) == ("*" not in expected)
+    assert error is None or not getattr(error, "temporary", True)
+
+
+async def test_a_prompt_that_is_not_encoded_is_read_too() -> None:
+    lines, error = await _log_in("LOGIN", [b"334 Username:", b"334 Password:"])
+    assert lines[1:] == [NAME, PASSWORD]
+    assert error is None
 
 
 async def test_a_temporary_refusal_to_authenticate_tries_no_other_method() -> None:
