@@ -1,4 +1,4 @@
-"""The inbox as JSON, for end-to-end tests."""
+"""The inbox's JSON API, for end-to-end tests."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,68 +9,68 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from openviper.core.email.addresses import Address
-from openviper.core.email.inbox.live import Busy, Live
+from openviper.core.email.inbox.entries import Entry, TimelineStep
+from openviper.core.email.inbox.live import Live, TooManyWaiting
+from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, header_fields, source_response
 from openviper.core.email.inbox.responses import HEADERS, as_json
-from openviper.core.email.inbox.search import Query, matching
-from openviper.core.email.inbox.source import header_fields
-from openviper.core.email.inbox.store import Entry, Store, TimelineStep
-from openviper.core.email.inbox.views import attachment, entry_or_404, source
+from openviper.core.email.inbox.search import Query, search
+from openviper.core.email.inbox.store import Store
 
 __all__ = ["Api"]
 
 _TIMEOUT = 10.0
-_LONGEST_TIMEOUT = 60.0
+_MAX_TIMEOUT = 60.0
 
 
 class Api:
-    """``/api/messages`` and what is below."""
+    """Routes at ``/api/messages`` and below."""
 
     def __init__(self, store: Store, live: Live) -> None:
         self._store = store
         self._live = live
-        at = "/api/messages"
+        path = "/api/messages"
         self.routes = [
-            Route(at, self._list),
-            Route(at, self._clear, methods=["DELETE"]),
-            Route(f"{at}/wait", self._wait),
-            Route(f"{at}/{{key}}", self._one),
-            Route(f"{at}/{{key}}", self._delete, methods=["DELETE"]),
-            Route(f"{at}/{{key}}/source", self._source),
-            Route(f"{at}/{{key}}/attachments/{{index:int}}", self._attachment),
+            Route(path, self._list),
+            Route(path, self._clear, methods=["DELETE"]),
+            Route(f"{path}/wait", self._wait),
+            Route(f"{path}/{{key}}", self._show),
+            Route(f"{path}/{{key}}", self._delete, methods=["DELETE"]),
+            Route(f"{path}/{{key}}/source", self._source),
+            Route(f"{path}/{{key}}/attachments/{{index:int}}", self._attachment),
         ]
 
     async def _list(self, request: Request) -> Response:
-        entries = await self._matching(Query.from_parameters(request.query_params))
+        entries = await self._search(Query.from_parameters(request.query_params))
         cursor = max((entry.arrived for entry in await self._store.newest_first()), default=0)
         return await as_json({"messages": [_summary(entry) for entry in entries], "cursor": str(cursor)})
 
     async def _wait(self, request: Request) -> Response:
-        """The first message after ``after`` that fits; without ``after`` the newest that fits, once there is one."""
+        """Wait for the first match after ``after``, or without ``after`` for the newest match."""
         query = Query.from_parameters(request.query_params)
         timeout = _timeout(request)
         if timeout is None:
-            return await as_json({"error": "timeout: give seconds, from 0 to 60"}, 400)
+            return await as_json({"error": "timeout: must be from 0 to 60 seconds"}, 400)
 
         async def find() -> Entry | None:
-            entries = await self._matching(query)
+            entries = await self._search(query)
             return (entries[-1] if query.after else entries[0]) if entries else None
 
         try:
             entry = await self._live.first(find, timeout)
-        except Busy:
-            return await as_json({"error": "too many requests wait already"}, 503)
+        except TooManyWaiting:
+            return await as_json({"error": "too many requests are waiting; retry later"}, 503)
         if entry is None:
-            return await as_json({"error": f"no message that fits came within {timeout:g} s"}, 404)
+            return await as_json({"error": f"no matching message arrived within {timeout:g} s"}, 404)
         return await self._full(entry)
 
-    async def _one(self, request: Request) -> Response:
+    async def _show(self, request: Request) -> Response:
         return await self._full(await entry_or_404(self._store, request))
 
     async def _source(self, request: Request) -> Response:
-        return await source(self._store, request)
+        return await source_response(self._store, request)
 
     async def _attachment(self, request: Request) -> Response:
-        return await attachment(self._store, request)
+        return await attachment_response(self._store, request)
 
     async def _delete(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
@@ -81,8 +81,8 @@ class Api:
         await self._store.clear()
         return Response(status_code=204, headers=HEADERS)
 
-    async def _matching(self, query: Query) -> list[Entry]:
-        return await asyncio.to_thread(matching, await self._store.newest_first(), query)
+    async def _search(self, query: Query) -> list[Entry]:
+        return await asyncio.to_thread(search, await self._store.newest_first(), query)
 
     async def _full(self, entry: Entry) -> Response:
         message = await self._store.load(entry.key)
@@ -105,7 +105,7 @@ def _timeout(request: Request) -> float | None:
         timeout = float(request.query_params.get("timeout", _TIMEOUT))
     except ValueError:
         return None
-    return timeout if 0 <= timeout <= _LONGEST_TIMEOUT else None
+    return timeout if 0 <= timeout <= _MAX_TIMEOUT else None
 
 
 def _summary(entry: Entry) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from starlette.types import Receive, Scope, Send
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.folder import Folder
-from openviper.core.email.inbox.folderstore import FolderStore
+from openviper.core.email.inbox.folder_store import FolderStore
 from openviper.core.email.inbox.guard import PATH, host_of, is_foreign, path_below_root
 from openviper.core.email.inbox.live import Live
-from openviper.core.email.inbox.responses import HEADERS, Pages, as_json
+from openviper.core.email.inbox.message_pages import MessagePages
+from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_json
 from openviper.core.email.inbox.store import MemoryStore, Store
-from openviper.core.email.inbox.templateviews import TemplateViews
-from openviper.core.email.inbox.views import Views
+from openviper.core.email.inbox.template_pages import TemplatePages
 from openviper.core.email.settings import EmailSettings
 from openviper.network import is_loopback
 from openviper.text import shown
@@ -24,18 +24,18 @@ __all__ = ["Inbox", "make_store"]
 
 
 class Inbox:
-    """Shows every message that leaves this process while it is open, or with ``inbox_dir`` that any process kept there.
+    """Shows the messages that this process sends while the inbox is open, or with ``inbox_dir`` all those stored there.
 
-    Only for a Host that is this machine or listed in ``EMAIL["inbox_hosts"]``, so that a foreign name which resolves
-    here cannot read mail (DNS rebinding); changes need a request from the page itself. ``mailer`` sends what the
-    page's buttons ask for; its settings say where messages are kept.
+    Answers only if the Host header names this machine or is listed in ``EMAIL["inbox_hosts"]``, so that a foreign name
+    which resolves here cannot read mail (DNS rebinding). Changes must be requested by the page itself. ``mailer`` sends
+    for the page's buttons; its settings choose the store.
     """
 
     def __init__(self, mailer: Mailer) -> None:
         self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
         self._store = make_store(mailer.settings)
         self._unfollow = self._store.follow()
-        self._pages = Pages()
+        self._renderer = PageRenderer()
         live = Live(self._store)
         self._router = Router(
             [
@@ -44,26 +44,26 @@ class Inbox:
                 Route("/icon.svg", self._file),
                 Route("/events", live.stream),
                 *Api(self._store, live).routes,
-                *TemplateViews(self._pages, mailer, live).routes,
-                *Views(self._pages, self._store, mailer).routes,
+                *TemplatePages(self._renderer, mailer, live).routes,
+                *MessagePages(self._renderer, self._store, mailer).routes,
             ],
             redirect_slashes=False,
-            default=_absent,
+            default=_not_found,
         )
 
     async def open(self) -> None:
-        """Read the page's own files."""
-        await self._pages.open()
+        """Read the files of the inbox's own pages."""
+        await self._renderer.open()
 
     async def aclose(self) -> None:
-        """Stop observing."""
+        """Stop recording and close the store."""
         self._unfollow()
         await self._store.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        answer = self._refusal(request)
-        if answer is None:
+        response = self._refusal(request)
+        if response is None:
             await self.open()
             base = scope.get("root_path", "") + PATH
             below = path_below_root(scope)[len(PATH) :] or "/"
@@ -71,9 +71,9 @@ class Inbox:
             try:
                 await self._router(scope, receive, send)
             except HTTPException as error:
-                answer = await self._problem(Request(scope), error)
-        if answer is not None:
-            await answer(scope, receive, send)
+                response = await self._problem(Request(scope), error)
+        if response is not None:
+            await response(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
         host = host_of(request)
@@ -81,22 +81,22 @@ class Inbox:
             text = f'The inbox page is not shown for the host name {shown(host)}: add it to EMAIL["inbox_hosts"].\n'
             return PlainTextResponse(text, 403, HEADERS)
         if request.method not in ("GET", "HEAD") and is_foreign(request):
-            return PlainTextResponse("Changes are only taken from the inbox page itself.\n", 403, HEADERS)
+            return PlainTextResponse("Only the inbox page itself may change something.\n", 403, HEADERS)
         return None
 
     async def _problem(self, request: Request, error: HTTPException) -> Response:
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
             return await as_json({"error": error.detail}, error.status_code)
-        return await self._pages.page(request, "problem.html", error.status_code, text=error.detail)
+        return await self._renderer.render(request, "problem.html", error.status_code, text=error.detail)
 
     async def _file(self, request: Request) -> Response:
-        return self._pages.file(request.scope["path"].rpartition("/")[2])
+        return self._renderer.file(request.scope["path"].rpartition("/")[2])
 
 
-async def _absent(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise HTTPException(404, "There is no such page.")
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise HTTPException(404, "This page does not exist.")
 
 
 def make_store(settings: EmailSettings) -> Store:
-    """Where these settings keep messages."""
+    """Return the store that the settings choose: in memory, or in the folder ``inbox_dir``."""
     return MemoryStore() if settings.inbox_dir is None else FolderStore(Folder(settings.inbox_dir))

@@ -1,8 +1,8 @@
 """The inbox as files, which several processes may write at the same time.
 
-Each message is a folder of its own, named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its
-bytes), ``part-0``, ... (what is attached), ``footprint`` (its size in all), ``steps`` (one line of JSON for each event,
-appended) and ``read`` (there when somebody has opened it). It appears by a rename when it is complete, and goes by one.
+Each message is a folder named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its bytes),
+``part-0``, ... (attachments), ``footprint`` (its total size), ``steps`` (one line of JSON for each event, appended) and
+``read`` (exists once the message was opened). A rename adds a complete folder, and another one removes it.
 """
 
 import logging
@@ -15,20 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.records import entry_from, message_record, step_from, step_line
-from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Entry, TimelineStep, footprint, key_of
+from openviper.core.email.inbox.entries import Entry, TimelineStep, footprint, key_of
+from openviper.core.email.inbox.records import parse_entry, parse_step, serialise_event, serialise_message_fields
+from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["Folder"]
 
 logger = logging.getLogger("openviper.email")
 
-_SOON = 2.0  # seconds in which a process has told of what it did
-_ABANDONED = 600.0  # seconds after which an unfinished folder of a process that was killed is removed
+_MAX_DELAY = 2.0  # seconds between an event and the moment at which its process writes it
+_ABANDONED_AFTER = 600.0  # seconds after which an unfinished folder, left by a killed process, is removed
 
 
 class Folder:
-    """Messages in ``path``, made when missing. Everything here blocks; one thread at a time may use it."""
+    """Messages in ``path``, created if missing. All methods block; use it from one thread at a time."""
 
     def __init__(self, path: Path, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
         self._folder = path
@@ -38,20 +39,24 @@ class Folder:
         self._failing = False
 
     def write(self, event: MessageEvent) -> None:
-        """Keep an event, and with the first one its message. A folder that cannot be written is logged once."""
+        """Write an event, and with a message's first event the message. Logs once that the folder is not writable."""
         try:
             self._append(key_of(event.message_id), event)
             self._failing = False
         except OSError as error:
             if not self._failing:
-                logger.error('EMAIL["inbox_dir"]: %s cannot be written: %s', self._folder, error)
+                logger.error(
+                    'EMAIL["inbox_dir"]: cannot write to %s: %s; make it writable for this process',
+                    self._folder,
+                    error,
+                )
             self._failing = True
 
     def _append(self, key: str, event: MessageEvent) -> None:
         steps = self._folder / key / "steps"
-        line = step_line(event).encode()
+        line = serialise_event(event).encode()
         try:
-            # In one write to the end of the file, so that the lines of two processes do not mix.
+            # A single append, so that lines from two processes do not mix.
             descriptor = os.open(steps, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             self._add(key, event.message, line)
@@ -65,7 +70,7 @@ class Folder:
         unfinished = self._folder / f".new-{secrets.token_hex(8)}"
         unfinished.mkdir(parents=True, mode=0o700)
         try:
-            (unfinished / "message.json").write_text(message_record(message), encoding="utf-8")
+            (unfinished / "message.json").write_text(serialise_message_fields(message), encoding="utf-8")
             with (unfinished / "message.eml").open("wb") as file:
                 file.writelines(message.content)
             for index, part in enumerate(message.prepared.attachments):
@@ -75,7 +80,7 @@ class Folder:
             unfinished.rename(self._folder / key)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
-            # Another process was faster with an event of the same message.
+            # Another process may have added the same message first.
             if not (self._folder / key / "steps").is_file():
                 raise
             with (self._folder / key / "steps").open("ab") as file:
@@ -94,7 +99,7 @@ class Folder:
                 self.remove(key)
         for path in self._folder.glob(".*-*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
+                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _footprint(self, key: str) -> int:
@@ -110,19 +115,19 @@ class Folder:
     def _keys(self) -> list[str]:
         try:
             names = os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
-        except OSError:  # not there yet; that it cannot be written is in the log
+        except OSError:  # does not exist yet; write() logs a folder that is not writable
             return []
         return [name for name in names if _is_key(name)]
 
     def entries(self) -> list[Entry]:
-        """Every message, newest first."""
+        """Return all messages, newest first."""
         keys = self._keys()
         self._known = {key: self._known[key] for key in keys if key in self._known}
         entries = [entry for key in keys if (entry := self.entry(key)) is not None]
         return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
 
     def entry(self, key: str) -> Entry | None:
-        """The message, without its contents."""
+        """Return the message without the contents of its attachments; None if there is none."""
         if not _is_key(key):
             return None
         path = self._folder / key
@@ -131,17 +136,17 @@ class Folder:
             read = (path / "read").exists()
             if key in self._known:
                 return replace(self._known[key], steps=steps, read=read)
-            entry = entry_from(key, (path / "message.json").read_text(encoding="utf-8"), steps, read=read)
+            entry = parse_entry(key, (path / "message.json").read_text(encoding="utf-8"), steps, read=read)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
-            logger.warning('EMAIL["inbox_dir"]: %s is not a message: %s', path, error)
+            logger.warning('EMAIL["inbox_dir"]: cannot read %s as a message: %s', path, error)
             return None
         self._known[key] = entry
         return entry
 
     def load(self, key: str) -> OutgoingMessage | None:
-        """The whole message."""
+        """Return the whole message; None if there is none."""
         entry = self.entry(key)
         if entry is None:
             return None
@@ -158,26 +163,26 @@ class Folder:
         return OutgoingMessage(replace(entry.prepared, attachments=parts), envelope, (content,), entry.size)
 
     def mark_read(self, key: str) -> None:
-        """Remember that somebody has opened it."""
+        """Mark the message as read."""
         if _is_key(key) and (self._folder / key).is_dir():
             (self._folder / key / "read").touch()
 
     def remove(self, key: str) -> None:
-        """Forget one message."""
+        """Remove one message."""
         if not _is_key(key):
             return
-        gone = self._folder / f".old-{secrets.token_hex(8)}"
+        removed = self._folder / f".old-{secrets.token_hex(8)}"
         with suppress(OSError):  # another process has removed it
-            (self._folder / key).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            (self._folder / key).rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def remove_all(self) -> None:
-        """Forget everything."""
+        """Remove all messages."""
         for key in self._keys():
             self.remove(key)
 
-    def look(self) -> object:
-        """Differs when another process has written something."""
+    def snapshot(self) -> object:
+        """Return a value that differs after each change, other processes' changes included."""
         found = []
         for key in sorted(self._keys()):
             with suppress(OSError):
@@ -192,15 +197,15 @@ def _is_key(name: str) -> bool:
 
 
 def _steps(path: Path) -> tuple[TimelineStep, ...]:
-    """The steps in the order in which they happened, whichever process was the first to write."""
+    """Return the steps in the order in which they happened, whatever the order of writing."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    steps = sorted((step for line in lines if (step := step_from(line)) is not None), key=lambda step: step.at)
+    steps = sorted((step for line in lines if (step := parse_step(line)) is not None), key=lambda step: step.at)
     if not steps:
-        raise ValueError("it has no steps")
-    # A worker may begin before the process that has queued the message comes to say so.
-    begun = next((index for index, step in enumerate(steps) if step.kind == "sending"), len(steps))
-    for index in range(begun + 1, len(steps)):
-        if steps[index].kind == "queued" and steps[index].at - steps[begun].at < _SOON:
-            steps.insert(begun, steps.pop(index))
+        raise ValueError("its file steps has no valid line")
+    # A worker may start sending before the process that queued the message has recorded "queued".
+    start = next((index for index, step in enumerate(steps) if step.kind == "sending"), len(steps))
+    for index in range(start + 1, len(steps)):
+        if steps[index].kind == "queued" and steps[index].at - steps[start].at < _MAX_DELAY:
+            steps.insert(start, steps.pop(index))
             break
     return tuple(steps)

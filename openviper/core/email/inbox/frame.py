@@ -1,15 +1,25 @@
-"""The HTML part of a message as a document that can be shown in a sandboxed frame."""
+"""Show a message's HTML part in a sandboxed frame: the document, its policy, and the choices above it."""
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
 
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.message import PreparedMessage
 from openviper.markup import read_tags
 
-__all__ = ["SANDBOX", "frame_policy", "framed_html", "inline_image"]
+__all__ = ["SANDBOX", "choice", "frame_choices", "framed_html", "framed_response", "inline_image"]
 
-# No scripts, no forms, no navigation of anything but the frame itself; links open a page of their own.
+# No scripts, no forms, and navigation only inside the frame; links open a new page.
 SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
+
+_WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
+_THEMES = {"light": "Light", "dark": "Dark"}
 
 _CID = re.compile(r"cid:([^\s\"'<>)\\]{1,250})", re.IGNORECASE)
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}", re.IGNORECASE)
@@ -22,33 +32,63 @@ _SCHEMES = re.compile(
     r"[\s\"']*+([a-z ]{0,40})",
     re.IGNORECASE,
 )
-# Policies keep these from loading anything; browsers connect to where they lead all the same.
+# Content policies block what these load, but browsers still connect to the servers that they name.
 _FRAMES = re.compile(r"<(?=(?:i?frame|object|embed|portal|fencedframe)\b)", re.IGNORECASE)
 _LINKS = re.compile(r"<(?=link\b)", re.IGNORECASE)
 
 
-def frame_policy(images: str, *, remote: bool) -> str:
-    """The Content-Security-Policy of the framed document.
+async def framed_response(request: Request, html: str, images: str) -> Response:
+    """Send ``html`` as the sandboxed frame's document, with the theme and remote content that the URL chooses."""
+    choices = frame_choices(request)
+    remote = bool(choices["remote"])
+    document = await asyncio.to_thread(framed_html, html, images=images, theme=str(choices["theme"]), remote=remote)
+    address = f"{request.url.scheme}://{request.headers['host']}{images}"
+    headers = {**HEADERS, "Content-Security-Policy": _policy(address, remote=remote)}
+    return HTMLResponse(document, headers=headers)
 
-    ``images`` is the address below which the message's inline images lie; ``remote`` lets images, fonts and style
-    sheets come from elsewhere.
+
+def frame_choices(request: Request) -> dict[str, Any]:
+    """Return the width, theme and remote content that the URL chooses, and a function that links other choices."""
+    chosen = {
+        "width": choice(request, "width", _WIDTHS),
+        "theme": choice(request, "theme", _THEMES),
+        "remote": "1" if request.query_params.get("remote") == "1" else "",
+    }
+
+    def link(**changes: str) -> str:
+        """Return the URL of the same page with other choices."""
+        return "?" + urlencode({name: value for name, value in {**chosen, **changes}.items() if value})
+
+    return {**chosen, "link": link, "widths": _WIDTHS, "themes": _THEMES}
+
+
+def choice(request: Request, name: str, allowed: Mapping[str, str]) -> str:
+    """Return the URL's parameter ``name`` if it is in ``allowed``, else the first of ``allowed``."""
+    value = request.query_params.get(name, "")
+    return value if value in allowed else next(iter(allowed))
+
+
+def _policy(images: str, *, remote: bool) -> str:
+    """Return the framed document's Content-Security-Policy.
+
+    ``images`` is the URL of the message's inline images; ``remote`` allows remote images, fonts and style sheets.
     """
-    elsewhere = " http: https:" if remote else ""
-    media = elsewhere or " 'none'"
+    remote_sources = " http: https:" if remote else ""
+    media = remote_sources or " 'none'"
     return (
-        f"default-src 'none'; style-src 'unsafe-inline'{elsewhere}; img-src data: {images}{elsewhere}; "
-        f"font-src data:{elsewhere}; media-src{media}; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; style-src 'unsafe-inline'{remote_sources}; img-src data: {images}{remote_sources}; "
+        f"font-src data:{remote_sources}; media-src{media}; base-uri 'none'; form-action 'none'; "
         f"frame-ancestors 'self'; sandbox {SANDBOX}"
     )
 
 
 def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
-    """``html`` as it is to be framed: inline images (``cid:name``) come from ``images`` + name, links open new pages.
+    """Return ``html`` for the frame: ``cid:name`` becomes ``images`` + name, and links open new pages.
 
-    ``theme`` is "light" or "dark": what asks for the reader's preference is answered with it, since browsers do not
-    tell a frame another one than their own. The time is proportional to the length.
+    ``theme`` is "light" or "dark". It replaces queries for the reader's preference, because browsers give a frame no
+    preference but their own. The time is proportional to the length.
     """
-    # A name is percent-encoded there as it is in an address (RFC 2392).
+    # RFC 2392 percent-encodes names in cid: URLs as URLs do, except for these two characters.
     html = _CID.sub(lambda match: images + match[1].replace("?", "%3F").replace("#", "%23"), html)
     html = _PREFERENCE.sub(lambda match: _ALWAYS if match[1].lower() == theme else _NEVER, html)
     html = _FRAMES.sub("<x-", html)
@@ -59,7 +99,7 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
 
 
 def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | None:
-    """The image that the HTML calls ``cid:name``: content and MIME type; None if there is none."""
+    """Return the content and MIME type of the image ``cid:name``; None if there is none."""
     for part in message.attachments:
         if part.inline and (part.content_id or part.filename) == name and _IMAGE_TYPE.fullmatch(part.mimetype):
             return part.content, part.mimetype
@@ -79,7 +119,7 @@ def _end_of_doctype(html: str) -> int:
 
 
 def _schemes(lowered: str) -> Iterator[str]:
-    # Looked at only where it may be: the pattern at every place takes a third of a second for each megabyte.
+    # Search for the fixed text first: matching the pattern everywhere takes a third of a second for each megabyte.
     for found in _SCHEME.finditer(lowered):
         match = _SCHEMES.match(lowered, found.start()) or _SCHEMES.match(lowered, found.start(1))
         if match is not None:
@@ -87,7 +127,7 @@ def _schemes(lowered: str) -> Iterator[str]:
 
 
 def _scheme_style(html: str, theme: str) -> str:
-    """A style that sets the colours of ``theme``, if the message says somewhere that it can be shown in them."""
+    """Return a style that selects ``theme``'s colours if the message declares that it supports them, else ``""``."""
     supported = any(theme in schemes.split() for schemes in _schemes(html.lower()))
-    # Behind everything, where it is sure to win; what keeps it from being read merely keeps the browser's colours.
+    # At the end it overrides the other styles; HTML that hides it merely keeps the browser's colours.
     return f"<style>:root{{color-scheme:only {theme}!important}}</style>" if supported else ""

@@ -1,4 +1,4 @@
-"""Which requests reach the inbox page: its address, the host names it answers to, and who may change something."""
+"""Decide which requests reach the inbox page: by path, by host name, and by origin for changes."""
 
 import re
 from urllib.parse import urlsplit
@@ -14,29 +14,29 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?", re.IGNOREC
 
 
 def is_inbox_path(scope: Scope) -> bool:
-    """Whether a request is for the inbox page, which lies directly under the application's root path."""
+    """True if the request is for the inbox page, which lies directly below the application's root path."""
     path = path_below_root(scope)
     return scope["type"] == "http" and (path == PATH or path.startswith(f"{PATH}/"))
 
 
 def path_below_root(scope: Scope) -> str:
-    """The path without ``root_path``, whether or not the server has put that before it."""
+    """Return the path without ``root_path``, which some servers include in it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def host_of(request: Request) -> str:
-    """The name in the Host header, lower case, without the port; empty if it is none."""
+    """Return the Host header's name in lower case, without the port; empty if the header is invalid."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
     return match[1].strip("[]").lower() if match else ""
 
 
 def is_foreign(request: Request) -> bool:
-    """Whether a request that changes something comes from elsewhere than the inbox page.
+    """True if a request that changes something was not sent by the inbox page itself.
 
-    Browsers say where such a request comes from, and a form can only POST. What says nothing and uses another method
-    is no browser but a test or a script on this machine.
+    Browsers send Sec-Fetch-Site or Origin with such a request, and forms can only POST. A request with another method
+    and neither header comes from a test or a script, not from a browser.
     """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")

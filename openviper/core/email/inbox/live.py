@@ -1,46 +1,60 @@
-"""Server-sent events for open pages, and waiting in general."""
+"""Requests that wait for changes: server-sent events for open pages, and API calls that wait for a message.
+
+Servers wait for open responses before they send the application its shutdown event, so an endless response must
+detect the shutdown by the signal that the server receives.
+"""
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from openviper.core.email.inbox.responses import HEADERS
-from openviper.core.email.inbox.shutdown import on_shutdown_signal
 from openviper.core.email.inbox.store import Store
 
-__all__ = ["Busy", "Live"]
+__all__ = ["Live", "TooManyWaiting", "on_shutdown_signal"]
 
 T = TypeVar("T")
 
-_MOST = 32  # waiting requests; each one holds a connection
+_MAX_WAITING = 32  # requests; each one keeps a connection open
 _HEARTBEAT = 15.0
-_LONGEST = 300.0
-_LONGEST_UNTOLD = 5.0
+_MAX_SECONDS = 300.0
+_MAX_SECONDS_WITHOUT_SIGNAL = 5.0
 _POLL = 0.5
-_TOGETHER = 0.1  # seconds for which changes are collected
+_COLLECT = 0.1  # seconds for which changes are collected into one event
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_callbacks: list[Callable[[], None]] = []
+_previous_handlers: dict[int, Any] = {}
 
 
-class Busy(Exception):
-    """As many requests wait as may."""
+class TooManyWaiting(Exception):
+    """The limit of waiting requests is reached."""
 
 
 class Live:
-    """Lets requests wait for changes of ``store``: so many at once, and none beyond the start of the shutdown."""
+    """Lets requests wait for changes to ``store``: at most 32 at once, none beyond the start of the shutdown."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting = 0
 
     async def stream(self, _request: Request) -> Response:
-        """Says that something has changed; the page then asks what. The browser connects again when it ends."""
+        """Stream an event after each change; the page then loads its own content again.
+
+        The browser reconnects when the stream ends.
+        """
         return self._stream(self._store.changed)
 
     async def watch(self, look: Callable[[], object]) -> Response:
-        """The same for what ``look`` gives; it is called in a thread, twice a second."""
+        """Stream an event whenever the result of ``look`` changes; it is called in a thread, twice a second."""
         last = await asyncio.to_thread(look)
         changes = 0
 
@@ -58,19 +72,21 @@ class Live:
         return self._stream(changed)
 
     def _stream(self, changed: Callable[[int, float], Awaitable[int]]) -> Response:
-        if self._waiting >= _MOST:
-            return PlainTextResponse("Too many pages are open.\n", 503, HEADERS)
+        if self._waiting >= _MAX_WAITING:
+            return PlainTextResponse("Too many pages are open: close some.\n", 503, HEADERS)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(changed), headers=headers, media_type="text/event-stream")
 
     async def first(self, find: Callable[[], Awaitable[T | None]], timeout: float) -> T | None:
-        """What ``find`` gives, asked again after each change; None after ``timeout`` seconds or at the shutdown.
+        """Return the first result of ``find`` that is not None; it is called again after each change.
+
+        None: ``timeout`` seconds have passed, or the server shuts down.
 
         Raises:
-            Busy: as many requests wait as may.
+            TooManyWaiting: as many requests as allowed wait already.
         """
-        if self._waiting >= _MOST:
-            raise Busy
+        if self._waiting >= _MAX_WAITING:
+            raise TooManyWaiting
         deadline = asyncio.get_running_loop().time() + timeout
         with self._counted():
             while True:
@@ -92,14 +108,61 @@ class Live:
                 yield ": \n\n" if current == version else "data: changed\n\n"
                 version = current
                 if not changes.closed:
-                    await asyncio.sleep(_TOGETHER)
+                    await asyncio.sleep(_COLLECT)
 
     @contextmanager
     def _counted(self) -> Iterator[float]:
-        """Count one that waits; gives how many seconds it may."""
+        """Count a waiting request; the context value is how many seconds it may wait."""
         self._waiting += 1
         try:
-            with on_shutdown_signal(self._store.changes.close) as told:
-                yield _LONGEST if told else _LONGEST_UNTOLD
+            with on_shutdown_signal(self._store.changes.close) as installed:
+                yield _MAX_SECONDS if installed else _MAX_SECONDS_WITHOUT_SIGNAL
         finally:
             self._waiting -= 1
+
+
+@contextmanager
+def on_shutdown_signal(callback: Callable[[], None]) -> Iterator[bool]:
+    """Call ``callback`` if SIGINT or SIGTERM arrives inside the block, before the server's own handler.
+
+    The context value is False where signals cannot be handled: outside the main thread. The last block to end
+    restores the handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+    if not _callbacks:
+        _install()
+    _callbacks.append(callback)
+    try:
+        yield bool(_previous_handlers)
+    finally:
+        _callbacks.remove(callback)
+        if not _callbacks:
+            _restore()
+
+
+def _install() -> None:
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)
+        if handler is not None and handler is not signal.SIG_IGN:
+            _previous_handlers[number] = handler
+            signal.signal(number, _receive)
+
+
+def _restore() -> None:
+    while _previous_handlers:
+        number, handler = _previous_handlers.popitem()
+        if signal.getsignal(number) is _receive:
+            signal.signal(number, handler)
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    for callback in tuple(_callbacks):
+        callback()
+    handler = _previous_handlers.get(number, signal.SIG_DFL)
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.signal(number, handler)
+        os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""What an HTML part consists of and asks for, for looking at it and not for showing it."""
+"""Inspect an HTML part: its elements, and the remote content that it loads."""
 
 import re
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ _STYLE_URL = re.compile(
     r"(?:url\(|image-set\(|@import)\s*+(?:[\"']|&(?:quot|apos|\#34|\#39);)?+\s*+(?:https?:)?//", re.IGNORECASE
 )
 _LOADED = ("src", "background", "poster")
-# These are never loaded, also where remote content is allowed.
+# The frame never loads these, even if remote content is allowed.
 _NEVER_LOADED = frozenset({"script", "iframe", "frame", "object", "embed", "portal", "fencedframe"})
 
 
 def elements(html: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The name, lower case, and the attributes of each start tag in order; of two equal attributes the first counts."""
+    """Yield each start tag's name, in lower case, and attributes; the first of two equal attributes counts."""
     for tag in read_tags(html):
         if tag.kind == "start":
             found: dict[str, str] = {}
@@ -28,24 +28,24 @@ def elements(html: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def is_remote(address: str) -> bool:
-    """Whether an image with this address comes from elsewhere."""
+    """True if an image with this address is remote."""
     return link_scheme(address) in _REMOTE
 
 
 def remote_styles(html: str) -> bool:
-    """Whether styles in ``html`` ask for something from elsewhere."""
+    """True if styles in ``html`` load remote content."""
     return _STYLE_URL.search(html) is not None
 
 
 def remote_content(html: str) -> bool:
-    """Whether ``html`` asks for images, media, fonts or style sheets from elsewhere."""
+    """True if ``html`` loads remote images, media, fonts or style sheets."""
     return remote_styles(html) or any(
         is_remote(address) for name, attributes in elements(html) for address in _loaded(name, attributes)
     )
 
 
 def _loaded(name: str, attributes: dict[str, str]) -> Iterator[str]:
-    """The addresses of what a reader loads together with the element."""
+    """Yield the addresses that a mail client loads for the element."""
     if name in _NEVER_LOADED:
         return
     yield from (attributes[attribute] for attribute in _LOADED if attribute in attributes)

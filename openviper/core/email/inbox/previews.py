@@ -1,4 +1,4 @@
-"""Previews of mail templates: which there are, and each one rendered with sample values."""
+"""List mail templates, and render each of them with sample values."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.inbox.samples import Sample, Variable, build, example
+from openviper.core.email.inbox.samples import Sample, Variable, build_context, make_example
 from openviper.core.email.inbox.template_usage import read_variable_uses
 from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
 from openviper.exceptions import OpenViperError
@@ -23,7 +23,7 @@ _SAMPLE = ".sample.json"
 
 @dataclass(frozen=True, slots=True)
 class ListedTemplate:
-    """A template as it is named to ``send_email``, with the kinds of its files; ``mail``: its folder says mail."""
+    """A template under its name for ``send_email``; ``kinds`` are its suffixes, ``mail`` is True in a mail folder."""
 
     name: str
     kinds: tuple[str, ...]
@@ -32,10 +32,10 @@ class ListedTemplate:
 
 @dataclass(slots=True)
 class Preview:
-    """A template rendered with sample values, or why it cannot be.
+    """A template rendered with sample values, or the error that prevents it.
 
-    ``sample_name``: the file that its values may come from; ``sample_text``: what that file may contain, as a
-    beginning; ``unused``: names in the file that the template does not ask for.
+    ``sample_name``: the file that its values may come from; ``sample_text``: a suggestion for its content; ``unused``:
+    names in the file that the template does not use.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Preview:
 
     @property
     def version(self) -> str:
-        """Another one when the HTML part is another one."""
+        """Return a value that differs when the HTML part differs."""
         html = "" if self.rendered is None else self.rendered.html or ""
         return blake2s(html.encode(), digest_size=4).hexdigest()
 
     @property
     def missing(self) -> list[str]:
-        """The variables that the sample file does not give."""
+        """Return the variables that the sample file lacks."""
         return [variable.path for variable in self.variables if not variable.given] if self.sample_found else []
 
 
 def list_templates(renderer: TemplateRenderer) -> list[ListedTemplate]:
-    """Every template that may be mail, files of one stem together. Reads folders: use a thread."""
+    """Return all templates, with the files of one stem as one template. Reads folders: use a thread."""
     stems: dict[str, list[str]] = {}
     for name in renderer.library.names():
         path = PurePosixPath(name)
@@ -72,7 +72,7 @@ def list_templates(renderer: TemplateRenderer) -> list[ListedTemplate]:
 
 
 async def preview(renderer: TemplateRenderer, name: str) -> Preview:
-    """Render ``name`` with the values of ``<name>.sample.json`` beside it, and made-up ones for the rest."""
+    """Render ``name`` with the values of ``<name>.sample.json`` beside it, and sample values for the rest."""
     try:
         found = await asyncio.to_thread(_read, renderer, name)
     except TemplateFailed as error:
@@ -86,7 +86,7 @@ async def preview(renderer: TemplateRenderer, name: str) -> Preview:
 
 
 def signature(renderer: TemplateRenderer, name: str) -> object:
-    """Differs when a file that ``name`` is rendered from has changed. Reads them: use a thread."""
+    """Return a value that differs when a file that ``name`` is rendered from changes. Reads files: use a thread."""
     try:
         files = tuple(renderer.library.trees(name))
     except TemplateFailed as error:
@@ -97,32 +97,32 @@ def signature(renderer: TemplateRenderer, name: str) -> object:
 
 def _read(renderer: TemplateRenderer, name: str) -> Preview:
     trees = renderer.library.trees(name)
-    sample_name, text = _sample_file(renderer, name)
+    sample_name, text = _read_sample(renderer, name)
     result = Preview(name, sample_name, sample_found=text is not None)
     given: Any = {}
     if text is not None:
         try:
             given = json.loads(text)
         except ValueError as error:
-            result.error = f"{sample_name} is not JSON: {error}"
+            result.error = f"{sample_name} is not valid JSON: {error}"
             return result
         if not isinstance(given, dict):
-            result.error = f"{sample_name} must hold an object, with the variables as its names"
+            result.error = f"{sample_name} must contain an object whose names are the variables"
             return result
     try:
         uses = read_variable_uses(trees.values(), renderer.library.globals)
     except TemplateError as error:
         result.error = f"{name}: {error}"
         return result
-    result.context, variables = build(uses, given)
+    result.context, variables = build_context(uses, given)
     result.variables = list(dict.fromkeys(variables))
     result.unused = [key for key in given if key not in uses]
-    result.sample_text = json.dumps(example(uses, given), indent=2, ensure_ascii=False)
+    result.sample_text = json.dumps(make_example(uses, given), indent=2, ensure_ascii=False)
     return result
 
 
-def _sample_file(renderer: TemplateRenderer, name: str) -> tuple[str, str | None]:
-    """The sample file of a template, with its suffix or without; its text is None if there is none."""
+def _read_sample(renderer: TemplateRenderer, name: str) -> tuple[str, str | None]:
+    """Return the name and text of a template's sample file; the text is None if there is no such file."""
     short = f"{PurePosixPath(name).with_suffix('')}{_SAMPLE}"
     for file in (f"{name}{_SAMPLE}", short):
         if (text := renderer.library.source(file)) is not None:

@@ -1,4 +1,4 @@
-"""Messages and their steps as text in files, and back."""
+"""Convert messages and their timeline steps to JSON for files, and back."""
 
 import json
 from dataclasses import asdict
@@ -8,18 +8,18 @@ from typing import Any
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.store import Entry, TimelineStep
+from openviper.core.email.inbox.entries import Entry, TimelineStep
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 
-__all__ = ["entry_from", "message_record", "step_from", "step_line"]
+__all__ = ["parse_entry", "parse_step", "serialise_event", "serialise_message_fields"]
 
 _VERSION = 1
 _ADDRESS_LISTS = ("to", "cc", "bcc", "reply_to")
 _PLAIN = ("message_id", "subject", "text", "html", "envelope_sender")
 
 
-def message_record(message: OutgoingMessage) -> str:
-    """A message as JSON, without its bytes and without what is attached."""
+def serialise_message_fields(message: OutgoingMessage) -> str:
+    """Return a message's fields and envelope as JSON, without its bytes and the contents of its attachments."""
     prepared = message.prepared
     record: dict[str, Any] = {name: getattr(prepared, name) for name in _PLAIN}
     record |= {name: [asdict(address) for address in getattr(prepared, name)] for name in _ADDRESS_LISTS}
@@ -45,12 +45,11 @@ def message_record(message: OutgoingMessage) -> str:
     return json.dumps(record)
 
 
-def entry_from(key: str, record: str, steps: tuple[TimelineStep, ...], *, read: bool) -> Entry:
-    """The entry of a record; its attachments have no content.
+def parse_entry(key: str, record: str, steps: tuple[TimelineStep, ...], *, read: bool) -> Entry:
+    """Return the entry that ``serialise_message_fields`` stored in ``record``; its attachments have no content.
 
     Raises:
-        ValueError: no record, or one of another version.
-        LookupError, TypeError: likewise.
+        ValueError, LookupError, TypeError: ``record`` is damaged or has another version.
     """
     values = json.loads(record)
     if values["version"] != _VERSION:
@@ -72,15 +71,15 @@ def entry_from(key: str, record: str, steps: tuple[TimelineStep, ...], *, read: 
     return Entry(key, prepared, envelope, values["size"], sizes, steps, read)
 
 
-def step_line(event: MessageEvent) -> str:
-    """An event as one line of JSON, its line end included."""
+def serialise_event(event: MessageEvent) -> str:
+    """Return an event as one line of JSON, including the line end."""
     step: dict[str, Any] = {"kind": event.kind, "at": event.at, "detail": event.detail}
     step |= {"recipients": event.message.envelope.recipients, "refused": event.refused}
     return json.dumps(step) + "\n"
 
 
-def step_from(line: str) -> TimelineStep | None:
-    """The step of a line; None for a line that was cut short or is none."""
+def parse_step(line: str) -> TimelineStep | None:
+    """Return the step stored in a line; None if the line is damaged, as by a killed process."""
     try:
         values = json.loads(line)
         people = tuple(values["recipients"]), tuple(values["refused"])

@@ -1,4 +1,4 @@
-"""Answers of the inbox page: their headers, its pages, and files to download."""
+"""Responses of the inbox page: headers, rendered pages, JSON and downloads."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from openviper.terminal import escape
 
-__all__ = ["HEADERS", "Pages", "as_download", "as_json", "home"]
+__all__ = ["HEADERS", "PageRenderer", "as_download", "as_json", "redirect_home"]
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -32,8 +32,8 @@ HEADERS = {
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-class Pages:
-    """Renders the inbox's own pages, which are read once."""
+class PageRenderer:
+    """Renders the inbox's own pages; their files are read once."""
 
     def __init__(self) -> None:
         self._environment: Environment | None = None
@@ -57,8 +57,8 @@ class Pages:
             }
             self._environment = environment
 
-    async def page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
-        """The page ``name``, made in a thread: a list of hundreds of messages takes its time."""
+    async def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        """Render the page ``name`` in a thread, because a list of hundreds of messages takes long."""
         body = await asyncio.to_thread(self._render, name, request.scope["root_path"], values)
         return HTMLResponse(body, status, HEADERS)
 
@@ -67,24 +67,24 @@ class Pages:
         return self._environment.get_template(name).render(base=base, **values)
 
     def file(self, name: str) -> Response:
-        """A style sheet, script or picture."""
+        """Send a style sheet, script or picture."""
         return Response(self._files[name], media_type=_TYPES[name[name.rindex(".") :]], headers=HEADERS)
 
 
-def home(request: Request) -> Response:
-    """Back to the list, after a change."""
+def redirect_home(request: Request) -> Response:
+    """Redirect to the list after a change."""
     return RedirectResponse(f"{request.scope['root_path']}/", 303)
 
 
 async def as_json(value: object, status: int = 200) -> Response:
-    """``value`` as JSON that no browser takes for a page."""
+    """Send ``value`` as JSON, with headers that keep browsers from showing it as a page."""
     return Response(await asyncio.to_thread(json.dumps, value), status, HEADERS, "application/json")
 
 
 def as_download(content: bytes, filename: str, media_type: str = "application/octet-stream") -> Response:
-    """A file that the browser stores and never shows, since it may be a page with scripts.
+    """Send a file that browsers store and never show, because it may be a page with scripts.
 
-    The exact name is given as RFC 8187 says, a plain one for clients that do not know that.
+    The exact file name is encoded by RFC 8187; older clients read the plain one beside it.
     """
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in filename)
     exact = quote(filename.encode("utf-8", "replace"), safe="")
@@ -98,7 +98,7 @@ def _read_files() -> Mapping[str, str]:
 
 
 def _clock(seconds: float) -> str:
-    """The time, with the day before it if that is not today."""
+    """Return the local time, with the date unless it is today."""
     at = localtime(seconds)
     return strftime("%H:%M" if at[:3] == localtime(time())[:3] else "%d %b %H:%M", at)
 

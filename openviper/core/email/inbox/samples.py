@@ -1,4 +1,4 @@
-"""Stand-ins for the values that a template asks for."""
+"""Make sample values for the variables that a template uses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from openviper.core.email.inbox.template_usage import VariableUse
 
-__all__ = ["Sample", "Variable", "build", "example"]
+__all__ = ["Sample", "Variable", "build_context", "make_example"]
 
 _MOMENT = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 _MAPPING_METHODS = frozenset({"items", "keys", "values", "get"})
@@ -16,10 +16,10 @@ _DEEPEST = 12
 
 
 class Sample(dict[str, Any]):
-    """An object of sample values: a template reads them as attributes or as items."""
+    """An object with sample values, which templates read as attributes or as items."""
 
     def __getattribute__(self, name: str) -> Any:
-        # Its values come before the methods of dict: ``order.items`` is what was ordered.
+        # Values hide the methods of dict: ``order.items`` are the ordered items.
         if not name.startswith("__") and name in self:
             return self[name]
         return super().__getattribute__(name)
@@ -30,14 +30,14 @@ class Sample(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A value that a template asks for: its path, such as ``order.total``, and whether the sample file gives it."""
+    """A variable that a template uses: its path, such as ``order.total``, and whether the sample file has it."""
 
     path: str
     given: bool
 
 
-def build(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> tuple[Sample, list[Variable]]:
-    """A context: what ``given`` has (the sample file), the rest made up; and the variables that it consists of."""
+def build_context(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> tuple[Sample, list[Variable]]:
+    """Return a context from the sample file's values (``given``) and made-up ones, and the list of its variables."""
     variables: list[Variable] = []
     context = Sample({name: _value(use, given.get(name, _MISSING), name, variables) for name, use in uses.items()})
     for name, value in given.items():
@@ -46,8 +46,8 @@ def build(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> tuple[Sa
     return context, variables
 
 
-def example(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sample file may contain that gives every variable."""
+def make_example(uses: Mapping[str, VariableUse], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return content for a sample file that has every variable."""
     return {name: given[name] if name in given else _plain(use) for name, use in uses.items()}
 
 
@@ -93,7 +93,7 @@ def _from_file(value: Any) -> Any:
 
 
 def _plain(use: VariableUse, depth: int = 0) -> Any:
-    """A made-up value as JSON has it."""
+    """Return a made-up value that JSON can express."""
     if use.attributes and not _is_text_or_moment(use) and depth < _DEEPEST:
         parts = {name: part for name, part in use.attributes.items() if part.result is None}
         return {name: _plain(part, depth + 1) for name, part in parts.items()}
@@ -108,7 +108,7 @@ def _is_text_or_moment(use: VariableUse) -> bool:
 
 
 def _is_a(kind: type, use: VariableUse) -> bool:
-    """Whether everything that is read belongs to ``kind``; its methods count only where they are called."""
+    """True if ``kind`` has all attributes that are read, and its methods are called."""
     return all(
         hasattr(kind, name) and callable(getattr(kind, name)) == (part.result is not None)
         for name, part in use.attributes.items()
@@ -116,7 +116,7 @@ def _is_a(kind: type, use: VariableUse) -> bool:
 
 
 def _guess(use: VariableUse) -> Any:
-    """A value by what is done with it, else by its name."""
+    """Return a value that suits the variable's use, or else its name."""
     name = use.name.lower()
     if use.equal_to is not None:
         return use.equal_to

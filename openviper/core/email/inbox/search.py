@@ -1,19 +1,20 @@
-"""Which messages a query means."""
+"""Search the inbox."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from openviper.core.email.inbox.store import Entry
+from openviper.core.email.inbox.entries import Entry
 
-__all__ = ["Query", "matching"]
+__all__ = ["Query", "search"]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """All that is given has to fit; letters fit in either case.
+    """Conditions that a message must all meet; upper and lower case are equal.
 
-    ``words``: each somewhere in the subject, the addresses, the text, the Message-ID or the state. ``to`` and
-    ``subject``: contained in one of the recipients, in the subject. ``state``: the newest step.
+    ``words``: each occurs in the subject, the addresses, the text, the Message-ID or the state. ``to``: a part of a
+    recipient. ``subject``: a part of the subject. ``state``: the newest step's kind. ``after``: arrived after this
+    cursor.
     """
 
     words: tuple[str, ...] = ()
@@ -24,7 +25,7 @@ class Query:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Query":
-        """From ``q``, ``to``, ``subject``, ``state`` and ``after`` (a cursor) of an address."""
+        """Make a query from the URL parameters ``q``, ``to``, ``subject``, ``state`` and ``after`` (a cursor)."""
         after = parameters.get("after", "")
         return cls(
             words=tuple(parameters.get("q", "").casefold().split()),
@@ -34,8 +35,8 @@ class Query:
             after=int(after) if after.isascii() and after.isdecimal() and len(after) < 20 else 0,
         )
 
-    def fits(self, entry: Entry) -> bool:
-        """Whether the query means ``entry``."""
+    def matches(self, entry: Entry) -> bool:
+        """True if ``entry`` meets all conditions."""
         if entry.arrived <= self.after or (self.state and entry.state != self.state):
             return False
         if self.subject and self.subject not in entry.prepared.subject.casefold():
@@ -44,16 +45,16 @@ class Query:
             return False
         if not self.words:
             return True
-        everything = _everything(entry)
-        return all(word in everything for word in self.words)
+        text = _searchable_text(entry)
+        return all(word in text for word in self.words)
 
 
-def matching(entries: Iterable[Entry], query: Query) -> list[Entry]:
-    """The entries that ``query`` means, in their order. Reads whole texts: use a thread."""
-    return [entry for entry in entries if query.fits(entry)]
+def search(entries: Iterable[Entry], query: Query) -> list[Entry]:
+    """Return the entries that match ``query``, in their order. Reads whole texts: use a thread."""
+    return [entry for entry in entries if query.matches(entry)]
 
 
-def _everything(entry: Entry) -> str:
+def _searchable_text(entry: Entry) -> str:
     prepared = entry.prepared
     people = (prepared.sender, *prepared.to, *prepared.cc, *prepared.bcc, *prepared.reply_to)
     parts = (prepared.subject, *map(str, people), *entry.envelope.recipients, prepared.text or "")

@@ -1,142 +1,128 @@
-"""What the inbox page shows: messages with what happened to them, and where they are kept."""
+"""Stores of inbox entries: their interface, the one in memory, and notification of changes."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from hashlib import blake2s
+from contextlib import suppress
+from dataclasses import replace
 from threading import Lock
 
-from openviper.core.email.events import EventKind, MessageEvent, subscribe
-from openviper.core.email.inbox.changes import Changes
-from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
+from openviper.core.email.events import MessageEvent, subscribe
+from openviper.core.email.inbox.entries import Entry, footprint, key_of, with_step
+from openviper.core.email.message import OutgoingMessage
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_MESSAGES",
-    "Entry",
-    "MemoryStore",
-    "Store",
-    "TimelineStep",
-    "footprint",
-    "key_of",
-    "with_step",
-]
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "Changes", "MemoryStore", "Store"]
 
 MAX_MESSAGES = 500
 MAX_BYTES = 64 * 1024 * 1024
-_MAX_STEPS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineStep:
-    """One event; ``at`` is Unix time in seconds.
+class Changes:
+    """Counts changes and wakes the tasks of one event loop that wait for the next change.
 
-    ``recipients`` are those whom it was about, ``refused`` those of them who did not get what was delivered to others.
+    Create it on that loop; ``notify`` and ``close`` may be called in any thread.
     """
 
-    kind: EventKind
-    at: float
-    detail: str
-    recipients: tuple[str, ...]
-    refused: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self.version = 0
+        self.closed = False
 
+    def notify(self) -> None:
+        """Count a change and wake the waiting tasks."""
+        self._call(self._changed)
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A message as the inbox has it; ``key`` names it in addresses of the page.
+    def close(self) -> None:
+        """End all waiting, now and in the future."""
+        self._call(self._close)
 
-    ``steps``: oldest first, never empty. The attachments of ``prepared`` may lack their content, whose lengths are in
-    ``attachment_sizes``: ``Store.load`` gives the whole message. ``envelope`` is that of the first event.
-    """
+    async def after(self, version: int, timeout: float) -> int:
+        """Wait until the version differs from ``version``, at most ``timeout`` seconds, and return it.
 
-    key: str
-    prepared: PreparedMessage
-    envelope: Envelope
-    size: int
-    attachment_sizes: tuple[int, ...]
-    steps: tuple[TimelineStep, ...]
-    read: bool = False
+        Returns at once after ``close``.
+        """
+        if self.version == version and not self.closed:
+            future = self._loop.create_future()
+            self._waiting.add(future)
+            try:
+                await asyncio.wait((future,), timeout=timeout)
+            finally:
+                self._waiting.discard(future)
+        return self.version
 
-    @property
-    def state(self) -> EventKind:
-        """The kind of the newest step."""
-        return self.steps[-1].kind
+    async def pause(self, seconds: float) -> None:
+        """Sleep, at most until ``close``."""
+        if not self.closed:
+            await asyncio.wait((self._ended,), timeout=seconds)
 
-    @property
-    def missed(self) -> tuple[str, ...]:
-        """Who has been refused while others got it, and has not got it since."""
-        missed: dict[str, None] = {}
-        for step in self.steps:
-            if step.kind == "delivered":
-                missed = {one: None for one in missed if one not in step.recipients} | dict.fromkeys(step.refused)
-        return tuple(missed)
+    def _call(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has been closed, so no task waits
+            self._loop.call_soon_threadsafe(function)
 
-    @property
-    def status(self) -> str:
-        """The state for people."""
-        return "partly delivered" if self.state == "delivered" and self.missed else self.state
+    def _changed(self) -> None:
+        self.version += 1
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
 
-    @property
-    def mode(self) -> str:
-        """How it left: "held", "deferred", "queued", or "inline" for one that was sent at once."""
-        first = self.steps[0].kind
-        return first if first in ("held", "deferred", "queued") else "inline"
-
-    @property
-    def arrived(self) -> int:
-        """When the first step was, in microseconds of Unix time; orders the inbox."""
-        return int(self.steps[0].at * 1_000_000)
+    def _close(self) -> None:
+        self.closed = True
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._changed()
 
 
 class Store(ABC):
-    """Keeps the newest messages within bounds; the oldest go first. Belongs to one event loop."""
+    """Stores the newest messages within limits and removes the oldest first. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self.changes = Changes()
 
     def follow(self) -> Callable[[], None]:
-        """Fill the store from the events of this process; returns the function that ends it."""
+        """Record the events of this process until the returned function is called."""
         return subscribe(self.record)
 
     @abstractmethod
     def record(self, event: MessageEvent) -> None:
-        """Take over an event, in any thread, without blocking."""
+        """Record an event; may be called in any thread and does not block."""
 
     @abstractmethod
     async def newest_first(self) -> list[Entry]:
-        """Every entry, the one that arrived last first."""
+        """Return all entries, the last one that arrived first."""
 
     @abstractmethod
     async def get(self, key: str) -> Entry | None:
-        """The entry, or None when there is none (any more)."""
+        """Return the entry; None if it does not exist or was removed."""
 
     @abstractmethod
     async def load(self, key: str) -> OutgoingMessage | None:
-        """The whole message, for the recipients of its newest step; None when there is none (any more)."""
+        """Return the whole message, addressed to its newest step's recipients; None if it is not stored."""
 
     @abstractmethod
     async def mark_read(self, key: str) -> None:
-        """Remember that somebody has opened it."""
+        """Mark the message as read."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:
-        """Forget one message; one that is gone already is no error."""
+        """Delete one message; do nothing if it was removed already."""
 
     @abstractmethod
     async def clear(self) -> None:
-        """Forget everything."""
+        """Delete all messages."""
 
     async def changed(self, version: int, timeout: float) -> int:
-        """``Changes.after``, for everything that may change this store."""
+        """Wait as ``Changes.after`` does, for every change to this store."""
         return await self.changes.after(version, timeout)
 
     async def aclose(self) -> None:
-        """Write what is still to be written, and let go."""
+        """Finish pending writes and release resources."""
         self.changes.close()
 
 
 class MemoryStore(Store):
-    """Keeps the messages of this process in memory."""
+    """Stores the messages of this process in memory."""
 
     def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
@@ -154,7 +140,7 @@ class MemoryStore(Store):
             if entry is None:
                 self._bytes += footprint(message)
             self._entries[key] = with_step(entry, event), message
-            # One message always stays, however large it is: it is the one that the developer wants to see.
+            # One message always stays, however large: it is the one that the developer wants to see.
             while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
                 self._forget(next(iter(self._entries)))
         self.changes.notify()
@@ -196,26 +182,3 @@ class MemoryStore(Store):
     def _forget(self, key: str) -> None:
         if found := self._entries.pop(key, None):
             self._bytes -= footprint(found[1])
-
-
-def key_of(message_id: str) -> str:
-    """The name of a message in addresses and folders: 16 hexadecimal digits."""
-    return blake2s(message_id.encode(), digest_size=8).hexdigest()
-
-
-def footprint(message: OutgoingMessage) -> int:
-    """About how many bytes keeping ``message`` takes: its encoded form, and the contents that it was made from."""
-    return message.size + sum(len(part.content) for part in message.prepared.attachments)
-
-
-def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
-    """``entry`` with ``event`` as its newest step; None begins a new entry."""
-    message: OutgoingMessage = event.message
-    step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
-    if entry is None:
-        prepared = message.prepared
-        sizes = tuple(len(part.content) for part in prepared.attachments)
-        return Entry(key_of(event.message_id), prepared, message.envelope, message.size, sizes, (step,))
-    # The first one says which mode the message took; in between, a message that is tried for ever loses the oldest.
-    steps = (entry.steps[0], *entry.steps[1:][-(_MAX_STEPS - 2) :], step)
-    return replace(entry, steps=steps)

@@ -1,4 +1,4 @@
-"""What a template does with the values it is given, found by reading it."""
+"""Analyse a template: which variables it uses, and how."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ _ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes
 
 @dataclass(slots=True)
 class VariableUse:
-    """What templates do with a value: attributes they read, whether they iterate or call it or calculate with it."""
+    """How templates use a variable: the attributes they read, and whether they iterate, call or calculate with it."""
 
     name: str
-    is_item: bool = False  # an item of a list
-    item_of: str = ""  # the item of a list that it is an attribute of
+    is_item: bool = False  # a list's item
+    item_of: str = ""  # for an attribute of a list's item: the item's name
     attributes: dict[str, "VariableUse"] = field(default_factory=dict)
     element: "VariableUse | None" = None
     result: "VariableUse | None" = None
@@ -27,11 +27,11 @@ class VariableUse:
     equal_to: object = None
 
     def attribute(self, name: str) -> "VariableUse":
-        """The shape of an attribute or item."""
+        """Return the use of an attribute, or of an item with a name."""
         return self.attributes.setdefault(name, VariableUse(name, item_of=self.name if self.is_item else ""))
 
     def item(self) -> "VariableUse":
-        """The shape of what iterating gives."""
+        """Return the use of the items, if the variable is a list."""
         if self.element is None:
             name = self.name[:-1] if self.name.endswith("s") and len(self.name) > 1 else self.name
             self.element = VariableUse(name, is_item=True)
@@ -39,7 +39,7 @@ class VariableUse:
 
 
 def read_variable_uses(trees: Iterable[nodes.Template], known: Iterable[str] = ()) -> dict[str, VariableUse]:
-    """The variables that templates take from outside, by name. ``known``: names that their environment gives."""
+    """Return how templates use each variable of their context, by name. ``known``: names in their environment."""
     uses: dict[str, VariableUse] = {}
     for tree in trees:
         for name in sorted(meta.find_undeclared_variables(tree) - set(known)):
@@ -49,7 +49,7 @@ def read_variable_uses(trees: Iterable[nodes.Template], known: Iterable[str] = (
 
 
 class _Reader:
-    """Walks statements and notes what they do with each variable."""
+    """Walks statements and records how they use each variable."""
 
     def __init__(self, uses: Mapping[str, VariableUse]) -> None:
         self._uses = uses
@@ -94,7 +94,7 @@ class _Reader:
             self.read(child, scope)
 
     def read(self, node: nodes.Node, scope: dict[str, VariableUse | None]) -> VariableUse | None:
-        """Note what an expression does; the shape that it stands for, or None if it is not simply a variable's."""
+        """Record an expression's uses; return the use that it stands for, or None if it is not a variable's value."""
         if isinstance(node, nodes.Name):
             return scope[node.name] if node.name in scope else self._uses.get(node.name)
         if isinstance(node, nodes.Getattr):

@@ -14,8 +14,8 @@ from support.prepared import make_outgoing
 from openviper.core.email import AttachmentData, EmailSettings, send_email
 from openviper.core.email.events import MessageEvent, publish
 from openviper.core.email.inbox import start_recording
+from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.folder import Folder
-from openviper.core.email.inbox.store import key_of
 from openviper.core.email.message import OutgoingMessage
 
 SCRIPT = """

@@ -19,7 +19,7 @@ from openviper.core.email import EmailMiddleware, send_email, submit_email
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.events import listening
 from openviper.core.email.inbox import PATH, Inbox
-from openviper.core.email.inbox.store import key_of
+from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.settings import EmailSettings
 
 OWN_NAMES = ["127.0.0.1", "127.8.9.1:80", "localhost:8000", "LOCALHOST", "shop.localhost", "[::1]:1"]

@@ -216,7 +216,7 @@ async def test_those_who_were_refused_while_others_got_it_are_seen_and_tried_aga
 async def test_retry_of_what_waits_nowhere_says_so(inboxes: Inboxes) -> None:
     async with inboxes.with_message() as (client, path):
         answer = await client.post(f"{path}/retry", headers=SAME_ORIGIN)
-        assert "could not be retried" in (await client.get(answer.headers["location"])).text
+        assert "this message is no longer waiting" in (await client.get(answer.headers["location"])).text
 
 
 async def test_newer_and_older_lead_through_the_messages(inboxes: Inboxes) -> None:

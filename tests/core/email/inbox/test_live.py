@@ -16,8 +16,8 @@ from support.patience import PATIENCE
 from support.uvicorn import Uvicorn
 
 from openviper.core.email import send_email
-from openviper.core.email.inbox.changes import Changes
-from openviper.core.email.inbox.shutdown import on_shutdown_signal
+from openviper.core.email.inbox.live import on_shutdown_signal
+from openviper.core.email.inbox.store import Changes
 
 FOLDER = Path(__file__).parent
 MAIL = {"recipients": "a@example.test", "subject": "Hello", "text": "Hello"}
@@ -119,7 +119,7 @@ async def test_waiting_for_a_state(inboxes: Inboxes) -> None:
         assert (await client.get("/_mail/api/messages/wait?timeout=60&state=delivered")).status_code == 200
         late = await client.get("/_mail/api/messages/wait?timeout=0.05&state=failed")
         assert late.status_code == 404
-        assert "no message that fits came within 0.05 s" in late.json()["error"]
+        assert "no matching message arrived within 0.05 s" in late.json()["error"]
 
 
 @pytest.mark.parametrize("timeout", ["x", "-1", "61", "nan", "inf", "1e9"])

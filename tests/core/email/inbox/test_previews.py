@@ -11,7 +11,7 @@ from support.inbox import SAME_ORIGIN, Inboxes, directives
 
 from openviper.conf import override
 from openviper.core.email.backends.memory import sent
-from openviper.core.email.inbox.samples import build, example
+from openviper.core.email.inbox.samples import build_context, make_example
 from openviper.core.email.inbox.template_usage import read_variable_uses
 
 
@@ -37,7 +37,7 @@ def values(source: str, given: dict[str, Any] | None = None) -> tuple[dict[str, 
     """The sample values for a template, and what it writes with them."""
     environment = Environment(autoescape=False)
     uses = read_variable_uses([environment.parse(source)], environment.globals)
-    context, _ = build(uses, given or {})
+    context, _ = build_context(uses, given or {})
     return context, environment.from_string(source).render(context)
 
 
@@ -88,9 +88,9 @@ def test_an_example_of_a_sample_file_gives_every_variable() -> None:
     environment = Environment(autoescape=False)
     source = "{{ user.name }}{% for line in order.lines %}{{ line.price * 2 }}{% endfor %}{{ at.strftime('%Y') }}"
     uses = read_variable_uses([environment.parse(source)])
-    written = json.loads(json.dumps(example(uses, {})))
+    written = json.loads(json.dumps(make_example(uses, {})))
     assert written["order"] == {"lines": [{"price": 42}]}
-    _, variables = build(uses, written)
+    _, variables = build_context(uses, written)
     assert all(variable.given for variable in variables)
 
 
@@ -126,8 +126,8 @@ async def test_a_sample_file_is_taken_and_its_gaps_are_reported(inboxes: Inboxes
         async with inboxes.open() as client:
             page = (await client.get(f"/_mail/templates/{name}?view=values")).text
     assert f"from emails/{file}" in page
-    assert f"emails/{file} does not give items[].title." in page
-    assert "does not ask for typo." in page
+    assert f"emails/{file} lacks items[].title." in page
+    assert "does not use typo." in page
     assert '<code>user.name</code> <span class="state delivered">sample file</span>' in page
     assert '<code>items[].title</code> <span class="state failed">missing</span>' in page
 
@@ -138,8 +138,8 @@ async def test_a_sample_file_is_taken_and_its_gaps_are_reported(inboxes: Inboxes
         ("emails/broken", "line 1"),
         ("emails/absent", "there is no"),
         ("../secret", ".."),
-        ("emails/notes", "is not JSON"),
-        ("emails/welcome.txt", "must hold an object"),
+        ("emails/notes", "is not valid JSON"),
+        ("emails/welcome.txt", "must contain an object"),
     ],
 )
 async def test_what_cannot_be_rendered_is_explained(inboxes: Inboxes, templates: Path, name: str, words: str) -> None:

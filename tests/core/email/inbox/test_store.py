@@ -6,7 +6,8 @@ import pytest
 from support.prepared import make_outgoing
 
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.store import MemoryStore, footprint, key_of
+from openviper.core.email.inbox.entries import footprint, key_of
+from openviper.core.email.inbox.store import MemoryStore
 from openviper.core.email.message import OutgoingMessage
 
 

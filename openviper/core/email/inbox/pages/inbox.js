@@ -1,29 +1,29 @@
-// Keeps the page up to date and moves between views without loading it anew. Everything works without this script.
+// Updates the page live and switches tabs without a reload. Everything works without this script.
 "use strict";
 
 (() => {
   const events = document.body.dataset.events;
 
-  /** The page at `address`, or null when it cannot be had now. */
+  /** Load the page at `address`; null if that fails. */
   async function load(address) {
     try {
-      const answer = await fetch(address, { headers: { Accept: "text/html" } });
-      return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+      const response = await fetch(address, { headers: { Accept: "text/html" } });
+      return response.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
     } catch {
       return null;
     }
   }
 
-  /** Put `fresh` where `old` is, and the focus back on the same control. */
+  /** Replace `old` by `fresh`, and keep the focus on the same control. */
   function replace(old, fresh) {
     if (old.outerHTML === fresh.outerHTML) return;
-    const focus = old.contains(document.activeElement) ? place(document.activeElement) : null;
+    const focus = old.contains(document.activeElement) ? identify(document.activeElement) : null;
     if (old.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
     old.replaceWith(document.adoptNode(fresh));
-    if (focus) [...fresh.querySelectorAll(focus.selector)].find((one) => place(one).text === focus.text)?.focus();
+    if (focus) [...fresh.querySelectorAll(focus.selector)].find((one) => identify(one).text === focus.text)?.focus();
   }
 
-  function place(element) {
+  function identify(element) {
     const selector = element.tagName.toLowerCase();
     return { selector, text: element.dataset.soft === undefined && element.getAttribute("href") || element.textContent };
   }
@@ -31,7 +31,7 @@
   const subjects = (root) =>
     new Map([...root.querySelectorAll(".messages a")].map((row) => [row.href, row.querySelector(".subject").textContent]));
 
-  /** Tell those who do not see it what has come. */
+  /** Announce new messages to screen readers. */
   function announce(before) {
     const added = [...subjects(document)].filter(([address]) => !before.has(address));
     if (added.length) document.getElementById("news").textContent = `New mail: ${added.map((one) => one[1]).join(", ")}`;
@@ -40,7 +40,7 @@
   let refreshing = false;
   let again = false;
 
-  /** Bring what is live up to date; changes that come meanwhile are asked for together, afterwards. */
+  /** Update the live elements; changes during an update cause one more update. */
   async function refresh() {
     again = refreshing;
     if (refreshing) return;
@@ -64,7 +64,7 @@
 
   let source = null;
 
-  // A browser opens only six connections to one server, so a tab that nobody looks at gives its own back.
+  // Browsers open only six connections to one server, so a hidden tab closes its own.
   function connect() {
     if (document.hidden) {
       source?.close();

@@ -1,4 +1,4 @@
-"""The inbox in a folder, as the page uses it: off the event loop."""
+"""The inbox in a folder, used off the event loop: the page's store, and recording in processes without a page."""
 
 import time
 from asyncio import wrap_future
@@ -9,29 +9,31 @@ from functools import partial
 from threading import Semaphore
 from typing import TypeVar
 
-from openviper.core.email.events import MessageEvent
+from openviper.core.email.events import MessageEvent, subscribe
+from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.folder import Folder
-from openviper.core.email.inbox.store import Entry, Store
+from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
 
-__all__ = ["FolderStore", "Writer"]
+__all__ = ["FolderStore", "start_recording"]
 
 T = TypeVar("T")
 
-_POLL = 0.5  # seconds between two looks at what other processes have written
-_MOST_WAITING = 1_000  # events on their way to the disk; what is beyond is not kept
+_POLL = 0.5  # seconds between two checks for changes by other processes
+_MAX_PENDING = 1_000  # events waiting to be written; further ones are not recorded
 
 
-class Writer:
-    """One thread that does everything in ``folder``, in order."""
+class _Writer:
+    """Runs everything that uses ``folder`` in one thread, in order."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._room = Semaphore(_MOST_WAITING)
+        self._room = Semaphore(_MAX_PENDING)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="openviper-inbox")
 
-    def take(self, event: MessageEvent, then: Callable[[], None] | None = None) -> None:
-        """Write ``event`` soon, and call ``then``, in the thread. Does not block."""
+    def write(self, event: MessageEvent, then: Callable[[], None] | None = None) -> None:
+        """Write ``event`` in the thread, then call ``then`` there. Does not block."""
         if not self._room.acquire(blocking=False):
             return
         with suppress(RuntimeError):  # closed: the last events of a process that ends
@@ -45,19 +47,19 @@ class Writer:
 
 
 class FolderStore(Store):
-    """Keeps messages in ``folder``.
+    """Stores messages in ``folder``.
 
-    What this process sent before a question is in the answer, since both go through the same thread.
+    Reads go through the same thread as writes, so they include everything that this process has sent before.
     """
 
     def __init__(self, folder: Folder) -> None:
         super().__init__()
         self._folder = folder
-        self._writer = Writer(folder)
+        self._writer = _Writer(folder)
         self._seen: object = None
 
     def record(self, event: MessageEvent) -> None:
-        self._writer.take(event, self.changes.notify)
+        self._writer.write(event, self.changes.notify)
 
     async def newest_first(self) -> list[Entry]:
         return await self._in_thread(self._folder.entries)
@@ -84,7 +86,7 @@ class FolderStore(Store):
             current = await self.changes.after(version, max(0.0, min(_POLL, left)))
             if current != version or self.changes.closed or left <= 0:
                 return current
-            seen = await self._in_thread(self._folder.look)
+            seen = await self._in_thread(self._folder.snapshot)
             if seen != self._seen:
                 self._seen = seen
                 self.changes.notify()
@@ -101,3 +103,22 @@ class FolderStore(Store):
     async def _change(self, function: Callable[[], None]) -> None:
         await self._in_thread(function)
         self.changes.notify()
+
+
+def start_recording(settings: EmailSettings, *, debug: bool) -> Callable[[], None]:
+    """Record mail in ``inbox_dir`` from a process without an inbox page, such as a worker or a script.
+
+    Returns a function that ends the recording and blocks until everything is written; a process that exits without
+    calling it still writes what is pending. Does nothing without ``inbox_dir`` or if the inbox is off; ``debug`` is
+    the setting ``DEBUG``.
+    """
+    if settings.inbox_dir is None or not settings.inbox_enabled(debug=debug):
+        return lambda: None
+    writer = _Writer(Folder(settings.inbox_dir))
+    unsubscribe = subscribe(writer.write)
+
+    def end() -> None:
+        unsubscribe()
+        writer.thread.shutdown()
+
+    return end

@@ -1,18 +1,18 @@
-"""What mail programs and their filters will not like about a message."""
+"""Check a message for problems that mail clients and spam filters would have with it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.markup import elements, is_remote, remote_styles
-from openviper.core.email.inbox.store import Entry
 from openviper.core.email.templates.links import link_scheme
 
-__all__ = ["CLIP_BYTES", "LintFinding", "check"]
+__all__ = ["CLIP_BYTES", "LintFinding", "lint"]
 
 CLIP_BYTES = 102 * 1024
-"""Gmail shows no more of an HTML part than about this, and a link to the rest."""
+"""Gmail clips a longer HTML part and links to the rest."""
 
 _BULK_RECIPIENTS = 20
 _SHOWN = 3
@@ -36,7 +36,7 @@ _RUNNING_SCRIPTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """One line of the check: ``problem`` will be seen or filtered, ``advice`` may be."""
+    """A problem, which readers will see or filters will punish, or advice, where they may."""
 
     level: Literal["problem", "advice"]
     title: str
@@ -45,7 +45,7 @@ class LintFinding:
 
 @dataclass(slots=True)
 class _Markup:
-    """What the HTML part refers to, in its order."""
+    """References and active content of the HTML part, in document order."""
 
     links: list[str]
     images: list[str]
@@ -55,18 +55,18 @@ class _Markup:
     styles_remote: bool
 
 
-def check(entry: Entry) -> list[LintFinding]:
-    """The findings about a message, problems first. The time is proportional to its length; use a thread."""
-    findings = [*_of_headers(entry), *_of_parts(entry)]
+def lint(entry: Entry) -> list[LintFinding]:
+    """Return the findings about a message, problems first. The time is proportional to its length; use a thread."""
+    findings = [*_lint_headers(entry), *_lint_parts(entry)]
     html = entry.prepared.html
     if html is not None:
-        findings += _of_html(entry, html)
+        findings += _lint_html(entry, html)
     return sorted(findings, key=lambda finding: finding.level != "problem")
 
 
-def _of_headers(entry: Entry) -> Iterator[LintFinding]:
+def _lint_headers(entry: Entry) -> Iterator[LintFinding]:
     if not entry.prepared.subject.strip():
-        yield LintFinding("problem", "There is no subject", "Many filters take such a message for spam.")
+        yield LintFinding("problem", "There is no subject", "Many filters treat such a message as spam.")
     headers = {name.lower(): value.lower() for name, value in entry.prepared.headers}
     many = len(entry.envelope.recipients) > _BULK_RECIPIENTS
     if not (many or "list-id" in headers or headers.get("precedence") in ("bulk", "list")):
@@ -74,8 +74,8 @@ def _of_headers(entry: Entry) -> Iterator[LintFinding]:
     if "list-unsubscribe" not in headers:
         yield LintFinding(
             "problem",
-            "Bulk mail without a way to unsubscribe",
-            "Gmail and Yahoo ask for the header List-Unsubscribe (RFC 2369) and for one click (RFC 8058).",
+            "Bulk mail without an unsubscribe header",
+            "Gmail and Yahoo require the header List-Unsubscribe (RFC 2369), with one click (RFC 8058).",
         )
     elif "list-unsubscribe-post" not in headers:
         yield LintFinding(
@@ -85,64 +85,64 @@ def _of_headers(entry: Entry) -> Iterator[LintFinding]:
         )
 
 
-def _of_parts(entry: Entry) -> Iterator[LintFinding]:
+def _lint_parts(entry: Entry) -> Iterator[LintFinding]:
     prepared = entry.prepared
     if prepared.html is not None and not (prepared.text or "").strip():
         yield LintFinding(
             "problem",
             "There is no text part",
-            "Readers without HTML see nothing, and filters count it against the message.",
+            "Text-only mail clients show nothing, and filters count it against the message.",
         )
     if prepared.html is not None and (size := len(prepared.html.encode())) > CLIP_BYTES:
         yield LintFinding(
             "problem",
             f"The HTML part is {size / 1024:.0f} kB long",
-            "Gmail cuts it off at 102 kB; what stands below, such as the unsubscribe link, is not seen.",
+            "Gmail clips it at 102 kB and hides the rest, such as the unsubscribe link.",
         )
 
 
-def _of_html(entry: Entry, html: str) -> Iterator[LintFinding]:
-    markup = _read(html)
-    yield from _links(markup.links)
-    yield from _images(entry, markup)
+def _lint_html(entry: Entry, html: str) -> Iterator[LintFinding]:
+    markup = _read_markup(html)
+    yield from _lint_links(markup.links)
+    yield from _lint_images(entry, markup)
     if markup.active:
         names = ", ".join(f"<{name}>" for name in sorted(markup.active))
-        yield LintFinding(
-            "problem", f"Active content: {names}", "Mail programs take it out, and many filters refuse it."
-        )
+        yield LintFinding("problem", f"Active content: {names}", "Mail clients remove it, and many filters reject it.")
     if markup.handlers:
         names = ", ".join(sorted(markup.handlers)[:_SHOWN])
-        yield LintFinding("problem", f"Event handlers: {names}", "Mail programs run no scripts; they take these out.")
+        yield LintFinding("problem", f"Event handlers: {names}", "Mail clients run no scripts and remove these.")
 
 
-def _links(links: list[str]) -> Iterator[LintFinding]:
+def _lint_links(links: list[str]) -> Iterator[LintFinding]:
     scripts = [link for link in links if link_scheme(link) in _SCRIPTS]
     if scripts:
         yield LintFinding(
             "problem",
             f"{_count(scripts, 'link')} to a script",
-            f"No mail program follows it, and filters refuse it: {_some(scripts)}",
+            f"No mail client follows such a link, and filters reject it: {_some(scripts)}",
         )
     relative = [link for link in links if link_scheme(link) is None and not link.strip().startswith("#")]
     if relative:
         yield LintFinding(
             "problem",
             _count(relative, "relative link"),
-            f"A message has no address that it could be relative to; write it in full: {_some(relative)}",
+            f"A message has no base URL; write the whole URL: {_some(relative)}",
         )
 
 
-def _images(entry: Entry, markup: _Markup) -> Iterator[LintFinding]:
+def _lint_images(entry: Entry, markup: _Markup) -> Iterator[LintFinding]:
     if markup.no_alt:
         yield LintFinding(
             "problem",
             f"{_count(markup.no_alt, 'image')} without alternative text",
-            f'Write alt="...", or alt="" for decoration; images are often not shown: {_some(markup.no_alt)}',
+            f'Write alt="...", or alt="" for decoration; many clients hide images at first: {_some(markup.no_alt)}',
         )
     relative = [image for image in markup.images if image.strip() and link_scheme(image) is None]
     if relative:
         yield LintFinding(
-            "problem", f"{_count(relative, 'image')} with a relative address", f"It is never found: {_some(relative)}"
+            "problem",
+            f"{_count(relative, 'image')} with a relative address",
+            f"No client can load it: {_some(relative)}",
         )
     names = {part.content_id or part.filename for part in entry.prepared.attachments if part.inline}
     absent = [
@@ -152,7 +152,7 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[LintFinding]:
         yield LintFinding(
             "problem",
             f"{_count(absent, 'inline image')} not attached",
-            f"No inline attachment has this content id: {_some(absent)}",
+            f"No inline attachment has this Content-ID: {_some(absent)}",
         )
     remote = [image for image in markup.images if is_remote(image)]
     if remote or markup.styles_remote:
@@ -160,11 +160,11 @@ def _images(entry: Entry, markup: _Markup) -> Iterator[LintFinding]:
         yield LintFinding(
             "advice",
             _count(remote, "remote image") if remote else "Remote images in styles",
-            f"Many readers see them only after they allowed it{': ' + ', '.join(hosts[:_SHOWN]) if hosts else ''}.",
+            f"Many clients show them only if the reader allows it{': ' + ', '.join(hosts[:_SHOWN]) if hosts else ''}.",
         )
 
 
-def _read(html: str) -> _Markup:
+def _read_markup(html: str) -> _Markup:
     found = _Markup([], [], [], set(), set(), remote_styles(html))
     for name, attributes in elements(html):
         if name in ("a", "area") and "href" in attributes:

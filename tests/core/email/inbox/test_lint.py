@@ -1,4 +1,4 @@
-"""The built-in check, and the reading of HTML that it stands on."""
+"""Lint findings, and the HTML inspection below them."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ import pytest
 
 from openviper.core.email import AttachmentData
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.check import CLIP_BYTES, check
+from openviper.core.email.inbox.entries import Entry, with_step
+from openviper.core.email.inbox.lint import CLIP_BYTES, lint
 from openviper.core.email.inbox.markup import elements, remote_content
-from openviper.core.email.inbox.store import Entry, with_step
 from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise_message
 
@@ -26,7 +26,7 @@ def entry(**message: Any) -> Entry:
 
 
 def titles(**message: Any) -> list[str]:
-    return [finding.title for finding in check(entry(**message))]
+    return [finding.title for finding in lint(entry(**message))]
 
 
 ENCODED = {
@@ -53,7 +53,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "The HTML part is 110 kB long": {"html": "<p>" + "x" * (110 * 1024)},
     "Active content: <form>, <script>": {"html": "<script>1</script><form></form>"},
     "Event handlers: onclick": {"html": '<p onclick="x()">'},
-    "Bulk mail without a way to unsubscribe": {"headers": {"Precedence": "Bulk"}},
+    "Bulk mail without an unsubscribe header": {"headers": {"Precedence": "Bulk"}},
     "Unsubscribing takes more than one click": {
         "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"}
     },
@@ -101,7 +101,7 @@ def test_scripts_that_run_are_active_content(attributes: str) -> None:
 
 def test_many_recipients_make_bulk_mail() -> None:
     many = [f"a{number}@example.test" for number in range(21)]
-    assert titles(recipients=many) == ["Bulk mail without a way to unsubscribe"]
+    assert titles(recipients=many) == ["Bulk mail without an unsubscribe header"]
     complete = {"List-Unsubscribe": "<https://shop.example/out>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
     assert titles(recipients=many, headers=complete) == []
 
@@ -113,7 +113,7 @@ def test_the_limit_is_exact() -> None:
 
 def test_problems_come_before_advice() -> None:
     html = '<img src="https://cdn.example/a.png"><a href="/a">a</a>'
-    levels = [finding.level for finding in check(entry(html=html))]
+    levels = [finding.level for finding in lint(entry(html=html))]
     assert levels == sorted(levels, reverse=True)
     assert set(levels) == {"problem", "advice"}
 
@@ -189,5 +189,5 @@ HOSTILE = {
 def test_hostile_html_is_checked_in_time(kind: str) -> None:
     message = entry(html=HOSTILE[kind])
     begun = time.thread_time()
-    check(message)
+    lint(message)
     assert time.thread_time() - begun < 10

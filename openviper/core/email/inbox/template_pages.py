@@ -1,4 +1,4 @@
-"""The pages about templates."""
+"""The inbox's pages about templates: the list, and each template's preview."""
 
 import asyncio
 from urllib.parse import parse_qs, quote
@@ -10,28 +10,27 @@ from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.errors import EmailError
-from openviper.core.email.inbox.frame import SANDBOX
+from openviper.core.email.inbox.entries import key_of
+from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.markup import remote_content
 from openviper.core.email.inbox.previews import Preview, list_templates, preview, signature
-from openviper.core.email.inbox.responses import Pages
-from openviper.core.email.inbox.store import key_of
-from openviper.core.email.inbox.views import choice, frame_choices, framed
+from openviper.core.email.inbox.responses import PageRenderer
 from openviper.core.email.sending.single import submit_email
 from openviper.core.email.settings import debug
 from openviper.exceptions import OpenViperError
 
-__all__ = ["TemplateViews"]
+__all__ = ["TemplatePages"]
 
 _TABS = {"html": "HTML", "text": "Text", "values": "Values"}
-_LONGEST_FORM = 10_000
+_MAX_FORM_BYTES = 10_000
 
 
-class TemplateViews:
-    """The list of templates, and each one's preview."""
+class TemplatePages:
+    """Routes at ``/templates`` and for the previews' parts."""
 
-    def __init__(self, pages: Pages, mailer: Mailer, live: Live) -> None:
-        self._pages = pages
+    def __init__(self, renderer: PageRenderer, mailer: Mailer, live: Live) -> None:
+        self._renderer = renderer
         self._mailer = mailer
         self._live = live
         self.routes = [
@@ -47,7 +46,9 @@ class TemplateViews:
         templates = await asyncio.to_thread(list_templates, self._mailer.renderer)
         mail = [template for template in templates if template.mail]
         others = [template for template in templates if not template.mail]
-        return await self._pages.page(request, "templates.html", mail=mail or others, others=others if mail else [])
+        return await self._renderer.render(
+            request, "templates.html", mail=mail or others, others=others if mail else []
+        )
 
     async def _preview(self, request: Request) -> Response:
         return await self._page(request, await preview(self._mailer.renderer, request.path_params["name"]))
@@ -61,7 +62,7 @@ class TemplateViews:
             for name, label in _TABS.items()
             if name == "values" or (rendered is not None and getattr(rendered, name) is not None)
         }
-        return await self._pages.page(
+        return await self._renderer.render(
             request,
             "preview.html",
             status,
@@ -71,7 +72,7 @@ class TemplateViews:
             view=choice(request, "view", views),
             path=quote(shown.name),
             sandbox=SANDBOX,
-            elsewhere=await asyncio.to_thread(remote_content, (rendered and rendered.html) or ""),
+            has_remote=await asyncio.to_thread(remote_content, (rendered and rendered.html) or ""),
             may_send=debug() and rendered is not None,
             problem=problem,
             to=to,
@@ -82,20 +83,20 @@ class TemplateViews:
         shown = await preview(self._mailer.renderer, request.path_params["name"])
         if shown.rendered is None or shown.rendered.html is None:
             raise HTTPException(404, shown.error or "This template has no HTML part.")
-        return await framed(request, shown.rendered.html, f"{request.scope['root_path']}/template-inline/")
+        return await framed_response(request, shown.rendered.html, f"{request.scope['root_path']}/template-inline/")
 
     async def _inline(self, _request: Request) -> Response:
-        """A stand-in for every inline image: which ones there are, only the call that sends the template says."""
-        return self._pages.file("image.svg")
+        """Send a placeholder for any inline image, because only the sending call attaches the real one."""
+        return self._renderer.file("image.svg")
 
     async def _events(self, request: Request) -> Response:
-        """Says that a file of the template has changed."""
+        """Stream an event after each change to the template's files."""
         renderer, name = self._mailer.renderer, request.path_params["name"]
         return await self._live.watch(lambda: signature(renderer, name))
 
     async def _send(self, request: Request) -> Response:
         if not debug():
-            raise HTTPException(404, "Templates are sent only while DEBUG is on.")
+            raise HTTPException(404, "Sending templates needs DEBUG.")
         shown = await preview(self._mailer.renderer, request.path_params["name"])
         to = await _address(request)
         if shown.rendered is None:
@@ -118,6 +119,6 @@ async def _address(request: Request) -> str:
     body = b""
     async for piece in request.stream():
         body += piece
-        if len(body) > _LONGEST_FORM:
-            raise HTTPException(413, "The form is too long.")
+        if len(body) > _MAX_FORM_BYTES:
+            raise HTTPException(413, "This form is too large.")
     return parse_qs(body.decode("utf-8", "replace")).get("to", [""])[0]

@@ -1,0 +1,95 @@
+"""Inbox entries: messages with the events that happened to them."""
+
+from dataclasses import dataclass, replace
+from hashlib import blake2s
+
+from openviper.core.email.events import EventKind, MessageEvent
+from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
+
+__all__ = ["Entry", "TimelineStep", "footprint", "key_of", "with_step"]
+
+_MAX_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """One event; ``at`` is Unix time in seconds.
+
+    ``recipients`` are those of the attempt; ``refused`` are the ones refused in a delivery that others accepted.
+    """
+
+    kind: EventKind
+    at: float
+    detail: str
+    recipients: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message in the inbox; ``key`` identifies it in URLs of the page.
+
+    ``steps``: oldest first, never empty. The attachments of ``prepared`` may lack their content, whose lengths are in
+    ``attachment_sizes``; ``Store.load`` returns the whole message. ``envelope`` is the first event's.
+    """
+
+    key: str
+    prepared: PreparedMessage
+    envelope: Envelope
+    size: int
+    attachment_sizes: tuple[int, ...]
+    steps: tuple[TimelineStep, ...]
+    read: bool = False
+
+    @property
+    def state(self) -> EventKind:
+        """Return the newest step's kind."""
+        return self.steps[-1].kind
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Return the recipients who were refused in a partial delivery and have not received the message since."""
+        missed: dict[str, None] = {}
+        for step in self.steps:
+            if step.kind == "delivered":
+                missed = {one: None for one in missed if one not in step.recipients} | dict.fromkeys(step.refused)
+        return tuple(missed)
+
+    @property
+    def status(self) -> str:
+        """Return the state as the page shows it."""
+        return "partly delivered" if self.state == "delivered" and self.missed else self.state
+
+    @property
+    def mode(self) -> str:
+        """Return the delivery mode: "held", "deferred", "queued" or "inline"."""
+        first = self.steps[0].kind
+        return first if first in ("held", "deferred", "queued") else "inline"
+
+    @property
+    def arrived(self) -> int:
+        """Return the first step's Unix time in microseconds; it orders the inbox."""
+        return int(self.steps[0].at * 1_000_000)
+
+
+def key_of(message_id: str) -> str:
+    """Return the message's name in URLs and folders: 16 hexadecimal digits."""
+    return blake2s(message_id.encode(), digest_size=8).hexdigest()
+
+
+def footprint(message: OutgoingMessage) -> int:
+    """Return about how many bytes storing ``message`` takes: its encoded form plus its attachments' contents."""
+    return message.size + sum(len(part.content) for part in message.prepared.attachments)
+
+
+def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
+    """Return ``entry`` with ``event`` as its newest step, or a new entry if ``entry`` is None."""
+    message: OutgoingMessage = event.message
+    step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
+    if entry is None:
+        prepared = message.prepared
+        sizes = tuple(len(part.content) for part in prepared.attachments)
+        return Entry(key_of(event.message_id), prepared, message.envelope, message.size, sizes, (step,))
+    # The first step gives the delivery mode, so it stays; a message that is retried for ever loses the oldest others.
+    steps = (entry.steps[0], *entry.steps[1:][-(_MAX_STEPS - 2) :], step)
+    return replace(entry, steps=steps)

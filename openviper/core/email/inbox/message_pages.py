@@ -1,0 +1,196 @@
+"""The inbox's pages about messages: the list, and each message with its parts and buttons."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from openviper.core.email.delivery import Mailer
+from openviper.core.email.inbox.entries import Entry, key_of
+from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
+from openviper.core.email.inbox.lint import lint
+from openviper.core.email.inbox.lookup import (
+    attachment_response,
+    entry_or_404,
+    header_fields,
+    message_or_404,
+    source_response,
+    source_text,
+)
+from openviper.core.email.inbox.markup import remote_content
+from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, redirect_home
+from openviper.core.email.inbox.search import Query, search
+from openviper.core.email.inbox.store import Store
+from openviper.core.email.message import OutgoingMessage, new_message_id
+from openviper.core.email.message.serialiser import serialise_message
+
+__all__ = ["MessagePages"]
+
+_TABS = {"html": "HTML", "text": "Text", "headers": "Headers", "source": "Source", "check": "Check"}
+_MODES = {
+    "inline": "Inline: sent before the call returned",
+    "deferred": "Deferred: sent after the response",
+    "queued": "Queued: sent by a worker",
+    "held": "Held: sent after the commit",
+}
+
+_IMAGE_HEADERS = {
+    **HEADERS,
+    # An SVG image that is opened as a page must not run scripts either.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+}
+
+
+class MessagePages:
+    """Routes for the messages in ``store``; the buttons send with ``mailer``."""
+
+    def __init__(self, renderer: PageRenderer, store: Store, mailer: Mailer) -> None:
+        self._renderer = renderer
+        self._store = store
+        self._mailer = mailer
+        self.routes = [
+            Route("/", self._list),
+            Route("/clear", self._clear, methods=["POST"]),
+            Route("/{key}", self._message),
+            Route("/{key}/html", self._html),
+            Route("/{key}/inline/{name:path}", self._inline),
+            Route("/{key}/source", self._source),
+            Route("/{key}/message.eml", self._download),
+            Route("/{key}/attachments/{index:int}", self._attachment),
+            Route("/{key}/delete", self._delete, methods=["POST"]),
+            Route("/{key}/again", self._again, methods=["POST"]),
+            Route("/{key}/retry", self._retry, methods=["POST"]),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        stored = await self._store.newest_first()
+        words = request.query_params.get("q", "").strip()
+        entries = stored
+        if words:
+            entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words}))
+        unread = sum(not entry.read for entry in stored)
+        return await self._renderer.render(
+            request, "list.html", entries=entries, query=words, total=len(stored), unread=unread
+        )
+
+    async def _message(self, request: Request) -> Response:
+        entry = await entry_or_404(self._store, request)
+        await self._store.mark_read(entry.key)
+        views = {name: label for name, label in _TABS.items() if name != "html" or entry.prepared.html is not None}
+        view = choice(request, "view", views)
+        findings = await asyncio.to_thread(lint, entry)
+        values: dict[str, Any] = {
+            "entry": entry,
+            "view": view,
+            "views": views,
+            "findings": findings,
+            "problems": sum(finding.level == "problem" for finding in findings),
+            "sandbox": SANDBOX,
+            "gaps": _gaps(entry),
+            "mode": _MODES[entry.mode],
+            "has_remote": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
+            "retry_failed": "retry-failed" in request.query_params,
+            **await self._neighbours(entry),
+        }
+        if view in ("headers", "source"):
+            content = (await message_or_404(self._store, request)).content
+            values["fields"] = await asyncio.to_thread(header_fields, content)
+            values["source"], values["complete"] = await asyncio.to_thread(source_text, content)
+        return await self._renderer.render(request, "message.html", **values, **frame_choices(request))
+
+    async def _neighbours(self, entry: Entry) -> Mapping[str, str | None]:
+        keys = [other.key for other in await self._store.newest_first()]
+        place = keys.index(entry.key) if entry.key in keys else 0
+        return {
+            "newer": keys[place - 1] if place > 0 else None,
+            "older": keys[place + 1] if place + 1 < len(keys) else None,
+        }
+
+    async def _html(self, request: Request) -> Response:
+        entry = await entry_or_404(self._store, request)
+        if entry.prepared.html is None:
+            raise HTTPException(404, "This message has no HTML part.")
+        images = f"{request.scope['root_path']}/{entry.key}/inline/"
+        return await framed_response(request, entry.prepared.html, images)
+
+    async def _inline(self, request: Request) -> Response:
+        message = await message_or_404(self._store, request)
+        found = inline_image(message.prepared, request.path_params["name"])
+        if found is None:
+            raise HTTPException(404, "This message has no such inline image.")
+        return Response(found[0], 200, _IMAGE_HEADERS, found[1])
+
+    async def _source(self, request: Request) -> Response:
+        return await source_response(self._store, request)
+
+    async def _download(self, request: Request) -> Response:
+        message = await message_or_404(self._store, request)
+        content = await asyncio.to_thread(b"".join, message.content)
+        return as_download(content, f"{request.path_params['key']}.eml", "message/rfc822")
+
+    async def _attachment(self, request: Request) -> Response:
+        return await attachment_response(self._store, request)
+
+    async def _delete(self, request: Request) -> Response:
+        await self._store.delete(request.path_params["key"])
+        return redirect_home(request)
+
+    async def _clear(self, request: Request) -> Response:
+        await self._store.clear()
+        return redirect_home(request)
+
+    async def _again(self, request: Request) -> Response:
+        entry = await entry_or_404(self._store, request)
+        message = (await message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
+        return _redirect(request, key_of(await _send_copy(message, self._mailer)))
+
+    async def _retry(self, request: Request) -> Response:
+        entry = await entry_or_404(self._store, request)
+        started = await _retry_now(entry, self._store, self._mailer)
+        return _redirect(request, entry.key if started else f"{entry.key}?retry-failed")
+
+
+async def _send_copy(message: OutgoingMessage, mailer: Mailer) -> str:
+    """Send a copy, with its own Message-ID and date, to all recipients after the response; return its Message-ID."""
+    prepared = message.prepared
+    message_id = new_message_id(prepared.sender)
+    copy = await serialise_message(
+        replace(prepared, message_id=message_id, date=datetime.now(UTC)),
+        max_message_bytes=mailer.settings.max_message_bytes,
+    )
+    mailer.deliver_soon(copy, "sent again from the inbox page")
+    return message_id
+
+
+async def _retry_now(entry: Entry, store: Store, mailer: Mailer) -> bool:
+    """Retry the delivery now, to the recipients who have not received the message.
+
+    Returns False if no retry is due, or another process owns the message.
+    """
+    if entry.state == "retrying":
+        return mailer.dispatcher.retry_now(entry.prepared.message_id)
+    if entry.state != "failed" and not (entry.state == "delivered" and entry.missed):
+        return False
+    message = await store.load(entry.key)
+    if message is None:
+        return False
+    if entry.state == "delivered":
+        message = message.for_recipients(entry.missed)
+    mailer.deliver_soon(message, "retried from the inbox page")
+    return True
+
+
+def _gaps(entry: Entry) -> list[float | None]:
+    """Return the seconds between each step and the one before; None for the first step."""
+    before = [None, *(step.at for step in entry.steps)]
+    return [None if at is None else step.at - at for at, step in zip(before, entry.steps, strict=False)]
+
+
+def _redirect(request: Request, below: str) -> Response:
+    return RedirectResponse(f"{request.scope['root_path']}/{below}", 303)
