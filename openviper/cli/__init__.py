@@ -14,7 +14,7 @@ __all__ = ["openviper", "viperctl"]
 
 
 class _Commands(click.Group):
-    """Shows our own errors, which name culprit and remedy, without a traceback."""
+    """Shows OpenViper's own errors, which name culprit and remedy, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -32,7 +32,7 @@ def viperctl() -> None:
 @click.group()
 @click.version_option(package_name="openviper-email")
 def openviper() -> None:
-    """The commands of openviper."""
+    """Run OpenViper's commands."""
 
 
 for _command in (runserver, runworker, sendtestemail, email):

@@ -1,4 +1,4 @@
-"""``python -m openviper.cli viperctl ...``."""
+"""Run the commands by ``python -m openviper.cli viperctl ...``."""
 
 from openviper.cli import openviper
 

@@ -1,4 +1,4 @@
-"""``viperctl email check``: would mail go out, and if not, at which step does it end?"""
+"""``viperctl email check``: find out whether mail can be sent, and which step fails if not."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_LIMIT = 2.5  # seconds, so that with starting up it is less than five on a busy machine, too
+_LIMIT = 2.5  # seconds; with the start of the process less than five even on a busy machine
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
 
 
@@ -34,13 +34,13 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bri
     type=click.FloatRange(min=0, min_open=True),
     default=_LIMIT,
     show_default=True,
-    help="Seconds for all of it.",
+    help="Seconds for all checks together.",
 )
 @settings_option
 def check(path: Path, sender: str | None, as_json: bool, timeout: float, settings: str | None) -> None:
-    """Check settings, mail server, queue and DNS records, one line each, with what to do about it. Sends nothing.
+    """Check settings, mail server, queue and DNS records, and print remedies. Sends nothing.
 
-    Ends with 0 when nothing failed, with 1 when something did, with 2 when the settings are wrong.
+    Exits with 0 if no check failed, with 1 if one did, and with 2 if the settings are wrong.
     """
     from openviper.cli.check.result import CheckResult
     from openviper.cli.check.run import check_results
@@ -70,7 +70,7 @@ class _Printer(Protocol):
 
 
 class _LinePrinter:
-    """A line as soon as it is known; colours on a terminal only, and never with NO_COLOR."""
+    """Prints each result at once, in colour only on terminals and never with NO_COLOR."""
 
     def add(self, result: "CheckResult") -> None:
         status = click.style(f"{result.status:<8}", fg=_COLOURS[result.status])
@@ -97,7 +97,7 @@ class _JsonPrinter:
 
 
 async def _print_all(found: "AsyncIterator[CheckResult]", printer: _Printer) -> bool:
-    """True when something failed."""
+    """Print the results; return True if a check failed."""
     failed = False
     async for result in found:
         printer.add(result)

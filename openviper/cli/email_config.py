@@ -1,4 +1,4 @@
-"""``viperctl email config``: what the settings of mail are, where each comes from, and what follows from them."""
+"""``viperctl email config``: show the mail settings, their origins, and the resulting delivery modes."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ __all__ = ["config"]
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @settings_option
 def config(path: Path, as_json: bool, settings: str | None) -> None:
-    """Show each setting of mail with its origin, and the delivery mode that mail would take now. Secrets are masked.
+    """Show each mail setting with its origin, and the delivery mode that mail would have now. Secrets are masked.
 
-    What an application gives as `Email({...})` or `EmailMiddleware(app, {...})` is known in its processes only.
+    Settings passed to `Email({...})` or `EmailMiddleware(app, {...})` are not shown: only the application has them.
     """
     from openviper.core.email.settings import EmailSettings
 
@@ -86,7 +86,7 @@ def _shown(value: object) -> str:
 
 
 def _plain(value: object) -> Any:
-    """For JSON; a secret as asterisks."""
+    """Return ``value`` as JSON can express it; asterisks for a secret."""
     from pydantic import SecretStr
 
     if value is None or isinstance(value, bool | int):
@@ -99,5 +99,5 @@ def _plain(value: object) -> Any:
         return [str(item) for item in value]
     if isinstance(value, str | Path):
         return str(value)
-    # A rate shows itself as it is written; of other objects only the kind says something.
+    # A rate has a readable str(); of other objects only the type is meaningful.
     return str(value) if type(value).__str__ is not object.__str__ else type(value).__name__

@@ -1,4 +1,4 @@
-"""``viperctl email failed``: list, show, retry, purge."""
+"""``viperctl email failed``: list, show, retry and purge dead letters."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
-_MOST = 1000
-_BAR_FROM = 20  # messages
+_MAX_READ = 1000
+_BAR_FROM = 20  # messages; fewer need no progress bar
 
 _ids = click.argument("message_ids", nargs=-1, metavar="[MESSAGE-ID]...")
 _all = click.option("--all", "everything", is_flag=True, help="Every failed message.")
@@ -27,15 +27,15 @@ _all = click.option("--all", "everything", is_flag=True, help="Every failed mess
 
 @click.group()
 def failed() -> None:
-    """Mail that was given up. `list` and `show` read the 1,000 oldest."""
+    """List, retry or delete mail that failed for good. `list` and `show` read the 1,000 oldest messages."""
 
 
 @failed.command("list")
 @project_option
-@click.option("--limit", type=click.IntRange(1), default=_MOST, show_default=True, help="Show at most so many.")
+@click.option("--limit", type=click.IntRange(1), default=_MAX_READ, show_default=True, help="Show at most this many.")
 @settings_option
 def list_failed(path: Path, limit: int, settings: str | None) -> None:
-    """List failed messages, oldest first: when, Message-ID, attempts. Addresses and reasons are in `show`."""
+    """List failed messages, oldest first: time, Message-ID, attempts. `show` adds addresses and reasons."""
     jobs = queue_of(path, settings).store.failed(limit)
     for job in jobs:
         uncertain = "  perhaps delivered" if job.uncertain else ""
@@ -48,10 +48,10 @@ def list_failed(path: Path, limit: int, settings: str | None) -> None:
 @project_option
 @settings_option
 def show(path: Path, message_id: str, settings: str | None) -> None:
-    """Show one failed message: whose it is, why it failed, and who does not have it."""
-    found = [job for job in queue_of(path, settings).store.failed(_MOST) if job.message_id == _id(message_id)]
+    """Show one failed message: sender, recipients, and why it failed for whom."""
+    found = [job for job in queue_of(path, settings).store.failed(_MAX_READ) if job.message_id == _id(message_id)]
     if not found:
-        raise click.ClickException(f"there is no failed message {_id(message_id)}")
+        raise click.ClickException(f"no failed message has the id {_id(message_id)}; see `viperctl email failed list`")
     for job in found:
         _print_job(job)
 
@@ -62,12 +62,12 @@ def show(path: Path, message_id: str, settings: str | None) -> None:
 @project_option
 @settings_option
 def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
-    """Queue failed messages again, for the recipients who do not have them."""
+    """Queue failed messages again, for the recipients who have not received them."""
     wanted = _wanted(message_ids, everything)
     store = queue_of(path, settings).store
-    with _progress(store, "Queueing again") as looked_at:
-        count = store.retry_failed(wanted, looked_at)
-    _tell(count, wanted, "queued again")
+    with _progress(store, "Queueing again") as advance:
+        count = store.retry_failed(wanted, advance)
+    _report(count, wanted, "queued again")
 
 
 @failed.command()
@@ -76,39 +76,39 @@ def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
 @project_option
 @settings_option
 def purge(path: Path, message_ids: tuple[str, ...], everything: bool, settings: str | None) -> None:
-    """Drop failed messages for good."""
+    """Delete failed messages for good."""
     wanted = _wanted(message_ids, everything)
     store = queue_of(path, settings).store
-    with _progress(store, "Dropping") as looked_at:
-        count = store.purge_failed(wanted, looked_at)
-    _tell(count, wanted, "dropped")
+    with _progress(store, "Deleting") as advance:
+        count = store.purge_failed(wanted, advance)
+    _report(count, wanted, "deleted")
 
 
 @contextmanager
-def _progress(store: "JobStore", what: str) -> Iterator[Callable[[], object]]:
-    """What is to be called for each message; many of them move a bar, on a terminal only."""
+def _progress(store: "JobStore", label: str) -> Iterator[Callable[[], object]]:
+    """Yield a function to call after each message; on a terminal it advances a bar if there are many."""
     many = store.stats().failed if sys.stderr.isatty() else 0
     if many < _BAR_FROM:
         yield lambda: None
         return
-    with click.progressbar(length=many, label=what, file=sys.stderr) as bar:
+    with click.progressbar(length=many, label=label, file=sys.stderr) as bar:
         yield lambda: bar.update(1)
 
 
 def _wanted(message_ids: tuple[str, ...], everything: bool) -> frozenset[str] | None:
     if everything == bool(message_ids):
-        raise click.UsageError("give Message-IDs, or --all")
+        raise click.UsageError("give either Message-IDs or --all")
     return None if everything else frozenset(map(_id, message_ids))
 
 
-def _tell(count: int, wanted: frozenset[str] | None, what: str) -> None:
-    click.echo(f"{count} {what}")
+def _report(count: int, wanted: frozenset[str] | None, done: str) -> None:
+    click.echo(f"{count} {done}")
     if wanted is not None and count < len(wanted):
-        raise click.ClickException("not all of them are failed messages")
+        raise click.ClickException("some of these ids belong to no failed message; see `viperctl email failed list`")
 
 
 def _id(given: str) -> str:
-    """With the angle brackets, which a shell takes for its own."""
+    """Add the angle brackets, which users leave out because a shell interprets them."""
     return f"<{given.strip('<>')}>"
 
 
@@ -121,7 +121,7 @@ def _print_job(job: "FailedJob") -> None:
     click.echo(f"Failed      {_when(job)} after {job.progress.attempts} attempts")
     click.echo(f"Reason      {escape(job.reason)}")
     if job.uncertain:
-        click.echo("Delivered   perhaps: nobody knows whether the server took it")
+        click.echo("Delivered   perhaps: the server's reply to the content is missing")
     for address, reply in job.progress.refused.items():
         click.echo(f"Refused     {escape(address)}  {escape(reply)}")
     for address, reason in job.progress.held.items():

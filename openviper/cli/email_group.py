@@ -1,4 +1,4 @@
-"""``viperctl email``: what there is to try, to see and to do about a project's mail."""
+"""``viperctl email``: commands to test, inspect and manage a project's mail."""
 
 import click
 
@@ -14,7 +14,7 @@ __all__ = ["email"]
 
 @click.group()
 def email() -> None:
-    """Mail of a project: try it out, look at its settings and templates, and look after the queue."""
+    """Test a project's mail, inspect its settings and templates, and manage its queue."""
 
 
 for _command in (check, config, failed, preview, send, status):

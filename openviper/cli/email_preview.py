@@ -1,4 +1,4 @@
-"""``viperctl email preview``: a mail template as it would be sent."""
+"""``viperctl email preview``: render a mail template as it would be sent."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ __all__ = ["preview"]
 @click.option(
     "--context",
     type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True),
-    help="JSON file with the values. Default: <template>.sample.json beside the template, and made-up values.",
+    help="JSON file with the values. Default: <template>.sample.json beside the template, and sample values.",
 )
 @click.option(
     "-o",
@@ -35,43 +35,45 @@ __all__ = ["preview"]
     type=click.Path(dir_okay=False, path_type=Path, resolve_path=True),
     help="File to write. Default: standard output.",
 )
-@click.option("--text", "as_text", is_flag=True, help="The text part instead of the HTML.")
+@click.option("--text", "as_text", is_flag=True, help="Write the text part instead of the HTML.")
 @settings_option
 def preview(
     template: str, path: Path, context: Path | None, output: Path | None, as_text: bool, settings: str | None
 ) -> None:
-    """Render TEMPLATE as `send_email(template=...)` would, and show subject and HTML."""
+    """Render TEMPLATE as `send_email(template=...)` does, and show its subject and HTML."""
     enter_project(path, settings_module=settings).load_settings()
     rendered = asyncio.run(_render(template, None if context is None else _read(context)))
     body = _body(template, rendered, as_text=as_text)
-    # Standard output is for the result alone.
+    # Standard output is for the rendered template alone.
     click.echo(f"Subject: {escape(rendered.subject or '(none: the template has no subject block)')}", err=True)
     if output is None:
         click.echo(escape(body, body=True) if sys.stdout.isatty() else body, nl=not body.endswith("\n"))
         return
-    # Without the mark a browser takes a file that names no charset for another one.
+    # Without the mark browsers guess the charset of a file that names none.
     mark = b"" if as_text else BOM_UTF8
     try:
         output.write_bytes(mark + body.encode())
     except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+        raise click.ClickException(
+            f"cannot write to {output}: {error.strerror}; choose another file with --output"
+        ) from error
     click.echo(f"Written: {output}", err=True)
 
 
 async def _render(template: str, context: dict[str, Any] | None) -> "RenderedTemplate":
     from openviper.core.email.delivery import Mailer
-    from openviper.core.email.inbox.previews import preview as with_samples
+    from openviper.core.email.inbox.previews import preview as render_with_samples
     from openviper.core.email.settings import EmailSettings
 
     renderer = Mailer(EmailSettings.from_settings()).renderer
     if context is not None:
         return await renderer.render(template, context)
-    found = await with_samples(renderer, template)
+    found = await render_with_samples(renderer, template)
     if found.rendered is None:
         raise click.ClickException(found.error)
     made_up = [variable.path for variable in found.variables if not variable.given]
     if made_up:
-        click.echo(f"Made up: {', '.join(made_up)}  (give values with --context, or in {found.sample_name})", err=True)
+        click.echo(f"Made up: {', '.join(made_up)}  (set them with --context, or in {found.sample_name})", err=True)
     return found.rendered
 
 
@@ -79,9 +81,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise click.UsageError(f"--context: {file} is not JSON: {error}") from error
+        raise click.UsageError(f"--context: {file} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise click.UsageError(f"--context: {file} must hold an object, with the variables as its names")
+        raise click.UsageError(f"--context: {file} must contain an object whose names are the variables")
     return values
 
 

@@ -1,4 +1,4 @@
-"""What the commands below ``viperctl email`` share: the project's folder as an option, and its queue."""
+"""Shared by the commands of ``viperctl email``: the option ``--project``, and the project's queue."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +23,15 @@ project_option = click.option(
 
 
 def queue_of(path: Path, settings: str | None) -> "QueueService":
-    """The queue of the project in ``path``.
+    """Return the queue of the project in ``path``.
 
     Raises:
-        click.ClickException: it has none.
+        click.ClickException: the project has no queue.
     """
     from openviper.core.email.queue import queue_service
 
     enter_project(path, settings_module=settings).load_settings()
     service = queue_service()
     if service is None:
-        raise click.ClickException('mail is not queued: TASKS["broker"] is not "redis" or "rabbitmq"')
+        raise click.ClickException('mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"')
     return service

@@ -1,4 +1,4 @@
-"""``viperctl email status``."""
+"""``viperctl email status``: show the queue's stats."""
 
 from pathlib import Path
 
@@ -14,7 +14,10 @@ __all__ = ["status"]
 @project_option
 @settings_option
 def status(path: Path, settings: str | None) -> None:
-    """Show who delivers queued mail and how much there is. Ends with 1 when mail waits and nobody delivers it."""
+    """Show the broker, the number of workers, and the queue's stats.
+
+    Exits with 1 if mail waits and no worker delivers it.
+    """
     service = queue_of(path, settings)
     stats = service.store.stats()
     click.echo(f"Broker   {service.settings.address}")
@@ -22,10 +25,12 @@ def status(path: Path, settings: str | None) -> None:
     oldest = "" if stats.oldest is None else f", the oldest unsent message is {_age(stats.oldest)} old"
     click.echo(f"Waiting  {stats.waiting}{oldest}")
     if stats.later is not None:
-        click.echo(f"Later    {stats.later} (scheduled, or waiting for another attempt)")
+        click.echo(f"Later    {stats.later} (scheduled, or waiting for a retry)")
     click.echo(f"Failed   {stats.failed}")
     if stats.waiting and not stats.consumers:
-        raise click.ClickException("mail waits, and no worker consumes the emails queue")
+        raise click.ClickException(
+            "mail waits, and no worker consumes the emails queue: start one with `viperctl runworker`"
+        )
 
 
 def _age(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options shared by several commands."""
 
 from pathlib import Path
 
@@ -28,5 +28,9 @@ def _address(_context: click.Context, _option: click.Parameter, value: str | Non
 
 
 sender_option = click.option(
-    "--from", "sender", metavar="ADDRESS", callback=_address, help='The sender. Default: EMAIL["default_sender"].'
+    "--from",
+    "sender",
+    metavar="ADDRESS",
+    callback=_address,
+    help='Sender of the message. Default: EMAIL["default_sender"].',
 )

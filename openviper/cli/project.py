@@ -1,4 +1,4 @@
-"""What a project folder says about itself: its application and its settings module."""
+"""Find a project folder's application and settings module, and load them."""
 
 import os
 import sys
@@ -22,22 +22,22 @@ __all__ = ["Project", "enter_project"]
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project folder. ``app`` is ``module:name``; None where neither pyproject.toml nor an app.py gives one."""
+    """A project folder. ``app`` is ``module:name``; None if neither pyproject.toml nor an app.py defines one."""
 
     folder: Path
     app: str | None
     settings: str | None
 
     def app_path(self) -> str:
-        """``module:name`` of the application.
+        """Return the application as ``module:name``.
 
         Raises:
-            click.UsageError: the project has none.
+            click.UsageError: the project has no application.
         """
         if self.app is None:
             raise click.UsageError(
-                f"{self.folder} has no application: write app.py with an 'app' in it, "
-                'or name yours in pyproject.toml: [tool.openviper] app = "module:app"'
+                f"{self.folder} has no application: define 'app' in app.py, "
+                'or name it in pyproject.toml: [tool.openviper] app = "module:app"'
             )
         return self.app
 
@@ -45,11 +45,11 @@ class Project:
         """Import the application.
 
         Raises:
-            click.UsageError: there is no such module, or no such name in it.
-            click.ClickException: the project's own code failed; the text names the file and line.
+            click.UsageError: the module does not exist, or does not define the name.
+            click.ClickException: the project's code failed; the text names the file and line.
         """
         module_name, _, name = self.app_path().partition(":")
-        with _naming_the_file(self.folder, f"the application {shown(self.app)} cannot be imported"):
+        with _naming_the_file(self.folder, f"cannot import the application {shown(self.app)}"):
             try:
                 module = import_module(module_name)
             except ModuleNotFoundError as error:
@@ -66,21 +66,21 @@ class Project:
         return app
 
     def load_settings(self) -> None:
-        """Read the settings module now, so that a fault in it is told by its file.
+        """Import the settings module now, so that an error names the file that caused it.
 
         Raises:
-            ImproperlyConfigured: there is no such module.
+            ImproperlyConfigured: the module does not exist.
             click.ClickException: its code failed; the text names the file and line.
         """
-        with _naming_the_file(self.folder, f"the settings module {shown(self.settings)} cannot be imported"):
+        with _naming_the_file(self.folder, f"cannot import the settings module {shown(self.settings)}"):
             settings.DEBUG  # noqa: B018 - the first read loads the module
 
 
 def enter_project(path: Path, *, settings_module: str | None = None) -> Project:
-    """Make ``path`` the working directory and the first place to import from, and choose its settings module.
+    """Change into ``path``, make it the first import path, and choose its settings module.
 
     Raises:
-        click.UsageError: pyproject.toml is wrong, or more than one settings.py could be meant.
+        click.UsageError: pyproject.toml is invalid, or several settings modules exist and none is chosen.
     """
     folder = path.resolve()
     table = _openviper_table(folder)
@@ -102,7 +102,7 @@ def _openviper_table(folder: Path) -> dict[str, str]:
     try:
         tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file} cannot be read: {error}") from error
+        raise click.UsageError(f"cannot read {file}: {error}") from error
     table = tool.get("openviper", {})
     for key in ("app", "settings"):
         if not isinstance(table.get(key, ""), str):
@@ -111,7 +111,7 @@ def _openviper_table(folder: Path) -> dict[str, str]:
 
 
 def _only_settings(folder: Path) -> str | None:
-    """The settings.py of the folder itself, else the only one in a package of it."""
+    """Return the folder's own settings.py, or else the only one in its packages; None if there is none."""
     if (folder / "settings.py").is_file():
         return "settings"
     found = sorted(file.parent.name for file in folder.glob("*/settings.py") if file.parent.name.isidentifier())
@@ -122,22 +122,22 @@ def _only_settings(folder: Path) -> str | None:
 
 
 @contextmanager
-def _naming_the_file(folder: Path, what: str) -> Iterator[None]:
+def _naming_the_file(folder: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except (OpenViperError, click.ClickException):
         raise
-    except Exception as error:  # whatever the project's own code raises
+    except Exception as error:  # the project's code may raise anything
         own = error.__traceback__
         while own is not None and not _within(own.tb_frame.f_code.co_filename, folder):
             own = own.tb_next
         if own is not None:
             click.echo("".join(traceback.format_exception(type(error), error, own)), err=True)
-        raise click.ClickException(f"{what}: {_place(error, folder)}: {type(error).__name__}: {error}") from error
+        raise click.ClickException(f"{problem}: {_place(error, folder)}: {type(error).__name__}: {error}") from error
 
 
 def _place(error: Exception, folder: Path) -> str:
-    """The project's file and line that failed."""
+    """Return the project's file and line that failed."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _within(frame.filename, folder)]
@@ -145,5 +145,5 @@ def _place(error: Exception, folder: Path) -> str:
 
 
 def _within(filename: str, folder: Path) -> bool:
-    # A virtual environment often stands inside the project.
+    # A virtual environment is often inside the project.
     return Path(filename).is_relative_to(folder) and "site-packages" not in Path(filename).parts

@@ -23,15 +23,15 @@ _DEFAULT_PORT = 8000
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULT_PORT}, or a free one when that is taken]",
+    help=f"Port to listen on; 0 chooses a free port.  [default: {_DEFAULT_PORT}, or a free port if it is in use]",
 )
-@click.option("--reload", is_flag=True, help="Start again whenever a Python file of the project changes.")
+@click.option("--reload", is_flag=True, help="Restart whenever a Python file of the project changes.")
 @settings_option
 def runserver(path: Path, host: str, port: int | None, reload: bool, settings: str | None) -> None:
     """Serve the application of the project folder PATH.
 
-    The application is the one that [tool.openviper] app = "module:app" names in the folder's pyproject.toml, else
-    "app" in its app.py.
+    The application is "app" in the folder's app.py, unless [tool.openviper] app = "module:app" in its pyproject.toml
+    names another one.
     """
     from openviper.conf import require
 
@@ -39,7 +39,7 @@ def runserver(path: Path, host: str, port: int | None, reload: bool, settings: s
     app_path = project.app_path()
     uvicorn = require("uvicorn", extra="server", purpose="runserver")
     project.load_settings()
-    # With --reload only the child imports the application, so that it may be broken for a while and mended.
+    # With --reload only the child process imports the application, so that the server survives broken code.
     app = app_path if reload else project.load_app()
 
     inbox = _has_inbox(loaded=not reload)
@@ -60,11 +60,11 @@ def runserver(path: Path, host: str, port: int | None, reload: bool, settings: s
         else:
             server.run(sockets=[listener])
             if not server.started:
-                sys.exit(3)  # as uvicorn's own command: the log has said why
+                sys.exit(3)  # as uvicorn's own command does; the log has the reason
 
 
 def _log_config() -> dict[str, Any]:
-    """Uvicorn's own, with our loggers beside it: what becomes of mail is shown where the requests are."""
+    """Return uvicorn's own logging configuration, extended to show our loggers beside its requests."""
     from uvicorn.config import LOGGING_CONFIG
 
     ours = {"openviper": {"handlers": ["default"], "level": "INFO", "propagate": False}}
@@ -72,7 +72,7 @@ def _log_config() -> dict[str, Any]:
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket that accepts connections from now on, so that the printed address works at once."""
+    """Open a socket that accepts connections already, so that the printed address works at once."""
     try:
         return _open_socket(host, _DEFAULT_PORT if port is None else port)
     except OSError as error:
@@ -80,7 +80,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             return _open_socket(host, 0)
         wanted = _DEFAULT_PORT if port is None else port
         raise click.ClickException(
-            f"cannot listen on {host} port {wanted}: {error.strerror}; choose with --host and --port"
+            f"cannot listen on {host} port {wanted}: {error.strerror}; choose another with --host and --port"
         ) from error
 
 
@@ -92,7 +92,7 @@ def _open_socket(host: str, port: int) -> socket.socket:
 
 
 def _has_inbox(*, loaded: bool) -> bool:
-    # An application that was imported without the extension has no inbox page; with --reload it was not imported here.
+    # Without the extension an application has no inbox page; with --reload this process has not imported it.
     if loaded and "openviper.core.email.asgi" not in sys.modules:
         return False
     from openviper.conf import settings

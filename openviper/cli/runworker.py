@@ -1,4 +1,4 @@
-"""``viperctl runworker PATH``: the processes that run tasks and deliver queued mail."""
+"""``viperctl runworker PATH``: run tasks and deliver queued mail, in several processes."""
 
 import json
 import logging
@@ -23,19 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["runworker"]
 
-# Each process keeps the delayed tasks it has fetched in memory; Dramatiq's own bound is 1,000 for each thread.
-_DELAYED = "1000"
+# Each process keeps the delayed tasks that it has fetched in memory; Dramatiq's own limit is 1,000 for each thread.
+_DELAYED_PREFETCH = "1000"
 
 
 @click.command()
 @project_path
 @click.argument("more_queues", nargs=-1, metavar="")
 @click.option(
-    "--queues", "-q", multiple=True, metavar="NAME", help="A queue to work on; may be repeated. Default: all of them."
+    "--queues", "-q", multiple=True, metavar="NAME", help="Queue to consume; may be repeated. Default: all queues."
 )
-@click.option("--processes", "-p", type=click.IntRange(1, 256), help="Worker processes. Default: one for each CPU.")
-@click.option("--threads", "-t", type=click.IntRange(1, 1024), default=8, show_default=True, help="Threads of each.")
-@click.option("--watch", is_flag=True, help="Start again when a source file of the project changes.")
+@click.option("--processes", "-p", type=click.IntRange(1, 256), help="Number of processes. Default: one for each CPU.")
+@click.option(
+    "--threads", "-t", type=click.IntRange(1, 1024), default=8, show_default=True, help="Threads of each process."
+)
+@click.option("--watch", is_flag=True, help="Restart when a source file of the project changes.")
 @click.option("--pid-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the process id to this file.")
 @click.option("--verbose", "-v", count=True, help="Log more.")
 @settings_option
@@ -52,11 +54,11 @@ def runworker(
 ) -> None:
     """Run the tasks of the project folder PATH and deliver its queued mail, until SIGTERM or Ctrl+C.
 
-    The first signal finishes what is in hand and ends with 0. When one of the processes dies, all end; let a supervisor
-    start the worker again.
+    After the first signal the tasks in progress finish, and the exit status is 0. If one of the processes dies, all
+    end; let a supervisor restart the worker.
     """
     if more_queues and not queues:
-        raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; queues are named with --queues")
+        raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; name queues with --queues")
     names = tuple(name for given in (*queues, *more_queues) for name in given.split(",") if name)
     pid_file = None if pid_file is None else pid_file.resolve()
     if watch:
@@ -68,14 +70,14 @@ def runworker(
     _check_broker(tasks)
     run = _Run(project.folder, names, processes or os.cpu_count() or 1, threads, watch, pid_file, verbose)
     _print_banner(tasks, run)
-    # The runner starts itself again with sys.argv; the folder and program it was called with may be relative.
+    # Dramatiq's runner restarts itself with sys.argv, whose folder and program may be relative.
     sys.argv = run.restart_command()
     sys.exit(_start(run))
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is to run. No ``queues`` means all of them."""
+    """Options of one run. No ``queues`` means all."""
 
     folder: Path
     queues: tuple[str, ...]
@@ -86,14 +88,14 @@ class _Run:
     verbose: int
 
     def restart_command(self) -> list[str]:
-        """The command that runs the same again, from any folder."""
+        """Return the command that repeats this run from any folder."""
         command = [sys.executable, "-m", "openviper.cli", "viperctl", "runworker", str(self.folder)]
         command += [word for name in self.queues for word in ("--queues", name)]
         command += ["--watch"] if self.watch else []
         return command + self._shared_options()
 
     def runner_arguments(self) -> list[str]:
-        """For the command line of Dramatiq's runner."""
+        """Return the arguments for Dramatiq's runner."""
         arguments = ["openviper.cli.workerprocess:boot", "--path", str(self.folder), *self._shared_options()]
         return arguments + (["--queues", *self.queues] if self.queues else [])
 
@@ -110,11 +112,11 @@ def _checked_settings() -> "TaskSettings":
     tasks = TaskSettings.from_settings()
     if not tasks.enabled:
         raise click.ClickException(
-            'there is no broker to work for: set TASKS = {"broker": "redis", "broker_url": "redis://..."}'
+            'no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}'
         )
     if not tasks.real:
         raise click.ClickException(
-            'TASKS["broker"]: the stub broker lives in one process and has no workers; use "redis" or "rabbitmq"'
+            'TASKS["broker"]: the stub broker exists in one process and has no workers; use "redis" or "rabbitmq"'
         )
     return tasks
 
@@ -154,12 +156,12 @@ def _print_banner(tasks: "TaskSettings", run: _Run) -> None:
 
 
 def _start(run: _Run) -> int:
-    os.environ.setdefault("dramatiq_delay_queue_prefetch", _DELAYED)
-    cli: Any = import_module("dramatiq.cli")  # it has no annotations
+    os.environ.setdefault("dramatiq_delay_queue_prefetch", _DELAYED_PREFETCH)
+    cli: Any = import_module("dramatiq.cli")  # has no type annotations
 
     from openviper.cli.workerprocess import QUEUES_VARIABLE
 
     os.environ[QUEUES_VARIABLE] = json.dumps(run.queues)
-    # Its loggers tell what happened to mail; Dramatiq sets the format and where they go.
+    # Dramatiq sets the log's format and destination; our loggers report what happens to mail.
     logging.getLogger("openviper").setLevel(logging.DEBUG if run.verbose else logging.INFO)
     return int(cli.main(cli.make_argument_parser().parse_args(run.runner_arguments())))

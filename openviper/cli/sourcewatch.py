@@ -1,4 +1,4 @@
-"""``runworker --watch``: start the worker again when the project's source has changed."""
+"""Restart the worker when the project's source changes (``runworker --watch``)."""
 
 import contextlib
 import logging
@@ -12,17 +12,18 @@ __all__ = ["hang_up_on_change"]
 
 logger = logging.getLogger("openviper.tasks")
 
-_EVERY = 0.5  # seconds between two looks
+_INTERVAL = 0.5  # seconds between two checks
 _NOT_SOURCE = {"__pycache__", "node_modules"}
 
 Sources = dict[Path, tuple[int, int]]
 
 
 def hang_up_on_change(folder: Path) -> None:
-    """Send this process one SIGHUP when a ``.py`` file below ``folder`` has changed and all are still for a moment.
+    """Send this process one SIGHUP after a ``.py`` file below ``folder`` changed and no further change followed.
 
-    One, since a second makes Dramatiq's runner kill its workers, and editors write a file in several steps. Call this
-    before anything of the project is loaded. The signal waits until the runner, which handles it, lets it through.
+    Only one, because a second SIGHUP makes Dramatiq's runner kill its workers, and editors write a file in several
+    steps. Call this before any module of the project is loaded. The signal is blocked until the runner, which handles
+    it, unblocks it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     watching = threading.Thread(target=_watch, args=(folder, _sources(folder)), name="source-watch", daemon=True)
@@ -31,17 +32,17 @@ def hang_up_on_change(folder: Path) -> None:
 
 def _watch(folder: Path, before: Sources) -> None:
     while (now := _sources(folder)) == before:
-        time.sleep(_EVERY)
+        time.sleep(_INTERVAL)
     changed = sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
     while now != before:
-        time.sleep(_EVERY)
+        time.sleep(_INTERVAL)
         before, now = now, _sources(folder)
-    logger.info("%s has changed; the worker starts again", ", ".join(map(str, changed)))
+    logger.info("%s has changed; restarting the worker", ", ".join(map(str, changed)))
     os.kill(os.getpid(), signal.SIGHUP)
 
 
 def _sources(folder: Path) -> Sources:
-    """Time of change and size of each source file; hidden folders and virtual environments are left out."""
+    """Return modification time and size of each source file, except in hidden folders and virtual environments."""
     found: Sources = {}
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE]

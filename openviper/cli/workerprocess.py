@@ -1,4 +1,4 @@
-"""What each process of ``viperctl runworker`` does first; Dramatiq's runner imports it by name."""
+"""Start-up of each process of ``viperctl runworker``; Dramatiq's runner imports it by name."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ logger = logging.getLogger("openviper.tasks")
 
 
 def boot() -> None:
-    """Make the broker, declare the project's actors and that of mail on it; show the inbox page what it delivers."""
+    """Create the broker, declare the project's actors and mail's own on it, and start recording for the inbox page."""
     broker = get_broker()
     declare(broker)
     start_recording(EmailSettings.from_settings(), debug=debug())
@@ -30,11 +30,11 @@ def boot() -> None:
     for name in wanted:
         if name not in broker.get_declared_queues():
             declared = ", ".join(sorted(broker.get_declared_queues()))
-            logger.warning("no actor uses the queue %r; there are %s", name, declared)
+            logger.warning("no actor uses the queue %r; declared queues: %s", name, declared)
 
 
 def task_modules(folder: Path) -> list[str]:
-    """``TASKS["modules"]``, and every tasks.py of ``folder`` and of the packages in it."""
+    """Return ``TASKS["modules"]``, then each tasks.py in ``folder`` and in its packages."""
     return list(dict.fromkeys((*TaskSettings.from_settings().modules, *_found(folder))))
 
 

@@ -84,10 +84,10 @@ async def test_purge_drops_for_good(tmp_path: Path, broker: BrokerServer) -> Non
             failed_soon(run, 2)
         first = run("failed", "list").stdout.split()[2]
         assert run("failed", "purge").returncode == 2
-        assert "1 dropped" in run("failed", "purge", first).stdout
+        assert "1 deleted" in run("failed", "purge", first).stdout
         unknown = run("failed", "purge", first)
         assert unknown.returncode == 1
-        assert "1 dropped" in run("failed", "purge", "--all").stdout
+        assert "1 deleted" in run("failed", "purge", "--all").stdout
         assert "Failed   0" in run("status").stdout
 
 
@@ -102,9 +102,9 @@ def test_many_messages_move_a_bar_on_a_terminal_and_nowhere_else(
         seen = on_a_terminal([str(Path(sys.executable).with_name("viperctl")), *words]).stdout
         give_up(30)
     assert "100%" in seen
-    assert "30 queued again" in seen or "30 dropped" in seen
+    assert "30 queued again" in seen or "30 deleted" in seen
     done = viperctl(*words)
-    assert (done.stdout, done.stderr) == (f"30 {'queued again' if command == 'retry' else 'dropped'}\n", "")
+    assert (done.stdout, done.stderr) == (f"30 {'queued again' if command == 'retry' else 'deleted'}\n", "")
 
 
 def give_up(count: int) -> None:

@@ -1,1 +1,1 @@
-"""What ``viperctl email check`` looks at, one module for each subject."""
+"""Checks of ``viperctl email check``, one module for each subject."""

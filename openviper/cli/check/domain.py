@@ -1,35 +1,35 @@
-"""SPF and DMARC of the sender's domain, where dnspython is installed and DNS answers."""
+"""Check SPF and DMARC of the sender's domain, if dnspython is installed and DNS answers."""
 
 from collections.abc import Callable, Iterable
 
 from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import in_thread, left
+from openviper.cli.check.waiting import in_thread, remaining
 from openviper.conf import require
 from openviper.core.email.addresses import parse_address
 from openviper.exceptions import MissingDependency
 
 __all__ = ["check_dmarc", "check_domain", "check_spf"]
 
-# RFC 6761 and RFC 6762: these have no records that anybody could look at.
+# RFC 6761 and RFC 6762: these have no public records.
 _RESERVED = frozenset({"test", "example", "invalid", "localhost", "local"})
 _RESERVED_SECOND = frozenset({"example.com", "example.net", "example.org"})
-_MOST_PARENTS = 5
+_MAX_PARENTS = 5
 
 TxtLookup = Callable[[str], list[str]]
 
 
 class _NoAnswer(Exception):
-    """DNS could not be asked."""
+    """DNS did not answer."""
 
 
 async def check_domain(sender: str | None, deadline: float) -> tuple[CheckResult, CheckResult]:
-    """Findings for spf and dmarc, by ``deadline`` (loop time)."""
+    """Check SPF and DMARC until ``deadline`` (loop time)."""
     domain = "" if sender is None else parse_address(sender, field="sender").domain.lower()
     if not domain or domain.startswith("["):
         return _both_skipped("there is no sender with a domain")
     if domain.rpartition(".")[2] in _RESERVED or ".".join(domain.split(".")[-2:]) in _RESERVED_SECOND:
         return _both_skipped(f"{domain} is reserved for examples and tests")
-    lifetime = left(deadline)
+    lifetime = remaining(deadline)
     try:
         return await in_thread(lambda: _look_up(domain, lifetime), deadline)
     except MissingDependency as error:
@@ -39,33 +39,31 @@ async def check_domain(sender: str | None, deadline: float) -> tuple[CheckResult
 
 
 def check_spf(domain: str, records: Iterable[str]) -> CheckResult:
-    """Of the TXT records of ``domain`` (RFC 7208)."""
+    """Check the SPF record among the TXT records of ``domain`` (RFC 7208)."""
     found = [record for record in records if record.lower() == "v=spf1" or record.lower().startswith("v=spf1 ")]
     if not found:
         remedy = f'publish a TXT record for {domain}, such as "v=spf1 mx -all", that names your mail server'
-        return CheckResult.warning("spf", f"{domain} has no record: receivers may take its mail for forged", remedy)
+        return CheckResult.warning("spf", f"{domain} has no record: receivers may treat its mail as forged", remedy)
     if len(found) > 1:
         remedy = "join them into one: receivers ignore both (RFC 7208 section 4.5)"
         return CheckResult.warning("spf", f"{domain} has {len(found)} records", remedy)
     if "+all" in found[0].lower().split() or "all" in found[0].lower().split():
-        return CheckResult.warning(
-            "spf", f"{domain}: {found[0]}", "end it with -all or ~all: it allows the whole world"
-        )
+        return CheckResult.warning("spf", f"{domain}: {found[0]}", "end it with -all or ~all: it allows every server")
     return CheckResult.ok("spf", f"{domain}: {found[0]}")
 
 
 def check_dmarc(domain: str, lookup: TxtLookup) -> CheckResult:
-    """Of ``domain``, else of the nearest parent that has a record."""
+    """Check the DMARC record of ``domain``, or of its nearest parent that has one (RFC 7489)."""
     labels = domain.split(".")
-    for skipped in range(max(1, min(len(labels) - 1, _MOST_PARENTS))):
+    for skipped in range(max(1, min(len(labels) - 1, _MAX_PARENTS))):
         name = ".".join(("_dmarc", *labels[skipped:]))
         found = [record for record in lookup(name) if record.lower().replace(" ", "").startswith("v=dmarc1")]
         if len(found) > 1:
             return CheckResult.warning("dmarc", f"{name} has {len(found)} records", "join them: receivers ignore all")
         if found:
             return CheckResult.ok("dmarc", f"{name}: {found[0]}")
-    remedy = f'publish a TXT record for _dmarc.{domain}, to begin with "v=DMARC1; p=none; rua=mailto:..."'
-    return CheckResult.warning("dmarc", f"{domain} has no record: large receivers ask for one", remedy)
+    remedy = f'publish a TXT record for _dmarc.{domain}, such as "v=DMARC1; p=none; rua=mailto:..."'
+    return CheckResult.warning("dmarc", f"{domain} has no record: large receivers require one", remedy)
 
 
 def _look_up(domain: str, lifetime: float) -> tuple[CheckResult, CheckResult]:

@@ -1,4 +1,4 @@
-"""The way to the mail server: its name, and a connection to one of its addresses."""
+"""Check the network: resolve the mail server's name and connect to its addresses."""
 
 import asyncio
 import os
@@ -12,28 +12,28 @@ from openviper.cli.check.waiting import in_thread
 
 __all__ = ["ServerTarget", "find_addresses", "open_connection"]
 
-_MOST = 6  # addresses that are tried
+_MAX_ADDRESSES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """An address as ``getaddrinfo`` gives it."""
+    """An address as ``getaddrinfo`` returns it."""
 
     family: int
     address: tuple[Any, ...]
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the address without the port."""
         return str(self.address[0])
 
 
 async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckResult, Sequence[ServerTarget]]:
-    """What the system's resolver says of ``host``."""
+    """Resolve ``host`` with the system's resolver; return the result and its addresses, none if that failed."""
     try:
         answers = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), deadline)
     except TimeoutError:
-        remedy = "see whether this machine's resolver can be reached (/etc/resolv.conf)"
+        remedy = "check that this machine can reach its resolver (/etc/resolv.conf)"
         return CheckResult.failed("dns", f"no answer for {host} in time", remedy), ()
     except OSError as error:
         remedy = 'correct EMAIL["host"], or the DNS of this machine'
@@ -48,8 +48,8 @@ async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckRe
 async def open_connection(
     targets: Sequence[ServerTarget], port: int, deadline: float
 ) -> tuple[CheckResult, socket.socket | None]:
-    """Try every address at once; the connection is the first of those that answer, in the resolver's order."""
-    targets = targets[:_MOST]
+    """Connect to all addresses at once; return the result and the first connection in the resolver's order."""
+    targets = targets[:_MAX_ADDRESSES]
     results = await asyncio.gather(*(_connect(target, deadline) for target in targets))
     opened = [result for result in results if isinstance(result, socket.socket)]
     failures = {target.text: result for target, result in zip(targets, results, strict=True) if isinstance(result, str)}
@@ -57,16 +57,16 @@ async def open_connection(
         spare.close()
     faults = ", ".join(f"{address}: {reason}" for address, reason in failures.items())
     if not opened:
-        remedy = 'correct EMAIL["host"] and EMAIL["port"]; see that the server runs and no firewall is in the way'
+        remedy = 'correct EMAIL["host"] and EMAIL["port"]; check that the server runs and no firewall blocks it'
         return CheckResult.failed("tcp", f"port {port}: {faults}", remedy), None
     if failures:
-        remedy = "give that address a server, or take it out of the DNS: whoever tries it first waits"
+        remedy = "run the server on that address, or remove it from the DNS: clients that try it first wait"
         return CheckResult.warning("tcp", f"port {port} is open, but not everywhere: {faults}", remedy), opened[0]
     return CheckResult.ok("tcp", f"port {port} is open"), opened[0]
 
 
 async def _connect(target: ServerTarget, deadline: float) -> socket.socket | str:
-    """The connection, or why there is none."""
+    """Return the connection, or the reason why it failed."""
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM)
     except OSError as error:

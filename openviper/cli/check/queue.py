@@ -1,4 +1,4 @@
-"""The broker, and whether somebody takes mail from it."""
+"""Check the broker and its workers."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ __all__ = ["check_queue"]
 
 
 async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[CheckResult, CheckResult]:
-    """Findings for broker and worker, by ``deadline`` (loop time). ``settings`` None: the backend keeps mail itself."""
+    """Check broker and workers until ``deadline`` (loop time). ``settings`` None: the backend keeps mail in memory."""
     if settings is None:
         return _both_skipped("not used: the backend keeps mail in this process")
     service = queue_service()
@@ -22,20 +22,20 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
     if settings.use_background_worker is False:
         return _both_skipped('not used: EMAIL["use_background_worker"] is False')
     address = service.settings.address
-    unseen = CheckResult.skipped("worker", "not reached")
+    unreached = CheckResult.skipped("worker", "not reached")
     try:
         await in_thread(partial(_probe, service), deadline)
     except MissingDependency as error:
-        return CheckResult.failed("broker", str(error), "install it"), unseen
+        return CheckResult.failed("broker", str(error), "install it"), unreached
     except (QueueUnavailable, TimeoutError) as error:
         reason = str(error) or "no answer in time"
-        remedy = 'start it, or correct TASKS["broker_url"]; until then mail goes without the queue'
-        return CheckResult.failed("broker", f"{address} does not answer: {reason}", remedy), unseen
+        remedy = 'start it, or correct TASKS["broker_url"]; until then mail is not queued'
+        return CheckResult.failed("broker", f"{address} does not answer: {reason}", remedy), unreached
     try:
         count = await in_thread(service.consumers, deadline)
     except (QueueUnavailable, TimeoutError) as error:
         worker = CheckResult.failed(
-            "worker", f"cannot be seen: {str(error) or 'no answer in time'}", "look at the broker's log"
+            "worker", f"cannot be counted: {str(error) or 'no answer in time'}", "look at the broker's log"
         )
     else:
         worker = _worker(count)
@@ -43,13 +43,13 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
 
 
 def _probe(service: QueueService) -> None:
-    service.store.probe()  # the first use of the store imports the client library, which belongs into the thread
+    service.store.probe()  # the store's first use imports the client library, which would block the event loop
 
 
 def _worker(count: int) -> CheckResult:
     if count:
         return CheckResult.ok("worker", f"workers on the emails queue: {count}")
-    return CheckResult.failed("worker", "nobody takes mail from the queue", "start one: viperctl runworker")
+    return CheckResult.failed("worker", "no worker consumes the emails queue", "start one: viperctl runworker")
 
 
 def _both_skipped(why: str) -> tuple[CheckResult, CheckResult]:

@@ -1,4 +1,4 @@
-"""What was looked at, what was found, and what to do about it."""
+"""Result of a check: its status, the finding, and the remedy."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ __all__ = ["CheckResult", "Status"]
 
 
 class Status(StrEnum):
-    """How much a result matters; only FAILED makes the whole check fail."""
+    """A result's severity; only FAILED makes the command fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -17,7 +17,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """``check`` names what was looked at; ``remedy`` is empty where there is nothing to do."""
+    """One check's result; ``remedy`` is empty if nothing has to be done."""
 
     check: str
     status: Status
@@ -41,5 +41,5 @@ class CheckResult:
         return cls(check, Status.SKIPPED, found, remedy)
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {name: str(value) for name, value in asdict(self).items()}

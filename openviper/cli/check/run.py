@@ -1,4 +1,4 @@
-"""Everything that is looked at, in order; what does not depend on each other at the same time."""
+"""Run all checks and yield their results in order; independent checks run at the same time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,12 +16,12 @@ __all__ = ["check_results"]
 async def check_results(
     settings: EmailSettings, sender: str | None, limit: float, *, module: str | None
 ) -> AsyncIterator[CheckResult]:
-    """All of them, within ``limit`` seconds.
+    """Yield the result of each check, within ``limit`` seconds.
 
-    ``sender``: in place of the default one; ``module``: of the settings, None without.
+    ``sender`` replaces the default sender; ``module`` is the settings module, None without one.
 
     Raises:
-        ImproperlyConfigured: before the first finding.
+        ImproperlyConfigured: the settings are wrong; raised before the first result.
     """
     deadline = asyncio.get_running_loop().time() + limit
     sender = sender or settings.default_sender

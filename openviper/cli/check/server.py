@@ -1,4 +1,4 @@
-"""The mail server: TLS, what it offers, the login, and whether it takes the sender. Nothing is sent."""
+"""Check the mail server: TLS, extensions, login, and whether it accepts the sender. Sends no message."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import left
+from openviper.cli.check.waiting import remaining
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error, is_tls_error
 from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
@@ -18,13 +18,13 @@ from openviper.network import is_loopback
 __all__ = ["SERVER_CHECKS", "check_server"]
 
 SERVER_CHECKS = ("dns", "tcp", "tls", "ehlo", "auth", "sender")
-_SOON = 14  # days
+_EXPIRES_SOON = 14  # days
 
-_CLOCK = "correct the clock of this machine, or the certificate"
-_TRUST = 'name the PEM file of its authority in EMAIL["tls_ca_file"], or use a certificate of a public authority'
+_CLOCK = "correct this machine's clock, or replace the certificate"
+_TRUST = 'set EMAIL["tls_ca_file"] to its authority\'s PEM file, or use a certificate from a public authority'
 _INCOMPLETE = f"{_TRUST}; or the server does not send its intermediate certificates"
 _NAME = 'set EMAIL["host"] to a name that is in the certificate'
-# By OpenSSL's numbers, X509_V_ERR_...
+# By OpenSSL's error numbers, X509_V_ERR_...
 _CERTIFICATE_REMEDIES = {
     9: _CLOCK,  # CERT_NOT_YET_VALID
     10: "renew the certificate on the mail server; if it is new, correct this machine's clock",  # CERT_HAS_EXPIRED
@@ -38,7 +38,7 @@ _CERTIFICATE_REMEDIES = {
 
 
 async def check_server(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[CheckResult]:
-    """A finding for each of dns, tcp, tls, ehlo, auth and sender, in this order, by ``deadline`` (loop time)."""
+    """Yield a result for each of dns, tcp, tls, ehlo, auth and sender, until ``deadline`` (loop time)."""
     done = 0
     async for result in _check_results(settings, sender, deadline):
         done += 1
@@ -48,7 +48,7 @@ async def check_server(settings: EmailSettings, sender: str | None, deadline: fl
 
 
 async def _check_results(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[CheckResult]:
-    """Ends after the first failure that leaves nothing more to find out."""
+    """Yield results until a failure makes further checks impossible."""
     result, targets = await find_addresses(settings.host, settings.port, deadline)
     yield result
     if not targets:
@@ -57,8 +57,8 @@ async def _check_results(settings: EmailSettings, sender: str | None, deadline: 
     yield result
     if sock is None:
         return
-    # A step that ends by itself, before all of it has to, says more.
-    limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.8 * left(deadline))})
+    # A step that times out before the deadline gives a more precise error.
+    limited = settings.model_copy(update={"timeout": min(settings.timeout, 0.8 * remaining(deadline))})
     try:
         inspection = await Inspection.create(limited, sock)
     except ImproperlyConfigured as error:
@@ -77,7 +77,7 @@ class _Conversation:
         self._deadline = deadline
 
     async def check_results(self, sender: str | None) -> AsyncIterator[CheckResult]:
-        """tls, ehlo, auth and sender, as far as it comes."""
+        """Yield the results for tls, ehlo, auth and sender until one of them fails."""
         failure = await self._try("greeting", self._inspection.connect)
         if failure is not None:
             if self._settings.use_ssl and not is_greeting_error(failure):
@@ -110,13 +110,13 @@ class _Conversation:
         session = self._inspection.tls
         if session is not None:
             return _good_tls(session)
-        why = "TLS stands, but the server ends it" if self._settings.use_ssl else "not reached"
+        why = "the server closed the connection after the TLS handshake" if self._settings.use_ssl else "not reached"
         return CheckResult.skipped("tls", why)
 
     def _offers(self) -> CheckResult:
         offered = [f"{name} {value}".strip().upper() for name, value in self._inspection.extensions.items()]
         missing = [name for name in ("pipelining", "chunking") if name not in self._inspection.extensions]
-        slower = f"; without {' and '.join(missing).upper()} each message takes more round trips" if missing else ""
+        slower = f"; without {' and '.join(missing).upper()} each message needs more round trips" if missing else ""
         return CheckResult.ok("ehlo", f"offers {', '.join(offered) or 'no extensions'}{slower}")
 
     def _logged_in(self) -> CheckResult:
@@ -129,15 +129,15 @@ class _Conversation:
 
     async def _sender(self, sender: str | None) -> CheckResult:
         if sender is None:
-            remedy = 'set EMAIL["default_sender"], or name one here with --from'
-            return CheckResult.warning("sender", "there is no default sender: each message must name its own", remedy)
+            remedy = 'set EMAIL["default_sender"], or give a sender with --from'
+            return CheckResult.warning("sender", "no default sender is set: each message must name its own", remedy)
         address = parse_address(sender, field="sender").addr_spec
         failure = await self._try("MAIL FROM", lambda: self._inspection.try_sender(address))
         if failure is None:
             return CheckResult.ok("sender", f"{address} is accepted (nothing was sent)")
-        remedy = 'use an EMAIL["default_sender"] that this server may send for, or allow it there'
+        remedy = 'set EMAIL["default_sender"] to an address that this server accepts, or allow it on the server'
         if failure.temporary:
-            remedy = "the server refuses for now: look at its log, and try again"
+            remedy = "the server refuses temporarily: look at its log, and retry later"
         return CheckResult.failed("sender", str(failure), remedy)
 
     async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
@@ -155,7 +155,7 @@ def _good_tls(session: TlsSession) -> CheckResult:
     days = (session.expires - datetime.now(UTC)).days
     until = f"valid until {session.expires:%Y-%m-%d} ({days} days left)"
     found = f"{session.version}, {session.cipher}; {session.subject or 'the certificate'} by {session.issuer}, {until}"
-    if days < _SOON:
+    if days < _EXPIRES_SOON:
         return CheckResult.warning("tls", found, "renew the certificate on the mail server before it expires")
     return CheckResult.ok("tls", found)
 
@@ -166,11 +166,11 @@ def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
         remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
         return CheckResult.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
     if isinstance(failure, TimeoutError):
-        remedy = 'does it speak TLS there? EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
+        remedy = 'check that the port uses TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
     elif settings.use_ssl or is_tls_error(failure):
-        remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; TLS 1.2 is the least'
+        remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; the server needs TLS 1.2 or newer'
     else:
-        remedy = "turn STARTTLS on at the server, or use the port that has it (587); mail is not sent without"
+        remedy = "enable STARTTLS on the server, or use the port that offers it (587); mail is not sent without it"
     return CheckResult.failed("tls", str(failure), remedy)
 
 
@@ -179,29 +179,31 @@ def _clear_text(settings: EmailSettings, inspection: Inspection) -> CheckResult:
         return CheckResult.ok("tls", "none, to this machine")
     offered = "; the server offers STARTTLS" if "starttls" in inspection.extensions else ""
     return CheckResult.warning(
-        "tls", f"none: mail crosses the network readable{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
+        "tls", f"none: mail crosses the network unencrypted{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
     )
 
 
 def _silent_or_wrong(failure: DeliveryError) -> CheckResult:
     if failure.code is not None:
-        remedy = "the server does not want this client: look at its log"
+        remedy = "the server rejects this client: look at its log"
     elif isinstance(failure, TimeoutError):
         remedy = (
-            'is it a mail server that listens there? For TLS from the first byte (port 465) set EMAIL["use_ssl"]; '
-            "for one that greets late use --timeout"
+            'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]; '
+            "for a slow greeting use --timeout"
         )
     else:
-        remedy = 'see that a mail server listens there; for TLS from the first byte (port 465) set EMAIL["use_ssl"]'
+        remedy = 'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]'
     return CheckResult.failed("ehlo", str(failure), remedy)
 
 
 def _no_login(failure: DeliveryError) -> CheckResult:
     if isinstance(failure, TimeoutError):
-        return CheckResult.failed("auth", str(failure), "look at the server's log, or give it longer with --timeout")
+        return CheckResult.failed("auth", str(failure), "look at the server's log, or allow more time with --timeout")
     if failure.code is None:
-        return CheckResult.failed("auth", str(failure), "see what the server offers in the line above, and its log")
-    remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers want a password of its own for programs'
+        return CheckResult.failed(
+            "auth", str(failure), "compare the extensions in the line above, and look at the server's log"
+        )
+    remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers require an app password'
     return CheckResult.failed(
-        "auth", str(failure), "the server cannot tell now: try again" if failure.temporary else remedy
+        "auth", str(failure), "the server cannot verify the login now: retry later" if failure.temporary else remedy
     )

@@ -1,4 +1,4 @@
-"""Waiting for what cannot be cancelled, such as a look-up of the system's resolver."""
+"""Wait for calls that cannot be cancelled, such as the system resolver's."""
 
 import asyncio
 import threading
@@ -6,15 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["in_thread", "left"]
+__all__ = ["in_thread", "remaining"]
 
 _T = TypeVar("_T")
 
 
 async def in_thread(function: Callable[[], _T], deadline: float) -> _T:
-    """Its result, or TimeoutError at ``deadline`` (loop time); the program can end while it still runs.
+    """Return the result of ``function``, called in a thread that does not delay the end of the program.
 
-    ``asyncio.to_thread`` would hold the end of the program until the function has returned.
+    ``asyncio.to_thread`` would keep the program alive until the function returns.
+
+    Raises:
+        TimeoutError: the function has not returned at ``deadline`` (loop time).
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_T] = loop.create_future()
@@ -22,28 +25,28 @@ async def in_thread(function: Callable[[], _T], deadline: float) -> _T:
     def run() -> None:
         try:
             result = function()
-        except Exception as error:  # noqa: BLE001 - raised where it is waited for
-            _tell(loop, answer, error=error)
+        except Exception as error:  # noqa: BLE001 - raised in the waiting task
+            _settle(loop, answer, error=error)
         else:
-            _tell(loop, answer, result)
+            _settle(loop, answer, result)
 
     threading.Thread(target=run, name="openviper-check", daemon=True).start()
     async with asyncio.timeout_at(deadline):
         return await answer
 
 
-def left(deadline: float) -> float:
-    """Seconds until ``deadline``, never less than a tenth."""
+def remaining(deadline: float) -> float:
+    """Return the seconds until ``deadline`` (loop time), at least a tenth."""
     return max(0.1, deadline - asyncio.get_running_loop().time())
 
 
-def _tell(
+def _settle(
     loop: asyncio.AbstractEventLoop,
     answer: "asyncio.Future[_T]",
     result: _T | None = None,
     error: Exception | None = None,
 ) -> None:
-    def settle() -> None:
+    def set_outcome() -> None:
         if answer.done():
             return
         if error is not None:
@@ -51,5 +54,5 @@ def _tell(
         else:
             answer.set_result(result)  # type: ignore[arg-type]
 
-    with suppress(RuntimeError):  # nobody waits any more, and the loop is closed
-        loop.call_soon_threadsafe(settle)
+    with suppress(RuntimeError):  # the loop is closed, so no task waits
+        loop.call_soon_threadsafe(set_outcome)
