@@ -1,4 +1,4 @@
-"""Tests of an application's mail: ``capture_mail`` for any test runner; pytest has the fixture ``mailbox``."""
+"""Test an application's mail: ``capture_mail`` for any test runner, and the fixture ``mailbox`` for pytest."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from openviper.testing.mailbox import Mailbox, capture_mail
     from openviper.testing.message import SentMessage
 else:
-    # pytest loads the plugin beside it in every project that has the package installed, so nothing is imported yet.
+    # pytest loads the plugin in every project that has the package installed, so the import must cost nothing.
     __getattr__, __dir__ = lazy_names(
         __name__,
         {

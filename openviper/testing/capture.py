@@ -1,4 +1,4 @@
-"""Keep mail instead of sending it: a transport and a queue for tests. Any thread and any event loop may send."""
+"""Capture mail instead of sending it: a transport and a queue for tests, usable in any thread and event loop."""
 
 import asyncio
 import threading
@@ -18,12 +18,12 @@ from openviper.core.email.queue.retry import DispatcherPolicy, Retry
 from openviper.testing.failures import Failure
 from openviper.testing.message import SentMessage
 
-__all__ = ["Capture", "CaptureQueue", "CaptureTransport", "Waiting"]
+__all__ = ["Capture", "CaptureQueue", "CaptureTransport", "PendingMessage"]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A message that a transaction holds, and the loop on which it was sent."""
+class PendingMessage:
+    """A message that a transaction holds, and the event loop on which it was sent."""
 
     message: SentMessage
     held: HeldMessage
@@ -31,21 +31,19 @@ class Waiting:
 
 
 class Capture:
-    """The store behind a mailbox."""
+    """Storage of captured mail, behind :class:`Mailbox`. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._sent: list[SentMessage] = []
         self._failed: list[tuple[SentMessage, str]] = []
-        self._held: dict[str, Waiting] = {}
+        self._held: dict[str, PendingMessage] = {}
         self._modes: dict[str, DeliveryMode] = {}
         self._times: dict[str, tuple[float | None, float | None]] = {}
-        self._under_way: set[str] = set()
-        self._refused_for_now: set[str] = set()
+        self._in_progress: set[str] = set()
+        self._temporarily_refused: set[str] = set()
         self._failures: list[Failure] = []
         self._changed: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    # What a mailbox asks
 
     @property
     def sent(self) -> list[SentMessage]:
@@ -54,12 +52,12 @@ class Capture:
 
     @property
     def failed(self) -> list[tuple[SentMessage, str]]:
-        """With the last error's text."""
+        """Return the failed messages, each with its last error's text."""
         with self._lock:
             return list(self._failed)
 
     @property
-    def held(self) -> list[Waiting]:
+    def held(self) -> list[PendingMessage]:
         with self._lock:
             return list(self._held.values())
 
@@ -69,18 +67,21 @@ class Capture:
             self._failed.clear()
 
     def add_failure(self, failure: Failure) -> Callable[[], None]:
-        """Fail as ``failure`` says; the newest counts first. Returns the function that ends it."""
+        """Make attempts fail as ``failure`` describes until the returned function is called.
+
+        Of several failures the newest takes precedence.
+        """
         with self._lock:
             self._failures.insert(0, failure)
 
         def end() -> None:
             with self._lock:
-                self._failures = [one for one in self._failures if one is not failure]
+                self._failures = [other for other in self._failures if other is not failure]
 
         return end
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until ``condition()`` holds; it is asked after each change. False: ``timeout`` seconds have passed."""
+        """Wait until ``condition()`` is true, which is checked after each change; False after ``timeout`` seconds."""
         changed = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._changed.add(changed)
@@ -96,68 +97,66 @@ class Capture:
                 self._changed.discard(changed)
         return True
 
-    def take_alone(self, waiting: Waiting) -> None:
-        """Deliver a held message whose event loop has ended, so that nobody else can."""
-        if waiting.held.forget():
+    def deliver_held(self, pending: PendingMessage) -> None:
+        """Deliver a held message whose event loop has ended and can no longer release it."""
+        if pending.held.forget():
             with self._lock:
-                self._held.pop(waiting.message.message_id, None)
-                self._under_way.discard(waiting.message.message_id)
-                self._sent.append(waiting.message)
+                self._held.pop(pending.message.message_id, None)
+                self._in_progress.discard(pending.message.message_id)
+                self._sent.append(pending.message)
             self._notify()
 
     @property
     def outstanding(self) -> Collection[str]:
-        """Ids of the messages that were accepted and are neither delivered nor given up."""
+        """Return the ids of messages that were accepted and neither delivered nor failed for good."""
         with self._lock:
-            return frozenset(self._under_way)
+            return frozenset(self._in_progress)
 
     def close(self) -> None:
-        """End: what transactions still hold goes nowhere; what was accepted before is still kept here."""
+        """Stop capturing: discard held messages; messages accepted before are still captured."""
         with self._lock:
             held, self._held = self._held, {}
-            self._under_way -= {name for name, waiting in held.items() if waiting.held.forget()}
-
-    # Called by the transport and the queue
+            self._in_progress -= {name for name, pending in held.items() if pending.held.forget()}
 
     def deliver(self, message: OutgoingMessage, settings: EmailSettings) -> DeliveryReport:
-        """Keep ``message``, or fail as a test has asked for.
+        """Capture ``message``, or fail if the test has requested it.
 
         Raises:
-            DeliveryError: a test has asked for it.
+            DeliveryError: the test has requested it.
         """
         with self._lock:
             refused = self._fail(message.envelope.recipients, settings)
             if any(refusal.temporary for refusal in refused.values()):
-                self._refused_for_now.add(message.message_id)
-            accepted = tuple(one for one in message.envelope.recipients if one not in refused)
+                self._temporarily_refused.add(message.message_id)
+            accepted = tuple(address for address in message.envelope.recipients if address not in refused)
             self._keep(message, accepted)
         self._notify()
-        return DeliveryReport(accepted, refused, "250 kept by the test")
+        return DeliveryReport(accepted, refused, "250 captured by the test")
 
     def accept_queued(self, message_id: str, due_at: float | None, expires_at: float | None) -> None:
-        """Note that a message is queued; the times are Unix seconds.
+        """Record that a message is queued; the times are Unix seconds.
 
         Raises:
-            QueueUnavailable: a test has asked for it.
+            QueueUnavailable: the test has requested it.
         """
         with self._lock:
             for failure in self._failures:
-                if failure.step == "broker" and failure.use_up():
-                    raise failure.queue_error()
+                if failure.step == "broker" and failure.consume():
+                    raise failure.make_queue_error()
             self._modes[message_id] = DeliveryMode.QUEUED
             self._times[message_id] = (due_at, expires_at)
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:
-        """Keep what releases, drops or forgets a held message."""
-        waiting = Waiting(SentMessage.make(message, DeliveryMode.HELD), held, asyncio.get_running_loop())
+        """Record a held message, with the object that releases or discards it."""
+        pending = PendingMessage(SentMessage.make(message, DeliveryMode.HELD), held, asyncio.get_running_loop())
         with self._lock:
             self._modes[message.message_id] = DeliveryMode.HELD
-            self._held[message.message_id] = waiting
-            self._under_way.add(message.message_id)
+            self._held[message.message_id] = pending
+            self._in_progress.add(message.message_id)
         self._notify()
 
-    def note(self, kind: EventKind, message: OutgoingMessage, detail: str) -> None:
-        """Follow the events of a captured message."""
+    def record_event(self, kind: EventKind, message: OutgoingMessage, detail: str) -> None:
+        """Update the state of a captured message by one of its events."""
         message_id = message.message_id
         with self._lock:
             if kind != "held":
@@ -165,37 +164,35 @@ class Capture:
             if kind == "deferred":
                 self._modes[message_id] = DeliveryMode.DEFERRED
             if kind in ("deferred", "retrying"):
-                self._under_way.add(message_id)
-                self._refused_for_now.discard(message_id)
-            elif kind == "delivered" and message_id in self._refused_for_now:
-                # For those who were refused a further attempt may follow; if so, it is announced at once.
+                self._in_progress.add(message_id)
+                self._temporarily_refused.discard(message_id)
+            elif kind == "delivered" and message_id in self._temporarily_refused:
+                # A retry for the refused recipients may follow; if so, its event is published at once.
                 asyncio.get_running_loop().call_soon(self._settle, message_id)
             elif kind in ("delivered", "failed", "discarded"):
-                self._under_way.discard(message_id)
+                self._in_progress.discard(message_id)
             if kind == "failed":
                 mode = self._modes.get(message_id, DeliveryMode.INLINE)
                 self._failed.append((SentMessage.make(message, mode), detail))
         self._notify()
 
-    # Inside
-
     def _fail(self, recipients: tuple[str, ...], settings: EmailSettings) -> dict[str, Refusal]:
         for failure in self._failures:
-            if failure.step == "broker" or (failure.step == "rcpt" and not failure.refuses(recipients)):
+            if failure.step == "broker" or (failure.step == "rcpt" and not failure.find_refusals(recipients)):
                 continue
-            if failure.use_up():
-                error = failure.error(recipients, settings)
+            if failure.consume():
+                error = failure.make_error(recipients, settings)
                 if error is not None:
                     raise error
-                return failure.refuses(recipients)
+                return failure.find_refusals(recipients)
         return {}
 
     def _keep(self, message: OutgoingMessage, accepted: tuple[str, ...]) -> None:
         message_id = message.message_id
-        for at, before in enumerate(self._sent):
-            # A further attempt for those who were refused, not the same message sent twice.
-            if before.message_id == message_id and not {*before.recipients} & {*accepted}:
-                self._sent[at] = before.reaching(accepted)
+        for index, sent in enumerate(self._sent):
+            # A retry for refused recipients, not the same message sent twice.
+            if sent.message_id == message_id and not {*sent.recipients} & {*accepted}:
+                self._sent[index] = sent.with_recipients(accepted)
                 return
         due_at, expires_at = self._times.get(message_id, (None, None))
         mode = self._modes.get(message_id, DeliveryMode.INLINE)
@@ -203,9 +200,9 @@ class Capture:
 
     def _settle(self, message_id: str) -> None:
         with self._lock:
-            if message_id in self._refused_for_now:
-                self._refused_for_now.discard(message_id)
-                self._under_way.discard(message_id)
+            if message_id in self._temporarily_refused:
+                self._temporarily_refused.discard(message_id)
+                self._in_progress.discard(message_id)
         self._notify()
 
     def _notify(self) -> None:
@@ -216,7 +213,7 @@ class Capture:
 
 
 class CaptureTransport(Transport):
-    """Gives every message to a :class:`Capture`, in the place of the mailer's ``own`` transport."""
+    """Passes every message to a :class:`Capture`, in place of the mailer's ``own`` transport."""
 
     immediate = True
 
@@ -228,36 +225,36 @@ class CaptureTransport(Transport):
 
     @property
     def queue(self) -> JobQueue | None:
-        """The queue of the capture; None where the application would use none."""
+        """Return the capturing queue; None if the application would use no queue."""
         return None if self.in_memory or configured_broker() is None else CaptureQueue(self._capture)
 
     async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:  # noqa: ARG002
-        """Keep the message.
+        """Capture the message.
 
         Raises:
-            DeliveryError: a test has asked for it.
+            DeliveryError: the test has requested it.
         """
         return self._capture.deliver(message, self._settings)
 
     def describe(self) -> str:
-        """Return what the own transport says of itself."""
+        """Return the own transport's description."""
         return self._description
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:
-        """Keep what releases or drops the message."""
+        """Hold the message, and record it as held."""
         super().hold(message, held)
         self._capture.hold(message, held)
 
     def publish(
         self, kind: EventKind, message: OutgoingMessage, detail: str = "", *, refused: tuple[str, ...] = ()
     ) -> None:
-        """Publish the event, and note it."""
+        """Publish the event, and record it."""
         super().publish(kind, message, detail, refused=refused)
-        self._capture.note(kind, message, detail)
+        self._capture.record_event(kind, message, detail)
 
 
-class _QueueWithoutPauses(DispatcherPolicy):
-    """Retries as often as the dispatcher does, at once, and holds what is uncertain as the queue does."""
+class _ImmediatePolicy(DispatcherPolicy):
+    """Retries as often as the dispatcher but without delay, and holds uncertain deliveries as the queue does."""
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__((0.0,) * settings.retries)
@@ -265,23 +262,23 @@ class _QueueWithoutPauses(DispatcherPolicy):
 
 
 class CaptureQueue(JobQueue):
-    """Takes the place of the broker and its worker: what is queued is attempted at once, as a worker reads it."""
+    """Replaces the broker and its worker: queued messages are attempted at once, in the form that a worker reads."""
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
 
     @property
     def address(self) -> str:
-        """The address of the broker whose place it takes."""
+        """Return the address of the broker that this queue replaces."""
         return configured_broker() or "no broker"
 
     @property
     def known(self) -> bool:
-        """True: nobody has to be asked."""
+        """True, because no broker has to be probed."""
         return True
 
     def available(self) -> bool:
-        """True: a broker that a test lets fail fails when it is to take a message."""
+        """True, because a failure that the test requests occurs in ``enqueue``."""
         return True
 
     def consumers(self) -> int:
@@ -296,16 +293,16 @@ class CaptureQueue(JobQueue):
         due_at: float | None = None,
         expires_at: float | None = None,
     ) -> None:
-        """Accept the message and attempt its delivery until it is done; retries follow without a pause.
+        """Accept the message and attempt its delivery until it is final; retries follow without delay.
 
         Raises:
-            QueueUnavailable: a test has asked for it.
+            QueueUnavailable: the test has requested it.
         """
         stored = await asyncio.to_thread(lambda: decode(encode(message.prepared)))
         message = await serialise_message(stored, max_message_bytes=settings.max_message_bytes)
         self._capture.accept_queued(message.message_id, due_at, expires_at)
         transport = CaptureTransport(self._capture, settings)
-        policy = _QueueWithoutPauses(settings)
+        policy = _ImmediatePolicy(settings)
         progress = FIRST_ATTEMPT
         while True:
             decision = await attempt_delivery(message, transport, progress, policy, mode=DeliveryMode.QUEUED)

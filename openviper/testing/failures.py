@@ -1,4 +1,4 @@
-"""Failing as a mail server does: the errors that a backend of SMTP raises, without a server."""
+"""Simulate failures of a mail server: the errors that ``SMTPBackend`` raises, without a server."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from openviper.core.email.backends.smtp.errors import (
     wire_error,
 )
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
-from openviper.testing.criteria import Criterion, addresses_fit
+from openviper.testing.criteria import Criterion, match_addresses
 from openviper.text import shown
 
 __all__ = ["Failure", "ReplyStep"]
@@ -37,9 +37,9 @@ _WITHOUT_REPLY = ("connect", "drop", "silence", "broker")
 
 @dataclass(slots=True)
 class Failure:
-    """``reply``: the server's, such as ``451 try later``; ``left``: how often yet, None without end.
+    """A failure at ``step``; ``reply`` is the server's, such as ``451 try later``.
 
-    ``to``: which recipients are refused at ``rcpt``; None is all of them.
+    ``to``: the recipients refused at ``rcpt``, None for all. ``left``: how many attempts still fail, None for all.
     """
 
     step: ReplyStep
@@ -49,54 +49,54 @@ class Failure:
 
     @classmethod
     def make(cls, reply: str, *, at: str, to: Criterion | None, times: int | None) -> "Failure":
-        """Check what a test has asked for.
+        """Make a failure from a test's arguments.
 
         Raises:
-            ValueError: there is no such step, it needs a reply of 4xx or 5xx, or ``to`` is given for another one.
+            ValueError: the step does not exist or needs a reply of 4xx or 5xx, or ``to`` is given for another step.
         """
         step = next((known for known in get_args(ReplyStep) if known == at), None)
         if step is None:
             raise ValueError(f"at: there is no step {shown(at)}; give one of {', '.join(get_args(ReplyStep))}")
         if to is not None and at != "rcpt":
-            raise ValueError('to: only at="rcpt" fails for single recipients')
+            raise ValueError('to: only at="rcpt" can fail for single recipients')
         if times is not None and times < 1:
-            raise ValueError("times: must be 1 or more, or None to fail until told otherwise")
+            raise ValueError("times: must be 1 or more, or None for all attempts")
         match = _REPLY.fullmatch(reply)
         if match is None and (step not in _WITHOUT_REPLY or reply[:3].isdigit()):
             raise ValueError(f"reply: {shown(reply)} is no refusal; give a code and a text, such as '451 try later'")
         return cls(step, Reply(int(match[1]), match[2] or "") if match else None, to, times)
 
-    def use_up(self) -> bool:
-        """Count one failing; False when none is left."""
+    def consume(self) -> bool:
+        """Count one failed attempt; False if no more attempts have to fail."""
         if self.left is None:
             return True
         self.left -= 1
         return self.left >= 0
 
-    def refuses(self, recipients: Sequence[str]) -> dict[str, Refusal]:
-        """Who of ``recipients`` is refused, at ``rcpt``."""
+    def find_refusals(self, recipients: Sequence[str]) -> dict[str, Refusal]:
+        """Return the refused ones of ``recipients`` with their refusals; only for ``rcpt``."""
         assert self.reply is not None
         refusal = self.reply.refusal()
-        return {one: refusal for one in recipients if self.to is None or addresses_fit(self.to, (one,))}
+        return {address: refusal for address in recipients if self.to is None or match_addresses(self.to, (address,))}
 
-    def error(self, recipients: Sequence[str], settings: EmailSettings) -> DeliveryError | None:
-        """What a backend raises for a message to ``recipients``; None when some of them get it."""
+    def make_error(self, recipients: Sequence[str], settings: EmailSettings) -> DeliveryError | None:
+        """Return the error that the backend raises for ``recipients``; None if it accepts some of them."""
         peer = peer_name(settings)
         if self.step != "rcpt":
             return _ERRORS[self.step](peer, self.reply)
         assert self.reply is not None
-        refused = self.refuses(recipients)
+        refused = self.find_refusals(recipients)
         if not refused or (
             self.reply.code != SERVER_CLOSING and len(refused) < len(recipients) and settings.allow_partial
         ):
             return None
         if self.reply.code == SERVER_CLOSING:
             return server_closing_error(peer, "RCPT TO", self.reply)
-        return recipients_refused_error(peer, [one for one in recipients if one not in refused], refused)
+        return recipients_refused_error(peer, [address for address in recipients if address not in refused], refused)
 
-    def queue_error(self) -> QueueUnavailable:
-        """What the queue raises at ``broker``."""
-        return QueueUnavailable(f"the broker does not answer ({self.reply or 'a test lets it fail'})")
+    def make_queue_error(self) -> QueueUnavailable:
+        """Return the error that the queue raises; only for ``broker``."""
+        return QueueUnavailable(f"the broker does not answer ({self.reply or 'the test makes it fail'})")
 
 
 def _connect(peer: str, reply: Reply | None) -> DeliveryError:

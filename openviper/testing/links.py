@@ -1,4 +1,4 @@
-"""The links that a reader of a message can follow."""
+"""Find the links that a message's reader can follow."""
 
 import re
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ __all__ = ["links_in"]
 _URL = re.compile(r"https?://[^\s<>\"]+")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _NO_PAGES = ("mailto:", "tel:", "sms:", "cid:", "data:", "javascript:")
-# What ends a sentence or closes a bracket behind a URL of a text.
+# Characters after a URL in text that belong to the sentence, not to the URL.
 _PUNCTUATION = ".,;:!?'*_"
 _BRACKETS = {")": "(", "]": "["}
 
 
 def links_in(html: str | None, text: str | None) -> list[str]:
-    """Absolute targets of the HTML's links, then URLs of the text, each once. Addresses and numbers are left out."""
+    """Return the HTML's absolute links, then the URLs of the text, each once; without mailto:, tel: and the like."""
     found = [*_of_html(html or ""), *map(_without_end, _URL.findall(text or ""))]
     return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""``mailbox``: the mail of a test, and what may be asked about it."""
+"""``mailbox``: the mail that a test has captured, with assertions about it."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,19 +7,19 @@ from functools import partial
 from typing import Unpack
 
 from openviper.core.email.delivery import using_transport
-from openviper.testing.capture import Capture, CaptureQueue, CaptureTransport, Waiting
+from openviper.testing.capture import Capture, CaptureQueue, CaptureTransport, PendingMessage
 from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknown
 from openviper.testing.failures import Failure, ReplyStep
 from openviper.testing.message import SentMessage
-from openviper.testing.report import asked_for, instead, one_line
+from openviper.testing.report import describe_criteria, describe_mail, describe_message
 
 __all__ = ["Mailbox", "capture_mail"]
 
 
 class Mailbox:
-    """The messages that have left, in the order sent. Iterable, indexable, and it has a length.
+    """The messages that were sent, oldest first. Supports iteration, indexing and ``len()``.
 
-    What a transaction holds is in ``held``, what could not be delivered in ``failed``.
+    ``held`` has the messages that transactions hold, ``failed`` those that could not be delivered.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -27,30 +27,30 @@ class Mailbox:
 
     @property
     def messages(self) -> list[SentMessage]:
-        """What was sent so far, oldest first; a new list each time."""
+        """Return the messages sent so far, oldest first, in a new list."""
         return self._capture.sent
 
     @property
     def last(self) -> SentMessage:
-        """The newest message.
+        """Return the newest message.
 
         Raises:
-            AssertionError: nothing was sent; says what was held or failed.
+            AssertionError: no message was sent; lists those held or failed.
         """
         __tracebackhide__ = True
         messages = self.messages
         if not messages:
-            raise AssertionError(self._instead({}))
+            raise AssertionError(self._describe_mail({}))
         return messages[-1]
 
     @property
     def held(self) -> list[SentMessage]:
-        """What open transactions hold back."""
-        return [waiting.message for waiting in self._capture.held]
+        """Return the messages that open transactions hold."""
+        return [pending.message for pending in self._capture.held]
 
     @property
     def failed(self) -> list[tuple[SentMessage, str]]:
-        """Messages of which no further attempt is made, each with the last error's text."""
+        """Return the messages that failed for good, each with its last error's text."""
         return self._capture.failed
 
     def __len__(self) -> int:
@@ -63,130 +63,134 @@ class Mailbox:
         return self._capture.sent[index]
 
     def __repr__(self) -> str:
-        return f"<Mailbox {[one_line(message) for message in self.messages]}>"
+        return f"<Mailbox {[describe_message(message) for message in self.messages]}>"
 
     def clear(self) -> None:
-        """Forget what was sent and what failed; held messages and ``fail_with`` stay."""
+        """Forget sent and failed messages; held messages and ``fail_with`` stay."""
         self._capture.clear()
 
     def assert_sent(self, *, count: int | None = None, **criteria: Unpack[Criteria]) -> SentMessage:
-        """The newest message that meets all criteria (see :class:`Criteria`).
+        """Return the newest message that meets all criteria (see :class:`Criteria`).
 
-        ``count``: how many have to meet them; None is one or more.
+        ``count``: how many messages must meet them; None for one or more.
 
         Raises:
-            AssertionError: there is none, or not so many; says what was sent instead.
+            AssertionError: no message meets them, or not ``count`` messages; lists what was sent instead.
         """
         __tracebackhide__ = True
         if count is not None and count < 1:
-            raise ValueError("count: must be 1 or more; assert_not_sent() asks for none")
+            raise ValueError("count: must be 1 or more; for none use assert_not_sent()")
         matching = self._matching(criteria)
         if not matching or (count is not None and len(matching) != count):
             wanted = "a message" if count is None else f"{count} messages" if count != 1 else "exactly 1 message"
             raise AssertionError(
-                f"{wanted} expected with {asked_for(criteria)}, found {len(matching)}; {self._instead(criteria)}"
+                f"{wanted} expected with {describe_criteria(criteria)}, found {len(matching)}; "
+                f"{self._describe_mail(criteria)}"
             )
         return matching[-1]
 
     def assert_not_sent(self, **criteria: Unpack[Criteria]) -> None:
-        """Nothing that meets all criteria was sent; without criteria: nothing at all.
+        """Fail if a message was sent that meets all criteria; without criteria, if any message was sent.
 
         Raises:
-            AssertionError: lists what was.
+            AssertionError: lists those messages.
         """
         __tracebackhide__ = True
         matching = self._matching(criteria)
         if matching:
-            lines = "\n".join(f"  {one_line(message)}" for message in matching)
-            raise AssertionError(f"no message expected with {asked_for(criteria)}, found {len(matching)}:\n{lines}")
+            lines = "\n".join(f"  {describe_message(message)}" for message in matching)
+            raise AssertionError(
+                f"no message expected with {describe_criteria(criteria)}, found {len(matching)}:\n{lines}"
+            )
 
     async def wait(self, *, count: int = 1, timeout: float = 5.0, **criteria: Unpack[Criteria]) -> SentMessage:
-        """The newest message as soon as ``count`` or more meet all criteria, at once when they do already.
+        """Wait until ``count`` or more messages meet all criteria, and return the newest of them.
 
-        For mail that other tasks, threads or a server in this process send.
+        Use it for mail that other tasks, threads or a server in this process send.
 
         Raises:
-            AssertionError: ``timeout`` seconds have passed; says what was sent instead.
+            AssertionError: ``timeout`` seconds have passed; lists what was sent instead.
         """
         __tracebackhide__ = True
         if not await self._capture.until(lambda: len(self._matching(criteria)) >= count, timeout):
             found = len(self._matching(criteria))
             raise AssertionError(
-                f"{count} expected within {timeout:g} s with {asked_for(criteria)}, found {found}; "
-                f"{self._instead(criteria)}"
+                f"{count} expected within {timeout:g} s with {describe_criteria(criteria)}, found {found}; "
+                f"{self._describe_mail(criteria)}"
             )
         return self._matching(criteria)[-1]
 
     async def commit_held(self, *, timeout: float = 5.0) -> list[SentMessage]:
-        """Let held messages go as the commit of their transaction would; for tests that roll everything back.
+        """Release held messages as their transaction's commit would, and return those delivered.
 
-        The transaction itself stays open, and does nothing more for these messages. Returns those delivered.
+        Use it in tests that roll everything back. The transaction stays open, and no longer holds these messages.
 
         Raises:
             AssertionError: ``timeout`` seconds have passed before all were delivered or failed.
         """
         __tracebackhide__ = True
-        waiting = self._capture.held
-        for one in waiting:
-            await self._release(one)
-        ids = {one.message.message_id for one in waiting}
+        held = self._capture.held
+        for pending in held:
+            await self._release(pending)
+        ids = {pending.message.message_id for pending in held}
         if not await self._capture.until(lambda: not ids & {*self._capture.outstanding}, timeout):
-            raise AssertionError(f"held messages were not delivered within {timeout:g} s; {self._instead({})}")
+            raise AssertionError(f"held messages were not delivered within {timeout:g} s; {self._describe_mail({})}")
         return [message for message in self.messages if message.message_id in ids]
 
     def links(self, n: int = -1) -> list[str]:
-        """The links of the message at index ``n``: of its HTML, then the URLs of its text, each once.
+        """Return the links of the message at index ``n``: first its HTML's, then its text's, each once.
 
         Raises:
-            AssertionError: there is no such message.
+            AssertionError: the mailbox has no message ``n``.
         """
         __tracebackhide__ = True
         messages = self.messages
         if not -len(messages) <= n < len(messages):
-            raise AssertionError(f"there is no message {n}; {self._instead({})}")
+            raise AssertionError(f"there is no message {n}; {self._describe_mail({})}")
         return messages[n].links()
 
     def fail_with(
         self, reply: str, *, at: ReplyStep = "data", to: Criterion | None = None, times: int | None = None
     ) -> AbstractContextManager[None]:
-        """Fail from now on as a mail server does; a with block around what follows ends it.
+        """Make attempts fail as a mail server would, from now on or inside a ``with`` block.
 
-        The application gets what ``SMTPBackend`` raises. ``at``: ``connect`` (the greeting; without a code the
-        connection is refused), ``auth``, ``mail`` (the sender), ``rcpt`` (recipients; ``to`` chooses which), ``data``
-        (the content), ``drop`` or ``silence`` (after the content, so that nobody knows what became of it), ``broker``
-        (the queue). ``times``: how many attempts fail; None is all of them. Further attempts follow without a pause.
+        The application gets the errors that ``SMTPBackend`` raises. ``at`` is the step that fails: ``connect`` (the
+        greeting; without a code the connection is refused), ``auth``, ``mail`` (the sender), ``rcpt`` (recipients;
+        ``to`` chooses which), ``data`` (the content), ``drop`` or ``silence`` (after the content, which leaves the
+        delivery uncertain), ``broker`` (the queue). ``times``: how many attempts fail; None for all. Retries follow
+        without delay.
 
         Raises:
-            ValueError: there is no such step, or ``reply`` is none of 4xx or 5xx where the step needs one.
+            ValueError: the step does not exist, or it needs a ``reply`` of 4xx or 5xx.
         """
-        end = self._capture.add_failure(Failure.make(reply, at=at, to=to, times=times))
-        return _ending(end)
+        remove = self._capture.add_failure(Failure.make(reply, at=at, to=to, times=times))
+        return _call_at_exit(remove)
 
     def _matching(self, criteria: Criteria) -> list[SentMessage]:
         refuse_unknown(criteria)
         return [message for message in self.messages if all(verdict.met for verdict in check(message, criteria))]
 
-    def _instead(self, criteria: Criteria) -> str:
-        return instead(self.messages, criteria, held=self.held, failed=self.failed)
+    def _describe_mail(self, criteria: Criteria) -> str:
+        return describe_mail(self.messages, criteria, held=self.held, failed=self.failed)
 
-    async def _release(self, waiting: Waiting) -> None:
-        loop = waiting.loop
+    async def _release(self, pending: PendingMessage) -> None:
+        loop = pending.loop
         if loop is asyncio.get_running_loop():
-            await waiting.held.release()
+            await pending.held.release()
         elif loop.is_running():
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting.held.release(), loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(pending.held.release(), loop))
         else:
-            self._capture.take_alone(waiting)
+            self._capture.deliver_held(pending)
 
 
 @contextmanager
 def capture_mail() -> Iterator[Mailbox]:
-    """Keep all mail of this process that leaves in the block, whatever its delivery mode, and look at it.
+    """Capture all mail that this process sends inside the block, whatever its delivery mode.
 
-    No connection is opened, neither to a mail server nor to a broker: a broker of the setting ``TASKS``, the stub as
-    well, seems to answer, and what is queued arrives as a worker would send it. Everything else runs as ever: settings,
-    checks, templates, the delivery mode, transactions. For any thread and event loop, also of applications and
-    mailers that were made before. Inside another block the inner one gets the mail.
+    No connection is opened, neither to a mail server nor to a broker. A broker in the setting ``TASKS``, even the stub,
+    seems to answer, and queued mail arrives as a worker would send it. Everything else works as in production:
+    settings, checks, templates, the delivery mode, transactions. It captures from every thread and event loop, and
+    from applications and mailers made before. In nested blocks the innermost captures.
     """
     with ExitStack() as stack:
         capture = Capture()
@@ -197,8 +201,8 @@ def capture_mail() -> Iterator[Mailbox]:
 
 
 @contextmanager
-def _ending(end: Callable[[], None]) -> Iterator[None]:
+def _call_at_exit(callback: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        end()
+        callback()

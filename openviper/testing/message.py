@@ -1,4 +1,4 @@
-"""A message as a test looks at it."""
+"""A sent message, as tests inspect it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,12 +17,12 @@ __all__ = ["SentMessage"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentMessage:
-    """What was sent and to whom.
+    """A message that was sent, and its recipients.
 
-    Addresses read as in a header: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name. ``recipients``
-    are those of the envelope who have accepted it, Bcc included. ``headers`` are the further ones that the application
-    gave. ``mode`` is the last one that it had; HELD means sent by the commit outside a request. ``send_at`` and
-    ``expires_at`` are what a queued message was given.
+    Addresses have the form of headers: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name.
+    ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
+    ones. ``mode`` is the last delivery mode; HELD means sent by a commit outside a request. ``send_at`` and
+    ``expires_at`` are a queued message's times.
     """
 
     message_id: str
@@ -54,7 +54,7 @@ class SentMessage:
         due_at: float | None = None,
         expires_at: float | None = None,
     ) -> "SentMessage":
-        """From what would have gone on the wire. ``accepted``: None is every recipient of its envelope."""
+        """Make a sent message from an outgoing one; ``accepted`` None means all recipients of its envelope."""
         prepared = outgoing.prepared
         return cls(
             message_id=prepared.message_id,
@@ -77,28 +77,28 @@ class SentMessage:
             outgoing=outgoing,
         )
 
-    def reaching(self, recipients: tuple[str, ...]) -> "SentMessage":
-        """The same after a further attempt, which has reached ``recipients``."""
+    def with_recipients(self, recipients: tuple[str, ...]) -> "SentMessage":
+        """Return a copy with further ``recipients``, whom a retry has reached."""
         return replace(self, recipients=self.recipients + recipients)
 
     @property
     def content(self) -> bytes:
-        """The message as it would go on the wire (RFC 5322), not dot-stuffed."""
+        """Return the message's bytes (RFC 5322), without dot-stuffing."""
         return b"".join(self.outgoing.content)
 
     @property
     def parsed(self) -> EmailMessage:
-        """The content as the standard library reads it."""
+        """Return the message as parsed by the standard library."""
         return message_from_bytes(self.content, policy=default)
 
     def links(self) -> list[str]:
-        """The absolute links of the HTML and the URLs of the text, in that order, each once."""
+        """Return the HTML's absolute links and then the text's URLs, each once."""
         return links_in(self.html, self.text)
 
     def snapshot(self) -> str:
-        """The message as text that is the same in each run: ids, dates and boundaries are replaced by their names.
+        """Return the message as text that is equal in every run: ids and dates are replaced, boundaries left out.
 
-        Bodies are decoded, attachments shown with size and SHA-256.
+        Bodies are decoded; attachments appear with their size and SHA-256.
         """
         return snapshot(self.parsed, self.message_id, self.bcc)
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, found by its entry point. It loads nothing of the mail component before a test asks for mail."""
+"""The pytest plugin, found by its entry point. It imports the mail component only when a test uses the fixture."""
 
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,6 @@ __all__ = ["mailbox"]
 
 @pytest.fixture
 def mailbox() -> "Iterator[Mailbox]":
-    """All mail that leaves during the test, whatever its delivery mode; none of it reaches a server or a broker."""
+    """Capture all mail sent during the test, whatever its delivery mode; none of it reaches a server or a broker."""
     with testing.capture_mail() as captured:
         yield captured

@@ -1,4 +1,4 @@
-"""A message as text that does not change from run to run."""
+"""Write a message as text that is equal in every run."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from typing import cast
 __all__ = ["snapshot"]
 
 _CHANGING = {"date": "<date>", "message-id": "<message-id>"}
-_TOLD_BY_THE_PARTS = frozenset({"content-type", "content-transfer-encoding", "mime-version", "content-disposition"})
+_SHOWN_BY_PARTS = frozenset({"content-type", "content-transfer-encoding", "mime-version", "content-disposition"})
 
 
 def snapshot(message: EmailMessage, message_id: str, bcc: Sequence[str]) -> str:
-    """``message`` decoded; ``bcc``, which is in no header, is shown as such."""
+    """Return ``message`` decoded; ``bcc``, which no header has, is added as a line of its own."""
     lines = [f"{name}: {_CHANGING.get(name.lower(), value)}" for name, value in _headers(message)]
     if bcc:
         lines.append(f"(Bcc: {', '.join(bcc)})")
@@ -21,7 +21,7 @@ def snapshot(message: EmailMessage, message_id: str, bcc: Sequence[str]) -> str:
 
 
 def _headers(message: EmailMessage) -> Iterator[tuple[str, str]]:
-    return ((name, str(value)) for name, value in message.items() if name.lower() not in _TOLD_BY_THE_PARTS)
+    return ((name, str(value)) for name, value in message.items() if name.lower() not in _SHOWN_BY_PARTS)
 
 
 def _part(part: EmailMessage, depth: int) -> Iterator[str]:
