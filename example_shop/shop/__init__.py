@@ -1,1 +1,1 @@
-"""A small shop for letter writers: it takes orders, and sends its mail with ``openviper.core.email``."""
+"""A small shop for letter writers that takes orders and sends mail with ``openviper.core.email``."""

@@ -1,4 +1,4 @@
-"""The shop: every page and every form of it."""
+"""The shop's pages and forms."""
 
 import re
 import secrets
@@ -53,7 +53,7 @@ async def show_cart(request: Request) -> Response:
 
 @app.post("/cart")
 async def change_cart(request: Request) -> Response:
-    """Put a product in (``add``), or set how many of it there are (``quantity``, none takes it out)."""
+    """Add a product (``add``), set its quantity (``quantity``; 0 removes it), or remove it (``remove``)."""
     form = await read_form(request)
     cart = read_cart(request)
     product_id = _number(form.get("product", ""))
@@ -94,7 +94,7 @@ async def check_out(request: Request) -> Response:
 async def show_order(request: Request) -> Response:
     order = await find_order(request.path_params["token"])
     if order is None:
-        raise HTTPException(404, "There is no such order.")
+        raise HTTPException(404, "This order does not exist.")
     return await page(request, "order.html", order=order)
 
 
@@ -109,7 +109,7 @@ async def ship(request: Request) -> Response:
     require_staff(request)
     await read_form(request)
     if await ship_order(request.path_params["order_id"]) is None:
-        raise HTTPException(404, "There is no such order.")
+        raise HTTPException(404, "This order does not exist.")
     return see_other("/staff")
 
 
@@ -133,7 +133,7 @@ async def _checkout_page(
         lines=lines,
         total=sum(line.total for line in lines),
         short=next((line for line in lines if line.product.id == sold_out), None),
-        # Made here and sent back with the form, so that a form sent twice makes one order.
+        # The form sends this token back, so that a form sent twice makes one order.
         token=secrets.token_urlsafe(16),
     )
 

@@ -1,4 +1,4 @@
-"""The cart: product ids and quantities in a cookie. Names and prices always come from the database."""
+"""The cart: product ids and quantities in a cookie; names and prices always come from the database."""
 
 import re
 from collections.abc import Mapping
@@ -40,14 +40,14 @@ class CartLine:
 
 
 def read_cart(request: Request) -> Cart:
-    """The cart of the browser that asks; whatever is not a cart in its cookie is left out."""
+    """Return the cart in the request's cookie; ignore invalid parts of the cookie."""
     items = request.cookies.get(_COOKIE, "").split(".")[:_MAX_PRODUCTS]
     pairs = [(int(match[1]), int(match[2])) for item in items if (match := _ITEM.fullmatch(item))]
     return {product_id: min(quantity, MAX_QUANTITY) for product_id, quantity in pairs}
 
 
 def write_cart(request: Request, response: Response, cart: Mapping[int, int]) -> None:
-    """Keep ``cart`` in the browser; quantities of none are dropped."""
+    """Store ``cart`` in a cookie, without products of quantity 0."""
     response.set_cookie(
         _COOKIE,
         ".".join(
@@ -61,7 +61,7 @@ def write_cart(request: Request, response: Response, cart: Mapping[int, int]) ->
 
 
 async def load_lines(cart: Mapping[int, int]) -> list[CartLine]:
-    """The products in ``cart`` that exist, in the order of the shelf."""
+    """Return the existing products in ``cart``, in the order of the shop window."""
     if not cart:
         return []
     async with transaction() as session:

@@ -1,4 +1,4 @@
-"""What is on the shelf, and filling it when the shop opens for the first time."""
+"""The catalogue of products, which is filled at the first start."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -30,7 +30,7 @@ _FIRST_STOCK = [
 
 
 async def prepare_database() -> None:
-    """Create the tables that are missing, and put the first stock on an empty shelf."""
+    """Create missing tables, and add the first products if there are none."""
     await create_tables(Model.metadata)
     async with transaction() as session:
         if await session.scalar(select(Product.id).limit(1)) is None:

@@ -1,4 +1,4 @@
-"""What a browser may post: small, from our own pages, and checked."""
+"""Read and validate posted forms: small ones, sent by the shop's own pages."""
 
 import unicodedata
 from urllib.parse import parse_qsl, urlsplit
@@ -16,27 +16,27 @@ _MAX_FIELDS = 20
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of an urlencoded form.
+    """Return the fields of a urlencoded form.
 
     Raises:
-        HTTPException: 403 it comes from another site; 400, 413 or 415 it is not a form of ours.
+        HTTPException: 403 another site sent it; 400, 413 or 415 it is not one of the shop's forms.
     """
     _refuse_other_sites(request)
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise HTTPException(415, "This page takes forms only.")
+        raise HTTPException(415, "This page accepts only forms.")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BYTES:
-            raise HTTPException(413, "That is more than this form can take.")
+            raise HTTPException(413, "This form is too large.")
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS))
     except ValueError as error:
-        raise HTTPException(400, "This form could not be read.") from error
+        raise HTTPException(400, "This form cannot be read.") from error
 
 
 def read_customer(form: dict[str, str]) -> tuple[Customer, dict[str, str]]:
-    """The customer as typed, and what is wrong: field to message, empty when all is well."""
+    """Return the customer as entered, and the faults: a message for each invalid field."""
     customer = Customer(
         name=form.get("name", "").strip(),
         email=form.get("email", "").strip(),
@@ -50,13 +50,13 @@ def read_customer(form: dict[str, str]) -> tuple[Customer, dict[str, str]]:
     return customer, {field: fault for field, fault in checks.items() if fault}
 
 
-def _text_fault(value: str, what: str, longest: int) -> str | None:
+def _text_fault(value: str, name: str, max_length: int) -> str | None:
     if not value:
-        return f"Please enter {what}."
-    if len(value) > longest:
-        return f"Please shorten {what} to {longest} characters."
+        return f"Please enter {name}."
+    if len(value) > max_length:
+        return f"Please shorten {name} to {max_length} characters."
     if any(unicodedata.category(character) == "Cc" for character in value):
-        return f"Please enter {what} without control characters."
+        return f"Please enter {name} without control characters."
     return None
 
 
@@ -71,7 +71,7 @@ def _email_fault(value: str) -> str | None:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Stop forged requests: browsers say where a form was sent from, and no page can change what they say."""
+    """Refuse forged requests: browsers send the form's origin in headers that no page can change."""
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None:
@@ -79,6 +79,6 @@ def _refuse_other_sites(request: Request) -> None:
     elif origin is not None:
         own = urlsplit(origin).netloc == request.headers.get("host")
     else:
-        own = True  # not a browser, so there is no session of somebody else to misuse
+        own = True  # not a browser, so another user's session cannot be misused
     if not own:
         raise HTTPException(403, "This form was sent from another site.")

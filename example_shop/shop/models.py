@@ -1,4 +1,4 @@
-"""What the shop keeps: products, and orders that write to their customers when they are placed and shipped."""
+"""The shop's database models: products, and orders that send mail when they are placed and shipped."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -17,12 +17,12 @@ from .rendering import render
 
 __all__ = ["Order", "OrderLine", "Product"]
 
-# Shown inside the HTML, which calls it cid:logo.
+# The HTML shows it as cid:logo.
 _LOGO = {"path": Path(__file__).parent / "static" / "logo.png", "inline": True, "content_id": "logo"}
 
 
 class Product(Model):
-    """Something on the shelf. ``art`` names its drawing in templates/art."""
+    """A product. ``art`` names its drawing in templates/art."""
 
     __tablename__ = "products"
 
@@ -35,7 +35,7 @@ class Product(Model):
 
 
 class OrderLine(Model):
-    """A product as it was sold: its name and price stay as they were, whatever the shelf says later."""
+    """A sold product, whose name and price stay as they were at the sale."""
 
     __tablename__ = "order_lines"
 
@@ -52,7 +52,7 @@ class OrderLine(Model):
 
 
 class Order(Model):
-    """An order. ``token`` is the secret part of its page's ``url``; ``shipped_on`` is None until it has left."""
+    """An order. ``token`` is the secret part of its page's ``url``; ``shipped_on`` is None until it is shipped."""
 
     __tablename__ = "orders"
 
@@ -68,7 +68,7 @@ class Order(Model):
 
     @property
     def number(self) -> int:
-        """The number that people see; the first order is 1001."""
+        """Return the number that customers see; the first order's is 1001."""
         return 1000 + self.id
 
     @property
@@ -76,12 +76,12 @@ class Order(Model):
         return sum((line.total for line in self.lines), Decimal("0.00"))
 
     async def invoice(self) -> AttachmentData:
-        """Make the invoice: one HTML file that opens anywhere and prints on one sheet."""
+        """Return the invoice, an HTML file that prints on one sheet."""
         document = await render("invoice.html", order=self)
         return AttachmentData(f"invoice-{self.number}.html", document.encode(), "text/html")
 
     async def after_insert(self) -> None:
-        """Confirm the order. The mail leaves when the transaction has been committed; a rollback discards it."""
+        """Confirm the order by mail, which is sent after the commit; a rollback discards it."""
         await send_email(
             recipients=self.email,
             subject=f"Your order {self.number} at Viper Supplies",
@@ -90,7 +90,7 @@ class Order(Model):
         )
 
     async def on_change(self, previous_state: Mapping[str, Any]) -> None:
-        """Tell the customer when the order has left, with the invoice attached and the logo inside."""
+        """Notify the customer that the order was shipped, with the invoice attached and the logo inline."""
         if "shipped_on" in previous_state and previous_state["shipped_on"] is None:
             await send_email(
                 recipients=self.email,

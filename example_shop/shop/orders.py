@@ -1,4 +1,4 @@
-"""Placing, finding and shipping orders. Every function is one transaction."""
+"""Place, find and ship orders; each function is one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ __all__ = ["Customer", "OutOfStock", "find_order", "latest_orders", "place_order
 
 @dataclass(frozen=True)
 class Customer:
-    """Who ordered, and where it goes."""
+    """The customer's name, email address and postal address."""
 
     name: str
     email: str
@@ -25,7 +25,7 @@ class Customer:
 
 
 class OutOfStock(Exception):
-    """Somebody else was faster; nothing was ordered."""
+    """Too few pieces are left; nothing was ordered."""
 
     def __init__(self, product_id: int) -> None:
         super().__init__(f"product {product_id} is out of stock")
@@ -33,17 +33,17 @@ class OutOfStock(Exception):
 
 
 async def place_order(customer: Customer, cart: Mapping[int, int], token: str, url: str) -> Order:
-    """Take the goods off the shelf and keep the order, both or neither. ``Order.after_insert`` confirms it by mail.
+    """Reduce the stock and insert the order, both or neither. ``Order.after_insert`` confirms it by mail.
 
-    One ``token`` makes one order: sending the same form twice returns the order of the first time. ``url`` is where
-    the customer finds it.
+    One ``token`` makes one order: if the same form is sent twice, the first order is returned. ``url`` is the order's
+    page.
 
     Raises:
-        OutOfStock: there are fewer left than the cart asks for.
+        OutOfStock: fewer pieces are left than the cart contains.
     """
     try:
         async with transaction() as session:
-            # Always in the order of the ids, so that two checkouts cannot wait for each other.
+            # In the order of the ids, so that two checkouts cannot deadlock.
             lines = [await _take(session, product_id, quantity) for product_id, quantity in sorted(cart.items())]
             order = Order(token=token, url=url, placed_on=_today(), lines=lines, **asdict(customer))
             session.add(order)
@@ -60,13 +60,13 @@ async def find_order(token: str) -> Order | None:
 
 
 async def latest_orders(limit: int = 100) -> Sequence[Order]:
-    """Orders, the newest first."""
+    """Return the latest orders, newest first."""
     async with transaction() as session:
         return (await session.scalars(select(Order).order_by(Order.id.desc()).limit(limit))).all()
 
 
 async def ship_order(order_id: int) -> Order | None:
-    """Mark an order as shipped, once; ``Order.on_change`` tells the customer. None when there is no such order."""
+    """Mark an order as shipped, once; ``Order.on_change`` notifies the customer. None if it does not exist."""
     async with transaction() as session:
         order = await session.get(Order, order_id, with_for_update=True)
         if order is not None and order.shipped_on is None:
@@ -75,7 +75,7 @@ async def ship_order(order_id: int) -> Order | None:
 
 
 async def _take(session: AsyncSession, product_id: int, quantity: int) -> OrderLine:
-    # The condition is checked and the stock is taken by one statement, so two checkouts never sell the same piece.
+    # One statement checks and reduces the stock, so two checkouts never sell the same piece.
     taken = await session.execute(
         update(Product)
         .where(Product.id == product_id, Product.stock >= quantity)

@@ -1,4 +1,4 @@
-"""Answers to a browser: pages and redirects, with the headers that every one of them carries."""
+"""Responses for browsers: pages and redirects, with their common headers."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ _HEADERS = {
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
         " frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "same-origin",  # the address of an order page is a secret
+    "Referrer-Policy": "same-origin",  # an order page's URL is secret
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
 
 
 async def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """Render ``template``; every page also knows how full the cart is and whether there is an inbox page."""
+    """Render ``template``; every page also gets the number of pieces in the cart and the debug mode."""
     html = await render(
         template, path=request.url.path, cart_count=sum(read_cart(request).values()), debug=settings.DEBUG, **context
     )
@@ -30,17 +30,17 @@ async def page(request: Request, template: str, status: int = 200, **context: An
 
 
 def see_other(path: str) -> Response:
-    """Send the browser on with GET, so that reloading the next page posts nothing again (RFC 9110, 15.4.4)."""
+    """Redirect with GET, so that reloading the next page does not post again (RFC 9110 section 15.4.4)."""
     return Response(status_code=303, headers={"Location": path, "Cache-Control": "no-store"})
 
 
 def shop_url(request: Request) -> str:
-    """Where customers reach the shop: SHOP_URL, or in debug mode where this request came in."""
+    """Return the shop's public URL: SHOP_URL, or in debug mode the request's."""
     return str(settings.SHOP_URL or request.base_url).rstrip("/")
 
 
 async def show_error(request: Request, error: Exception) -> Response:
-    """The page for an ``HTTPException``."""
+    """Render the page for an ``HTTPException``."""
     assert isinstance(error, HTTPException)
     response = await page(request, "error.html", error.status_code, status_code=error.status_code, detail=error.detail)
     response.headers.update(error.headers or {})
@@ -48,7 +48,7 @@ async def show_error(request: Request, error: Exception) -> Response:
 
 
 async def show_failure(request: Request, _error: Exception) -> Response:
-    """The page for a fault of ours; the server logs the traceback."""
+    """Render the page for an unexpected error; the server logs the traceback."""
     return await page(
         request, "error.html", 500, status_code=500, detail="Something broke on our side. Nothing was ordered."
     )

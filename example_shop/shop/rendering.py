@@ -1,4 +1,4 @@
-"""Rendering of pages. Templates escape what they show, and nothing is rendered on the event loop."""
+"""Render pages off the event loop, with autoescaping templates."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who may see the staff page."""
+"""Access to the staff page."""
 
 import base64
 import binascii
@@ -12,10 +12,10 @@ __all__ = ["require_staff"]
 
 
 def require_staff(request: Request) -> None:
-    """Let staff in: anyone on this machine while DEBUG is on, else whoever knows SHOP_STAFF_PASSWORD (HTTP Basic).
+    """Allow staff only: anyone on this machine if DEBUG is on, else by SHOP_STAFF_PASSWORD (HTTP Basic).
 
     Raises:
-        HTTPException: 401 asks for the password; 403 there is none, so the page is closed.
+        HTTPException: 401 the password is missing or wrong; 403 none is set, so the page is closed.
     """
     if settings.DEBUG and _on_this_machine(request):
         return

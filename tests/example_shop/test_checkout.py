@@ -52,7 +52,7 @@ async def test_the_cart_is_empty_after_the_order(shop: Shop) -> None:
     async with shop.visited() as visitor:
         await visitor.add("Reading lamp")
         await visitor.check_out()
-        assert "There is nothing in it yet" in (await visitor.get("/cart")).text
+        assert "Your cart is empty" in (await visitor.get("/cart")).text
 
 
 async def test_a_checkout_that_fails_after_the_insert_sends_nothing(shop: Shop) -> None:

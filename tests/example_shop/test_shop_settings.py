@@ -45,4 +45,4 @@ def test_the_environment_overrides_every_setting() -> None:
 def test_outside_debug_mode_the_shop_must_know_its_own_address() -> None:
     done = read(DEBUG="0")
     assert done.returncode != 0
-    assert "SHOP_URL: needed outside debug mode" in done.stderr
+    assert "SHOP_URL: must be set outside debug mode" in done.stderr

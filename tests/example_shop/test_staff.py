@@ -29,7 +29,7 @@ async def test_shipping_tells_the_customer_once_with_the_invoice(shop: Shop) -> 
         for _ in range(2):
             assert (await visitor.post("/staff/orders/1/ship")).headers["location"] == "/staff"
         assert "Shipped" in (await visitor.get("/staff")).text
-        assert "Order 1001 left on" in (await visitor.get(order)).text
+        assert "Order 1001 was shipped on" in (await visitor.get(order)).text
     [notice] = [mail for mail in shop.mail if "on its way" in mail.prepared.subject]
     assert notice.envelope.recipients == ("ana@example.com",)
     assert notice.prepared.subject == "Your order 1001 is on its way"
@@ -57,7 +57,7 @@ async def test_an_order_that_was_shipped_keeps_its_date(shop: Shop) -> None:
         async with transaction() as session:
             (await session.get_one(Order, 1)).shipped_on = date(2024, 2, 29)
         await visitor.post("/staff/orders/1/ship")
-        assert "Order 1001 left on 29 February 2024." in (await visitor.get(page)).text
+        assert "Order 1001 was shipped on 29 February 2024." in (await visitor.get(page)).text
 
 
 async def test_correcting_an_order_sends_nothing(shop: Shop) -> None:
