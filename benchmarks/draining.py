@@ -1,7 +1,7 @@
-"""Draining a full queue: with this component's worker, with that of openviper 0.1.1, and with tasks that do nothing.
+"""Drain a full queue: with this component's worker, with openviper 0.1.1's, and with tasks that do nothing.
 
-Mail of both goes over SMTP to the server of ``benchmarks/sending``, which looks at each message in the end. Whatever is
-done counts in a file named ``done-...`` of the project folder, a byte for each.
+Mail is sent over SMTP to the server of ``benchmarks/sending``, which checks each message at the end. Each finished job
+adds one byte to a file ``done-...`` in the project folder.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _NOT_COUNTED = 0.2  # of the messages: while the processes start
 
 
 class Drained(ABC):
-    """What the queue is full of, and who drains it."""
+    """The kind of jobs in the queue, and the worker that drains it."""
 
     reaches_the_sink = True
 
@@ -47,11 +47,11 @@ class Drained(ABC):
 
     @abstractmethod
     def working(self, folder: Path, processes: int) -> Any:
-        """A context in which the worker runs."""
+        """Return a context in which the worker runs."""
 
 
 class Noop(Drained):
-    """An async Dramatiq actor that writes its byte."""
+    """An async Dramatiq actor that only counts itself as done."""
 
     reaches_the_sink = False
 
@@ -88,13 +88,13 @@ class Mail(Drained):
 
 
 class Mail011(Drained):
-    """Mail of openviper 0.1.1. Its worker takes ``--processes`` and starts one, so as many workers run."""
+    """Mail of openviper 0.1.1. Its worker ignores ``--processes``, so one worker runs for each process."""
 
     def __init__(self, python: str) -> None:
         self._python = Path(python)
 
     def check_message(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
-        # On Redis beside ours, since both name their queue alike.
+        # In another Redis database, because both use the same queue name.
         url = str(tasks["broker_url"])
         url = f"{url.removesuffix('/0')}/1" if tasks["broker"] == "redis" else url
         email = {"host": "127.0.0.1", "port": port, "default_sender": SENDER, "use_tls": False}
@@ -136,10 +136,10 @@ class Mail011(Drained):
 def rate(
     drained: Drained, folder: Path, tasks: Mapping[str, Any], content: Path, *, processes: int, count: int
 ) -> float:
-    """Messages a second, from when a fifth of ``count`` is done to when all are.
+    """Measure messages per second, from a fifth of ``count`` to all of them.
 
     Raises:
-        SystemExit: mail was lost, came twice or changed.
+        SystemExit: mail was lost, duplicated or changed.
     """
     folder.mkdir()
     with Sink(sys.executable, Scenario("drain", ""), content, progress=folder / "done-sink") as sink:
@@ -163,17 +163,17 @@ def _measured(folder: Path, count: int) -> float:
             raise SystemExit(f"{done} of {count} were done in {_PATIENCE:.0f} s")
         time.sleep(0.005)
     if first is None:
-        raise SystemExit("too fast to be measured: give more --messages")
+        raise SystemExit("the drain was too fast to measure: increase --messages")
     return (done - first[1]) / (time.perf_counter() - first[0])
 
 
 async def enqueue(content: Content, count: int, *, at_once: int) -> None:
-    """Queue messages 1 to ``count``, so many of them at a time."""
+    """Queue messages 1 to ``count``, ``at_once`` of them at a time."""
     numbers = iter(range(1, count + 1))
 
-    async def some() -> None:
+    async def enqueue_next() -> None:
         for number in numbers:
             subject, text, html = content.filled(number)
             await enqueue_email_job(EmailMessageData(["customer@example.com"], subject, text=text, html=html))
 
-    await asyncio.gather(*(some() for _ in range(at_once)))
+    await asyncio.gather(*(enqueue_next() for _ in range(at_once)))

@@ -1,4 +1,4 @@
-"""Queues mail with openviper 0.1.1, in whose environment this runs: ``enqueue_0_1_1.py CONTENT COUNT``."""
+"""Queue mail with openviper 0.1.1, in its own environment: ``enqueue_0_1_1.py CONTENT COUNT``."""
 
 # ruff: noqa: I001 - openviper is not this checkout here
 

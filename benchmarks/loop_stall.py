@@ -1,12 +1,12 @@
-"""How long one large message holds the event loop, and how much memory it takes beside its attachment.
+"""Measure how long one large message blocks the event loop, and its memory beyond the attachment.
 
     .venv/bin/python benchmarks/loop_stall.py          # 25 MB as bytes and from a file, in clear text and over TLS
     .venv/bin/python benchmarks/loop_stall.py --megabytes 5
 
-The mail server is a process of its own that throws everything away. A heartbeat on the loop measures by how much
-each of its naps of a millisecond is too long; what it measures while nothing is sent is the noise of the machine.
-Memory is the process's peak (VmHWM of Linux) less what it had with the attachment in memory, or on disk. Each case has
-a process of its own, because memory that was given back stays in a process for the next one.
+The mail server is a separate process that discards everything. A heartbeat on the loop measures by how much each of
+its sleeps of a millisecond is late; its result while nothing is sent is the machine's noise. Memory is the process's
+peak (VmHWM of Linux) minus its memory with the attachment loaded, or on disk. Each case runs in its own process,
+because a process keeps freed memory.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NAP = 0.001
 
 @dataclass
 class Heartbeat:
-    """Milliseconds that a nap was too long: all, less those in which the thread waited for a processor, and at work."""
+    """Milliseconds that a sleep was late: in total, without waiting for a processor, and spent computing."""
 
     longest: float = 0.0
     held: float = 0.0
@@ -65,13 +65,13 @@ async def heartbeat() -> AsyncIterator[Heartbeat]:
 
 
 def processor() -> tuple[float, float]:
-    """Milliseconds that this thread has worked, and that it was ready to and had no processor."""
+    """Return the milliseconds that this thread has run, and that it has waited for a processor."""
     worked, queued, _ = Path("/proc/thread-self/schedstat").read_text().split()
     return int(worked) / 1e6, int(queued) / 1e6
 
 
 def memory(field: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process in bytes."""
+    """Return ``VmRSS`` or ``VmHWM`` of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
@@ -81,7 +81,7 @@ def forget_peak() -> None:
 
 
 async def send(attachment: Any) -> tuple[Heartbeat, float]:
-    """Send it once; returns what the heartbeat saw, and the milliseconds that it took."""
+    """Send the attachment once; return the heartbeat, and the milliseconds of the send."""
     begun = time.perf_counter()
     async with heartbeat() as seen:
         await send_email("to@example.com", "large", "See attached.", attachments=[attachment])
@@ -119,7 +119,7 @@ def write_random(file: Path, size: int) -> None:
 
 
 def serve(certificate: str) -> None:
-    """Print a port, then take every message of every connection, one connection after the other."""
+    """Print a port, then accept all messages, one connection after another."""
     context = None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

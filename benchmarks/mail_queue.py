@@ -1,7 +1,7 @@
-"""The queue's rates: enqueueing from asyncio, the longest stall of the loop meanwhile, and draining.
+"""Measure the queue: enqueueing from asyncio, the event loop's longest stall meanwhile, and draining.
 
-``python benchmarks/mail_queue.py --python python3.13`` starts its own brokers and mail server. Draining is measured
-beside an async Dramatiq actor that does nothing, and beside openviper 0.1.1 on the same Python, in turns.
+``python benchmarks/mail_queue.py --python python3.13`` starts its own brokers and mail server. Draining alternates
+between this component, an async Dramatiq actor that does nothing, and openviper 0.1.1 on the same Python.
 """
 
 # ruff: noqa: E402 - this checkout, its test servers and the other benchmarks come first on the path
@@ -49,7 +49,7 @@ _HEADING = "## Rates of the queue"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     options = _options()
     environment = queue_environment(python_named(options.python))
     if environment != sys.executable:
@@ -76,7 +76,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=2000, help="of each drain")
+    parser.add_argument("--messages", type=int, default=2000, help="number of messages in each drain")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--brokers", nargs="+", choices=_BROKERS, default=list(_BROKERS))
     parser.add_argument("--python", default=sys.executable, help="interpreter to measure with; default: this one")
@@ -126,7 +126,7 @@ async def _enqueueing(content: Content, count: int) -> str:
     for name, at_once in (("one after another", 1), ("50 at a time", 50)):
         seconds, stall = await _watched(partial(enqueue, content, count, at_once=at_once))
         rows.append([name, f"{count / seconds:,.0f}/s", f"{stall * 1000:.1f}"])
-    # Base64 makes 34 MB of it, below the limit of a message.
+    # 34 MB in base64, below the limit of a message.
     large = AttachmentData("large.bin", bytes(range(256)) * (25 * 4096))
     data = EmailMessageData(["customer@example.com"], "Order", text="", attachments=[large])
     seconds, stall = await _watched(partial(enqueue_email_job, data))
@@ -135,7 +135,7 @@ async def _enqueueing(content: Content, count: int) -> str:
 
 
 async def _watched(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
-    """Seconds that ``work`` takes, and the longest time for which the loop did nothing else."""
+    """Run ``work``; return its seconds, and the longest time for which it blocked the event loop."""
     longest = 0.0
 
     async def watch() -> None:

@@ -1,8 +1,8 @@
-"""The long chaos: ``python benchmarks/queue_chaos.py [redis|rabbitmq] [--messages 2000] [--kills 20]``.
+"""Run the long chaos test: ``python benchmarks/queue_chaos.py [redis|rabbitmq] [--messages 2000] [--kills 20]``.
 
-Two worker runners are killed in turn, Redis once, and the mail server drops 5 % of connections at every verb and
-refuses 5 % for now. Prints every message that was lost or came twice, by Message-ID. Ends with 1 when one was lost or,
-on Redis, when one came twice without its connection having been cut, or its worker killed, after the final dot.
+It kills two worker runners in turn, and Redis once; the mail server drops 5 % of connections at every verb and refuses
+5 % temporarily. It prints the Message-IDs of lost and duplicated messages. It exits with 1 if one was lost or, on
+Redis, if one was duplicated although its connection was not cut and its worker not killed after the final dot.
 """
 
 # ruff: noqa: E402 - this checkout and its test servers come first on the path

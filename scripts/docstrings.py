@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Count function docstrings that begin with a noun clause instead of a verb.
 
-Prints their places and their share, and exits with 1 when it is above the limit. Takes files or folders; without any,
-those of the package and the example shop.
+Prints their places and their share, and exits with 1 if the share is above the limit. Takes files or folders; the
+default is the package and the example shop.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = (ROOT / "openviper", ROOT / "example_shop")
 LIMIT = 5.0  # per cent
 
-# What a noun clause begins with. A docstring that begins with a verb is read faster, and says who does it.
+# First words of noun clauses. A docstring that begins with a verb is easier to read.
 NOUN_CLAUSE = re.compile(
     r"(the|a|an|what|one|those|whether|where|who|how|when|which|that"
     r"|all|every|each|another|none|bytes|seconds|its)\b",
@@ -28,7 +28,7 @@ NOUN_CLAUSE = re.compile(
 
 
 class Docstring(NamedTuple):
-    """Where a function's docstring stands, and its first line."""
+    """A function's docstring: its place and its first line."""
 
     path: Path
     line: int
@@ -37,7 +37,7 @@ class Docstring(NamedTuple):
 
     @property
     def is_noun_clause(self) -> bool:
-        """True if the first word begins a noun clause; code in backquotes is no word."""
+        """True if the first word begins a noun clause; code in backquotes does not count as a word."""
         return NOUN_CLAUSE.match(self.first_line) is not None
 
     def __str__(self) -> str:

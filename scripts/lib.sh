@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Set-up that the scripts beside this file share; sourced, never run.
+# Set-up shared by the scripts in this folder; sourced, never run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 cd "$root" || exit
 
-# Servers live in folders that an ordinary user's PATH often leaves out.
+# An ordinary user's PATH often lacks the folders of servers.
 for folder in /usr/sbin /sbin /usr/lib/postgresql/*/bin; do
     case ":$PATH:" in
         *":$folder:"*) ;;
@@ -18,7 +18,7 @@ say() {
     printf '%s\n' "$*" >&2
 }
 
-# True when the given program, or shared library such as libz.so.1, is there.
+# True if the given program, or shared library such as libz.so.1, is installed.
 has() {
     case $1 in
         *.so.*) ldconfig -p | grep -F "$1" >/dev/null ;;
@@ -34,7 +34,7 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# Install Debian packages without a question and without starting a service. Shows apt's words only when it fails.
+# Install Debian packages without questions and without starting services. Shows apt's output only on failure.
 install_packages() (
     guard=/usr/sbin/policy-rc.d
     made_guard=
@@ -65,16 +65,16 @@ install_packages() (
     fi
 )
 
-# Install what brings the given "program:package" pairs, as far as allowed; name what is still missing.
-# Fails when something is.
+# Install the packages of the given "program:package" pairs if that is allowed; name the programs still missing.
+# Fails if any is.
 need_programs() {
     local pair packages=() missing=0
     for pair in "$@"; do
         has "${pair%%:*}" || packages+=("${pair##*:}")
     done
     if [ ${#packages[@]} -gt 0 ] && may_install; then
-        install_packages "${packages[@]}" || say "they could not be installed"
-        for folder in /usr/lib/postgresql/*/bin; do # there only now, when postgresql has just been installed
+        install_packages "${packages[@]}" || say "these packages could not be installed"
+        for folder in /usr/lib/postgresql/*/bin; do # exists only now if postgresql has just been installed
             PATH=$PATH:$folder
         done
     fi
@@ -87,19 +87,19 @@ need_programs() {
     return "$missing"
 }
 
-# Print the first Python that is new enough and can make virtual environments.
+# Print the first Python that is recent enough and can create virtual environments.
 find_python() {
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
-        # Asks for the interpreter itself, because a shim of a version manager may point elsewhere in another folder.
+        # Prints sys.executable, because a version manager's shim may select another Python in another folder.
         "$candidate" -c 'import ensurepip, sys, venv; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
             2>/dev/null && return
     done
     return 1
 }
 
-# Make .venv and install the project with the given arguments of pip, unless that was done for this pyproject.toml.
-# The first argument names the set.
+# Create .venv and install the project with the given arguments of pip, unless that was done for this pyproject.toml.
+# The first argument names the set of requirements.
 set_up_venv() {
     local name=$1 python stamp
     shift

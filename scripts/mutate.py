@@ -1,9 +1,9 @@
-"""Change one thing at a time in the code, and see which changes no test notices.
+"""Change one expression at a time, and report the changes that no test detects (mutation testing).
 
 .venv/bin/python scripts/mutate.py                        # addresses and headers, 300 changes picked at random
 .venv/bin/python scripts/mutate.py openviper/core/email/events.py --tests tests/core/email/sending
 
-It works on a copy of the tree. A change that the tests do not notice is either equivalent or a test that is missing.
+It works on a copy of the tree. A change that no test detects is either equivalent, or a test is missing.
 """
 
 import argparse
@@ -48,7 +48,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 
 
 def changed(node: ast.AST) -> Iterator[ast.AST]:
-    """The changed forms of ``node`` itself."""
+    """Yield the changed forms of ``node`` itself."""
     other: Any = copy.deepcopy(node)
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
         other.ops[0] = SWAPPED[type(other.ops[0])]()
@@ -80,7 +80,7 @@ def _other_value(value: int | str | bytes) -> int | str | bytes:
 
 
 def places(tree: ast.AST, *, text: bool = False) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """Every node that may change, with its parent's field; not in annotations, docstrings and the texts of errors."""
+    """Yield each node that may change, with its place; skips annotations, docstrings and error texts."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
@@ -100,7 +100,7 @@ def _is_all(node: ast.AST) -> bool:
 
 
 def mutants(file: str) -> Iterator[tuple[str, str]]:
-    """What is changed, and the whole source with that change."""
+    """Yield each change's description, and the whole source with that change."""
     tree = ast.parse((ROOT / file).read_text())
     for parent, field, index, node in places(tree):
         for other in changed(node):
@@ -138,7 +138,7 @@ def survives(tree: Path, tests: list[str]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--limit", type=int, default=300, help="how many changes, picked at random")
+    parser.add_argument("--limit", type=int, default=300, help="number of changes, chosen at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("--tests", nargs="+", default=TESTS)
@@ -150,7 +150,7 @@ def main() -> None:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         if not survives(tree, tests):
-            sys.exit("the tests fail without any change")
+            sys.exit("the tests fail without any change: fix them first")
         survivors = 0
         for file, description, source in chosen:
             (tree / file).write_text(source)
@@ -159,7 +159,7 @@ def main() -> None:
                 sys.stdout.write(f"{description}\n")
                 sys.stdout.flush()
             shutil.copyfile(ROOT / file, tree / file)
-    sys.stdout.write(f"{len(chosen)} of {len(found)} changes tried, {survivors} noticed by no test\n")
+    sys.stdout.write(f"{len(chosen)} of {len(found)} changes tried, {survivors} detected by no test\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Order in the running example shop and take the pictures of the docs; ``./scripts/screenshots`` calls it."""
+"""Place orders in the running example shop and take the docs' screenshots; run by ``./scripts/screenshots``."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ ORDERS = [
 
 @contextmanager
 def open_shop() -> Iterator[str]:
-    """The address of a shop with a new database, whose mail server refuses one customer and puts off another."""
+    """Yield the URL of a shop with a new database, whose mail server refuses two customers, one of them temporarily."""
     with tempfile.TemporaryDirectory() as folder, SmtpServer() as server:
         server.refuse("jonas@example.org", 550)
         server.refuse("tom@example.com", 451)
@@ -38,7 +38,7 @@ def open_shop() -> Iterator[str]:
 
 
 async def take_pictures(shop: str) -> None:
-    """Let everybody order, ship what the first one ordered, then take every page at every width."""
+    """Place all orders, ship the first, then take screenshots of all pages at all widths."""
     async with opened_chromium() as browser:
         for name, address, product in ORDERS:
             await place_order(browser, shop, product, email=address, name=name)
@@ -65,15 +65,15 @@ async def look_around(page: Page, shop: str) -> None:
 
 
 async def take(page: Page, name: str, *, below: str | None = None) -> None:
-    """Take what is in view, or the part of it that ends a little below an element."""
-    await page.wait_for_timeout(300)  # a frame that has its document may not have been painted yet
+    """Take a screenshot of the viewport, or of its part that ends just below the element ``below``."""
+    await page.wait_for_timeout(300)  # a frame with a loaded document may not be painted yet
     assert page.viewport_size is not None
     area = {"x": 0, "y": 0, "scale": 1, **page.viewport_size}
     if below is not None:
         box = await page.locator(below).bounding_box()
         assert box is not None
         area["height"] = box["y"] + box["height"] + 24
-    # Playwright itself takes no WebP, which is a third of the size of PNG.
+    # Playwright cannot write WebP, which is a third of PNG's size.
     session = await page.context.new_cdp_session(page)
     picture = await session.send("Page.captureScreenshot", {"format": "webp", "quality": 80, "clip": area})
     file = IMAGES / f"{name}-{page.viewport_size['width']}.webp"

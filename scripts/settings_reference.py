@@ -103,7 +103,7 @@ def page() -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    # A tag would be read as HTML, and some hide all that follows.
+    # A tag would be parsed as HTML, and some tags hide the text after them.
     return escape(field.description or "", quote=False)
 
 

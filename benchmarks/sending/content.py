@@ -1,4 +1,4 @@
-"""The message that every sender sends; ``{n}`` in it becomes the number of the message."""
+"""The message that every sender sends; ``{n}`` stands for the message's number."""
 
 import json
 from pathlib import Path
@@ -58,11 +58,11 @@ class Content(NamedTuple):
 
     @classmethod
     def read(cls, path: str) -> "Content":
-        """What ``write_content`` wrote."""
+        """Read the content that ``write_content`` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
     def filled(self, n: int) -> tuple[str, str, str]:
-        """Subject, text and HTML of message ``n``."""
+        """Return subject, text and HTML of message ``n``."""
         number = str(n)
         return (
             self.subject.replace("{n}", number),
@@ -72,7 +72,7 @@ class Content(NamedTuple):
 
 
 def write_content(path: Path, attachment: Path | None = None) -> Path:
-    """Write the message for the senders, which are programs in different languages."""
+    """Write the message as JSON, which the senders in all languages read."""
     content = Content(SENDER, SUBJECT, TEXT, HTML, None if attachment is None else str(attachment))
     path.write_text(json.dumps(content._asdict()), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Virtual environments for the senders, made once below ``build/benchmarks`` and used again."""
+"""Virtual environments for the senders, made once below ``build/benchmarks``."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ BUILD = PROJECT / "build" / "benchmarks"
 OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn", "uvloop"]
 QUEUE = ["-e", f"{PROJECT}[redis,rabbitmq]", "pytest"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
-# It asks for Python 3.14; on an older one it is tried all the same, and left out where it does not start.
+# It requires Python 3.14; older ones try it all the same, and leave it out if it does not start.
 OLD = ["openviper[tasks-redis,tasks-rabbitmq]==0.1.1"]
 
 
 class Environments(NamedTuple):
-    """Where each group of senders runs, None for what cannot be had here; ``versions`` by distribution."""
+    """Interpreter of each group of senders, None if it is not available; ``versions`` by distribution."""
 
     own: str
     peers: str
@@ -31,7 +31,7 @@ class Environments(NamedTuple):
 
     @classmethod
     def make(cls, python: str, old_python: str) -> "Environments":
-        """Install what is missing; ``old_python`` is the interpreter for openviper 0.1.1."""
+        """Create missing environments; ``old_python`` is the interpreter for openviper 0.1.1."""
         version = _version(python)
         versions = {"Python": version}
         own = _virtual(python, f"own-{version}", OWN, versions)
@@ -47,10 +47,10 @@ class Environments(NamedTuple):
 
 
 def python_named(name: str) -> str:
-    """The path of the interpreter that the command ``name`` starts.
+    """Return the path of the interpreter that the command ``name`` starts.
 
     Raises:
-        SystemExit: there is no such command, or it does not run.
+        SystemExit: the command does not exist or does not run.
     """
     found = shutil.which(name)
     if found is None:
@@ -59,12 +59,15 @@ def python_named(name: str) -> str:
 
 
 def queue_environment(python: str) -> str:
-    """An interpreter that has this component with both brokers' clients, made of ``python``."""
+    """Return an interpreter, made from ``python``, with this component and both brokers' clients."""
     return _virtual(python, f"queue-{_version(python)}", QUEUE, {})
 
 
 def openviper_0_1_1(python: str, versions: dict[str, str]) -> str | None:
-    """An interpreter that has it, made of ``python``; None where it does not start. Adds itself to ``versions``."""
+    """Return an interpreter, made from ``python``, with openviper 0.1.1; None if that does not start.
+
+    Adds its version to ``versions``.
+    """
     listed: dict[str, str] = {}
     version = _version(python)
     try:

@@ -1,4 +1,4 @@
-"""Requests at a steady rate to two applications in turn, so that both meet the same moments of the machine."""
+"""Send requests at a steady rate to two applications in turn, so that the machine's load affects both equally."""
 
 import asyncio
 import statistics
@@ -7,29 +7,29 @@ import time
 __all__ = ["Latencies", "load"]
 
 HOST = "127.0.0.1"
-_WARM = 100  # requests to each that do not count
+_WARM = 100  # first requests to each application, which do not count
 
 
 class Latencies:
-    """Milliseconds from the request's first byte out to the response's last byte in."""
+    """Milliseconds from the request's first byte to the response's last byte."""
 
     def __init__(self) -> None:
         self.milliseconds: list[float] = []
 
     def percentile(self, percent: int) -> float:
-        """The value that ``percent`` of 100 are below."""
+        """Return the latency below which ``percent`` per cent of the responses are."""
         return statistics.quantiles(self.milliseconds, n=100, method="inclusive")[percent - 1]
 
 
 class _Target:
-    """An application, asked over kept connections."""
+    """An application, requested over persistent connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.latencies = Latencies()
 
-    async def ask(self, number: int) -> None:
+    async def request(self, number: int) -> None:
         connection = self._idle.pop() if self._idle else await asyncio.open_connection(HOST, self._port)
         reader, writer = connection
         start = time.perf_counter()
@@ -50,7 +50,7 @@ class _Target:
 
 
 async def load(ports: tuple[int, ...], *, rate: float, count: int) -> list[Latencies]:
-    """``count`` requests to each port, ``rate`` a second to each, whether or not those before were answered."""
+    """Send ``count`` requests to each port, ``rate`` per second, without waiting for earlier responses."""
     targets = [_Target(port) for port in ports]
     step = 1 / rate / len(targets)
     start = asyncio.get_running_loop().time()
@@ -58,7 +58,7 @@ async def load(ports: tuple[int, ...], *, rate: float, count: int) -> list[Laten
         for index in range((count + _WARM) * len(targets)):
             await asyncio.sleep(start + index * step - asyncio.get_running_loop().time())
             number, which = divmod(index, len(targets))
-            tasks.create_task(targets[which].ask(number + 1))
+            tasks.create_task(targets[which].request(number + 1))
     for target in targets:
         target.close()
     return [target.latencies for target in targets]

@@ -1,4 +1,4 @@
-"""The clockwork of a sender process: warms up, sends for a while, and prints what it took."""
+"""Measure a sender in its process: warm up, send for a while, and print the result."""
 
 import asyncio
 import itertools
@@ -11,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Clockwork", "print_result"]
+__all__ = ["Stopwatch", "print_result"]
 
 _MB = 1024 * 1024
 
 
-class Clockwork:
-    """Runs ``concurrency`` senders for ``warm`` seconds that do not count and ``seconds`` that do.
+class Stopwatch:
+    """Runs ``concurrency`` senders, first for ``warm`` seconds that do not count, then for ``seconds``.
 
-    With ``messages`` it sends that many instead, after one that does not count. The first message has the number 0.
+    With ``messages`` it sends that many instead, after one that does not count. The first message's number is 0.
     """
 
     def __init__(self, *, concurrency: int, seconds: float, warm: float, messages: int | None) -> None:
@@ -47,7 +47,7 @@ class Clockwork:
         return result
 
     async def run_stream(self, stream: Callable[[Iterator[int]], AsyncIterator[object]]) -> dict[str, float]:
-        """Measure a stream that sends each of the numbers that it is given, and yields for each message sent."""
+        """Measure a stream that sends a message for each number passed to it, and yields after each message."""
         for seconds, count in ((self._warm, 1), (self._seconds, self._messages)):
             memory = _Memory()
             window = _Window(self._sent)
@@ -57,7 +57,7 @@ class Clockwork:
         return window.close(self._sent) | memory.close()
 
     def run_threads(self, open_sender: Callable[[], Callable[[int], object]]) -> dict[str, float]:
-        """Measure blocking senders: each thread calls ``open_sender`` once and then what that returns."""
+        """Measure blocking senders: each thread calls ``open_sender`` once, then the function it returned."""
         senders = [open_sender() for _ in range(self._concurrency)]
         self._threads_phase(senders, self._warm, 1)
         memory = _Memory()
@@ -87,7 +87,7 @@ class Clockwork:
 
         with ThreadPoolExecutor(len(senders)) as pool:
             for _ in pool.map(work, senders):
-                pass  # raises what a thread has raised
+                pass  # raises the exceptions of the threads
 
     def _condition(self, seconds: float, count: int | None) -> Callable[[], bool]:
         if self._messages is not None:
@@ -98,7 +98,7 @@ class Clockwork:
 
 
 class _Window:
-    """Time and processor time from its making to ``close``."""
+    """Time and processor time from creation to ``close``."""
 
     def __init__(self, sent: int) -> None:
         self._sent = sent
@@ -119,10 +119,10 @@ class _Window:
 
 
 class _Memory:
-    """Resident memory at its peak, and how far that is above what was there before."""
+    """Peak of the resident memory, and its growth since creation."""
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, proc(5)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, proc(5)
         self._before = _status("VmRSS")
 
     def close(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ class _Memory:
 
 
 class _LoopLag:
-    """How late the event loop comes to a task that wants to run every millisecond."""
+    """Delay of a task that should run every millisecond."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -156,5 +156,5 @@ def _status(field: str) -> int:
 
 
 def print_result(result: dict[str, float]) -> None:
-    """Hand the result to the process that started this one."""
+    """Print the result as JSON for the parent process."""
     print(json.dumps(result), flush=True)

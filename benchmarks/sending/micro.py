@@ -1,4 +1,4 @@
-"""Parts of a send by themselves, on one processor and without a server. Run as a process; prints microseconds."""
+"""Measure the parts of a send, on one processor and without a server. Run as a process; prints microseconds."""
 
 import argparse
 import asyncio
@@ -27,14 +27,14 @@ _CELL = (
 
 
 class Discard(EmailBackend):
-    """Takes every message and does nothing."""
+    """Accepts every message and discards it."""
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         return DeliveryReport(message.envelope.recipients)
 
 
 def newsletter(size: int) -> str:
-    """HTML of ``size`` characters at least, in the table layout that mail programs ask for."""
+    """Return at least ``size`` characters of HTML in the table layout that mail clients need."""
     rows: list[str] = []
     while sum(map(len, rows)) < size:
         cells = "".join(_CELL.replace("{n}", str(2 * len(rows) + column)) for column in (1, 2))
@@ -43,8 +43,8 @@ def newsletter(size: int) -> str:
     return f'{head}<table role="presentation" width="600">{"".join(rows)}</table></body></html>'
 
 
-def each(function: Callable[[], object], calls: int) -> float:
-    """Microseconds of a call, the median of several rounds."""
+def time_calls(function: Callable[[], object], calls: int) -> float:
+    """Return the microseconds of one call, as the median of several rounds."""
 
     def once() -> float:
         start = time.perf_counter()
@@ -55,8 +55,8 @@ def each(function: Callable[[], object], calls: int) -> float:
     return statistics.median(once() for _ in range(_ROUNDS))
 
 
-async def whole(content: Content, calls: int) -> float:
-    """Microseconds of ``send_email`` to a backend that does nothing."""
+async def time_send(content: Content, calls: int) -> float:
+    """Return the microseconds of ``send_email`` to a backend that does nothing."""
     subject, text, html = content.filled(1)
     rounds: list[float] = []
     for _ in range(_ROUNDS):
@@ -68,7 +68,7 @@ async def whole(content: Content, calls: int) -> float:
 
 
 def main() -> None:
-    """The command line of the process."""
+    """Run the command line of the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--content", required=True)
     content = Content.read(parser.parse_args().content)
@@ -78,10 +78,10 @@ def main() -> None:
     message = check_message(data, default_sender=content.sender)
     page = newsletter(30_000)
     print_result({
-        "prepare": each(lambda: check_message(data, default_sender=content.sender), 2000),
-        "serialise": each(lambda: serialise(message), 2000),
-        "send_email": asyncio.run(whole(content, 2000)),
-        "html_to_text": each(lambda: html_to_text(page), 20),
+        "prepare": time_calls(lambda: check_message(data, default_sender=content.sender), 2000),
+        "serialise": time_calls(lambda: serialise(message), 2000),
+        "send_email": asyncio.run(time_send(content, 2000)),
+        "html_to_text": time_calls(lambda: html_to_text(page), 20),
     })  # fmt: skip
 
 

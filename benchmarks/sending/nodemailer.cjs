@@ -1,4 +1,4 @@
-// Nodemailer's pool, measured in the same way as senders.py measures the others.
+// Measure Nodemailer's pool as senders.py measures the other senders.
 const fs = require("node:fs");
 const { performance } = require("node:perf_hooks");
 const { createRequire } = require("node:module");

@@ -1,4 +1,4 @@
-"""What is measured of this component alone: its parts, its import, and responses beside mail."""
+"""Measure this component alone: its parts, its import, and responses of an application that sends mail."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ __all__ = ["import_cost", "parts", "responses"]
 
 _NOT_BEFORE_NEEDED = ("sqlalchemy", "redis", "pika", "httpx")
 
-# The first program tells which other distributions' modules the import brings; the others take the time of one import.
+# The first program lists the modules of other distributions that the import loads; the second times imports.
 _THIRD_PARTY = """
 import sys
 before = set(sys.modules)
@@ -35,17 +35,17 @@ print(time.perf_counter() - start)
 
 
 def parts(python: str, content: Path) -> dict[str, float]:
-    """Microseconds of the parts of a send, and of text from HTML."""
+    """Return the microseconds of each part of a send, and of converting HTML to text."""
     done = _run([python, str(HERE / "micro.py"), "--content", str(content)])
     measured: dict[str, float] = json.loads(done.splitlines()[-1])
     return measured
 
 
 def import_cost(python: str, rounds: int) -> dict[str, Any]:
-    """Milliseconds of importing ``openviper.core.email`` in a fresh process above importing what it brings in.
+    """Measure the import of ``openviper.core.email`` in a fresh process, in milliseconds.
 
-    ``above`` the packages, some of which (pydantic) import themselves only as far as they are used, and
-    ``above_modules``: above every module of them that is imported.
+    ``whole`` is the total; ``above`` subtracts importing the packages it loads, some of which (pydantic) load parts of
+    themselves only when used; ``above_modules`` subtracts all modules that are loaded from those packages.
     """
     modules = _run([python, "-I", "-c", _THIRD_PARTY]).split()
     packages = [name for name in modules if "." not in name]
@@ -64,7 +64,7 @@ def import_cost(python: str, rounds: int) -> dict[str, Any]:
 
 
 def responses(environments: Environments, content: Path, *, rate: float, count: int) -> dict[str, Any]:
-    """Response times of an application that sends mail in each request, and of the same without, in milliseconds.
+    """Measure response times in milliseconds, of an application that sends mail in each request and of one without.
 
     Raises:
         SystemExit: a message did not arrive as it was sent.
@@ -78,7 +78,7 @@ def responses(environments: Environments, content: Path, *, rate: float, count: 
         mailing.close()
         seen = sink.report()
     if not seen["messages"] == seen["whole"] >= count:
-        raise SystemExit(f"responses: {count} messages and those of the warm-up were sent, arrived {seen}")
+        raise SystemExit(f"responses: {count} messages and the warm-up's were sent, but the server has received {seen}")
     shown = {"p50": 50, "p99": 99}
     result: dict[str, Any] = {
         name: {key: latency.percentile(percent) for key, percent in shown.items()}
@@ -97,7 +97,7 @@ class _Application:
         self.port = int(self._process.stdout.readline())
 
     def close(self) -> None:
-        """Let it deliver what it holds, and wait for its end."""
+        """End the process after it has delivered its mail."""
         if self._process.poll() is None:
             self._process.communicate(timeout=60)
 

@@ -1,4 +1,4 @@
-"""``benchmarks/run``: measures this component and its peers in turn, and prints the tables of docs/performance.md."""
+"""Measure this component and its peers in turn, and print the tables of docs/performance.md (``benchmarks/run``)."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     options = _options()
     BUILD.mkdir(parents=True, exist_ok=True)
     plain, heavy = _contents()
@@ -54,7 +54,7 @@ def main() -> None:
     print(tables)
     if options.into is not None:
         put_below(f"## Python {environments.versions['Python'].rpartition('.')[0]}", tables, options.into)
-    _say(f"all figures: {results}")
+    _say(f"all results: {results}")
 
 
 def _options() -> argparse.Namespace:
@@ -82,7 +82,7 @@ def _contents() -> tuple[Path, Path]:
 def _interleaved(
     environments: Environments, scenario: Scenario, content: Path, options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """A B C, A B C, ...: what the machine does otherwise meets all of them alike."""
+    """Run the senders alternately (A B C, A B C, ...), so that the machine's load affects all equally."""
     missing = {OLD} if environments.old is None else set()
     missing |= {NODEMAILER} if environments.node is None else set()
     senders = [name for name in scenario.senders if name in options.senders and name not in missing]

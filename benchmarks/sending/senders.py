@@ -1,6 +1,6 @@
-"""The senders: this component and its peers, each used as its own documentation shows for many messages.
+"""The senders: this component and its peers, each used as its documentation recommends for many messages.
 
-Run as a process in the environment of the sender that is measured: ``python senders.py NAME --port ...``.
+Run as a process in the measured sender's environment: ``python senders.py NAME --port ...``.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from content import Content
-from measure import Clockwork, print_result
+from measure import Stopwatch, print_result
 
 HOST = "127.0.0.1"
 TO = "customer@example.com"
@@ -20,7 +20,7 @@ FILE_TYPE = ("application", "zip")
 
 
 class Job:
-    """What is to be sent, where to, and over how many connections. Message 0 goes without the attachment."""
+    """Content, server and number of connections of a run. Message 0 has no attachment."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.port: int = options.port
@@ -29,7 +29,7 @@ class Job:
         self.content = Content.read(options.content)
         path = self.content.attachment
         self.attachment = None if path is None else Path(path).read_bytes()
-        self.clockwork = Clockwork(
+        self.stopwatch = Stopwatch(
             concurrency=options.concurrency, seconds=options.seconds, warm=options.warm, messages=options.messages
         )
 
@@ -42,7 +42,7 @@ def _configure(job: Job) -> None:
 
 
 async def openviper(job: Job) -> dict[str, float]:
-    """``send_email`` of this component over its pool."""
+    """Measure this component's ``send_email`` over its pool."""
     from openviper.core.email import send_email
 
     _configure(job)
@@ -52,11 +52,11 @@ async def openviper(job: Job) -> dict[str, float]:
         subject, text, html = job.content.filled(n)
         await send_email(job.to, subject, text, html, attachments=attachments if n else None)
 
-    return await job.clockwork.run(send)
+    return await job.stopwatch.run(send)
 
 
 async def openviper_many(job: Job, *, pipeline: bool = False) -> dict[str, float]:
-    """``send_many`` of this component."""
+    """Measure this component's ``send_many``."""
     from openviper.core.email import send_many
 
     _configure(job)
@@ -71,11 +71,11 @@ async def openviper_many(job: Job, *, pipeline: bool = False) -> dict[str, float
         subject, text, html = job.content.filled(n)
         return {"recipients": TO, "subject": subject, "text": text, "html": html}
 
-    return await job.clockwork.run_stream(stream)
+    return await job.stopwatch.run_stream(stream)
 
 
 async def openviper_0_1_1(job: Job) -> dict[str, float]:
-    """``send_email`` of openviper 0.1.1, which connects for each message."""
+    """Measure ``send_email`` of openviper 0.1.1, which connects for each message."""
     from openviper.conf import settings
     from openviper.core.email import send_email
 
@@ -87,7 +87,7 @@ async def openviper_0_1_1(job: Job) -> dict[str, float]:
         subject, text, html = job.content.filled(n)
         await send_email(TO, subject, text=text, html=html, attachments=attachments if n else None)
 
-    return await job.clockwork.run(send)
+    return await job.stopwatch.run(send)
 
 
 def _with_email(email: dict[str, object]) -> Any:
@@ -97,7 +97,7 @@ def _with_email(email: dict[str, object]) -> Any:
 
 
 async def aiosmtplib(job: Job) -> dict[str, float]:
-    """aiosmtplib with as many kept connections as messages at a time, each message built by the standard library."""
+    """Measure aiosmtplib with one connection for each concurrent message, built by the standard library."""
     from aiosmtplib import SMTP
 
     clients: asyncio.LifoQueue[SMTP] = asyncio.LifoQueue()
@@ -114,7 +114,7 @@ async def aiosmtplib(job: Job) -> dict[str, float]:
         finally:
             clients.put_nowait(client)
 
-    result = await job.clockwork.run(send)
+    result = await job.stopwatch.run(send)
     while not clients.empty():
         await clients.get_nowait().quit()
     return result
@@ -139,7 +139,7 @@ def _standard_message(job: Job, n: int) -> Any:
 
 
 async def fastapi_mail(job: Job) -> dict[str, float]:
-    """fastapi-mail, which connects for each message."""
+    """Measure fastapi-mail, which connects for each message."""
     from fastapi_mail import ConnectionConfig, FastMail, MessageSchema, MessageType, MultipartSubtypeEnum
 
     config = ConnectionConfig(
@@ -161,11 +161,11 @@ async def fastapi_mail(job: Job) -> dict[str, float]:
         )  # fmt: skip
         await mail.send_message(message)
 
-    return await job.clockwork.run(send)
+    return await job.stopwatch.run(send)
 
 
 def django(job: Job) -> dict[str, float]:
-    """Django's EmailMultiAlternatives; each thread keeps a connection open."""
+    """Measure Django's EmailMultiAlternatives; each thread keeps a connection open."""
     import django as framework
     from django.conf import settings
     from django.core.mail import EmailMultiAlternatives
@@ -188,11 +188,11 @@ def django(job: Job) -> dict[str, float]:
 
         return send
 
-    return job.clockwork.run_threads(open_sender)
+    return job.stopwatch.run_threads(open_sender)
 
 
 def emails(job: Job) -> dict[str, float]:
-    """The ``emails`` library; each thread keeps a connection open."""
+    """Measure the ``emails`` library; each thread keeps a connection open."""
     from emails import Message
     from emails.backend import SMTPBackend
 
@@ -210,11 +210,11 @@ def emails(job: Job) -> dict[str, float]:
 
         return send
 
-    return job.clockwork.run_threads(open_sender)
+    return job.stopwatch.run_threads(open_sender)
 
 
 def flask_mail(job: Job) -> dict[str, float]:
-    """Flask-Mail; each thread keeps a connection open."""
+    """Measure Flask-Mail; each thread keeps a connection open."""
     from flask import Flask
     from flask_mail import Mail, Message
 
@@ -236,7 +236,7 @@ def flask_mail(job: Job) -> dict[str, float]:
 
         return send
 
-    return job.clockwork.run_threads(open_sender)
+    return job.stopwatch.run_threads(open_sender)
 
 
 COROUTINES: dict[str, Callable[[Job], Coroutine[Any, Any, dict[str, float]]]] = {
@@ -252,7 +252,7 @@ THREADED: dict[str, Callable[[Job], dict[str, float]]] = {"Django": django, "ema
 
 
 def main() -> None:
-    """The command line of the process."""
+    """Run the command line of the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=[*COROUTINES, *THREADED])
     parser.add_argument("--port", type=int, required=True)
@@ -261,7 +261,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--warm", type=float, default=0.3)
     parser.add_argument("--messages", type=int)
-    parser.add_argument("--recipients", type=int, default=1, help="of each message; only openviper has more than one")
+    parser.add_argument(
+        "--recipients", type=int, default=1, help="recipients of each message; only openviper supports more than one"
+    )
     options = parser.parse_args()
     job = Job(options)
     if options.name in THREADED:

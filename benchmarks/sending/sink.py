@@ -1,4 +1,4 @@
-"""An SMTP server for measuring: takes everything, counts messages and flights, and checks that each arrived whole.
+"""An SMTP server for measuring: accepts everything, counts messages and flights, and checks that each is complete.
 
 Run as a process. It prints its port, serves until its standard input ends, then prints its report as JSON.
 """
@@ -22,7 +22,7 @@ _END = b"\r\n.\r\n"
 
 
 class Tally:
-    """What all connections have brought; messages are kept as they came and looked at when the run is over."""
+    """Counts of all connections, and their messages, which are checked after the run."""
 
     def __init__(self, progress: str | None) -> None:
         self.connections = 0
@@ -47,7 +47,7 @@ class Session(asyncio.Protocol):
         self._missing = 0  # octets of the present BDAT chunk
         self._last_chunk = False
         self._content: list[bytes] = []
-        self._tail = b""  # the end of what has come after DATA
+        self._tail = b""  # the last bytes received after DATA
         self._replies: list[bytes] = []
         self._delayed: deque[bytes] = deque()
         self._answered = True  # since the last read, a reply was sent
@@ -68,7 +68,7 @@ class Session(asyncio.Protocol):
         self._send()
 
     def _step(self) -> bool:
-        """Work on what has come; False when more is needed."""
+        """Process the buffer; return False if more bytes are needed."""
         if self._mode == b"BDAT":
             return self._take_chunk()
         if self._mode == b"DATA":
@@ -117,7 +117,7 @@ class Session(asyncio.Protocol):
         return True
 
     def _take_data(self) -> bool:
-        # The end may be spread over several reads.
+        # The final dot may be split over several reads.
         before = len(self._tail)
         end = (self._tail + self._buffer[:5]).find(_END)
         if end < 0:
@@ -165,15 +165,15 @@ class Session(asyncio.Protocol):
 
 
 class Checker:
-    """Looks at each message with the standard library's parser."""
+    """Checks messages with the standard library's parser."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
         self._attachment = None if content.attachment is None else _digest(Path(content.attachment).read_bytes())
         self.seen: set[int] = set()
 
-    def fault(self, data: bytes, *, stuffed: bool) -> str | None:
-        """What is wrong with a message, or None."""
+    def find_fault(self, data: bytes, *, stuffed: bool) -> str | None:
+        """Return the fault of a message; None if it is complete."""
         if stuffed:
             data = data.removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.")
         message = email.message_from_bytes(data, policy=email.policy.compat32)
@@ -192,7 +192,7 @@ class Checker:
             if [_digest(part.get_payload(decode=True)) for part in attached] != [self._attachment]:
                 return f"message {number}: the attachment is not what was sent"
         if int(number) in self.seen:
-            return f"message {number}: came twice"
+            return f"message {number}: is a duplicate"
         self.seen.add(int(number))
         return None
 
@@ -210,14 +210,14 @@ def _digest(data: bytes) -> str:
 
 
 def report(tally: Tally, content: Content) -> dict[str, object]:
-    """What came, as JSON can carry it."""
+    """Check all messages; return counts and faults for JSON."""
     checker = Checker(content)
     size = 0
     faults = []
     for pieces, stuffed in tally.messages:
         data = b"".join(pieces)
         size += len(data)
-        fault = checker.fault(data, stuffed=stuffed)
+        fault = checker.find_fault(data, stuffed=stuffed)
         if fault is not None:
             faults.append(fault)
     return {
@@ -231,7 +231,7 @@ def report(tally: Tally, content: Content) -> dict[str, object]:
 
 
 async def serve(options: argparse.Namespace) -> Tally:
-    """Take mail on an ephemeral port of the loopback interface until standard input ends."""
+    """Accept mail on an ephemeral port of the loopback interface until standard input ends."""
     tally = Tally(options.progress)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Session(tally, options), "127.0.0.1", 0)
@@ -242,13 +242,13 @@ async def serve(options: argparse.Namespace) -> Tally:
 
 
 def main() -> None:
-    """The command line of the process."""
+    """Run the command line of the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--content", required=True)
     parser.add_argument("--pipelining", action="store_true")
     parser.add_argument("--chunking", action="store_true")
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--progress", help="file that gets a byte for each message as it comes")
+    parser.add_argument("--progress", help="file to which each received message adds one byte")
     options = parser.parse_args()
     tally = asyncio.run(serve(options))
     print(json.dumps(report(tally, Content.read(options.content))))

@@ -1,4 +1,4 @@
-"""Figures as Markdown tables."""
+"""Format results as Markdown tables."""
 
 import statistics
 from pathlib import Path
@@ -14,7 +14,7 @@ _COLUMNS = ["sender", "messages/s", "spread", "times", "round trips", "CPU s per
 
 
 def page(measured: dict[str, Any]) -> str:
-    """All tables of one Python."""
+    """Return all tables of one Python version."""
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
     loads = [run["load"] for senders in measured["runs"].values() for runs in senders.values() for run in runs]
     load = f"load average {min(loads):.1f} to {max(loads):.1f}" if loads else "load average not taken"
@@ -79,7 +79,7 @@ def _heavy_row(sender: str, runs: list[Run], everyone: dict[str, list[Run]]) -> 
 
 
 def _times(sender: str, rates: list[float], everyone: dict[str, list[Run]]) -> str:
-    """How many times as fast as this sender the component is."""
+    """Return by how many times this component is faster than ``sender``."""
     if sender in (OWN, UVLOOP, *BULK) or OWN not in everyone:
         return ""
     return f"{_median(everyone[OWN], 'rate') / statistics.median(rates):.1f}"
@@ -94,16 +94,14 @@ def _own(measured: dict[str, Any]) -> str:
         ["`prepare` (part of that)", f"{parts['prepare']:.0f} µs"],
         ["text from an HTML newsletter of 30 kB", f"{parts['html_to_text'] / 1000:.2f} ms"],
         ["`import openviper.core.email`", f"{imported['whole']:.0f} ms"],
-        ["the same above the third-party packages it brings", f"{imported['above']:.0f} ms"],
-        ["the same above all of their modules that it uses", f"{imported['above_modules']:.0f} ms"],
+        ["the same without the third-party packages it loads", f"{imported['above']:.0f} ms"],
+        ["the same without all of their modules that it loads", f"{imported['above_modules']:.0f} ms"],
     ]
     if imported["too_early"]:
-        rows.append(["brings in, but should not", ", ".join(imported["too_early"])])
+        rows.append(["loads, but should not", ", ".join(imported["too_early"])])
     for name in ("without", "with"):
-        figures = responses[name]
-        rows.append(
-            [f"response {name} mail, 100 requests/s", f"p50 {figures['p50']:.2f} ms, p99 {figures['p99']:.2f} ms"]
-        )
+        times = responses[name]
+        rows.append([f"response {name} mail, 100 requests/s", f"p50 {times['p50']:.2f} ms, p99 {times['p99']:.2f} ms"])
     return markdown(["what", "measured"], rows)
 
 
@@ -116,15 +114,15 @@ def _number(value: float) -> str:
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def put_below(heading: str, text: str, document: Path) -> None:
-    """Replace what stands below ``heading`` in ``document``, up to the next heading of its level."""
+    """Replace the section below ``heading`` in ``document``."""
     before, found, rest = document.read_text(encoding="utf-8").partition(f"{heading}\n")
     if not found:
-        raise SystemExit(f"{document}: has no heading {heading!r}")
+        raise SystemExit(f"{document}: has no heading {heading!r}; add it")
     _, next_heading, after = rest.partition("\n## ")
     document.write_text(f"{before}{heading}\n\n{text}\n{next_heading}{after}", encoding="utf-8")

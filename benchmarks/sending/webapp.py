@@ -1,4 +1,4 @@
-"""A small ASGI application behind uvicorn: with ``--mail`` each request also sends a message, else it does not.
+"""A small ASGI application on uvicorn, which with ``--mail`` sends a message in each request.
 
 Run as a process. It prints its port and serves until its standard input ends.
 """
@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 
 
 def application(content: Content, mail_port: int | None) -> ASGIApp:
-    """The application; with ``mail_port`` each order is confirmed by mail."""
+    """Make the application; with ``mail_port`` it confirms each order by mail."""
 
     async def order(request: Request) -> JSONResponse:
         number = int(request.path_params["number"])
@@ -39,10 +39,10 @@ def application(content: Content, mail_port: int | None) -> ASGIApp:
 
 async def serve(app: ASGIApp) -> None:
     """Serve on an ephemeral port until standard input ends."""
-    # With the protocol named, asyncio turns Nagle's algorithm off as it does for sockets that it makes itself.
+    # If the protocol is given, asyncio disables Nagle's algorithm, as it does for its own sockets.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind((HOST, 0))
-    listening.listen(100)  # who asks before the application has started waits
+    listening.listen(100)  # requests before the start of the application wait
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=600)
     server = uvicorn.Server(config)
     print(listening.getsockname()[1], flush=True)
@@ -53,7 +53,7 @@ async def serve(app: ASGIApp) -> None:
 
 
 def main() -> None:
-    """The command line of the process."""
+    """Run the command line of the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--content", required=True)
     parser.add_argument("--mail", type=int, metavar="PORT")

@@ -1,4 +1,4 @@
-"""Sending through the sink: the scenarios, and one run of one sender."""
+"""Run senders against the sink: the scenarios, and one run of one sender."""
 
 import json
 import subprocess
@@ -33,10 +33,10 @@ _PATIENCE = 180  # seconds that a run may take
 
 
 class Scenario(NamedTuple):
-    """``delay`` in seconds; ``messages`` instead of ``seconds`` where one message takes long.
+    """One kind of run. ``delay`` is in seconds; ``messages`` replaces ``seconds`` if one message takes long.
 
-    ``length``: times as long as the others, where so few messages are sent that the round trips of connecting, which
-    are counted too, would show.
+    ``length`` multiplies ``seconds`` in scenarios with so few messages that the round trips of connecting, which also
+    count, would distort the result.
     """
 
     name: str
@@ -72,7 +72,7 @@ SCENARIOS = (
     Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
 )  # fmt: skip
 
-# The same as "plain" to several recipients: one table of all.
+# As "plain", with several recipients; all are in one table.
 RECIPIENTS = tuple(
     SCENARIOS[-2]._replace(name=f"recipients-{n}", title=f"{n} recipients", recipients=n) for n in (2, 5, 10)
 )
@@ -90,7 +90,7 @@ class Sink:
         self.port = int(self._process.stdout.readline())
 
     def report(self) -> dict[str, Any]:
-        """End it; what it has seen."""
+        """End the server and return its report."""
         output, _ = self._process.communicate(timeout=_PATIENCE)
         report: dict[str, Any] = json.loads(output)
         return report
@@ -106,7 +106,7 @@ class Sink:
 
 
 def run_once(environments: Environments, scenario: Scenario, sender: str, content: Path) -> dict[str, Any]:
-    """One run of one sender.
+    """Run one sender once, and return its result.
 
     Raises:
         SystemExit: a message did not arrive as it was sent, or the sender failed.
@@ -125,7 +125,7 @@ def run_once(environments: Environments, scenario: Scenario, sender: str, conten
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         seen = sink.report()
     if not seen["messages"] == seen["whole"] == result["sent"]:
-        raise SystemExit(f"{sender}, {scenario.name}: sent {result['sent']}, arrived {seen}")
+        raise SystemExit(f"{sender}, {scenario.name}: sent {result['sent']}, but the server has received {seen}")
     result["flights_per_message"] = seen["flights"] / seen["messages"]
     result["message_bytes"] = seen["bytes"] / seen["messages"]
     result["connections"] = seen["connections"]
