@@ -15,8 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 
 from openviper.conf import override
-from openviper.core.email import EmailMiddleware, events, send_email, submit_email
+from openviper.core.email import EmailMiddleware, send_email, submit_email
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.events import listening
 from openviper.core.email.inbox import PATH, Inbox
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.settings import EmailSettings
@@ -122,7 +123,7 @@ async def test_where_it_is_off_every_address_is_not_found_and_nothing_is_kept(
     with override(**settings):
         async with inboxes.open(inbox_dir=str(tmp_path / "inbox")) as client:
             receipt = await submit_email("a@example.test", "x", html='<img src="cid:logo">', attachments=[b"x"])
-            assert not events._listeners
+            assert not listening()
             for method, path in await every_address(key_of(receipt.message_id)):
                 answer = await client.request(method, path, headers=SAME_ORIGIN)
                 assert answer.status_code == 404, f"{method} {path}"
