@@ -127,7 +127,7 @@ set_up_venv() {
 # Print the given Debian packages and those of their dependencies that this machine lacks, one a line.
 missing_packages() {
     printf '%s\n' "$@"
-    # A simulation, which also says what it would remove; nothing of it happens.
+    # A simulation: nothing is installed. It also prints removals, which are skipped.
     apt-get -qq --simulate --no-install-recommends install "$@" | awk '$1 == "Inst" { print $2 }'
 }
 
@@ -148,7 +148,7 @@ unpack_packages() (
         apt-get -qq -o APT::Sandbox::User=root download $packages
     )
     if ! download "$@" >"$work/log" 2>&1; then
-        # The list of packages is missing or old.
+        # The list of packages may be missing or outdated.
         if ! { may_install && as_root apt-get -qq -o DPkg::Lock::Timeout=120 update && download "$@"; } \
             >"$work/log" 2>&1; then
             tail -n 5 "$work/log" >&2
@@ -163,7 +163,7 @@ unpack_packages() (
     printf '%s\n' "$stamp" >"$folder/.unpacked"
 )
 
-# Unpack the servers that are given as "name:package"; name what is still missing. Fails when something is.
+# Unpack the servers given as "name:package"; name those still missing. Fails if any is.
 need_unpacked() {
     local pair missing=0
     for pair in "$@"; do

@@ -27,7 +27,7 @@ from openviper.tasks.encoder import Sealed
 __all__ = ["broker", "rabbitmq_server", "redis_server"]
 
 
-async def test_the_way_of_a_failed_message_through_the_commands(tmp_path: Path, broker: BrokerServer) -> None:
+async def test_a_failed_message_passes_through_all_commands(tmp_path: Path, broker: BrokerServer) -> None:
     with SmtpServer() as smtp:
         smtp.refuse("gone@example.com", 550)
         email = smtp.settings(default_sender="shop@example.com")
