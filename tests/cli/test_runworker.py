@@ -36,8 +36,8 @@ def note_slowly(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("", "there is no broker"),
-        ("TASKS = {'enabled': False, 'broker': 'redis'}", "there is no broker"),
+        ("", "no broker is configured"),
+        ("TASKS = {'enabled': False, 'broker': 'redis'}", "no broker is configured"),
         ("TASKS = {'broker': 'stub'}", "stub broker"),
         ("TASKS = {'broker': 'rabbit', 'broker_ur': 'x'}", 'TASKS["broker_ur"]'),
         ("TASKS = {'broker': 'redis', 'broker_url': 'redis://u:very-secret@127.0.0.1:1/0'}", "does not answer"),
