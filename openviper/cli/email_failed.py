@@ -124,10 +124,10 @@ def _print_job(job: "FailedJob") -> None:
         click.echo("Delivered   perhaps: the server's reply to the content is missing")
     for address, reply in job.progress.refused.items():
         click.echo(f"Refused     {escape(address)}  {escape(reply)}")
-    for address, reason in job.progress.held.items():
+    for address, reason in job.progress.unconfirmed.items():
         click.echo(f"Perhaps     {escape(address)}  {escape(reason)}")
     if job.payload is not None:
-        head = job.payload.about()
+        head = job.payload.summary()
         for field in ("From", "To", "Cc", "Bcc", "Subject"):
             if head[field]:
                 click.echo(f"{field:<12}{escape(head[field])}")

@@ -309,5 +309,5 @@ class CaptureQueue(JobQueue):
             if not isinstance(decision, Retry):
                 return
             progress = decision.progress
-            if progress.left is not None:
-                message = message.for_recipients(progress.left)
+            if progress.pending is not None:
+                message = message.for_recipients(progress.pending)

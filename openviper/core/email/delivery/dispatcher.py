@@ -177,8 +177,8 @@ class Dispatcher:
             self._finish(delivery)
             return
         delivery.progress = decision.progress
-        if decision.progress.left is not None:
-            delivery.message = delivery.message.for_recipients(decision.progress.left)
+        if decision.progress.pending is not None:
+            delivery.message = delivery.message.for_recipients(decision.progress.pending)
         self._waiting.add(delivery)
         if self._draining:
             self._retry_last(delivery)

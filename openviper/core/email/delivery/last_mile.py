@@ -9,6 +9,7 @@ from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.events import DeliveryMode, DeliveryReport
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry, RetryPolicy, after_attempt
 
@@ -76,13 +77,13 @@ async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: f
 
 def _publish_decision(message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp) -> None:
     if isinstance(decision, Retry):
-        left = decision.progress.left
+        pending = decision.progress.pending
         transport.publish(
             "retrying",
-            message if left is None else message.for_recipients(left),
+            message if pending is None else message.for_recipients(pending),
             f"in {decision.delay:g} s: {_detail(decision)}",
         )
-    elif decision.error is not None or decision.progress.held:
+    elif decision.error is not None or decision.progress.unconfirmed:
         # Without an error others have it, which must not hide that those who are held may lack it.
         transport.publish("failed", missing_recipients(message, decision.progress), _detail(decision))
 
@@ -127,7 +128,9 @@ def _detail(decision: Retry | GiveUp) -> str:
 
 
 def _log_error(message_id: str, error: Exception) -> None:
-    if isinstance(error, DeliveryError):
+    if isinstance(error, NewerPayload):
+        logger.warning("message %s waits for a newer worker: %s", message_id, error)
+    elif isinstance(error, DeliveryError):
         code = f" {error.code}" if error.code is not None else ""
         logger.warning("message %s: %s%s", message_id, type(error).__name__, code)
     else:

@@ -18,7 +18,7 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
-from openviper.core.email.message.storage import UnknownPayload, decode
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
@@ -74,23 +74,35 @@ def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
     assert thread is not None, "the broker has the AsyncIO middleware"
     if job.repeated:  # that attempt may have delivered it, whatever comes of this one
         job = job._replace(progress=replace(job.progress, uncertain=True))
+    decision: Decision
     try:
-        if job.payload is None or job.damage:
-            raise UnknownPayload(job.damage)
-        return thread.run_coroutine(_send(decode(job.payload), job, settings))
-    except UnknownPayload as error:
-        decision: Decision = GiveUp(job.progress, f"cannot be read: {error}")
+        return thread.run_coroutine(_send(_read_message(job), job, settings))
+    except DamagedPayload as error:
+        decision = GiveUp(job.progress, f"cannot be read: {error}")
+    except NewerPayload as error:
+        if (reason := _reason_not_to_send(job, settings)) is not None:
+            decision = GiveUp(job.progress, reason)
+        else:  # kept for a worker that supports it
+            decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
     except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
         decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
     log_decision(job.message_id, decision, queued=True)
     return decision
 
 
+def _read_message(job: ClaimedJob) -> PreparedMessage:
+    if job.problem is not None:
+        raise job.problem
+    job.progress.check_supported()
+    assert job.payload is not None, "there is no problem"
+    return decode(job.payload)
+
+
 async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
     """Attempt the delivery, unless nothing is to be sent any more."""
     message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
-    if job.progress.left is not None:
-        message = message.for_recipients(job.progress.left)
+    if job.progress.pending is not None:
+        message = message.for_recipients(job.progress.pending)
     transport = await _transport(settings)
     if (reason := _reason_not_to_send(job, settings)) is not None:
         transport.publish("failed", missing_recipients(message, job.progress), reason)

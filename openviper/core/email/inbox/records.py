@@ -1,73 +1,42 @@
 """Convert messages and their timeline steps to JSON for files, and back."""
 
 import json
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
-from openviper.core.email.addresses import Address
-from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.entries import Entry, TimelineStep
-from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
+from openviper.core.email.message import Envelope, OutgoingMessage
+from openviper.core.email.message.storage import DamagedPayload, decode_message, encode_message, load_object
 
 __all__ = ["parse_entry", "parse_step", "serialise_event", "serialise_message_fields"]
 
-_VERSION = 1
-_ADDRESS_LISTS = ("to", "cc", "bcc", "reply_to")
-_PLAIN = ("message_id", "subject", "text", "html", "envelope_sender")
+_OWN_FIELDS = frozenset({"recipients", "smtputf8", "size"})
 
 
 def serialise_message_fields(message: OutgoingMessage) -> str:
     """Return a message's fields and envelope as JSON, without its bytes and the contents of its attachments."""
-    prepared = message.prepared
-    record: dict[str, Any] = {name: getattr(prepared, name) for name in _PLAIN}
-    record |= {name: [asdict(address) for address in getattr(prepared, name)] for name in _ADDRESS_LISTS}
-    record |= {
-        "version": _VERSION,
-        "date": prepared.date.isoformat(),
-        "sender": asdict(prepared.sender),
-        "headers": prepared.headers,
-        "recipients": message.envelope.recipients,
-        "smtputf8": message.envelope.smtputf8,
-        "size": message.size,
-        "attachments": [
-            {
-                "filename": part.filename,
-                "mimetype": part.mimetype,
-                "inline": part.inline,
-                "content_id": part.content_id,
-                "size": len(part.content),
-            }
-            for part in prepared.attachments
-        ],
-    }
-    return json.dumps(record)
+    return json.dumps(
+        {
+            "message": encode_message(message.prepared, body=str, content=len),
+            "recipients": message.envelope.recipients,
+            "smtputf8": message.envelope.smtputf8,
+            "size": message.size,
+        }
+    )
 
 
 def parse_entry(key: str, record: str, steps: tuple[TimelineStep, ...], *, read: bool) -> Entry:
     """Return the entry that ``serialise_message_fields`` stored in ``record``; its attachments have no content.
 
     Raises:
-        ValueError, LookupError, TypeError: ``record`` is damaged or has another version.
+        ValueError, LookupError, TypeError: ``record`` is damaged, or has a later version.
     """
-    values = json.loads(record)
-    if values["version"] != _VERSION:
-        raise ValueError(f"version {values['version']} is not {_VERSION}")
-    fields: dict[str, Any] = {name: values[name] for name in _PLAIN}
-    fields |= {name: tuple(Address(**address) for address in values[name]) for name in _ADDRESS_LISTS}
-    prepared = PreparedMessage(
-        **fields,
-        date=datetime.fromisoformat(values["date"]),
-        sender=Address(**values["sender"]),
-        headers=tuple((name, value) for name, value in values["headers"]),
-        attachments=tuple(
-            AttachmentData(part["filename"], b"", part["mimetype"], part["inline"], part["content_id"])
-            for part in values["attachments"]
-        ),
-    )
+    values = load_object(record)
+    message = values["message"] if "message" in values else _message_of_first_version(values)
+    prepared = decode_message(message, body=_body, content=lambda _size: b"")
     envelope = Envelope(prepared.envelope_sender, tuple(values["recipients"]), values["smtputf8"])
-    sizes = tuple(part["size"] for part in values["attachments"])
+    sizes = tuple(part["part"] for part in message["attachments"])
     return Entry(key, prepared, envelope, values["size"], sizes, steps, read)
 
 
@@ -86,3 +55,21 @@ def parse_step(line: str) -> TimelineStep | None:
         return TimelineStep(values["kind"], float(values["at"]), str(values["detail"]), *people)
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def _body(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _message_of_first_version(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a record in which the message's fields stood beside the envelope's, and addresses were objects."""
+    if values["version"] != 1:
+        raise DamagedPayload(f"its version is {values['version']!r}, which has no such form")
+    addresses = {name: [[*one.values()] for one in values[name]] for name in ("to", "cc", "bcc", "reply_to")}
+    attachments = [
+        {name: part[name] for name in part.keys() - {"size"}} | {"part": part["size"]} for part in values["attachments"]
+    ]
+    message = {name: value for name, value in values.items() if name not in _OWN_FIELDS}
+    return message | addresses | {"sender": [*values["sender"].values()], "attachments": attachments}

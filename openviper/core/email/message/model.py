@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses
 from openviper.core.email.attachments import AttachmentData
@@ -44,6 +45,10 @@ class PreparedMessage:
     The serialiser still checks two things: that the bodies can be encoded, and that the message is not too large.
 
     ``message_id`` includes the angle brackets; it and ``date`` are made once and kept through every retry.
+
+    ``extra`` and ``must`` are JSON values that travel with the message and appear in none of its bytes. A worker that
+    does not know a key of ``extra`` delivers the message all the same; one that does not know a key of ``must`` leaves
+    the message to workers that do.
     """
 
     message_id: str
@@ -59,6 +64,8 @@ class PreparedMessage:
     attachments: tuple[AttachmentData, ...]
     headers: tuple[tuple[str, str], ...]
     envelope_sender: str
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    must: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def recipients(self) -> tuple[str, ...]:

@@ -1,21 +1,44 @@
-"""A prepared message as a broker keeps it: a JSON head with a version, and bodies and attachments as raw bytes."""
+"""Encode prepared messages as JSON and back: the one codec for the queue and for the inbox's folder.
+
+A broker keeps a JSON head, and bodies and attachments as raw bytes (``Payload``). Version 2 of the head adds two
+objects: unknown keys of ``extra`` are ignored, unknown keys of ``must`` leave the message to a worker that knows them.
+Version 1 has neither, and is written while both are empty, so that workers which only read version 1 can deliver it.
+"""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.model import PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
-from openviper.text import shown
+from openviper.text import cut, shown
 
-__all__ = ["VERSION", "Payload", "UnknownPayload", "decode", "encode", "join", "split"]
+__all__ = [
+    "SUPPORTED",
+    "VERSION",
+    "DamagedPayload",
+    "NewerPayload",
+    "Payload",
+    "check_supported",
+    "decode",
+    "decode_message",
+    "encode",
+    "encode_message",
+    "join",
+    "load_object",
+    "split",
+    "stored_version",
+]
 
-VERSION = 1
+VERSION = 2
+
+SUPPORTED: frozenset[str] = frozenset()
+"""The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(
     {
@@ -33,16 +56,23 @@ _KEYS = frozenset(
         "attachments",
         "headers",
         "envelope_sender",
-        "sizes",
     }
 )
+_KEYS_OF_VERSION_2 = frozenset({"extra", "must"})
 _ATTACHMENT_KEYS = frozenset({"filename", "mimetype", "inline", "content_id", "part"})
 
 T = TypeVar("T")
 
 
-class UnknownPayload(ValueError):
-    """Written by another version, or damaged. The text says what is unknown and shows nothing of the message."""
+class DamagedPayload(ValueError):
+    """No version could have written this. The text names the fault and shows nothing of the message."""
+
+
+class NewerPayload(DeliveryError, ValueError):
+    """A later version wrote this, and can deliver it. The text names what this one does not support, and no content."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, temporary=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +84,17 @@ class Payload:
 
     @property
     def size(self) -> int:
-        """Bytes of everything."""
+        """Count the bytes of head and parts."""
         return len(self.head) + sum(map(len, self.parts))
 
-    def about(self) -> dict[str, str]:
-        """The header fields that tell a person which message it is; empty where the head cannot be read."""
+    def summary(self) -> dict[str, str]:
+        """Return the header fields by which a person knows the message; empty texts where the head cannot be read."""
         try:
-            head = _head(self.head)
+            head = load_object(self.head)
+            _check_version(head)
             fields = {name: ", ".join(str(Address(*one)) for one in head[name.lower()]) for name in ("To", "Cc", "Bcc")}
             return {"From": str(Address(*head["sender"])), **fields, "Subject": str(head["subject"])}
-        except (UnknownPayload, TypeError, AttributeError):
+        except (DamagedPayload, NewerPayload, LookupError, TypeError, AttributeError):
             return dict.fromkeys(("From", "To", "Cc", "Bcc", "Subject"), "")
 
     def __repr__(self) -> str:
@@ -71,86 +102,57 @@ class Payload:
 
 
 def encode(message: PreparedMessage) -> Payload:
-    """``message`` with everything that its bytes follow from, so that each attempt sends the same ones."""
+    """Encode all that the message's bytes follow from, so that each attempt sends the same ones."""
     parts: list[bytes] = []
 
-    def part(content: bytes | None) -> int | None:
-        if content is None:
-            return None
+    def add(content: bytes) -> int:
         parts.append(content)
         return len(parts) - 1
 
-    head = {
-        "version": VERSION,
-        "message_id": message.message_id,
-        "date": message.date.isoformat(),
-        "sender": _address_out(message.sender),
-        "to": [*map(_address_out, message.to)],
-        "cc": [*map(_address_out, message.cc)],
-        "bcc": [*map(_address_out, message.bcc)],
-        "reply_to": [*map(_address_out, message.reply_to)],
-        "subject": message.subject,
-        "text": part(None if message.text is None else message.text.encode()),
-        "html": part(None if message.html is None else message.html.encode()),
-        "attachments": [
-            {
-                "filename": attachment.filename,
-                "mimetype": attachment.mimetype,
-                "inline": attachment.inline,
-                "content_id": attachment.content_id,
-                "part": part(attachment.content),
-            }
-            for attachment in message.attachments
-        ],
-        "headers": [*map(list, message.headers)],
-        "envelope_sender": message.envelope_sender,
-        "sizes": [*map(len, parts)],
-    }
+    head = encode_message(message, body=lambda text: add(text.encode()), content=add)
+    head["sizes"] = [*map(len, parts)]
     return Payload(json.dumps(head, separators=(",", ":")).encode(), tuple(parts))
 
 
-def decode(payload: Payload) -> PreparedMessage:
-    """The message of ``payload``, checked as one that an application gives: who can write to a broker is not trusted.
+def decode(payload: Payload, *, supported: Collection[str] = SUPPORTED) -> PreparedMessage:
+    """Decode and check a message as one that an application gives: whoever can write to a broker is not trusted.
+
+    ``supported``: the keys of ``must`` that the caller carries out.
 
     Raises:
-        UnknownPayload: another version, an unknown or missing field, or a value that no message can have.
+        NewerPayload: a later version wrote it, or it requires what is not supported.
+        DamagedPayload: an unknown or missing field, or a value that no message can have.
     """
-    head = _head(payload.head)
-    if [*map(len, payload.parts)] != head["sizes"]:
-        raise UnknownPayload("the sizes of its parts are not those that were written")
-    return PreparedMessage(
-        message_id=_field(head, "message_id", _message_id),
-        date=_field(head, "date", _date),
-        sender=_field(head, "sender", _address_in),
-        to=_field(head, "to", _addresses_in),
-        cc=_field(head, "cc", _addresses_in),
-        bcc=_field(head, "bcc", _addresses_in),
-        reply_to=_field(head, "reply_to", _addresses_in),
-        subject=_field(head, "subject", lambda value: checked_text(_text(value), field="subject")),
-        text=_field(head, "text", lambda value: _body(payload, value)),
-        html=_field(head, "html", lambda value: _body(payload, value)),
-        attachments=_field(head, "attachments", lambda value: tuple([_attachment(payload, one) for one in value])),
-        headers=_field(head, "headers", lambda value: checked_headers(dict(value)) if value else ()),
-        envelope_sender=_field(head, "envelope_sender", _envelope_sender),
+    head = load_object(payload.head)
+    _check_version(head)
+    if [*map(len, payload.parts)] != head.pop("sizes", None):
+        raise DamagedPayload("the sizes of its parts are not those that were written")
+    message = decode_message(
+        head, body=lambda number: payload.parts[number].decode(), content=lambda number: payload.parts[number]
     )
+    check_supported(message.must, supported)
+    return message
 
 
 def join(payload: Payload) -> bytes:
-    """``payload`` as one piece, for a broker that keeps a message in one."""
+    """Join head and parts, for a broker that keeps a message in one piece."""
     return b"".join((len(payload.head).to_bytes(4, "big"), payload.head, *payload.parts))
 
 
 def split(joined: bytes) -> Payload:
-    """The payload of ``join``'s result.
+    """Split what ``join`` has joined.
 
     Raises:
-        UnknownPayload: it is none.
+        NewerPayload: a later version wrote it.
+        DamagedPayload: it is no such payload.
     """
     end = 4 + int.from_bytes(joined[:4], "big")
     head = bytes(joined[4:end])
-    sizes = _head(head)["sizes"]
+    values = load_object(head)
+    _check_version(values)
+    sizes = values.get("sizes")
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
-        raise UnknownPayload("its sizes are no numbers")
+        raise DamagedPayload("its sizes are not numbers")
     parts = []
     for size in sizes:
         parts.append(bytes(joined[end : end + size]))
@@ -158,33 +160,135 @@ def split(joined: bytes) -> Payload:
     return Payload(head, tuple(parts))
 
 
-def _head(raw: bytes) -> dict[str, Any]:
-    try:
-        head = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise UnknownPayload("its head is not JSON") from None
-    if not isinstance(head, dict):
-        raise UnknownPayload("its head is not an object")
-    if head.get("version") != VERSION:
-        raise UnknownPayload(f"its version is {shown(head.get('version'))}, and this program knows {VERSION}")
-    if head.keys() != _KEYS:
-        unknown, missing = sorted(head.keys() - _KEYS), sorted(_KEYS - head.keys())
-        raise UnknownPayload(
-            f"unknown fields: {', '.join(unknown)[:200] or 'none'}; missing: {', '.join(missing) or 'none'}"
+def encode_message(
+    message: PreparedMessage, *, body: Callable[[str], object], content: Callable[[bytes], object]
+) -> dict[str, Any]:
+    """Return ``message`` as JSON values; ``body`` and ``content`` return what stands for a body or an attachment."""
+    values: dict[str, Any] = {
+        "version": 1,
+        "message_id": message.message_id,
+        "date": message.date.isoformat(),
+        "sender": _encode_address(message.sender),
+        "to": [*map(_encode_address, message.to)],
+        "cc": [*map(_encode_address, message.cc)],
+        "bcc": [*map(_encode_address, message.bcc)],
+        "reply_to": [*map(_encode_address, message.reply_to)],
+        "subject": message.subject,
+        "text": None if message.text is None else body(message.text),
+        "html": None if message.html is None else body(message.html),
+        "attachments": [
+            {
+                "filename": attachment.filename,
+                "mimetype": attachment.mimetype,
+                "inline": attachment.inline,
+                "content_id": attachment.content_id,
+                "part": content(attachment.content),
+            }
+            for attachment in message.attachments
+        ],
+        "headers": [*map(list, message.headers)],
+        "envelope_sender": message.envelope_sender,
+    }
+    if message.extra or message.must:
+        values |= {"version": 2, "extra": dict(message.extra), "must": dict(message.must)}
+    return values
+
+
+def decode_message(
+    values: Mapping[str, Any], *, body: Callable[[Any], str], content: Callable[[Any], bytes]
+) -> PreparedMessage:
+    """Return the checked message of what ``encode_message`` returned; ``body`` and ``content`` undo those.
+
+    Raises:
+        NewerPayload: a later version wrote it.
+        DamagedPayload: an unknown or missing field, or a value that no message can have.
+    """
+    allowed = _KEYS if _check_version(values) == 1 else _KEYS | _KEYS_OF_VERSION_2
+    if values.keys() != allowed:
+        unknown, missing = sorted(values.keys() - allowed), sorted(allowed - values.keys())
+        raise DamagedPayload(
+            f"unknown fields: {cut(', '.join(unknown), 200) or 'none'}; missing: {', '.join(missing) or 'none'}"
         )
-    return head
+    return PreparedMessage(
+        message_id=_field(values, "message_id", _message_id),
+        date=_field(values, "date", _date),
+        sender=_field(values, "sender", _decode_address),
+        to=_field(values, "to", _decode_addresses),
+        cc=_field(values, "cc", _decode_addresses),
+        bcc=_field(values, "bcc", _decode_addresses),
+        reply_to=_field(values, "reply_to", _decode_addresses),
+        subject=_field(values, "subject", lambda value: checked_text(_text(value), field="subject")),
+        text=_field(values, "text", lambda value: None if value is None else body(value)),
+        html=_field(values, "html", lambda value: None if value is None else body(value)),
+        attachments=_field(values, "attachments", lambda value: tuple([_attachment(one, content) for one in value])),
+        headers=_field(values, "headers", lambda value: checked_headers(dict(value)) if value else ()),
+        envelope_sender=_field(values, "envelope_sender", _envelope_sender),
+        extra=_field(values, "extra", _object) if "extra" in values else {},
+        must=_field(values, "must", _object) if "must" in values else {},
+    )
 
 
-def _field(head: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T:
+def load_object(raw: str | bytes) -> dict[str, Any]:
+    """Load a JSON object.
+
+    Raises:
+        DamagedPayload: it is not one.
+    """
     try:
-        return read(head[name])
+        values = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise DamagedPayload("it is not JSON") from None
+    if not isinstance(values, dict):
+        raise DamagedPayload("it is not a JSON object")
+    return values
+
+
+def stored_version(values: Mapping[str, Any]) -> int:
+    """Return the version that ``values`` name, which may be a later one.
+
+    Raises:
+        DamagedPayload: they name none.
+    """
+    version = values.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DamagedPayload(f"its version is {shown(version)}, which is not a number from 1 on")
+    return version
+
+
+def check_supported(must: Collection[str], supported: Collection[str] = SUPPORTED) -> None:
+    """Check that all keys of ``must`` are supported.
+
+    Raises:
+        NewerPayload: they are not; the text names them.
+    """
+    if unsupported := sorted(set(must) - set(supported)):
+        names = ", ".join(shown(name) for name in unsupported[:10])
+        raise NewerPayload(f"it requires {names}, which this version does not support")
+
+
+def _check_version(values: Mapping[str, Any]) -> int:
+    version = stored_version(values)
+    if version > VERSION:
+        raise NewerPayload(f"its version is {version}, and this program reads versions up to {VERSION}")
+    return version
+
+
+def _field(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T:
+    try:
+        return read(values[name])
     except (InvalidMessage, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         # Without the cause: its text may show an address.
-        raise UnknownPayload(f"its field {shown(name)} cannot be read ({type(error).__name__})") from None
+        raise DamagedPayload(f"its field {shown(name)} cannot be read ({type(error).__name__})") from None
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise TypeError
     return value
 
@@ -202,11 +306,11 @@ def _date(value: Any) -> datetime:
     return date
 
 
-def _address_out(address: Address) -> list[str]:
+def _encode_address(address: Address) -> list[str]:
     return [address.display_name, address.local_part, address.domain]
 
 
-def _address_in(value: Any) -> Address:
+def _decode_address(value: Any) -> Address:
     name, local_part, domain = map(_text, value)
     address = Address(name, local_part, domain)
     if parse_address(str(address), field="address") != address:
@@ -214,8 +318,8 @@ def _address_in(value: Any) -> Address:
     return address
 
 
-def _addresses_in(values: Sequence[Any]) -> tuple[Address, ...]:
-    return tuple([_address_in(value) for value in values])
+def _decode_addresses(values: Sequence[Any]) -> tuple[Address, ...]:
+    return tuple([_decode_address(value) for value in values])
 
 
 def _envelope_sender(value: Any) -> str:
@@ -224,17 +328,13 @@ def _envelope_sender(value: Any) -> str:
     return _text(value)
 
 
-def _body(payload: Payload, number: int | None) -> str | None:
-    return None if number is None else payload.parts[number].decode()
-
-
-def _attachment(payload: Payload, given: Mapping[str, Any]) -> AttachmentData:
+def _attachment(given: Mapping[str, Any], content: Callable[[Any], bytes]) -> AttachmentData:
     if given.keys() != _ATTACHMENT_KEYS:
         raise ValueError
     return checked_attachment(
         AttachmentData(
             filename=_text(given["filename"]),
-            content=payload.parts[given["part"]],
+            content=content(given["part"]),
             mimetype=_text(given["mimetype"]),
             inline=bool(given["inline"]),
             content_id=given["content_id"],

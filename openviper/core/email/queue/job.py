@@ -1,12 +1,20 @@
-"""A message on its way through the broker: what is handed in, what a worker holds, and how far it has come."""
+"""Queued mail as jobs: the form in which a job is stored, claimed and failed, and what every job store can do."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from openviper.core.email.message.storage import Payload, UnknownPayload
+from openviper.core.email.message.storage import (
+    VERSION,
+    DamagedPayload,
+    NewerPayload,
+    Payload,
+    check_supported,
+    load_object,
+    stored_version,
+)
 
 __all__ = [
     "ACTOR",
@@ -21,9 +29,9 @@ __all__ = [
     "message_id_of",
 ]
 
-# In the stored form, in front of the reply of a recipient who may have the message: a worker of a version that knows
-# no ``held`` keeps such a recipient among the refused, and sends to none of them by itself. No reply begins like this.
-_HELD = "perhaps delivered: "
+# Precedes, in version 1 of the stored form, the reason for a recipient who may have the message: workers that know no
+# such recipients keep them among the refused, and do not send to them by themselves. No reply begins like this.
+_PERHAPS = "perhaps delivered: "
 
 QUEUE = "emails"
 ACTOR = "deliver_email"
@@ -31,82 +39,129 @@ ACTOR = "deliver_email"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Attempts so far, and for whom. Times are Unix seconds.
+    """A message's attempts so far, and its recipients by what came of them. Times are Unix seconds.
 
-    ``since``: when the first attempt could begin; ``retry_max_age`` counts from it. ``left``: the recipients of the
-    next attempt; None: all. ``refused``: those refused for good, with the reply. ``held``: those who may have the
-    message and get no further attempt until somebody decides (``on_uncertain``), with the reason. ``uncertain``: an
-    attempt ended without anybody knowing whether the server took the message for all of its recipients.
+    ``since``: when the first attempt could begin; ``retry_max_age`` counts from it. ``pending``: the recipients of the
+    next attempt; None: all. ``refused``: those refused for good, with the reply. ``unconfirmed``: those who may have
+    the message, with the reason; they get no further attempt until somebody decides (``on_uncertain``). ``uncertain``:
+    after an attempt nobody knew whether the server had taken the message for all of its recipients.
+
+    ``extra`` and ``must`` are those of the stored form: keys that may be ignored, and keys that may not. ``unread``:
+    the stored values of a later version. They stay as they are, except for ``since``, ``attempts`` and ``expires_at``,
+    which every version has.
     """
 
     since: float
     attempts: int = 0
-    left: tuple[str, ...] | None = None
+    pending: tuple[str, ...] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     expires_at: float | None = None
     uncertain: bool = False
-    held: Mapping[str, str] = field(default_factory=dict)
+    unconfirmed: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    must: Mapping[str, Any] = field(default_factory=dict)
+    unread: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
-        """As ``from_json`` reads it."""
-        held = {address: f"{_HELD}{reason}" for address, reason in self.held.items()}
-        return json.dumps(
-            {
-                "since": self.since,
-                "attempts": self.attempts,
-                "left": self.left,
-                "refused": {**self.refused, **held},
-                "expires_at": self.expires_at,
-                "uncertain": self.uncertain,
-            }
-        )
+        """Return the stored form: version 1 where that can hold it all, so that older workers can read it."""
+        values: dict[str, Any] = {"since": self.since, "attempts": self.attempts, "expires_at": self.expires_at}
+        if self.unread is not None:
+            return json.dumps({**self.unread, **values})
+        values |= {"left": self.pending, "uncertain": self.uncertain}
+        if self.extra or self.must:
+            values |= {"version": 2, "refused": dict(self.refused), "held": dict(self.unconfirmed)}
+            values |= {"extra": dict(self.extra), "must": dict(self.must)}
+        else:
+            perhaps = {address: f"{_PERHAPS}{reason}" for address, reason in self.unconfirmed.items()}
+            values["refused"] = {**self.refused, **perhaps}
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Progress":
-        """The progress of such text.
+        """Read the stored form; of a later version's only the fields that every version has.
 
         Raises:
-            UnknownPayload: it is none.
+            DamagedPayload: it cannot be read.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
-            if "held" in values:
-                raise TypeError
-            left = values.pop("left")
-            progress = cls(left=None if left is None else tuple(left), **values)
+            values = load_object(text)
+            version = stored_version(values) if "version" in values else 1
+            if version > VERSION:
+                common = values["since"], values["attempts"], values["expires_at"]
+                progress = cls(common[0], common[1], expires_at=common[2], unread=values)
+            else:
+                progress = cls(**(_fields_of_version_1(values) if version == 1 else _fields_of_version_2(values)))
             _check(progress)
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise UnknownPayload("its progress cannot be read") from None
-        held = {who: why.removeprefix(_HELD) for who, why in progress.refused.items() if why.startswith(_HELD)}
-        refused = {who: why for who, why in progress.refused.items() if who not in held}
-        return replace(progress, refused=refused, held=held)
+            raise DamagedPayload("its progress cannot be read") from None
+        return progress
+
+    def check_supported(self) -> None:
+        """Check that this version can go on from here.
+
+        Raises:
+            NewerPayload: only a later version can.
+        """
+        if self.unread is not None:
+            raise NewerPayload(
+                f"the version of its progress is {self.unread['version']}, and this program reads versions up to "
+                f"{VERSION}"
+            )
+        check_supported(self.must)
 
     @property
     def missing(self) -> tuple[str, ...] | None:
         """Return the recipients who are not known to have the message; None: all."""
-        return tuple(dict.fromkeys((*(self.left or ()), *self.refused, *self.held))) or None
+        return tuple(dict.fromkeys((*(self.pending or ()), *self.refused, *self.unconfirmed))) or None
 
     def restart(self, *, now: float) -> "Progress":
-        """Begin anew, for the recipients who are not known to have the message."""
-        return Progress(since=now, left=self.missing)
+        """Return the progress before a first attempt, for the recipients who are not known to have the message."""
+        return Progress(since=now, pending=self.missing, extra=self.extra, must=self.must, unread=self.unread)
 
     def __repr__(self) -> str:
         return f"<Progress after {self.attempts} attempts>"
 
 
+def _fields_of_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    if values.keys() - {"since", "attempts", "left", "refused", "expires_at", "uncertain"}:
+        raise KeyError
+    refused = values.get("refused", {})
+    perhaps = {who: why.removeprefix(_PERHAPS) for who, why in refused.items() if why.startswith(_PERHAPS)}
+    fields = {name: value for name, value in values.items() if name != "left"}
+    fields |= {"pending": _pending(values), "unconfirmed": perhaps}
+    fields["refused"] = {who: why for who, why in refused.items() if who not in perhaps}
+    return fields
+
+
+def _fields_of_version_2(values: dict[str, Any]) -> dict[str, Any]:
+    names = {"since", "attempts", "refused", "expires_at", "uncertain", "extra", "must"}
+    if values.keys() != names | {"version", "left", "held"}:
+        raise KeyError
+    return {name: values[name] for name in names} | {"pending": _pending(values), "unconfirmed": values["held"]}
+
+
+def _pending(values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    pending = values["left"]
+    if not isinstance(pending, list | None):
+        raise TypeError
+    return None if pending is None else tuple(pending)
+
+
 def _check(progress: Any) -> None:
-    """Raises TypeError for values with which no attempt could be made or counted."""
+    """Raise TypeError for values with which no attempt could be made or counted."""
     moments = (progress.since, progress.since if progress.expires_at is None else progress.expires_at)
-    if not all(isinstance(moment, int | float) for moment in moments):
+    if not all(isinstance(moment, int | float) for moment in moments) or not isinstance(progress.attempts, int):
         raise TypeError
-    if not isinstance(progress.attempts, int) or not isinstance(progress.refused, dict):
+    mappings = (progress.refused, progress.unconfirmed)
+    if not all(isinstance(mapping, dict) for mapping in (*mappings, progress.extra, progress.must)):
         raise TypeError
-    if not all(isinstance(one, str) for one in (*(progress.left or ()), *progress.refused, *progress.refused.values())):
+    texts = [text for mapping in mappings for pair in mapping.items() for text in pair]
+    if not all(isinstance(text, str) for text in (*(progress.pending or ()), *texts)):
         raise TypeError
 
 
 class NewJob(NamedTuple):
-    """A message to be queued. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which parts are needed."""
+    """A message to queue. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which its parts are needed."""
 
     key: str
     message_id: str
@@ -117,9 +172,10 @@ class NewJob(NamedTuple):
 
 
 class ClaimedJob(NamedTuple):
-    """A message in a worker's hands. ``repeated``: a worker had it before and died with it, perhaps after sending.
+    """A queued message that a worker attempts to deliver.
 
-    ``damage`` says why there is no payload; ``token`` belongs to the store.
+    ``repeated``: another worker died while it had claimed it, perhaps after sending. ``problem``: why ``payload`` or
+    ``progress`` cannot be read. ``token`` belongs to the store.
     """
 
     key: str
@@ -127,7 +183,7 @@ class ClaimedJob(NamedTuple):
     progress: Progress
     payload: Payload | None
     repeated: bool = False
-    damage: str = ""
+    problem: DamagedPayload | NewerPayload | None = None
     token: Any = None
 
     def __repr__(self) -> str:
@@ -146,7 +202,7 @@ class FailedJob(NamedTuple):
 
 
 class QueueStats(NamedTuple):
-    """How the queue stands. None: the broker cannot tell. ``oldest``: seconds since the oldest was accepted."""
+    """The queue's counts. None: the broker cannot tell. ``oldest``: seconds since the oldest message was accepted."""
 
     consumers: int
     waiting: int
@@ -156,51 +212,54 @@ class QueueStats(NamedTuple):
 
 
 class JobStore(Protocol):
-    """Where queued mail lies. All methods block, and raise the client library's errors as :class:`OSError` kinds."""
+    """Keeps queued mail. All methods block, and raise QueueUnavailable where the broker cannot be asked.
+
+    The methods that write down an attempt's result (``sent``, ``retry``, ``fail``) wait for the broker instead.
+    """
 
     def probe(self) -> None:
         """Ask the broker whether it answers; at most a second."""
 
     def enqueue(self, job: NewJob, *, deadline: float) -> None:
-        """Return when the broker has it. ``deadline``: ``time.monotonic()`` after which it may not take it any more."""
+        """Return once the broker has accepted it; after ``deadline`` (``time.monotonic()``) it may no longer do so."""
 
     def claim(self, *ticket: Any) -> ClaimedJob | None:
-        """What a worker was given; None when there is nothing to do with it."""
+        """Claim the job of a Dramatiq message's arguments; None when there is nothing to do."""
 
     def sent(self, job: ClaimedJob, *, remember: float) -> None:
-        """It was delivered; ``remember`` that for so many seconds."""
+        """Record the delivery, and remember it for ``remember`` seconds."""
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
-        """Another attempt after ``delay`` seconds."""
+        """Schedule another attempt after ``delay`` seconds."""
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
-        """No further attempt; keep it for ``keep`` seconds (0: not)."""
+        """Give it up, and keep it as failed for ``keep`` seconds (0: not)."""
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
     def consumers(self) -> int:
-        """How many workers consume the queue."""
+        """Count the workers that consume the queue."""
 
     def stats(self) -> QueueStats:
-        """How the queue stands."""
+        """Count what the queue holds."""
 
     def failed(self, limit: int) -> list[FailedJob]:
-        """Failed messages, oldest first, at most ``limit``."""
+        """Return failed messages, oldest first, at most ``limit``."""
 
     def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
-        """Queue failed messages again (None: all); returns how many. ``looked_at`` is called for each failed one."""
+        """Queue failed messages again (None: all); return how many. ``looked_at`` is called for each failed one."""
 
     def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
-        """Drop failed messages (None: all); returns how many. ``looked_at`` is called for each failed one."""
+        """Drop failed messages (None: all); return how many. ``looked_at`` is called for each failed one."""
 
 
 def job_key(message_id: str, recipients: tuple[str, ...]) -> str:
-    """What tells one queued message from another: the Message-ID, and for whom it is."""
+    """Return the key of the job that carries a message to these recipients."""
     digest = hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()[:12]
     return f"{message_id.strip('<>')}/{digest}"
 
 
 def message_id_of(key: str) -> str:
-    """The Message-ID of which ``job_key`` made ``key``, for a job that lacks it."""
+    """Return the Message-ID in a ``job_key``, for a job that lacks it."""
     return f"<{key.rpartition('/')[0]}>"

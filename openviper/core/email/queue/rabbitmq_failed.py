@@ -21,7 +21,7 @@ from dramatiq.errors import DecodeError
 from pika.exceptions import ChannelClosedByBroker
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message.storage import Payload, UnknownPayload, split
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, split
 from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Progress, message_id_of
 from openviper.core.email.queue.publisher import Publisher
 from openviper.tasks.encoder import Sealed
@@ -49,7 +49,6 @@ _WALK = "openviper-walk"
 
 _UNREADABLE = (
     DecodeError,
-    UnknownPayload,
     KeyError,
     ValueError,
     TypeError,
@@ -247,7 +246,7 @@ def read_about(sealed: Sealed) -> dict[str, Any]:
     """Return message id, progress and due time that go with a queued message.
 
     Raises:
-        UnknownPayload: they cannot be read.
+        DamagedPayload: they cannot be read.
     """
     try:
         about: dict[str, Any] = json.loads(sealed)
@@ -256,7 +255,7 @@ def read_about(sealed: Sealed) -> dict[str, Any]:
             return about
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise UnknownPayload("what goes with it cannot be read")
+    raise DamagedPayload("what goes with it cannot be read")
 
 
 def _read_failed(body: bytes) -> FailedMessage | None:
@@ -269,7 +268,7 @@ def _read_failed(body: bytes) -> FailedMessage | None:
             message_id=about["message_id"],
             failed_at=float(about["failed_at"]),
             reason=about["reason"],
-            uncertain=bool(about["uncertain"]) or progress.uncertain or bool(progress.held),
+            uncertain=bool(about["uncertain"]) or progress.uncertain or bool(progress.unconfirmed),
             progress=progress,
         )
         due_at = about.get("due_at")
@@ -278,7 +277,7 @@ def _read_failed(body: bytes) -> FailedMessage | None:
             return None
     except _UNREADABLE:
         return None
-    with contextlib.suppress(UnknownPayload):
+    with contextlib.suppress(DamagedPayload, NewerPayload):
         # Without bodies and attachments: a list of a thousand fits into memory whatever they weigh.
         job = job._replace(payload=Payload(split(sealed).head, ()))
     return FailedMessage(key, job, due_at, sealed)
@@ -294,7 +293,7 @@ def _adopted(body: bytes, death: _Death) -> bytes | None:
     except _UNREADABLE:
         return None
     about: dict[str, Any] = {"message_id": message_id_of(key), "progress": Progress(death.at).to_json(), "due_at": None}
-    with contextlib.suppress(UnknownPayload):
+    with contextlib.suppress(DamagedPayload):
         about = read_about(sealed_about)
     return encode(
         key,

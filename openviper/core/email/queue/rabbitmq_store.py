@@ -15,7 +15,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message.storage import UnknownPayload, join, split
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
 from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
 from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
 from openviper.core.email.queue.rabbitmq_failed import (
@@ -78,16 +78,17 @@ class RabbitmqJobStore:
 
     def claim(self, key: str, sealed_about: Sealed, sealed: Sealed) -> ClaimedJob | None:
         """The message itself; one whose time has not come is put off by a further hop."""
-        damage, payload, due_at = "", None, None
+        payload, due_at = None, None
+        problem: DamagedPayload | NewerPayload | None = None
         message_id, progress = message_id_of(key), Progress(time.time())
         try:
             about = read_about(sealed_about)
             message_id, due_at = about["message_id"], about["due_at"]
             progress = Progress.from_json(about["progress"])
             payload = split(sealed)
-        except UnknownPayload as error:
-            damage = str(error)
-        job = ClaimedJob(key, message_id, progress, payload, False, damage, sealed)
+        except (DamagedPayload, NewerPayload) as error:
+            problem = error
+        job = ClaimedJob(key, message_id, progress, payload, False, problem, sealed)
         if due_at is not None and due_at > time.time():
             self._store(lambda: self._send(key, job.message_id, progress, sealed, due_at, due_at - time.time()))
             return None

@@ -108,7 +108,6 @@ local state = found[1]
 if not state then return {'gone'} end
 if state == 'sent' or state == 'failed' then return {state} end
 if tonumber(found[2]) ~= turn then return {'stale'} end
-local repeated = 0
 if state == 'claimed' and found[3] ~= owner then
     local until_ = redis.call('ZSCORE', ns .. ':consumers:emails', found[4])
     local alive = until_ and tonumber(until_) > now
@@ -117,12 +116,13 @@ if state == 'claimed' and found[3] ~= owner then
         redis.call('ZADD', mail .. 'later', now + (alive and 20000 or 5000), key)
         return {'busy'}
     end
-    repeated = 1
+    redis.call('HINCRBY', job, 'deaths' .. turn, 1)
 end
 redis.call('HSET', job, 'state', 'claimed', 'owner', owner, 'worker', worker)
 redis.call('HDEL', job, 'doubt')
 redis.call('ZREM', mail .. 'later', key)
-local answer = {'yours', repeated, found[6], found[7], found[8]}
+local deaths = tonumber(redis.call('HGET', job, 'deaths' .. turn)) or 0
+local answer = {'yours', deaths, found[6], found[7], found[8]}
 for i = 0, (tonumber(found[9]) or 0) - 1 do
     local blob = redis.call('HGET', job, 'blob' .. i)
     if blob then

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -15,7 +16,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message.storage import Payload, UnknownPayload
+from openviper.core.email.message.storage import DamagedPayload, Payload
 from openviper.core.email.queue import redis_scripts as scripts
 from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
 from openviper.tasks import TaskSettings, get_broker
@@ -130,19 +131,20 @@ class RedisJobStore:
         answer = self._persistently(self._claim, [key, turn, owner, broker.broker_id])
         if answer[0] != b"yours":
             return None
-        _, repeated, progress, message_id, head, *parts = answer
-        damage, payload = "", None
+        _, deaths, stored_progress, message_id, head, *parts = answer
+        payload, problem = None, None
         if head is None:
-            damage = "its head is missing"
+            problem = DamagedPayload("its head is missing")
         elif None in parts:
-            damage = "an attachment has expired"
+            problem = DamagedPayload("an attachment has expired")
         else:
             payload = Payload(head, tuple(parts))
         try:
-            read = Progress.from_json(progress)
-        except UnknownPayload as error:
-            read, damage = Progress(time.time()), str(error)
-        return ClaimedJob(key, _message_id(message_id, key), read, payload, bool(repeated), damage, (owner, ticket))
+            progress = Progress.from_json(stored_progress)
+            progress = replace(progress, attempts=progress.attempts + deaths)
+        except DamagedPayload as error:
+            progress, problem = Progress(time.time()), error
+        return ClaimedJob(key, _message_id(message_id, key), progress, payload, deaths > 0, problem, (owner, ticket))
 
     def sent(self, job: ClaimedJob, *, remember: float) -> None:
         """Forget all but that it was sent, and acknowledge its ticket."""
@@ -269,13 +271,13 @@ class RedisJobStore:
         fields = self._worker_client.hgetall(self._job(key))
         try:
             progress = Progress.from_json(fields.get(b"progress", b""))
-        except UnknownPayload:
+        except DamagedPayload:
             progress = Progress(0)
         return FailedJob(
             message_id=_message_id(fields.get(b"message_id"), key.decode()),
             failed_at=int(fields.get(b"failed_at", 0)) / 1000,
             reason=fields.get(b"reason", b"").decode(),
-            uncertain=fields.get(b"uncertain") == b"1" or bool(progress.held),
+            uncertain=fields.get(b"uncertain") == b"1" or bool(progress.unconfirmed),
             progress=progress,
             payload=Payload(fields[b"head"], ()) if b"head" in fields else None,
         )

@@ -114,8 +114,8 @@ class QueuePolicy(RetryPolicy):
 
     def delay_after(self, progress: Progress, *, now: float) -> float | None:
         """Return a growing delay with jitter; the last attempt is made when ``retry_max_age`` ends."""
-        left = progress.since + self._max_age - now
-        return None if left <= 0 or self._max_age == 0 else min(retry_delay(progress.attempts), left)
+        remaining = progress.since + self._max_age - now
+        return None if remaining <= 0 or self._max_age == 0 else min(retry_delay(progress.attempts), remaining)
 
     def may_pass(self, error: Exception) -> bool:
         """True also for a refused connection and for what is no delivery error.
@@ -143,7 +143,7 @@ def after_attempt(
     policy says.
     """
     if isinstance(outcome, DeliveryReport):
-        if not outcome.refused and not progress.refused and not progress.held:
+        if not outcome.refused and not progress.refused and not progress.unconfirmed:
             return Done(outcome)
         return _after_refusals(_counted(progress), outcome.refused, outcome, policy, now)
     progress = _counted(progress)
@@ -154,9 +154,9 @@ def after_attempt(
         if outcome.uncertain:
             progress = replace(progress, uncertain=True)
             if policy.hold_uncertain:
-                if progress.left is not None:
-                    held = {**progress.held, **dict.fromkeys(progress.left, reason)}
-                    progress = replace(progress, left=(), held=held)
+                if progress.pending is not None:
+                    unconfirmed = {**progress.unconfirmed, **dict.fromkeys(progress.pending, reason)}
+                    progress = replace(progress, pending=(), unconfirmed=unconfirmed)
                 return GiveUp(progress, reason, outcome)
         # allow_partial is off: one recipient refused permanently means that nobody receives it.
         if outcome.refused and not all(refusal.temporary for refusal in outcome.refused.values()):
@@ -186,15 +186,15 @@ def _after_refusals(
 ) -> Decision:
     error = outcome if isinstance(outcome, DeliveryError) else None
     uncertain = {address: str(refusal) for address, refusal in refused.items() if refusal.uncertain}
-    held = uncertain if policy.hold_uncertain else {}
-    certain = {address: refusal for address, refusal in refused.items() if address not in held}
+    unconfirmed = uncertain if policy.hold_uncertain else {}
+    certain = {address: refusal for address, refusal in refused.items() if address not in unconfirmed}
     for_good = {address: str(refusal) for address, refusal in certain.items() if not refusal.temporary}
     later = tuple(address for address, refusal in certain.items() if refusal.temporary)
     progress = replace(
         progress,
-        left=later,
+        pending=later,
         refused={**progress.refused, **for_good},
-        held={**progress.held, **held},
+        unconfirmed={**progress.unconfirmed, **unconfirmed},
         uncertain=progress.uncertain or bool(uncertain),
     )
     if later:
@@ -205,7 +205,7 @@ def _after_refusals(
             return decision
     if isinstance(outcome, DeliveryReport) and not policy.keeps_failures:
         return Done(outcome)  # the report says who was refused, and nothing keeps the message
-    missing = ((progress.held, "recipients perhaps have it"), (progress.refused, "recipients refused"))
+    missing = ((progress.unconfirmed, "recipients perhaps have it"), (progress.refused, "recipients refused"))
     reasons = [f"{len(who)} {words}: {'; '.join(sorted(set(who.values()))[:3])}" for who, words in missing if who]
     if reasons:
         return GiveUp(progress, "; ".join(reasons), error)

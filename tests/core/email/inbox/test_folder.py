@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.earlier_version import EarlierVersion, earlier_version
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 from support.patience import PATIENCE
 from support.prepared import make_outgoing
@@ -17,6 +18,8 @@ from openviper.core.email.inbox import start_recording
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.folder import Folder
 from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["earlier_version"]
 
 SCRIPT = """
 import asyncio
@@ -65,6 +68,36 @@ async def test_everything_of_a_message_comes_back(inboxes: Inboxes, tmp_path: Pa
         await asyncio.sleep(0)
         copy = (await client.get(answer.headers["location"].replace("/_mail/", "/_mail/api/messages/"))).json()
         assert (copy["subject"], copy["bcc"], len(copy["attachments"])) == ("Grüße", ["b@example.test"], 3)
+
+
+BEFORE = """
+import asyncio, sys
+from openviper.conf import settings
+from openviper.core.email import EmailSettings, send_email
+from openviper.core.email.mailbox import start_recording
+
+email = {"backend": "MemoryBackend", "default_sender": "Ä <a@example.test>", "inbox_dir": sys.argv[1]}
+settings.configure(DEBUG=True, EMAIL=email)
+start_recording(EmailSettings.from_settings(), debug=True)
+message = {"text": "Text", "html": "<b>ü</b>", "headers": {"X-One": "1"}, "reply_to": "r@example.test"}
+asyncio.run(send_email("b@example.test", "Grüße", bcc="c@example.test", attachments=[("a.bin", b"123")], **message))
+"""
+
+
+async def test_what_the_version_before_has_written_is_read(
+    inboxes: Inboxes, tmp_path: Path, earlier_version: EarlierVersion
+) -> None:
+    await asyncio.to_thread(earlier_version.run, BEFORE, str(tmp_path))
+    async with inboxes.open(inbox_dir=tmp_path) as client:
+        (key,) = keys_of((await client.get("/_mail/")).text)
+        message = (await client.get(f"/_mail/api/messages/{key}")).json()
+        content = (await client.get(f"/_mail/{key}/attachments/0")).content
+    assert [message[name] for name in ("subject", "text", "html")] == ["Grüße", "Text", "<b>ü</b>"]
+    assert [message[name] for name in ("to", "bcc", "reply_to")] == [
+        ["b@example.test"], ["c@example.test"], ["r@example.test"]
+    ]  # fmt: skip
+    assert [part["size"] for part in message["attachments"]] == [3]
+    assert content == b"123"
 
 
 async def test_several_processes_write_to_one_inbox(inboxes: Inboxes, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a broker keeps gives the same message, and what nobody knows is refused."""
 
 import json
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from openviper.core.email import AttachmentData, EmailMessageData
 from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
-from openviper.core.email.message.storage import Payload, UnknownPayload, decode, encode, join, split
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, decode, encode, join, split
 
 SECRET = "reset-link-4711"
 
@@ -65,14 +67,55 @@ def test_bodies_and_attachments_are_kept_as_they_are() -> None:
     assert len(payload.head) < 2000
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_another_version_is_refused(version: Any) -> None:
-    with pytest.raises(UnknownPayload, match="its version is"):
+@pytest.mark.parametrize("version", [0, "1", None, [1], True])
+def test_what_is_no_version_is_refused(version: Any) -> None:
+    with pytest.raises(DamagedPayload, match="its version is"):
         decode(changed(version=version))
 
 
+@pytest.mark.parametrize("fields", [{"version": 3}, {"version": 3, "sizes": "zstd", "body": {}}])
+def test_a_later_version_is_told_from_damage_whatever_its_fields_are(fields: dict[str, Any]) -> None:
+    payload = changed(**fields)
+    for read in (lambda: decode(payload), lambda: split(join(payload))):
+        with pytest.raises(NewerPayload, match="its version is 3, and this program reads versions up to 2") as caught:
+            read()
+        assert caught.value.temporary
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_version_1_is_written_while_nothing_is_new() -> None:
+    head = json.loads(encode(full_message()).head)
+    assert head["version"] == 1
+    assert not {"extra", "must"} & head.keys()
+
+
+def test_what_travels_with_a_message_comes_back_and_changes_none_of_its_bytes() -> None:
+    message = replace(full_message(), extra={"trace": "00-ab-01", "tags": ["a", {"b": None}]}, must={"mailer": "bulk"})
+    payload = encode(message)
+    assert json.loads(payload.head)["version"] == 2
+    again = decode(split(join(payload)), supported={"mailer"})
+    assert again == message
+    assert serialise(again) == serialise(replace(message, extra={}, must={}))
+
+
+def test_what_must_be_known_and_is_not_is_named_without_its_value() -> None:
+    message = replace(full_message(), extra={"trace": "1"}, must={"stream": SECRET, "mailer": "bulk", "key": 1})
+    with pytest.raises(NewerPayload, match="it requires 'mailer', 'stream', which this version does not") as caught:
+        decode(encode(message), supported={"key"})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["extra", "must"])
+def test_of_version_2_both_fields_are_objects(field: str) -> None:
+    message = replace(full_message(), extra={"trace": "1"})
+    payload = encode(message)
+    head = json.loads(payload.head) | {field: ["mailer"]}
+    with pytest.raises(DamagedPayload, match=f"'{field}'"):
+        decode(Payload(json.dumps(head).encode(), payload.parts))
+
+
 def test_an_unknown_field_is_refused_by_its_name() -> None:
-    with pytest.raises(UnknownPayload, match="unknown fields: priority"):
+    with pytest.raises(DamagedPayload, match="unknown fields: priority"):
         decode(changed(priority=1))
 
 
@@ -80,7 +123,7 @@ def test_a_missing_field_is_refused() -> None:
     payload = encode(full_message())
     head = json.loads(payload.head)
     del head["bcc"]
-    with pytest.raises(UnknownPayload, match="missing: bcc"):
+    with pytest.raises(DamagedPayload, match="missing: bcc"):
         decode(Payload(json.dumps(head).encode(), payload.parts))
 
 
@@ -103,7 +146,7 @@ def test_a_missing_field_is_refused() -> None:
 )
 def test_what_no_application_could_send_is_refused_without_being_shown(field: str, value: Any) -> None:
     """Whoever can write to the broker gets no more than send_email allows."""
-    with pytest.raises(UnknownPayload, match=f"'{field}'") as caught:
+    with pytest.raises(DamagedPayload, match=f"'{field}'") as caught:
         decode(changed(**{field: value}))
     assert "evil" not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -111,7 +154,7 @@ def test_what_no_application_could_send_is_refused_without_being_shown(field: st
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 100, -1])
 def test_a_damaged_payload_is_refused(cut: int) -> None:
-    with pytest.raises(UnknownPayload):
+    with pytest.raises(DamagedPayload):
         decode(split(join(encode(full_message()))[:cut]))
 
 
@@ -120,7 +163,7 @@ def test_nothing_of_the_message_is_in_its_repr() -> None:
 
 
 def test_a_person_can_see_which_message_it_is() -> None:
-    about = encode(full_message()).about()
+    about = encode(full_message()).summary()
     assert about["Subject"] == "Grüße"
     assert about["Bcc"] == "hidden@example.com"
-    assert Payload(b"{", ()).about()["To"] == ""
+    assert Payload(b"{", ()).summary()["To"] == ""

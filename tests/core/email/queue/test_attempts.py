@@ -72,7 +72,7 @@ async def test_held_is_who_may_have_it_of_the_second_envelope(scene: Any, fault:
         await eventually(failed)
         (job,) = await asyncio.to_thread(failed)
         assert job.uncertain
-        assert list(job.progress.held) == PEOPLE[100:]
+        assert list(job.progress.unconfirmed) == PEOPLE[100:]
         assert job.progress.attempts == 1
         assert "may or may not have been accepted" in job.reason
         shown = await asyncio.to_thread(commanded, scene, "show", job.message_id)
@@ -96,7 +96,7 @@ async def test_held_is_who_may_have_it_of_the_first_envelope_and_the_others_get_
         await eventually(failed)
     (job,) = await asyncio.to_thread(failed)
     assert job.uncertain
-    assert list(job.progress.held) == PEOPLE[:100]
+    assert list(job.progress.unconfirmed) == PEOPLE[:100]
     assert [message.recipients for message in scene.smtp.messages] == [PEOPLE[100:]]
     assert scene.smtp.verbs.count("body") == 2
 
@@ -109,7 +109,7 @@ async def test_held_is_everybody_when_both_envelopes_are_cut(scene: Any) -> None
         await eventually(failed)
     (job,) = await asyncio.to_thread(failed)
     assert job.uncertain
-    assert list(job.progress.held) == PEOPLE
+    assert list(job.progress.unconfirmed) == PEOPLE
     assert scene.smtp.messages == []
     assert scene.smtp.verbs.count("body") == 2
 

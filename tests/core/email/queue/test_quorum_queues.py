@@ -187,7 +187,7 @@ def test_of_two_failures_of_one_message_the_later_counts(store: RabbitmqJobStore
     ((properties, body),) = take(quorum, "emails.failed")
     key, _, sealed = dramatiq.Message.decode(body).args
     later = ClaimedJob(
-        key, "<0@example.com>", replace(Progress(time.time(), 2), left=("b@example.com",)), None, token=sealed
+        key, "<0@example.com>", replace(Progress(time.time(), 2), pending=("b@example.com",)), None, token=sealed
     )
     store.fail(later, later.progress, "551 no", keep=3600, uncertain=False)
     put(quorum, "emails.failed", properties, body)  # behind the later one
