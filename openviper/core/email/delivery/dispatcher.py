@@ -12,7 +12,7 @@ from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.retry import ONE_ATTEMPT, Decision, DispatcherPolicy, Retry, RetryPolicy
+from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Retry, RetryPolicy
 
 __all__ = ["Delivery", "Dispatcher"]
 
@@ -56,6 +56,7 @@ class Dispatcher:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._policy = DispatcherPolicy(retry_delays)
+        self._no_retries = DispatcherPolicy(())
         self._without_pauses = DispatcherPolicy((0.0,) * len(retry_delays))
         self._arriving: deque[Delivery] = deque()
         self._ready: deque[Delivery] = deque()
@@ -169,7 +170,7 @@ class Dispatcher:
 
     def _policy_for(self, delivery: Delivery) -> RetryPolicy:
         if delivery.last_attempt:
-            return ONE_ATTEMPT
+            return self._no_retries
         return self._without_pauses if self._draining or delivery.transport.immediate else self._policy
 
     def _follow(self, delivery: Delivery, decision: Decision) -> None:

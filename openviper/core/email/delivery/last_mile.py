@@ -83,8 +83,8 @@ def _publish_decision(message: OutgoingMessage, transport: Transport, decision: 
             message if pending is None else message.for_recipients(pending),
             f"in {decision.delay:g} s: {_detail(decision)}",
         )
-    elif decision.error is not None or decision.progress.unconfirmed:
-        # Without an error others have it, which must not hide that those who are held may lack it.
+    elif decision.error is not None or decision.progress.pending or decision.progress.unconfirmed:
+        # Without an error others have it, which must not hide that these lack it, or may lack it.
         transport.publish("failed", missing_recipients(message, decision.progress), _detail(decision))
 
 
@@ -107,10 +107,12 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:
         )
     elif isinstance(decision, GiveUp):
         unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
+        missing = decision.progress.missing
         logger.error(
-            "message %s %s delivered after %d attempt(s)%s",
+            "message %s %s delivered%s after %d attempt(s)%s",
             message_id,
             "may have been" if decision.uncertain else "was not",
+            f" to {len(missing)} recipient(s)" if missing is not None and error is None else "",
             decision.progress.attempts,
             "; `viperctl email failed show` says why" if queued else f": {_detail(decision)}",
             exc_info=error if unexpected else None,

@@ -16,7 +16,7 @@ from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnav
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue
-from openviper.core.email.queue.retry import ONE_ATTEMPT, Done
+from openviper.core.email.queue.retry import Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
 
 __all__ = ["deliver_inline", "submit"]
@@ -62,7 +62,7 @@ async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipe
         Exception: what a backend raised that is not a delivery error.
     """
     decision = await attempt_delivery(
-        message, transport, FIRST_ATTEMPT, ONE_ATTEMPT, mode=DeliveryMode.INLINE, pipeline=pipeline
+        message, transport, FIRST_ATTEMPT, InlinePolicy(), mode=DeliveryMode.INLINE, pipeline=pipeline
     )
     if isinstance(decision, Done):
         report = decision.report

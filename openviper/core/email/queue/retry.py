@@ -12,11 +12,11 @@ from openviper.core.email.queue.job import Progress
 from openviper.core.email.settings import EmailSettings
 
 __all__ = [
-    "ONE_ATTEMPT",
     "Decision",
     "DispatcherPolicy",
     "Done",
     "GiveUp",
+    "InlinePolicy",
     "QueuePolicy",
     "Retry",
     "RetryPolicy",
@@ -68,9 +68,11 @@ class RetryPolicy(ABC):
     __slots__ = ()
 
     keeps_failures: ClassVar[bool] = False
-    """True when what did not reach every recipient is kept as failed, for someone to look at and retry."""
+    """True when a message that did not reach every recipient is kept as failed, to be looked at and retried."""
+    sender_decides: ClassVar[bool] = False
+    """True when the sender gets the report, so that recipients who are still missing are not a failure."""
     hold_uncertain: bool = False
-    """True when recipients who may have the message get no further attempt by themselves."""
+    """True when recipients who may have the message get no further automatic attempt."""
     allow_partial: bool = True
     """False when one refused recipient of an envelope keeps the message from all of them."""
 
@@ -96,8 +98,15 @@ class DispatcherPolicy(RetryPolicy):
         return self.delays[progress.attempts - 1] if progress.attempts <= len(self.delays) else None
 
 
-ONE_ATTEMPT = DispatcherPolicy(())
-"""The policy of inline mail: whoever sends decides what follows."""
+class InlinePolicy(RetryPolicy):
+    """Retry nothing: the sender gets the report or the error, and decides."""
+
+    __slots__ = ()
+
+    sender_decides = True
+
+    def delay_after(self, progress: Progress, *, now: float) -> None:
+        """Return None."""
 
 
 class QueuePolicy(RetryPolicy):
@@ -120,8 +129,7 @@ class QueuePolicy(RetryPolicy):
     def may_pass(self, error: Exception) -> bool:
         """True also for a refused connection and for what is no delivery error.
 
-        A wrong password, an expired certificate or a wrong setting says nothing about the message, and somebody will
-        correct it.
+        A wrong password, an expired certificate or a wrong setting is not the message's fault, and will be corrected.
         """
         if isinstance(error, InvalidMessage):
             return False
@@ -201,7 +209,7 @@ def _after_refusals(
         replies = sorted({str(refused[address]) for address in later})
         reason = f"{len(later)} recipients refused for now: {'; '.join(replies[:3])}"
         decision = _retry(progress, reason, error, policy, now)
-        if isinstance(decision, Retry) or policy.keeps_failures or error is not None:
+        if isinstance(decision, Retry) or not policy.sender_decides or error is not None:
             return decision
     if isinstance(outcome, DeliveryReport) and not policy.keeps_failures:
         return Done(outcome)  # the report says who was refused, and nothing keeps the message

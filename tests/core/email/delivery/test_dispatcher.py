@@ -79,6 +79,30 @@ async def test_of_several_envelopes_only_those_who_may_lack_it_get_another_attem
     assert server.verbs.count("body") == 4
 
 
+async def test_recipients_who_are_refused_for_now_to_the_end_are_counted_and_reported_as_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each attempt delivers to some, so none of them ends with an error."""
+    deliveries = Deliveries()
+    later = Refusal(451, "later")
+    deliveries.outcomes = [
+        DeliveryReport(("a@x.test",), {"b@x.test": later, "c@x.test": later, "d@x.test": later}),
+        DeliveryReport(("b@x.test",), {"c@x.test": later, "d@x.test": later}),
+        DeliveryReport(("c@x.test",), {"d@x.test": later}),
+    ]
+    message = await make_outgoing("a@x.test", "b@x.test", "c@x.test", "d@x.test")
+    events: list[tuple[str, tuple[str, ...]]] = []
+    unsubscribe = subscribe(lambda event: events.append((event.kind, event.message.envelope.recipients)))
+    await finished(make_dispatcher(deliveries).accept_all([message]))
+    unsubscribe()
+    assert events[-2:] == [("delivered", ("c@x.test", "d@x.test")), ("failed", ("d@x.test",))]
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert error.getMessage() == (
+        f"message {message.message_id} was not delivered to 1 recipient(s) after 3 attempt(s): "
+        "given up after 3 attempts: 1 recipients refused for now: 451 later"
+    )
+
+
 async def test_a_shutdown_tells_that_an_attempt_before_it_may_have_delivered(caplog: pytest.LogCaptureFixture) -> None:
     with SmtpServer() as server:
         server.fault("body", "drop", nth=1)

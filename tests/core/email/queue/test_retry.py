@@ -16,11 +16,11 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import (
-    ONE_ATTEMPT,
     Decision,
     DispatcherPolicy,
     Done,
     GiveUp,
+    InlinePolicy,
     QueuePolicy,
     Retry,
     after_attempt,
@@ -97,9 +97,9 @@ def test_uncertain_mail_is_tried_again_or_held_as_the_setting_says() -> None:
     again = after(fresh(), error, settings())
     assert isinstance(again, Retry)
     assert again.progress.uncertain
-    held = after(fresh(), error, settings(on_uncertain="hold"))
-    assert isinstance(held, GiveUp)
-    assert held.uncertain
+    given_up = after(fresh(), error, settings(on_uncertain="hold"))
+    assert isinstance(given_up, GiveUp)
+    assert given_up.uncertain
 
 
 def cut(*recipients: str) -> dict[str, Refusal]:
@@ -129,10 +129,10 @@ def test_of_an_error_that_tells_recipients_apart_those_without_the_message_are_t
     error = ConnectionFailed("cut", temporary=True, uncertain=True)
     error.refused = cut("a@x.test") | {"b@x.test": Refusal(451, "not sent")}
     for partial in (True, False):
-        held = after(fresh(), error, settings(on_uncertain="hold", allow_partial=partial))
-        assert isinstance(held, Retry)
-        assert held.progress.pending == ("b@x.test",)
-        assert list(held.progress.unconfirmed) == ["a@x.test"]
+        holding = after(fresh(), error, settings(on_uncertain="hold", allow_partial=partial))
+        assert isinstance(holding, Retry)
+        assert holding.progress.pending == ("b@x.test",)
+        assert list(holding.progress.unconfirmed) == ["a@x.test"]
         again = after(fresh(), error, settings(allow_partial=partial))
         assert isinstance(again, Retry)
         assert again.progress.pending == ("a@x.test", "b@x.test")
@@ -210,14 +210,22 @@ def test_the_dispatcher_does_not_repeat_a_permanent_refusal_beside_a_temporary_o
     assert decision.progress.pending == ("a@x.test",)
 
 
-def test_a_report_ends_a_message_that_nobody_keeps() -> None:
+def test_a_report_ends_inline_mail_because_the_sender_gets_it() -> None:
     report = DeliveryReport(("a@x.test",), {"b@x.test": Refusal(451, "later"), "c@x.test": Refusal(550, "no")})
-    decision = after_attempt(Progress(since=0.0), report, ONE_ATTEMPT, now=0.0)
+    decision = after_attempt(Progress(since=0.0), report, InlinePolicy(), now=0.0)
     assert decision == Done(report)
+
+
+def test_the_dispatcher_gives_up_recipients_who_are_refused_for_now_to_the_end() -> None:
+    report = DeliveryReport(("a@x.test",), {"b@x.test": Refusal(451, "later"), "c@x.test": Refusal(550, "no")})
+    decision = after_attempt(Progress(since=0.0), report, DispatcherPolicy(()), now=0.0)
+    assert isinstance(decision, GiveUp)
+    assert decision.progress.missing == ("b@x.test", "c@x.test")
+    assert decision.reason == "given up after 1 attempts: 1 recipients refused for now: 451 later"
 
 
 def test_one_attempt_is_followed_by_none() -> None:
     error = ConnectionFailed("down", temporary=True)
-    decision = after_attempt(Progress(since=0.0), error, ONE_ATTEMPT, now=0.0)
+    decision = after_attempt(Progress(since=0.0), error, InlinePolicy(), now=0.0)
     assert isinstance(decision, GiveUp)
     assert decision.error is error
