@@ -1,4 +1,4 @@
-"""Work for other processes: the broker from the setting ``TASKS``, and ``actor`` for what workers run.
+"""Run work in other processes: the broker of the setting ``TASKS``, and ``actor`` for functions that workers run.
 
 Importing this package loads neither Dramatiq nor a broker's client library.
 """

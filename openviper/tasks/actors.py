@@ -1,4 +1,4 @@
-"""``actor``: functions that workers run."""
+"""Declare functions that workers run."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload

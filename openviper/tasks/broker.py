@@ -1,4 +1,4 @@
-"""The broker of the setting ``TASKS``; one function for each kind."""
+"""Make the broker of the setting ``TASKS``; one function for each kind."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ _made: tuple[TaskSettings, Broker] | None = None
 
 
 def get_broker() -> Broker:
-    """The broker of ``TASKS``, also Dramatiq's global one. Made once; nothing is connected before it is used.
+    """Return the broker of ``TASKS``, also Dramatiq's global one. Made once; it connects at first use.
 
     Raises:
         ImproperlyConfigured: ``TASKS`` is wrong, or tasks are not enabled.
@@ -36,7 +36,7 @@ def get_broker() -> Broker:
 
 
 def declaring_broker() -> Broker:
-    """The broker that actors are declared on; with tasks off one that refuses to enqueue."""
+    """Return the broker that actors are declared on; with tasks off one that refuses to enqueue."""
     return _of(TaskSettings.from_settings())
 
 
@@ -93,7 +93,7 @@ class _NoBroker(StubBroker):
 
 def _forget_in_child() -> None:
     # Sockets and the broker's identity belong to one process: two with the same identity would take each other's
-    # messages for their own. What renews them is the broker's own affair.
+    # messages for their own. The broker renews them itself.
     global _lock
     _lock = threading.Lock()
     if _made is not None:

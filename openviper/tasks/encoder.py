@@ -1,4 +1,4 @@
-"""Dramatiq messages with bytes in them: a JSON head, then the bytes as they are."""
+"""Encode Dramatiq messages with bytes in them: a JSON head, then the bytes as they are."""
 
 import json
 from typing import Any
@@ -8,14 +8,14 @@ from dramatiq.errors import DecodeError
 
 __all__ = ["BytesEncoder", "Sealed"]
 
-# No JSON text begins with it, so that messages of either form are told apart.
+# No JSON text begins with it, which tells the two forms apart.
 _MAGIC = b"\x00OV1"
 _LENGTH = 4
 _MARK = "\x00sealed"
 
 
 class Sealed(bytes):
-    """Bytes as an argument of an actor. Its ``repr`` tells only the size: Dramatiq logs the arguments of failures."""
+    """Bytes as an actor's argument. Its ``repr`` shows only the size: Dramatiq logs the arguments of failures."""
 
     __slots__ = ()
 
@@ -28,14 +28,14 @@ class Sealed(bytes):
 class BytesEncoder(Encoder):
     """Dramatiq's JSON, except for messages whose positional arguments hold :class:`Sealed`.
 
-    Those are a mark, the length of the head (4 bytes, big-endian), the head, and each argument's bytes after the other.
+    Those are a mark, the length of the head (4 bytes, big-endian), the head, and the bytes of each argument.
     """
 
     def __init__(self) -> None:
         self._json = JSONEncoder()
 
     def encode(self, data: MessageData) -> bytes:
-        """The bytes that the broker keeps."""
+        """Return the bytes that the broker keeps."""
         args = list(data["args"])
         parts = [argument for argument in args if isinstance(argument, Sealed)]
         if not parts:
@@ -45,10 +45,10 @@ class BytesEncoder(Encoder):
         return b"".join((_MAGIC, len(head).to_bytes(_LENGTH, "big"), head, *parts))
 
     def decode(self, data: bytes) -> MessageData:
-        """The message of such bytes.
+        """Return the message in such bytes.
 
         Raises:
-            DecodeError: they are none; the text has nothing of them.
+            DecodeError: they are not a message; the text shows nothing of them.
         """
         try:
             return self._decode(data)

@@ -1,4 +1,4 @@
-"""The event loop of a worker, which ends as that of ``asyncio.run`` does, so that what was opened on it is closed."""
+"""Run a worker's event loop, and end it as ``asyncio.run`` does, so that what was opened on it is closed."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ _LIMIT = 30.0
 
 
 class WorkerLoop(AsyncIO):
-    """Dramatiq's own, but it cleans up at the end, and a worker that is told a second time to end does so at once."""
+    """Dramatiq's own, but it cleans up at the end, and a worker ends at once at the second signal."""
 
     def before_worker_boot(self, _broker: Broker, _worker: Any) -> None:
         """Start the loop in a thread that does not outlive the main thread, which a second signal ends."""
@@ -23,7 +23,7 @@ class WorkerLoop(AsyncIO):
         set_event_loop_thread(thread)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
-        """Runs when no actor runs any more and the loop still does."""
+        """Clean up while the loop still runs and no actor does."""
         thread = get_event_loop_thread()
         assert thread is not None, "it was started with the worker"
         try:
@@ -34,7 +34,7 @@ class WorkerLoop(AsyncIO):
 
 
 async def _clean_up() -> None:
-    """Close async generators, and with them whatever waits for the loop's end."""
+    """Close async generators, and with them the resources that are closed at the loop's end."""
     loop = asyncio.get_running_loop()
     await loop.shutdown_asyncgens()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

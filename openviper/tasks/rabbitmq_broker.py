@@ -1,6 +1,6 @@
-"""Dramatiq's RabbitMQ broker, which waits for confirmations, shares no connection with a child, and loses no message.
+"""Dramatiq's RabbitMQ broker: it waits for confirms, shares no connection with a child process, and loses no message.
 
-What a worker has in hand when its connection breaks is given out again by RabbitMQ.
+RabbitMQ delivers again the messages that a worker had when its connection broke.
 """
 
 import logging
@@ -20,14 +20,14 @@ from openviper.tasks.settings import TaskSettings
 
 __all__ = ["connection_parameters", "make_rabbitmq_broker"]
 
-_OTHERWISE = 406  # PRECONDITION_FAILED: the queue exists with other arguments
+_PRECONDITION_FAILED = 406  # the queue exists with other arguments
 _HEARTBEAT = 30  # seconds, unless the URL says another
 
 
 def connection_parameters(settings: TaskSettings, *, limit: float | None = None) -> pika.URLParameters:
-    """How to connect, once and without tries underneath; ``limit``: seconds for the whole of it. None: 10.
+    """Return the parameters of one attempt to connect; ``limit``: seconds for the whole of it, None: 10.
 
-    Of the URL's query, ``heartbeat`` counts.
+    Of the URL's query only ``heartbeat`` is used.
 
     Raises:
         ImproperlyConfigured: a value in the query cannot be read.
@@ -46,10 +46,10 @@ def connection_parameters(settings: TaskSettings, *, limit: float | None = None)
 
 
 def make_rabbitmq_broker(settings: TaskSettings) -> RabbitmqBroker:
-    """The broker of ``settings``; nothing is connected yet."""
+    """Make the broker of ``settings``; it connects at first use."""
     library = logging.getLogger("pika")
     if library.level == logging.NOTSET:
-        # It logs several errors and a traceback for every refused connection, which we tell in one line.
+        # It logs several errors and a traceback for every refused connection; we log one line.
         library.setLevel(logging.CRITICAL)
     broker = _RabbitmqBroker(url=settings.url, confirm_delivery=True, connection=connection_parameters(settings))
     broker.add_middleware(_StaleMessages())
@@ -79,7 +79,7 @@ class _RabbitmqBroker(RabbitmqBroker):
         try:
             return declare(queue_name)
         except ChannelClosedByBroker as error:
-            if error.reply_code != _OTHERWISE:
+            if error.reply_code != _PRECONDITION_FAILED:
                 raise
         del self.channel
         return self.channel.queue_declare(queue=name, passive=True)
@@ -91,10 +91,10 @@ class _RabbitmqBroker(RabbitmqBroker):
 
 
 class _Consumer(_RabbitmqConsumer):
-    """Acknowledges only what it has delivered itself.
+    """Acknowledges only messages that it has delivered itself.
 
-    After a broken connection Dramatiq hands what the earlier consumer delivered to the next one, whose channel counts
-    from 1 again: there the same tag is another message, and RabbitMQ would forget that one.
+    After a broken connection Dramatiq gives the earlier consumer's messages to the next one, whose channel counts from
+    1 again: there the same tag is another message, which RabbitMQ would delete.
     """
 
     def __next__(self) -> Any:
@@ -113,7 +113,7 @@ class _Consumer(_RabbitmqConsumer):
 
 
 class _StaleMessages(Middleware):
-    """Does not begin with what was delivered over a channel that has ended: RabbitMQ gives it out again."""
+    """Skips messages that were delivered over a channel that has ended: RabbitMQ delivers them again."""
 
     def before_process_message(self, _broker: Broker, message: Any) -> None:
         if not message.consumer.channel.is_open:

@@ -1,4 +1,4 @@
-"""Dramatiq's Redis broker, with what it leaves open: messages of a lost answer, idle queues, and forked identities."""
+"""Dramatiq's Redis broker, which also recovers messages of lost answers and idle queues, and survives a fork."""
 
 import threading
 import time
@@ -19,8 +19,8 @@ from openviper.tasks.settings import TaskSettings
 
 __all__ = ["make_redis_broker", "presence_key", "redis_client"]
 
-_ROUND = 5.0  # seconds between two rounds of a worker's heartbeat
-_PRESENT = 20.0  # seconds for which one round says that a queue has a consumer
+_HEARTBEAT = 5.0  # seconds between two heartbeats of a worker
+_PRESENT = 20.0  # seconds for which one heartbeat counts
 
 # By the server's clock, since those of workers and web processes may differ.
 _PRESENCE = """
@@ -35,7 +35,7 @@ end
 
 
 def redis_client(settings: TaskSettings, *, timeout: float) -> "redis.Redis":
-    """A client without tries of its own: what fails is told at once, and nothing is done late behind our back.
+    """Return a client that retries nothing: failures raise at once, and no command is executed late.
 
     Raises:
         ImproperlyConfigured: a value in the URL's query cannot be read.
@@ -53,12 +53,12 @@ def redis_client(settings: TaskSettings, *, timeout: float) -> "redis.Redis":
 
 
 def presence_key(namespace: str, queue_name: str) -> str:
-    """A sorted set: the workers that consume the queue, each with the server's time (ms) until which that is true."""
+    """Return the key of a sorted set: the queue's consumers, each with the server's time (ms) until which it counts."""
     return f"{namespace}:consumers:{queue_name}"
 
 
 def make_redis_broker(settings: TaskSettings) -> RedisBroker:
-    """The broker of ``settings``; nothing is connected yet."""
+    """Make the broker of ``settings``; it connects at first use."""
     broker = _RedisBroker(
         client=redis_client(settings, timeout=5.0),
         namespace=settings.namespace,
@@ -71,8 +71,8 @@ def make_redis_broker(settings: TaskSettings) -> RedisBroker:
 class _RedisBroker(RedisBroker):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.in_progress: set[tuple[str, str]] = set()  # (queue, id) of messages that a worker has here
-        self.settled: set[tuple[str, str]] = set()  # those that their actor has acknowledged itself
+        self.in_progress: set[tuple[str, str]] = set()  # (queue, id) of messages that a worker of this process has
+        self.settled: set[tuple[str, str]] = set()  # those that their actor has acknowledged
 
     @property
     def consumer_class(self) -> "type[_Consumer]":
@@ -82,17 +82,17 @@ class _RedisBroker(RedisBroker):
         self.broker_id = str(uuid.uuid4())
 
     def _should_do_maintenance(self, command: str) -> int:
-        # Not by chance but by the heartbeat, so that it is done in time on an idle queue and seldom on a busy one.
+        # With the heartbeat instead of by chance: in time on an idle queue, and seldom on a busy one.
         return int(command == "qsize")
 
     def orphaned_ids(self, queue_name: str) -> list[str]:
-        """Ids that the server counts as ours although we do not have them: the answer to a fetch was lost."""
+        """Return the ids that the server counts as ours although we lack them: the answer to a fetch was lost."""
         members: Any = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}")
         return [found for raw in members if (queue_name, found := raw.decode()) not in self.in_progress]
 
 
 class _Consumer(_RedisConsumer):
-    """Tells a silent server as a lost connection, and begins by giving back what an earlier consumer has lost."""
+    """Reports a silent server as a lost connection, and requeues at first what an earlier consumer has lost."""
 
     def __init__(self, broker: _RedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)
@@ -145,13 +145,13 @@ class _Consumer(_RedisConsumer):
         self.broker.in_progress.difference_update(map(self._key, messages))
 
     def _dead_letter(self, data: bytes) -> None:
-        """Put what is no message with the dead ones; it would come back for ever."""
+        """Move what is not a message to the dead letters; it would come back for ever."""
         messages = f"{self.broker.namespace}:{self.queue_name}.msgs"
         try:
             for name in self.broker.orphaned_ids(self.queue_name):
                 if self.broker.client.hget(messages, name) == data:
                     self.broker.do_nack(self.queue_name, name)
-                    self.logger.error("%s on queue %r is no message; it is dead-lettered", name, self.queue_name)
+                    self.logger.error("%s on queue %r is not a message; it is dead-lettered", name, self.queue_name)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from None
 
@@ -160,9 +160,9 @@ class _Consumer(_RedisConsumer):
 
 
 class _Heartbeat(Middleware):
-    """In a worker, every few seconds: say that it lives and what it consumes, and take up what dead ones had in hand.
+    """Writes a worker's heartbeat every few seconds, and requeues the messages of workers that have none.
 
-    Dramatiq's consumers say so only while they fetch, and they do not fetch while their hands are full.
+    Dramatiq's consumers write theirs only while they fetch, and a busy worker does not fetch.
     """
 
     def __init__(self) -> None:
@@ -183,23 +183,23 @@ class _Heartbeat(Middleware):
                 for name in worker.consumers:
                     broker.client.zrem(presence_key(broker.namespace, name), broker.broker_id)
             except redis.RedisError as error:
-                broker.logger.debug("not signed off: %s", error)
+                broker.logger.debug("the worker's presence was not removed: %s", error)
 
     def _run(self, broker: _RedisBroker, worker: Any) -> None:
         failed = False
         while True:
             started = time.monotonic()
             try:
-                self._round(broker, tuple(worker.consumers))
+                self._beat(broker, tuple(worker.consumers))
                 failed = False
             except redis.RedisError as error:
                 if not failed:
-                    broker.logger.warning("the worker cannot say that it lives: %s", error)
+                    broker.logger.warning("the worker's heartbeat failed: %s", error)
                 failed = True
-            if self._end.wait(max(0.0, (1.0 if failed else _ROUND) - (time.monotonic() - started))):
+            if self._end.wait(max(0.0, (1.0 if failed else _HEARTBEAT) - (time.monotonic() - started))):
                 return
 
-    def _round(self, broker: _RedisBroker, queues: tuple[str, ...]) -> None:
+    def _beat(self, broker: _RedisBroker, queues: tuple[str, ...]) -> None:
         broker.client.zadd(f"{broker.namespace}:__heartbeats__", {broker.broker_id: current_millis()})
         keys = [presence_key(broker.namespace, name) for name in queues]
         broker.client.eval(_PRESENCE, len(keys), *keys, broker.broker_id, int(_PRESENT * 1000))

@@ -119,7 +119,7 @@ def give_up(count: int) -> None:
         key, progress = job_key(message.message_id, message.recipients), Progress(time.time(), 1)
         one = NewJob(key, message.message_id, encode(message), progress, keep=3600)
         if isinstance(service.store, RedisJobStore):
-            service.store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+            service.store.add(one, deadline=time.monotonic() + PATIENCE)
             held = service.store.claim(key, 1, "ticket")
         else:
             held = ClaimedJob(key, one.message_id, progress, one.payload, token=Sealed(join(one.payload)))

@@ -1,4 +1,4 @@
-"""What a worker does with queued mail: one attempt for each ticket, and then what follows from it."""
+"""Deliver queued mail in a worker: one attempt for each ticket, then finish, retry or fail the job."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ __all__ = ["declare"]
 
 logger = logging.getLogger("openviper.email")
 
-# RabbitMQ takes a message away from a worker that has it for half an hour.
+# Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
 _LONGEST_ATTEMPT = 1500.0
 _PROMOTE_EVERY = 0.5
 
@@ -39,8 +39,8 @@ def declare(broker: Broker) -> None:
     if ACTOR in broker.actors:
         return
     broker.add_middleware(_Promoter())
-    # Tries again by itself; Dramatiq's tries would come on top. Its time limit would end the wait for a broker that is
-    # down, and what was done with the message would never be written down; an attempt has our own limit.
+    # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
+    # attempt's result would never be recorded; an attempt has our own limit.
     make = dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker, max_retries=0, time_limit=float("inf"))
     make(_deliver)
 
@@ -55,14 +55,14 @@ def _deliver(*ticket: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _settings(_version: int) -> EmailSettings:
-    # For each message the environment would be looked through, and a worker's does not change.
+    # Reading the environment for each message would cost time, and a worker's does not change.
     return EmailSettings.from_settings()
 
 
 def _settle(store: JobStore, job: ClaimedJob, settings: EmailSettings) -> None:
     decision = _attempt(job, settings)
     if isinstance(decision, Done):
-        store.sent(job, remember=max(3600.0, settings.retry_max_age))
+        store.finish(job, remember=max(3600.0, settings.retry_max_age))
     elif isinstance(decision, Retry):
         store.retry(job, decision.progress, delay=decision.delay)
     else:
@@ -72,7 +72,7 @@ def _settle(store: JobStore, job: ClaimedJob, settings: EmailSettings) -> None:
 def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
-    if job.repeated:  # that attempt may have delivered it, whatever comes of this one
+    if job.repeated:  # the attempt before may have delivered it, whatever comes of this one
         job = job._replace(progress=replace(job.progress, uncertain=True))
     decision: Decision
     try:
@@ -123,7 +123,7 @@ def _reason_not_to_send(job: ClaimedJob, settings: EmailSettings) -> str | None:
     if job.progress.expires_at is not None and time.time() > job.progress.expires_at:
         return "expired before it could be delivered"
     if job.repeated and settings.on_uncertain == "hold":
-        return "its worker died while it had it, perhaps after sending"
+        return "its worker died during the attempt, perhaps after sending"
     return None
 
 
@@ -148,7 +148,7 @@ async def _open(settings: EmailSettings) -> Transport:
 
 
 class _Promoter(Middleware):
-    """On Redis, gives out the tickets of mail whose time has come. RabbitMQ's delayed messages need none."""
+    """On Redis, pushes the tickets of mail that is due. RabbitMQ's delayed messages need none."""
 
     def __init__(self) -> None:
         self._end = threading.Event()
@@ -173,5 +173,5 @@ class _Promoter(Middleware):
                 while store.promote():
                     pass
             except QueueUnavailable as error:
-                logger.debug("nothing could be given out: %s", error)
+                logger.debug("no ticket could be pushed: %s", error)
                 self._end.wait(2)

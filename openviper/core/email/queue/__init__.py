@@ -1,4 +1,4 @@
-"""Mail through a message broker: queueing it, and what a worker does with it.
+"""Queue mail on a message broker: job stores, enqueueing, detection of the broker, and the retry decision.
 
 Importing this package loads no broker's client library.
 """

@@ -1,4 +1,4 @@
-"""Does the broker answer? Asked in threads, remembered for seconds, and told once for each change."""
+"""Detect whether the broker answers: probe it in threads, remember the answer, and log each change once."""
 
 import logging
 import threading
@@ -12,15 +12,15 @@ __all__ = ["Detector"]
 
 logger = logging.getLogger("openviper.email")
 
-_LIMIT = 1.0  # seconds that anybody waits for a first answer
-_FRESH = 3.0  # seconds after which an answer is asked for anew
+_LIMIT = 1.0  # seconds to wait for the first answer
+_FRESH = 3.0  # seconds after which an answer is renewed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between the probes of a broker that does not answer
 
 
 class Detector:
-    """Keeps the last answer of ``probe`` (which raises QueueUnavailable), for every thread and loop of the process.
+    """Keeps the last result of ``probe`` (which raises QueueUnavailable), for every thread and loop of the process.
 
-    While the broker is down a thread goes on asking, so that queueing resumes by itself.
+    While the broker is down, a thread repeats the probe, so that queueing resumes by itself.
     """
 
     def __init__(self, probe: Callable[[], None], address: str) -> None:
@@ -33,11 +33,11 @@ class Detector:
 
     @property
     def known(self) -> bool:
-        """False before the first answer: then ``available`` waits for one."""
+        """True once there was an answer; before, ``available`` waits for one."""
         return self._up is not None
 
     def available(self) -> bool:
-        """The last answer; without one, asks and waits for at most a second."""
+        """Return the last answer; without one, ask and wait for at most a second."""
         if self._up is None:
             self._ask().wait(_LIMIT)
             if self._up is None:
@@ -47,11 +47,11 @@ class Detector:
         return bool(self._up)
 
     def succeeded(self) -> None:
-        """The broker has just answered."""
+        """Record that the broker has just answered."""
         self._note(up=True)
 
     def failed(self, reason: str) -> None:
-        """The broker has just failed a send."""
+        """Record that the broker has just failed a send, and probe it until it answers."""
         self._note(up=False, reason=reason)
         self._ask()
 
@@ -71,7 +71,7 @@ class Detector:
                 self._probe()
             except QueueUnavailable as error:
                 self._note(up=False, reason=str(error))
-            except Exception as error:  # whatever a client library raises, somebody waits for the answer
+            except Exception as error:  # whatever a client library raises, a sender waits for the answer
                 logger.debug("the broker could not be asked", exc_info=True)
                 self._note(up=False, reason=f"{type(error).__name__}: {error}")
             else:

@@ -1,4 +1,4 @@
-"""``worker_available`` and ``enqueue_email_job``."""
+"""Queue one message, whatever the settings say, and answer whether mail would be queued."""
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt, publish
@@ -12,19 +12,19 @@ __all__ = ["enqueue_email_job", "worker_available"]
 def worker_available() -> bool:
     """True when mail would be queued: a real broker (Redis or RabbitMQ) is configured in ``TASKS`` and answers.
 
-    Answers from the last probe, which is renewed in the background every few seconds while this is asked. Only the very
-    first question asks the broker itself, and blocks for a second at most; an application asks it at startup.
+    Returns the result of the last probe, which is renewed in the background every few seconds while this is called.
+    Only the very first call asks the broker itself, and blocks for a second at most; an application does so at startup.
     """
     service = current_queue()
     return service is not None and service.available()
 
 
 async def enqueue_email_job(data: EmailMessageData) -> Receipt:
-    """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers by itself.
+    """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers the message here.
 
     Raises:
         InvalidMessage: it cannot be sent as given.
-        QueueUnavailable: no real broker is configured, or it did not take the message.
+        QueueUnavailable: no real broker is configured, or it did not accept the message.
     """
     service = current_queue()
     if service is None:

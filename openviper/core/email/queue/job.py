@@ -214,19 +214,19 @@ class QueueStats(NamedTuple):
 class JobStore(Protocol):
     """Keeps queued mail. All methods block, and raise QueueUnavailable where the broker cannot be asked.
 
-    The methods that write down an attempt's result (``sent``, ``retry``, ``fail``) wait for the broker instead.
+    The methods that record an attempt's result (``finish``, ``retry``, ``fail``) wait for the broker instead.
     """
 
     def probe(self) -> None:
         """Ask the broker whether it answers; at most a second."""
 
-    def enqueue(self, job: NewJob, *, deadline: float) -> None:
+    def add(self, job: NewJob, *, deadline: float) -> None:
         """Return once the broker has accepted it; after ``deadline`` (``time.monotonic()``) it may no longer do so."""
 
     def claim(self, *ticket: Any) -> ClaimedJob | None:
         """Claim the job of a Dramatiq message's arguments; None when there is nothing to do."""
 
-    def sent(self, job: ClaimedJob, *, remember: float) -> None:
+    def finish(self, job: ClaimedJob, *, remember: float) -> None:
         """Record the delivery, and remember it for ``remember`` seconds."""
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
@@ -247,11 +247,11 @@ class JobStore(Protocol):
     def failed(self, limit: int) -> list[FailedJob]:
         """Return failed messages, oldest first, at most ``limit``."""
 
-    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
-        """Queue failed messages again (None: all); return how many. ``looked_at`` is called for each failed one."""
+    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
+        """Queue failed messages again (None: all); return how many. ``on_each`` is called for each failed one."""
 
-    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = ...) -> int:
-        """Drop failed messages (None: all); return how many. ``looked_at`` is called for each failed one."""
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
+        """Drop failed messages (None: all); return how many. ``on_each`` is called for each failed one."""
 
 
 def job_key(message_id: str, recipients: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Publishing to RabbitMQ from any thread: one connection, kept alive in a thread of its own, with confirms."""
+"""Publish to RabbitMQ from any thread, with confirms: one connection, kept alive in a thread of its own."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ __all__ = ["Declaration", "Publisher", "reason_of"]
 logger = logging.getLogger("openviper.email")
 
 _PERSISTENT = 2
-_OTHERWISE = 406  # PRECONDITION_FAILED: the queue exists with other arguments
+_PRECONDITION_FAILED = 406  # the queue exists with other arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Publisher:
         expires_ms: int | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> "Future[None]":
-        """Hand over one message; the future fails with QueueUnavailable."""
+        """Publish one message; the future resolves with its confirm, or fails with QueueUnavailable."""
         future: Future[None] = Future()
         with self._lock:
             if self._session is None or self._session.ended:
@@ -67,14 +67,14 @@ class Publisher:
         return future
 
     def drop(self) -> None:
-        """End the connection at once, because nothing is heard of it any more."""
+        """End the connection at once, because it no longer answers."""
         with self._lock:
             if self._session is not None:
                 self._session.abort()
                 self._session = None
 
     def close(self) -> None:
-        """Close politely."""
+        """Close the connection as AMQP asks for."""
         with self._lock:
             if self._session is not None:
                 self._session.close()
@@ -132,7 +132,7 @@ class _Session:
     def _run(self) -> None:
         try:
             self._loop.start()
-        except Exception as error:  # a client library's fault may not leave senders waiting
+        except Exception as error:  # a client library's fault must not leave senders waiting
             logger.exception("the connection to RabbitMQ failed unexpectedly")
             self._end(error)
         self._loop.close()
@@ -150,10 +150,15 @@ class _Session:
         self._declare_next(None)
 
     def _channel_closed(self, _channel: Channel, error: BaseException) -> None:
-        if self._ready or self.ended or not isinstance(error, ChannelClosedByBroker) or error.reply_code != _OTHERWISE:
+        if (
+            self._ready
+            or self.ended
+            or not isinstance(error, ChannelClosedByBroker)
+            or error.reply_code != _PRECONDITION_FAILED
+        ):
             self._end(error)
             return
-        # The operator has declared this queue with other arguments, a quorum queue say. They count.
+        # The operator has declared this queue with other arguments (a quorum queue, say); it is used as it is.
         self._connection.channel(on_open_callback=self._channel_opened)
 
     def _declare_next(self, _frame: Any) -> None:
@@ -205,8 +210,8 @@ class _Session:
                 message.future.set_exception(QueueUnavailable("RabbitMQ refused the message"))
 
     def _returned(self, _channel: Any, _method: Any, _properties: Any, _body: bytes) -> None:
-        # Somebody has deleted the queue. The next connection declares it again.
-        self._end(QueueUnavailable("RabbitMQ has no such queue any more"))
+        # The queue was deleted. The next connection declares it again.
+        self._end(QueueUnavailable("RabbitMQ: the queue was deleted"))
 
     def _end(self, error: BaseException | None) -> None:
         with self._lock:
@@ -222,7 +227,7 @@ class _Session:
                 message.future.set_exception(QueueUnavailable(f"RabbitMQ: {reason}"))
         if self._connection.is_open:
             # Not close(), which waits for an answer. One that is still being opened ends by its own time limit.
-            self._connection._terminate_stream(error or ConnectionError("given up, for want of an answer"))
+            self._connection._terminate_stream(error or ConnectionError("given up: no answer"))
 
     def _closed(self, _connection: Any, error: BaseException) -> None:
         self._end(error)
@@ -230,7 +235,7 @@ class _Session:
 
 
 def reason_of(error: BaseException) -> str:
-    """What lies at the bottom of one of pika's errors, whose own texts are empty."""
+    """Return the reason inside one of pika's errors, whose own texts are empty."""
     if isinstance(error, AMQPConnectorStackTimeout):
         return "connected, but no answer came in time"
     if isinstance(error, AMQPConnectionWorkflowFailed):

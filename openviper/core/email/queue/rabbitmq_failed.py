@@ -29,7 +29,7 @@ from openviper.tasks.encoder import Sealed
 if TYPE_CHECKING:
     import pika
 
-__all__ = ["DEAD_MS", "FAILED_QUEUE", "FailedMessage", "FailedQueue", "confirmed", "encode", "read_about"]
+__all__ = ["DEAD_MS", "FAILED_QUEUE", "FailedMessage", "FailedQueue", "confirmed", "encode", "read_details"]
 
 FAILED_QUEUE = f"{QUEUE}.failed"
 DEAD_MS = 7 * 24 * 3600 * 1000  # as Dramatiq declares it
@@ -80,8 +80,8 @@ class FailedQueue:
         self._publisher = publisher
         self._walk_id = ""
         self._lock()
-        # While RabbitMQ has a memory or disk alarm, what is taken could only be given back, and that counts. It blocks
-        # a connection at its first message, which it still confirms.
+        # During a memory or disk alarm, messages that were taken could only be given back, which counts as a delivery.
+        # RabbitMQ blocks a connection at its first message, which it still confirms.
         for _ in range(2):
             self._confirmed([publisher.publish(_READER, b"")], _PROBE_LIMIT)
         self._adopt_dead_letters()
@@ -121,7 +121,7 @@ class FailedQueue:
         return failed_at
 
     def _adopt_dead_letters(self) -> None:
-        """Move mail that RabbitMQ gave up, or a worker rejected, to the failed; others' messages stay."""
+        """Move mail that RabbitMQ gave up, or a worker rejected, to the failed mail; other messages stay."""
 
         def adopt(properties: "pika.BasicProperties", body: bytes) -> "Future[None]":
             death = _Death.of(properties)
@@ -185,7 +185,7 @@ class FailedQueue:
             future.result()
 
     def _lock(self) -> None:
-        """Wait until no other process reads: what it has in hand would be missing here."""
+        """Wait until no other process reads: the messages that it has taken would be missing here."""
         deadline = time.monotonic() + _READER_LIMIT
         while True:
             channel = self._connection.channel()
@@ -196,7 +196,7 @@ class FailedQueue:
                     raise
                 if time.monotonic() > deadline:
                     raise QueueUnavailable(
-                        "RabbitMQ: another command is reading the failed messages; try again when it has ended"
+                        "RabbitMQ: another command is reading the failed messages; repeat yours when it has ended"
                     ) from None
                 self._connection.sleep(0.1)
             else:
@@ -222,56 +222,56 @@ class _Death:
 
     @property
     def text(self) -> str:
-        """The reason for a person."""
+        """Return the reason as words for a person."""
         if self.reason == "delivery_limit":
-            return "RabbitMQ gave it up: workers died or were stopped with it more often than the delivery limit allows"
+            return "RabbitMQ gave it up: workers died or stopped with it more often than the delivery limit allows"
         if self.reason == "rejected":
             return "a worker could not process it; the worker's log says why"
         return f"RabbitMQ gave it up: {self.reason}"
 
 
-def encode(key: str, about: Mapping[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:
+def encode(key: str, details: Mapping[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:
     """Return the Dramatiq message that carries a job. ``eta``: Unix milliseconds before which no worker begins it."""
     message: Message[Any] = Message(
         queue_name=QUEUE if eta is None else dq_name(QUEUE),
         actor_name=ACTOR,
-        args=(key, Sealed(json.dumps(about).encode()), sealed),
+        args=(key, Sealed(json.dumps(details).encode()), sealed),
         kwargs={},
         options={} if eta is None else {"eta": eta},
     )
     return message.encode()
 
 
-def read_about(sealed: Sealed) -> dict[str, Any]:
-    """Return message id, progress and due time that go with a queued message.
+def read_details(sealed: Sealed) -> dict[str, Any]:
+    """Return a queued message's details: Message-ID, progress and due time.
 
     Raises:
         DamagedPayload: they cannot be read.
     """
     try:
-        about: dict[str, Any] = json.loads(sealed)
-        texts = isinstance(about["message_id"], str) and isinstance(about["progress"], str)
-        if texts and isinstance(about["due_at"], int | float | None):
-            return about
+        details: dict[str, Any] = json.loads(sealed)
+        texts = isinstance(details["message_id"], str) and isinstance(details["progress"], str)
+        if texts and isinstance(details["due_at"], int | float | None):
+            return details
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise DamagedPayload("what goes with it cannot be read")
+    raise DamagedPayload("its details cannot be read")
 
 
 def _read_failed(body: bytes) -> FailedMessage | None:
     """Return the failed message; None if it cannot be read."""
     try:
-        key, sealed_about, sealed = Message.decode(body).args
-        about = json.loads(sealed_about)
-        progress = Progress.from_json(about["progress"])
+        key, sealed_details, sealed = Message.decode(body).args
+        details = json.loads(sealed_details)
+        progress = Progress.from_json(details["progress"])
         job = FailedJob(
-            message_id=about["message_id"],
-            failed_at=float(about["failed_at"]),
-            reason=about["reason"],
-            uncertain=bool(about["uncertain"]) or progress.uncertain or bool(progress.unconfirmed),
+            message_id=details["message_id"],
+            failed_at=float(details["failed_at"]),
+            reason=details["reason"],
+            uncertain=bool(details["uncertain"]) or progress.uncertain or bool(progress.unconfirmed),
             progress=progress,
         )
-        due_at = about.get("due_at")
+        due_at = details.get("due_at")
         texts = all(isinstance(text, str) for text in (key, job.message_id, job.reason))
         if not texts or not 0 <= job.failed_at < _FAR_FUTURE or not isinstance(due_at, int | float | None):
             return None
@@ -287,23 +287,27 @@ def _adopted(body: bytes, death: _Death) -> bytes | None:
     """Return a dead letter as a failed message; None if it is not queued mail."""
     try:
         message: Message[Any] = Message.decode(body)
-        key, sealed_about, sealed = message.args
+        key, sealed_details, sealed = message.args
         if message.actor_name != ACTOR or not isinstance(key, str) or not isinstance(sealed, Sealed):
             return None
     except _UNREADABLE:
         return None
-    about: dict[str, Any] = {"message_id": message_id_of(key), "progress": Progress(death.at).to_json(), "due_at": None}
+    details: dict[str, Any] = {
+        "message_id": message_id_of(key),
+        "progress": Progress(death.at).to_json(),
+        "due_at": None,
+    }
     with contextlib.suppress(DamagedPayload):
-        about = read_about(sealed_about)
+        details = read_details(sealed_details)
     return encode(
         key,
         {
-            "message_id": about["message_id"],
-            "progress": about["progress"],
-            "due_at": about["due_at"],
+            "message_id": details["message_id"],
+            "progress": details["progress"],
+            "due_at": details["due_at"],
             "reason": death.text,
             "failed_at": death.at,
-            # Nobody had begun with a message that was still waiting for its time.
+            # No worker had begun with a message that was still waiting for its time.
             "uncertain": death.queue != dq_name(QUEUE),
         },
         sealed,
@@ -321,7 +325,7 @@ def _expires_at(properties: "pika.BasicProperties", stored_at: float) -> float |
 
 
 def confirmed() -> "Future[None]":
-    """Return a future that has its result: with it ``decide`` drops a message at once."""
+    """Return a resolved future: with it ``decide`` drops a message at once."""
     future: Future[None] = Future()
     future.set_result(None)
     return future

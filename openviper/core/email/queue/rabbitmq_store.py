@@ -1,4 +1,4 @@
-"""Queued mail on RabbitMQ: each message travels whole, in a Dramatiq message on durable queues."""
+"""Keep jobs on RabbitMQ: each message travels whole, in a Dramatiq message on durable queues."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ from openviper.core.email.queue.rabbitmq_failed import (
     FailedQueue,
     confirmed,
     encode,
-    read_about,
+    read_details,
 )
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
@@ -33,11 +33,11 @@ from openviper.tasks.rabbitmq_broker import connection_parameters
 
 __all__ = ["LONGEST_HOP", "RabbitmqJobStore"]
 
-# RabbitMQ closes a channel that holds a message unacknowledged for 30 minutes, and a delayed one is held by a worker.
+# RabbitMQ closes a channel with a message unacknowledged for 30 minutes, and workers hold delayed ones.
 LONGEST_HOP = 900.0
 
 _MOST_FAILED = 1000
-_STORE_LIMIT = 30.0
+_CONFIRM_LIMIT = 30.0
 
 
 class RabbitmqJobStore:
@@ -61,8 +61,8 @@ class RabbitmqJobStore:
         with self._connection(limit=1.0):
             pass
 
-    def enqueue(self, job: NewJob, *, deadline: float) -> None:
-        """Return when RabbitMQ has confirmed it. What a paused server has received, it takes when it goes on."""
+    def add(self, job: NewJob, *, deadline: float) -> None:
+        """Return once RabbitMQ has confirmed it. A paused server accepts, when it goes on, what it has received."""
         get_broker()  # sets the encoder
         delay = 0.0 if job.due_at is None else job.due_at - time.time()
         body = Sealed(join(job.payload))
@@ -74,59 +74,59 @@ class RabbitmqJobStore:
             self._publisher.drop()
             raise QueueUnavailable("RabbitMQ did not confirm the message in time") from None
         except CancelledError:
-            raise QueueUnavailable("the message was withdrawn") from None
+            raise QueueUnavailable("RabbitMQ: the message was withdrawn before it was sent") from None
 
-    def claim(self, key: str, sealed_about: Sealed, sealed: Sealed) -> ClaimedJob | None:
-        """The message itself; one whose time has not come is put off by a further hop."""
+    def claim(self, key: str, sealed_details: Sealed, sealed: Sealed) -> ClaimedJob | None:
+        """Return the job; one whose time has not come is published for a further hop instead."""
         payload, due_at = None, None
         problem: DamagedPayload | NewerPayload | None = None
         message_id, progress = message_id_of(key), Progress(time.time())
         try:
-            about = read_about(sealed_about)
-            message_id, due_at = about["message_id"], about["due_at"]
-            progress = Progress.from_json(about["progress"])
+            details = read_details(sealed_details)
+            message_id, due_at = details["message_id"], details["due_at"]
+            progress = Progress.from_json(details["progress"])
             payload = split(sealed)
         except (DamagedPayload, NewerPayload) as error:
             problem = error
         job = ClaimedJob(key, message_id, progress, payload, False, problem, sealed)
         if due_at is not None and due_at > time.time():
-            self._store(lambda: self._send(key, job.message_id, progress, sealed, due_at, due_at - time.time()))
+            self._publish(lambda: self._send(key, job.message_id, progress, sealed, due_at, due_at - time.time()))
             return None
         return job
 
-    def sent(self, job: ClaimedJob, *, remember: float) -> None:
-        """Nothing to do: Dramatiq acknowledges it, and there is no memory of it."""
+    def finish(self, job: ClaimedJob, *, remember: float) -> None:
+        """Do nothing: Dramatiq acknowledges the message, and RabbitMQ cannot remember it."""
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Publish it anew, confirmed before the old one is acknowledged."""
         due_at = time.time() + delay
-        self._store(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay))
+        self._publish(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay))
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
-        """Publish it to the queue of failed ones, where it expires."""
+        """Publish it to the queue of failed messages, where it expires."""
         if keep == 0:
             return
-        about = {
+        details = {
             "message_id": job.message_id,
             "progress": progress.to_json(),
             "reason": reason,
             "failed_at": time.time(),
             "uncertain": uncertain,
         }
-        body = encode(job.key, about, job.token)
-        self._store(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
+        body = encode(job.key, details, job.token)
+        self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
 
     def close(self) -> None:
         """Close the publisher's connection."""
         self._publisher.close()
 
     def consumers(self) -> int:
-        """As the queue tells it."""
+        """Count the queue's consumers."""
         with self._connection(limit=1.0) as connection:
             return _passive(connection, QUEUE)[0]
 
     def stats(self) -> QueueStats:
-        """Count as the queues do: delayed mail in workers' hands is left out, dead letters count as failed."""
+        """Count as the queues do: without delayed mail that workers hold, and with dead letters as failed."""
         with self._connection(limit=5.0) as connection:
             consumers, waiting = _passive(connection, QUEUE)
             _, later = _passive(connection, dq_name(QUEUE))
@@ -149,13 +149,13 @@ class RabbitmqJobStore:
             queue.walk(collect)
         return sorted(jobs.values(), key=lambda job: job.failed_at)[:limit]
 
-    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
-        """Publish them anew, then take them off the queue of failed ones. Scheduled mail waits for its time again."""
+    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+        """Publish them anew, then acknowledge the failed ones. Scheduled mail waits for its time again."""
         count = 0
 
         def retry(message: FailedMessage) -> "Future[None] | None":
             nonlocal count
-            looked_at()
+            on_each()
             job, now = message.job, time.time()
             if message_ids is not None and job.message_id not in message_ids:
                 return None
@@ -169,12 +169,12 @@ class RabbitmqJobStore:
             queue.walk(retry, queue.walk(lambda _: None))
         return count
 
-    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
         """Drop them, copies included."""
         purged: set[str] = set()
 
         def purge(message: FailedMessage) -> "Future[None] | None":
-            looked_at()
+            on_each()
             if message_ids is not None and message.job.message_id not in message_ids:
                 return None
             purged.add(message.key)
@@ -193,18 +193,18 @@ class RabbitmqJobStore:
     def _send(
         self, key: str, message_id: str, progress: Progress, sealed: Sealed, due_at: float | None, delay: float
     ) -> "Future[None]":
-        about = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
+        details = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
         if delay <= 0:
-            return self._publisher.publish(QUEUE, encode(key, about, sealed))
+            return self._publisher.publish(QUEUE, encode(key, details, sealed))
         eta = math.ceil((time.time() + min(delay, LONGEST_HOP)) * 1000)
-        return self._publisher.publish(dq_name(QUEUE), encode(key, about, sealed, eta=eta))
+        return self._publisher.publish(dq_name(QUEUE), encode(key, details, sealed, eta=eta))
 
-    def _store(self, send: Callable[[], Any]) -> None:
-        """Publish until it is confirmed: the old message may be acknowledged only then."""
+    def _publish(self, send: Callable[[], Any]) -> None:
+        """Publish until RabbitMQ confirms: only then may the old message be acknowledged."""
         backoff = Backoff(first=0.2, longest=5.0)
         while True:
             try:
-                send().result(_STORE_LIMIT)
+                send().result(_CONFIRM_LIMIT)
             except (QueueUnavailable, TimeoutError) as error:
                 if isinstance(error, TimeoutError):
                     self._publisher.drop()
@@ -226,7 +226,7 @@ class RabbitmqJobStore:
 
 
 def _passive(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:
-    """Consumers and messages of ``queue``; none of either when it was never declared."""
+    """Return the numbers of consumers and messages of ``queue``; 0 and 0 when it was never declared."""
     channel = connection.channel()
     try:
         declared = channel.queue_declare(queue, passive=True).method

@@ -1,4 +1,4 @@
-"""What must happen in one step on Redis. Each script begins with COMMON; KEYS[1] is the namespace.
+"""Lua scripts for what must happen in one step on Redis. Each begins with COMMON; KEYS[1] is the namespace.
 
 Layout, below ``<namespace>:mail:``::
 
@@ -6,14 +6,14 @@ Layout, below ``<namespace>:mail:``::
     blob:<sha256> an attachment that jobs refer to
     open          sorted set: jobs that are not done, by the time (ms) they were accepted
     later         sorted set: jobs that wait for their next attempt, by its time (ms)
-    failed        sorted set: jobs that were given up, by the time (ms) of that
+    failed        sorted set: jobs that were given up, by the time (ms) at which they were
 
-A ticket is the Dramatiq message that makes a worker take up a job; it is written as Dramatiq's own script does
+A ticket is the Dramatiq message that makes a worker claim a job; it is written as Dramatiq's own script does
 (``<namespace>:emails`` and ``<namespace>:emails.msgs``), and holds only the job's key and turn. Each attempt is a turn,
 and only a ticket of the present one counts, so that a ticket which comes twice does nothing twice.
 """
 
-__all__ = ["CLAIM", "ENQUEUE", "FAIL", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_FAILED", "SENT"]
+__all__ = ["ADD", "CLAIM", "FAIL", "FINISH", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_FAILED"]
 
 _COMMON = """
 local ns = KEYS[1]
@@ -41,7 +41,7 @@ end
 """
 
 # ARGV: deadline, key, due or 0, time to keep the parts, number of blobs, (blob, its upload) each, then the job's fields
-ENQUEUE = (
+ADD = (
     _COMMON
     + """
 if now > tonumber(ARGV[1]) then return 'late' end
@@ -58,7 +58,7 @@ for _ = 1, tonumber(ARGV[5]) do
         redis.call('PEXPIRE', blob, keep)
     else
         if redis.call('PTTL', blob) < keep then redis.call('PEXPIRE', blob, keep) end
-        if upload ~= '' then redis.call('UNLINK', upload) end -- another was faster
+        if upload ~= '' then redis.call('UNLINK', upload) end -- another sender was faster
     end
     at = at + 2
 end
@@ -94,8 +94,8 @@ return #due
 )
 
 # ARGV: key, turn, owner (of this one attempt), worker (as it signs in as a consumer)
-# A claim of another is taken over only when its worker has given no sign of life twice, five seconds apart: after an
-# outage of Redis nobody has for a moment.
+# Another worker's claim is taken over only if that worker is found twice, five seconds apart, without a heartbeat:
+# right after an outage of Redis no worker has one. Deaths are counted for each turn, until an attempt is recorded.
 CLAIM = (
     _COMMON
     + """
@@ -137,7 +137,7 @@ return answer
 
 # ARGV: key, time to remember it, ticket, worker
 # Also acknowledges the ticket, as Dramatiq's script would, in the same step.
-SENT = (
+FINISH = (
     _COMMON
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
@@ -168,7 +168,7 @@ return 1
 """
 )
 
-# ARGV: key, owner, progress, reason, time to keep, 1 when nobody knows whether it was delivered
+# ARGV: key, owner, progress, reason, time to keep, 1 when it may have been delivered
 FAIL = (
     _COMMON
     + """

@@ -1,4 +1,4 @@
-"""Queued mail on Redis: a hash for each message, large attachments once each, and tickets for Dramatiq's workers."""
+"""Keep jobs on Redis: a hash for each message, large attachments once each, and tickets for Dramatiq's workers."""
 
 import hashlib
 import logging
@@ -26,13 +26,13 @@ __all__ = ["RedisJobStore"]
 
 logger = logging.getLogger("openviper.email")
 
-_BLOB_FROM = 64 * 1024  # bytes from which a part is kept apart, once for all messages that have it
+_BLOB_FROM = 64 * 1024  # bytes from which a part is stored once for all messages that have it
 _SLICE = 1024 * 1024  # bytes of an upload in one command, so that Redis serves others in between
 _UPLOAD_KEEP = 120_000  # ms that an unfinished upload stays
-_PATIENCE = 1.0  # seconds that a send waits for one answer
-_TAKEN_WITHIN = 0.7  # seconds within which the server may take a message: while we still wait for its answer
+_SEND_LIMIT = 1.0  # seconds that a send waits for one answer
+_ACCEPT_WITHIN = 0.7  # seconds within which the server may accept a message: while we still wait for its answer
 _CLOCK_FRESH = 10.0  # seconds for which a comparison of clocks counts
-_PROMOTED = 200  # jobs of one call
+_PROMOTED = 200  # jobs at most in one call
 _PAGE = 500
 
 
@@ -43,55 +43,53 @@ class RedisJobStore:
         self._namespace = settings.namespace
         self._prefix = f"{settings.namespace}:mail:"
         # Any: the library's annotations allow for answers that our settings of the client rule out.
-        self._send_client: Any = redis_client(settings, timeout=_PATIENCE)
+        self._send_client: Any = redis_client(settings, timeout=_SEND_LIMIT)
         self._worker_client: Any = redis_client(settings, timeout=5.0)
-        self._of_thread = threading.local()
+        self._local = threading.local()
         self._clock: tuple[float, float] | None = None  # server's minus ours (at most), and when that was compared
         register = self._worker_client.register_script
-        self._enqueue = register(scripts.ENQUEUE)
+        self._add = register(scripts.ADD)
         self._promote = register(scripts.PROMOTE)
         self._claim = register(scripts.CLAIM)
-        self._sent = register(scripts.SENT)
+        self._finish = register(scripts.FINISH)
         self._reschedule = register(scripts.RESCHEDULE)
         self._fail = register(scripts.FAIL)
         self._retry_failed = register(scripts.RETRY_FAILED)
         self._purge = register(scripts.PURGE)
 
     def probe(self) -> None:
-        """Ask for the time, which also compares the clocks."""
-        with _translated():
+        """Ask Redis for its time, and compare the clocks."""
+        with _translate_errors():
             self._compare_clocks()
 
-    # Handing in
-
-    def enqueue(self, job: NewJob, *, deadline: float) -> None:
+    def add(self, job: NewJob, *, deadline: float) -> None:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.
 
-        So a command that reaches a paused server late does nothing.
+        So a command that a paused server executes late does nothing.
         """
-        with _translated():
-            blobs, fields = _sorted_parts(job.payload)
+        with _translate_errors():
+            blobs, fields = _separate_large_parts(job.payload)
             fields |= {"message_id": job.message_id, "head": job.payload.head}
             fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
                 if not self._send_client.exists(f"{self._prefix}blob:{name}"):
                     uploads[name] = self._upload(blobs[name])
-            verdict = self._ask_to_enqueue(job, deadline, uploads, fields)
-            if verdict == b"missing":  # it expired since we looked
+            verdict = self._add_in_one_step(job, deadline, uploads, fields)
+            if verdict == b"missing":  # one has expired since
                 uploads = {name: self._upload(content) for name, content in blobs.items()}
-                verdict = self._ask_to_enqueue(job, deadline, uploads, fields)
+                verdict = self._add_in_one_step(job, deadline, uploads, fields)
         if verdict not in (b"queued", b"known"):
             self._clock = None
             raise QueueUnavailable("Redis took too long; the message was not queued")
 
-    def _ask_to_enqueue(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
+    def _add_in_one_step(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
         due = 0 if job.due_at is None else int(job.due_at * 1000)
-        moment = min(deadline, time.monotonic() + _TAKEN_WITHIN)
+        moment = min(deadline, time.monotonic() + _ACCEPT_WITHIN)
         arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
-        answer: bytes = self._enqueue(keys=[self._namespace], args=arguments, client=self._send_client)
+        answer: bytes = self._add(keys=[self._namespace], args=arguments, client=self._send_client)
         return answer
 
     def _upload(self, content: bytes) -> str:
@@ -105,7 +103,7 @@ class RedisJobStore:
         return name
 
     def _server_time(self, moment: float) -> int:
-        """The earliest that the server's clock (ms) can show at ``moment`` of ours."""
+        """Return the earliest time (ms) that the server's clock can show at ``moment`` of ours."""
         clock = self._clock
         if clock is None or time.monotonic() - clock[1] > _CLOCK_FRESH:
             clock = self._compare_clocks()
@@ -117,18 +115,16 @@ class RedisJobStore:
         self._clock = seconds + micros / 1e6 - now, now
         return self._clock
 
-    # In a worker
-
     def promote(self) -> int:
-        """Give out the tickets of what is due; returns how many, at most a few hundred."""
-        with _translated():
+        """Push the tickets of jobs that are due; return how many, at most a few hundred."""
+        with _translate_errors():
             return int(self._promote(keys=[self._namespace], args=[_PROMOTED]))
 
     def claim(self, key: str, turn: int, ticket: str) -> ClaimedJob | None:
-        """Claim the job, unless it was done, or its ticket is an old one, or another worker has it."""
+        """Claim the job, unless it is done, its ticket is an old one, or another worker has it."""
         broker = self._broker()
         owner = uuid.uuid4().hex
-        answer = self._persistently(self._claim, [key, turn, owner, broker.broker_id])
+        answer = self._run_until_answered(self._claim, [key, turn, owner, broker.broker_id])
         if answer[0] != b"yours":
             return None
         _, deaths, stored_progress, message_id, head, *parts = answer
@@ -146,54 +142,52 @@ class RedisJobStore:
             progress, problem = Progress(time.time()), error
         return ClaimedJob(key, _message_id(message_id, key), progress, payload, deaths > 0, problem, (owner, ticket))
 
-    def sent(self, job: ClaimedJob, *, remember: float) -> None:
-        """Forget all but that it was sent, and acknowledge its ticket."""
+    def finish(self, job: ClaimedJob, *, remember: float) -> None:
+        """Delete all but the fact that it was sent, and acknowledge its ticket."""
         broker, ticket = self._broker(), job.token[1]
         arguments = [job.key, _ms(remember), ticket, broker.broker_id]
-        self._persistently(self._sent, arguments)
+        self._run_until_answered(self._finish, arguments)
         broker.settled.add((QUEUE, ticket))
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
-        """Let it wait for its next turn."""
+        """Schedule its next turn."""
         arguments = [job.key, job.token[0], progress.to_json(), _ms(delay)]
-        self._persistently(self._reschedule, arguments)
+        self._run_until_answered(self._reschedule, arguments)
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
-        """Move it to the failed ones."""
+        """Move it to the failed jobs."""
         kept = 0 if keep == 0 else _ms(keep)
         arguments = [job.key, job.token[0], progress.to_json(), reason, kept, int(uncertain)]
-        self._persistently(self._fail, arguments)
+        self._run_until_answered(self._fail, arguments)
 
-    def _persistently(self, script: Any, arguments: list[Any]) -> Any:
-        """Ask until Redis answers: what a worker has done with a message must be written down before it lets go of it.
+    def _run_until_answered(self, script: Any, arguments: list[Any]) -> Any:
+        """Repeat a script until Redis answers: an attempt's result must be recorded before the worker goes on.
 
-        Each of these scripts does the same when it is asked twice. That Redis cannot be reached the heartbeat logs.
+        Each of these scripts does the same when it is run twice. The heartbeat logs that Redis cannot be reached.
         """
-        backoff, told = Backoff(first=0.2, longest=1.0), False
+        backoff, logged = Backoff(first=0.2, longest=1.0), False
         while True:
             try:
-                return script(keys=[self._namespace], args=arguments, client=self._own)
+                return script(keys=[self._namespace], args=arguments, client=self._thread_client)
             except redis.RedisError as error:
-                if isinstance(error, redis.ResponseError) and not told:
-                    logger.warning("a worker waits until Redis takes what it has to write down: %s", error)
-                    told = True
+                if isinstance(error, redis.ResponseError) and not logged:
+                    logger.warning("a worker waits until Redis accepts an attempt's result: %s", error)
+                    logged = True
                 threading.Event().wait(backoff.failed())
 
-    # For people
-
     def close(self) -> None:
-        """Close the pools."""
+        """Close the connections."""
         self._send_client.close()
         self._worker_client.close()
 
     def consumers(self) -> int:
-        """Those that have signed in and given a sign of life since."""
-        with _translated():
+        """Count the workers with a recent heartbeat."""
+        with _translate_errors():
             return int(self._worker_client.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
 
     def stats(self) -> QueueStats:
-        """Counted by Redis; waiting are those that could be sent now."""
-        with _translated():
+        """Count jobs by their state; those that could be sent now are waiting."""
+        with _translate_errors():
             now = self._now()
             pipeline = self._worker_client.pipeline(transaction=False)
             pipeline.zcount(presence_key(self._namespace, QUEUE), now, math.inf)
@@ -206,8 +200,8 @@ class RedisJobStore:
         return QueueStats(consumers, max(0, unsent - later), later, failed, age)
 
     def failed(self, limit: int) -> list[FailedJob]:
-        """Those that are still kept."""
-        with _translated():
+        """Return the failed jobs that are still kept, oldest first."""
+        with _translate_errors():
             jobs: list[FailedJob] = []
             for key in self._failed_keys():
                 if len(jobs) == limit:
@@ -215,34 +209,34 @@ class RedisJobStore:
                 jobs.append(self._failed_job(key))
             return jobs
 
-    def retry_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
-        """Queue again, from the first attempt, for those who do not have it."""
+    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+        """Queue them again, from the first attempt, for the recipients who do not have the message."""
         count = 0
-        with _translated():
+        with _translate_errors():
             for key in list(self._failed_keys()):
                 job = self._failed_job(key)
                 if message_ids is None or job.message_id in message_ids:
                     progress = job.progress.restart(now=time.time()).to_json()
                     count += int(self._retry_failed(keys=[self._namespace], args=[key, progress]))
-                looked_at()
+                on_each()
         return count
 
-    def purge_failed(self, message_ids: frozenset[str] | None, looked_at: Callable[[], object] = lambda: None) -> int:
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
         """Drop them; their attachments expire by themselves."""
         count = 0
-        with _translated():
+        with _translate_errors():
             for key in list(self._failed_keys()):
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
                     count += int(self._purge(keys=[self._namespace], args=[key]))
-                looked_at()
+                on_each()
         return count
 
     @property
-    def _own(self) -> Any:
-        """A client with a connection for this thread alone; asking a pool at every step took a tenth of the time."""
-        if not hasattr(self._of_thread, "client"):
-            self._of_thread.client = self._worker_client.client()
-        return self._of_thread.client
+    def _thread_client(self) -> Any:
+        """Return a client with a connection for this thread alone; a pool took a tenth of a worker's time."""
+        if not hasattr(self._local, "client"):
+            self._local.client = self._worker_client.client()
+        return self._local.client
 
     def _broker(self) -> Any:
         broker = get_broker()
@@ -254,7 +248,7 @@ class RedisJobStore:
         return int(seconds * 1000 + micros // 1000)
 
     def _failed_keys(self) -> Iterator[bytes]:
-        """Keys of failed jobs, oldest first; entries whose job has expired are dropped on the way."""
+        """Yield the keys of failed jobs, oldest first; remove entries whose job has expired."""
         at = 0
         while keys := self._worker_client.zrange(f"{self._prefix}failed", at, at + _PAGE - 1):
             pipeline = self._worker_client.pipeline(transaction=False)
@@ -286,8 +280,8 @@ class RedisJobStore:
         return self._prefix.encode() + b"job:" + key
 
 
-def _sorted_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The parts to keep apart by their digest, and the fields that hold the others or point there."""
+def _separate_large_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the large parts by their digest, and the fields that hold the small ones or name a digest."""
     blobs: dict[str, bytes] = {}
     fields: dict[str, Any] = {}
     for number, part in enumerate(payload.parts):
@@ -309,7 +303,7 @@ def _ms(seconds: float) -> int:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The broker as a process sees it: one job store, one detector, and the threads in which both block."""
+"""Connect a process to the queue: one job store, one detector, and the threads in which both block."""
 
 import asyncio
 import atexit
@@ -33,24 +33,24 @@ __all__ = [
 ]
 
 _LIMIT = 1.8  # seconds that one send waits for the broker
-_MARGIN = 0.3  # seconds between the last moment at which the broker may take a message, and giving up on it
-_SLOWEST = 4_000_000  # bytes a second of a large message
+_MARGIN = 0.3  # seconds from the last moment at which the broker may accept a message to giving up on it
+_SLOWEST = 4_000_000  # bytes a second at which a large message must get through
 _THREADS = 4
-_SLACK = 3600.0
+_SLACK = 3600.0  # seconds for which parts are kept beyond the time in which they can be needed
 
 
 class JobQueue(ABC):
-    """Takes messages for the workers. Used by any thread and event loop."""
+    """Accepts messages for the workers. Any thread and event loop may use it."""
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """The broker's address, without a password."""
+        """Return the broker's address, without a password."""
 
     @property
     @abstractmethod
     def known(self) -> bool:
-        """False before the first answer of the broker: then ``available`` waits for one."""
+        """True once the broker has answered; before, ``available`` waits for an answer."""
 
     @abstractmethod
     def available(self) -> bool:
@@ -98,7 +98,7 @@ class QueueService(JobQueue):
 
     @property
     def store(self) -> "JobStore":
-        """Where queued mail lies. The first call imports the client library: not on an event loop.
+        """Return the job store. The first call imports the client library: not on an event loop.
 
         Raises:
             MissingDependency: it is not installed.
@@ -110,12 +110,12 @@ class QueueService(JobQueue):
 
     @property
     def address(self) -> str:
-        """The broker's address, without a password."""
+        """Return the broker's address, without a password."""
         return self.settings.address
 
     @property
     def known(self) -> bool:
-        """False before the first answer of the broker."""
+        """True once the broker has answered."""
         return self.detector.known
 
     def available(self) -> bool:
@@ -123,14 +123,14 @@ class QueueService(JobQueue):
         return self.detector.available()
 
     def close(self) -> None:
-        """Let go of connections and threads. What is being queued is finished."""
+        """Finish what is being queued, then close connections and threads."""
         self._threads.shutdown()
         with self._lock:
             if self._store is not None:
                 self._store.close()
 
     def consumers(self) -> int:
-        """How many workers consume queued mail at this moment; blocks.
+        """Count the workers that consume queued mail now; blocks.
 
         Raises:
             QueueUnavailable: the broker does not answer.
@@ -148,18 +148,18 @@ class QueueService(JobQueue):
         due_at: float | None = None,
         expires_at: float | None = None,
     ) -> None:
-        """Return when the broker has ``message``.
+        """Return once the broker has accepted ``message``.
 
         Raises:
-            QueueUnavailable: it has not, and will not take it later (RabbitMQ may, see the documentation).
+            QueueUnavailable: it has not, and will not do so later (RabbitMQ may, see the documentation).
         """
         limit = _LIMIT + message.size / _SLOWEST
         deadline = time.monotonic() + limit
         loop = asyncio.get_running_loop()
         done = loop.run_in_executor(
-            self._threads, self._enqueue, message, settings, due_at, expires_at, deadline - _MARGIN
+            self._threads, self._add_job, message, settings, due_at, expires_at, deadline - _MARGIN
         )
-        done.add_done_callback(_forget)  # nobody asks for its error when the sender is cancelled
+        done.add_done_callback(_retrieve_error)  # nobody else does when the sender is cancelled
         await asyncio.wait([done], timeout=limit)
         if not done.done():
             self.detector.failed("no answer in time")
@@ -171,7 +171,7 @@ class QueueService(JobQueue):
             raise
         self.detector.succeeded()
 
-    def _enqueue(
+    def _add_job(
         self,
         message: OutgoingMessage,
         settings: EmailSettings,
@@ -191,7 +191,7 @@ class QueueService(JobQueue):
             keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
             due_at=due_at,
         )
-        self.store.enqueue(job, deadline=deadline)
+        self.store.add(job, deadline=deadline)
 
 
 _replacements: list[JobQueue] = []
@@ -199,9 +199,9 @@ _replacements: list[JobQueue] = []
 
 @contextmanager
 def using_queue(queue: JobQueue) -> Iterator[None]:
-    """Have ``queue`` take the place of the broker in this process for a block; the innermost one counts.
+    """Use ``queue`` instead of the broker in this process for a block; the innermost one counts.
 
-    It does so where ``TASKS`` names any broker, the stub included, and is enabled.
+    It is used where ``TASKS`` names any broker, the stub included, and is enabled.
     """
     _replacements.append(queue)
     try:
@@ -224,7 +224,7 @@ def configured_broker() -> str | None:
 
 
 def queue_service() -> QueueService | None:
-    """The service of the project's ``TASKS`` in this process; None where no real broker is configured."""
+    """Return this process's service for the project's ``TASKS``; None where no real broker is configured."""
     global _service
     settings = TaskSettings.from_settings()
     if not settings.real:
@@ -237,7 +237,7 @@ def queue_service() -> QueueService | None:
 
 
 def close_queue() -> None:
-    """Close what this process has opened to the broker; the next use opens it again. May block for two seconds."""
+    """Close this process's connections to the broker; the next use opens them again. May block for two seconds."""
     global _service
     before, _service = _service, None
     if before is not None and before[0] == os.getpid():  # a parent's connections are the parent's
@@ -250,7 +250,7 @@ _service: tuple[int, QueueService] | None = None
 
 
 def _make_store(settings: TaskSettings) -> "JobStore":
-    # Imported here, so that mail alone needs no broker's client library.
+    # Imported here: without a broker, mail needs no client library.
     from openviper.tasks.broker import get_broker
 
     get_broker()  # says which extra is missing
@@ -263,6 +263,6 @@ def _make_store(settings: TaskSettings) -> "JobStore":
     return RabbitmqJobStore(settings)
 
 
-def _forget(done: "asyncio.Future[None]") -> None:
+def _retrieve_error(done: "asyncio.Future[None]") -> None:
     if not done.cancelled():
         done.exception()

@@ -14,7 +14,7 @@ from support.patience import PATIENCE
 from support.workers import Worker
 
 from openviper.core.email import AttachmentData, EmailMessageData, EmailSettings
-from openviper.core.email.message import prepare
+from openviper.core.email.message import check_message
 from openviper.core.email.message.serialiser import serialise, serialise_message
 from openviper.core.email.message.storage import decode, encode, join, split
 from openviper.core.email.queue import enqueue_email_job, queue_service
@@ -59,7 +59,7 @@ def test_the_version_before_reads_and_writes_the_same_stored_form(earlier_versio
         ["Ärzte <a@exämple.com>"], "Grüße", text="Hi", html="<p>Hi</p>", bcc=["b@example.com"],
         attachments=[AttachmentData("a.bin", bytes(range(256)))], headers={"X-Order": "7"},
     )  # fmt: skip
-    message = prepare(data, default_sender="shop@example.com")
+    message = check_message(data, default_sender="shop@example.com")
     progress = [
         Progress(1.5),
         Progress(1.5, 3, ("c@x.test",), {"d@x.test": "550 no"}, 9.0, True, {"b@x.test": "451 cut"}),
@@ -165,7 +165,7 @@ async def test_the_earlier_worker_keeps_what_is_new_as_failed_and_the_present_on
     both = SideBySide(scene, earlier_version)
     service = queue_service()
     assert service is not None
-    prepared = prepare(EmailMessageData(["a@example.com"], "New", text="Hi"), default_sender="shop@example.com")
+    prepared = check_message(EmailMessageData(["a@example.com"], "New", text="Hi"), default_sender="shop@example.com")
     message = await serialise_message(replace(prepared, extra={"trace": "00-ab-01"}), max_message_bytes=10**6)
     await service.enqueue(message, EmailSettings.from_settings())
     with both.worker("earlier"):

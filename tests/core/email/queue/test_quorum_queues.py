@@ -50,7 +50,7 @@ def looked_at():
     if looks == 30:
         print("half", flush=True)
         time.sleep(600)
-queue_service().spool.purge_failed(frozenset(), looked_at)
+queue_service().store.purge_failed(frozenset(), looked_at)
 """
 
 

@@ -30,7 +30,7 @@ def store(rabbitmq_server: RabbitmqServer) -> Iterator[RabbitmqJobStore]:
     rabbitmq_server.restore()
 
 
-def held(number: int = 0) -> ClaimedJob:
+def claimed_job(number: int = 0) -> ClaimedJob:
     token = Sealed(b"\x00\x00\x00\x02{}")
     return ClaimedJob(f"k{number}", f"<{number}@example.com>", Progress(time.time()), None, token=token)
 
@@ -38,7 +38,7 @@ def held(number: int = 0) -> ClaimedJob:
 def test_no_delay_exceeds_a_quarter_of_an_hour(store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer) -> None:
     """A message that is due later goes on in hops, and is not sent before."""
     due = datetime.now(UTC) + timedelta(hours=5)
-    one = held()
+    one = claimed_job()
     store.retry(one, one.progress, delay=5 * 3600)
     with rabbitmq_server.connect() as connection:
         _, _, body = connection.channel().basic_get("emails.DQ", auto_ack=True)
@@ -55,7 +55,7 @@ def test_a_list_of_failed_messages_ends_after_the_oldest_thousand_and_all_can_be
     store: RabbitmqJobStore,
 ) -> None:
     for number in range(1002):
-        one = held(number)
+        one = claimed_job(number)
         store.fail(one, one.progress, "550 no", keep=3600, uncertain=False)
     for _ in range(2):
         assert [job.message_id for job in store.failed(5000)] == [f"<{number}@example.com>" for number in range(1000)]
@@ -71,9 +71,9 @@ def test_a_damaged_message_is_told_as_such_by_the_id_of_its_key(
     progress = Progress(time.time()).to_json()
     about = {"message_id": "<1@example.com>", "progress": progress, "due_at": None}
     text = damage if isinstance(damage, bytes) else json.dumps({**about, **damage}).encode()
-    taken = store.claim("1@example.com/0123", Sealed(text), held().token)
+    taken = store.claim("1@example.com/0123", Sealed(text), claimed_job().token)
     assert taken is not None
-    assert taken.damage
+    assert taken.problem
     store.fail(taken, taken.progress, "cannot be read", keep=60, uncertain=False)
     assert [job.message_id for job in store.failed(10)] == ["<1@example.com>"]
 

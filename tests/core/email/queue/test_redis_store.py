@@ -22,7 +22,7 @@ def data(number: int = 1, **more: Any) -> EmailMessageData:
     return EmailMessageData([f"to{number}@example.com"], "Subject", text="Text", **more)
 
 
-def parcel(number: int = 1) -> NewJob:
+def new_job(number: int = 1) -> NewJob:
     message = check_message(data(number), default_sender="shop@example.com")
     key = job_key(message.message_id, message.recipients)
     return NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=3600)
@@ -53,7 +53,7 @@ def test_the_same_attachment_is_stored_once(redis_scene: Any, store: RedisJobSto
         message = check_message(data(number, attachments=[attachment]), default_sender="shop@example.com")
         key = job_key(message.message_id, message.recipients)
         one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=90000)
-        store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+        store.add(one, deadline=time.monotonic() + PATIENCE)
     assert client.llen("dramatiq:emails") == 1000
     assert client.info("memory")["used_memory"] - before < 25 * 1024**2
     (blob,) = client.keys("dramatiq:mail:blob:*")
@@ -67,11 +67,11 @@ def test_of_two_uploads_of_the_same_attachment_one_stays(redis_scene: Any, store
     message = check_message(data(attachments=[AttachmentData("a.bin", content)]), default_sender="shop@example.com")
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
     theirs = store._upload(content)
-    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+    store.add(one, deadline=time.monotonic() + PATIENCE)
     (blob,) = client.keys("dramatiq:mail:blob:*")
     digest = blob.rpartition(b":")[2].decode()
     other = one._replace(key="other")
-    store._ask_to_enqueue(other, time.monotonic() + PATIENCE, {digest: theirs}, {"blob0": digest, "parts": 1})
+    store._add_in_one_step(other, time.monotonic() + PATIENCE, {digest: theirs}, {"blob0": digest, "parts": 1})
     assert not client.keys("dramatiq:mail:upload:*")
     assert client.keys("dramatiq:mail:blob:*") == [blob]
 
@@ -105,21 +105,21 @@ async def test_without_a_broker_enqueueing_says_which_setting_is_missing() -> No
 
 
 def test_a_ticket_that_comes_twice_does_nothing_twice(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
-    held = store.claim(*taken)
-    assert held is not None
+    claimed = store.claim(*taken)
+    assert claimed is not None
     assert store.claim(*taken) is None, "another has it"
-    store.sent(held, remember=60)
+    store.finish(claimed, remember=60)
     assert store.claim(*taken) is None, "it was sent"
 
 
 def test_an_old_ticket_counts_no_more(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
-    held = store.claim(*taken)
-    assert held is not None
-    store.retry(held, Progress(time.time(), attempts=1), delay=0)
+    claimed = store.claim(*taken)
+    assert claimed is not None
+    store.retry(claimed, Progress(time.time(), attempts=1), delay=0)
     time.sleep(0.01)
     assert store.promote() == 1
     assert store.claim(*taken) is None
@@ -130,34 +130,34 @@ def test_an_old_ticket_counts_no_more(store: RedisJobStore) -> None:
 
 def test_a_message_that_is_queued_twice_is_queued_once(store: RedisJobStore) -> None:
     """The answer to the first may have been lost."""
-    one = parcel()
-    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
-    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+    one = new_job()
+    store.add(one, deadline=time.monotonic() + PATIENCE)
+    store.add(one, deadline=time.monotonic() + PATIENCE)
     assert store.stats().waiting == 1
     assert store._worker_client.llen("dramatiq:emails") == 1
 
 
 def test_after_its_deadline_nothing_is_taken(store: RedisJobStore) -> None:
     with pytest.raises(QueueUnavailable):
-        store.enqueue(parcel(), deadline=time.monotonic() - 0.5)
+        store.add(new_job(), deadline=time.monotonic() - 0.5)
     assert store.stats().waiting == 0
 
 
 def test_a_claim_is_taken_over_only_from_a_worker_without_a_sign_of_life(store: RedisJobStore) -> None:
     """Not at once, since after an outage of Redis nobody has given one."""
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
     assert store.claim(*taken) is not None
     assert store.claim(*taken) is None
     assert store._worker_client.zcard("dramatiq:mail:later") == 1, "it is looked at again in some seconds"
-    held = store.claim(*taken)
-    assert held is not None
-    assert held.repeated
-    assert held.progress.attempts == 1, "a death counts as an attempt"
+    claimed = store.claim(*taken)
+    assert claimed is not None
+    assert claimed.repeated
+    assert claimed.progress.attempts == 1, "a death counts as an attempt"
 
 
 def test_each_death_counts_until_an_attempt_is_written_down(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
     taken = ticket(store)
     jobs = [store.claim(*taken) for _ in range(5)]
     assert [job and job.progress.attempts for job in jobs] == [0, None, 1, None, 2]
@@ -176,24 +176,24 @@ def test_an_expired_attachment_is_told_as_damage(store: RedisJobStore) -> None:
         data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com"
     )
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
-    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+    store.add(one, deadline=time.monotonic() + PATIENCE)
     store._worker_client.delete(*store._worker_client.keys("dramatiq:mail:blob:*"))
-    held = store.claim(*ticket(store))
-    assert held is not None
-    assert held.payload is None
-    assert "expired" in str(held.problem)
+    claimed = store.claim(*ticket(store))
+    assert claimed is not None
+    assert claimed.payload is None
+    assert "expired" in str(claimed.problem)
 
 
 def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStore) -> None:
     ids = []
     for number in range(3):
-        one = parcel(number)
+        one = new_job(number)
         ids.append(one.message_id)
-        store.enqueue(one, deadline=time.monotonic() + PATIENCE)
-        held = store.claim(*ticket(store))
-        assert held is not None
+        store.add(one, deadline=time.monotonic() + PATIENCE)
+        claimed = store.claim(*ticket(store))
+        assert claimed is not None
         progress = Progress(time.time(), 4, None, {f"to{number}@example.com": "550 no"})
-        store.fail(held, progress, "550 no", keep=60, uncertain=number == 1)
+        store.fail(claimed, progress, "550 no", keep=60, uncertain=number == 1)
     failed = store.failed(10)
     assert [job.message_id for job in failed] == ids
     assert [job.uncertain for job in failed] == [False, True, False]
@@ -211,10 +211,10 @@ def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStor
 
 
 def test_a_failed_message_that_is_not_kept_is_gone(store: RedisJobStore) -> None:
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
-    held = store.claim(*ticket(store))
-    assert held is not None
-    store.fail(held, held.progress, "550", keep=0, uncertain=False)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
+    claimed = store.claim(*ticket(store))
+    assert claimed is not None
+    store.fail(claimed, claimed.progress, "550", keep=0, uncertain=False)
     assert store.failed(10) == []
     assert store.stats().waiting == 0
 
@@ -275,12 +275,12 @@ def test_what_redis_does_not_take_now_is_written_down_later(
     redis_scene: Any, store: RedisJobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It becomes a replica, which takes nothing, while a worker has a message in hand."""
-    store.enqueue(parcel(), deadline=time.monotonic() + PATIENCE)
-    held = store.claim(*ticket(store))
-    assert held is not None
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
+    claimed = store.claim(*ticket(store))
+    assert claimed is not None
     client = redis_scene.broker.client()
     client.replicaof("127.0.0.1", "1")
-    writing = threading.Thread(target=store.retry, args=(held, held.progress), kwargs={"delay": 60})
+    writing = threading.Thread(target=store.retry, args=(claimed, claimed.progress), kwargs={"delay": 60})
     writing.start()
     deadline = time.monotonic() + PATIENCE
     while not [record for record in caplog.records if record.name == "openviper.email"]:
@@ -300,12 +300,12 @@ def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_
     )
     key = job_key(message.message_id, message.recipients)
     one = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=1000)
-    store.enqueue(one, deadline=time.monotonic() + PATIENCE)
+    store.add(one, deadline=time.monotonic() + PATIENCE)
     (blob,) = store._worker_client.keys("dramatiq:mail:blob:*")
     store._worker_client.expire(blob, 100)
-    held = store.claim(*ticket(store))
-    assert held is not None
-    store.fail(held, held.progress, "550 no", keep=600, uncertain=False)
+    claimed = store.claim(*ticket(store))
+    assert claimed is not None
+    store.fail(claimed, claimed.progress, "550 no", keep=600, uncertain=False)
     assert 500 < store._worker_client.ttl(blob) <= 600
     assert store.retry_failed(None) == 1
     assert 900 < store._worker_client.ttl(blob) <= 1000

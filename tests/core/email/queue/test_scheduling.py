@@ -89,7 +89,7 @@ async def test_a_message_that_expires_between_two_attempts_is_not_tried_again(sc
 
 
 async def test_what_must_wait_is_refused_where_the_broker_does_not_answer(scene: Any) -> None:
-    with pytest.raises(InvalidMessage, match="not to be used"):
+    with pytest.raises(InvalidMessage, match="background is False"):
         await send_email("a@example.com", "Later", text="", delay=60, background=False)
     await send_email("a@example.com", "Now", text="")
     await asyncio.to_thread(scene.broker.stop)

@@ -11,7 +11,7 @@ from support.patience import PATIENCE
 from support.workers import viperctl
 
 from openviper.core.email import AttachmentData, EmailMessageData
-from openviper.core.email.message import PreparedMessage, prepare
+from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.storage import Payload, encode
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import FailedJob, JobStore, NewJob, Progress, job_key
@@ -27,13 +27,13 @@ def message(name: str, **more: Mapping[str, Any]) -> PreparedMessage:
     data = EmailMessageData(
         [f"{name}@example.com"], name, text="", attachments=[AttachmentData("a.bin", b"x" * 70_000)]
     )
-    return replace(prepare(data, default_sender="shop@example.com"), **more)
+    return replace(check_message(data, default_sender="shop@example.com"), **more)
 
 
 def enqueue(prepared: PreparedMessage, payload: Payload, progress: Progress) -> str:
     key = job_key(prepared.message_id, prepared.recipients)
     job = NewJob(key, prepared.message_id, payload, progress, keep=3600)
-    store().enqueue(job, deadline=time.monotonic() + PATIENCE)
+    store().add(job, deadline=time.monotonic() + PATIENCE)
     return prepared.message_id
 
 
