@@ -6,11 +6,12 @@ from typing import Any
 from dramatiq.encoder import Encoder, JSONEncoder, MessageData
 from dramatiq.errors import DecodeError
 
+from openviper.framing import frame, read_head, read_parts
+
 __all__ = ["BytesEncoder", "Sealed"]
 
 # No JSON text begins with it, which tells the two forms apart.
 _MAGIC = b"\x00OV1"
-_LENGTH = 4
 _MARK = "\x00sealed"
 
 
@@ -42,7 +43,7 @@ class BytesEncoder(Encoder):
             return self._json.encode(data)
         marked = [{_MARK: len(argument)} if isinstance(argument, Sealed) else argument for argument in args]
         head = self._json.encode({**data, "args": marked})
-        return b"".join((_MAGIC, len(head).to_bytes(_LENGTH, "big"), head, *parts))
+        return frame(head, parts, prefix=_MAGIC)
 
     def decode(self, data: bytes) -> MessageData:
         """Return the message in such bytes.
@@ -60,17 +61,13 @@ class BytesEncoder(Encoder):
         if not data.startswith(_MAGIC):
             decoded: dict[str, Any] = json.loads(data)
             return decoded
-        start = len(_MAGIC) + _LENGTH
-        end = start + int.from_bytes(data[len(_MAGIC) : start], "big")
-        message: dict[str, Any] = json.loads(data[start:end])
-        args = []
-        for argument in message["args"]:
-            if isinstance(argument, dict) and _MARK in argument:
-                begin, end = end, end + argument[_MARK]
-                args.append(Sealed(data[begin:end]))
-                if len(args[-1]) != argument[_MARK]:
-                    raise ValueError("cut short")
-            else:
-                args.append(argument)
-        message["args"] = args
+        head, begin = read_head(data, len(_MAGIC))
+        message: dict[str, Any] = json.loads(head)
+        sizes = [argument[_MARK] for argument in message["args"] if _is_mark(argument)]
+        parts = iter(read_parts(data, begin, sizes))
+        message["args"] = [Sealed(next(parts)) if _is_mark(argument) else argument for argument in message["args"]]
         return message
+
+
+def _is_mark(argument: object) -> bool:
+    return isinstance(argument, dict) and _MARK in argument

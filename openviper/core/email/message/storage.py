@@ -16,6 +16,7 @@ from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.model import PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
+from openviper.framing import frame, read_head, read_parts
 from openviper.text import cut, shown
 
 __all__ = [
@@ -136,7 +137,7 @@ def decode(payload: Payload, *, supported: Collection[str] = SUPPORTED) -> Prepa
 
 def join(payload: Payload) -> bytes:
     """Join head and parts, for a broker that keeps a message in one piece."""
-    return b"".join((len(payload.head).to_bytes(4, "big"), payload.head, *payload.parts))
+    return frame(payload.head, payload.parts)
 
 
 def split(joined: bytes) -> Payload:
@@ -146,18 +147,16 @@ def split(joined: bytes) -> Payload:
         NewerPayload: a later version wrote it.
         DamagedPayload: it is no such payload.
     """
-    end = 4 + int.from_bytes(joined[:4], "big")
-    head = bytes(joined[4:end])
+    head, begin = read_head(joined)
     values = load_object(head)
     _check_version(values)
     sizes = values.get("sizes")
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise DamagedPayload("its sizes are not numbers")
-    parts = []
-    for size in sizes:
-        parts.append(bytes(joined[end : end + size]))
-        end += size
-    return Payload(head, tuple(parts))
+    try:
+        return Payload(head, tuple(read_parts(joined, begin, sizes)))
+    except ValueError:
+        raise DamagedPayload("it is cut short") from None
 
 
 def encode_message(

@@ -123,15 +123,15 @@ class RabbitmqJobStore:
     def consumers(self) -> int:
         """Count the queue's consumers."""
         with self._connection(limit=1.0) as connection:
-            return _passive(connection, QUEUE)[0]
+            return _declare_passively(connection, QUEUE)[0]
 
     def stats(self) -> QueueStats:
         """Count as the queues do: without delayed mail that workers hold, and with dead letters as failed."""
         with self._connection(limit=5.0) as connection:
-            consumers, waiting = _passive(connection, QUEUE)
-            _, later = _passive(connection, dq_name(QUEUE))
-            _, failed = _passive(connection, FAILED_QUEUE)
-            _, dead = _passive(connection, xq_name(QUEUE))
+            consumers, waiting = _declare_passively(connection, QUEUE)
+            _, later = _declare_passively(connection, dq_name(QUEUE))
+            _, failed = _declare_passively(connection, FAILED_QUEUE)
+            _, dead = _declare_passively(connection, xq_name(QUEUE))
         return QueueStats(consumers, waiting, later, failed + dead, None)
 
     def failed(self, limit: int) -> list[FailedJob]:
@@ -225,7 +225,7 @@ class RabbitmqJobStore:
             raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
 
 
-def _passive(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:
+def _declare_passively(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:
     """Return the numbers of consumers and messages of ``queue``; 0 and 0 when it was never declared."""
     channel = connection.channel()
     try:

@@ -127,7 +127,7 @@ class QueuePolicy(RetryPolicy):
         return None if remaining <= 0 or self._max_age == 0 else min(retry_delay(progress.attempts), remaining)
 
     def may_pass(self, error: Exception) -> bool:
-        """True also for a refused connection and for what is no delivery error.
+        """True also for a refused connection, and for an error that is not a delivery error.
 
         A wrong password, an expired certificate or a wrong setting is not the message's fault, and will be corrected.
         """
@@ -153,12 +153,12 @@ def after_attempt(
     if isinstance(outcome, DeliveryReport):
         if not outcome.refused and not progress.refused and not progress.unconfirmed:
             return Done(outcome)
-        return _after_refusals(_counted(progress), outcome.refused, outcome, policy, now)
-    progress = _counted(progress)
+        return _after_refusals(_count_attempt(progress), outcome.refused, outcome, policy, now)
+    progress = _count_attempt(progress)
     reason = str(outcome) if isinstance(outcome, InvalidMessage) else f"{type(outcome).__name__}: {outcome}"
     if isinstance(outcome, DeliveryError):
         if outcome.refused and (policy.allow_partial or outcome.uncertain):
-            return _after_refusals(progress, _with_unsent(outcome), outcome, policy, now)
+            return _after_refusals(progress, _add_unsent(outcome), outcome, policy, now)
         if outcome.uncertain:
             progress = replace(progress, uncertain=True)
             if policy.hold_uncertain:
@@ -174,11 +174,11 @@ def after_attempt(
     return _retry(progress, reason, outcome, policy, now)
 
 
-def _counted(progress: Progress) -> Progress:
+def _count_attempt(progress: Progress) -> Progress:
     return replace(progress, attempts=progress.attempts + 1)
 
 
-def _with_unsent(error: DeliveryError) -> Mapping[str, Refusal]:
+def _add_unsent(error: DeliveryError) -> Mapping[str, Refusal]:
     """Return the refusals of ``error``, with those who were accepted while nothing was sent to them."""
     if not isinstance(error, RecipientsRefused):
         return error.refused
