@@ -18,6 +18,7 @@ __all__ = [
     "can_fold",
     "date_header",
     "media_header",
+    "named_header",
     "parameter",
     "structured_header",
     "text_header",
@@ -89,6 +90,12 @@ def address_header(name: str, addresses: Sequence[Address]) -> str:
             pieces.append(f" {address.addr_spec},")
     pieces[-1] = pieces[-1][:-1]
     return _fold(name, pieces, _ENCODED_LINE)
+
+
+def named_header(name: str, phrase: str, literal: str) -> str:
+    """Return a header of a phrase, which may be empty, and ``literal`` in its angle brackets, as List-Id is."""
+    pieces = _phrase(phrase, _ENCODED_LINE - len(name) - 2) if phrase else ()
+    return _fold(name, [*pieces, f" {literal}"], _ENCODED_LINE)
 
 
 def date_header(moment: datetime) -> str:

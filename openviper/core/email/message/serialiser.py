@@ -17,6 +17,7 @@ from openviper.core.email.message.header_lines import (
     address_header,
     date_header,
     media_header,
+    named_header,
     parameter,
     structured_header,
     text_header,
@@ -37,7 +38,7 @@ from openviper.core.email.message.transfer_encodings import (
     encode_text,
     seven_bit,
 )
-from openviper.core.email.message.validation import is_structured
+from openviper.core.email.message.validation import HeaderSyntax, header_syntax, split_addresses, split_list_id
 from openviper.text import shown
 
 __all__ = ["BYTES_ON_LOOP", "serialise", "serialise_message", "serialise_message_sync"]
@@ -140,8 +141,13 @@ def _custom_header(name: str, value: str) -> str:
     lower = name.lower()
     if lower == "sender":
         return address_header(name, (parse_address(value, field=name),))
-    if is_structured(lower):
+    syntax = header_syntax(lower)
+    if syntax is HeaderSyntax.AS_GIVEN:
         return structured_header(name, value)
+    if syntax is HeaderSyntax.ADDRESSES:
+        return address_header(name, split_addresses(value, field=name))
+    if syntax is HeaderSyntax.LIST_ID and (split := split_list_id(value)) is not None:
+        return named_header(name, *split)
     return text_header(name, value, long_words=True)
 
 

@@ -3,18 +3,28 @@
 Nothing is repaired: a value is sent as given, or refused.
 """
 
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from openviper.core.email.addresses import parse_address
+from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
 from openviper.core.email.message.header_lines import MAX_WORD, can_fold
 from openviper.text import control_character, shown
 
-__all__ = ["checked_attachment", "checked_headers", "checked_text", "is_message_id", "is_structured"]
+__all__ = [
+    "HeaderSyntax",
+    "checked_attachment",
+    "checked_headers",
+    "checked_text",
+    "header_syntax",
+    "is_message_id",
+    "split_addresses",
+    "split_list_id",
+]
 
 _MAX_HEADER = 32_000
 _MAX_NAME = 50
@@ -30,6 +40,9 @@ _MESSAGE_ID = re.compile(rf"<{_ATOM}@(?:{_ATOM}|\[[A-Za-z0-9:.]+\])>")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$&'*+/=?^_`{|}~.@-]+")
 _MIME_WORD = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _MIME_TYPE = re.compile(rf'{_MIME_WORD}/{_MIME_WORD}(?: *; *{_MIME_WORD}=(?:{_MIME_WORD}|"[ !#-:<-\[\]-~]*"))*')
+_COMMA_OR_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?+|,')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_LIST_ID = re.compile(rf"([^<>]*)(<(?=[^>]{{1,255}}>){_ATOM}>)")
 _ENCODED_WORD = re.compile(r"=\?[^? ]*\?[^? ]*\?[^? ]*\?=")
 
 # Header name in lower case to the remedy.
@@ -50,29 +63,39 @@ _RESERVED_FAMILIES = {
     "content-": "it is made from the bodies and attachments",
     "resent-": "resending is not supported",
 }
-# Headers whose syntax has no place for encoded words (RFC 2047 section 5), so they hold ASCII and travel as given.
-_STRUCTURED = frozenset(
-    {
-        "authentication-results",
-        "auto-submitted",
-        "autocrypt",
-        "disposition-notification-to",
-        "dkim-signature",
-        "errors-to",
-        "expires",
-        "feedback-id",
-        "importance",
-        "in-reply-to",
-        "mail-followup-to",
-        "message-id",
-        "precedence",
-        "priority",
-        "references",
-        "return-receipt-to",
-        "sensitivity",
-        "x-priority",
-    }
-)
+
+
+class HeaderSyntax(enum.Enum):
+    """Syntax of a header that programs read; encoded words belong in phrases only (RFC 2047 section 5)."""
+
+    AS_GIVEN = "as given"  # ASCII that travels as it is: URLs, keywords, tag lists, comments
+    ADDRESSES = "addresses"  # mailboxes with their names, separated by commas
+    LIST_ID = "list id"  # [phrase] "<" id ">"
+
+
+# By the document that defines each. Ids and comments of other systems travel as given, since a reply must repeat them.
+_STRUCTURED = {
+    "authentication-results": HeaderSyntax.AS_GIVEN,  # RFC 8601 section 2.2
+    "auto-submitted": HeaderSyntax.AS_GIVEN,  # RFC 3834 section 5: a keyword and parameters
+    "autocrypt": HeaderSyntax.AS_GIVEN,  # attributes
+    "disposition-notification-to": HeaderSyntax.ADDRESSES,  # RFC 8098 section 2.1
+    "dkim-signature": HeaderSyntax.AS_GIVEN,  # RFC 6376 section 3.2: tags
+    "errors-to": HeaderSyntax.ADDRESSES,  # RFC 2076 section 3.5
+    "expires": HeaderSyntax.AS_GIVEN,  # RFC 4021 section 2.1.50: a date
+    "feedback-id": HeaderSyntax.AS_GIVEN,  # fields between colons
+    "importance": HeaderSyntax.AS_GIVEN,  # RFC 4021 section 2.1.45: a keyword
+    "in-reply-to": HeaderSyntax.AS_GIVEN,  # RFC 5322 section 3.6.4: msg-ids; phrases there are obsolete
+    "list-id": HeaderSyntax.LIST_ID,  # RFC 2919 section 3
+    "mail-followup-to": HeaderSyntax.ADDRESSES,  # draft-ietf-drums-mail-followup-to
+    "message-id": HeaderSyntax.AS_GIVEN,  # RFC 5322 section 3.6.4: one msg-id
+    "precedence": HeaderSyntax.AS_GIVEN,  # RFC 2076 section 3.9: a keyword
+    "priority": HeaderSyntax.AS_GIVEN,  # RFC 4021 section 2.1.44: a keyword
+    "references": HeaderSyntax.AS_GIVEN,  # RFC 5322 section 3.6.4: msg-ids
+    "return-receipt-to": HeaderSyntax.ADDRESSES,  # RFC 2076 section 3.14
+    "sensitivity": HeaderSyntax.AS_GIVEN,  # RFC 4021 section 2.1.46: a keyword
+    "x-priority": HeaderSyntax.AS_GIVEN,  # a number
+}
+# RFC 2369: URLs and comments; RFC 8058; RFC 8617: tags. The table comes first.
 _STRUCTURED_FAMILIES = ("list-", "arc-")
 
 
@@ -109,15 +132,44 @@ def checked_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         checked_text(value, field=field)
         if lower == "sender":
             parse_address(value, field=field)
-        elif is_structured(lower):
-            _check_structured(lower, value, field=field)
+        else:
+            _check_syntax(lower, value, field=field)
         checked[lower] = (name, value)
     return tuple(checked.values())
 
 
-def is_structured(name: str) -> bool:
-    """True when the header ``name`` (in lower case) takes no encoded words."""
-    return name in _STRUCTURED or name.startswith(_STRUCTURED_FAMILIES)
+def header_syntax(name: str) -> HeaderSyntax | None:
+    """Return the syntax of the header ``name`` (in lower case); None for free text."""
+    syntax = _STRUCTURED.get(name)
+    return HeaderSyntax.AS_GIVEN if syntax is None and name.startswith(_STRUCTURED_FAMILIES) else syntax
+
+
+def split_addresses(value: str, *, field: str) -> tuple[Address, ...]:
+    """Return the addresses of a header's value, which commas outside of quotes separate.
+
+    Raises:
+        InvalidAddress: one of them is not an address; the text begins with ``field``.
+    """
+    items: list[str] = []
+    start = 0
+    for match in _COMMA_OR_QUOTED.finditer(value):
+        if match[0] == ",":
+            items.append(value[start : match.start()])
+            start = match.end()
+    return tuple([parse_address(item, field=field) for item in (*items, value[start:])])
+
+
+def split_list_id(value: str) -> tuple[str, str] | None:
+    """Return the name and the id, in its angle brackets, of a List-Id (RFC 2919); None if it is not of that form."""
+    match = _LIST_ID.fullmatch(value)
+    if match is None:
+        return None
+    name = match[1].strip(" ")
+    if name[:1] == '"':
+        if _QUOTED.fullmatch(name) is None:
+            return None
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    return name, match[2]
 
 
 def is_message_id(value: str) -> bool:
@@ -176,7 +228,20 @@ def _checked_name(name: Any) -> str:
     return lower
 
 
-def _check_structured(lower: str, value: str, *, field: str) -> None:
+def _check_syntax(lower: str, value: str, *, field: str) -> None:
+    syntax = header_syntax(lower)
+    if syntax is HeaderSyntax.AS_GIVEN:
+        _check_as_given(lower, value, field=field)
+    elif syntax is HeaderSyntax.ADDRESSES:
+        split_addresses(value, field=field)
+    elif syntax is HeaderSyntax.LIST_ID:
+        if _ENCODED_WORD.search(value):
+            raise InvalidMessage(f"{field}: holds an encoded word; give the name as text, it is encoded when sent")
+        if split_list_id(value) is None:
+            raise InvalidMessage(f"{field}: must be <news.example.com> or Name <news.example.com> (RFC 2919)")
+
+
+def _check_as_given(lower: str, value: str, *, field: str) -> None:
     if not value.isascii():
         raise InvalidMessage(f"{field}: may hold only ASCII; percent-encode a URL, leave out names")
     if not value or value[0] == " " or value[-1] == " ":

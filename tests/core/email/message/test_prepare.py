@@ -1,9 +1,12 @@
 """check_message(): what is checked, completed and deduplicated before anything is sent."""
 
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 from typing import Any
 
 import pytest
@@ -532,3 +535,57 @@ def test_a_file_name_that_is_a_media_type_is_refused(name: str) -> None:
     data = EmailMessageData(subject="Hello", text="Hello", attachments=[AttachmentData(name, b"x")], **values)
     with pytest.raises(AttachmentRefused, match=r"is a media type; write \(filename, content, mimetype\)"):
         check_message(data, default_sender=None)
+
+
+def _parsed(name: str, value: str) -> str:
+    content = b"".join(serialise(prepared(headers={name: value})))
+    assert max(map(len, content.split(b"\r\n"))) <= 78
+    assert content.isascii()
+    return str(message_from_bytes(content, policy=policy.compat32)[name])
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "identifier"),
+    [
+        ("<news.example.com>", "", "<news.example.com>"),
+        ("Müller News <news.example.com>", "Müller News", "<news.example.com>"),
+        ("News of May <news.example.com>", "News of May", "<news.example.com>"),
+        ('"Müller, Söhne & Co." <a.b-c.example>', "Müller, Söhne & Co.", "<a.b-c.example>"),
+        ("Tea, coffee (weekly) <tea.localhost>", '"Tea, coffee (weekly)"', "<tea.localhost>"),
+        (f"{'Größe ' * 30}<long.example.com>", ("Größe " * 30).strip(), "<long.example.com>"),
+    ],
+)
+def test_the_name_of_a_list_may_be_in_any_language(value: str, name: str, identifier: str) -> None:
+    raw = " ".join(_parsed("List-Id", value).split())
+    assert str(make_header(decode_header(raw.removesuffix(identifier).strip()))) == name
+    assert raw.endswith(identifier)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("news.example.com", "must be <news.example.com> or Name <news.example.com>"),
+        ("Name <news>.example", "must be"),
+        ("Name <näws.example>", "must be"),
+        ("Name < a b >", "must be"),
+        ('"Name <a.example>', "must be"),
+        ('"Na"me <a.example>', "must be"),
+        ("", "must be"),
+        (f"<{'a' * 256}>", "must be"),
+        ("=?utf-8?q?M=C3=BCller?= <a.example>", "holds an encoded word; give the name as text"),
+    ],
+)
+def test_a_list_id_has_its_form(value: str, reason: str) -> None:
+    with pytest.raises(InvalidMessage, match=rf"^headers\['List-Id'\]: {re.escape(reason)}"):
+        prepared(headers={"List-Id": value})
+
+
+@pytest.mark.parametrize("name", ["Disposition-Notification-To", "Errors-To", "Return-Receipt-To", "mail-followup-to"])
+def test_headers_of_addresses_take_names_in_any_language(name: str) -> None:
+    raw = _parsed(name, 'Jürgen Müller <j@example.com>, "Ray, Bob" <b@example.com>, c@bücher.example')
+    encoded, rest = raw.split(" <", 1)
+    assert str(make_header(decode_header(encoded))) == "Jürgen Müller"
+    assert " ".join(rest.split()) == 'j@example.com>, "Ray, Bob" <b@example.com>, c@xn--bcher-kva.example'
+    for wrong in ("nobody", "a@example.com,", "", "a@example.com, Ray, Bob <b@example.com>", "é"):
+        with pytest.raises(InvalidAddress, match=rf"^headers\['{name}'\]: "):
+            prepared(headers={name: wrong})
