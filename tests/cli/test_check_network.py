@@ -1,6 +1,7 @@
 """The way to the mail server: every address of its name is tried."""
 
 import asyncio
+import contextlib
 import socket
 
 from support.patience import PATIENCE
@@ -53,6 +54,32 @@ async def test_a_port_that_swallows_connections_fails_in_time() -> None:
     assert sock is None
     assert result.status is Status.FAILED
     assert "no answer in time" in result.found
+
+
+async def test_a_silent_address_leaves_time_for_the_server_at_another() -> None:
+    """The first address has a full backlog; half of the time is left when the second one is taken."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket() as silent,
+        contextlib.ExitStack() as fillers,
+    ):
+        port = server.getsockname()[1]
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        for _ in range(4):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.2", port))
+        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        result, sock = await open_connection(targets, port, begun + 3)
+        assert sock is not None
+        assert sock.getpeername() == ("127.0.0.1", port)
+        assert loop.time() < begun + 3
+        sock.close()
+    assert result.status is Status.WARNING
+    assert "127.0.0.2: no answer in time" in result.found
 
 
 async def test_what_cannot_be_a_name_fails() -> None:

@@ -3,7 +3,7 @@
 import json
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from support.certificates import self_signed_file, server_context
 from support.commands import Cli
 from support.documents import blocks
 from support.patience import PATIENCE
+from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
 from support.workers import Worker
 
-__all__ = ["redis_server"]
+__all__ = ["rabbitmq_server", "redis_server"]
 
 SECRET = "correct-horse-battery"
 
@@ -97,6 +98,64 @@ def test_a_wrong_password_fails_at_auth(cli: Cli, project: Path) -> None:
     assert "535" in checked.checks["auth"]["found"]
     assert 'EMAIL["password"]' in checked.checks["auth"]["remedy"]
     assert checked.status("sender") == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("verb", "reply", "line", "remedy"),
+    [
+        ("AUTH", "534 5.7.9 application-specific password required", "auth", "xoauth2_token"),
+        ("AUTH", "535 5.7.8 no", "auth", 'EMAIL["password"]'),
+        ("AUTH", "538 5.7.11 encryption required", "auth", 'EMAIL["use_tls"]'),
+        ("AUTH", "530 5.7.0 Must issue a STARTTLS command first", "auth", 'EMAIL["use_tls"]'),
+        ("AUTH", "454 4.7.0 later", "auth", "retry later"),
+        ("AUTH", "421 4.7.0 too many", "auth", "pool_size"),
+        ("EHLO", "421 4.3.2 going down", "ehlo", "pool_size"),
+        ("greeting", "421 4.7.0 too many", "ehlo", "pool_size"),
+        ("MAIL", "550 5.7.1 not yours", "sender", "may send for"),
+        ("MAIL", "553 5.1.8 unknown", "sender", "default_sender"),
+        ("MAIL", "530 5.7.0 authentication required", "sender", "connection's login"),
+        ("MAIL", "421 4.7.0 slow down", "sender", "pool_size"),
+        ("MAIL", "451 4.3.0 disk", "sender", "temporarily"),
+    ],
+)
+def test_the_remedy_follows_the_reply(cli: Cli, project: Path, verb: str, reply: str, line: str, remedy: str) -> None:
+    with SmtpServer(users={"shop": SECRET}) as server:
+        server.fault(verb, reply)
+        configure(project, **server.settings())
+        checked = Checked(cli, project)
+    assert checked.failed == [line]
+    assert reply[:3] in checked.checks[line]["found"]
+    assert remedy in checked.checks[line]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("users", "reply", "remedy"),
+    [
+        ({"shop": SECRET}, "530 5.7.0 authentication required", 'EMAIL["username"]'),
+        ({}, "530 5.7.0 Must issue a STARTTLS command first", 'EMAIL["use_tls"]'),
+        ({}, "530 5.7.0 encryption needed", 'EMAIL["use_tls"]'),
+    ],
+)
+def test_530_at_the_sender_says_what_is_missing_before_it(
+    cli: Cli, project: Path, users: dict[str, str], reply: str, remedy: str
+) -> None:
+    with SmtpServer(users=users) as server:
+        server.fault("MAIL", reply)
+        configure(project, **server.settings(username=None, password=None))
+        checked = Checked(cli, project)
+    assert checked.failed == ["sender"]
+    assert remedy in checked.checks["sender"]["remedy"]
+
+
+@pytest.mark.parametrize("code", [504, 534, 538])
+def test_the_answer_that_came_is_told_although_silence_follows(cli: Cli, project: Path, code: int) -> None:
+    with SmtpServer(users={"shop": SECRET}, auth_methods=["PLAIN", "LOGIN"]) as server:
+        server.fault("AUTH", code, nth=1)
+        server.fault("AUTH", "silence", nth=2)
+        configure(project, **server.settings())
+        checked = Checked(cli, project, "--timeout", "6", limited=True)
+    assert checked.failed == ["auth"]
+    assert f"AUTH: {code} " in checked.checks["auth"]["found"]
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
@@ -262,6 +321,58 @@ def test_a_silent_broker_fails_in_time(cli: Cli, project: Path, broker: str, sch
     assert "does not answer" in checked.checks["broker"]["found"]
 
 
+def full(redis_server: RedisServer) -> str:
+    with redis_server.client() as client:
+        client.config_set("maxmemory", 1)
+    return redis_server.url
+
+
+def read_only(redis_server: RedisServer) -> str:
+    with redis_server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", closed_port())
+    return redis_server.url
+
+
+def forbidding(redis_server: RedisServer) -> str:
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", f">{SECRET}", "~other:*", "+@all")
+    return f"redis://shop:{SECRET}@127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.mark.parametrize(("trouble", "remedy"), [(full, "maxmemory"), (read_only, "primary"), (forbidding, "ACL")])
+def test_a_redis_that_answers_and_takes_no_mail_fails(
+    cli: Cli, project: Path, redis_server: RedisServer, trouble: Callable[[RedisServer], str], remedy: str
+) -> None:
+    tasks = {"broker": "redis", "broker_url": trouble(redis_server)}
+    with SmtpServer() as server:
+        configure(project, tasks, **server.settings())
+        checked = Checked(cli, project)
+    assert checked.failed == ["broker"]
+    assert "accepts no mail" in checked.checks["broker"]["found"]
+    assert remedy in checked.checks["broker"]["remedy"]
+
+
+def test_a_rabbitmq_that_answers_and_takes_no_mail_fails(
+    cli: Cli, project: Path, rabbitmq_server: RabbitmqServer
+) -> None:
+    """A user without rights, and a memory alarm."""
+    rabbitmq_server.control("add_user", "shop", SECRET)
+    rabbitmq_server.control("set_permissions", "shop", "^$", ".*", ".*")
+    login = rabbitmq_server.url.replace("guest:guest@", "")
+    scheme, _, address = login.partition("://")
+    forbidden = {"broker": "rabbitmq", "broker_url": f"{scheme}://shop:{SECRET}@{address.rpartition('@')[2]}"}
+    with SmtpServer() as server:
+        configure(project, forbidden, **server.settings())
+        without_rights = Checked(cli, project)
+        rabbitmq_server.control("set_vm_memory_high_watermark", "0")
+        configure(project, {"broker": "rabbitmq", "broker_url": rabbitmq_server.url}, **server.settings())
+        alarmed = Checked(cli, project)
+    for checked, remedy in ((without_rights, "let this user"), (alarmed, "alarm")):
+        assert checked.failed == ["broker"]
+        assert "accepts no mail" in checked.checks["broker"]["found"]
+        assert remedy in checked.checks["broker"]["remedy"]
+
+
 def test_a_queue_without_worker_fails_and_with_one_passes(cli: Cli, project: Path, redis_server: RedisServer) -> None:
     with SmtpServer() as server:
         configure(project, redis_server.tasks(), **server.settings())
@@ -296,6 +407,75 @@ def test_another_backend_needs_no_server(cli: Cli, project: Path) -> None:
     checked = Checked(cli, project)
     assert checked.code == 0
     assert "ConsoleBackend" in checked.checks["tcp"]["found"]
+
+
+OWN = """
+from openviper.core.email import DeliveryError, DeliveryReport, EmailBackend
+from openviper.core.email.backends import SMTPBackend
+
+class Own(EmailBackend):
+    opened = False
+    async def open(self): self.opened = True
+    async def aclose(self): print("closed", file=__import__("sys").stderr)
+    async def send(self, message): return DeliveryReport(accepted=message.envelope.recipients)
+
+class Good(Own):
+    async def check(self): return f"the service answers, opened: {self.opened}"
+
+class Quiet(Own):
+    async def check(self): return None
+
+class Refused(Own):
+    async def check(self): raise DeliveryError("the service says 403")
+
+class Broken(Own):
+    async def check(self): return 1 / 0
+
+class Silent(Own):
+    async def check(self): await __import__("asyncio").sleep(3600)
+
+class Mine(SMTPBackend):
+    async def check(self): return "mine is checked, too"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "found"),
+    [
+        ("Own", "skipped", "has no check() of its own"),
+        ("Good", "ok", "the service answers, opened: True"),
+        ("Quiet", "ok", "Quiet reports no problem"),
+        ("Refused", "failed", "the service says 403"),
+        ("Broken", "failed", "check() raised ZeroDivisionError"),
+    ],
+)
+def test_an_own_backend_is_checked_by_its_hook(cli: Cli, project: Path, name: str, status: str, found: str) -> None:
+    (project / "own.py").write_text(OWN)
+    configure(project, backend=f"own.{name}")
+    checked = Checked(cli, project)
+    assert list(checked.checks) == ["settings", "backend", "broker", "worker", "spf", "dmarc"]
+    assert checked.status("backend") == status
+    assert found in checked.checks["backend"]["found"]
+    assert checked.code == (1 if status == "failed" else 0)
+    assert bool(checked.checks["backend"]["remedy"]) == (status != "ok")
+
+
+def test_an_own_backend_that_stays_silent_ends_in_time(cli: Cli, project: Path) -> None:
+    (project / "own.py").write_text(OWN)
+    configure(project, backend="own.Silent")
+    checked = Checked(cli, project, "--timeout", "0.5", limited=True)
+    assert checked.failed == ["backend"]
+    assert "did not end in time" in checked.checks["backend"]["found"]
+
+
+def test_an_own_smtp_backend_is_checked_as_smtp_and_by_its_hook(cli: Cli, project: Path) -> None:
+    (project / "own.py").write_text(OWN)
+    with SmtpServer() as server:
+        configure(project, **server.settings(backend="own.Mine"))
+        checked = Checked(cli, project)
+    assert checked.code == 0
+    assert checked.status("sender") == "ok"
+    assert checked.checks["backend"]["found"] == "mine is checked, too"
 
 
 def test_the_lines_are_those_of_the_page(cli: Cli, project: Path) -> None:

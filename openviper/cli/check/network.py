@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import in_thread
+from openviper.cli.check.waiting import in_thread, remaining
 
 __all__ = ["ServerTarget", "find_addresses", "open_connection"]
 
@@ -48,8 +48,13 @@ async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckRe
 async def open_connection(
     targets: Sequence[ServerTarget], port: int, deadline: float
 ) -> tuple[CheckResult, socket.socket | None]:
-    """Connect to all addresses at once; return the result and the first connection in the resolver's order."""
+    """Connect to all addresses at once; return the result and the first connection in the resolver's order.
+
+    A silent address takes half of the time at most, so that the rest is left for the server at another address.
+    """
     targets = targets[:_MAX_ADDRESSES]
+    if len(targets) > 1:
+        deadline -= remaining(deadline) / 2
     results = await asyncio.gather(*(_connect(target, deadline) for target in targets))
     opened = [result for result in results if isinstance(result, socket.socket)]
     failures = {target.text: result for target, result in zip(targets, results, strict=True) if isinstance(result, str)}

@@ -11,6 +11,16 @@ from openviper.exceptions import MissingDependency
 
 __all__ = ["check_queue"]
 
+# By a part of the client library's error, its class or its text.
+_REMEDIES = {
+    "OutOfMemoryError": "give Redis more maxmemory, or remove data: mail is refused there, and nothing may be evicted",
+    "ReadOnlyError": 'name the primary in TASKS["broker_url"]: this one is a replica',
+    "NoPermissionError": "allow this user the keys and commands of the queue (ACL)",
+    "AuthenticationError": 'correct the user and the password in TASKS["broker_url"]',
+    "ConnectionBlockedTimeout": "RabbitMQ has a memory or disk alarm: see rabbitmq-diagnostics alarms",
+    "ACCESS_REFUSED": "let this user configure, write and read the queues whose names begin with emails (rabbitmqctl)",
+}
+
 
 async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[CheckResult, CheckResult]:
     """Check broker and workers until ``deadline`` (loop time). ``settings`` None: the backend keeps mail in memory."""
@@ -28,9 +38,7 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
     except MissingDependency as error:
         return CheckResult.failed("broker", str(error), "install it"), unreached
     except (QueueUnavailable, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
-        remedy = 'start it, or correct TASKS["broker_url"]; until then mail is not queued'
-        return CheckResult.failed("broker", f"{address} does not answer: {reason}", remedy), unreached
+        return _broker_failure(address, error), unreached
     try:
         count = await in_thread(service.consumers, deadline)
     except (QueueUnavailable, TimeoutError) as error:
@@ -40,6 +48,16 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
     else:
         worker = _worker(count)
     return CheckResult.ok("broker", f"{address} answers"), worker
+
+
+def _broker_failure(address: str, error: QueueUnavailable | TimeoutError) -> CheckResult:
+    cause = error.__cause__
+    remedy = next((remedy for name, remedy in _REMEDIES.items() if name in f"{type(cause).__name__} {error}"), None)
+    if remedy is not None:
+        return CheckResult.failed("broker", f"{address} accepts no mail: {error}", remedy)
+    reason = str(error) or "no answer in time"
+    remedy = 'start it, or correct TASKS["broker_url"]; until then mail is not queued'
+    return CheckResult.failed("broker", f"{address} does not answer: {reason}", remedy)
 
 
 def _probe(service: QueueService) -> None:

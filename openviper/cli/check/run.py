@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from openviper.cli.check.backend import check_backend, has_check
 from openviper.cli.check.domain import check_domain
 from openviper.cli.check.queue import check_queue
 from openviper.cli.check.result import CheckResult
@@ -11,6 +12,8 @@ from openviper.core.email.backends import MemoryBackend, SMTPBackend, get_backen
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["check_results"]
+
+_OURS = "openviper.core.email.backends"
 
 
 async def check_results(
@@ -30,12 +33,15 @@ async def check_results(
     queue = asyncio.create_task(check_queue(queue_settings, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
     yield CheckResult.ok("settings", f"{backend.describe()}; {_origin(module)}")
+    own = not type(backend).__module__.startswith(f"{_OURS}.")
     if isinstance(backend, SMTPBackend):
         async for result in check_server(settings, sender, deadline):
             yield result
-    else:
+    elif not own:
         for check in SERVER_CHECKS:
             yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
+    if own and (has_check(backend) or not isinstance(backend, SMTPBackend)):
+        yield await check_backend(backend, deadline)
     for result in (*await queue, *await domain):
         yield result
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
 from openviper.cli.check.network import find_addresses, open_connection
+from openviper.cli.check.remedies import reply_remedy
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import remaining
 from openviper.core.email.addresses import parse_address
@@ -84,12 +85,12 @@ class _Conversation:
                 yield _bad_tls(failure, self._settings)
             else:
                 yield self._tls_until_now()
-                yield _silent_or_wrong(failure)
+                yield self._silent_or_wrong(failure)
             return
         failure = await self._try("EHLO", self._inspection.greet)
         if failure is not None:
             yield self._tls_until_now()
-            yield _silent_or_wrong(failure)
+            yield self._silent_or_wrong(failure)
             return
         if self._settings.use_tls:
             failure = await self._try("STARTTLS", self._inspection.start_tls)
@@ -101,7 +102,9 @@ class _Conversation:
         yield self._offers()
         failure = await self._try("AUTH", self._inspection.log_in)
         if failure is not None:
-            yield _no_login(failure)
+            if isinstance(failure, TimeoutError) and self._inspection.auth_refusals:
+                failure = self._inspection.auth_refusals[0]  # an answer says more than the silence after it
+            yield self._no_login(failure)
             return
         yield self._logged_in()
         yield await self._sender(sender)
@@ -138,7 +141,33 @@ class _Conversation:
         remedy = 'set EMAIL["default_sender"] to an address that this server accepts, or allow it on the server'
         if failure.temporary:
             remedy = "the server refuses temporarily: look at its log, and retry later"
-        return CheckResult.failed("sender", str(failure), remedy)
+        return CheckResult.failed("sender", str(failure), self._reply_remedy(failure) or remedy)
+
+    def _silent_or_wrong(self, failure: DeliveryError) -> CheckResult:
+        if failure.code is not None:
+            remedy = self._reply_remedy(failure) or "the server rejects this client: look at its log"
+        elif isinstance(failure, TimeoutError):
+            remedy = (
+                'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]; '
+                "for a slow greeting use --timeout"
+            )
+        else:
+            remedy = 'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]'
+        return CheckResult.failed("ehlo", str(failure), remedy)
+
+    def _no_login(self, failure: DeliveryError) -> CheckResult:
+        if isinstance(failure, TimeoutError):
+            remedy = "look at the server's log, or allow more time with --timeout"
+        elif failure.temporary:
+            remedy = "the server cannot verify the login now: retry later"
+        elif failure.code is None:
+            remedy = "compare the extensions in the line above, and look at the server's log"
+        else:
+            remedy = "the server refuses the login permanently: see its reply, and its log"
+        return CheckResult.failed("auth", str(failure), self._reply_remedy(failure) or remedy)
+
+    def _reply_remedy(self, failure: DeliveryError) -> str | None:
+        return reply_remedy(failure, self._settings, self._inspection.extensions)
 
     async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> DeliveryError | None:
         try:
@@ -165,7 +194,10 @@ def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
     if untrusted is not None:
         remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
         return CheckResult.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
-    if isinstance(failure, TimeoutError):
+    by_code = reply_remedy(failure, settings, {})
+    if by_code is not None:
+        remedy = by_code
+    elif isinstance(failure, TimeoutError):
         remedy = 'check that the port uses TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
     elif settings.use_ssl or is_tls_error(failure):
         remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; the server needs TLS 1.2 or newer'
@@ -180,30 +212,4 @@ def _clear_text(settings: EmailSettings, inspection: Inspection) -> CheckResult:
     offered = "; the server offers STARTTLS" if "starttls" in inspection.extensions else ""
     return CheckResult.warning(
         "tls", f"none: mail crosses the network unencrypted{offered}", 'set EMAIL["use_tls"] or EMAIL["use_ssl"]'
-    )
-
-
-def _silent_or_wrong(failure: DeliveryError) -> CheckResult:
-    if failure.code is not None:
-        remedy = "the server rejects this client: look at its log"
-    elif isinstance(failure, TimeoutError):
-        remedy = (
-            'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]; '
-            "for a slow greeting use --timeout"
-        )
-    else:
-        remedy = 'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]'
-    return CheckResult.failed("ehlo", str(failure), remedy)
-
-
-def _no_login(failure: DeliveryError) -> CheckResult:
-    if isinstance(failure, TimeoutError):
-        return CheckResult.failed("auth", str(failure), "look at the server's log, or allow more time with --timeout")
-    if failure.code is None:
-        return CheckResult.failed(
-            "auth", str(failure), "compare the extensions in the line above, and look at the server's log"
-        )
-    remedy = 'correct EMAIL["username"] and EMAIL["password"]; many providers require an app password'
-    return CheckResult.failed(
-        "auth", str(failure), "the server cannot verify the login now: retry later" if failure.temporary else remedy
     )

@@ -39,6 +39,17 @@ class EmailBackend(ABC):
         """Describe in a few words, without secrets, where mail goes; for the log and the command line."""
         return type(self).__name__
 
+    async def check(self) -> str | None:
+        """Find out, without sending anything, whether mail would be accepted now; for ``viperctl email check``.
+
+        Called after ``open``. Return one line about what was found, without secrets; None, the default, says that this
+        backend has nothing to find out.
+
+        Raises:
+            EmailError: mail would not be accepted; its text is shown.
+        """
+        return None
+
     @abstractmethod
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Deliver ``message`` to ``message.envelope.recipients``.

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,9 +58,16 @@ class RabbitmqJobStore:
         )
 
     def probe(self) -> None:
-        """Connect and log in."""
-        with self._connection(limit=1.0):
-            pass
+        """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent."""
+        with self._connection(limit=1.0, blocked_limit=1.0) as connection:
+            _require_readable(connection, QUEUE)
+            channel = connection.channel()
+            channel.confirm_delivery()
+            own = f"{QUEUE}.probe.{secrets.token_hex(8)}"
+            channel.queue_declare(own, exclusive=True, auto_delete=True)
+            channel.basic_publish("", own, b"", mandatory=True)
+            # With an alarm the first message is still confirmed, and nothing that follows it is read.
+            channel.queue_delete(own)
 
     def add(self, job: NewJob, *, deadline: float) -> None:
         """Return once RabbitMQ has confirmed it. A paused server accepts, when it goes on, what it has received."""
@@ -213,9 +221,12 @@ class RabbitmqJobStore:
                 return
 
     @contextlib.contextmanager
-    def _connection(self, *, limit: float) -> "Iterator[pika.BlockingConnection]":
+    def _connection(self, *, limit: float, blocked_limit: float = 60.0) -> "Iterator[pika.BlockingConnection]":
+        """``blocked_limit``: seconds that RabbitMQ may hold publishing up, as it does while it has an alarm."""
         try:
-            connection = pika.BlockingConnection(connection_parameters(self._settings, limit=limit))
+            parameters = connection_parameters(self._settings, limit=limit)
+            parameters.blocked_connection_timeout = blocked_limit
+            connection = pika.BlockingConnection(parameters)
             try:
                 yield connection
             finally:
@@ -223,6 +234,19 @@ class RabbitmqJobStore:
                     connection.close()
         except (AMQPError, AMQPConnectorException, OSError) as error:
             raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
+
+
+def _require_readable(connection: "pika.BlockingConnection", queue: str) -> None:
+    """Ask about ``queue``, which may not be declared yet.
+
+    Raises:
+        ChannelClosedByBroker: it may not be used.
+    """
+    try:
+        connection.channel().queue_declare(queue, passive=True)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != 404:  # NOT_FOUND
+            raise
 
 
 def _declare_passively(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:

@@ -29,6 +29,7 @@ logger = logging.getLogger("openviper.email")
 _BLOB_FROM = 64 * 1024  # bytes from which a part is stored once for all messages that have it
 _SLICE = 1024 * 1024  # bytes of an upload in one command, so that Redis serves others in between
 _UPLOAD_KEEP = 120_000  # ms that an unfinished upload stays
+_PROBE_KEPT = 1000  # milliseconds
 _SEND_LIMIT = 1.0  # seconds that a send waits for one answer
 _ACCEPT_WITHIN = 0.7  # seconds within which the server may accept a message: while we still wait for its answer
 _CLOCK_FRESH = 10.0  # seconds for which a comparison of clocks counts
@@ -58,9 +59,11 @@ class RedisJobStore:
         self._purge = register(scripts.PURGE)
 
     def probe(self) -> None:
-        """Ask Redis for its time, and compare the clocks."""
+        """Compare the clocks, and write a key as a send does: a full, read-only or forbidding server refuses that."""
         with _translate_errors():
             self._compare_clocks()
+            key = f"{self._prefix}probe"
+            self._send_client.pipeline(transaction=False).set(key, b"", px=_PROBE_KEPT).delete(key).execute()
 
     def add(self, job: NewJob, *, deadline: float) -> None:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -13,7 +13,7 @@ from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import WireFailure, message_refused_error, peer_name, wire_error
 from openviper.core.email.backends.smtp.handshake import Handshake
 from openviper.core.email.backends.smtp.replies import Reply
-from openviper.core.email.errors import MessageRefused
+from openviper.core.email.errors import DeliveryError, MessageRefused
 from openviper.core.email.message import Envelope
 from openviper.core.email.settings import EmailSettings
 from openviper.text import shown
@@ -100,6 +100,11 @@ class Inspection:
     def auth_methods(self) -> tuple[str, ...]:
         """Return the AUTH methods that the last EHLO offers, in lower case."""
         return tuple(self._handshake.client.server_auth_methods)
+
+    @property
+    def auth_refusals(self) -> Sequence[DeliveryError]:
+        """Return the errors of the AUTH methods that were refused so far, also while the login goes on."""
+        return tuple(self._handshake.auth_refusals)
 
     @property
     def tls(self) -> TlsSession | None:
