@@ -1,12 +1,14 @@
 """Write a message as text that is equal in every run."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
 from typing import cast
 
 __all__ = ["snapshot"]
 
+_CONTENT_ID = re.compile(r"<((.+)\.[0-9a-f]{16}@[^@>]+)>")
 _CHANGING = {"date": "<date>", "message-id": "<message-id>"}
 _SHOWN_BY_PARTS = frozenset({"content-type", "content-transfer-encoding", "mime-version", "content-disposition"})
 
@@ -17,7 +19,17 @@ def snapshot(message: EmailMessage, message_id: str, bcc: Sequence[str]) -> str:
     if bcc:
         lines.append(f"(Bcc: {', '.join(bcc)})")
     shown = "\n".join([*lines, *_part(message, 0)]).rstrip() + "\n"
+    for given, written in _content_ids(message):
+        shown = shown.replace(written, given)
     return shown.replace(message_id, "<message-id>")
+
+
+def _content_ids(message: EmailMessage) -> Iterator[tuple[str, str]]:
+    """Yield the content ids that are made from the Message-ID, as given and as written."""
+    for part in message.walk():
+        match = _CONTENT_ID.fullmatch(str(part["content-id"] or ""))
+        if match is not None:
+            yield match[2], match[1]
 
 
 def _headers(message: EmailMessage) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ class AttachmentData:
     """One attachment, ready to be encoded.
 
     ``inline`` with a ``content_id`` makes it a part that the HTML shows by ``cid:content_id`` (RFC 2392).
+    An id without ``@`` is sent as a msg-id made from it, in the HTML too.
     """
 
     filename: str

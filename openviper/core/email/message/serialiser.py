@@ -13,6 +13,7 @@ from functools import lru_cache
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message.content_ids import with_msg_ids
 from openviper.core.email.message.header_lines import (
     address_header,
     date_header,
@@ -99,6 +100,7 @@ def serialise(message: PreparedMessage) -> Chunks:
     boundary = _boundary(message)
     if not message.attachments:
         return _joined([_header(message).encode(), *_body(message, (), boundary)])
+    message = with_msg_ids(message)
     attached = [attachment for attachment in message.attachments if not attachment.inline]
     inline = [attachment for attachment in message.attachments if attachment.inline]
     if inline and message.html is None:

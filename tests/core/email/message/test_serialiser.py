@@ -202,7 +202,7 @@ def test_related_names_its_root_and_inline_parts_their_content_id() -> None:
     message = parsed(html='<img src="cid:logo.png">', text=None, attachments=[LOGO])
     assert message.get_param("type") == "text/html"
     image = list(message.iter_parts())[1]
-    assert image["Content-ID"] == "<logo.png>"
+    assert re.fullmatch(r"<logo\.png\.[0-9a-f]{16}@example\.com>", image["Content-ID"])
     assert image.get_content_disposition() == "inline"
     assert image.get_filename() == "logo.png"
     assert image.get_payload(decode=True) == b"\x89PNG"
