@@ -91,9 +91,9 @@ EventKind = Literal[
 class MessageEvent:
     """One step in the life of a message.
 
-    ``message`` is the ``OutgoingMessage``, so that a listener can show it; ``detail`` is the server's reply or the
-    reason, without secrets; ``refused`` are the recipients who did not receive what others did; ``at`` is Unix time in
-    seconds.
+    ``message`` is the ``OutgoingMessage``, read-only with all it holds, so that a listener can show it; ``detail`` is
+    the server's reply or the reason, without secrets; ``refused`` are the recipients who did not receive what others
+    did; ``at`` is Unix time in seconds.
     """
 
     kind: EventKind

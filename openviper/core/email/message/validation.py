@@ -6,11 +6,10 @@ Nothing is repaired: a value is sent as given, or refused.
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from openviper.core.email.addresses import Address, parse_address
-from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.attachments import AttachmentData, ReadOnlyAttachment
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
 from openviper.core.email.message.header_lines import MAX_WORD, can_fold
 from openviper.text import control_character, shown
@@ -178,7 +177,7 @@ def is_message_id(value: str) -> bool:
 
 
 def checked_attachment(attachment: AttachmentData) -> AttachmentData:
-    """Return a copy of the attachment as it is sent; an inline one has a content id, by default its file name.
+    """Return a read-only copy of the attachment as sent; an inline one has a content id, by default its file name.
 
     Raises:
         AttachmentRefused: a value of it cannot be sent as given.
@@ -198,7 +197,7 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     _check_mime_type(attachment)
     content_id = attachment.content_id
     if content_id is None and not attachment.inline:
-        return replace(attachment)
+        return _read_only(attachment, None)
     identifier: Any = name if content_id is None else content_id
     if (
         not isinstance(identifier, str)
@@ -210,7 +209,13 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
         raise AttachmentRefused(
             name, f"content_id: must be letters, digits and some of !#$&'*+/=?^_`{{|}}~.@- ({hint})"
         )
-    return replace(attachment, content_id=identifier)
+    return _read_only(attachment, identifier)
+
+
+def _read_only(attachment: AttachmentData, content_id: str | None) -> ReadOnlyAttachment:
+    return ReadOnlyAttachment(
+        attachment.filename, attachment.content, attachment.mimetype, attachment.inline, content_id
+    )
 
 
 def _checked_name(name: Any) -> str:

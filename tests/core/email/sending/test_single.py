@@ -1,11 +1,14 @@
 """send_email as an application calls it, with what it sends read back from the memory backend."""
 
 import asyncio
+import copy
 import inspect
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import FrozenInstanceError, replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -18,9 +21,11 @@ from support.patience import PATIENCE
 
 from openviper.conf import override
 from openviper.core.email import (
+    AttachmentData,
     DeliveryMode,
     InvalidAddress,
     InvalidMessage,
+    MessageEvent,
     TemplateFailed,
     send_email,
     send_email_sync,
@@ -329,3 +334,29 @@ async def test_css_of_html_that_a_call_gives_is_inlined(tmp_path: Path, more: di
         with pytest.raises(InvalidMessage, match=r"^html: must be a str, not bytes"):
             await send_email("b@example.test", "Hello", html=b"<p>", **more)  # type: ignore[arg-type]
     await mailer.aclose()
+
+
+@pytest.mark.parametrize(("field", "value"), [("content", b"edited"), ("filename", "b.txt"), ("content_id", "x@y")])
+async def test_a_listener_cannot_change_what_others_see_of_a_message(mailer: Mailer, field: str, value: Any) -> None:
+    given = AttachmentData("a.txt", b"as sent", "text/plain")
+    refused: list[str] = []
+
+    def edit(event: MessageEvent) -> None:
+        for edited in (event, event.message, event.message.prepared, event.message.prepared.attachments[0]):
+            for change in (lambda one=edited: setattr(one, field, value), lambda one=edited: delattr(one, field)):
+                with pytest.raises((FrozenInstanceError, TypeError)):
+                    change()
+                refused.append(event.kind)
+
+    unsubscribe = subscribe(edit)
+    try:
+        await send_email("b@example.test", "Hello", "Hello", attachments=[given])
+    finally:
+        unsubscribe()
+    assert refused == ["sending"] * 8 + ["delivered"] * 8
+    assert isinstance(mailer.backend, MemoryBackend)
+    (kept,) = mailer.backend.messages[-1].prepared.attachments
+    assert kept == given == pickle.loads(pickle.dumps(kept)) == copy.deepcopy(kept) == replace(kept)
+    assert kept != replace(kept, filename="c.txt")
+    given.filename = "mine.txt"
+    assert kept.filename == "a.txt"
