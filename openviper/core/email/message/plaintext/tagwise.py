@@ -6,9 +6,9 @@ from html import unescape
 from openviper.core.email.message.plaintext.elements import (
     BY_ATTRIBUTE,
     DROPPED,
-    HIDDEN,
     ON_ENTERING,
     ON_LEAVING,
+    is_left_out,
 )
 from openviper.core.email.message.plaintext.layout import TextLayout
 from openviper.markup import MOST_ATTRIBUTES, Tag, attribute_text, attributes, read_tags
@@ -16,7 +16,7 @@ from openviper.markup import MOST_ATTRIBUTES, Tag, attribute_text, attributes, r
 __all__ = ["lay_out"]
 
 _MOST_OPEN = 250  # deeper elements are read as if they were not there
-_NEVER_CLOSED = frozenset({"br", "embed", "hr", "img", "input", "link", "meta"})
+_NEVER_CLOSED = frozenset({"area", "base", "br", "embed", "hr", "img", "input", "link", "meta"})
 # The others leave nothing in the layout that their end would have to take back.
 _KEPT_OPEN = frozenset({"a", "blockquote", "dd", "dir", "li", "menu", "ol", "pre", "table", "ul"})
 _ENDED_BY_THE_NEXT = frozenset({"dd", "dt", "li", "p", "td", "th", "tr"})
@@ -85,7 +85,9 @@ class _TagReader:
     def _begin(self, tag: Tag) -> None:
         name = tag.name
         values = self._attributes(tag)
-        if name in DROPPED or "hidden" in values or HIDDEN.search(values.get("style", "")):
+        if name == "base":
+            self._layout.set_base(values.get("href", ""))
+        if name in DROPPED or is_left_out(name, values):
             if name not in _NEVER_CLOSED and not (tag.self_closing and name in ("svg", "math")):
                 self._unseen, self._unseen_depth = name, 1
             return
@@ -95,7 +97,9 @@ class _TagReader:
                 return
             self._open.append(name)
             self._counts[name] += 1
-        if name in BY_ATTRIBUTE:
+        if name == "area" and values.get("href"):
+            self._layout.write_link(values["href"], values.get("alt", ""))
+        elif name in BY_ATTRIBUTE:
             attribute, read = BY_ATTRIBUTE[name]
             read(self._layout, values.get(attribute, ""))
         elif name in ON_ENTERING:

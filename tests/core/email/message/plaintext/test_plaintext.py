@@ -25,7 +25,7 @@ from openviper.core.email.message.plaintext import html_to_text
         ('x <img src="a.png" alt="A cat"> y<img src="spacer.gif">', "x A cat y"),
         ("<q>so</q>", '"so"'),
         ("<dl><dt>a<dd>b<dt>c<dd>d</dl>", "a\n  b\nc\n  d"),
-        ("Grüße  an\n alle<b> hier </b>\u00a0und", "Grüße an alle hier  und"),
+        ("Grüße  an\n alle<b> hier </b>\u00a0und", "Grüße an alle hier und"),
         ("<form><input value=x><button>Go</button><select><option>o</select></form>", "Go"),
     ],
 )
@@ -66,9 +66,57 @@ def test_other_elements_known_or_not_stay_in_the_line(tag: str) -> None:
         ('<a href="javascript:alert(1)">a</a> <a href="cid:1">b</a>', "a b"),
         ('<a href=" http://e.com/a b\n">t</a>', "t (http://e.com/a%20b)"),
         ("see <a href=http://a.example> <b>this</b> </a> now", "see this (http://a.example) now"),
+        ('<a href="mailto:">a@b.example</a>', "a@b.example"),
+        ('<a href="mailto:?subject=See">Tell a friend</a>', "Tell a friend"),
+        ('<a href="http://">soon</a> <a href="sms:">text us</a>', "soon text us"),
+        ('<a href="/yes">Yes</a><a href="/no">No</a>', "Yes (/yes) No (/no)"),
+        ('<a href="/a">One</a>, <a href="/b">two</a>.', "One (/a), two (/b)."),
+        ('<a href="http://a.example">a.example</a><a href="http://b.example">b.example</a>', "a.example b.example"),
+        ('<a href="/f"><img alt="Facebook"></a><a href="/x"><img alt="X"></a>', "Facebook (/f) X (/x)"),
+        ('<img alt="Logo"><b>Shop</b>', "Logo Shop"),
     ],
 )
 def test_links_keep_their_addresses(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ('<base href="https://e.example/shop/"><a href="tea">Tea</a>', "Tea (https://e.example/shop/tea)"),
+        ('<base href="https://e.example/shop/"><a href="/t?a=1">Tea</a>', "Tea (https://e.example/t?a=1)"),
+        ('<base target=_blank><base href="https://e.example"><a href="//f.example/">F</a>', "F (https://f.example/)"),
+        (
+            '<base href="https://e.example"><a href="#top">up</a> <a href="mailto:a@b.example">W</a>',
+            "up W (a@b.example)",
+        ),
+        ('<base href="https://[/"><a href="tea">Green</a>', "Green (tea)"),
+    ],
+)
+def test_relative_links_start_from_the_base_of_the_document(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+def test_the_areas_of_an_image_map_are_links() -> None:
+    areas = '<area href="https://e.example/tea" alt="Tea"><area href="https://e.example/cups"><area alt="None">'
+    assert html_to_text(f'<img alt="Menu" usemap="#m"><map name="m">{areas}</map>end') == (
+        "Menu\nTea (https://e.example/tea)\nhttps://e.example/cups\nend"
+    )
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("&nbsp;<p>&nbsp;</p>Hi&nbsp;&nbsp; Ana<p>&nbsp;&zwnj;&nbsp;</p>10&nbsp;kg", "Hi Ana\n\n10 kg"),
+        ('<a href="/b">&nbsp;&nbsp;&#8202;Buy&ensp;</a>', "Buy (/b)"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ('<div style="white-space: pre-line">\n a\n  b  c\r\n\nd</div>e', "a\nb c\n\nd\ne"),
+        ('<div style="white-space:pre-wrap">a\n  b</div>e', "a\n  b\ne"),
+        ('<div style="white-space:pre-line">a\n<p style="white-space:normal">b\nc</p></div>', "a\n\nb c"),
+        ('<div style="white-space:nowrap">a\nb</div>', "a b"),
+    ],
+)
+def test_padding_is_one_blank_and_kept_line_ends_stay(html: str, text: str) -> None:
     assert html_to_text(html) == text
 
 
@@ -97,10 +145,24 @@ def test_lists_quotations_and_preformatted_lines(html: str, text: str) -> None:
             "<table><tr><th>Item</th><th>Price</th></tr><tr><td>Tea</td><td>3.00</td></tr></table>",
             "Item | Price\nTea | 3.00",
         ),
-        ("<table><tr><td></td><td>a</td><td></td><td>b</td></tr></table>x", "a | b\n\nx"),
+        ("<table><tr><td></td><td>a</td><td></td><td>b</td></tr></table>x", "| a | | b\n\nx"),
         ('<table role="presentation"><tr><td>Left</td><td>Right</td></tr></table>', "Left\nRight"),
         ("<table><tr><td><table><tr><td>a</td><td>b</td></tr></table></td><td>c</td></tr></table>", "a | b\n\nc"),
         ("<table><tr><td><p>a</p><p>b</p></td><td>c</td></tr></table>", "a\n\nb\n\nc"),
+        ("<table><tr><td>Salary</td><td></td><td>900</td></tr></table>", "Salary | | 900"),
+        ("<table><tr><td>Salary<td>&nbsp;<td><span> </span><td>900</table>", "Salary | | | 900"),
+        ("<table><tr><th><th>2024<th>2025<tr><td>Rent<td><td>7<tr><td><td>5</table>", "| 2024 | 2025\nRent | | 7\n| 5"),
+        ('<table><tr><td width="20"><td>a<td width="20">&nbsp;<td>b</table>', "a | b"),
+        (
+            "<table><tr><td><p>Tea</p></td><td><p>3</p></td></tr><tr><td><p>Cup</p></td><td><p>4</p></td></tr></table>x",
+            "Tea | 3\nCup | 4\n\nx",
+        ),
+        ("<p>Top</p><table><tr><td><div>Tea</div><td><h3>3</h3></table>", "Top\n\nTea | 3"),
+        ('<table><tr><td><img alt="Photo"><td><h2>Title</h2><p>Text</table>', "Photo\n\nTitle\n\nText"),
+        ("<ul><li><table><tr><td><td>a<td>b<br>c</table></ul>", "- a\n  b\n  c"),
+        ("<table><tr><td>a<td><ul><li>b</ul></table>", "a\n\n- b"),
+        ("<table><tr><td>a<td>b<td><table><tr><td>c<td>d</table></table>", "a\nb\n\nc | d"),
+        ("<table><tr><td>a<td><a href='http://b.example'>b.example</a></table>", "a | b.example"),
         ("<table><caption>Cap</caption><tr><td>a</td></tr></table>", "Cap\na"),
     ],
 )
@@ -117,8 +179,19 @@ def test_data_tables_keep_rows_and_layout_tables_vanish(html: str, text: str) ->
         "<div hidden>preview</div>x",
         '<div style="DISPLAY : none;max-height:0">preview</div>x',
         '<span style="visibility:hidden"><b>preview</b></span>x',
+        '<div style="max-height:0;overflow:hidden">preview</div>x',
+        '<div style="height: 0px; color: red; OVERFLOW-Y: clip">preview</div>x',
+        '<div style="max-width:0.0em;overflow:hidden">preview</div>x',
+        '<div style="opacity:0%">preview</div>x',
+        '<div style="mso-hide:all">preview</div>x',
+        '<div style="font-size:0">preview <a href="/v">view</a></div>x',
+        '<div style="font-size : 0PX"><p>preview<span style="font-size:1em">more</span></p></div>x',
+        '<div style="display:block;display:none">preview</div>x',
+        '<div style="display:none ! important;display:block">preview</div>x',
+        '<div style="display:/* no */none">preview</div>x',
+        '<div style="display&#58;none">preview</div>x',
         "<template>t</template>x<svg><text>s</text></svg><iframe>f</iframe>",
-        "<noembed>n</noembed><noframes>n</noframes><object>o</object>x<canvas>c</canvas><map>m</map><math><mi>i</mi></math>",
+        "<noembed>n</noembed><noframes>n</noframes><object>o</object>x<canvas>c</canvas><math><mi>i</mi></math>",
         "<audio>a</audio><video>v</video><datalist>d</datalist>x<select><option>o</select><textarea>t</textarea>",
         "x\u200b\u00ad\u034f",
     ],
@@ -127,8 +200,30 @@ def test_what_html_readers_do_not_see_is_left_out(html: str) -> None:
     assert html_to_text(html) == "x"
 
 
-def test_shown_display_values_are_kept() -> None:
-    assert html_to_text('<div style="display:block">a</div>') == "a"
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<div style="display:block">x</div>',
+        '<div style="display:none;display:block">x</div>',
+        '<div style="backface-visibility:hidden">x</div>',
+        '<div style="color:red;/*display:none*/">x</div>',
+        "<div style=\"font-family:'display:none';x:'visibility:hidden'\">x</div>",
+        '<div style="background:url(a;display:none;b)">x</div>',
+        '<div style="max-height:0">x</div>',
+        '<div style="overflow:hidden;height:05px">x</div>',
+        '<div style="line-height:0;overflow:hidden">x</div>',
+        '<div style="opacity:0.5;mso-hide:none">x</div>',
+        '<div style="font-size:0.5em">x</div>',
+        '<div style="font-size:0"><p style="font-size:14px">x</p></div>',
+        '<div style="font-size:0"><img alt="x"></div>',
+        '<div style="display:"none"">x</div>',
+        '<div hidden style="display:block">x</div>',
+        '<div style="visibility:hidden"><b style="visibility:visible">x</b></div>',
+        '<a style="mso-hide:all">x</a>',
+    ],
+)
+def test_what_merely_looks_hidden_is_kept(html: str) -> None:
+    assert html_to_text(html) == "x"
 
 
 def test_lines_end_without_blanks_and_one_empty_line_at_most_follows_another() -> None:
@@ -171,6 +266,10 @@ _HOSTILE = {
     "closing": "</p>" * 25_000,
     "hidden": "<p hidden>" * 10_000 + "x",
     "no-break spaces": "&nbsp;" * 16_000,
+    "styles": "".join(f"<p style='font-size:0;x:{n}'>x" for n in range(4_000)),
+    "long style": "<p style='" + "/*" * 25_000 + "(&quot;" * 5_000 + "'>x",
+    "areas": "<map>" + "<area href=x>" * 8_000,
+    "joined cells": "<table>" + "<tr><td><td>a<td>b<br>c" * 4_000,
     "open tag": "<a href='" + "x" * 100_000,
 }
 
@@ -209,6 +308,9 @@ def test_a_document_that_no_parser_is_given_is_laid_out_tag_by_tag() -> None:
         "<div style='display: none'>no<div>no</div></div><p hidden>no<p>yes": "yes",
         "<style>a{}</style><script>'<p>'</script><svg><text>no</text></svg><title>no</title>end": "end",
         "<img alt='A cat'><!-- no -->": "A cat",
+        "<p style='max-height:0;overflow:hidden'>no</p><p style='backface-visibility:hidden'>yes": "yes",
+        "<map><area href='https://e.com/t' alt='Tea'></map>": "Tea (https://e.com/t)",
+        "<table><tr><td>Salary<td><td>900</table>": "Salary | | 900",
     }
     html = "<hr>".join(pieces) + "<hr>" + "<section>" * 3_000
     rule = f"\n\n{'-' * 40}\n\n"
