@@ -23,6 +23,8 @@ _RULE = "-" * 40
 @dataclass(slots=True)
 class _Table:
     for_layout: bool
+    after_cell: bool = False  # a separator was due in the row around it
+    used: bool = False  # it has text, so the tables around it are there for the layout
     headed: bool = False  # it has header cells, so each empty cell keeps its place
     opened: bool = False  # the current row has a cell
     written: bool = False  # the current row has text
@@ -198,25 +200,21 @@ class TextLayout:
         self.begin_paragraph()
 
     def open_table(self, *, for_layout: bool) -> None:
-        if self._tables:
-            outer = self._tables[-1]
-            outer.for_layout = True
-            if outer.joints:
-                self._split_row(outer)
-        self._cell = False
         self._begin_block(paragraph=not for_layout)
-        self._tables.append(_Table(for_layout))
+        self._tables.append(_Table(for_layout, after_cell=self._cell))
+        self._cell = False
 
     def close_table(self) -> None:
         table = self._tables.pop() if self._tables else None
+        self._cell = table is not None and table.after_cell and not table.used
         self._begin_block(paragraph=table is not None and not table.for_layout)
 
     def open_row(self) -> None:
         self.close_row()
-        self._cell = False
 
     def close_row(self) -> None:
         self.begin_line()
+        self._cell = False
         if self._tables:
             table = self._tables[-1]
             table.end_row()
@@ -308,6 +306,8 @@ class TextLayout:
 
     def _begin_text_line(self) -> None:
         table = self._tables[-1] if self._tables else None
+        if table is not None and not table.used:
+            self._use_table(table)
         if self._breaks:
             if table is not None and table.follows and not table.written:
                 self._breaks = 1
@@ -323,6 +323,16 @@ class TextLayout:
                 line.append("| " * table.empty)
                 table.empty = 0
             table.start = len(line)
+
+    def _use_table(self, table: _Table) -> None:
+        """Take the tables around ``table`` for layout, now that it has text."""
+        table.used = True
+        for outer in reversed(self._tables[:-1]):
+            if outer.joints:
+                self._split_row(outer)
+            if outer.used and outer.for_layout:
+                break
+            outer.used = outer.for_layout = True
 
     def _join_cell(self) -> None:
         table, line = self._tables[-1], self._line
@@ -369,11 +379,17 @@ class TextLayout:
 
     def _flush(self) -> None:
         if self._line:
-            if self._tables and self._tables[-1].joints:
-                self._split_row(self._tables[-1])
+            if self._tables:
+                self._end_line_of_row(self._tables[-1])
             self._lines.append("".join(self._line).rstrip())
             self._line.clear()
         self._cell = False
+
+    def _end_line_of_row(self, table: _Table) -> None:
+        if not table.used:
+            self._use_table(table)
+        if table.joints:
+            self._split_row(table)
 
     def _start_of_line(self) -> str:
         if not self._markers:

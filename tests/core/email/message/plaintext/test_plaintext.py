@@ -1,5 +1,6 @@
 """What a reader of the text part gets from HTML."""
 
+import random
 import sys
 import time
 
@@ -161,6 +162,10 @@ def test_lists_quotations_and_preformatted_lines(html: str, text: str) -> None:
         ('<table><tr><td><img alt="Photo"><td><h2>Title</h2><p>Text</table>', "Photo\n\nTitle\n\nText"),
         ("<ul><li><table><tr><td><td>a<td>b<br>c</table></ul>", "- a\n  b\n  c"),
         ("<table><tr><td>a<td><ul><li>b</ul></table>", "a\n\n- b"),
+        (
+            "<table><tr><td><table><td><img></table>Visa<td>9<tr><td>Tea<td><table></table>3</table>",
+            "Visa | 9\nTea | 3",
+        ),
         ("<table><tr><td>a<td>b<td><table><tr><td>c<td>d</table></table>", "a\nb\n\nc | d"),
         ("<table><tr><td>a<td><a href='http://b.example'>b.example</a></table>", "a | b.example"),
         ("<table><caption>Cap</caption><tr><td>a</td></tr></table>", "Cap\na"),
@@ -342,3 +347,24 @@ def test_a_newsletter_of_30_kb_takes_about_a_millisecond() -> None:
         html_to_text(html)
         seconds.append(time.thread_time() - begun)
     assert min(seconds) < 0.1 * _TRACED
+
+
+_PIECES = (
+    *("table", "tr", "td", "td width=9", "th", "caption", "ul", "ol", "li", "dd", "p", "div", "pre", "blockquote", "q"),
+    *("hr", "br", "img alt=x", "a href=http://a.example", "area href=u alt=v", "table role=none"),
+    *("b style=font-size:0", "i style=font-size:9px", "div style=white-space:pre-wrap", "p style=white-space:pre-line"),
+    *("u style=visibility:hidden", "s style=visibility:visible"),
+)
+
+
+def test_no_order_of_tags_fails_or_leaves_a_separator_alone() -> None:
+    chance = random.Random(7)
+    for _ in range(3_000):
+        html = ""
+        for _ in range(chance.randrange(1, 40)):
+            piece = chance.choice(_PIECES)
+            text = chance.choice(("x", "y z", " ", "\n", "&nbsp;", "w\nv"))
+            html += chance.choice((f"<{piece}>", f"<{piece}>", f"</{piece.partition(' ')[0]}>", text))
+        lines = html_to_text(html).split("\n")
+        blank_kept = "<pre>" in html or "pre-wrap" in html  # where a blank is text
+        assert blank_kept or not any(line.strip(" >-") in ("|", "| |") for line in lines), html
