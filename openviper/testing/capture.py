@@ -216,6 +216,7 @@ class CaptureTransport(Transport):
     """Passes every message to a :class:`Capture`, in place of the mailer's ``own`` transport."""
 
     immediate = True
+    observed = True
 
     def __init__(self, capture: Capture, settings: EmailSettings, own: Transport | None = None) -> None:
         self._capture = capture

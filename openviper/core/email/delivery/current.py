@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from weakref import ref
 
+from openviper.core.email.delivery.dispatcher import Dispatcher
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox, stay_current
 from openviper.core.email.settings import EmailSettings
@@ -88,7 +90,8 @@ async def current_mailer() -> Mailer:
     if mailer is None:
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
         _of_loop.set(mailer)
-        at_loop_end(partial(_close, mailer))
+        # Weak, so that the connections of a mailer which changed settings have replaced are closed with it.
+        at_loop_end(partial(_close, ref(mailer), mailer.dispatcher, mailer.settings.shutdown_timeout))
     if not mailer.opened:
         await mailer.open()
     return mailer
@@ -101,7 +104,11 @@ def _known_mailer() -> Mailer | None:
     return None if mailer is None or mailer.closed or mailer.outdated else mailer
 
 
-async def _close(mailer: Mailer) -> None:
+async def _close(kept: "ref[Mailer]", dispatcher: Dispatcher, shutdown_timeout: float) -> None:
+    mailer = kept()
+    if mailer is None:
+        await dispatcher.drain(shutdown_timeout)
+        return
     await mailer.aclose()
     if _of_loop.get() is mailer:
         _of_loop.discard()

@@ -7,7 +7,7 @@ import traceback
 
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
-from openviper.core.email.events import DeliveryMode, DeliveryReport
+from openviper.core.email.events import DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
@@ -38,7 +38,9 @@ async def attempt_delivery(
     ``time_limit`` in seconds ends an attempt that takes longer as an uncertain one; None leaves the limits to the
     transport. Never raises what a delivery can raise: the decision holds the error.
     """
-    transport.publish("sending", message)
+    watched = transport.observed or listening()
+    if watched:
+        transport.publish("sending", message)
     try:
         if time_limit is None:
             outcome: DeliveryReport | Exception = await transport.send(message, pipeline=pipeline)
@@ -51,7 +53,7 @@ async def attempt_delivery(
     except Exception as error:  # noqa: BLE001 - a backend may be anybody's; the decision holds the error
         outcome = error
     decision = after_attempt(progress, outcome, policy, now=time.time())
-    if isinstance(outcome, DeliveryReport):
+    if watched and isinstance(outcome, DeliveryReport):
         transport.publish("delivered", message, outcome.outcome, refused=tuple(outcome.refused))
     if mode is not DeliveryMode.INLINE:
         log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)

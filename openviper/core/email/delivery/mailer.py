@@ -9,7 +9,7 @@ from jinja2 import Environment
 from openviper.conf.imports import import_string
 from openviper.core.email.backends import EmailBackend
 from openviper.core.email.delivery.dispatcher import Dispatcher
-from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transport
+from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transports
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
@@ -72,9 +72,9 @@ class Mailer:
     @property
     def transport(self) -> Transport:
         """Return the transport for a new message: the one installed for this process, or else the mailer's own."""
-        make = installed_transport()
-        if make is None:
+        if not installed_transports:
             return self.own_transport
+        make = installed_transports[-1]
         if self._installed is None or self._installed[0] is not make:
             self._installed = make, make(self.settings, self.own_transport)
         return self._installed[1]

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from openviper.core.email.delivery.current import current_mailer
+from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.delivery.mailer import Mailer
@@ -15,7 +16,6 @@ from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.queue import JobQueue
 from openviper.core.email.queue.retry import Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
 
@@ -101,7 +101,13 @@ class _Submission:
 
     @property
     def broker(self) -> bool:
-        return not self.broker_failed and self.transport.queue is not None
+        if self.broker_failed:
+            return False
+        if self.transport.queue is not None:
+            return True
+        if self._asked_for and not self.transport.in_memory:
+            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
+        return False
 
     @property
     def in_request(self) -> bool:
@@ -132,8 +138,6 @@ class _Submission:
         if mode is DeliveryMode.DEFERRED:
             assert self.outbox is not None, "deferred means in a request"
             self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
-        if mode in (DeliveryMode.DEFERRED, DeliveryMode.INLINE):
-            self._warn_if_there_is_no_broker()
         return mode
 
     async def release(self) -> None:
@@ -152,12 +156,19 @@ class _Submission:
         try:
             mode = await self.leave()
         except QueueUnavailable as error:
-            logger.error("message %s was not queued, and it must wait: it is lost: %s", self.message.message_id, error)
-            self.transport.publish("failed", self.message, str(error))
+            logger.warning("message %s is not queued yet, although it must wait: %s", self.message.message_id, error)
+            await self._dispatch(EnqueueTransport(self.transport, mailer.settings, self.schedule))
             return
         if mode is DeliveryMode.INLINE:
-            delivery = mailer.dispatcher.accept(self.message, self.transport)
-            await asyncio.shield(delivery.done)
+            await self._dispatch(self.transport)
+
+    async def _dispatch(self, transport: Transport) -> None:
+        """Have the dispatcher deliver it: after the response in a request, else before this returns."""
+        dispatcher = self.mailer.dispatcher
+        if self.outbox is not None and self.in_request:
+            self.outbox.add(dispatcher, self.message, transport)
+        else:
+            await asyncio.shield(dispatcher.accept(self.message, transport).done)
 
     def drop(self) -> None:
         """Discard it: the transaction was rolled back."""
@@ -197,7 +208,7 @@ class _Submission:
         queue, schedule = self.transport.queue, self.schedule
         assert queue is not None, "queued means that there is a queue"
         try:
-            await self._give_to(queue)
+            await enqueue(queue, self.message, self.mailer.settings, schedule)
         except QueueUnavailable as error:
             if schedule.later:
                 raise
@@ -207,20 +218,7 @@ class _Submission:
         self.transport.publish("queued", self.message)
         return True
 
-    async def _give_to(self, queue: JobQueue) -> None:
-        if not await queue.answers():
-            raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
-        await queue.enqueue(
-            self.message, self.mailer.settings, due_at=self.schedule.due_at, expires_at=self.schedule.expires_at
-        )
-
     @property
     def _asked_for(self) -> bool:
         """True when the queue was asked for, not only used because it is there."""
         return bool(self.background) or self.use_background_worker is True
-
-    def _warn_if_there_is_no_broker(self) -> None:
-        if not self._asked_for or self.background is False or self.transport.in_memory:
-            return
-        if self.transport.queue is None:
-            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)

@@ -1,8 +1,12 @@
 """Carry messages away: deliver them now through a backend, or give them to the workers of a queue."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from typing import Any
+from weakref import finalize, ref
 
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
@@ -13,7 +17,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["BackendTransport", "Transport", "TransportFactory", "installed_transport", "using_transport"]
+__all__ = ["BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
 
 
 class Transport(ABC):
@@ -27,6 +31,8 @@ class Transport(ABC):
     """True when retries need no pause and a request waits for its own mail, because nothing leaves the process."""
     pipelines = False
     """True when ``send`` with ``pipeline`` gains anything."""
+    observed = False
+    """True when ``publish`` has a purpose besides calling the listeners of this process."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     opened = False
@@ -73,6 +79,7 @@ class BackendTransport(Transport):
 
     def __init__(self, settings: EmailSettings) -> None:
         self.backend: EmailBackend = get_backend(settings=settings)
+        self._abandoned: finalize[[EmailBackend, ref[asyncio.AbstractEventLoop]], BackendTransport] | None = None
         self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend)
 
@@ -82,31 +89,49 @@ class BackendTransport(Transport):
         return None if self.in_memory else current_queue()
 
     async def open(self) -> None:
-        """Open the backend."""
+        """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
         await self.backend.open()
+        self._abandoned = finalize(self, _close_abandoned, self.backend, ref(asyncio.get_running_loop()))
+        self._abandoned.atexit = False
         await super().open()
 
     async def aclose(self) -> None:
         """Close the backend."""
+        if self._abandoned is not None:
+            self._abandoned.detach()
         await super().aclose()
         await self.backend.aclose()
 
-    async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:
-        """Send through the backend.
-
-        Raises:
-            DeliveryError: nobody received it, or it is uncertain.
-        """
-        return await (self.backend.send_pipelined(message) if pipeline else self.backend.send(message))
+    def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> Coroutine[Any, Any, DeliveryReport]:
+        """Send through the backend; see :meth:`Transport.send`."""
+        return self.backend.send_pipelined(message) if pipeline else self.backend.send(message)
 
     def describe(self) -> str:
         """Return the backend's own description."""
         return self.backend.describe()
 
 
+_closing: set["asyncio.Task[None]"] = set()
+
+
+def _close_abandoned(backend: EmailBackend, kept: "ref[asyncio.AbstractEventLoop]") -> None:
+    """Close ``backend`` on its event loop; called on any thread."""
+    loop = kept()
+    if loop is not None and loop.is_running():
+        with suppress(RuntimeError):  # the loop has ended in this moment, and its connections with it
+            loop.call_soon_threadsafe(_start_closing, backend, context=Context())
+
+
+def _start_closing(backend: EmailBackend) -> None:
+    task = asyncio.get_running_loop().create_task(backend.aclose())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
 TransportFactory = Callable[[EmailSettings, Transport], Transport]
 """Builds a transport from a mailer's settings and its own transport."""
-_installed: list[TransportFactory] = []
+installed_transports: list[TransportFactory] = []
+"""The factories of ``using_transport``, the innermost one last; empty outside any."""
 
 
 @contextmanager
@@ -116,14 +141,9 @@ def using_transport(make: TransportFactory, *, queue: JobQueue) -> Iterator[None
     Concerns messages accepted in this block, from any thread and event loop. ``queue`` takes what is queued meanwhile.
     Inside another such block the inner one counts.
     """
-    _installed.append(make)
+    installed_transports.append(make)
     try:
         with using_queue(queue):
             yield
     finally:
-        _installed.remove(make)
-
-
-def installed_transport() -> TransportFactory | None:
-    """Return the factory of the innermost ``using_transport``, or None outside any."""
-    return _installed[-1] if _installed else None
+        installed_transports.remove(make)

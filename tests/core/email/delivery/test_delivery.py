@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import pytest
 from support.prepared import make_outgoing
+from support.smtpd import SmtpServer
 
 from openviper.conf import override
 from openviper.core.email import (
@@ -261,3 +262,27 @@ async def test_a_listener_that_fails_is_logged_and_changes_nothing(caplog: pytes
     unsubscribe()
     assert "broken listener" in caplog.text
     assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+async def test_a_mailer_that_changed_settings_have_replaced_closes_its_connections() -> None:
+    with SmtpServer() as server:
+        for number in range(20):
+            email = {**server.settings(), "default_sender": "shop@example.test", "local_hostname": f"n{number}.test"}
+            with override(EMAIL=email):
+                await send_email("user@example.test", f"{number}", text="Hi")
+        gc.collect()
+        await server.until(lambda: server.open_connections <= 1)
+        assert len(server.messages) == 20
+
+
+async def test_a_replaced_mailer_delivers_what_it_accepted() -> None:
+    with SmtpServer() as server:
+        email = {**server.settings(), "default_sender": "shop@example.test"}
+        outbox = RequestOutbox()
+        with override(EMAIL=email), collecting(outbox):
+            assert (await submit_email("user@example.test", "deferred", text="Hi")).mode is DEFERRED
+        with override(EMAIL={**email, "local_hostname": "other.test"}):
+            await send_email("user@example.test", "inline", text="Hi")
+            gc.collect()
+            await asyncio.gather(*(delivery.done for delivery in outbox.flush()))
+        assert sorted(message.parse()["Subject"] for message in server.messages) == ["deferred", "inline"]

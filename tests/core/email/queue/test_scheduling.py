@@ -1,6 +1,7 @@
 """``send_at``, ``delay`` and ``expires_at`` on either broker, with a real worker and mail server."""
 
 import asyncio
+import logging
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from openviper.conf import override
 from openviper.core.email import DeliveryMode, InvalidMessage, QueueUnavailable, send_email, submit_email
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import FailedJob
+from openviper.db.transaction import Record, entered
 
 
 def arrivals(scene: Any) -> dict[str, float]:
@@ -107,3 +109,25 @@ async def test_what_must_wait_is_refused_where_there_is_no_broker(tasks: dict[st
             with pytest.raises(InvalidMessage, match=r'no broker can keep.*TASKS\["broker"\]'):
                 await send_email("a@example.com", "Later", text="", **when)
     assert smtp.messages == []
+
+
+async def test_what_a_commit_has_promised_for_later_is_queued_when_the_broker_is_back(
+    scene: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Held mail with a delay, and a broker that is down at the moment of the commit."""
+    caplog.set_level(logging.INFO, "openviper.email")
+    record = Record()
+    with entered(record):
+        receipt = await submit_email("a@example.com", "", text="", delay=8)
+    assert receipt.mode is DeliveryMode.HELD
+    await asyncio.to_thread(scene.broker.kill)
+    (held,) = record.commit()
+    released = asyncio.ensure_future(held.on_commit())  # type: ignore[arg-type]
+    async with asyncio.timeout(PATIENCE):
+        while "attempt 1 failed" not in caplog.text:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(scene.broker.start)
+    await asyncio.wait_for(released, PATIENCE)
+    with scene.worker():
+        await scene.smtp.arrive(1)
+    assert "was not delivered" not in caplog.text
