@@ -13,7 +13,6 @@ _OPAQUE = re.compile(
     r"|\((?:[^()\"']|\"[^\"]*+\"|'[^']*+')*+\)?",
     re.DOTALL,
 )
-_IMPORTANT = re.compile(r"\s*!\s*important\s*\Z")
 _ZERO = re.compile(r"[+-]?(?:0+(?:\.0*)?|\.0+)(?:[a-z]+|%)?")
 _CUT_OFF = ("overflow", "overflow-x", "overflow-y")
 _EXTENTS = ("max-height", "height", "max-width", "width")
@@ -32,8 +31,9 @@ def declarations(style: str) -> Mapping[str, str]:
         name, value = name.strip(), value.strip()
         if not colon or not value:
             continue
-        if (mark := _IMPORTANT.search(value)) is not None:
-            value = value[: mark.start()]
+        before, mark, flag = value.rpartition("!")
+        if mark and flag.strip() == "important":
+            value = before.rstrip()
             important.add(name)
         elif name in important:
             continue

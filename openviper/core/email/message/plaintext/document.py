@@ -60,11 +60,12 @@ def html_to_text(html: str) -> str:
 def _exceptions(parser: LexborHTMLParser, layout: TextLayout) -> dict[int, _Element | None]:
     """Map nodes to what they do differently from their element; None for those that are left out."""
     found: dict[int, _Element | None] = {}
+    around_visible = _around_visible(parser)
     styled: list[tuple[LexborNode, _Style]] = []
     for node in parser.css("[style]"):
         if (style := _style(node.attrs.sget("style"))) is None:
             continue
-        if style.hidden and _is_left_out(node):
+        if style.hidden and _is_left_out(node, around_visible):
             found[node.mem_id] = None
         else:
             styled.append((node, style))
@@ -76,7 +77,7 @@ def _exceptions(parser: LexborHTMLParser, layout: TextLayout) -> dict[int, _Elem
             begin = partial(TextLayout.open_style, white_space=style.white_space, font_size_zero=zero)
             found[node.mem_id] = _with(node, begin, TextLayout.close_style)
     for node in parser.css("[hidden],area[href],base[href]"):
-        if _is_left_out(node):
+        if _is_left_out(node, around_visible):
             found[node.mem_id] = None
         elif node.tag == "base":
             layout.set_base(node.attrs.sget("href"))
@@ -126,8 +127,20 @@ def _style(style: str) -> _Style | None:
     return None if found == (False, "", None) else found
 
 
-def _is_left_out(node: LexborNode) -> bool:
-    """True unless the node is shown, or hidden by ``visibility`` alone with something visible in it."""
+def _around_visible(parser: LexborHTMLParser) -> set[int]:
+    """Return the nodes around those that ``visibility: visible`` shows again, each visited once."""
+    around: set[int] = set()
+    for inner in parser.css('[style*="visibility" i][style*="visible" i]'):
+        if declarations(inner.attrs.sget("style")).get("visibility") == "visible":
+            node = inner.parent
+            while node is not None and node.mem_id not in around:
+                around.add(node.mem_id)
+                node = node.parent
+    return around
+
+
+def _is_left_out(node: LexborNode, around_visible: set[int]) -> bool:
+    """True unless the node is shown, or hidden by ``visibility`` alone and among ``around_visible``."""
     attributes, tag = node.attributes, node.tag or ""
     if not is_left_out(tag, attributes):
         return False
@@ -135,10 +148,7 @@ def _is_left_out(node: LexborNode) -> bool:
     others = ";".join(f"{name}:{value}" for name, value in values.items() if name != "visibility")
     if is_left_out(tag, {**attributes, "style": others}):
         return True
-    return not any(
-        declarations(inner.attrs.sget("style")).get("visibility") == "visible"
-        for inner in node.css('[style*="visibility" i]')
-    )
+    return node.mem_id not in around_visible
 
 
 def _walk(body: LexborNode, layout: TextLayout, exceptions: dict[int, _Element | None]) -> None:

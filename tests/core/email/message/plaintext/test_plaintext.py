@@ -273,6 +273,8 @@ _HOSTILE = {
     "no-break spaces": "&nbsp;" * 16_000,
     "styles": "".join(f"<p style='font-size:0;x:{n}'>x" for n in range(4_000)),
     "long style": "<p style='" + "/*" * 25_000 + "(&quot;" * 5_000 + "'>x",
+    "blanks in a style": "<p style='a:b" + " " * 100_000 + "c'>x",
+    "nested visibility": ("<p><u style=visibility:hidden>" * 100 + "x" * 100) * 30,
     "areas": "<map>" + "<area href=x>" * 8_000,
     "joined cells": "<table>" + "<tr><td><td>a<td>b<br>c" * 4_000,
     "open tag": "<a href='" + "x" * 100_000,
