@@ -10,7 +10,7 @@ STARTTLS              yes      yes      no (1)     yes
 AUTH right, wrong     yes      yes      no (1)     no (2)
 ====================  =======  =======  =========  =======
 
-1. Debian 12's OpenSMTPD ends its process at STARTTLS, and AUTH needs TLS there.
+1. The TLS handshake of Debian 12's OpenSMTPD fails with an internal error of OpenSSL 3, and its AUTH needs TLS.
 2. Postfix leaves passwords to another program (Dovecot or Cyrus SASL).
 """
 

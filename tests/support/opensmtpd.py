@@ -1,6 +1,7 @@
 """A real OpenSMTPD that delivers into a Maildir, a file for each recipient; without TLS and AUTH.
 
-Debian 12 has version 6.8.0p2 with a libevent and an OpenSSL it does not work with: STARTTLS ends its process.
+Debian 12 has version 6.8.0p2, whose TLS handshake fails with OpenSSL 3 (internal error, whatever the kind of key), and
+which offers AUTH over TLS only.
 It takes mail for anyone but ``gone@example.com`` (550).
 """
 
