@@ -258,7 +258,7 @@ class _ImmediatePolicy(DispatcherPolicy):
     """Retries as often as the dispatcher but without delay, and holds uncertain deliveries as the queue does."""
 
     def __init__(self, settings: EmailSettings) -> None:
-        super().__init__((0.0,) * settings.retries)
+        super().__init__((0.0,) * settings.retries, allow_partial=settings.allow_partial)
         self.hold_uncertain = settings.on_uncertain == "hold"
 
 

@@ -393,6 +393,27 @@ async def test_a_recipient_refused_for_now_is_added_by_the_next_attempt(mailbox:
     assert len(mailbox) == 1
 
 
+@pytest.mark.parametrize("queued", [False, True])
+async def test_without_allow_partial_nobody_gets_what_one_recipient_is_refused_for_good(
+    mailbox: Mailbox, queued: bool
+) -> None:
+    app = shop()
+
+    @app.post("/both")
+    async def both(request: Request) -> JSONResponse:
+        await send_email(["a@example.com", "b@example.com"], "Hi", text="Hello")
+        return JSONResponse({})
+
+    mailbox.fail_with("550 no", at="rcpt", to="b@example.com")
+    email = {"default_sender": "shop@example.com", "allow_partial": False}
+    with override(EMAIL=email, TASKS={"broker": "stub"} if queued else {}):
+        await post(app, "/both")
+    mailbox.assert_not_sent()
+    ((message, reason),) = mailbox.failed
+    assert message.recipients == ("a@example.com", "b@example.com")
+    assert "1 of 2 recipients refused, nothing was sent: 550 no" in reason
+
+
 async def test_failing_ends_with_its_block(mailbox: Mailbox) -> None:
     with mailbox.fail_with("550 no", at="rcpt"), pytest.raises(RecipientsRefused):
         await send_email("alice@example.com", "Hi", text="Hello")

@@ -41,7 +41,7 @@ class Dispatcher:
 
     A temporary failure is retried after each of ``retry_delays`` (seconds); a final one is logged once with its message
     id. The dispatcher is full from ``max_messages`` messages or ``max_bytes`` of content on; what it accepts then is
-    kept all the same, and is admitted when there is room.
+    kept all the same, and is admitted when there is room. ``allow_partial`` is the setting.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class Dispatcher:
         max_messages: int,
         max_bytes: int,
         retry_delays: tuple[float, ...],
+        allow_partial: bool = True,
     ) -> None:
         self._concurrency = concurrency
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._policy = DispatcherPolicy(retry_delays)
-        self._no_retries = DispatcherPolicy(())
-        self._without_pauses = DispatcherPolicy((0.0,) * len(retry_delays))
+        self._policy = DispatcherPolicy(retry_delays, allow_partial=allow_partial)
+        self._no_retries = DispatcherPolicy((), allow_partial=allow_partial)
+        self._without_pauses = DispatcherPolicy((0.0,) * len(retry_delays), allow_partial=allow_partial)
         self._arriving: deque[Delivery] = deque()
         self._ready: deque[Delivery] = deque()
         self._waiting: set[Delivery] = set()

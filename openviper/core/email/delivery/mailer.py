@@ -44,6 +44,7 @@ class Mailer:
             max_messages=settings.dispatcher_messages,
             max_bytes=settings.dispatcher_bytes,
             retry_delays=settings.retry_delays,
+            allow_partial=settings.allow_partial,
         )
         self._opening = asyncio.Lock()
         self._prepared = False

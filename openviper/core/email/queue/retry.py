@@ -88,10 +88,11 @@ class RetryPolicy(ABC):
 class DispatcherPolicy(RetryPolicy):
     """Retry after each of ``delays`` (seconds): for mail that is kept in memory."""
 
-    __slots__ = ("delays",)
+    __slots__ = ("allow_partial", "delays")
 
-    def __init__(self, delays: tuple[float, ...]) -> None:
+    def __init__(self, delays: tuple[float, ...], *, allow_partial: bool = True) -> None:
         self.delays = delays
+        self.allow_partial = allow_partial
 
     def delay_after(self, progress: Progress, *, now: float) -> float | None:  # noqa: ARG002 - counts, not clocks
         """Return the delay that belongs to this many attempts."""

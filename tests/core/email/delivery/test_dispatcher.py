@@ -11,6 +11,7 @@ from support.smtpd import SmtpServer
 
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.smtp import SMTPBackend
+from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import MessageRefused, Refusal
 from openviper.core.email.events import subscribe
 from openviper.core.email.settings import EmailSettings
@@ -101,6 +102,21 @@ async def test_recipients_who_are_refused_for_now_to_the_end_are_counted_and_rep
         f"message {message.message_id} was not delivered to 1 recipient(s) after 3 attempt(s): "
         "given up after 3 attempts: 1 recipients refused for now: 451 later"
     )
+
+
+async def test_without_allow_partial_nobody_gets_what_one_recipient_is_refused_for_good() -> None:
+    """A retry for those who were refused temporarily, or were not refused, would leave that recipient out."""
+    with SmtpServer() as server:
+        server.fault("RCPT", 450, nth=1)
+        server.fault("RCPT", 550, nth=2)
+        settings = EmailSettings(**server.settings(allow_partial=False))
+        mailer = Mailer(settings)
+        await mailer.open()
+        delivery = mailer.dispatcher.accept(await make_outgoing("a@x.test", "b@x.test", "c@x.test"), mailer.transport)
+        await mailer.aclose()
+    assert delivery.done.done()
+    assert server.messages == []
+    assert server.verbs.count("MAIL") == 1
 
 
 async def test_a_shutdown_tells_that_an_attempt_before_it_may_have_delivered(caplog: pytest.LogCaptureFixture) -> None:
