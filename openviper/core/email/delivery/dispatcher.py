@@ -116,9 +116,9 @@ class Dispatcher:
             await asyncio.wait([delivery.done for delivery in pending], timeout=left)
         self.closed = True
         for delivery in self._pending():
-            sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
             unsent = "it was not sent again" if delivery.progress.uncertain else "it was not sent"
-            reason = "it was being sent and may have been delivered" if sending else unsent
+            maybe_sent = delivery in self._sending.values() and not delivery.attempt.nothing_sent
+            reason = "it was being sent and may have been delivered" if maybe_sent else unsent
             self._abandon(delivery, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
         tasks = list(self._sending)
         for task in tasks:
@@ -206,7 +206,7 @@ class Dispatcher:
         logger.error(
             "message %s was not delivered after %d attempt(s): %s",
             delivery.message.message_id,
-            delivery.progress.attempts,
+            delivery.progress.attempts + (delivery in self._sending.values()),
             reason,
         )
         delivery.transport.publish("failed", delivery.message, reason)

@@ -124,8 +124,10 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:
 
 
 def _detail(decision: Retry | GiveUp) -> str:
-    detail = decision.reason if decision.error is None else str(decision.error)
-    uncertain_now = isinstance(decision.error, DeliveryError) and decision.error.uncertain
+    error = decision.error
+    # The text of any other error may be empty, or meaningless without the name of its class.
+    detail = str(error) if isinstance(error, DeliveryError) else decision.reason
+    uncertain_now = isinstance(error, DeliveryError) and error.uncertain
     if isinstance(decision, GiveUp) and decision.uncertain and not uncertain_now:
         detail += "; an earlier attempt may have delivered it"
     return detail

@@ -147,9 +147,13 @@ async def test_an_unexpected_error_is_logged_with_its_traceback_and_does_not_sto
     deliveries = Deliveries()
     deliveries.outcomes = [KeyError("a bug")]
     first, second = await make_outgoing(), await make_outgoing()
+    details: list[str] = []
+    unsubscribe = subscribe(lambda event: details.extend([event.detail] * (event.kind == "failed")))
     await finished(make_dispatcher(deliveries, concurrency=1).accept_all([first, second]))
+    unsubscribe()
     assert deliveries.attempts == [first, second]
     assert any(record.exc_info and "a bug" in str(record.exc_info[1]) for record in caplog.records)
+    assert details == ["KeyError: 'a bug'"]
 
 
 async def test_only_the_temporarily_refused_recipients_are_tried_again() -> None:
@@ -228,7 +232,9 @@ async def test_what_cannot_be_drained_in_time_is_logged_message_by_message(caplo
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 3
     assert all(message.message_id in line for message, line in zip(messages, lines, strict=True))
+    assert "after 1 attempt(s)" in lines[0]
     assert "may have been delivered" in lines[0]
+    assert "after 0 attempt(s)" in lines[1]
     assert "was not sent" in lines[1]
     assert all(one.done.done() and one.admitted.done() for one in accepted)
     assert deliveries.at_once == 0
