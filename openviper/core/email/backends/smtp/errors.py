@@ -179,7 +179,9 @@ def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) 
     if isinstance(error, aiosmtplib.SMTPConnectResponseError):
         step = HandshakeStep.GREETING
     text = f"{peer}: {step}: {error.code} {reply_text(error.message)}".rstrip()
-    kind = AuthenticationFailed if isinstance(error, aiosmtplib.SMTPAuthenticationError) else ConnectionFailed
+    # 421 answers any command, and says nothing about the credentials (RFC 5321 section 3.8).
+    about_login = isinstance(error, aiosmtplib.SMTPAuthenticationError) and error.code != 421
+    kind = AuthenticationFailed if about_login else ConnectionFailed
     return kind(text, temporary=error.code < 500, code=error.code if error.code >= 400 else None)
 
 

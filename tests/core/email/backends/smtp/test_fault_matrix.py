@@ -86,7 +86,7 @@ def expected_of_handshake(case: Case) -> Expected:
     if fault == "silence":
         return Expected(DeliveryTimeout)
     if isinstance(fault, int):
-        refusal = AuthenticationFailed if verb == "AUTH" else ConnectionFailed
+        refusal = AuthenticationFailed if verb == "AUTH" and fault != 421 else ConnectionFailed
         return Expected(refusal, temporary=fault < 500, code=fault)
     return Expected(ConnectionFailed)
 

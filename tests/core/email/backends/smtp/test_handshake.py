@@ -228,6 +228,16 @@ async def test_the_refusal_that_ended_the_login_is_told_else_the_first(codes: li
     assert (raised.value.code, raised.value.temporary) == (told, told == 454)
 
 
+async def test_a_server_that_closes_the_connection_at_auth_refuses_no_credentials() -> None:
+    with SmtpServer(users={"me": SECRET}) as server:
+        server.fault("AUTH", 421)
+        with pytest.raises(ConnectionFailed, match="AUTH: 421") as raised:
+            await connect(EmailSettings(**server.settings()))
+    assert type(raised.value) is ConnectionFailed
+    assert (raised.value.code, raised.value.temporary) == (421, True)
+    assert server.verbs.count("AUTH") == 1
+
+
 async def test_an_answer_that_came_is_told_although_the_next_method_gets_none() -> None:
     with SmtpServer(users={"me": SECRET}, auth_methods=["PLAIN", "LOGIN"]) as server:
         server.fault("AUTH", 538, nth=1)
