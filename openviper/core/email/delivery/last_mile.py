@@ -54,9 +54,16 @@ async def attempt_delivery(
         outcome = error
     decision = after_attempt(progress, outcome, policy, now=time.time())
     if watched and isinstance(outcome, DeliveryReport):
-        transport.publish("delivered", message, outcome.outcome, refused=tuple(outcome.refused))
+        _publish_delivered(message, transport, outcome, progress)
     if mode is not DeliveryMode.INLINE:
         log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
+    if progress.refused and isinstance(decision, Done):
+        logger.warning(
+            "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
+            message.message_id,
+            len(progress.refused),
+            "; ".join(sorted(set(progress.refused.values()))[:3]),
+        )
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision)
     return decision
@@ -75,6 +82,17 @@ async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: f
         if not timeout.expired():
             raise
         raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
+
+
+def _publish_delivered(
+    message: OutgoingMessage, transport: Transport, report: DeliveryReport, progress: Progress
+) -> None:
+    # No event names those whom an attempt refused that nobody received.
+    before = {address: why for address, why in progress.refused.items() if address not in report.refused}
+    detail = report.outcome
+    if before:
+        detail += f"; refused before: {', '.join(f'{address} ({why})' for address, why in before.items())}"
+    transport.publish("delivered", message, detail, refused=(*report.refused, *before))
 
 
 def _publish_decision(message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp) -> None:

@@ -12,8 +12,8 @@ from support.smtpd import SmtpServer
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.smtp import SMTPBackend
 from openviper.core.email.delivery import Mailer
-from openviper.core.email.errors import MessageRefused, Refusal
-from openviper.core.email.events import subscribe
+from openviper.core.email.errors import MessageRefused, RecipientsRefused, Refusal
+from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.settings import EmailSettings
 
 
@@ -168,6 +168,26 @@ async def test_only_the_temporarily_refused_recipients_are_tried_again() -> None
         ("b@x.test",),
     ]
     assert deliveries.attempts[1].message_id == message.message_id
+
+
+async def test_recipients_refused_by_an_attempt_that_nobody_received_are_reported_in_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deliveries = Deliveries()
+    refused = {"a@x.test": Refusal(450, "busy"), "b@x.test": Refusal(550, "unknown")}
+    deliveries.outcomes = [RecipientsRefused("all refused", accepted=(), refused=refused)]
+    delivered: list[tuple[tuple[str, ...], tuple[str, ...], str]] = []
+
+    def note(event: MessageEvent) -> None:
+        if event.kind == "delivered":
+            delivered.append((event.message.envelope.recipients, event.refused, event.detail))
+
+    unsubscribe = subscribe(note)
+    await finished(make_dispatcher(deliveries).accept_all([await make_outgoing("a@x.test", "b@x.test")]))
+    unsubscribe()
+    assert delivered == [(("a@x.test",), ("b@x.test",), "; refused before: b@x.test (550 unknown)")]
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.getMessage().endswith("1 recipient(s) were refused by an earlier attempt (550 unknown)")
 
 
 async def test_what_is_over_the_bound_waits_for_room_and_is_delivered() -> None:
