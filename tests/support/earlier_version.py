@@ -43,7 +43,7 @@ class EarlierVersion:
 def earlier_version(tmp_path_factory: pytest.TempPathFactory) -> EarlierVersion:
     """Unpack it; without the commit the test is skipped, which is a failure in CI."""
     folder = tmp_path_factory.mktemp("earlier")
-    command = ["git", "-c", "safe.directory=*", "-C", ROOT, "archive", COMMIT, "openviper"]
+    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "archive", COMMIT, "openviper"]
     archive = subprocess.run(command, capture_output=True, timeout=PATIENCE)
     if archive.returncode != 0:
         pytest.skip(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ def store() -> JobStore:
     return service.store
 
 
-def message(name: str, **more: Mapping[str, Any]) -> PreparedMessage:
+def message(name: str, **more: Any) -> PreparedMessage:
     data = EmailMessageData(
         [f"{name}@example.com"], name, text="", attachments=[AttachmentData("a.bin", b"x" * 70_000)]
     )
@@ -42,7 +41,7 @@ def enqueue_newer() -> dict[str, str]:
     required, version, progress = message("required", must={"mailer": "bulk"}), message("version"), message("progress")
     payload = encode(version)
     later = {**json.loads(payload.head), "version": 3, "sizes": {"zstd": []}}
-    unread = {"version": 3, "since": time.time(), "attempts": 0, "expires_at": None, "lanes": []}
+    unread: dict[str, Any] = {"version": 3, "since": time.time(), "attempts": 0, "expires_at": None, "lanes": []}
     return {
         enqueue(required, encode(required), Progress(time.time())): "it requires 'mailer'",
         enqueue(version, Payload(json.dumps(later).encode(), payload.parts), Progress(time.time())): "its version is 3",
