@@ -34,6 +34,7 @@ class EnqueueTransport(Transport):
         self._settings = settings
         self._schedule = schedule
         self.immediate = transport.immediate
+        self.observed = transport.observed
 
     @property
     def queue(self) -> JobQueue | None:
