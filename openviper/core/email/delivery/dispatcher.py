@@ -7,7 +7,7 @@ from contextvars import Context
 from dataclasses import dataclass, field, replace
 
 from openviper.core.email.backends.attempt import Attempt
-from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
+from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, missing_recipients
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import OutgoingMessage
@@ -209,7 +209,7 @@ class Dispatcher:
             delivery.progress.attempts + (delivery in self._sending.values()),
             reason,
         )
-        delivery.transport.publish("failed", delivery.message, reason)
+        delivery.transport.publish("failed", missing_recipients(delivery.message, delivery.progress), reason)
         self._finish(delivery)
 
     def _finish(self, delivery: Delivery) -> None:

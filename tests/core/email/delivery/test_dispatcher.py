@@ -190,6 +190,27 @@ async def test_recipients_refused_by_an_attempt_that_nobody_received_are_reporte
     assert warning.getMessage().endswith("1 recipient(s) were refused by an earlier attempt (550 unknown)")
 
 
+async def test_a_shutdown_reports_also_whom_an_attempt_before_it_refused() -> None:
+    deliveries = Deliveries()
+    refused = {"a@x.test": Refusal(450, "busy"), "b@x.test": Refusal(550, "unknown")}
+    deliveries.outcomes = [RecipientsRefused("all refused", accepted=(), refused=refused)]
+    failed: list[tuple[str, ...]] = []
+
+    def note(event: MessageEvent) -> None:
+        if event.kind == "failed":
+            failed.append(event.message.envelope.recipients)
+
+    unsubscribe = subscribe(note)
+    dispatcher = make_dispatcher(deliveries, retry_delays=(3600.0,))
+    (accepted,) = dispatcher.accept_all([await make_outgoing("a@x.test", "b@x.test")])
+    while accepted.timer is None:
+        await asyncio.sleep(0)
+    deliveries.gate.clear()
+    await dispatcher.drain(0.05)
+    unsubscribe()
+    assert failed == [("a@x.test", "b@x.test")]
+
+
 async def test_what_is_over_the_bound_waits_for_room_and_is_delivered() -> None:
     deliveries = Deliveries()
     deliveries.gate.clear()
