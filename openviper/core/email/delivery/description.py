@@ -9,15 +9,10 @@ from openviper.core.email.events import DeliveryMode
 __all__ = ["DeliveryModes", "current_modes", "describe_modes"]
 
 
-class _Usual(NamedTuple):
-    """The circumstances of a message that asks for no mode and is not held."""
+class _Answering(NamedTuple):
+    """A transport whose queue is there only while the broker answers."""
 
-    use_background_worker: bool | None
-    broker: bool
-    in_request: bool
-    background: bool | None = None
-    in_transaction: bool = False
-    room: bool = True
+    queue: object | None
 
 
 class DeliveryModes(NamedTuple):
@@ -35,7 +30,11 @@ def current_modes(mailer: Mailer) -> DeliveryModes:
     queue = mailer.transport.queue
     answers = queue is not None and queue.known and queue.available()
     use = settings.use_background_worker
-    request, elsewhere = (choose_mode(_Usual(use, answers, in_request)) for in_request in (True, False))
+    transport = _Answering(queue if answers else None)
+    request, elsewhere = (
+        choose_mode(None, use, in_transaction=False, transport=transport, can_defer=in_request)
+        for in_request in (True, False)
+    )
     if queue is None:
         reason = "no message broker is in use"
     elif use is False:

@@ -17,6 +17,8 @@ __all__ = ["FIRST_ATTEMPT", "attempt_delivery", "log_decision", "missing_recipie
 
 logger = logging.getLogger("openviper.email")
 
+_INLINE = DeliveryMode.INLINE
+
 FIRST_ATTEMPT = Progress(since=0.0)
 """The progress before any attempt, where no store keeps it."""
 
@@ -55,7 +57,7 @@ async def attempt_delivery(
     decision = after_attempt(progress, outcome, policy, now=time.time())
     if watched and isinstance(outcome, DeliveryReport):
         _publish_delivered(message, transport, outcome, progress)
-    if mode is not DeliveryMode.INLINE:
+    if mode is not _INLINE:
         log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
     if progress.refused and isinstance(decision, Done):
         logger.warning(

@@ -4,46 +4,38 @@ from typing import Protocol
 
 from openviper.core.email.events import DeliveryMode
 
-__all__ = ["Circumstances", "choose_mode"]
+__all__ = ["QueueHolder", "choose_mode"]
+
+_INLINE, _DEFERRED, _QUEUED, _HELD = DeliveryMode
 
 
-class Circumstances(Protocol):
-    """What the mode depends on; a property is read only when those before it leave the mode open."""
-
-    @property
-    def background(self) -> bool | None:
-        """Return the call's argument ``background``, which takes precedence over the setting."""
+class QueueHolder(Protocol):
+    """A transport, as far as the mode depends on it."""
 
     @property
-    def use_background_worker(self) -> bool | None:
-        """Return the setting ``EMAIL["use_background_worker"]``."""
-
-    @property
-    def in_transaction(self) -> bool:
-        """True inside ``transaction()`` or a lifecycle hook, while the message may still be held."""
-
-    @property
-    def broker(self) -> bool:
-        """True when a broker is in use that has not failed to take this message."""
-
-    @property
-    def in_request(self) -> bool:
-        """True when the outbox of an http request is there."""
-
-    @property
-    def room(self) -> bool:
-        """True when the dispatcher has room; without it a new message goes inline, so that memory stays bounded."""
+    def queue(self) -> object | None:
+        """Return the queue, or None where no broker is in use."""
 
 
-def choose_mode(circumstances: Circumstances) -> DeliveryMode:
-    """Return the delivery mode that fits ``circumstances``; the table is in ``docs/delivery.md``."""
-    if circumstances.background is False:
-        return DeliveryMode.INLINE
-    if circumstances.in_transaction:
-        return DeliveryMode.HELD
-    wanted = circumstances.background or circumstances.use_background_worker is not False
-    if wanted and circumstances.broker:
-        return DeliveryMode.QUEUED
-    if circumstances.in_request and circumstances.room:
-        return DeliveryMode.DEFERRED
-    return DeliveryMode.INLINE
+def choose_mode(
+    background: bool | None,
+    use_background_worker: bool | None,
+    *,
+    in_transaction: bool,
+    transport: QueueHolder | None,
+    can_defer: bool,
+) -> DeliveryMode:
+    """Return the delivery mode of a message; the table is in ``docs/delivery.md``.
+
+    ``background`` is the call's argument, which takes precedence over the setting ``use_background_worker``.
+    ``in_transaction``: inside ``transaction()`` or a lifecycle hook, and not held before. ``transport`` is None if the
+    broker did not accept the message; its queue is asked for only where that decides. ``can_defer``: an http request's
+    outbox is there and the dispatcher has room; without room a new message goes inline, so that memory stays bounded.
+    """
+    if background is False:
+        return _INLINE
+    if in_transaction:
+        return _HELD
+    if (background or use_background_worker is not False) and transport is not None and transport.queue is not None:
+        return _QUEUED
+    return _DEFERRED if can_defer else _INLINE

@@ -23,6 +23,9 @@ __all__ = ["deliver_inline", "submit"]
 
 logger = logging.getLogger("openviper.email")
 
+_INLINE = DeliveryMode.INLINE  # a look-up in an enumeration costs as much as a call, at each send
+_POLICY = InlinePolicy()
+
 
 async def submit(
     mailer: Mailer,
@@ -43,11 +46,15 @@ async def submit(
         # A thread of a request has a loop of its own, which may end before the message is on its way.
         elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
-    transport = mailer.transport
-    mode = await _Submission(mailer, transport, message, background, current_outbox(), schedule).leave()
-    if mode is not DeliveryMode.INLINE:
-        return Receipt(message.message_id, mode)
-    receipt = await deliver_inline(message, transport)
+    submission = _Submission(mailer, mailer.transport, message, background, current_outbox(), schedule)
+    mode = submission.choose_mode()
+    if mode is not _INLINE or schedule.later:
+        mode = await submission.leave(mode)
+        if mode is not _INLINE:
+            return Receipt(message.message_id, mode)
+    if background or mailer.settings.use_background_worker:
+        submission.warn_without_broker()
+    receipt = await deliver_inline(message, submission.transport)
     if receipt.error is not None:
         if not fail_silently:
             raise receipt.error
@@ -61,25 +68,23 @@ async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipe
     Raises:
         Exception: what a backend raised that is not a delivery error.
     """
-    decision = await attempt_delivery(
-        message, transport, FIRST_ATTEMPT, InlinePolicy(), mode=DeliveryMode.INLINE, pipeline=pipeline
-    )
+    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, pipeline=pipeline)
     if isinstance(decision, Done):
         report = decision.report
-        return Receipt(message.message_id, DeliveryMode.INLINE, report.accepted, report.refused, report.response)
+        return Receipt(message.message_id, _INLINE, report.accepted, report.refused, report.response)
     error = decision.error
     if not isinstance(error, DeliveryError):
         assert error is not None, "a report is done with one attempt"
         raise error
-    return Receipt(message.message_id, DeliveryMode.INLINE, refused=error.refused, error=error)
+    return Receipt(message.message_id, _INLINE, refused=error.refused, error=error)
 
 
 @dataclass(slots=True, eq=False)
 class _Submission:
-    """A message on its way into a delivery mode, and the circumstances that ``choose_mode`` asks for.
+    """A message on its way into a delivery mode.
 
-    ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not take
-    it.
+    ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
+    accept it.
     """
 
     mailer: Mailer
@@ -91,35 +96,26 @@ class _Submission:
     held_before: bool = False
     broker_failed: bool = False
 
-    @property
-    def use_background_worker(self) -> bool | None:
-        return self.mailer.settings.use_background_worker
-
-    @property
-    def in_transaction(self) -> bool:
-        return not self.held_before and current_record() is not None
-
-    @property
-    def broker(self) -> bool:
-        if self.broker_failed:
-            return False
-        if self.transport.queue is not None:
-            return True
-        if self._asked_for and not self.transport.in_memory:
-            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
-        return False
+    def choose_mode(self) -> DeliveryMode:
+        """Return the mode that fits now."""
+        mailer = self.mailer
+        return choose_mode(
+            self.background,
+            mailer.settings.use_background_worker,
+            in_transaction=not self.held_before and current_record() is not None,
+            transport=None if self.broker_failed else self.transport,
+            # After the commit a full dispatcher is waited for, after the response.
+            can_defer=self.outbox is not None and self.in_request and (self.held_before or not mailer.dispatcher.full),
+        )
 
     @property
     def in_request(self) -> bool:
         return self.outbox is not None and not self.mailer.closed
 
-    @property
-    def room(self) -> bool:
-        # After the commit a full dispatcher is waited for, after the response, instead of delivering in the request.
-        return self.held_before or not self.mailer.dispatcher.full
+    async def leave(self, mode: DeliveryMode) -> DeliveryMode:
+        """Hold, queue or defer it as ``mode`` says, or as the mode that fits when that fails.
 
-    async def leave(self) -> DeliveryMode:
-        """Hold, queue or defer it as its mode says; ``INLINE``: it is still to be delivered.
+        ``INLINE``: it is still to be delivered.
 
         Raises:
             InvalidMessage: it must wait, and nothing can keep it until then.
@@ -128,17 +124,23 @@ class _Submission:
         if self.schedule.later and not self.held_before:
             await self._check_that_it_can_wait()
         while True:
-            mode = choose_mode(self)
             if mode is DeliveryMode.HELD and not self._hold():
                 self.held_before = True  # the transaction has ended in this very moment
             elif mode is DeliveryMode.QUEUED and not await self._enqueue():
                 self.broker_failed = True
             else:
                 break
+            mode = self.choose_mode()
         if mode is DeliveryMode.DEFERRED:
             assert self.outbox is not None, "deferred means in a request"
+            self.warn_without_broker()
             self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
         return mode
+
+    def warn_without_broker(self) -> None:
+        """Warn when the queue was asked for and there is none."""
+        if self._asked_for and not self.transport.in_memory and self.transport.queue is None:
+            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
 
     async def release(self) -> None:
         """Send it after the commit.
@@ -154,7 +156,7 @@ class _Submission:
             return
         self.held_before = True
         try:
-            mode = await self.leave()
+            mode = await self.leave(self.choose_mode())
         except QueueUnavailable as error:
             logger.warning("message %s is not queued yet, although it must wait: %s", self.message.message_id, error)
             await self._dispatch(EnqueueTransport(self.transport, mailer.settings, self.schedule))
@@ -176,7 +178,9 @@ class _Submission:
         self.transport.publish("discarded", self.message, "the transaction was rolled back")
 
     async def _check_that_it_can_wait(self) -> None:
-        if self.background is False or (self.background is None and self.use_background_worker is False):
+        if self.background is False or (
+            self.background is None and self.mailer.settings.use_background_worker is False
+        ):
             raise InvalidMessage(
                 "send_at, delay: only the queue keeps a message until then, but use_background_worker is False"
                 if self.background is None
@@ -221,4 +225,4 @@ class _Submission:
     @property
     def _asked_for(self) -> bool:
         """True when the queue was asked for, not only used because it is there."""
-        return bool(self.background) or self.use_background_worker is True
+        return bool(self.background) or self.mailer.settings.use_background_worker is True

@@ -1,7 +1,7 @@
 """Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from openviper.core.email.addresses import Addresses
@@ -45,18 +45,18 @@ async def compose(
         html = await inline_given(html)
     if text is None or subject is None or template is not None or context is not None:
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
-    data = EmailMessageData(
-        recipients=recipients,
-        subject=subject,
-        text=text,
-        html=html,
-        cc=() if cc is None else cc,
-        bcc=() if bcc is None else bcc,
-        attachments=[] if attachments is None else await _attachments(mailer.settings, attachments),
-        sender=sender,
-        reply_to=() if reply_to is None else reply_to,
-        headers=headers or {},
-        envelope_sender=envelope_sender,
+    data = EmailMessageData(  # by position, as PreparedMessage is made
+        recipients,
+        subject,
+        text,
+        html,
+        () if cc is None else cc,
+        () if bcc is None else bcc,
+        [] if attachments is None else await _attachments(mailer.settings, attachments),
+        sender,
+        () if reply_to is None else reply_to,
+        headers or {},
+        envelope_sender,
     )
     return await _prepare(mailer.settings, data, inline_css=False)
 
@@ -71,8 +71,10 @@ async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> Outgo
     return await _prepare(settings, data, inline_css=settings.inline_css)
 
 
-async def _prepare(settings: EmailSettings, data: EmailMessageData, *, inline_css: bool) -> OutgoingMessage:
-    return await prepare_message(
+def _prepare(
+    settings: EmailSettings, data: EmailMessageData, *, inline_css: bool
+) -> Coroutine[Any, Any, OutgoingMessage]:
+    return prepare_message(
         data,
         default_sender=settings.default_sender,
         auto_submitted=settings.auto_submitted,

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakSet
 
 import pytest
@@ -34,16 +34,22 @@ from openviper.db.transaction import Record, entered, hold
 INLINE, DEFERRED, QUEUED = DeliveryMode.INLINE, DeliveryMode.DEFERRED, DeliveryMode.QUEUED
 
 
-@dataclass
-class Given:
-    """The circumstances of a message."""
+class Broker(NamedTuple):
+    """A transport with a queue, or without."""
 
-    broker: bool
-    in_request: bool
-    background: bool | None = None
-    use_background_worker: bool | None = None
-    in_transaction: bool = False
-    room: bool = True
+    queue: object | None
+
+
+def mode_of(
+    background: bool | None,
+    setting: bool | None,
+    *,
+    broker: bool,
+    can_defer: bool,
+    in_transaction: bool = False,
+) -> DeliveryMode:
+    transport = Broker(object() if broker else None)
+    return choose_mode(background, setting, in_transaction=in_transaction, transport=transport, can_defer=can_defer)
 
 
 @pytest.mark.parametrize("use_background_worker", [None, True, False])
@@ -52,9 +58,7 @@ class Given:
 def test_background_false_is_inline_whatever_else_holds(
     use_background_worker: bool | None, broker: bool, in_request: bool
 ) -> None:
-    mode = choose_mode(
-        Given(background=False, use_background_worker=use_background_worker, broker=broker, in_request=in_request)
-    )
+    mode = mode_of(False, use_background_worker, broker=broker, can_defer=in_request)
     assert mode is INLINE
 
 
@@ -83,14 +87,12 @@ def test_the_table_of_modes(
     elsewhere_mode: DeliveryMode,
 ) -> None:
     for in_request, expected in ((True, in_request_mode), (False, elsewhere_mode)):
-        mode = choose_mode(
-            Given(background=background, use_background_worker=setting, broker=broker, in_request=in_request)
-        )
+        mode = mode_of(background, setting, broker=broker, can_defer=in_request)
         assert mode is expected
 
 
 def test_without_room_a_request_delivers_inline() -> None:
-    mode = choose_mode(Given(broker=False, in_request=True, room=False))
+    mode = mode_of(None, None, broker=False, can_defer=False)
     assert mode is INLINE
 
 
