@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Never
 
 from openviper.core.email.errors import EmailError, Refusal
 
 __all__ = [
+    "NOTHING",
     "DeliveryMode",
     "DeliveryReport",
     "EventKind",
@@ -32,15 +33,40 @@ class DeliveryMode(StrEnum):
     HELD = "held"  # waits for its transaction to commit, then takes one of the other modes
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryReport:
+class _Nothing(Mapping[str, Any]):
+    """An empty mapping that cannot be filled, and survives pickle."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Never:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0  # immutable, which dataclasses ask of a default
+
+    def __repr__(self) -> str:
+        return "{}"
+
+
+NOTHING: Mapping[str, Any] = _Nothing()
+"""The default of mappings in values that are shared: one for all."""
+
+
+# These two are named tuples, because every send makes both, and a frozen dataclass sets each field by a call.
+class DeliveryReport(NamedTuple):
     """Result of a delivery: the accepted addresses, the refused ones with the server's reply, and its last reply.
 
     Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message.
     """
 
     accepted: tuple[str, ...]
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    refused: Mapping[str, Refusal] = NOTHING
     response: str = ""
 
     @property
@@ -54,8 +80,7 @@ class DeliveryReport:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Result of a send; false when the delivery failed silently, with the reason in ``error``.
 
     ``accepted`` and ``refused`` (address to :class:`Refusal`, which may be uncertain) are known for inline messages
@@ -66,10 +91,10 @@ class Receipt:
     message_id: str
     mode: DeliveryMode
     accepted: tuple[str, ...] = ()
-    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    refused: Mapping[str, Refusal] = NOTHING
     response: str = ""
     error: EmailError | None = None
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment] # in the place of tuple.index, which no receipt needs
 
     def __bool__(self) -> bool:
         return self.error is None

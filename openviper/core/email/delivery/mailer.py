@@ -88,7 +88,7 @@ class Mailer:
     @property
     def opened(self) -> bool:
         """True when a message can be prepared and sent at once."""
-        return self._prepared and self.transport.opened
+        return self._prepared and (self.transport if installed_transports else self.own_transport).opened
 
     @property
     def outdated(self) -> bool:

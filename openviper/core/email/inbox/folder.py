@@ -159,8 +159,8 @@ class Folder:
             )
         except FileNotFoundError:
             return None
-        envelope = replace(entry.envelope, recipients=entry.steps[-1].recipients)
-        return OutgoingMessage(replace(entry.prepared, attachments=parts), envelope, (content,), entry.size)
+        envelope = entry.envelope._replace(recipients=entry.steps[-1].recipients)
+        return OutgoingMessage(entry.prepared._replace(attachments=parts), envelope, (content,), entry.size)
 
     def mark_read(self, key: str) -> None:
         """Mark the message as read."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -161,7 +160,7 @@ async def _send_copy(message: OutgoingMessage, mailer: Mailer) -> str:
     prepared = message.prepared
     message_id = new_message_id(prepared.sender)
     copy = await serialise_message(
-        replace(prepared, message_id=message_id, date=datetime.now(UTC)),
+        prepared._replace(message_id=message_id, date=datetime.now(UTC)),
         max_message_bytes=mailer.settings.max_message_bytes,
     )
     mailer.deliver_soon(copy, "sent again from the inbox page")

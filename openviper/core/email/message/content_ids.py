@@ -31,7 +31,7 @@ def with_msg_ids(message: PreparedMessage) -> PreparedMessage:
         for part in message.attachments
     ]
     html = None if message.html is None else _rewritten(message.html, written)
-    return replace(message, html=html, attachments=tuple(attachments))
+    return message._replace(html=html, attachments=tuple(attachments))
 
 
 def _rewritten(html: str, written: Mapping[str, str]) -> str:

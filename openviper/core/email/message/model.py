@@ -1,12 +1,16 @@
-"""The values of a message: as the application gives it, as checked, and with its bytes and envelope."""
+"""The values of a message: as the application gives it, as checked, and with its bytes and envelope.
+
+Those that every send makes are named tuples: a frozen dataclass sets each field by a call, a tenth of a whole send.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from openviper.core.email.addresses import Address, Addresses
 from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.events import NOTHING
 from openviper.core.email.message.transfer_encodings import Base64Slice
 
 __all__ = [
@@ -38,8 +42,7 @@ class EmailMessageData:
     envelope_sender: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedMessage:
+class PreparedMessage(NamedTuple):
     """A checked and completed message.
 
     The serialiser still checks two things: that the bodies can be encoded, and that the message is not too large.
@@ -64,8 +67,8 @@ class PreparedMessage:
     attachments: tuple[AttachmentData, ...]
     headers: tuple[tuple[str, str], ...]
     envelope_sender: str
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    must: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, Any] = NOTHING
+    must: Mapping[str, Any] = NOTHING
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -78,8 +81,7 @@ class PreparedMessage:
         return tuple(once.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The SMTP envelope (RFC 5321 section 2.3.1); ``sender`` is empty for the null reverse-path."""
 
     sender: str
@@ -128,8 +130,7 @@ def lengths(content: Chunks) -> Iterable[int]:
     return content.lengths if isinstance(content, Content) else map(len, content)
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
+class OutgoingMessage(NamedTuple):
     """A prepared message with its envelope and its bytes.
 
     ``content`` are the chunks of the RFC 5322 message, ``size`` bytes together: CRLF line ends only, not dot-stuffed,
@@ -148,4 +149,4 @@ class OutgoingMessage:
 
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
         """Return the same message addressed to ``recipients``, as a further attempt needs it."""
-        return replace(self, envelope=replace(self.envelope, recipients=recipients))
+        return self._replace(envelope=self.envelope._replace(recipients=recipients))

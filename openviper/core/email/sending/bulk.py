@@ -180,7 +180,7 @@ class _Run:
             return
         if receipt.error is not None:
             _forget_frames(receipt.error)
-        self._receipts.append(replace(receipt, index=index))
+        self._receipts.append(receipt._replace(index=index))
 
     async def _prepare(self, index: int, message: Message) -> OutgoingMessage:
         if isinstance(message, EmailMessageData):

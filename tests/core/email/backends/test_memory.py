@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -39,7 +38,7 @@ def test_sent_messages_remain_after_the_loop_has_ended(outgoing: MakeMessage) ->
 
 def test_the_oldest_are_dropped_when_there_are_too_many(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
-    numbered = [replace(message, size=number) for number in range(KEPT_MESSAGES + 5)]
+    numbered = [message._replace(size=number) for number in range(KEPT_MESSAGES + 5)]
     for one in numbered:
         store.add(one)
     assert list(store) == numbered[5:]
@@ -48,7 +47,7 @@ def test_the_oldest_are_dropped_when_there_are_too_many(outgoing: MakeMessage) -
 def test_the_oldest_are_dropped_when_they_are_too_large(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
     half = KEPT_BYTES // 2
-    first, second, third = (replace(message, size=half, content=(name,)) for name in (b"1", b"2", b"3"))
+    first, second, third = (message._replace(size=half, content=(name,)) for name in (b"1", b"2", b"3"))
     for one in (first, second, third):
         store.add(one)
     assert list(store) == [second, third]
@@ -56,7 +55,7 @@ def test_the_oldest_are_dropped_when_they_are_too_large(outgoing: MakeMessage) -
 
 def test_the_newest_is_kept_whatever_its_size(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
-    huge = replace(message, size=KEPT_BYTES * 2)
+    huge = message._replace(size=KEPT_BYTES * 2)
     store.add(message)
     store.add(huge)
     assert list(store) == [huge]
@@ -66,7 +65,7 @@ def test_the_newest_is_kept_whatever_its_size(outgoing: MakeMessage) -> None:
 
 def test_a_cleared_store_is_empty_and_usable(outgoing: MakeMessage) -> None:
     store, message = MessageStore(), outgoing()
-    store.add(replace(message, size=KEPT_BYTES))
+    store.add(message._replace(size=KEPT_BYTES))
     store.clear()
     assert len(store) == 0
     store.add(message)

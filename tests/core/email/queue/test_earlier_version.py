@@ -5,7 +5,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,7 +165,7 @@ async def test_the_earlier_worker_keeps_what_is_new_as_failed_and_the_present_on
     service = queue_service()
     assert service is not None
     prepared = check_message(EmailMessageData(["a@example.com"], "New", text="Hi"), default_sender="shop@example.com")
-    message = await serialise_message(replace(prepared, extra={"trace": "00-ab-01"}), max_message_bytes=10**6)
+    message = await serialise_message(prepared._replace(extra={"trace": "00-ab-01"}), max_message_bytes=10**6)
     await service.enqueue(message, EmailSettings.from_settings())
     with both.worker("earlier"):
         await until(lambda: both.store.failed(10))

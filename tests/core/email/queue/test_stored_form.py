@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 from support.patience import PATIENCE
@@ -26,7 +25,7 @@ def message(name: str, **more: Any) -> PreparedMessage:
     data = EmailMessageData(
         [f"{name}@example.com"], name, text="", attachments=[AttachmentData("a.bin", b"x" * 70_000)]
     )
-    return replace(check_message(data, default_sender="shop@example.com"), **more)
+    return check_message(data, default_sender="shop@example.com")._replace(**more)
 
 
 def enqueue(prepared: PreparedMessage, payload: Payload, progress: Progress) -> str:

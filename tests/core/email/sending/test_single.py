@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -344,7 +344,7 @@ async def test_a_listener_cannot_change_what_others_see_of_a_message(mailer: Mai
     def edit(event: MessageEvent) -> None:
         for edited in (event, event.message, event.message.prepared, event.message.prepared.attachments[0]):
             for change in (lambda one=edited: setattr(one, field, value), lambda one=edited: delattr(one, field)):
-                with pytest.raises((FrozenInstanceError, TypeError)):
+                with pytest.raises((AttributeError, TypeError)):  # FrozenInstanceError is an AttributeError
                     change()
                 refused.append(event.kind)
 
