@@ -100,7 +100,7 @@ def attributes(error: BaseException) -> dict[str, Any]:
 def test_the_walk_finds_the_errors_of_every_part() -> None:
     """A walk that found nothing would pass everything."""
     names = {error.__name__ for error in public_errors()}
-    assert {"DeliveryError", "DatabaseMisuse", "MissingDependency", "UnknownPayload", "WireFailure"} <= names
+    assert {"DeliveryError", "DatabaseMisuse", "MissingDependency", "DamagedPayload", "WireFailure"} <= names
     assert {error for error in public_errors() if issubclass(error, OpenViperError)} > {DeliveryError, OpenViperError}
 
 
