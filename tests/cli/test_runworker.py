@@ -191,13 +191,13 @@ def test_two_saves_in_quick_succession_start_the_worker_once_again(
     time.sleep(0.05)
     save(project, "changed")
     deadline = time.monotonic() + PATIENCE
-    while not 1 <= worker.output.count("the worker starts again") < worker.output.count("ready for action"):
+    while not 1 <= worker.output.count("restarting the worker") < worker.output.count("ready for action"):
         assert time.monotonic() < deadline, worker.output
         time.sleep(0.1)
     send_note(redis_server, "default", "note", tmp_path / "one")
     appears(tmp_path / "one", "changed")
     assert worker.terminate() == 0
-    assert worker.output.count("the worker starts again") <= 2
+    assert worker.output.count("restarting the worker") <= 2
     assert "Killing" not in worker.output
 
 

@@ -3,6 +3,8 @@
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any
 
+from openviper.text import shown
+
 __all__ = ["AttachmentData", "ReadOnlyAttachment"]
 
 
@@ -38,10 +40,10 @@ class ReadOnlyAttachment(AttachmentData):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"the message is prepared: cannot assign to field {name!r}")
+        raise FrozenInstanceError(f"the message is prepared: cannot assign to field {shown(name)}")
 
     def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"the message is prepared: cannot delete field {name!r}")
+        raise FrozenInstanceError(f"the message is prepared: cannot delete field {shown(name)}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AttachmentData):

@@ -8,6 +8,7 @@ from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.entries import Entry, TimelineStep
 from openviper.core.email.message import Envelope, OutgoingMessage
 from openviper.core.email.message.storage import DamagedPayload, decode_message, encode_message, load_object
+from openviper.text import shown
 
 __all__ = ["parse_entry", "parse_step", "serialise_event", "serialise_message_fields"]
 
@@ -66,7 +67,7 @@ def _body(value: Any) -> str:
 def _message_of_first_version(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a record in which the message's fields stood beside the envelope's, and addresses were objects."""
     if values["version"] != 1:
-        raise DamagedPayload(f"its version is {values['version']!r}, which has no such form")
+        raise DamagedPayload(f"its version is {shown(values['version'])}, which has no such form")
     addresses = {name: [[*one.values()] for one in values[name]] for name in ("to", "cc", "bcc", "reply_to")}
     attachments = [
         {name: part[name] for name in part.keys() - {"size"}} | {"part": part["size"]} for part in values["attachments"]
