@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 __all__ = ["declarations", "is_hidden", "is_zero"]
 
-# What may hold a semicolon or a colon that separates nothing: comments, strings, addresses and other parentheses.
+# These may hold a semicolon or a colon that separates nothing: comments, strings, addresses and other parentheses.
 _OPAQUE = re.compile(
     r"/\*(?:[^*]|\*(?!/))*+(?:\*/)?"
     r"|\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?"

@@ -15,7 +15,7 @@ DEEPEST = 250
 MOST_ATTRIBUTES = 500
 """Attributes of one tag; parsers compare each with all those before it."""
 
-# What a tag opens at most in a parser: itself, with tbody and tr implied.
+# A tag opens at most these elements in a parser: itself, with tbody and tr implied.
 _ELEMENTS_OF_A_TAG = 4
 # How many open elements an end tag is compared with. The adoption agency moves at most 8 blocks.
 _LOOK_BACK = 8

@@ -18,7 +18,7 @@ _TYPE = re.compile(
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 _OASIS = "application/vnd.oasis.opendocument"
 
-# What people attach and what some supported Python does not know, or knows only as an encoding of something else.
+# Types that people attach and that some supported Python lacks, or knows only as an encoding of something else.
 _ADDED = {
     ".7z": "application/x-7z-compressed",
     ".avif": "image/avif",

@@ -1,4 +1,7 @@
-"""Attempt a delivery: the one place where a message leaves, for every delivery mode and every process."""
+"""Attempt a delivery: the one place where a message leaves, for every delivery mode and every process.
+
+Steps that concern each attempt (a pause, a suppression, a signature over the bytes) belong here.
+"""
 
 import asyncio
 import logging

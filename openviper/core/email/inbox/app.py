@@ -10,15 +10,13 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.folder import Folder
 from openviper.core.email.inbox.folder_store import FolderStore
-from openviper.core.email.inbox.guard import PATH, host_of, is_foreign, path_below_root
+from openviper.core.email.inbox.guard import PATH, path_below_root, refusal_reason
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.message_pages import MessagePages
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_json
 from openviper.core.email.inbox.store import MemoryStore, Store
 from openviper.core.email.inbox.template_pages import TemplatePages
 from openviper.core.email.settings import EmailSettings
-from openviper.network import is_loopback
-from openviper.text import shown
 
 __all__ = ["Inbox", "make_store"]
 
@@ -62,7 +60,8 @@ class Inbox:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response = self._refusal(request)
+        reason = refusal_reason(request, self._hosts)
+        response: Response | None = None if reason is None else PlainTextResponse(reason, 403, HEADERS)
         if response is None:
             await self.open()
             base = scope.get("root_path", "") + PATH
@@ -74,15 +73,6 @@ class Inbox:
                 response = await self._problem(Request(scope), error)
         if response is not None:
             await response(scope, receive, send)
-
-    def _refusal(self, request: Request) -> Response | None:
-        host = host_of(request)
-        if not is_loopback(host) and host not in self._hosts:
-            text = f'The inbox page is not shown for the host name {shown(host)}: add it to EMAIL["inbox_hosts"].\n'
-            return PlainTextResponse(text, 403, HEADERS)
-        if request.method not in ("GET", "HEAD") and is_foreign(request):
-            return PlainTextResponse("Only the inbox page itself may change something.\n", 403, HEADERS)
-        return None
 
     async def _problem(self, request: Request, error: HTTPException) -> Response:
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):

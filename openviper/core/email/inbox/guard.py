@@ -6,7 +6,10 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.types import Scope
 
-__all__ = ["PATH", "host_of", "is_foreign", "is_inbox_path", "path_below_root"]
+from openviper.network import is_loopback
+from openviper.text import shown
+
+__all__ = ["PATH", "is_inbox_path", "path_below_root", "refusal_reason"]
 
 PATH = "/_mail"
 
@@ -26,13 +29,27 @@ def path_below_root(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
-def host_of(request: Request) -> str:
+def refusal_reason(request: Request, hosts: frozenset[str]) -> str | None:
+    """Return why ``request`` is refused, or None.
+
+    A host name must be this machine's or one of ``hosts`` (``EMAIL["inbox_hosts"]``), against DNS rebinding; a change
+    must come from the page itself.
+    """
+    host = _host_of(request)
+    if not is_loopback(host) and host not in hosts:
+        return f'The inbox page is not shown for the host name {shown(host)}: add it to EMAIL["inbox_hosts"].\n'
+    if request.method not in ("GET", "HEAD") and _is_cross_origin(request):
+        return "Only the inbox page itself may change something.\n"
+    return None
+
+
+def _host_of(request: Request) -> str:
     """Return the Host header's name in lower case, without the port; empty if the header is invalid."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
     return match[1].strip("[]").lower() if match else ""
 
 
-def is_foreign(request: Request) -> bool:
+def _is_cross_origin(request: Request) -> bool:
     """True if a request that changes something was not sent by the inbox page itself.
 
     Browsers send Sec-Fetch-Site or Origin with such a request, and forms can only POST. A request with another method

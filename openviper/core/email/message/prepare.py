@@ -1,4 +1,4 @@
-"""Check what the application gives, complete it and write it as bytes: every message passes here."""
+"""Check what the application gives, complete it and write it as bytes: every accepted message passes here."""
 
 import asyncio
 import os

@@ -18,7 +18,7 @@ _SLICE_LINES = 512
 _BASE64_SLICE = _BASE64_LINE_INPUT * _SLICE_LINES
 _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
 _TEXT_SLICE = 128 * 1024
-# What quoted-printable leaves as it is: printable ASCII but '=', and tab and LF.
+# Quoted-printable leaves these as they are: printable ASCII but '=', and tab and LF.
 _QUOTED_PLAIN = bytes(byte for byte in range(32, 127) if byte != 0x3D) + b"\t\n"
 _MAX_LINE = 998
 

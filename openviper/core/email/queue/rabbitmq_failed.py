@@ -38,8 +38,8 @@ _READER = f"{FAILED_QUEUE}.reader"
 _READER_LIMIT = 120.0  # RabbitMQ ends the connection of a silent reader after 60 seconds
 _PROBE_LIMIT = 5.0
 _CONFIRM_LIMIT = 30.0
-# A quorum queue's acknowledgements are held back in the channel above 32 under way, and lost if it closes then: the
-# messages would come back beside their copies. The next basic_get waits for those under way.
+# A quorum queue's acknowledgements wait in the channel when 32 are pending, and are lost if it closes then: the
+# messages would come back beside their copies. The next basic_get waits for the pending ones.
 _BATCH_MESSAGES = 16
 _BATCH_BYTES = 8_000_000
 _FAR_FUTURE = 1e11  # Unix seconds

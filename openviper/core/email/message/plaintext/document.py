@@ -21,7 +21,7 @@ from openviper.markup import declarations, describe_excess, is_hidden, is_zero
 
 __all__ = ["html_to_text"]
 
-# What to do at an element's start, or which attribute to read there and what to do with it; and what at its end.
+# Steps for an element: at its start, or the attribute to read there with the step for its value; and at its end.
 _Element = tuple[Step | None, str, Reading | None, Step | None]
 # The parser looks through the open elements at many tags, and through the attributes of a tag at each of them, so its
 # time may grow with the square of the length. Below these sizes it takes milliseconds, whatever the document.
