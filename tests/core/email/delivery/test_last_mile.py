@@ -1,0 +1,41 @@
+"""An attempt at a delivery, and the events of it."""
+
+import logging
+
+import pytest
+from support.mailers import memory_mailer
+
+from openviper.core.email import (
+    MessageEvent,
+    send_email,
+    submit_email,
+    subscribe,
+)
+from openviper.core.email.delivery import using_mailer
+from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
+
+
+async def test_events_follow_a_message_to_its_end() -> None:
+    mailer = memory_mailer()
+    events: list[MessageEvent] = []
+    unsubscribe = subscribe(events.append)
+    outbox = RequestOutbox()
+    with using_mailer(mailer), collecting(outbox):
+        receipt = await submit_email("user@example.test", "Hello", text="Hi")
+    outbox.flush()
+    await mailer.aclose()
+    unsubscribe()
+    assert [event.kind for event in events] == ["deferred", "sending", "delivered"]
+    assert {event.message_id for event in events} == {receipt.message_id}
+
+
+async def test_a_listener_that_fails_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: MessageEvent) -> None:
+        raise LookupError("broken listener")
+
+    unsubscribe = subscribe(broken)
+    with using_mailer(memory_mailer()):
+        assert await send_email("user@example.test", "Hello", text="Hi") is True
+    unsubscribe()
+    assert "broken listener" in caplog.text
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
