@@ -62,13 +62,13 @@ async def attempt_delivery(
         _publish_delivered(message, transport, outcome, progress)
     if mode is not _INLINE:
         log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
-    if progress.refused and isinstance(decision, Done):
-        logger.warning(
-            "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
-            message.message_id,
-            len(progress.refused),
-            "; ".join(sorted(set(progress.refused.values()))[:3]),
-        )
+        if progress.refused and isinstance(decision, Done):
+            logger.warning(
+                "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
+                message.message_id,
+                len(progress.refused),
+                "; ".join(sorted(set(progress.refused.values()))[:3]),
+            )
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision)
     return decision

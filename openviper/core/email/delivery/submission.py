@@ -16,7 +16,7 @@ from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.queue.retry import Done, InlinePolicy
+from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
 
 __all__ = ["deliver_inline", "submit"]
@@ -46,15 +46,15 @@ async def submit(
         # A thread of a request has a loop of its own, which may end before the message is on its way.
         elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
-    submission = _Submission(mailer, mailer.transport, message, background, current_outbox(), schedule)
-    mode = submission.choose_mode()
-    if mode is not _INLINE or schedule.later:
-        mode = await submission.leave(mode)
+    transport, outbox = mailer.transport, current_outbox()
+    mode = _fitting_mode(mailer, transport, background, outbox)
+    later = schedule is not AT_ONCE and schedule.later
+    if mode is not _INLINE or later or background or mailer.settings.use_background_worker:
+        mode = await _Submission(mailer, transport, message, background, outbox, schedule).leave(mode)
         if mode is not _INLINE:
             return Receipt(message.message_id, mode)
-    if background or mailer.settings.use_background_worker:
-        submission.warn_without_broker()
-    receipt = await deliver_inline(message, submission.transport)
+    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE)
+    receipt = _receipt(message, decision)
     if receipt.error is not None:
         if not fail_silently:
             raise receipt.error
@@ -69,6 +69,11 @@ async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipe
         Exception: what a backend raised that is not a delivery error.
     """
     decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, pipeline=pipeline)
+    return _receipt(message, decision)
+
+
+def _receipt(message: OutgoingMessage, decision: Decision) -> Receipt:
+    """Return the receipt of an inline attempt; raises an error that is not a delivery error."""
     if isinstance(decision, Done):
         report = decision.report
         return Receipt(message.message_id, _INLINE, report.accepted, report.refused, report.response)
@@ -77,6 +82,24 @@ async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipe
         assert error is not None, "a report is done with one attempt"
         raise error
     return Receipt(message.message_id, _INLINE, refused=error.refused, error=error)
+
+
+def _fitting_mode(
+    mailer: Mailer,
+    transport: Transport | None,
+    background: bool | None,
+    outbox: RequestOutbox | None,
+    *,
+    held_before: bool = False,
+) -> DeliveryMode:
+    return choose_mode(
+        background,
+        mailer.settings.use_background_worker,
+        in_transaction=not held_before and current_record() is not None,
+        transport=transport,
+        # After the commit a full dispatcher is waited for, after the response.
+        can_defer=outbox is not None and not mailer.closed and (held_before or not mailer.dispatcher.full),
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -98,15 +121,8 @@ class _Submission:
 
     def choose_mode(self) -> DeliveryMode:
         """Return the mode that fits now."""
-        mailer = self.mailer
-        return choose_mode(
-            self.background,
-            mailer.settings.use_background_worker,
-            in_transaction=not self.held_before and current_record() is not None,
-            transport=None if self.broker_failed else self.transport,
-            # After the commit a full dispatcher is waited for, after the response.
-            can_defer=self.outbox is not None and self.in_request and (self.held_before or not mailer.dispatcher.full),
-        )
+        transport = None if self.broker_failed else self.transport
+        return _fitting_mode(self.mailer, transport, self.background, self.outbox, held_before=self.held_before)
 
     @property
     def in_request(self) -> bool:
@@ -131,15 +147,17 @@ class _Submission:
             else:
                 break
             mode = self.choose_mode()
+        if mode not in (DeliveryMode.HELD, DeliveryMode.QUEUED):
+            self._warn_without_broker()
         if mode is DeliveryMode.DEFERRED:
             assert self.outbox is not None, "deferred means in a request"
-            self.warn_without_broker()
             self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
         return mode
 
-    def warn_without_broker(self) -> None:
+    def _warn_without_broker(self) -> None:
         """Warn when the queue was asked for and there is none."""
-        if self._asked_for and not self.transport.in_memory and self.transport.queue is None:
+        wanted = self._asked_for and self.background is not False
+        if wanted and not self.transport.in_memory and self.transport.queue is None:
             logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
 
     async def release(self) -> None:

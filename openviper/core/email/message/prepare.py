@@ -46,8 +46,9 @@ async def prepare_message(
     """
     if inline_css and data.html is not None:
         data = replace(data, html=await inline_given(data.html))
-    arguments = data, default_sender, auto_submitted, max_message_bytes
-    return await asyncio.to_thread(_prepare, *arguments) if _is_large(data) else _prepare(*arguments)
+    if _is_large(data):
+        return await asyncio.to_thread(_prepare, data, default_sender, auto_submitted, max_message_bytes)
+    return _prepare(data, default_sender, auto_submitted, max_message_bytes)
 
 
 def _prepare(
@@ -125,7 +126,8 @@ def check_message(
     bcc = _addresses(data.bcc, field="bcc")
     if not to and not cc and not bcc:
         raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either")
-    text, html = _body(data.text, field="text"), _body(data.html, field="html")
+    text = data.text if isinstance(data.text, str) else _body(data.text, field="text")
+    html = data.html if isinstance(data.html, str) else _body(data.html, field="html")
     if text is None and html is None:
         raise InvalidMessage('text: there is no body; give text (text="" is valid), html or a template')
     headers = checked_headers(data.headers) if data.headers else ()

@@ -1,7 +1,7 @@
 """Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openviper.core.email.addresses import Addresses
@@ -58,7 +58,14 @@ async def compose(
         headers or {},
         envelope_sender,
     )
-    return await _prepare(mailer.settings, data, inline_css=False)
+    settings = mailer.settings
+    return await prepare_message(
+        data,
+        default_sender=settings.default_sender,
+        auto_submitted=settings.auto_submitted,
+        max_message_bytes=settings.max_message_bytes,
+        inline_css=False,  # done, when the text part was made from it
+    )
 
 
 async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
@@ -68,18 +75,12 @@ async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> Outgo
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
-    return await _prepare(settings, data, inline_css=settings.inline_css)
-
-
-def _prepare(
-    settings: EmailSettings, data: EmailMessageData, *, inline_css: bool
-) -> Coroutine[Any, Any, OutgoingMessage]:
-    return prepare_message(
+    return await prepare_message(
         data,
         default_sender=settings.default_sender,
         auto_submitted=settings.auto_submitted,
         max_message_bytes=settings.max_message_bytes,
-        inline_css=inline_css,
+        inline_css=settings.inline_css,
     )
 
 
