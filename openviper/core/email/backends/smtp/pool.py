@@ -5,6 +5,7 @@ import copy
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextvars import Context
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from openviper.core.email.settings.units import Rate
 __all__ = ["ConnectionPool", "PoolStats"]
 
 _ACQUIRE_TIMEOUTS = 6.0  # times ``timeout``: how long a sender waits for a connection
+_CANCEL_EVERY = 0.5  # seconds
 _QUIT_LIMIT = 2.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before connecting again to a server that refused
 
@@ -241,7 +243,8 @@ class ConnectionPool:
             if self._busy:
                 self._all_released = self._loop.create_future()
                 await asyncio.wait((self._all_released,), timeout=limit)
-            await asyncio.gather(*opening, *self._closing, return_exceptions=True)
+            await _cancelled(opening)
+            await asyncio.gather(*self._closing, return_exceptions=True)
         finally:
             for connection in tuple(self._busy):
                 connection.abort()
@@ -411,3 +414,12 @@ def _copy(error: Exception) -> Exception:
 def _abort_result(task: asyncio.Task[Connection]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().abort()
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel ``tasks`` until they end: up to Python 3.11 ``wait_for`` can swallow a cancellation (cpython#86296)."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_EVERY)
