@@ -124,10 +124,6 @@ class _Submission:
         transport = None if self.broker_failed else self.transport
         return _fitting_mode(self.mailer, transport, self.background, self.outbox, held_before=self.held_before)
 
-    @property
-    def in_request(self) -> bool:
-        return self.outbox is not None and not self.mailer.closed
-
     async def leave(self, mode: DeliveryMode) -> DeliveryMode:
         """Hold, queue or defer it as ``mode`` says, or as the mode that fits when that fails.
 
@@ -185,7 +181,7 @@ class _Submission:
     async def _dispatch(self, transport: Transport) -> None:
         """Have the dispatcher deliver it: after the response in a request, else before this returns."""
         dispatcher = self.mailer.dispatcher
-        if self.outbox is not None and self.in_request:
+        if self.outbox is not None and not self.mailer.closed:
             self.outbox.add(dispatcher, self.message, transport)
         else:
             await asyncio.shield(dispatcher.accept(self.message, transport).done)
