@@ -54,8 +54,8 @@ def runworker(
 ) -> None:
     """Run the tasks of the project folder PATH and deliver its queued mail, until SIGTERM or Ctrl+C.
 
-    After the first signal the tasks in progress finish, and the exit status is 0. If one of the processes dies, all
-    end; let a supervisor restart the worker.
+    After the first signal the tasks in progress finish, and the exit status is 0; a further one ends them at once,
+    unless it follows within 2.5 seconds. If one of the processes dies, all end; let a supervisor restart the worker.
     """
     if more_queues and not queues:
         raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; name queues with --queues")

@@ -13,7 +13,7 @@ _LIMIT = 30.0
 
 
 class WorkerLoop(AsyncIO):
-    """Dramatiq's own, but it cleans up at the end, and a worker ends at once at the second signal."""
+    """Dramatiq's own, but it cleans up at the end, and a worker that a second signal ends does not wait for it."""
 
     def before_worker_boot(self, _broker: Broker, _worker: Any) -> None:
         """Start the loop in a thread that does not outlive the main thread, which a second signal ends."""

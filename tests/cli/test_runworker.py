@@ -156,16 +156,6 @@ async def test_sigterm_finishes_what_is_in_hand_and_says_quit(tmp_path: Path, re
     assert redis_server.client().zcard("dramatiq:mail:open") == 0
 
 
-async def test_a_second_sigterm_ends_at_once_and_the_message_is_kept(tmp_path: Path, redis_server: RedisServer) -> None:
-    with SmtpServer() as smtp:
-        smtp.fault("body", "silence")
-        worker = await delivering(tmp_path / "shop", redis_server, smtp)
-        worker.signal_end()
-        await asyncio.to_thread(worker.wait_for, "Stopping worker process")
-        assert await asyncio.to_thread(worker.terminate) != 0
-    assert redis_server.client().zcard("dramatiq:mail:open") == 1
-
-
 def test_a_dead_process_ends_the_runner_with_a_failure(project: Path, tmp_path: Path) -> None:
     """So that a supervisor starts it again."""
     pid_file = tmp_path / "pid"

@@ -53,6 +53,12 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        """Of the runner, and of the process group of all."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
 
