@@ -1,13 +1,14 @@
 """A Starlette application with route decorators and extensions that take part in its lifespan."""
 
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from openviper.exceptions import ImproperlyConfigured
+from openviper.exceptions import ImproperlyConfigured, OpenViperError
 from openviper.text import shown
 
 __all__ = ["Extension", "OpenViper"]
@@ -56,6 +57,9 @@ class OpenViper(Starlette):
         self._extensions[extension.name] = extension
         if routes := getattr(extension, "routes", None):
             self.router.routes.extend(routes())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, _without_traceback(send) if scope["type"] == "lifespan" else send)
 
     def build_middleware_stack(self) -> ASGIApp:
         app = super().build_middleware_stack()
@@ -108,3 +112,15 @@ class OpenViper(Starlette):
     def delete(self, path: str, name: str | None = None) -> Callable[[Handler], Handler]:
         """Register the decorated function for DELETE."""
         return self.route(path, ["DELETE"], name)
+
+
+def _without_traceback(send: Send) -> Send:
+    """Report a start that one of our own errors stopped by the error's text, which Starlette puts below a traceback."""
+
+    async def report(message: Message) -> None:
+        error = sys.exc_info()[1]  # Starlette sends the failure while it handles the error
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, OpenViperError):
+            message = {**message, "message": str(error)}
+        await send(message)
+
+    return report

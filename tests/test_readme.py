@@ -31,12 +31,12 @@ def test_the_first_screen_has_all_that_a_newcomer_needs() -> None:
 
 
 def test_the_application_sends_the_mail_of_its_handler(tmp_path: Path) -> None:
-    (message,) = run(block_with("OpenViper("), tmp_path).sent
+    (message,) = run(block_with("FastAPI()"), tmp_path).sent
     assert (message["recipients"], message["subject"]) == (["alice@example.com"], "Your order")
 
 
 def test_the_wrapped_application_sends_the_mail_of_its_handler(tmp_path: Path) -> None:
-    (message,) = run(block_with("FastAPI()"), tmp_path).sent
+    (message,) = run(block_with("Litestar("), tmp_path).sent
     assert (message["from"], message["text"]) == ("orders@shop.example", "Thank you!")
 
 

@@ -3,7 +3,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI
 
-from openviper.core.email import EmailMiddleware, submit_email
+from openviper.core.email import Email, EmailMiddleware, submit_email
 
 application = FastAPI()
 app = EmailMiddleware(application)
@@ -18,3 +18,7 @@ async def session() -> AsyncIterator[None]:
 async def order(session: Annotated[None, Depends(session)], subject: str = "order") -> dict[str, str]:
     receipt = await submit_email("a@example.test", subject, text="Thank you")
     return {"mode": receipt.mode, "message_id": receipt.message_id}
+
+
+attached = Email().attach(FastAPI())
+attached.include_router(application.router)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from openviper.core.email import EmailMiddleware, send_email, send_email_sync, submit_email
+from openviper.core.email import Email, EmailMiddleware, send_email, send_email_sync, submit_email
 
 _spawned: set[asyncio.Task[bool]] = set()
 
@@ -98,3 +98,10 @@ application = Starlette(
 app = EmailMiddleware(application)
 with_lifespan = EmailMiddleware(Starlette(routes=routes, lifespan=lifespan))
 mounted_only = Starlette(routes=[Mount("/inner", EmailMiddleware(Starlette(routes=routes)))])
+attached = Email().attach(
+    Starlette(
+        routes=[*routes, Mount("/mounted", Starlette(routes=routes))],
+        exception_handlers={LookupError: on_lookup_error, Exception: on_lookup_error},
+        lifespan=lifespan,
+    )
+)

@@ -41,8 +41,8 @@ async def _drive(app: Any, source: str) -> None:
     import httpx
     from asgi_lifespan import LifespanManager
 
-    routes = re.findall(r'@\w+\.(get|post)\("(/[\w/]*)"', source)
-    routes += [("get", path) for path in re.findall(r'(?:Route\(|@get\()"(/[\w/]*)"', source)]
+    routes = re.findall(r'@(?:\w+\.)?(get|post)\("(/[\w/]*)"', source)
+    routes += [("get", path) for path in re.findall(r'Route\("(/[\w/]*)"', source)]
     async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None) as started:
         transport = httpx.ASGITransport(started.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -229,7 +229,7 @@ app = OpenViper(title="Shop", debug=True)
 app.add_extension(Email())
 app.add_extension(Email({"backend": "ConsoleBackend", "default_sender": "shop@example.com"}))
 app.add_extension("email")  # type: ignore[arg-type]
-Email(backend="ConsoleBackend")  # type: ignore[call-arg]
+Email(backend="ConsoleBackend")  # type: ignore[arg-type]
 
 
 @app.get("/orders/{number}", name="order")
@@ -249,6 +249,8 @@ assert_type(show_form(Request({"type": "http"})), HTMLResponse)
 
 fastapi_app = EmailMiddleware(FastAPI())
 starlette_app = EmailMiddleware(Starlette(), settings={"host": "mail.example.com"})
+assert_type(Email().attach(FastAPI()), FastAPI)
+Email().attach(Litestar())  # type: ignore[type-var]
 litestar_app = EmailMiddleware(Litestar())
 quart_app = Quart(__name__)
 quart_app.asgi_app = EmailMiddleware(quart_app.asgi_app)  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
 from openviper.conf import settings
-from openviper.core.email import EmailMiddleware, InvalidAddress, send_email
+from openviper.core.email import Email, InvalidAddress, send_email
 
 DEBUG = os.environ.get("DEBUG") == "1"
 settings.configure(
@@ -15,7 +15,8 @@ settings.configure(
     },
 )
 
-api = FastAPI()
+app = FastAPI()
+Email().attach(app)
 
 
 class Order(BaseModel):
@@ -23,13 +24,10 @@ class Order(BaseModel):
     product: str
 
 
-@api.post("/orders")
+@app.post("/orders")
 async def order(order: Order) -> dict[str, int]:
     try:
         await send_email(order.email, "Your order 1001", text=f"Thank you! We are packing: {order.product}.")
     except InvalidAddress as error:
         raise HTTPException(422, str(error)) from error
     return {"number": 1001}
-
-
-app = EmailMiddleware(api)

@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from openviper.conf import settings
-from openviper.core.email import EmailMiddleware, send_email
+from openviper.core.email import Email, send_email
 
 DEBUG = os.environ.get("DEBUG") == "1"
 settings.configure(
@@ -28,4 +28,5 @@ async def order(request: Request) -> JSONResponse:
     return JSONResponse({"number": 1001})
 
 
-app = EmailMiddleware(Starlette(routes=[Route("/orders", order, methods=["POST"])]))
+app = Starlette(routes=[Route("/orders", order, methods=["POST"])])
+Email().attach(app)

@@ -3,18 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openviper.core.email.asgi.applications import check_application, check_attachable, wrap_when_built
 from openviper.core.email.asgi.lifespan import LifespanConversation
 from openviper.core.email.asgi.runtime import Running, Runtime
 from openviper.core.email.delivery import apart_from_other_requests, stay_with, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
+from openviper.core.email.delivery.wrappers import wrappers
 from openviper.core.email.inbox import is_inbox_path
 from openviper.core.email.sending.single import send_email
+from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["Email", "EmailMiddleware", "Layer"]
+__all__ = ["Email", "EmailMiddleware", "Layer", "LifespanLayer"]
+
+Application = TypeVar("Application", bound=Starlette)
 
 # In the scope, so that a layer around a mounted application finds the outbox of the outermost layer.
 _OUTBOX = "openviper.email.outbox"
@@ -76,20 +82,42 @@ class Layer:
 
 
 class Email:
-    """The extension for OpenViper applications: ``app.add_extension(Email())``.
+    """Mail for an application: ``Email().attach(app)`` for Starlette and FastAPI.
 
-    ``settings`` override the environment and the setting ``EMAIL``, key by key. On startup it validates the settings,
-    opens the backend and logs which delivery mode mail will take; on shutdown it delivers deferred mail within
-    ``shutdown_timeout`` and closes. It puts ``send_email`` and ``email`` (the mailer) on ``request.state``.
+    For OpenViper it is an extension: ``app.add_extension(Email())``. ``settings`` override the environment and the
+    setting ``EMAIL``, key by key. On startup it validates the settings, opens the backend and logs which delivery mode
+    mail will take; on shutdown it delivers deferred mail within ``shutdown_timeout`` and closes. It puts ``send_email``
+    and ``email`` (the mailer) on ``request.state``.
 
     Raises:
-        ImproperlyConfigured: at startup, listing every fault of the settings.
+        ImproperlyConfigured: ``settings`` is not a dict; at startup, listing every fault of the settings.
     """
 
     name = "email"
 
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None, **unknown: Never) -> None:
+        _check_settings(settings, unknown, call="Email(")
+        self._settings = settings
         self._runtime = Runtime(settings, call="Email(")
+
+    def attach(self, app: Application) -> Application:
+        """Give a Starlette or FastAPI application mail, and return it.
+
+        It wraps all middleware and error handling of ``app``, and takes part in its lifespan; the server runs ``app``
+        itself. Applications that are mounted in ``app`` send through it.
+
+        Raises:
+            ImproperlyConfigured: ``app`` is of another kind, has started, or has mail already.
+        """
+        check_attachable(app, layer=Layer)
+        if (add_extension := getattr(app, "add_extension", None)) is not None:
+            add_extension(self)  # an OpenViper application, which orders its extensions
+        else:
+            # A runtime for each application: several may start and stop on one event loop.
+            runtime = Runtime(self._settings, call="Email(")
+            wrap_when_built(app, lambda stack: LifespanLayer(stack, runtime), layer=Layer)
+            wrappers.made = True
+        return app
 
     def lifespan(self, _app: object) -> AbstractAsyncContextManager[None]:
         """Open and close with the application."""
@@ -105,22 +133,11 @@ class Email:
         return Layer(app, self._runtime)
 
 
-class EmailMiddleware(Layer):
-    """Mail for any ASGI application: ``app = EmailMiddleware(app)``.
-
-    It answers the lifespan scope as well, also for an application that does not support it. ``settings`` are those of
-    :class:`Email`.
-    """
-
-    surrounded = True  # by ServerErrorMiddleware, with add_middleware()
-
-    # Every framework has its own types for the three arguments of an ASGI application.
-    def __init__(
-        self, app: Callable[[Any, Any, Any], Awaitable[None]], settings: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(app, Runtime(settings, call="EmailMiddleware(app, "))
+class LifespanLayer(Layer):
+    """A layer that answers the lifespan scope as well, also for an application that does not support it."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        wrappers.reached = True
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
@@ -131,15 +148,54 @@ class EmailMiddleware(Layer):
         lifespan = self._runtime.lifespan()
         try:
             await lifespan.__aenter__()
-        except Exception as error:  # noqa: BLE001 - the server logs the text; a traceback would bury it
+        except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+            raise  # for Starlette's TestClient; servers log the text alone
         conversation = LifespanConversation(startup, receive, send)
         try:
             await conversation.run(self.app, scope)
         finally:
             await lifespan.__aexit__(None, None, None)
             await conversation.finish()
+
+
+class EmailMiddleware(LifespanLayer):
+    """Mail for any ASGI application: ``app = EmailMiddleware(app)``.
+
+    It answers the lifespan scope as well, also for an application that does not support it. ``settings`` are those of
+    :class:`Email`.
+
+    Raises:
+        ImproperlyConfigured: ``app`` is not an ASGI application, or ``settings`` is not a dict.
+    """
+
+    surrounded = True  # by ServerErrorMiddleware, with add_middleware()
+
+    if TYPE_CHECKING:
+        # Every framework has its own types for the three arguments of an ASGI application.
+        def __init__(
+            self, app: Callable[[Any, Any, Any], Awaitable[None]], settings: Mapping[str, Any] | None = None
+        ) -> None: ...
+    else:
+
+        def __init__(self, app, settings=None, **unknown):
+            _check_settings(settings, unknown, call="EmailMiddleware(app, ")
+            check_application(app, call="EmailMiddleware(app)")
+            super().__init__(app, Runtime(settings, call="EmailMiddleware(app, "))
+            wrappers.made = True
+
+
+def _check_settings(settings: object, unknown: Mapping[str, Any], *, call: str) -> None:
+    """Refuse settings that are not given as one dict; ``call`` is the source text of the call up to them."""
+    if unknown:
+        name = next(iter(unknown))
+        raise ImproperlyConfigured(f'{call}{name}=...): settings are given as one dict: {call}{{"{name}": ...}})')
+    if settings is None or isinstance(settings, Mapping):
+        return
+    remedy = "give a dict of settings"
+    if isinstance(settings, Starlette):
+        remedy = "the application is given to attach(): Email(settings).attach(app)"
+    raise ImproperlyConfigured(f"{call}{type(settings).__name__}): {remedy}")
 
 
 async def _end(running: Running, outbox: RequestOutbox, *, failure: str | None) -> None:

@@ -10,6 +10,7 @@ from weakref import ref
 from openviper.core.email.delivery.dispatcher import Dispatcher
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox, stay_current
+from openviper.core.email.delivery.wrappers import wrappers
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import entered
 from openviper.loops import PerLoop, at_loop_end
@@ -88,6 +89,7 @@ async def current_mailer() -> Mailer:
     """Return the request's mailer, or the loop's, or a new one that is closed when the loop ends."""
     mailer = _known_mailer()
     if mailer is None:
+        wrappers.warn_if_unreached()
         mailer = Mailer(EmailSettings.from_settings(), follows_settings=True)
         _of_loop.set(mailer)
         # Weak, so that the connections of a mailer which changed settings have replaced are closed with it.

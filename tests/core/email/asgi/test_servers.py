@@ -28,7 +28,14 @@ def subjects(smtp: SmtpServer) -> list[str]:
 
 @pytest.mark.parametrize(
     "app",
-    ["openviper_app:app", "starlette_app:app", "fastapi_app:app", "litestar_app:app", "quart_app:app"],
+    [
+        "openviper_app:app",
+        "starlette_app:app",
+        "fastapi_app:app",
+        "fastapi_app:attached",
+        "litestar_app:app",
+        "quart_app:app",
+    ],
 )
 def test_each_framework_defers_until_the_response_has_ended(app: str) -> None:
     """The answer arrives while the mail server has not even greeted."""

@@ -1,0 +1,53 @@
+"""Warn when a server runs an application without the mail layer that this process has made for it."""
+
+import logging
+import sys
+from dataclasses import dataclass
+
+__all__ = ["Wrappers", "known_server", "wrappers"]
+
+logger = logging.getLogger("openviper.email")
+
+_SERVERS = frozenset({"uvicorn", "hypercorn", "granian", "gunicorn"})
+
+
+@dataclass(slots=True)
+class Wrappers:
+    """Remembers whether this process has wrapped an application, and whether a server has called a wrapper since."""
+
+    made: bool = False
+    reached: bool = False
+    warned: bool = False
+
+    def warn_if_unreached(self) -> None:
+        """Warn, once, when a server runs this event loop and has called none of the wrappers that were made.
+
+        Called where a send opens mail by itself, so that later sends cost nothing.
+        """
+        if not self.made or self.reached or self.warned or (server := known_server()) is None:
+            return
+        self.warned = True
+        logger.warning(
+            "%s does not run the application that was wrapped or attached for mail, so requests wait for the mail "
+            "server: give it the wrapped one (app = EmailMiddleware(api), then `%s module:app`), or attach mail to the "
+            "one that it runs: Email().attach(api)",
+            server,
+            server,
+        )
+
+
+wrappers = Wrappers()
+
+
+def known_server() -> str | None:
+    """Return the name of the ASGI server that runs the current event loop; None in scripts, workers and tests.
+
+    Found among the calls below the running task: a server starts its loop itself.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in _SERVERS:
+            return package
+    return None
