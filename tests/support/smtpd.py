@@ -133,7 +133,8 @@ class _HangUp(Exception):
 class SmtpServer:
     """See the module's docstring.
 
-    ``recipient_limit``: further recipients of a transaction get 452. ``connection_limit``: connections beyond it are
+    ``recipient_limit``: further recipients of a transaction get ``limit_reply``. ``recipient_reply`` and ``data_reply``
+    are said to a recipient that is accepted, and to DATA. ``connection_limit``: connections beyond it are
     greeted with 421. ``inject_after_starttls``: clear text behind the
     answer to STARTTLS, as an attacker on the line would put there.
     """
@@ -157,6 +158,9 @@ class SmtpServer:
         self.users = dict(users or {})
         self.auth_methods = tuple(auth_methods)
         self.recipient_limit = recipient_limit
+        self.limit_reply = "452 4.5.3 too many recipients"
+        self.recipient_reply = "250 2.1.5 ok"
+        self.data_reply = "354 go ahead"
         self.connection_limit = connection_limit
         self.inject_after_starttls = inject_after_starttls
         self.host = host
@@ -548,10 +552,10 @@ class _Session:
         elif match is None:
             await self._reply("501 5.5.4 cannot be read")
         elif limit is not None and len(self._recipients) >= limit:
-            await self._reply("452 4.5.3 too many recipients")
+            await self._reply(self._server.limit_reply)
         else:
             self._recipients.append(match[1])
-            await self._reply("250 2.1.5 ok")
+            await self._reply(self._server.recipient_reply)
 
     async def _on_rset(self, line: str) -> None:
         self._reset()
@@ -565,7 +569,7 @@ class _Session:
         if not self._recipients:
             await self._reply("554 5.5.1 no valid recipients" if self._sender is not None else "503 5.5.1 MAIL first")
             return
-        await self._reply("354 go ahead")
+        await self._reply(self._server.data_reply)
         while (text := await self._reader.readuntil(b"\r\n")) != b".\r\n":
             self._content += text[1:] if text.startswith(b".") else text
         await self._take("DATA")

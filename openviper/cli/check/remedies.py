@@ -1,6 +1,5 @@
 """Say what to do about a refusal, by its reply code."""
 
-import re
 from collections.abc import Mapping
 
 from openviper.core.email.errors import DeliveryError
@@ -41,6 +40,6 @@ def reply_remedy(failure: DeliveryError, settings: EmailSettings, offered: Mappi
         return _LOG_IN if settings.username is None else _LOGGED_IN
     if failure.code == 538:
         return _METHOD if encrypted else _USE_TLS
-    if failure.code == 550 and re.search(r"\b5\.7\.1\b", str(failure)):
+    if failure.enhanced == "5.7.1" and failure.code in (550, 553, 554):
         return _POLICY
     return {421: _CLOSING, 534: _METHOD, 535: _CREDENTIALS}.get(failure.code or 0)

@@ -7,7 +7,7 @@
     │  ├─ InvalidAddress                   .address
     │  ├─ AttachmentRefused                .filename, .reason
     │  └─ TemplateFailed                   .template
-    ├─ DeliveryError                       .temporary, .uncertain, .code, .refused
+    ├─ DeliveryError                       .temporary, .uncertain, .code, .enhanced, .refused
     │  ├─ ConnectionFailed(ConnectionError)
     │  │  └─ AuthenticationFailed
     │  ├─ DeliveryTimeout(TimeoutError)
@@ -17,6 +17,7 @@
     └─ QueueUnavailable                    nothing was queued and nothing was sent
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 
+_ENHANCED = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?=\s|$)")
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Reason why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and its text.
@@ -57,6 +61,15 @@ class Refusal:
     def temporary(self) -> bool:
         """True for 4yz: the same command may succeed later (RFC 5321 section 4.2.1)."""
         return 400 <= self.code < 500
+
+    @property
+    def enhanced(self) -> str | None:
+        """Return the enhanced status code that the text begins with, such as ``5.2.2`` (RFC 2034, RFC 3463).
+
+        None without one, and if its class contradicts the reply code, which then decides alone.
+        """
+        match = _ENHANCED.match(self.text)
+        return match[0] if match is not None and int(match[1]) == self.code // 100 else None
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}".rstrip()
@@ -100,17 +113,25 @@ class DeliveryError(EmailError):
 
     ``temporary``: a later attempt may succeed. ``uncertain``: the connection ended after the whole message was sent and
     before the server answered, so it may or may not have been taken (RFC 1047); another attempt may deliver it twice.
-    ``code``: the server's reply code, None when the server did not say no. ``refused``: address to :class:`Refusal`
+    ``code``: the server's reply code, None when the server did not say no; ``enhanced``: the enhanced status code of
+    that reply (see :attr:`Refusal.enhanced`), None without one. ``refused``: address to :class:`Refusal`
     for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
     """
 
     def __init__(
-        self, message: str, *, temporary: bool = False, uncertain: bool = False, code: int | None = None
+        self,
+        message: str,
+        *,
+        temporary: bool = False,
+        uncertain: bool = False,
+        code: int | None = None,
+        enhanced: str | None = None,
     ) -> None:
         super().__init__(message)
         self.temporary = temporary
         self.uncertain = uncertain
         self.code = code
+        self.enhanced = enhanced
         self.refused: dict[str, Refusal] = {}
 
 
@@ -119,7 +140,7 @@ class ConnectionFailed(DeliveryError, ConnectionError):
 
 
 class AuthenticationFailed(ConnectionFailed):
-    """The server refused the user name and password, or offers no way to give them safely."""
+    """The server refused the login, requires one that was not made, or offers no way to make it safely."""
 
 
 class DeliveryTimeout(DeliveryError, TimeoutError):
@@ -143,11 +164,13 @@ class RecipientsRefused(DeliveryError):
 
     def __init__(self, message: str, *, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> None:
         codes = {refusal.code for refusal in refused.values()}
+        enhanced = {refusal.enhanced for refusal in refused.values()}
         super().__init__(
             message,
             temporary=any(refusal.temporary for refusal in refused.values()),
             uncertain=any(refusal.uncertain for refusal in refused.values()),
             code=codes.pop() if len(codes) == 1 else None,
+            enhanced=enhanced.pop() if len(enhanced) == 1 else None,
         )
         self.accepted = tuple(accepted)
         self.refused = dict(refused)

@@ -29,6 +29,7 @@ class SMTPBackend(EmailBackend):
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
         self._max_recipients = settings.max_recipients_per_message
+        self._allow_partial = settings.allow_partial
         self._pools: PerLoop[ConnectionPool] = PerLoop()
         self._pipelined: PerLoop[PipelinedSender] = PerLoop()
 
@@ -61,7 +62,9 @@ class SMTPBackend(EmailBackend):
         Raises:
             DeliveryError: no recipient got it, or the outcome is ``uncertain``.
         """
-        return await send_in_envelopes(message, self._pool().send, max_recipients=self._max_recipients)
+        return await send_in_envelopes(
+            message, self._pool().send, max_recipients=self._max_recipients, allow_partial=self._allow_partial
+        )
 
     async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
         """Do as ``send``, with many small messages in flight on a connection; one by one if the server cannot.
@@ -73,7 +76,9 @@ class SMTPBackend(EmailBackend):
         if sender is None or sender.pool is not pool:
             sender = PipelinedSender(pool, connections=self.settings.pool_size)
             self._pipelined.set(sender)
-        return await send_in_envelopes(message, sender.send, max_recipients=self._max_recipients)
+        return await send_in_envelopes(
+            message, sender.send, max_recipients=self._max_recipients, allow_partial=self._allow_partial
+        )
 
     @property
     def stats(self) -> PoolStats | None:

@@ -11,8 +11,8 @@ from openviper.core.email.backends.smtp.errors import (
     server_closing_error,
     wire_error,
 )
-from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, START_MAIL_INPUT, Reply
-from openviper.core.email.errors import ConnectionFailed, DeliveryError, Refusal
+from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply, session_timed_out
+from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 
 __all__ = ["Dialogue"]
@@ -71,11 +71,14 @@ class Dialogue:
     def interpret_envelope(self, replies: Sequence[Reply]) -> None:
         """Record the recipients accepted and refused; raise if the message may go to none of them.
 
-        ``replies`` are those to MAIL and to each RCPT; further ones are ignored.
+        ``replies`` are those to MAIL and to each RCPT; further ones are ignored. A refusal that concerns the session,
+        such as one that was idle for too long, makes the connection stale: a new one may send the message.
         """
         if not replies[0].positive:
             self._require_negative("MAIL FROM", replies[0])
-            raise message_refused_error(self._peer, "MAIL FROM", replies[0])
+            error = message_refused_error(self._peer, "MAIL FROM", replies[0])
+            about_session = isinstance(error, AuthenticationFailed) or session_timed_out(replies[0].refusal())
+            raise StaleConnection(error) if about_session else error
         for recipient, reply in zip(self._recipients, replies[1:], strict=False):
             if reply.positive:
                 self._accepted.append(recipient)
@@ -102,7 +105,7 @@ class Dialogue:
 
     def check_data_reply(self, reply: Reply) -> None:
         """Raise if the server does not ask for the content after DATA."""
-        if reply.code != START_MAIL_INPUT:
+        if not reply.intermediate:
             self._require_negative("DATA", reply)
             self.connection.needs_reset = True
             raise message_refused_error(self._peer, "DATA", reply)

@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from openviper.core.email.backends.smtp.commands import rcpt_to
+from openviper.core.email.backends.smtp.replies import exceeds_recipient_limit
 from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
@@ -13,18 +14,20 @@ __all__ = ["Send", "send_in_envelopes"]
 
 logger = logging.getLogger("openviper.email")
 
-_TOO_MANY_RECIPIENTS = 452  # RFC 5321 section 4.5.3.1.10
-
 Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 
 
-async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipients: int) -> DeliveryReport:
+async def send_in_envelopes(
+    message: OutgoingMessage, send: Send, *, max_recipients: int, allow_partial: bool = True
+) -> DeliveryReport:
     """Send ``message`` to all its recipients, at most ``max_recipients`` in a transaction.
 
-    Recipients refused with 452 get a further transaction, as long as each transaction reaches a recipient. If a
-    transaction fails after an earlier one has succeeded, its recipients are in ``refused``: with the server's reply if
-    there is one, else with 451 (worth retrying) or 554 and the reason as the text. If the server may have accepted
-    that transaction, they are ``uncertain``: sending to them again may deliver twice.
+    Recipients that the server refuses because the transaction has too many (452, 552) get a further one, as long as
+    each transaction reaches a recipient. If a transaction fails after an earlier one has succeeded, its recipients are
+    in ``refused``: with the server's reply if there is one, else with 451 (worth retrying) or 554 and the reason as the
+    text. If the server may have accepted that transaction, they are ``uncertain``: sending to them again may deliver
+    twice. ``allow_partial`` is the setting, which ``send`` obeys: if it is off, those who share an envelope with a
+    recipient refused permanently are refused permanently as well, so that no retry leaves that one out.
 
     Raises:
         InvalidAddress: a recipient is not allowed in a command; nothing was sent.
@@ -32,24 +35,32 @@ async def send_in_envelopes(message: OutgoingMessage, send: Send, *, max_recipie
     """
     recipients = message.envelope.recipients
     if len(recipients) <= max_recipients:
-        report = await send(message)
-        if not report.refused:
-            return report
-        envelopes = _Envelopes(message, send, max_recipients)
-        envelopes.waiting.clear()
-        envelopes.record(report)
+        try:
+            report = await send(message)
+        except RecipientsRefused as error:
+            envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
+            envelopes.waiting.clear()
+            if not envelopes.split(recipients, error):
+                raise
+        else:
+            if not report.refused:
+                return report
+            envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
+            envelopes.waiting.clear()
+            envelopes.record(recipients, report)
     else:
         for recipient in recipients:
             rcpt_to(recipient)  # an invalid one must be found before the first envelope is sent
-        envelopes = _Envelopes(message, send, max_recipients)
+        envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
     return await envelopes.send_all()
 
 
 class _Envelopes:
     """Envelopes of one message that are waiting, and the outcome of those sent."""
 
-    def __init__(self, message: OutgoingMessage, send: Send, max_recipients: int) -> None:
+    def __init__(self, message: OutgoingMessage, send: Send, max_recipients: int, *, allow_partial: bool) -> None:
         self._message = message
+        self._allow_partial = allow_partial
         self._send = send
         recipients = message.envelope.recipients
         self.waiting = deque(recipients[at : at + max_recipients] for at in range(0, len(recipients), max_recipients))
@@ -62,9 +73,10 @@ class _Envelopes:
         while self.waiting:
             recipients = self.waiting.popleft()
             try:
-                self.record(await self._send(self._message.for_recipients(recipients)))
+                self.record(recipients, await self._send(self._message.for_recipients(recipients)))
             except RecipientsRefused as error:
-                self._record_refused(error)
+                if not self.split(recipients, error):
+                    self._record_refused(error)
             except DeliveryError as error:
                 # A server that failed, or refused the content, would fail the next envelope too.
                 failure = error
@@ -90,19 +102,33 @@ class _Envelopes:
             )
         return DeliveryReport(tuple(self._accepted), self._refused, self._response)
 
-    def record(self, report: DeliveryReport) -> None:
-        """Add the outcome of one transaction; recipients refused with 452 wait for a further one."""
+    def record(self, recipients: Sequence[str], report: DeliveryReport) -> None:
+        """Add the outcome of one transaction; those above the server's limit wait for a further one."""
         self._accepted += report.accepted
         self._response = report.response
-        later = tuple(address for address, refusal in report.refused.items() if refusal.code == _TOO_MANY_RECIPIENTS)
+        later = _above_limit(recipients, report.refused)
         if later:
             self.waiting.appendleft(later)
         self._refused.update((key, value) for key, value in report.refused.items() if key not in later)
 
+    def split(self, recipients: Sequence[str], error: RecipientsRefused) -> bool:
+        """Let a transaction that was withheld only because of its number of recipients wait as two; True if it was."""
+        later = _above_limit(recipients, error.refused)
+        if not later or len(later) < len(error.refused):
+            return False
+        self.waiting.extendleft((later, error.accepted))
+        return True
+
     def _record_refused(self, error: RecipientsRefused) -> None:
         self._refused.update(error.refused)
-        for address in error.accepted:
-            self._refused[address] = Refusal(451, "not sent, because another recipient of its envelope was refused")
+        others = "not sent, because another recipient of its envelope was refused"
+        if self._allow_partial or all(refusal.temporary for refusal in error.refused.values()):
+            self._refused.update(dict.fromkeys(error.accepted, Refusal(451, others)))
+            return
+        self._refused.update(dict.fromkeys(error.accepted, Refusal(554, others)))
+        for address, refusal in error.refused.items():
+            if refusal.temporary:
+                self._refused[address] = Refusal(554, f"{others}; its own reply: {refusal}")
 
     def _record_failure(self, error: DeliveryError, recipients: tuple[str, ...]) -> None:
         refusal = Refusal(error.code or (451 if error.temporary else 554), str(error), error.uncertain)
@@ -112,6 +138,21 @@ class _Envelopes:
         for envelope in self.waiting:
             self._refused.update(dict.fromkeys(envelope, refusal))
         self.waiting.clear()
+
+
+def _above_limit(recipients: Sequence[str], refused: Mapping[str, Refusal]) -> tuple[str, ...]:
+    """Return those of ``recipients`` that may have been refused because others had been accepted before them."""
+    if not any(map(exceeds_recipient_limit, refused.values())):
+        return ()
+    accepted = False
+    later = []
+    for address in recipients:
+        refusal = refused.get(address)
+        if refusal is None:
+            accepted = True
+        elif accepted and exceeds_recipient_limit(refusal):
+            later.append(address)
+    return tuple(later)
 
 
 def _codes(refused: dict[str, Refusal]) -> str:

@@ -13,7 +13,13 @@ from typing import Literal
 
 import aiosmtplib
 
-from openviper.core.email.backends.smtp.replies import Reply, reply_text
+from openviper.core.email.backends.smtp.replies import (
+    Reply,
+    concerns_size,
+    names_too_many_recipients,
+    reply_text,
+    requires_login,
+)
 from openviper.core.email.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -45,6 +51,10 @@ __all__ = [
     "too_large_error",
     "wire_error",
 ]
+
+_LOGIN_HINT = """; the server requires a login (EMAIL["username"]) or encryption (EMAIL["use_tls"]) first"""
+_RECIPIENTS_HINT = """; lower EMAIL["max_recipients_per_message"]: more recipients then get envelopes of their own"""
+_SIZE_HINT = "; the message is too large for this server: send a link in place of a large attachment"
 
 # All that aiosmtplib raises during a handshake; anything else is a bug here and must surface as it is.
 HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
@@ -105,20 +115,46 @@ def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -
 
 def server_closing_error(peer: str, step: str, reply: Reply) -> DeliveryError:
     """Return the error for 421, with which the server may answer any command before it closes the connection."""
-    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code)
+    enhanced = reply.refusal().enhanced
+    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code, enhanced=enhanced)
 
 
-def message_refused_error(peer: str, step: str, reply: Reply) -> MessageRefused:
-    """Return the error for a refused sender or content."""
-    return MessageRefused(f"{peer}: {step}: {reply}", temporary=reply.refusal().temporary, code=reply.code)
+def message_refused_error(peer: str, step: str, reply: Reply, *, hint: bool = True) -> DeliveryError:
+    """Return the error for a sender or content refused at ``step``: ``MessageRefused``.
+
+    ``AuthenticationFailed`` if the server requires a login first, which says nothing about the message. ``hint``: add
+    the remedy for replies that have one.
+    """
+    refusal = reply.refusal()
+    kind = AuthenticationFailed if requires_login(refusal) else MessageRefused
+    text = f"{peer}: {step}: {reply}{_hint(refusal) if hint else ''}"
+    return kind(text, temporary=refusal.temporary, code=reply.code, enhanced=refusal.enhanced)
 
 
-def recipients_refused_error(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> RecipientsRefused:
-    """Return the error for an envelope that was not sent because of its refused recipients."""
+def recipients_refused_error(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> DeliveryError:
+    """Return the error for an envelope that was not sent because of its refused recipients: ``RecipientsRefused``.
+
+    ``AuthenticationFailed`` if the server requires a login for all of them.
+    """
+    refusals = tuple(refused.values())
+    if not accepted and all(map(requires_login, refusals)):
+        first_reply = refusals[0]
+        text = f"{peer}: RCPT TO: {first_reply}{_hint(first_reply)}"
+        return AuthenticationFailed(text, code=first_reply.code, enhanced=first_reply.enhanced)
     replies = sorted({str(refusal) for refusal in refused.values()})
     first = "; ".join(replies[:3]) + ("; ..." if len(replies) > 3 else "")
     count = f"{len(refused)} of {len(accepted) + len(refused)} recipients refused, nothing was sent"
-    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {first}", accepted=accepted, refused=refused)
+    hint = next(filter(None, map(_hint, refusals)), "")
+    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {first}{hint}", accepted=accepted, refused=refused)
+
+
+def _hint(refusal: Refusal) -> str:
+    """Return the remedy for a reply of a transaction, to be put behind it; empty if the reply has none."""
+    if requires_login(refusal):
+        return _LOGIN_HINT
+    if names_too_many_recipients(refusal):
+        return _RECIPIENTS_HINT
+    return _SIZE_HINT if concerns_size(refusal) else ""
 
 
 def too_large_error(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
@@ -178,11 +214,13 @@ def _was_connected(chain: tuple[BaseException, ...]) -> bool:
 def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) -> DeliveryError:
     if isinstance(error, aiosmtplib.SMTPConnectResponseError):
         step = HandshakeStep.GREETING
-    text = f"{peer}: {step}: {error.code} {reply_text(error.message)}".rstrip()
+    refusal = Refusal(error.code, reply_text(error.message))
+    text = f"{peer}: {step}: {refusal}"
     # 421 answers any command, and says nothing about the credentials (RFC 5321 section 3.8).
     about_login = isinstance(error, aiosmtplib.SMTPAuthenticationError) and error.code != 421
     kind = AuthenticationFailed if about_login else ConnectionFailed
-    return kind(text, temporary=error.code < 500, code=error.code if error.code >= 400 else None)
+    code = error.code if error.code >= 400 else None
+    return kind(text, temporary=error.code < 500, code=code, enhanced=refusal.enhanced)
 
 
 def _tls_error(peer: str, error: ssl.SSLError) -> DeliveryError:

@@ -88,7 +88,7 @@ class Inspection:
             )
         reply = await self._ask(connection, "MAIL FROM", mail_from(envelope, _SIZE, connection.capabilities))
         if not reply.positive:
-            raise message_refused_error(connection.peer, "MAIL FROM", reply)
+            raise message_refused_error(connection.peer, "MAIL FROM", reply, hint=False)
         await self._ask(connection, "RSET", b"RSET\r\n")
 
     @property

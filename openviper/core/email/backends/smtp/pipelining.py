@@ -20,7 +20,7 @@ from openviper.core.email.backends.smtp.errors import StaleConnection, WireFailu
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
 from openviper.core.email.backends.smtp.transaction import TRUSTED_FOR, TransactionOptions, check_limits
-from openviper.core.email.errors import MessageRefused, RecipientsRefused
+from openviper.core.email.errors import AuthenticationFailed, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
@@ -151,7 +151,9 @@ class _FlightInterpreter:
             return NotAccepted()
         try:
             self._dialogue.check_interrupted_flight(self._steps, replies)
-        except (MessageRefused, RecipientsRefused) as refusal:
+        except StaleConnection:
+            return NotAccepted()
+        except (AuthenticationFailed, MessageRefused, RecipientsRefused) as refusal:
             return refusal
         return self._dialogue.interruption_error(self._steps, failure)
 
@@ -174,7 +176,11 @@ class _FlightInterpreter:
         connection.needs_reset = True
         if mail.code == _BAD_SEQUENCE or not (reset.positive or content.positive):
             raise NotAccepted
-        dialogue.interpret_envelope(replies[1:])
+        try:
+            dialogue.interpret_envelope(replies[1:])
+        except StaleConnection as stale:
+            self.broken = True
+            raise NotAccepted from stale.error
         report = dialogue.interpret_content("BDAT", content)
         connection.needs_reset = False
         return report

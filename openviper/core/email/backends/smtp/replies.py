@@ -7,9 +7,18 @@ from functools import lru_cache
 from openviper.core.email.errors import Refusal
 from openviper.text import one_line, shown
 
-__all__ = ["SERVER_CLOSING", "START_MAIL_INPUT", "Reply", "ReplyReader", "reply_text"]
+__all__ = [
+    "SERVER_CLOSING",
+    "Reply",
+    "ReplyReader",
+    "concerns_size",
+    "exceeds_recipient_limit",
+    "names_too_many_recipients",
+    "reply_text",
+    "requires_login",
+    "session_timed_out",
+]
 
-START_MAIL_INPUT = 354  # to DATA
 SERVER_CLOSING = 421  # to any command: the server closes the connection
 
 # RFC 5321 section 4.5.3.1.5 allows 512 octets a line, but servers exceed that.
@@ -17,6 +26,10 @@ _MAX_LINE = 4096
 _MAX_LINES = 128
 _MAX_TEXT = 500
 _MAX_CACHED_LINE = 200
+
+_TOO_MANY_RECIPIENTS = re.compile(r"too many (?:\w+ )?(?:recipients|rcpt)", re.IGNORECASE)
+_TIMED_OUT = re.compile(r"time[d -]*out", re.IGNORECASE)
+_SIZE = re.compile(r"\b(?:size|large|big|too much mail data)\b", re.IGNORECASE)
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*?))?\r?", re.DOTALL)
 
@@ -38,6 +51,11 @@ class Reply:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positive", 200 <= self.code < 300)
+
+    @property
+    def intermediate(self) -> bool:
+        """True for 3yz, of which 354 is the only one that a transaction knows (RFC 5321 section 4.3.2)."""
+        return 300 <= self.code < 400
 
     @property
     def negative(self) -> bool:
@@ -116,3 +134,53 @@ def reply_text(text: bytes | str) -> str:
     if isinstance(text, bytes):
         text = text[: 4 * _MAX_TEXT].decode("utf-8", "replace")
     return one_line(text[:_MAX_TEXT])
+
+
+def exceeds_recipient_limit(refusal: Refusal) -> bool:
+    """True if ``refusal`` may mean that this transaction takes no further recipient.
+
+    The code is 452, from older servers 552 (RFC 5321 section 4.5.3.1.10); an enhanced code about the address, the
+    mailbox or the system (RFC 3463) gives these another reason. To be asked only behind an accepted recipient.
+    """
+    return refusal.code in (452, 552) and _subject(refusal) not in ("1", "2", "3")
+
+
+def names_too_many_recipients(refusal: Refusal) -> bool:
+    """True if ``refusal`` says so itself, whatever its code and step: X.5.3 (RFC 3463 section 3.6), or in words."""
+    return _detail(refusal) == "5.3" or _TOO_MANY_RECIPIENTS.search(refusal.text) is not None
+
+
+def requires_login(refusal: Refusal) -> bool:
+    """True if ``refusal``, to a command of a transaction, asks for AUTH or STARTTLS (RFC 4954 section 6, RFC 3207)."""
+    return refusal.code in (530, 534, 535, 538)
+
+
+def session_timed_out(refusal: Refusal) -> bool:
+    """True if ``refusal``, to MAIL, ends the session rather than refuses the sender.
+
+    Servers say so when the client was idle for too long: with X.4.2, or 451 and words; and with 503 when they have
+    closed the session for themselves.
+    """
+    return (
+        refusal.code == 503
+        or (refusal.temporary and _detail(refusal) == "4.2")
+        or (refusal.code == 451 and _TIMED_OUT.search(refusal.text) is not None)
+    )
+
+
+def concerns_size(refusal: Refusal) -> bool:
+    """True if ``refusal`` calls the message too large: 523, X.2.3, X.3.4, or 552 in words (RFC 1870, RFC 3463)."""
+    if (detail := _detail(refusal)) is not None:
+        return detail in ("2.3", "3.4")
+    return refusal.code == 523 or (refusal.code == 552 and _SIZE.search(refusal.text) is not None)
+
+
+def _detail(refusal: Refusal) -> str | None:
+    """Return subject and detail of the enhanced code, such as ``5.3``; None without one."""
+    enhanced = refusal.enhanced
+    return None if enhanced is None else enhanced.partition(".")[2]
+
+
+def _subject(refusal: Refusal) -> str | None:
+    detail = _detail(refusal)
+    return None if detail is None else detail.partition(".")[0]

@@ -9,8 +9,8 @@ from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf
 from openviper.core.email.backends.smtp.connection import Connection, Exchange
 from openviper.core.email.backends.smtp.content import YIELD_EVERY, DotStuffer, check_content, checked_size, pieces
 from openviper.core.email.backends.smtp.dialogue import Dialogue
-from openviper.core.email.backends.smtp.errors import WireFailure, too_large_error
-from openviper.core.email.backends.smtp.replies import START_MAIL_INPUT, Reply
+from openviper.core.email.backends.smtp.errors import WireFailure, too_large_error, wire_error
+from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
@@ -129,6 +129,11 @@ def _interpret_flight(
     dialogue, steps = _flight_dialogue(connection, recipients, options, written=True)
     connection.needs_reset = True
     dialogue.check_server_closing(steps, replies)
+    if replies[0].negative and replies[-1].positive:
+        failure = WireFailure(
+            "broken", f"the content was accepted ({replies[-1]}) although MAIL was not ({replies[0]})"
+        )
+        raise wire_error(connection.peer, "BDAT", failure, body_sent=True)
     dialogue.interpret_envelope(replies)
     report = dialogue.interpret_content("BDAT", replies[-1])
     connection.needs_reset = False
@@ -214,7 +219,7 @@ class _Transaction:
         try:
             dialogue.interpret_envelope(replies)
         except (MessageRefused, RecipientsRefused):
-            if replies[-1].code == START_MAIL_INPUT:
+            if replies[-1].intermediate:
                 await self._send_empty_content()
             raise
         dialogue.check_data_reply(replies[-1])

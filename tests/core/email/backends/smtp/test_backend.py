@@ -19,6 +19,8 @@ from openviper.core.email.errors import (
     MessageRefused,
     RecipientsRefused,
 )
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.retry import DispatcherPolicy, Retry, after_attempt
 from openviper.core.email.settings import EmailSettings
 
 CONTENT = b"".join(outgoing().content)
@@ -220,8 +222,26 @@ async def test_without_allow_partial_a_refusal_withholds_only_its_own_envelope()
             report = await backend.send(outgoing(to=addresses(6)))
     assert report.accepted == ("r0@example.com", "r1@example.com", "r4@example.com", "r5@example.com")
     assert report.refused["r3@example.com"].code == 550
-    assert report.refused["r2@example.com"].temporary
+    assert not report.refused["r2@example.com"].temporary, "a retry would leave r3 out"
     assert "another recipient" in report.refused["r2@example.com"].text
+
+
+@pytest.mark.parametrize("send", ["send", "send_pipelined"])
+async def test_without_allow_partial_no_retry_goes_to_those_beside_a_recipient_refused_for_good(send: str) -> None:
+    """Nor to those refused temporarily; an envelope without a permanent refusal is retried as a whole."""
+    with SmtpServer() as server:
+        server.refuse("r2@example.com", 550)
+        server.refuse("r3@example.com", 450)
+        server.refuse("r5@example.com", 450)
+        settings = EmailSettings(**server.settings(max_recipients_per_message=2, allow_partial=False))
+        async with SMTPBackend(settings) as backend:
+            report = await getattr(backend, send)(outgoing(to=addresses(6)))
+        decision = after_attempt(Progress(since=0.0), report, DispatcherPolicy((1.0,), allow_partial=False), now=0.0)
+    assert report.accepted == ("r0@example.com", "r1@example.com")
+    assert report.refused["r2@example.com"].code == 550
+    assert "450" in report.refused["r3@example.com"].text
+    assert isinstance(decision, Retry)
+    assert decision.progress.pending == ("r5@example.com", "r4@example.com")
 
 
 # Opening, closing, event loops
