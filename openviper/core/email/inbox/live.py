@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.inbox.store import Store
@@ -72,10 +73,8 @@ class Live:
         return self._stream(changed)
 
     def _stream(self, changed: Callable[[int, float], Awaitable[int]]) -> Response:
-        if self._waiting >= _MAX_WAITING:
-            return PlainTextResponse("Too many pages are open: close some.\n", 503, HEADERS)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(changed), headers=headers, media_type="text/event-stream")
+        return _Stream(self, changed, headers)
 
     async def first(self, find: Callable[[], Awaitable[T | None]], timeout: float) -> T | None:
         """Return the first result of ``find`` that is not None; it is called again after each change.
@@ -85,10 +84,8 @@ class Live:
         Raises:
             TooManyWaiting: as many requests as allowed wait already.
         """
-        if self._waiting >= _MAX_WAITING:
-            raise TooManyWaiting
         deadline = asyncio.get_running_loop().time() + timeout
-        with self._counted():
+        with self.admitted():
             while True:
                 version = self._store.changes.version
                 found = await find()
@@ -97,28 +94,55 @@ class Live:
                     return found
                 await self._store.changed(version, left)
 
-    async def _events(self, changed: Callable[[int, float], Awaitable[int]]) -> AsyncIterator[str]:
+    async def events(self, changed: Callable[[int, float], Awaitable[int]], longest: float) -> AsyncIterator[str]:
+        """Yield the lines of an event stream for ``longest`` seconds."""
         changes = self._store.changes
         version = await changed(-1, 0)
-        with self._counted() as longest:
-            end = asyncio.get_running_loop().time() + longest
-            yield "retry: 1000\n: open\n\n"
-            while not changes.closed and (left := end - asyncio.get_running_loop().time()) > 0:
-                current = await changed(version, min(left, _HEARTBEAT))
-                yield ": \n\n" if current == version else "data: changed\n\n"
-                version = current
-                if not changes.closed:
-                    await asyncio.sleep(_COLLECT)
+        end = asyncio.get_running_loop().time() + longest
+        yield "retry: 1000\n: open\n\n"
+        while not changes.closed and (left := end - asyncio.get_running_loop().time()) > 0:
+            current = await changed(version, min(left, _HEARTBEAT))
+            yield ": \n\n" if current == version else "data: changed\n\n"
+            version = current
+            if not changes.closed:
+                await asyncio.sleep(_COLLECT)
 
     @contextmanager
-    def _counted(self) -> Iterator[float]:
-        """Count a waiting request; the context value is how many seconds it may wait."""
+    def admitted(self) -> Iterator[float]:
+        """Admit and count a waiting request in one step; the context value is how many seconds it may wait.
+
+        Raises:
+            TooManyWaiting: as many requests as allowed wait already.
+        """
+        if self._waiting >= _MAX_WAITING:
+            raise TooManyWaiting
         self._waiting += 1
         try:
             with on_shutdown_signal(self._store.changes.close) as installed:
                 yield _MAX_SECONDS if installed else _MAX_SECONDS_WITHOUT_SIGNAL
         finally:
             self._waiting -= 1
+
+
+class _Stream(Response):
+    """An event stream that is admitted when it is sent, not when it is made: nothing can come in between."""
+
+    def __init__(self, live: Live, changed: Callable[[int, float], Awaitable[int]], headers: dict[str, str]) -> None:
+        super().__init__(headers=headers, media_type="text/event-stream")
+        self._live = live
+        self._changed = changed
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, or 503."""
+        try:
+            with self._live.admitted() as longest:
+                events = self._live.events(self._changed, longest)
+                stream = StreamingResponse(events, headers=self._headers, media_type=self.media_type)
+                await stream(scope, receive, send)
+        except TooManyWaiting:
+            refusal = PlainTextResponse("Too many pages are open: close some.\n", 503, HEADERS)
+            await refusal(scope, receive, send)
 
 
 @contextmanager

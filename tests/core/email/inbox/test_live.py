@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -91,6 +92,46 @@ async def test_no_more_than_so_many_pages_are_open_at_once(server: Uvicorn) -> N
         assert (await client.get("/_mail/api/messages/wait?timeout=1")).status_code == 503
         for answer in answers:
             await answer.aclose()
+
+
+@pytest.mark.parametrize(("streams", "waits"), [(200, 0), (40, 40), (0, 100)])
+async def test_of_many_requests_at_once_no_more_than_promised_wait(inboxes: Inboxes, streams: int, waits: int) -> None:
+    """Each is admitted and counted in one step, whoever else is on the way in."""
+    admitted: list[int] = []
+    go_on = asyncio.Event()
+    async with inboxes.open() as client:
+        app = client._transport.app  # type: ignore[attr-defined]
+
+        async def request(path: str) -> int:
+            statuses: list[int] = []
+
+            async def receive() -> dict[str, object]:
+                await go_on.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(event: dict[str, Any]) -> None:
+                if event["type"] == "http.response.start":
+                    statuses.append(event["status"])
+                    admitted.append(event["status"])
+
+            query = b"timeout=0.5" if path.endswith("wait") else b""
+            headers = [(b"host", b"127.0.0.1")]
+            scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query}
+            await app(
+                {**scope, "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http"}
+                | {"http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"}},
+                receive,
+                send,
+            )
+            return statuses[0]
+
+        paths = ["/_mail/events"] * streams + ["/_mail/api/messages/wait"] * waits
+        tasks = [asyncio.create_task(request(path)) for path in paths]
+        while len(admitted) < len(paths):
+            await asyncio.sleep(0.01)
+        go_on.set()
+        statuses = await asyncio.gather(*tasks)
+    assert len(statuses) - statuses.count(503) == 32
 
 
 async def test_waiting_answers_as_soon_as_the_message_is_there(inboxes: Inboxes) -> None:
