@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 
 from support.patience import PATIENCE
 from support.ports import lasting_port
+from support.watchdog import Watchdog
 
 __all__ = ["BrokerServer", "running"]
 
@@ -27,6 +28,7 @@ class BrokerServer(ABC):
         self.folder = folder
         self.port = lasting_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     @abstractmethod
@@ -49,6 +51,7 @@ class BrokerServer(ABC):
                 stderr=output,
                 start_new_session=True,
             )
+        self._watchdog = Watchdog(self._process.pid)
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             assert self._process.poll() is None, (self.folder / "output").read_text()
@@ -92,6 +95,8 @@ class BrokerServer(ABC):
         if self._process is None:
             return
         process, self._process = self._process, None
+        if self._watchdog is not None:
+            self._watchdog.close()
         try:
             os.killpg(process.pid, signal.SIGCONT)
             os.killpg(process.pid, number)

@@ -14,6 +14,7 @@ from pika.exceptions import AMQPError
 from support.broker_server import BrokerServer, running
 from support.patience import PATIENCE
 from support.ports import lasting_port
+from support.watchdog import Watchdog
 
 __all__ = ["RabbitmqServer", "rabbitmq_server"]
 
@@ -31,6 +32,7 @@ class RabbitmqServer(BrokerServer):
         self._dist_port = lasting_port()
         self._epmd_port = lasting_port()
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd_watchdog: Watchdog | None = None
         (folder / "enabled_plugins").write_text("[].")
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\nvm_memory_high_watermark.relative = 0.8\n"
@@ -56,7 +58,9 @@ class RabbitmqServer(BrokerServer):
                 env={**os.environ, **self._environment()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
+            self._epmd_watchdog = Watchdog(self._epmd.pid)
         # Each refused connection would be several errors in the log.
         logging.getLogger("pika").setLevel(logging.CRITICAL)
         super().start()
@@ -87,7 +91,8 @@ class RabbitmqServer(BrokerServer):
         try:
             super().close()
         finally:
-            if self._epmd is not None:
+            if self._epmd is not None and self._epmd_watchdog is not None:
+                self._epmd_watchdog.close()
                 self._epmd.kill()
                 self._epmd.wait(PATIENCE)
 

@@ -100,7 +100,7 @@ async def test_of_many_requests_at_once_no_more_than_promised_wait(inboxes: Inbo
     admitted: list[int] = []
     go_on = asyncio.Event()
     async with inboxes.open() as client:
-        app = client._transport.app  # type: ignore[attr-defined]
+        app: Any = client._transport.app  # type: ignore[attr-defined]
 
         async def request(path: str) -> int:
             statuses: list[int] = []
@@ -116,13 +116,10 @@ async def test_of_many_requests_at_once_no_more_than_promised_wait(inboxes: Inbo
 
             query = b"timeout=0.5" if path.endswith("wait") else b""
             headers = [(b"host", b"127.0.0.1")]
-            scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query}
-            await app(
-                {**scope, "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http"}
-                | {"http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"}},
-                receive,
-                send,
-            )
+            scope: dict[str, object] = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+            scope |= {"query_string": query, "headers": headers, "client": ("127.0.0.1", 1), "root_path": ""}
+            scope |= {"server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}}
+            await app(scope, receive, send)
             return statuses[0]
 
         paths = ["/_mail/events"] * streams + ["/_mail/api/messages/wait"] * waits
