@@ -134,8 +134,9 @@ class SmtpServer:
     """See the module's docstring.
 
     ``recipient_limit``: further recipients of a transaction get ``limit_reply``. ``recipient_reply`` and ``data_reply``
-    are said to a recipient that is accepted, and to DATA. ``connection_limit``: connections beyond it are
-    greeted with 421. ``inject_after_starttls``: clear text behind the
+    are said to a recipient that is accepted, and to DATA. ``connection_limit``: connections beyond it are greeted with
+    421. ``closes_after``: messages after which a connection is closed. ``takes_token``: True for user and XOAUTH2 token
+    that are right; None: the token is the password. ``inject_after_starttls``: clear text behind the
     answer to STARTTLS, as an attacker on the line would put there.
     """
 
@@ -149,6 +150,8 @@ class SmtpServer:
         auth_methods: Sequence[str] = ("PLAIN", "LOGIN"),
         recipient_limit: int | None = None,
         connection_limit: int | None = None,
+        closes_after: int | None = None,
+        takes_token: Callable[[str, str], bool] | None = None,
         inject_after_starttls: str = "",
         host: str = "127.0.0.1",
     ) -> None:
@@ -162,6 +165,8 @@ class SmtpServer:
         self.recipient_reply = "250 2.1.5 ok"
         self.data_reply = "354 go ahead"
         self.connection_limit = connection_limit
+        self.closes_after = closes_after
+        self.takes_token = takes_token
         self.inject_after_starttls = inject_after_starttls
         self.host = host
         self.port = 0
@@ -352,6 +357,7 @@ class _Session:
         self._tls = False
         self._user: str | None = None
         self._greeted = False
+        self._taken = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -522,7 +528,8 @@ class _Session:
             text = base64.b64decode(initial or await self._ask("")).decode()
             match = re.fullmatch(r"user=([^\x01]*)\x01auth=Bearer ([^\x01]*)\x01\x01", text)
             assert match is not None
-            right = users.get(match[1]) == match[2]
+            takes = self._server.takes_token
+            right = users.get(match[1]) == match[2] if takes is None else takes(match[1], match[2])
             if not right:
                 await self._ask('{"status":"401"}')
             return match[1], right
@@ -606,3 +613,6 @@ class _Session:
         if not await self._scripted("body", ""):
             self._server._keep(message)
             await self._reply("250 2.0.0 taken")
+            self._taken += 1
+            if self._taken == self._server.closes_after:
+                await self._leave()

@@ -30,6 +30,7 @@ __all__ = [
     "MaybeSecret",
     "MaybeSender",
     "MaybeText",
+    "MaybeToken",
     "OnUncertain",
     "Period",
     "Port",
@@ -120,6 +121,10 @@ def _secret(value: object) -> SecretStr | None:
     return SecretStr(text) if text else None
 
 
+def _token(value: object) -> SecretStr | Callable[[], Any] | None:
+    return value if callable(value) else _secret(value)
+
+
 def _path(value: object) -> Path:
     if isinstance(value, Path):
         return value
@@ -196,6 +201,11 @@ MaybeSecret = Annotated[
     SecretStr | None,
     BeforeValidator(_optional(_secret)),
     SettingKind("None or a string without control characters", secret=True),
+]
+MaybeToken = Annotated[
+    SecretStr | Callable[[], Any] | None,
+    BeforeValidator(_optional(_token)),
+    SettingKind("None, a string without control characters, or a function that returns a token", secret=True),
 ]
 Backend = Annotated[
     str,

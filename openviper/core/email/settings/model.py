@@ -30,6 +30,7 @@ from openviper.core.email.settings.kinds import (
     MaybeSecret,
     MaybeSender,
     MaybeText,
+    MaybeToken,
     OnUncertain,
     Period,
     Port,
@@ -44,7 +45,8 @@ __all__ = ["EmailSettings"]
 
 _PREFIX = "EMAIL_"
 _LONGEST_RETRY_DELAY = 3600.0
-_CREDENTIALS = frozenset({"username", "password", "xoauth2_token"})
+_SECRETS = ("password", "xoauth2_token", "xoauth2_token_provider")
+_CREDENTIALS = frozenset({"username", *_SECRETS})
 
 
 class EmailSettings(CheckedSettings):
@@ -73,8 +75,14 @@ class EmailSettings(CheckedSettings):
         "authentication. Without TLS it is refused unless `host` is a loopback address.",
     )
     password: MaybeSecret = Field(None, description="Password for SMTP AUTH; needs `username`. Never shown.")
-    xoauth2_token: MaybeSecret = Field(
-        None, description="OAuth 2 access token for SASL XOAUTH2 in place of `password`; needs `username`. Never shown."
+    xoauth2_token: MaybeToken = Field(
+        None,
+        repr=False,  # that of a functools.partial would show its arguments
+        description="OAuth 2 access token for SASL XOAUTH2 in place of `password`, or a function (async or plain) that "
+        "returns one or `(token, expires_in)`; needs `username`. Never shown.",
+    )
+    xoauth2_token_provider: MaybeText = Field(
+        None, description="Dotted path of such a function, in place of `xoauth2_token`; needs `username`."
     )
     use_tls: Flag = Field(
         False,
@@ -292,9 +300,9 @@ def _tls_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
 
 
 def _credential_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
-    secrets = [name for name in ("password", "xoauth2_token") if getattr(settings, name) is not None]
-    if len(secrets) == 2:
-        yield Conflict("xoauth2_token", "both are given; keep one", excludes="password", depends_on=_CREDENTIALS)
+    secrets = [name for name in _SECRETS if getattr(settings, name) is not None]
+    for name in secrets[1:]:
+        yield Conflict(name, "both are given; keep one", excludes=secrets[0], depends_on=_CREDENTIALS)
     if settings.username is not None and not secrets:
         text = "is given without a password; give password (or xoauth2_token), or leave it out"
         yield Conflict("username", text, depends_on=_CREDENTIALS)

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "username": None,
     "password": None,
     "xoauth2_token": None,
+    "xoauth2_token_provider": None,
     "use_tls": False,
     "use_ssl": False,
     "tls_ca_file": None,

@@ -6,6 +6,7 @@ import hmac
 from contextlib import suppress
 
 import aiosmtplib
+from pydantic import SecretStr
 
 from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, HandshakeStep, handshake_error
 from openviper.core.email.errors import AuthenticationFailed, DeliveryError
@@ -20,15 +21,20 @@ _METHOD_REFUSALS = frozenset({500, 501, 502, 503, 504, 534, 538})
 
 
 async def authenticate(
-    client: aiosmtplib.SMTP, settings: EmailSettings, peer: str, refusals: list[DeliveryError] | None = None
+    client: aiosmtplib.SMTP,
+    settings: EmailSettings,
+    peer: str,
+    refusals: list[DeliveryError] | None = None,
+    *,
+    token: SecretStr | None = None,
 ) -> None:
-    """Log in with ``xoauth2_token``, else with ``password`` by the methods that both sides support, best first.
+    """Log in with ``token``, else with the settings' ``password`` by the methods that both sides support, best first.
 
     The next method is tried after a refusal of the method itself, because some servers offer methods that they do not
     support. A refusal of the credentials ends it: each further one would count as another failed login.
     No error contains a secret: neither its text, nor its cause, nor a frame of its traceback.
 
-    ``refusals`` receives the error of each method as soon as it is known.
+    ``token``: the access token for XOAUTH2. ``refusals`` receives the error of each method as soon as it is known.
 
     Raises:
         AuthenticationFailed: refused, not offered, or the connection is not private.
@@ -36,8 +42,8 @@ async def authenticate(
     """
     _require_private_connection(client, peer)
     refusals = [] if refusals is None else refusals
-    for name in _auth_methods(client, settings, peer):
-        failure, about_method = await _try_method(client, settings, peer, name)
+    for name in _auth_methods(client, peer, with_token=token is not None):
+        failure, about_method = await _try_method(client, settings, peer, name, token)
         if failure is None:
             return
         refusals.append(failure)
@@ -69,21 +75,18 @@ def _require_private_connection(client: aiosmtplib.SMTP, peer: str) -> None:
         )
 
 
-def _auth_methods(client: aiosmtplib.SMTP, settings: EmailSettings, peer: str) -> list[str]:
+def _auth_methods(client: aiosmtplib.SMTP, peer: str, *, with_token: bool) -> list[str]:
     offered = client.server_auth_methods
-    if settings.xoauth2_token is None:
-        methods = client.supported_auth_methods
-    else:
-        methods = ["xoauth2"] if "xoauth2" in offered else []
+    methods = [name for name in offered if name == "xoauth2"] if with_token else client.supported_auth_methods
     if not methods:
         offer = f"offers only {', '.join(offered).upper()}" if offered else "offers no AUTH"
-        required = "XOAUTH2" if settings.xoauth2_token is not None else "CRAM-MD5, PLAIN or LOGIN"
+        required = "XOAUTH2" if with_token else "CRAM-MD5, PLAIN or LOGIN"
         raise AuthenticationFailed(f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}')
     return methods
 
 
 async def _try_method(
-    client: aiosmtplib.SMTP, settings: EmailSettings, peer: str, name: str
+    client: aiosmtplib.SMTP, settings: EmailSettings, peer: str, name: str, token: SecretStr | None
 ) -> tuple[DeliveryError | None, bool]:
     """Log in by the method ``name``.
 
@@ -91,7 +94,7 @@ async def _try_method(
     success.
     """
     username = settings.username or ""
-    given = settings.xoauth2_token or settings.password
+    given = token or settings.password
     assert given is not None
     secret = given.get_secret_value()
     try:

@@ -5,6 +5,7 @@ import logging
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
 from openviper.core.email.backends.smtp.handshake import client_context
+from openviper.core.email.backends.smtp.oauth2 import token_provider
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
 from openviper.core.email.errors import DeliveryError
@@ -28,6 +29,7 @@ class SMTPBackend(EmailBackend):
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
+        token_provider(settings)  # a wrong path is told here, and not at the first connection
         self._max_recipients = settings.max_recipients_per_message
         self._allow_partial = settings.allow_partial
         self._pools: PerLoop[ConnectionPool] = PerLoop()

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiosmtplib
+from pydantic import SecretStr
 
 from openviper.core.email.backends.smtp.authentication import authenticate
 from openviper.core.email.backends.smtp.commands import Capabilities, check_host_name, is_host_name
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import HANDSHAKE_ERRORS, HandshakeStep, handshake_error, peer_name
-from openviper.core.email.errors import ConnectionFailed, DeliveryError
+from openviper.core.email.backends.smtp.oauth2 import Token, TokenSource
+from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
@@ -25,8 +27,11 @@ __all__ = ["Handshake", "client_context", "connect"]
 _tls_contexts: dict[Path | None, ssl.SSLContext] = {}
 
 
-async def connect(settings: EmailSettings) -> Connection:
+async def connect(settings: EmailSettings, tokens: TokenSource | None = None) -> Connection:
     """Open a connection that is ready for a transaction. Each step takes at most ``timeout`` seconds.
+
+    ``tokens``: where the access token comes from; None: from the settings. If the server refuses a token, another one
+    is tried once, on a new connection.
 
     Raises:
         ConnectionFailed: the server is unreachable, no SMTP server, or refuses; its TLS is untrusted or not offered.
@@ -34,7 +39,18 @@ async def connect(settings: EmailSettings) -> Connection:
         DeliveryTimeout: the server did not answer in time.
         ImproperlyConfigured: ``tls_ca_file`` or ``local_hostname`` cannot be used.
     """
-    handshake = await Handshake.create(settings)
+    handshake = await Handshake.create(settings, tokens=tokens)
+    try:
+        return await _run(handshake)
+    except AuthenticationFailed as error:
+        refusal = error
+    again = await Handshake.create(settings, tokens=tokens)
+    if not await again.renew_token(handshake, refusal):
+        raise refusal
+    return await _run(again)
+
+
+async def _run(handshake: "Handshake") -> Connection:
     try:
         return await handshake.run()
     except BaseException:
@@ -53,13 +69,19 @@ class _Client(aiosmtplib.SMTP):
 class Handshake:
     """The steps to a connection that is ready for a transaction; ``run`` takes them all, in order.
 
-    ``sock`` is a socket connected to the server; None opens one.
+    ``sock`` is a socket connected to the server; None opens one. ``tokens`` None: those of the settings, if any.
     """
 
     def __init__(
-        self, settings: EmailSettings, context: ssl.SSLContext | None, sock: socket.socket | None = None
+        self,
+        settings: EmailSettings,
+        context: ssl.SSLContext | None,
+        sock: socket.socket | None = None,
+        tokens: TokenSource | None = None,
     ) -> None:
         self._settings = settings
+        self._tokens = tokens or TokenSource.from_settings(settings)
+        self._token: Token | None = None
         self._peer = peer_name(settings)
         self.auth_refusals: list[DeliveryError] = []
         self.client = _Client(
@@ -75,14 +97,16 @@ class Handshake:
         )
 
     @classmethod
-    async def create(cls, settings: EmailSettings, sock: socket.socket | None = None) -> Self:
+    async def create(
+        cls, settings: EmailSettings, sock: socket.socket | None = None, tokens: TokenSource | None = None
+    ) -> Self:
         """Create a handshake with the TLS context that ``settings`` ask for; nothing is sent yet.
 
         Raises:
             ImproperlyConfigured: ``tls_ca_file`` cannot be used.
         """
         context = await client_context(settings.tls_ca_file) if settings.use_tls or settings.use_ssl else None
-        return cls(settings, context, sock)
+        return cls(settings, context, sock, tokens)
 
     async def run(self) -> Connection:
         """Take every step that the settings ask for."""
@@ -133,8 +157,23 @@ class Handshake:
 
     async def log_in(self) -> None:
         """Authenticate, if the settings have a user name."""
-        if self._settings.username is not None:
-            await authenticate(self.client, self._settings, self._peer, self.auth_refusals)
+        if self._settings.username is None:
+            return
+        token = self._settings.xoauth2_token
+        if self._tokens is not None:
+            self._token = self._token or await self._tokens.get()
+            token = self._token.value
+        assert token is None or isinstance(token, SecretStr)
+        await authenticate(self.client, self._settings, self._peer, self.auth_refusals, token=token)
+
+    async def renew_token(self, refused: "Handshake", refusal: AuthenticationFailed) -> bool:
+        """Get another token than the one that the server refused in ``refused``; False if there is none."""
+        token = refused._token
+        if self._tokens is None or token is None or refusal.code is None or refusal.temporary:
+            return False
+        self._tokens.forget(token)
+        self._token = await self._tokens.get()
+        return self._token.value != token.value
 
     def detach(self) -> Connection:
         """Return the connection for transactions, which owns the transport from then on."""

@@ -14,6 +14,7 @@ from openviper.core.email.backends.attempt import mark_started, mark_waiting
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import StaleConnection, peer_name
 from openviper.core.email.backends.smtp.handshake import connect
+from openviper.core.email.backends.smtp.oauth2 import TokenSource
 from openviper.core.email.backends.smtp.transaction import TransactionOptions, run_transaction
 from openviper.core.email.errors import ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.events import DeliveryReport
@@ -91,6 +92,7 @@ class ConnectionPool:
     def __init__(self, settings: EmailSettings, *, acquire_timeout: float | None = None) -> None:
         """``acquire_timeout``: seconds that a sender waits for a connection; None: six times ``timeout``."""
         self._settings = settings
+        self._tokens = TokenSource.from_settings(settings)
         self._peer = peer_name(settings)
         self._acquire_timeout = _ACQUIRE_TIMEOUTS * settings.timeout if acquire_timeout is None else acquire_timeout
         self.options = TransactionOptions(
@@ -264,7 +266,7 @@ class ConnectionPool:
     async def _replace(self, lost: Connection) -> Connection:
         """Open a connection in the place of ``lost``."""
         self._reconnects += 1
-        task = self._loop.create_task(connect(self._settings), context=Context())
+        task = self._loop.create_task(connect(self._settings, self._tokens), context=Context())
         try:
             connection = await task
         except BaseException:
@@ -347,7 +349,7 @@ class ConnectionPool:
         task = asyncio.current_task()
         assert task is not None
         try:
-            connection = await connect(self._settings)
+            connection = await connect(self._settings, self._tokens)
         except Exception as error:  # noqa: BLE001 - the waiters must get the error, whatever it is
             self._opening.discard(task)
             self._on_connect_failed(error)
