@@ -131,14 +131,14 @@ class _Stream(Response):
         super().__init__(headers=headers, media_type="text/event-stream")
         self._live = live
         self._changed = changed
-        self._headers = headers
+        self._given = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, or 503."""
         try:
             with self._live.admitted() as longest:
                 events = self._live.events(self._changed, longest)
-                stream = StreamingResponse(events, headers=self._headers, media_type=self.media_type)
+                stream = StreamingResponse(events, headers=self._given, media_type=self.media_type)
                 await stream(scope, receive, send)
         except TooManyWaiting:
             refusal = PlainTextResponse("Too many pages are open: close some.\n", 503, HEADERS)
