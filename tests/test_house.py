@@ -14,13 +14,13 @@ ROOT = Path(__file__).parent.parent
 # Documented for users of the component: a path that moves breaks their code.
 KEPT = {
     "openviper.core.email": """
-        Address AttachmentData AttachmentRefused AuthenticationFailed ConnectionFailed DeliveryError DeliveryMode
-        DeliveryReport DeliveryTimeout Email EmailBackend EmailError EmailMessageData EmailMiddleware EmailSettings
-        InvalidAddress InvalidMessage MessageEvent MessageRefused PoolTimeout QueueUnavailable Receipt RecipientsRefused
-        Refusal TemplateFailed build_message get_backend parse_address resolve_attachments send_email send_email_sync
-        send_many submit_email subscribe
+        Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed ConnectionFailed DeliveryError
+        DeliveryMode DeliveryReport DeliveryTimeout Email EmailBackend EmailError EmailMessageData EmailMiddleware
+        EmailSettings InvalidAddress InvalidMessage MessageEvent MessageRefused PoolTimeout QueueUnavailable Receipt
+        RecipientsRefused Refusal TemplateFailed build_message get_backend parse_address resolve_attachments
+        send_email send_email_sync send_many submit_email subscribe
     """,
-    "openviper.core.email.addresses": "Address Addresses parse_address parse_addresses",
+    "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
     "openviper.core.email.attachments": "AttachmentData resolve_attachments",
     "openviper.core.email.backends": """
         ConsoleBackend DeliveryReport EmailBackend EmailSettings FileBackend MemoryBackend SMTPBackend get_backend

@@ -4,31 +4,46 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
-from openviper.core.email import AttachmentData, parse_address
+from openviper.core.email import AddressLike, AttachmentData, parse_address
+from openviper.core.email.addresses import Address, Addresses, parse_addresses, read_address
 from openviper.testing.message import SentMessage
 from openviper.text import shown
 
-__all__ = ["Criteria", "Criterion", "Verdict", "check", "describe_criterion", "match_addresses", "refuse_unknown"]
+__all__ = [
+    "AddressCriterion",
+    "Criteria",
+    "Criterion",
+    "Verdict",
+    "check",
+    "describe_criterion",
+    "match_addresses",
+    "refuse_unknown",
+]
 
 Criterion = str | re.Pattern[str] | Callable[[Any], object]
 """A text that must be equal (or contained, for ``..._contains``), a pattern to search for, or a predicate."""
 
 
+AddressCriterion = Criterion | Address | Sequence[Criterion | AddressLike]
+"""A criterion for one of several addresses, or a list with one for each."""
+
+
 class Criteria(TypedDict, total=False):
     """Criteria for a message, which must meet all of those given.
 
-    ``to``, ``cc``, ``bcc``, ``recipients`` (of the envelope): an address with or without its name, or a list of all
-    addresses in any order. ``attachment``: its file name; a function receives the ``AttachmentData``. ``headers``: a
-    criterion for each name. ``text_contains`` and ``html_contains`` also take a list of texts.
+    ``to``, ``cc``, ``bcc``, ``recipients`` (of the envelope): an address with or without its name, as the arguments of
+    a send take it, or a list of all addresses in any order. ``attachment``: its file name; a function receives the
+    ``AttachmentData``. ``headers``: a criterion for each name. ``text_contains`` and ``html_contains`` also take a list
+    of texts.
     """
 
-    to: Criterion | Sequence[str]
-    cc: Criterion | Sequence[str]
-    bcc: Criterion | Sequence[str]
-    recipients: Criterion | Sequence[str]
-    sender: Criterion
+    to: AddressCriterion
+    cc: AddressCriterion
+    bcc: AddressCriterion
+    recipients: AddressCriterion
+    sender: Criterion | AddressLike
     subject: Criterion
     text_contains: Criterion | Sequence[str]
     html_contains: Criterion | Sequence[str]
@@ -67,9 +82,9 @@ def check(message: SentMessage, criteria: Criteria) -> list[Verdict]:
 def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]:
     if name in ("to", "cc", "bcc", "recipients"):
         found = getattr(message, name)
-        return [Verdict(name, wanted, match_addresses(wanted, found), list(found))]
+        return [Verdict(name, wanted, match_addresses(wanted, found, field=name), list(found))]
     if name == "sender":
-        return [Verdict(name, wanted, match_addresses(wanted, (message.sender,)), message.sender)]
+        return [Verdict(name, wanted, _match_address(wanted, message.sender, name), message.sender)]
     if name == "subject":
         return [Verdict(name, wanted, _matches(wanted, message.subject), message.subject)]
     if name in ("text_contains", "html_contains"):
@@ -86,19 +101,25 @@ def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]
     return [Verdict(name, wanted, message.mode == wanted, str(message.mode))]
 
 
-def match_addresses(wanted: Criterion | Sequence[str], found: Sequence[str]) -> bool:
-    """True if one of ``found`` matches ``wanted``, or, for a list, if both have the same addresses."""
-    if isinstance(wanted, str | re.Pattern) or callable(wanted):
-        return any(_match_address(wanted, address) for address in found)
-    return len(wanted) == len(found) and all(any(_match_address(one, address) for address in found) for one in wanted)
+def match_addresses(wanted: AddressCriterion, found: Sequence[str], *, field: str) -> bool:
+    """True if one of ``found`` matches ``wanted``, or, for a list, if both have the same addresses.
+
+    Raises:
+        InvalidAddress: a value of ``wanted`` is not an address; the text begins with ``field``.
+    """
+    if isinstance(wanted, str | re.Pattern | Address) or callable(wanted):
+        return any(_match_address(wanted, address, field) for address in found)
+    if all(isinstance(one, str | tuple | Address) for one in wanted):
+        wanted = parse_addresses(cast("Addresses", wanted), field=field)
+    return len(wanted) == len(found) and all(
+        any(_match_address(one, address, field) for address in found) for one in wanted
+    )
 
 
-def _match_address(wanted: Criterion, found: str) -> bool:
-    if not isinstance(wanted, str):
+def _match_address(wanted: Criterion | AddressLike, found: str, field: str) -> bool:
+    if not isinstance(wanted, str | tuple | Address):
         return _matches(wanted, found)
-    if wanted == found:
-        return True
-    want, have = parse_address(wanted, field="criterion"), parse_address(found, field="message")
+    want, have = read_address(wanted, field=field), parse_address(found, field="message")
     return want.key == have.key and want.display_name in ("", have.display_name)
 
 

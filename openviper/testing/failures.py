@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from openviper.core.email import (
+    Address,
     AuthenticationFailed,
     ConnectionFailed,
     DeliveryError,
@@ -44,11 +45,11 @@ class Failure:
 
     step: ReplyStep
     reply: Reply | None
-    to: Criterion | None
+    to: Criterion | Address | None
     left: int | None
 
     @classmethod
-    def make(cls, reply: str, *, at: str, to: Criterion | None, times: int | None) -> "Failure":
+    def make(cls, reply: str, *, at: str, to: Criterion | Address | None, times: int | None) -> "Failure":
         """Make a failure from a test's arguments.
 
         Raises:
@@ -77,7 +78,11 @@ class Failure:
         """Return the refused ones of ``recipients`` with their refusals; only for ``rcpt``."""
         assert self.reply is not None
         refusal = self.reply.refusal()
-        return {address: refusal for address in recipients if self.to is None or match_addresses(self.to, (address,))}
+        return {
+            address: refusal
+            for address in recipients
+            if self.to is None or match_addresses(self.to, (address,), field="to")
+        }
 
     def make_error(self, recipients: Sequence[str], settings: EmailSettings) -> DeliveryError | None:
         """Return the error that the backend raises for ``recipients``; None if it accepts some of them."""

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Unpack
 
+from openviper.core.email.addresses import Address
 from openviper.core.email.delivery import using_transport
 from openviper.testing.capture import Capture, CaptureQueue, CaptureTransport, PendingMessage
 from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknown
@@ -150,7 +151,7 @@ class Mailbox:
         return messages[n].links()
 
     def fail_with(
-        self, reply: str, *, at: ReplyStep = "data", to: Criterion | None = None, times: int | None = None
+        self, reply: str, *, at: ReplyStep = "data", to: Criterion | Address | None = None, times: int | None = None
     ) -> AbstractContextManager[None]:
         """Make attempts fail as a mail server would, from now on or inside a ``with`` block.
 

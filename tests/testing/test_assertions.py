@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from openviper.core.email import send_email
+from openviper.core.email import Address, InvalidAddress, send_email
 from openviper.testing import Mailbox
 
 
@@ -32,6 +32,12 @@ async def order(mailbox: Mailbox) -> None:
         {"to": "alice@EXAMPLE.com"},
         {"to": '"Alice Ä" <alice@example.com>'},
         {"to": ["bob@example.com", "alice@example.com"]},
+        {"to": ["bob@example.com", ("Alice Ä", "alice@example.com")]},
+        {"to": Address.of("Alice Ä", "alice@example.com")},
+        {"to": Address.of("", "alice@example.com")},
+        {"to": [re.compile("^bob@"), ("", "alice@example.com")]},
+        {"sender": ("Shop", "orders@shop.example")},
+        {"sender": Address.of("", "orders@shop.example")},
         {"to": re.compile("^bob@")},
         {"to": lambda address: address.startswith("bob")},
         {"bcc": "archive@shop.example"},
@@ -202,3 +208,13 @@ async def test_a_snapshot_is_the_same_for_the_same_message(mailbox: Mailbox) -> 
         "      --- image/png inline 'l.png' Content-ID <logo> 3 bytes sha256 796120837694d3f3\n"
         "  --- text/plain attachment 'a.txt' 5 bytes sha256 a116c9ed46d62077\n"
     )
+
+
+@pytest.mark.usefixtures("order")
+async def test_a_bare_pair_is_no_criterion_for_several_addresses(mailbox: Mailbox) -> None:
+    with pytest.raises(InvalidAddress, match=r"^to: .* is a bare pair; write \[\(name, address\)\]$"):
+        mailbox.assert_sent(to=("Alice Ä", "alice@example.com"))
+    with pytest.raises(AssertionError, match="found 0"):
+        mailbox.assert_sent(to=[("Bob", "alice@example.com"), "bob@example.com"])
+    with pytest.raises(AssertionError, match="found 0"):
+        mailbox.assert_sent(sender=("Store", "orders@shop.example"))

@@ -24,6 +24,7 @@ from openviper import HTMLResponse, HTTPException, JSONResponse, OpenViper, Requ
 from openviper.conf import override, settings
 from openviper.core.email import (
     Address,
+    AddressLike,
     AttachmentData,
     AttachmentRefused,
     AuthenticationFailed,
@@ -213,8 +214,17 @@ DELIVERY: type[DeliveryError] = QueueUnavailable  # type: ignore[assignment]
 
 
 async def make_messages() -> EmailMessage:
-    address = parse_address("Ana <ana@example.com>", field="recipients")
+    address = parse_address("Ana <ana@example.com>")
     assert_type(address, Address)
+    assert_type(parse_address("Ana <ana@example.com>", field="recipients"), Address)
+    assert_type(Address.of("Costa, Ana", "ana@example.com"), Address)
+    everyone: list[AddressLike] = [address, ("Costa, Ana", "ana@example.com"), "bob@example.com"]
+    pairs = [("Costa, Ana", "ana@example.com")]
+    await send_email(everyone, "Hello", "Hello.", cc=pairs, bcc=address, sender=("Shop", "shop@example.com"))
+    await send_email(pairs, "Hello", "Hello.", sender=address, reply_to=everyone, envelope_sender=address)
+    await send_email("ana@example.com", envelope_sender=("Bounces", "a@example.com"))  # type: ignore[arg-type]
+    await send_email(5, "Hello", "Hello.")  # type: ignore[arg-type]
+    EmailMessageData(pairs, "Hello", "Hello.", cc=address, sender=("Shop", "shop@example.com"), reply_to=everyone)
     assert_type(address.addr_spec, str)
     attachments = await resolve_attachments(["orders.csv", b"Hello."], max_bytes=1024, dirs=[Path("exports")])
     assert_type(attachments, list[AttachmentData])
@@ -417,6 +427,9 @@ async def test_with_the_fixture(mailbox: Mailbox) -> None:
     assert_type((sent.subject, sent.text, sent.html), tuple[str, str | None, str | None])
     assert_type(sent.attachments, tuple[AttachmentData, ...])
     mailbox.assert_not_sent(bcc=["eve@example.com"], headers={"X-Order": "7"})
+    mailbox.assert_sent(
+        to=[("Ana", "ana@example.com")], cc=Address.of("", "a@b.c"), sender=("Shop", "shop@example.com")
+    )
     mailbox.assert_sent(two="ana@example.com")  # type: ignore[call-arg]
     with mailbox.fail_with("451 try later", at="rcpt", to="ana@example.com", times=1):
         await mailbox.wait(count=2, timeout=1, text_contains=["order", "7"])

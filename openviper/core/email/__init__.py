@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from openviper.core.email.addresses import Address, parse_address
+from openviper.core.email.addresses import Address, AddressLike, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
@@ -38,6 +38,7 @@ else:
 
 __all__ = [
     "Address",
+    "AddressLike",
     "AttachmentData",
     "AttachmentRefused",
     "AuthenticationFailed",

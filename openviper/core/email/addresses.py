@@ -1,8 +1,9 @@
 """Parse addresses by one strict grammar, into one value for both the header and the envelope.
 
-Accepted are ``local@domain``, ``<local@domain>``, ``Name <local@domain>`` and ``"Name, quoted" <local@domain>``. What
-RFC 5322 has besides (comments, groups, routes, folding) is refused: it carries nothing that a sender needs, and
-parsers that disagree about it have sent mail to the wrong domain.
+Accepted are ``local@domain``, ``<local@domain>``, ``Name <local@domain>`` and ``"Name, quoted" <local@domain>``, pairs
+``(name, address)`` with any name, and :class:`Address`. What RFC 5322 has besides (comments, groups, routes, folding)
+is refused: it carries nothing that a sender needs, and parsers that disagree about it have sent mail to the wrong
+domain.
 """
 
 import ipaddress
@@ -15,11 +16,12 @@ from functools import lru_cache
 import idna
 
 from openviper.core.email.errors import InvalidAddress
+from openviper.encoded_words import MalformedWord, decode_words
 from openviper.text import control_character, shown
 
-__all__ = ["Address", "Addresses", "parse_address", "parse_addresses"]
+__all__ = ["Address", "AddressLike", "Addresses", "parse_address", "parse_addresses", "read_address"]
 
-# Far above any real address; keeps the work small whatever is given.
+# Far above any real address or name; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
 # RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3: a path of 256 octets includes its angle brackets.
 _MAX_LOCAL_OCTETS = 64
@@ -39,14 +41,24 @@ _UNQUOTE = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked address. ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written.
+    """An address, made by :meth:`of` or :func:`parse_address`; one made otherwise is checked when it is used.
 
-    A local part that needs quotes includes them.
+    ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written. A local part that needs quotes
+    includes them.
     """
 
     display_name: str
     local_part: str
     domain: str
+
+    @classmethod
+    def of(cls, name: str, address: str) -> "Address":
+        """Return the address of ``name``, which is any text without control characters, taken literally; "" for none.
+
+        Raises:
+            InvalidAddress: ``address`` is not one bare address (``ana@example.com``), or ``name`` cannot be sent.
+        """
+        return read_address((name, address), field="Address.of")
 
     @property
     def addr_spec(self) -> str:
@@ -70,8 +82,11 @@ class Address:
         return f'"{name}" <{self.addr_spec}>'
 
 
-Addresses = str | Iterable[str]
-"""One address or several, as callers give them."""
+AddressLike = str | tuple[str, str] | Address
+"""One address, as callers give it: text, a pair ``(name, address)``, or an :class:`Address`."""
+
+Addresses = str | Address | Iterable[AddressLike]
+"""One address or several, as callers give them. A pair stands in a list, where two texts are two addresses."""
 
 
 class _Refused(Exception):
@@ -92,45 +107,121 @@ class _Several(_Refused):
         return f"{self}; this takes one address{': put its name in double quotes' if self._name_remedy else ''}"
 
 
-def parse_address(value: str, *, field: str, in_list: bool = False) -> Address:
-    """Parse one address; ``field`` names the argument or setting in the error.
+def parse_address(text: str, *, field: str = "address") -> Address:
+    """Parse one address given as text; ``field`` names the argument or setting in the error.
+
+    Encoded words (RFC 2047) in a name without quotes are decoded, as ``email.utils.formataddr`` makes them.
+
+    Raises:
+        InvalidAddress: ``text`` is not exactly one address of the accepted forms.
+    """
+    if not isinstance(text, str):
+        raise InvalidAddress(
+            f"{field}: an address must be a str, not {type(text).__name__}", address=shown(text)
+        ) from None
+    return read_address(text, field=field)
+
+
+def read_address(value: AddressLike, *, field: str, in_list: bool = False) -> Address:
+    """Return the checked address of a text, a pair or an :class:`Address`.
 
     ``in_list``: the field takes a list as well, which is then the remedy for several addresses in one string.
 
     Raises:
-        InvalidAddress: ``value`` is not exactly one address of the accepted forms.
+        InvalidAddress: ``value`` is not exactly one address; the text begins with ``field``.
     """
-    if not isinstance(value, str):
-        raise InvalidAddress(
-            f"{field}: an address must be a str, not {type(value).__name__}", address=shown(value)
-        ) from None
     try:
-        # The cache holds only short values: its size in bytes is bounded with its length.
-        if len(value) > _MAX_LENGTH:
-            raise _Refused(f"is longer than {_MAX_LENGTH} characters")
-        return _parse(value)
+        if isinstance(value, str):
+            # The cache holds only short values: its size in bytes is bounded with its length.
+            if len(value) > _MAX_LENGTH:
+                raise _Refused(f"is longer than {_MAX_LENGTH} characters")
+            return _parse(value)
+        if isinstance(value, Address):
+            return _of_parts(value.display_name, value.local_part, value.domain)
+        if isinstance(value, tuple):
+            return _of_pair(value)
     except _Several as several:
-        text = several.text(in_list=in_list)
-        raise InvalidAddress(f"{field}: {shown(value)} {text}", address=value) from None
+        raise _invalid(value, several.text(in_list=in_list), field) from None
     except _Refused as refused:
-        raise InvalidAddress(f"{field}: {shown(value)} {refused}", address=value) from None
+        raise _invalid(value, str(refused), field) from None
+    raise InvalidAddress(
+        f"{field}: an address must be a str, a pair (name, address) or an Address, not {type(value).__name__}",
+        address=shown(value),
+        reason="is of another type",
+    )
 
 
 def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ...]:
     """Parse one address or a list of them; None is an empty list. Nothing is deduplicated.
 
     Raises:
-        InvalidAddress: as of :func:`parse_address`.
+        InvalidAddress: as of :func:`read_address`; a bare pair is told from two addresses.
     """
     if value is None or value == ():
         return ()
-    if isinstance(value, str):
-        return (parse_address(value, field=field, in_list=True),)
+    if isinstance(value, str | Address):
+        return (read_address(value, field=field, in_list=True),)
     if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
         raise InvalidAddress(
             f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=shown(value)
         )
-    return tuple([parse_address(item, field=field, in_list=True) for item in value])
+    try:
+        return tuple([read_address(item, field=field, in_list=True) for item in value])
+    except InvalidAddress as error:
+        if _is_bare_pair(value, error):
+            raise _invalid(value, "is a bare pair; write [(name, address)]", field) from None
+        raise
+
+
+def _invalid(value: object, reason: str, field: str) -> InvalidAddress:
+    given = value if isinstance(value, str) else shown(value)
+    return InvalidAddress(f"{field}: {shown(value)} {reason}", address=given, reason=reason)
+
+
+def _is_bare_pair(value: object, error: InvalidAddress) -> bool:
+    """Return True where a name and an address were taken for two addresses, and the name was refused."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    name, address = value
+    return isinstance(name, str) and name == error.address and isinstance(address, str) and "@" in address
+
+
+def _of_pair(pair: tuple[object, ...]) -> Address:
+    if len(pair) != 2:
+        raise _Refused("is a tuple that is no pair (name, address)")
+    name, text = pair
+    if not isinstance(name, str) or not isinstance(text, str):
+        raise _Refused('is a pair (name, address) of which one is not a str; "" is no name')
+    if len(text) > _MAX_LENGTH:
+        raise _Refused(f"has an address of more than {_MAX_LENGTH} characters")
+    if "@" in name and "@" not in text:
+        raise _Refused("has no '@' in its second part; a pair is (name, address)")
+    address = _parse(text)
+    if address.display_name:
+        raise _Refused("has a second name in its address; give the name once, as (name, address)")
+    return Address(_checked_name(name), address.local_part, address.domain)
+
+
+def _of_parts(name: object, local_part: object, domain: object) -> Address:
+    """Check an address that was not parsed here."""
+    if not (isinstance(name, str) and isinstance(local_part, str) and isinstance(domain, str)):
+        raise _Refused("has a part that is not a str")
+    if len(local_part) + len(domain) > _MAX_LENGTH:
+        raise _Refused(f"is longer than {_MAX_LENGTH} characters")
+    spec = _parse(f"{local_part}@{domain}")
+    # What parsing takes off is no part of either.
+    if spec.display_name or local_part[:1] in ("<", " ") or domain[-1:] in (">", " "):
+        raise _Refused("has parts that are no address together; make it with Address.of(name, address)")
+    return Address(_checked_name(name), spec.local_part, spec.domain)
+
+
+def _checked_name(name: str) -> str:
+    if len(name) > _MAX_LENGTH:
+        raise _Refused(f"has a name of more than {_MAX_LENGTH} characters")
+    character = control_character(name)
+    if character is not None:
+        raise _Refused(f"contains {character} in its name, which no header may hold")
+    return name.strip(" ")
 
 
 @lru_cache(maxsize=_CACHED)
@@ -163,10 +254,23 @@ def _split_name(text: str) -> tuple[str, str]:
     name = name.strip(" ")
     special = _SPECIALS.search(name)
     if special is None:
-        return name, _one_spec(spec)
+        return _decoded_name(name) if "=?" in name else name, _one_spec(spec)
     if "," in name or ";" in name:
         raise _Several("holds several addresses or an unquoted name", name_remedy=True)
     raise _Refused(f"has {shown(special.group())} in its name; put the name in double quotes")
+
+
+def _decoded_name(name: str) -> str:
+    """Decode the encoded words of a name without quotes (in quotes they are literal, RFC 2047 section 5)."""
+    remedy = "give the name as plain text: it is encoded when sent"
+    try:
+        decoded = decode_words(name)
+    except MalformedWord as error:
+        raise _Refused(f"has an encoded word in its name that {error}; {remedy}") from None
+    character = control_character(decoded)
+    if character is not None:
+        raise _Refused(f"has an encoded word in its name that hides {character}; {remedy}")
+    return decoded.strip(" ")
 
 
 def _one_spec(spec: str) -> str:

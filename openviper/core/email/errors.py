@@ -4,7 +4,7 @@
 
     EmailError
     ├─ InvalidMessage(ValueError)          the input is wrong; raised before anything is sent
-    │  ├─ InvalidAddress                   .address
+    │  ├─ InvalidAddress                   .address, .reason
     │  ├─ AttachmentRefused                .filename, .reason
     │  └─ TemplateFailed                   .template
     ├─ DeliveryError                       .temporary, .uncertain, .code, .enhanced, .refused
@@ -84,11 +84,12 @@ class InvalidMessage(EmailError, ValueError):
 
 
 class InvalidAddress(InvalidMessage):
-    """An address cannot be used; ``address`` is the value as given."""
+    """An address cannot be used; ``address`` is the value as given, ``reason`` says what is wrong, and the remedy."""
 
-    def __init__(self, message: str, *, address: str) -> None:
+    def __init__(self, message: str, *, address: str, reason: str = "") -> None:
         super().__init__(message)
         self.address = address
+        self.reason = reason
 
 
 class AttachmentRefused(InvalidMessage):

@@ -1,14 +1,17 @@
 """The address grammar: what is one address, what it becomes, and what is refused by name."""
 
+import pickle
 import re
 import time
 from email.headerregistry import Address as StandardAddress
+from email.utils import formataddr
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openviper.core.email.addresses import Address, parse_address, parse_addresses
+from openviper.core.email.addresses import Address, AddressLike, parse_address, parse_addresses, read_address
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
 
 # A busy machine is no failure.
@@ -38,7 +41,13 @@ def refusal(value, field="recipients"):
         ('"" <a@b.c>', "", "a", "b.c"),
         ('" " <a@b.c>', "", "a", "b.c"),
         ('"Alice"<a@b.c>', "Alice", "a", "b.c"),
-        ("=?utf-8?q?evil=40x.test=2C_?= <a@b.c>", "=?utf-8?q?evil=40x.test=2C_?=", "a", "b.c"),
+        ("=?utf-8?q?evil=40x.test=2C_?= <a@b.c>", "evil@x.test,", "a", "b.c"),
+        ('"=?utf-8?q?evil=40x.test=2C_?=" <a@b.c>', "=?utf-8?q?evil=40x.test=2C_?=", "a", "b.c"),
+        ("=?ISO-8859-1*de?Q?M=FCller?= <a@b.c>", "Müller", "a", "b.c"),
+        ("=?utf-8?b?8J+QjQ==?= =?utf-8?q?_Ana?= X <a@b.c>", "🐍 Ana X", "a", "b.c"),
+        ("Ana  =?utf-8?q?=C3=BC?=  B <a@b.c>", "Ana  ü  B", "a", "b.c"),
+        ("=?iso-2022-jp?B?GyRCOzNFRBsoQg==?= <a@b.c>", "山田", "a", "b.c"),
+        ("=?x <a@b.c>", "=?x", "a", "b.c"),
         ("first.last+tag@example.com", "", "first.last+tag", "example.com"),
         ("!#$%&'*+-/=?^_`{|}~@example.com", "", "!#$%&'*+-/=?^_`{|}~", "example.com"),
         ("a?=b@example.com", "", "a?=b", "example.com"),
@@ -168,6 +177,28 @@ def test_an_accepted_form_gives_these_three_values(written, display_name, local_
         ("a\u200bb@c.d", "the invisible character U+200B"),
         ("a\ufeffb@c.d", "the invisible character U+FEFF"),
         ("a\ue000b@c.d", "the invisible character U+E000"),
+        (
+            "=?utf-8?q?=0D=0ABcc=3A_x=40y.z?= <a@b.c>",
+            "in its name that hides CR; give the name as plain text",
+        ),
+        ("=?utf-8?b?AA==?= <a@b.c>", "that hides NUL; give the name as plain text"),
+        ("=?utf-8?q?=E2=80=A8?= <a@b.c>", "that hides the character U+2028"),
+        (
+            "=?utf-8?q?a?==?utf-8?q?b?= <a@b.c>",
+            "that is malformed; give the name as plain text",
+        ),
+        ("x=?utf-8?q?a?= <a@b.c>", "that is malformed"),
+        ("=?utf-8?q?a=?= <a@b.c>", "that cannot be decoded"),
+        ("=?utf-8?q?a=4?= <a@b.c>", "that cannot be decoded"),
+        ("=?utf-8?q?=C3?= <a@b.c>", "that cannot be decoded"),
+        ("=?utf-8?b?w7w?= <a@b.c>", "that cannot be decoded"),
+        ("=?utf-8?b?w7*8?= <a@b.c>", "that cannot be decoded"),
+        ("=?utf-8?q?a b?= <a@b.c>", "that is malformed"),
+        ("=?utf-8?q??= <a@b.c>", "that is malformed"),
+        ("=?utf-8?x?a?= <a@b.c>", "that is malformed"),
+        ("=?utf-8?q?a <a@b.c>", "that is malformed"),
+        ("=?utf-7?q?+AAo-?= <a@b.c>", "a character set that mail does not use"),
+        ("=?unicode_escape?q?=5Cn?= <a@b.c>", "a character set that mail does not use"),
         ("a\r\nb@c.d", "contains CR, which no address may hold"),
         ("a@b.c\nBcc: d@e.f", "contains LF"),
         ("A\x00 <a@b.c>", "contains NUL"),
@@ -381,3 +412,119 @@ def test_where_a_list_is_taken_it_is_the_remedy_for_several_addresses(value: str
     for addresses in (value, ["x@b.c", value]):
         with pytest.raises(InvalidAddress, match=f"^recipients: .*{re.escape(remedy)}$"):
             parse_addresses(addresses, field="recipients")
+
+
+NAMES = [
+    "Costa, Ana",
+    "Ana (Sales)",
+    "ana@home",
+    'Ana "A" \\ B',
+    "Ana: sales; <x@y.z>",
+    "🐍 Ana",
+    "山田太郎",
+    "محمد",
+    "=?utf-8?q?M=C3=BCller?=",
+    "=?utf-8?q?half",
+    "A" * 900,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_works_in_a_pair(name: str) -> None:
+    address = read_address((name, "ana@bücher.example"), field="sender")
+    assert address == Address(name, "ana", "xn--bcher-kva.example")
+    assert Address.of(name, "ana@bücher.example") == address
+    assert parse_address(str(address)) == address
+    assert read_address(address, field="sender") == address
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "=?" not in name])
+def test_what_formataddr_makes_of_a_name_is_that_name(name: str) -> None:
+    for charset in ("utf-8", "gb18030"):
+        assert parse_address(formataddr((name, "a@b.c"), charset)).display_name == name
+    if len(name) > 1:
+        assert parse_address(formataddr((f"{name} ü", "a@b.c"))).display_name == f"{name} ü"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (("Ana", "nobody"), "('Ana', 'nobody') has no '@'"),
+        (("ana@b.c", "Ana"), "has no '@' in its second part; a pair is (name, address)"),
+        (("Ana", "Ana <ana@b.c>"), "has a second name in its address; give the name once, as (name, address)"),
+        (("Ana\nBcc: x", "a@b.c"), "contains LF in its name, which no header may hold"),
+        (("Ana\u2028", "a@b.c"), "contains the character U+2028 in its name"),
+        (("Ana", "a@b.c\n"), "contains LF, which no address may hold"),
+        ((None, "a@b.c"), 'of which one is not a str; "" is no name'),
+        (("Ana", Address("", "a", "b.c")), "of which one is not a str"),
+        (("Ana",), "is a tuple that is no pair (name, address)"),
+        (("Ana", "a@b.c", "x"), "is a tuple that is no pair (name, address)"),
+        (("A" * 1001, "a@b.c"), "has a name of more than 1000 characters"),
+        (("Ana", f"a@b.c{' ' * 1000}"), "has an address of more than 1000 characters"),
+        (("Ana", "a@b.c, d@e.f"), "holds several addresses; this takes one address"),
+        (Address("Ana\r\nBcc: x@y.z", "a", "b.c"), "contains CR in its name"),
+        (Address("", "a b", "b.c"), "has ' ' in its local part"),
+        (Address("", "a", "b.c> RCPT TO:<x@y.z"), "has '>' in its domain"),
+        (Address("", "x <a", "b.c>"), "has parts that are no address together; make it with Address.of(name, address)"),
+        (Address("", "<a", "b.c>"), "has parts that are no address together"),
+        (Address("", " a", "b.c"), "has parts that are no address together"),
+        (Address("", "a@b", "c"), "has '@' in its domain"),
+        (Address("", "", ""), "nothing before '@'"),
+        (Address("", "a" * 2000, "b.c"), "is longer than 1000 characters"),
+        (Address("", ["a"], "b.c"), "has a part that is not a str"),  # type: ignore[arg-type]
+        (["a@b.c"], "must be a str, a pair (name, address) or an Address, not list"),
+        (5, "must be a str, a pair (name, address) or an Address, not int"),
+    ],
+)
+def test_a_wrong_pair_or_address_is_refused_with_its_reason(value: Any, reason: str) -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        read_address(value, field="sender")
+    assert str(caught.value).startswith("sender: ")
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_an_address_made_by_hand_is_completed_as_a_parsed_one() -> None:
+    assert read_address(Address(" Ana ", "a", "bücher.example"), field="to") == Address(
+        "Ana", "a", "xn--bcher-kva.example"
+    )
+    assert read_address(Address("", '"a.b"', "b.c"), field="to") == Address("", "a.b", "b.c")
+
+
+def test_a_list_takes_every_form_and_a_pair_in_it_is_always_name_and_address() -> None:
+    given: list[AddressLike] = ["a@b.c", ("x@y.z", "ana@b.c"), Address.of("Bo", "bo@b.c"), "C <c@b.c>"]
+    found = parse_addresses(given, field="to")
+    assert [(each.display_name, each.addr_spec) for each in found] == [
+        ("", "a@b.c"),
+        ("x@y.z", "ana@b.c"),
+        ("Bo", "bo@b.c"),
+        ("C", "c@b.c"),
+    ]
+    assert parse_addresses(Address.of("Bo", "bo@b.c"), field="to") == (Address("Bo", "bo", "b.c"),)
+
+
+def test_two_addresses_in_a_bare_tuple_stay_two_addresses() -> None:
+    found = parse_addresses(("a@b.c", "Bo <d@e.f>"), field="to")
+    assert [each.addr_spec for each in found] == ["a@b.c", "d@e.f"]
+
+
+@pytest.mark.parametrize("pair", [("Ana", "a@b.c"), ("Costa, Ana", "a@b.c"), ("", "a@b.c"), ["Ana", "a@b.c"]])
+def test_a_bare_pair_names_the_list_it_belongs_in(pair: Any) -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        parse_addresses(pair, field="cc")
+    assert str(caught.value) == f"cc: {pair!r} is a bare pair; write [(name, address)]"
+
+
+def test_what_is_no_pair_keeps_its_own_reason() -> None:
+    with pytest.raises(InvalidAddress, match=r"^cc: 'Ana' has no '@'$"):
+        parse_addresses(("Ana", "Bo"), field="cc")
+    with pytest.raises(InvalidAddress, match=r"^cc: 'Bo' has no '@'$"):
+        parse_addresses(("a@b.c", "Bo"), field="cc")
+
+
+def test_a_refusal_keeps_its_reason_through_pickle() -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address("nobody")
+    assert str(caught.value) == "address: 'nobody' has no '@'"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.address, again.reason) == ("nobody", "has no '@'")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from openviper.core.email.addresses import Address, Addresses
+from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import NOTHING
 from openviper.core.email.message.transfer_encodings import Base64Slice
@@ -36,10 +36,10 @@ class EmailMessageData:
     cc: Addresses = field(default_factory=list)
     bcc: Addresses = field(default_factory=list)
     attachments: list[AttachmentData] = field(default_factory=list)
-    sender: str | None = None
+    sender: AddressLike | None = None
     reply_to: Addresses = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
-    envelope_sender: str | None = None
+    envelope_sender: str | Address | None = None
 
 
 class PreparedMessage(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from openviper.core.email.addresses import Address, Addresses, parse_address, parse_addresses
+from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, read_address
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
@@ -77,10 +77,14 @@ def _is_large(data: EmailMessageData) -> bool:
         size = len(data.text or "") + len(data.html or "")
         if data.attachments:
             size += sum([len(part.content) for part in data.attachments])
-        addresses = len(data.recipients) + len(data.cc) + len(data.bcc)  # type: ignore[arg-type]
     except (AttributeError, TypeError):
         return False  # of a wrong type, which the check says
-    return size > BYTES_ON_LOOP or addresses > _ADDRESSES_ON_LOOP
+    if size > BYTES_ON_LOOP:
+        return True
+    try:
+        return len(data.recipients) + len(data.cc) + len(data.bcc) > _ADDRESSES_ON_LOOP  # type: ignore[arg-type]
+    except TypeError:
+        return False  # one address, an iterator, or a wrong type
 
 
 def build_message(data: EmailMessageData) -> "EmailMessage":
@@ -151,15 +155,15 @@ def check_message(
     )
 
 
-def _sender(given: str | None, default: str | None) -> Address:
+def _sender(given: AddressLike | None, default: str | None) -> Address:
     if given is not None:
-        return parse_address(given, field="sender")
+        return read_address(given, field="sender")
     if not default:
         raise ImproperlyConfigured(
             'EMAIL["default_sender"]: is not set, and the message names no sender; set it, or pass sender='
         )
     try:
-        return parse_address(default, field='EMAIL["default_sender"]')
+        return read_address(default, field='EMAIL["default_sender"]')
     except InvalidAddress as error:
         raise ImproperlyConfigured(str(error)) from error
 
@@ -168,7 +172,7 @@ def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:
     if value == ():
         return ()
     if isinstance(value, str):
-        return (parse_address(value, field=field, in_list=True),)
+        return (read_address(value, field=field, in_list=True),)
     addresses = parse_addresses(value, field=field)
     return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
 
@@ -213,12 +217,14 @@ def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData,
     return checked
 
 
-def _envelope_sender(given: str | None, sender: Address) -> str:
+def _envelope_sender(given: str | Address | None, sender: Address) -> str:
     if given is None:
         return sender.addr_spec
     if given == "":
         return ""
-    address = parse_address(given, field="envelope_sender")
+    address = read_address(given, field="envelope_sender")
     if address.display_name:
-        raise InvalidAddress("envelope_sender: takes an address without a name", address=given)
+        raise InvalidAddress(
+            f"envelope_sender: {shown(given)} has a name; give the address alone", address=address.addr_spec
+        )
     return address.addr_spec

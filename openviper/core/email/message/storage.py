@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from openviper.core.email.addresses import Address, parse_address
+from openviper.core.email.addresses import Address, parse_address, read_address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.model import PreparedMessage
@@ -312,7 +312,7 @@ def _encode_address(address: Address) -> list[str]:
 def _decode_address(value: Any) -> Address:
     name, local_part, domain = map(_text, value)
     address = Address(name, local_part, domain)
-    if parse_address(str(address), field="address") != address:
+    if read_address(address, field="address") != address:
         raise ValueError
     return address
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openviper.core.email.addresses import Addresses
+from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
@@ -30,10 +30,10 @@ async def compose(
     attachments: Sequence[Any] | None = None,
     template: str | None = None,
     context: Mapping[str, Any] | None = None,
-    sender: str | None = None,
+    sender: AddressLike | None = None,
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
+    envelope_sender: str | Address | None = None,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from openviper.core.email.addresses import Addresses
+from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.delivery import current_mailer, mailer_if_open, serving_event_loop, submit
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
@@ -29,11 +29,11 @@ async def submit_email(
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,
     background: bool | None = None,
-    sender: str | None = None,
+    sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
+    envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
@@ -41,7 +41,8 @@ async def submit_email(
     """Send an email and return its receipt.
 
     Args:
-        recipients: One address or several, each ``user@example.com`` or ``Name <user@example.com>``.
+        recipients: One address or several. Each is text (``user@example.com``, ``Name <user@example.com>``), a pair
+            ``(name, address)`` with any name, or an :class:`Address`. A pair stands in a list.
         subject: May be left out only where ``template`` gives it in its ``subject`` block.
         text: Plain-text body. Left out, it is made from the HTML. ``""`` is a valid body.
         html: HTML body.
@@ -55,7 +56,7 @@ async def submit_email(
             ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.
         background: False delivers before the call returns, also inside a transaction; True asks for the queue; None
             follows ``EMAIL["use_background_worker"]``.
-        sender: The From address; None is ``EMAIL["default_sender"]``.
+        sender: The From address, also as a pair; None is ``EMAIL["default_sender"]``.
         reply_to: Where answers go (RFC 5322 section 3.6.2).
         headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused.
         envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
@@ -104,11 +105,11 @@ async def send_email(
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,
     background: bool | None = None,
-    sender: str | None = None,
+    sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
+    envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
@@ -153,11 +154,11 @@ def send_email_sync(
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,
     background: bool | None = None,
-    sender: str | None = None,
+    sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
     headers: Mapping[str, str] | None = None,
-    envelope_sender: str | None = None,
+    envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,

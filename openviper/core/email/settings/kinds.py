@@ -9,7 +9,7 @@ from jinja2 import Environment
 from pydantic import BeforeValidator, Field, SecretStr
 
 from openviper.conf.kinds import SettingKind, flag_from_text
-from openviper.core.email.addresses import parse_address
+from openviper.core.email.addresses import read_address
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.settings.units import Rate, byte_count, seconds
 from openviper.text import control_character
@@ -89,13 +89,13 @@ def _plain(value: object) -> str:
     return value
 
 
-def _sender(value: object) -> str:
-    text = _plain(value)
+def _sender(value: Any) -> str:
+    """Return the address as text, whatever it is given as: a str stays as it is, so that it is shown as written."""
     try:
-        parse_address(text, field="")
-    except InvalidAddress:
-        raise ValueError("is not an address") from None
-    return text
+        address = read_address(value, field="sender")
+    except InvalidAddress as error:
+        raise ValueError(error.reason) from None
+    return value if isinstance(value, str) else str(address)
 
 
 def _optional(check: Callable[[Any], object]) -> Callable[[object], object]:
@@ -195,7 +195,9 @@ MaybeText = Annotated[
 MaybeSender = Annotated[
     str | None,
     BeforeValidator(_optional(_sender)),
-    SettingKind('None or one address such as "Shop <orders@shop.example>"', address=True),
+    SettingKind(
+        'None or one address such as "Shop <orders@shop.example>", a pair (name, address) or an Address', address=True
+    ),
 ]
 MaybeSecret = Annotated[
     SecretStr | None,

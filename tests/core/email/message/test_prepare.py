@@ -125,8 +125,11 @@ def test_the_envelope_sender_is_the_senders_address_unless_given() -> None:
     assert prepared(envelope_sender="").envelope_sender == ""
     assert prepared(envelope_sender="bounce+1@example.com").envelope_sender == "bounce+1@example.com"
     assert prepared(envelope_sender="a@bücher.example").envelope_sender == "a@xn--bcher-kva.example"
-    with pytest.raises(InvalidAddress, match=r"^envelope_sender: takes an address without a name"):
+    with pytest.raises(InvalidAddress, match=r"^envelope_sender: .* has a name; give the address alone$"):
         prepared(envelope_sender="Bounces <bounce@example.com>")
+    with pytest.raises(InvalidAddress, match=r"^envelope_sender: \('Bounces', .* has a name; give the address alone$"):
+        prepared(envelope_sender=("Bounces", "bounce@example.com"))
+    assert prepared(envelope_sender=Address.of("", "bounce@example.com")).envelope_sender == "bounce@example.com"
 
 
 def test_the_message_id_is_unique_and_on_the_senders_domain() -> None:

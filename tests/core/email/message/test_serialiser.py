@@ -10,12 +10,14 @@ import time
 import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import EmailMessage
+from email.utils import formataddr
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from openviper.core.email.addresses import AddressLike
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Content, EmailMessageData, PreparedMessage, build_message, check_message
@@ -574,13 +576,16 @@ def test_any_names_arrive_as_they_were_with_their_addresses(pairs: list[tuple[st
         (f'"{"," * 60}" <a@b.c>', f'"{"," * 60}" <a@b.c>'),
         ('"' + '\\"' * 30 + '" <a@b.c>', '"' + '\\"' * 30 + '" <a@b.c>'),
         ('"' + '\\"' * 31 + '" <a@b.c>', f"=?utf-8?b?{'IiIi' * 10}Ig==?= <a@b.c>"),
-        ("=?x?= <a@b.c>", "=?utf-8?b?PT94Pz0=?= <a@b.c>"),
+        ('"=?x?=" <a@b.c>', "=?utf-8?b?PT94Pz0=?= <a@b.c>"),
+        (formataddr(("Müller", "a@b.c")), "=?utf-8?q?M=C3=BCller?= <a@b.c>"),
+        (("=?utf-8?q?M=C3=BCller?=", "a@b.c"), "=?utf-8?b?PT91dGYtOD9xP009QzM9QkNsbGVyPz0=?= <a@b.c>"),
+        (("Costa, Ana", "a@b.c"), '"Costa, Ana" <a@b.c>'),
         ("Zoë <a@bücher.example>", "=?utf-8?q?Zo=C3=AB?= <a@xn--bcher-kva.example>"),
         ('"a..b"@b.c', '"a..b"@b.c'),
         ("a@[127.0.0.1]", "a@[127.0.0.1]"),
     ],
 )
-def test_an_address_is_spelled_like_this(address: str, raw: str) -> None:
+def test_an_address_is_spelled_like_this(address: AddressLike, raw: str) -> None:
     assert unfolded(written(recipients=[address]), "To") == raw
 
 

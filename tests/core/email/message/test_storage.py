@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openviper.core.email import AttachmentData, EmailMessageData
+from openviper.core.email import Address, AddressLike, AttachmentData, EmailMessageData
 from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, decode, encode, join, split
@@ -166,3 +166,26 @@ def test_a_person_can_see_which_message_it_is() -> None:
     assert about["Subject"] == "Grüße"
     assert about["Bcc"] == "hidden@example.com"
     assert Payload(b"{", ()).summary()["To"] == ""
+
+
+@pytest.mark.parametrize("name", ["Costa, Ana", "=?utf-8?q?M=C3=BCller?=", 'A "B" \\', "🐍" * 500, "n" * 1000])
+def test_any_name_of_a_pair_travels(name: str) -> None:
+    recipient: AddressLike = (name, "ana@example.com")
+    data = EmailMessageData(
+        [recipient], "Hello", text="", sender=recipient, reply_to=Address.of(name, "ana@example.com")
+    )
+    prepared = check_message(data, default_sender=None)
+    assert prepared.to == (prepared.sender,) == prepared.reply_to
+    assert prepared.sender.display_name == name
+    assert decode(encode(prepared)) == prepared
+
+
+@pytest.mark.parametrize(
+    "written",
+    [["A\nB", "a", "b.c"], ["", "a b", "b.c"], ["", "a", "bücher.example"], [" A", "a", "b.c"], ["", "<a", "b.c>"]],
+)
+def test_an_address_that_no_message_can_have_is_damaged(written: list[str]) -> None:
+    payload = encode(check_message(EmailMessageData("a@b.c", "Hello", text=""), default_sender="a@b.c"))
+    head = {**json.loads(payload.head), "to": [written]}
+    with pytest.raises(DamagedPayload, match="its field 'to' cannot be read"):
+        decode(Payload(json.dumps(head).encode(), payload.parts))

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.utils import formataddr
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from support.patience import PATIENCE
 
 from openviper.conf import override
 from openviper.core.email import (
+    Address,
     AttachmentData,
     DeliveryMode,
     InvalidAddress,
@@ -107,6 +109,49 @@ async def test_bcc_is_in_the_envelope_only_and_duplicates_are_delivered_once(mai
     assert recipients == ["a@example.test", "b@example.test", "carol@example.test"]
     # Not a letter that a Message-ID may end with.
     assert b"carol" not in b"".join(sent.content)
+
+
+async def test_pairs_and_addresses_are_taken_wherever_an_address_is(mailer: Mailer) -> None:
+    await send_email(
+        [("Costa, Ana", "ana@example.test"), "Bo <bo@example.test>"],
+        "Hello",
+        text="",
+        cc=Address.of("Ana (Sales)", "sales@example.test"),
+        bcc=[("x@y.z", "blind@example.test")],
+        reply_to=[("Help, please", "help@example.test")],
+        sender=("Müller, Shop", "news@example.test"),
+        envelope_sender=Address.of("", "bounces@example.test"),
+    )
+    message = last(mailer)
+    assert (message["From"], message["To"], message["Cc"], message["Reply-To"]) == (
+        '"Müller, Shop" <news@example.test>',
+        '"Costa, Ana" <ana@example.test>, Bo <bo@example.test>',
+        '"Ana (Sales)" <sales@example.test>',
+        '"Help, please" <help@example.test>',
+    )
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert mailer.backend.messages[-1].envelope == (
+        "bounces@example.test",
+        ("ana@example.test", "bo@example.test", "sales@example.test", "blind@example.test"),
+        False,
+    )
+
+
+@pytest.mark.parametrize("field", ["recipients", "cc", "bcc", "reply_to"])
+async def test_a_bare_pair_is_refused_where_several_addresses_are_taken(mailer: Mailer, field: str) -> None:
+    arguments: dict[str, Any] = {"recipients": "a@example.test", field: ("Costa, Ana", "ana@example.test")}
+    with pytest.raises(InvalidAddress, match=rf"^{field}: .* is a bare pair; write \[\(name, address\)\]$"):
+        await send_email(subject="Hello", text="", **arguments)
+    assert isinstance(mailer.backend, MemoryBackend)
+    assert len(mailer.backend.messages) == 0
+
+
+async def test_what_formataddr_makes_arrives_as_its_name_and_a_subject_stays_literal(mailer: Mailer) -> None:
+    written = formataddr(("Müller", "a@example.test"))
+    await send_email(written, written, text="", sender=written, reply_to=written)
+    message = last(mailer)
+    assert [message[name] for name in ("From", "To", "Reply-To")] == ["Müller <a@example.test>"] * 3
+    assert message["Subject"] == written
 
 
 async def test_keyword_additions_reach_the_message(mailer: Mailer) -> None:

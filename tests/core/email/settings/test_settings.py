@@ -5,6 +5,7 @@ import subprocess
 import sys
 import traceback
 from datetime import timedelta
+from email.utils import formataddr
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from openviper.conf import override
+from openviper.core.email import Address, AddressLike, parse_address
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.settings.units import Rate
 from openviper.exceptions import ImproperlyConfigured
@@ -621,4 +623,28 @@ def test_a_secret_may_be_given_wrapped() -> None:
 def test_a_default_sender_that_is_no_address_is_told_at_once(key: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         EmailSettings.load(email={key: "Viper Supplies"})
-    assert str(caught.value).startswith(f"EMAIL[\"{key}\"]: 'Viper Supplies' is not an address; give ")
+    assert str(caught.value).startswith(f"EMAIL[\"{key}\"]: 'Viper Supplies' has no '@'; give ")
+
+    with pytest.raises(ImproperlyConfigured, match=r"encoded word .* give the name as plain text"):
+        EmailSettings.load(email={key: "=?utf-8?q?=0A?= <a@shop.example>"})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (("Costa, Ana (Shop)", "orders@shop.example"), "Costa, Ana (Shop)"),
+        (Address.of('Ana "A" 🐍', "orders@shop.example"), 'Ana "A" 🐍'),
+        (formataddr(("Müller", "orders@shop.example")), "Müller"),
+    ],
+)
+def test_the_default_sender_may_be_a_pair_or_an_address(given: AddressLike, name: str) -> None:
+    settings = EmailSettings.load(email={"default_sender": given})
+    assert settings.default_sender is not None
+    assert parse_address(settings.default_sender) == Address(name, "orders", "shop.example")
+    assert EmailSettings.model_validate(settings.model_dump()).default_sender == settings.default_sender
+
+
+def test_the_default_sender_is_text_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAIL_DEFAULT_SENDER", formataddr(("Müller", "orders@shop.example")))
+    settings = EmailSettings.load(email={})
+    assert parse_address(str(settings.default_sender)).display_name == "Müller"
