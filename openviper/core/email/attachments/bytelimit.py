@@ -30,7 +30,9 @@ class TotalLimit:
             self._spent += count
         if self._max_bytes is not None and self._spent > self._max_bytes:
             raise AttachmentRefused(
-                filename, f"all attachments together are larger than the limit of {self._max_bytes} bytes"
+                filename,
+                f"all attachments together are larger than the limit of {self._max_bytes} bytes"
+                """ (EMAIL["max_message_bytes"])""",
             )
 
 
@@ -61,7 +63,9 @@ class ByteLimit:
         shared = self._total.room
         if shared is not None and size > shared:
             raise AttachmentRefused(
-                self.filename, f"has {size} bytes; all attachments together may have only {shared} more"
+                self.filename,
+                f"has {size} bytes; all attachments together may have only {shared} more"
+                """ (EMAIL["max_message_bytes"])""",
             )
 
     def spend(self, count: int) -> None:

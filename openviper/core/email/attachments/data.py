@@ -1,11 +1,12 @@
 """The attachment value."""
 
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
+from openviper.core.email.attachments.temporary import FileContent
 from openviper.text import shown
 
-__all__ = ["AttachmentData", "ReadOnlyAttachment"]
+__all__ = ["AttachmentData", "LoadedAttachment", "ReadOnlyAttachment"]
 
 
 @dataclass(slots=True)
@@ -22,8 +23,63 @@ class AttachmentData:
     inline: bool = False
     content_id: str | None = None
 
+    @property
+    def stored(self) -> bytes | FileContent:
+        """Return the content where it is: in memory, or in a temporary file, whose reading blocks."""
+        kept: bytes | FileContent = _CONTENT.__get__(self, AttachmentData)
+        return kept
 
-class ReadOnlyAttachment(AttachmentData):
+    @property
+    def size(self) -> int:
+        """Return the length of the content in bytes, without reading it."""
+        return len(self.stored)
+
+    def with_content_id(self, content_id: str | None) -> Self:
+        """Return a copy with another content id, and with the content where it is."""
+        return type(self)(self.filename, self.stored, self.mimetype, self.inline, content_id)  # type: ignore[arg-type]
+
+
+# The slot itself, which subclasses hide behind a property.
+_CONTENT: Any = AttachmentData.__dict__["content"]
+_FIELDS = tuple(field.name for field in fields(AttachmentData))
+
+
+class _Content:
+    """The attribute ``content`` of an attachment whose slot may hold a file: the bytes, read anew each time."""
+
+    def __get__(self, attachment: AttachmentData, owner: type | None = None) -> bytes:
+        kept = _CONTENT.__get__(attachment, owner)
+        return kept.read() if isinstance(kept, FileContent) else kept
+
+    def __set__(self, attachment: AttachmentData, content: bytes | FileContent) -> None:
+        _CONTENT.__set__(attachment, content)
+
+
+class LoadedAttachment(AttachmentData):
+    """An attachment whose content may be in a temporary file. Reading ``content`` then reads all of it, and blocks."""
+
+    __slots__ = ()
+
+    content = _Content()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AttachmentData):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        content = self.stored if isinstance(self.stored, FileContent) else self.content
+        values = (self.filename, content, self.mimetype, self.inline, self.content_id)
+        shown_fields = ", ".join(f"{name}={value!r}" for name, value in zip(_FIELDS, values, strict=True))
+        return f"{type(self).__name__}({shown_fields})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, name) for name in _FIELDS)
+
+
+class ReadOnlyAttachment(LoadedAttachment):
     """An attachment of a prepared message, which listeners may look at and not change."""
 
     __slots__ = ()
@@ -31,7 +87,7 @@ class ReadOnlyAttachment(AttachmentData):
     def __init__(
         self,
         filename: str,
-        content: bytes,
+        content: bytes | FileContent,
         mimetype: str = "application/octet-stream",
         inline: bool = False,
         content_id: str | None = None,
@@ -44,16 +100,3 @@ class ReadOnlyAttachment(AttachmentData):
 
     def __delattr__(self, name: str) -> None:
         raise FrozenInstanceError(f"the message is prepared: cannot delete field {shown(name)}")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AttachmentData):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, name) for name in _FIELDS)
-
-
-_FIELDS = tuple(field.name for field in fields(AttachmentData))

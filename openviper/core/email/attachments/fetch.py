@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import importlib
-import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ import httpx
 
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.attachments.decoding import decoder_for
+from openviper.core.email.attachments.mediatypes import declared_type
 from openviper.core.email.attachments.netguard import HostRefused, Resolver, public_addresses, resolve
 from openviper.core.email.attachments.target import UrlTarget, parse_target, redirected
+from openviper.core.email.attachments.temporary import ContentWriter, FileContent
 from openviper.core.email.errors import AttachmentRefused
 from openviper.text import shown
 
@@ -41,16 +42,13 @@ _Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
-# Joining this much holds the event loop for a millisecond.
-_JOIN_IN_THREAD = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """What the server sent; ``mimetype`` is its Content-Type without parameters, None when absent or unusable."""
 
-    content: bytes
+    content: bytes | FileContent
     mimetype: str | None
 
 
@@ -172,25 +170,17 @@ async def _receive(response: httpx.Response, host: str, limit: ByteLimit) -> Fet
     if encoding in ("", "identity") and length.isdecimal():
         limit.announce(int(length))
     decoder = decoder_for(encoding, limit)
-    chunks: list[bytes] = []
+    writer = ContentWriter()
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for raw in response.stream:
         for piece in decoder.decode(raw):
             limit.spend(len(piece))
-            chunks.append(piece)
+            if writer.add(piece):
+                await asyncio.to_thread(writer.flush)
             await asyncio.sleep(0)
     decoder.finish()
-    size = sum(map(len, chunks))
-    join = b"".join
-    content = await asyncio.to_thread(join, chunks) if size > _JOIN_IN_THREAD else join(chunks)
-    return Fetched(content, _media_type(response.headers.get("Content-Type", "")))
-
-
-def _media_type(header: str) -> str | None:
-    value = header.partition(";")[0].strip().lower()
-    if not _MEDIA_TYPE.fullmatch(value) or value.startswith(("multipart/", "message/")):
-        return None
-    return value
+    content = await asyncio.to_thread(writer.finish) if writer.in_file else writer.finish()
+    return Fetched(content, declared_type(response.headers.get("Content-Type", "")))
 
 
 def _describe(error: httpx.HTTPError) -> str:

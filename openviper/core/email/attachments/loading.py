@@ -3,44 +3,89 @@
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from openviper.core.email.attachments import mediatypes
 from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
-from openviper.core.email.attachments.data import AttachmentData
+from openviper.core.email.attachments.data import AttachmentData, LoadedAttachment
+from openviper.core.email.attachments.dataurls import decode_data_url
 from openviper.core.email.attachments.decoding import decode_base64
 from openviper.core.email.attachments.localfile import read_file
 from openviper.core.email.attachments.netguard import Resolver, resolve
-from openviper.core.email.attachments.sources import Base64, File, Memory, Part, Text, Url, parse_item
+from openviper.core.email.attachments.reading import call, read_message, read_pieces, read_stream
+from openviper.core.email.attachments.sources import (
+    Base64,
+    DataUrl,
+    Factory,
+    File,
+    Mail,
+    Memory,
+    Part,
+    Pieces,
+    Stream,
+    Text,
+    Url,
+    is_content,
+    parse_content,
+    parse_item,
+    with_source,
+)
+from openviper.core.email.attachments.temporary import FileContent
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from openviper.core.email.attachments.fetch import Fetched
 
-__all__ = ["AttachmentInput", "resolve_attachments"]
+__all__ = ["AttachmentContent", "AttachmentInput", "resolve_attachments"]
+
+T = TypeVar("T")
 
 _AT_ONCE = 16
 # Decoding and encoding less than this holds the event loop for less than a millisecond.
 _IN_THREAD = 256 * 1024
 
 
-AttachmentInput = (
-    AttachmentData
-    | str
-    | os.PathLike[str]
-    | bytes
+class Readable(Protocol):
+    """An upload or a file opened in binary mode; ``read`` may be a coroutine function."""
+
+    def read(self, size: int = ..., /) -> bytes | Awaitable[bytes]:
+        """Return at most ``size`` bytes; empty at the end."""
+
+
+class MailMessage(Protocol):
+    """A message of the standard library's ``email.message``."""
+
+    def as_bytes(self, unixfrom: bool = ..., policy: Any = ...) -> bytes:
+        """Return the message as bytes."""
+
+
+AttachmentContent = (
+    bytes
     | bytearray
     | memoryview
-    | tuple[str | None, bytes | bytearray | memoryview | str | os.PathLike[str]]
-    | tuple[str | None, bytes | bytearray | memoryview | str | os.PathLike[str], str | None]
+    | str
+    | os.PathLike[str]
+    | Readable
+    | AsyncIterable[bytes]
+    | MailMessage
+    | Callable[[], Any]
+)
+"""The values that stand for one content: see :func:`resolve_attachments`."""
+
+AttachmentInput = (
+    AttachmentData
+    | AttachmentContent
+    | tuple[str | None, AttachmentContent]
+    | tuple[str | None, AttachmentContent, str | None]
     | Mapping[str, Any]
 )
 """The forms of an attachment: see :func:`resolve_attachments`."""
 
 
 async def resolve_attachments(
-    attachments: Iterable[AttachmentInput] | None,
+    attachments: Iterable[AttachmentInput] | AttachmentInput | None,
     *,
     max_bytes: int = 25 * 1024 * 1024,
     max_total_bytes: int | None = None,
@@ -50,14 +95,25 @@ async def resolve_attachments(
     resolver: Resolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> list[AttachmentData]:
-    """Load a list of attachments concurrently, and return them in the order given.
+    """Load attachments concurrently, and return them in the order given.
 
-    An item is a path or an http(s) URL (a ``str`` with ``://`` is a URL), ``(filename, content)`` or ``(filename,
-    content, mimetype)`` with bytes, a path or a URL as content (a ``str`` there is never text), bytes, a dict with
-    exactly one of ``path``, ``url``, ``content`` (a ``str`` there is text, sent as UTF-8) and ``content_b64`` and
-    optionally ``filename``, ``mimetype``, ``inline`` and ``content_id``, or an :class:`AttachmentData`, of which a copy
-    is returned. An item without a name is called ``attachment-1.bin``, numbered by its position in the list. Without a
-    MIME type, the suffix of the file name decides, then, for a URL, the server.
+    ``attachments`` is a list of items, or one item. An item is
+
+    - a path or an http(s) or ``data:`` URL; a ``str`` with ``://`` is a URL,
+    - bytes,
+    - an upload or a file opened in binary mode: anything with ``read(size)``, plain or async, read from its beginning,
+    - an async iterable of bytes,
+    - a function without arguments, plain (called in a thread) or async, that returns one of the others,
+    - a message of the standard library, attached as message/rfc822,
+    - ``(filename, content)`` or ``(filename, content, mimetype)`` with one of these as content (a ``str`` there is
+      never text),
+    - a dict with exactly one of ``path``, ``url``, ``content`` (a ``str`` there is text, sent as UTF-8) and
+      ``content_b64``, and optionally ``filename``, ``mimetype``, ``inline`` and ``content_id``,
+    - an :class:`AttachmentData`, of which a copy is returned.
+
+    An item without a name is called ``attachment-1.bin``, numbered by its position in the list. Without a MIME type,
+    the suffix of the file name decides, then the server of a URL or the client that uploaded. What was read and is
+    larger than 1 MB is in a temporary file, which ends with the attachment; its ``content`` reads it, and blocks.
 
     ``max_bytes`` is for each one, ``max_total_bytes`` for all together (None: no limit). ``dirs``: the folders that
     paths may lead into, None for any. ``allowed_hosts``: hosts of URLs that may have internal addresses.
@@ -66,7 +122,7 @@ async def resolve_attachments(
 
     Raises:
         AttachmentRefused: the first item that cannot be attached; the loading of the others is cancelled.
-        InvalidMessage: ``attachments`` is not a list of items.
+        InvalidMessage: ``attachments`` is neither a list of items nor an item.
     """
     if attachments is None:
         return []
@@ -92,13 +148,18 @@ async def resolve_attachments(
     return await loader.load_all(jobs)
 
 
-def _items(attachments: object) -> list[Any]:
-    single = isinstance(attachments, str | bytes | bytearray | memoryview | os.PathLike | Mapping | AttachmentData)
-    # A tuple that begins with a name is one attachment whose brackets were forgotten.
-    single = single or (isinstance(attachments, tuple) and bool(attachments) and isinstance(attachments[0], str))
-    if single or not isinstance(attachments, Iterable) or hasattr(attachments, "read"):
-        kind = type(attachments).__name__
-        raise InvalidMessage(f"attachments must be a list of attachments, not one {kind}: write attachments=[...]")
+def _items(attachments: Any) -> list[Any]:
+    if isinstance(attachments, tuple) and len(attachments) in (2, 3) and isinstance(attachments[0], str | None):
+        if isinstance(attachments[1], str | os.PathLike):
+            raise InvalidMessage(
+                f"attachments: ({shown(attachments[0])}, ...) may be one file with its name or two files: write "
+                "[(filename, path)] or [path, path]"
+            )
+        return [attachments]
+    if isinstance(attachments, Mapping | AttachmentData) or is_content(attachments):
+        return [attachments]
+    if not isinstance(attachments, Iterable):
+        raise InvalidMessage(f"attachments: must be a list of attachments or one, not {type(attachments).__name__}")
     return list(attachments)
 
 
@@ -111,7 +172,7 @@ def _from_data(data: AttachmentData, index: int) -> Part:
     part = parse_item(
         {
             "filename": data.filename,
-            "content": data.content,
+            "content": data.stored,
             "mimetype": data.mimetype,
             "inline": data.inline,
             "content_id": data.content_id,
@@ -158,27 +219,53 @@ class _Loader:
         raise first
 
     async def _load(self, part: Part, limit: ByteLimit) -> AttachmentData:
-        served_as = None
+        called = isinstance(part.source, Factory)
+        if isinstance(part.source, Factory):
+            async with self._slots:
+                source = parse_content(await call(part.source.function, part.filename), part.filename)
+            part = with_source(part, source)
+            limit.filename = part.filename
+            if isinstance(source, Memory):
+                limit.spend(len(source.content))
+        content, declared = await self._content(part, limit, close=called)
+        filename = part.filename
+        mimetype = part.mimetype
+        if mimetype is None:
+            guessed = mediatypes.guess(filename)
+            sure = isinstance(part.source, Mail) or guessed == mediatypes.OCTET_STREAM
+            mimetype = declared if sure and declared else guessed
+        if isinstance(part.source, Text) and isinstance(content, bytes) and not content.isascii():
+            mimetype = _with_charset(mimetype)
+        if isinstance(part.source, DataUrl) and not part.named:
+            filename += mediatypes.suffix(mimetype.partition(";")[0].lower())
+        kind = LoadedAttachment if isinstance(content, FileContent) else AttachmentData
+        return kind(filename, content, mimetype, part.inline, part.content_id)  # type: ignore[arg-type]
+
+    async def _content(self, part: Part, limit: ByteLimit, *, close: bool) -> tuple[bytes | FileContent, str | None]:
+        """Return the content, and the media type that its source declares; ``close`` a file after it was read."""
         match part.source:
             case Memory(content):
-                pass
+                return content, None
             case Text(text):
-                content = await _off_loop(len(text), _encode, text, limit)
+                return await _off_loop(len(text), _encode, text, limit), None
             case Base64(encoded):
-                content = await _off_loop(len(encoded), decode_base64, encoded, limit)
-            case File(path):
-                async with self._slots:
-                    content = await asyncio.to_thread(read_file, path, dirs=self._dirs, limit=limit)
-            case Url(url):
-                async with self._slots:
+                return await _off_loop(len(encoded), decode_base64, encoded, limit), None
+            case DataUrl(url):
+                return await _off_loop(len(url), decode_data_url, url, limit)
+        async with self._slots:
+            match part.source:
+                case File(path):
+                    return await asyncio.to_thread(read_file, path, dirs=self._dirs, limit=limit), None
+                case Url(url):
                     fetched = await self._fetch(url, limit)
-                    content, served_as = fetched.content, fetched.mimetype
-        mimetype = part.mimetype or mediatypes.guess(part.filename)
-        if part.mimetype is None and mimetype == mediatypes.OCTET_STREAM and served_as:
-            mimetype = served_as
-        if isinstance(part.source, Text) and not content.isascii():
-            mimetype = _with_charset(mimetype)
-        return AttachmentData(part.filename, content, mimetype, part.inline, part.content_id)
+                    return fetched.content, fetched.mimetype
+                case Stream(file, _, declared):
+                    return await read_stream(file, limit, close=close), declared
+                case Pieces(pieces):
+                    return await read_pieces(pieces, limit), None
+                case Mail(message):
+                    return await asyncio.to_thread(read_message, message, limit), "message/rfc822"
+        raise AssertionError("a function has been called already")
 
     async def _fetch(self, url: str, limit: ByteLimit) -> "Fetched":
         fetch = await asyncio.to_thread(_import_fetch)
@@ -205,7 +292,7 @@ def _with_charset(mimetype: str) -> str:
     return f"{mimetype}; charset=utf-8" if lower.startswith("text/") and "charset=" not in lower else mimetype
 
 
-async def _off_loop(size: int, work: Callable[..., bytes], *arguments: object) -> bytes:
+async def _off_loop(size: int, work: Callable[..., T], *arguments: object) -> T:
     return await asyncio.to_thread(work, *arguments) if size > _IN_THREAD else work(*arguments)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from openviper.core.email.attachments.bytelimit import ByteLimit
+from openviper.core.email.attachments.temporary import ContentWriter, FileContent
 from openviper.core.email.errors import AttachmentRefused
 from openviper.text import shown
 
@@ -27,8 +28,8 @@ _KINDS = (
 )
 
 
-def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> bytes:
-    """Read ``path``; blocking, so call it in a thread.
+def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> bytes | FileContent:
+    """Read ``path``, a large one into a temporary file; blocking, so call it in a thread.
 
     Symbolic links are followed; ``~`` is not expanded. ``dirs`` are the folders that may be read from, after all
     links are resolved: None for no limit, empty for none at all. At most one byte more than ``limit`` is read.
@@ -89,9 +90,10 @@ def _real_path(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 a text of the kernel, not a path to follow
 
 
-def _read(descriptor: int, limit: ByteLimit) -> bytes:
-    chunks = []
+def _read(descriptor: int, limit: ByteLimit) -> bytes | FileContent:
+    writer = ContentWriter()
     while chunk := os.read(descriptor, min(_CHUNK, limit.room + 1)):
         limit.spend(len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if writer.add(chunk):
+            writer.flush()
+    return writer.finish()

@@ -5,7 +5,7 @@ import mimetypes
 import os.path
 import re
 
-__all__ = ["OCTET_STREAM", "guess", "load", "looks_like_type"]
+__all__ = ["OCTET_STREAM", "declared_type", "guess", "load", "looks_like_type", "suffix"]
 
 OCTET_STREAM = "application/octet-stream"
 
@@ -15,6 +15,7 @@ _TYPE = re.compile(
     r"/(?:(?:vnd|prs|x)\.[\w.+-]+|[\w+-]+) *+(?:;.*+)?+",
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.ASCII)
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 _OASIS = "application/vnd.oasis.opendocument"
 
@@ -66,3 +67,16 @@ def looks_like_type(filename: str) -> bool:
 def guess(filename: str) -> str:
     """Return the type of the last suffix of ``filename``; ``application/octet-stream`` for an unknown one."""
     return load().get(os.path.splitext(filename)[1].lower(), OCTET_STREAM)  # noqa: PTH122 a name, not a path
+
+
+def suffix(mimetype: str) -> str:
+    """Return the usual suffix of a file of this type, ``.bin`` for an unknown one."""
+    return next((known for known, each in load().items() if each == mimetype), ".bin")
+
+
+def declared_type(header: str) -> str | None:
+    """Return the type that a Content-Type names, without parameters; None for one that no file can have."""
+    value = header.partition(";")[0].strip().lower()
+    if not _PLAIN.fullmatch(value) or value.startswith(("multipart/", "message/")):
+        return None
+    return value

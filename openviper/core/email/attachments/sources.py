@@ -3,23 +3,47 @@
 Nothing is read here, so a mistake in one item is found before any file or URL is read.
 """
 
+import inspect
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import sys
+from collections.abc import AsyncIterable, Callable, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
-from openviper.core.email.attachments.mediatypes import looks_like_type
+from openviper.core.email.attachments.mediatypes import declared_type, looks_like_type
+from openviper.core.email.attachments.temporary import FileContent
 from openviper.core.email.errors import AttachmentRefused
 from openviper.text import control_character, shown, suggestion
 
-__all__ = ["Base64", "File", "Memory", "Part", "Source", "Text", "Url", "parse_item"]
+if TYPE_CHECKING:
+    from email.message import Message
+
+__all__ = [
+    "Base64",
+    "DataUrl",
+    "Factory",
+    "File",
+    "Mail",
+    "Memory",
+    "Part",
+    "Pieces",
+    "Source",
+    "Stream",
+    "Text",
+    "Url",
+    "is_content",
+    "parse_content",
+    "parse_item",
+    "with_source",
+]
 
 
 class Memory(NamedTuple):
-    """Bytes in memory."""
+    """Bytes that are there already: in memory, or in a temporary file of ours."""
 
-    content: bytes
+    content: bytes | FileContent
 
 
 class Text(NamedTuple):
@@ -46,19 +70,60 @@ class Url(NamedTuple):
     url: str
 
 
-Source = Memory | Text | Base64 | File | Url
+class DataUrl(NamedTuple):
+    """A ``data:`` URL (RFC 2397), not checked further."""
+
+    url: str
+
+
+class Stream(NamedTuple):
+    """An upload or an open file: ``read(size)``, plain or async.
+
+    ``filename`` and ``declared``: the name and the media type that it has by itself, None without.
+    """
+
+    file: Any
+    filename: str | None
+    declared: str | None
+
+
+class Pieces(NamedTuple):
+    """An async iterable of bytes."""
+
+    pieces: AsyncIterable[Any]
+
+
+class Mail(NamedTuple):
+    """A message, to be attached as message/rfc822."""
+
+    message: "Message"
+
+
+class Factory(NamedTuple):
+    """A function, plain or async, that returns the content."""
+
+    function: Callable[[], Any]
+
+
+Source = Memory | Text | Base64 | File | Url | DataUrl | Stream | Pieces | Mail | Factory
 
 
 class Part(NamedTuple):
-    """One item of the list. ``mimetype`` None asks for the type that the file name suggests."""
+    """One item of the list. ``mimetype`` None asks for the type that the file name suggests.
+
+    ``place`` in the list counts from 0. ``named``: the file name was given, not derived from the source.
+    """
 
     filename: str
     source: Source
+    place: int
     mimetype: str | None = None
     inline: bool = False
     content_id: str | None = None
+    named: bool = True
 
 
+_DATA = re.compile("data:", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # The part between the slashes and the path. A password with an unescaped slash must not be taken for a path, whose
 # last part would become the file name.
@@ -91,17 +156,110 @@ def parse_item(item: object, index: int) -> Part:
             part = _from_tuple(item, index, place)
         case Mapping():
             part = _from_mapping(item, index, place)
-        case str() | os.PathLike():
-            part = _named(None, _located(item, place), index)
-        case bytes() | bytearray() | memoryview():
-            part = _named(None, Memory(bytes(item)), index)
         case _:
-            raise AttachmentRefused(
-                place,
-                f"is of the type {type(item).__name__}; give a path, a URL, bytes, (filename, content), "
-                "(filename, content, mimetype), a dict or an AttachmentData",
-            )
+            source = _from_value(item, place)
+            if source is None:
+                raise AttachmentRefused(
+                    place,
+                    f"is of the type {type(item).__name__}; give a path, a URL, bytes, an upload, a file opened in "
+                    "binary mode, an async iterator, a function, a message, (filename, content), (filename, content, "
+                    "mimetype), a dict or an AttachmentData",
+                )
+            part = _named(None, source, index)
     return part
+
+
+def is_content(value: object) -> bool:
+    """True for a value that stands for one content by itself, as it may stand in a tuple or alone."""
+    return (
+        isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | BytesIO | AsyncIterable)
+        or _is_mail(value)
+        or _readable(value) is not None
+        or (callable(value) and not isinstance(value, type))
+    )
+
+
+def parse_content(value: object, filename: str) -> Source:
+    """Return the source of a value that a function has returned; ``filename`` is for errors.
+
+    Raises:
+        AttachmentRefused: it is no content, or another function.
+    """
+    source = _from_value(value, filename)
+    if source is None or isinstance(source, Factory):
+        raise AttachmentRefused(
+            filename,
+            f"its function returned {type(value).__name__}; return bytes, a path, a URL, a file opened in binary mode, "
+            "an async iterator or a message",
+        )
+    return source
+
+
+def with_source(part: Part, source: Source) -> Part:
+    """Return ``part`` with its content from ``source``, and with the name that the source has if none was given.
+
+    Raises:
+        AttachmentRefused: the source's own name cannot be sent.
+    """
+    filename = part.filename if part.named else None
+    return _named(filename, source, part.place, mimetype=part.mimetype, inline=part.inline, content_id=part.content_id)
+
+
+def _from_value(value: Any, place: str) -> Source | None:
+    """Return the source of a value that stands for the content; None if it is no such value."""
+    source: Source | None = None
+    if isinstance(value, str | os.PathLike):
+        source = _located(value, place)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        source = Memory(bytes(value))
+    elif isinstance(value, BytesIO):
+        if value.closed:
+            raise AttachmentRefused(place, "is closed; give it while it is open")
+        source = Memory(value.getvalue())  # wherever its position is; shares the memory
+    elif _is_mail(value):
+        source = Mail(value)
+    elif (file := _readable(value)) is not None:
+        source = Stream(file, _own_name(value), _own_type(value))
+    elif isinstance(value, AsyncIterable):
+        source = Pieces(value)
+    elif inspect.iscoroutine(value):
+        value.close()
+        raise AttachmentRefused(place, "is a coroutine; await it, or give the function itself without calling it")
+    elif callable(value) and not isinstance(value, type):
+        source = Factory(value)
+    return source
+
+
+def _is_mail(value: object) -> bool:
+    module = sys.modules.get("email.message")  # imported, if there is such a message
+    return module is not None and isinstance(value, module.Message)
+
+
+def _readable(value: Any) -> Any:
+    """Return the object with ``read`` of an upload or file; None for another value."""
+    if isinstance(value, type):
+        return None
+    if callable(getattr(value, "read", None)):
+        return value
+    # aiohttp's uploads have no read() of their own.
+    file = getattr(value, "file", None)
+    return file if isinstance(getattr(value, "filename", None), str) and callable(getattr(file, "read", None)) else None
+
+
+def _own_name(value: Any) -> str | None:
+    """Return the last part of the name of an upload or file; browsers and clients may send a whole path."""
+    for name in (getattr(value, "filename", None), getattr(value, "name", None)):
+        # Of "<stdin>" and the like there is no name; a file opened by its number has that.
+        if isinstance(name, str) and not (name.startswith("<") and name.endswith(">")):
+            return re.split(r"[/\\]", name)[-1] or None
+    return None
+
+
+def _own_type(value: Any) -> str | None:
+    declared = getattr(value, "content_type", None)
+    if declared is None and isinstance(headers := getattr(value, "headers", None), Mapping):
+        declared = headers.get("content-type") or headers.get("Content-Type")
+    return declared_type(declared) if isinstance(declared, str) else None
 
 
 def _from_tuple(item: tuple[Any, ...], index: int, place: str) -> Part:
@@ -110,16 +268,13 @@ def _from_tuple(item: tuple[Any, ...], index: int, place: str) -> Part:
             place, f"is a tuple of {len(item)}; write (filename, content) or (filename, content, mimetype)"
         )
     filename, content, mimetype = (*item, None)[:3]
-    source: Source
-    match content:
-        case bytes() | bytearray() | memoryview():
-            source = Memory(bytes(content))
-        case str() | os.PathLike():
-            source = _located(content, place)
-        case _:
-            raise AttachmentRefused(
-                place, f"its content is of the type {type(content).__name__}; give bytes, a path or a URL"
-            )
+    source = _from_value(content, place)
+    if source is None:
+        raise AttachmentRefused(
+            place,
+            f"its content is of the type {type(content).__name__}; give bytes, a path, a URL, an upload, a file opened "
+            "in binary mode, an async iterator, a function or a message",
+        )
     return _named(_filename(filename, place), source, index, mimetype=_mimetype(mimetype, place))
 
 
@@ -159,8 +314,10 @@ def _source(key: str, value: object, place: str) -> Source:
             return _url(value, place)
         case "content", str():
             return Text(value)
-        case "content", bytes() | bytearray() | memoryview():
-            return Memory(bytes(value))
+        case "content", FileContent():
+            return Memory(value)
+        case "content", _ if not isinstance(value, os.PathLike) and (source := _from_value(value, place)) is not None:
+            return source
         case "content_b64", str():
             return Base64(value)
         case "content_b64", bytes() | bytearray():
@@ -170,15 +327,17 @@ def _source(key: str, value: object, place: str) -> Source:
 
 def _located(value: str | os.PathLike[Any], place: str) -> Source:
     """Return the source of a str or path: a URL if it has a scheme, else a path; never the content itself."""
-    if isinstance(value, str) and _SCHEME.match(value):
+    if isinstance(value, str) and (_SCHEME.match(value) or (_DATA.match(value) and "," in value)):
         return _url(value, place)
     return File(_path(value, place))
 
 
-def _url(value: str, place: str) -> Url:
+def _url(value: str, place: str) -> Url | DataUrl:
+    if _DATA.match(value):
+        return DataUrl(value)
     found = _SCHEME.match(value)
     if found is None:
-        raise AttachmentRefused(place, "the URL must begin with http:// or https://")
+        raise AttachmentRefused(place, "the URL must begin with http://, https:// or data:")
     if found[1].lower() not in ("http", "https"):
         raise AttachmentRefused(place, f"the scheme {shown(found[1].lower())} is not allowed; use http or https")
     if not _AUTHORITY.match(value, found.end()):
@@ -229,7 +388,7 @@ def _named(
     name = filename or _implied_name(source, index)
     if control_character(name):
         raise AttachmentRefused(f"attachments[{index}]", f"its filename {shown(name)} has a control character")
-    return Part(name, source, mimetype, inline, content_id)
+    return Part(name, source, index, mimetype, inline, content_id, named=filename is not None)
 
 
 def _implied_name(source: Source, index: int) -> str:
@@ -239,4 +398,10 @@ def _implied_name(source: Source, index: int) -> str:
         case Url(url):
             after_authority = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
             return re.split(r"[/\\]", unquote(after_authority).rstrip("/"))[-1] or f"attachment-{index + 1}"
+        case Mail():
+            return f"attachment-{index + 1}.eml"
+        case Stream(filename=str(name)):
+            return name
+        case DataUrl():
+            return f"attachment-{index + 1}"  # its type gives the suffix
     return f"attachment-{index + 1}.bin"

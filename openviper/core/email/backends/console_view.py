@@ -86,7 +86,7 @@ def _addresses(label: str, addresses: Iterable[Address], note: str = "") -> Iter
 
 def _row(attachment: AttachmentData) -> tuple[str, str, str, str]:
     note = f"inline, cid:{escape(attachment.content_id or '')}" if attachment.inline else ""
-    return escape(attachment.filename), escape(attachment.mimetype), _size(len(attachment.content)), note
+    return escape(attachment.filename), escape(attachment.mimetype), _size(attachment.size), note
 
 
 def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:

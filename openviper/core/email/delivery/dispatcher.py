@@ -73,6 +73,10 @@ class Dispatcher:
         """True when a new message would have to wait for room."""
         return bool(self._arriving) or self._messages >= self._max_messages or self._bytes >= self._max_bytes
 
+    def has_room(self, size: int) -> bool:
+        """True when a new message of ``size`` bytes need not wait, and is not larger than ``max_bytes`` by itself."""
+        return size <= self._max_bytes and not self.full
+
     @property
     def pending(self) -> int:
         """Count the messages that are accepted and not done."""

@@ -47,7 +47,7 @@ async def submit(
         elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
     transport, outbox = mailer.transport, current_outbox()
-    mode = _fitting_mode(mailer, transport, background, outbox)
+    mode = _fitting_mode(mailer, transport, message, background, outbox)
     later = schedule is not AT_ONCE and schedule.later
     if mode is not _INLINE or later or background or mailer.settings.use_background_worker:
         mode = await _Submission(mailer, transport, message, background, outbox, schedule).leave(mode)
@@ -87,6 +87,7 @@ def _receipt(message: OutgoingMessage, decision: Decision) -> Receipt:
 def _fitting_mode(
     mailer: Mailer,
     transport: Transport | None,
+    message: OutgoingMessage,
     background: bool | None,
     outbox: RequestOutbox | None,
     *,
@@ -98,7 +99,9 @@ def _fitting_mode(
         in_transaction=not held_before and current_record() is not None,
         transport=transport,
         # After the commit a full dispatcher is waited for, after the response.
-        can_defer=outbox is not None and not mailer.closed and (held_before or not mailer.dispatcher.full),
+        can_defer=outbox is not None
+        and not mailer.closed
+        and (held_before or mailer.dispatcher.has_room(message.size)),
     )
 
 
@@ -122,7 +125,9 @@ class _Submission:
     def choose_mode(self) -> DeliveryMode:
         """Return the mode that fits now."""
         transport = None if self.broker_failed else self.transport
-        return _fitting_mode(self.mailer, transport, self.background, self.outbox, held_before=self.held_before)
+        return _fitting_mode(
+            self.mailer, transport, self.message, self.background, self.outbox, held_before=self.held_before
+        )
 
     async def leave(self, mode: DeliveryMode) -> DeliveryMode:
         """Hold, queue or defer it as ``mode`` says, or as the mode that fits when that fails.

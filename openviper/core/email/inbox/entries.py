@@ -79,7 +79,7 @@ def key_of(message_id: str) -> str:
 
 def footprint(message: OutgoingMessage) -> int:
     """Return about how many bytes storing ``message`` takes: its encoded form plus its attachments' contents."""
-    return message.size + sum(len(part.content) for part in message.prepared.attachments)
+    return message.size + sum(part.size for part in message.prepared.attachments)
 
 
 def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
@@ -88,7 +88,7 @@ def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
     step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
     if entry is None:
         prepared = message.prepared
-        sizes = tuple(len(part.content) for part in prepared.attachments)
+        sizes = tuple(part.size for part in prepared.attachments)
         return Entry(key_of(event.message_id), prepared, message.envelope, message.size, sizes, (step,))
     # The first step gives the delivery mode, so it stays; a message that is retried for ever loses the oldest others.
     steps = (entry.steps[0], *entry.steps[1:][-(_MAX_STEPS - 2) :], step)

@@ -74,7 +74,8 @@ class Folder:
             with (unfinished / "message.eml").open("wb") as file:
                 file.writelines(message.content)
             for index, part in enumerate(message.prepared.attachments):
-                (unfinished / f"part-{index}").write_bytes(part.content)
+                with (unfinished / f"part-{index}").open("wb") as file:
+                    file.writelines((part.stored,) if isinstance(part.stored, bytes) else part.stored)
             (unfinished / "footprint").write_text(str(footprint(message)), encoding="ascii")
             (unfinished / "steps").write_bytes(line)
             unfinished.rename(self._folder / key)

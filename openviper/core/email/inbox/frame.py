@@ -99,7 +99,7 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
 
 
 def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | None:
-    """Return the content and MIME type of the image ``cid:name``; None if there is none."""
+    """Return the content and MIME type of the image ``cid:name``; None if there is none; may block."""
     for part in message.attachments:
         if part.inline and (part.content_id or part.filename) == name and _IMAGE_TYPE.fullmatch(part.mimetype):
             return part.content, part.mimetype

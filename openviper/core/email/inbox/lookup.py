@@ -47,7 +47,8 @@ async def attachment_response(store: Store, request: Request) -> Response:
     index = request.path_params["index"]
     if index >= len(attachments):
         raise HTTPException(404, "This message has no such attachment.")
-    return as_download(attachments[index].content, attachments[index].filename)
+    content = await asyncio.to_thread(lambda: attachments[index].content)  # it may be in a file
+    return as_download(content, attachments[index].filename)
 
 
 async def source_response(store: Store, request: Request) -> Response:

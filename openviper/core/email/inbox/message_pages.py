@@ -120,7 +120,7 @@ class MessagePages:
 
     async def _inline(self, request: Request) -> Response:
         message = await message_or_404(self._store, request)
-        found = inline_image(message.prepared, request.path_params["name"])
+        found = await asyncio.to_thread(inline_image, message.prepared, request.path_params["name"])
         if found is None:
             raise HTTPException(404, "This message has no such inline image.")
         return Response(found[0], 200, _IMAGE_HEADERS, found[1])

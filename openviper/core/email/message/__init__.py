@@ -8,6 +8,7 @@ from openviper.core.email.message.model import (
     Envelope,
     OutgoingMessage,
     PreparedMessage,
+    in_file,
     lengths,
 )
 from openviper.core.email.message.prepare import (
@@ -28,6 +29,7 @@ __all__ = [
     "PreparedMessage",
     "build_message",
     "check_message",
+    "in_file",
     "inline_given",
     "lengths",
     "new_message_id",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import NOTHING
-from openviper.core.email.message.transfer_encodings import Base64Slice
+from openviper.core.email.message.transfer_encodings import Base64Slice, FileSlice
 
 __all__ = [
     "Chunks",
@@ -21,6 +21,7 @@ __all__ = [
     "Envelope",
     "OutgoingMessage",
     "PreparedMessage",
+    "in_file",
     "lengths",
 ]
 
@@ -93,14 +94,16 @@ class Content:
     """The chunks of a message; those of attachments are encoded whenever one is asked for, always to the same bytes.
 
     So a message takes little more memory than its attachments do, and they are encoded while it is being sent.
-    ``lengths`` of the chunks are known without encoding.
+    ``lengths`` of the chunks are known without encoding. ``in_file``: chunks are read from temporary files, so that
+    asking for one blocks.
     """
 
-    __slots__ = ("_chunks", "lengths")
+    __slots__ = ("_chunks", "in_file", "lengths")
 
-    def __init__(self, chunks: Iterable[bytes | Base64Slice]) -> None:
+    def __init__(self, chunks: Iterable[bytes | Base64Slice | FileSlice]) -> None:
         self._chunks = tuple(chunks)
         self.lengths = tuple(map(len, self._chunks))
+        self.in_file = any(isinstance(chunk, FileSlice) for chunk in self._chunks)
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -128,6 +131,11 @@ Chunks = Sequence[bytes] | Content
 def lengths(content: Chunks) -> Iterable[int]:
     """Return the length of each chunk in bytes."""
     return content.lengths if isinstance(content, Content) else map(len, content)
+
+
+def in_file(content: Chunks) -> bool:
+    """True if reading ``content`` blocks, because a part of it is in a temporary file."""
+    return isinstance(content, Content) and content.in_file
 
 
 class OutgoingMessage(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, read_address
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
+from openviper.core.email.message.content_ids import inline_named
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
@@ -76,7 +77,7 @@ def _is_large(data: EmailMessageData) -> bool:
     try:
         size = len(data.text or "") + len(data.html or "")
         if data.attachments:
-            size += sum([len(part.content) for part in data.attachments])
+            size += sum([part.size for part in data.attachments])
     except (AttributeError, TypeError):
         return False  # of a wrong type, which the check says
     if size > BYTES_ON_LOOP:
@@ -135,6 +136,11 @@ def check_message(
     if text is None and html is None:
         raise InvalidMessage('text: there is no body; give text (text="" is valid), html or a template')
     headers = checked_headers(data.headers) if data.headers else ()
+    attachments: tuple[AttachmentData, ...] = ()
+    if data.attachments:
+        attachments = _attachments(data.attachments)
+        if html is not None:
+            html, attachments = inline_named(html, attachments)
     message_id, headers = _message_id(headers, sender)
     if auto_submitted and not any(name.lower() == "auto-submitted" for name, _ in headers):
         headers = (*headers, ("Auto-Submitted", "auto-generated"))
@@ -149,7 +155,7 @@ def check_message(
         checked_text(data.subject, field="subject"),
         text,
         html,
-        _attachments(data.attachments) if data.attachments else (),
+        attachments,
         headers,
         _envelope_sender(data.envelope_sender, sender),
     )

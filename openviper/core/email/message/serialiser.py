@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from openviper.core.email.addresses import Address, parse_address
-from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message.content_ids import with_msg_ids
 from openviper.core.email.message.header_lines import (
@@ -34,9 +34,11 @@ from openviper.core.email.message.model import (
 )
 from openviper.core.email.message.transfer_encodings import (
     Base64Slice,
+    FileSlice,
     base64_length,
     base64_slices,
     encode_text,
+    file_slices,
     seven_bit,
 )
 from openviper.core.email.message.validation import HeaderSyntax, header_syntax, split_addresses, split_list_id
@@ -57,7 +59,7 @@ _TEXT_HEADERS = {
     for encoding in ("quoted-printable", "base64")
 }
 # A message is joined from these.
-Piece = bytes | Base64Slice
+Piece = bytes | Base64Slice | FileSlice
 
 
 async def serialise_message(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage:
@@ -208,7 +210,12 @@ def _attachment(attachment: AttachmentData) -> list[Piece]:
     if attachment.content_id is not None:
         header.append(f"Content-ID: <{attachment.content_id}>\r\n")
     header.append("\r\n")
-    return ["".join(header).encode("ascii"), *(base64_slices(attachment.content) if content is None else content)]
+    encoded = _base64(attachment.stored) if content is None else content
+    return ["".join(header).encode("ascii"), *encoded]
+
+
+def _base64(content: bytes | FileContent) -> Sequence[Base64Slice | FileSlice]:
+    return file_slices(content) if isinstance(content, FileContent) else base64_slices(content)
 
 
 def _is_message(attachment: AttachmentData) -> bool:
@@ -244,14 +251,14 @@ def _joined(pieces: Sequence[Piece]) -> Chunks:
     pending: list[bytes] = []
     size = 0
     for piece in pieces:
-        if pending and (size + len(piece) > _CHUNK or isinstance(piece, Base64Slice)):
+        if pending and (size + len(piece) > _CHUNK or not isinstance(piece, bytes)):
             chunks.append(pending[0] if len(pending) == 1 else b"".join(pending))
             pending, size = [], 0
-        if isinstance(piece, Base64Slice):
-            chunks.append(piece)
-        else:
+        if isinstance(piece, bytes):
             pending.append(piece)
             size += len(piece)
+        else:
+            chunks.append(piece)
     chunks.append(b"".join(pending))
     return Content(chunks)
 
@@ -260,7 +267,7 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
     """Return the least encoded size of each part, with its name."""
     parts = [
         (
-            len(attachment.content) if _is_message(attachment) else base64_length(len(attachment.content)),
+            attachment.size if _is_message(attachment) else base64_length(attachment.size),
             f"attachment {shown(attachment.filename)}",
         )
         for attachment in message.attachments

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from openviper.core.email.addresses import Address, parse_address, read_address
-from openviper.core.email.attachments import AttachmentData
+from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.model import PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
@@ -103,11 +103,14 @@ class Payload:
 
 
 def encode(message: PreparedMessage) -> Payload:
-    """Encode all that the message's bytes follow from, so that each attempt sends the same ones."""
+    """Encode all that the message's bytes follow from, so that each attempt sends the same ones.
+
+    Blocks where an attachment is in a temporary file, which is read into memory here.
+    """
     parts: list[bytes] = []
 
-    def add(content: bytes) -> int:
-        parts.append(content)
+    def add(content: bytes | FileContent) -> int:
+        parts.append(content if isinstance(content, bytes) else content.read())
         return len(parts) - 1
 
     head = encode_message(message, body=lambda text: add(text.encode()), content=add)
@@ -160,7 +163,7 @@ def split(joined: bytes) -> Payload:
 
 
 def encode_message(
-    message: PreparedMessage, *, body: Callable[[str], object], content: Callable[[bytes], object]
+    message: PreparedMessage, *, body: Callable[[str], object], content: Callable[[bytes | FileContent], object]
 ) -> dict[str, Any]:
     """Return ``message`` as JSON values; ``body`` and ``content`` return what stands for a body or an attachment."""
     values: dict[str, Any] = {
@@ -181,7 +184,7 @@ def encode_message(
                 "mimetype": attachment.mimetype,
                 "inline": attachment.inline,
                 "content_id": attachment.content_id,
-                "part": content(attachment.content),
+                "part": content(attachment.stored),
             }
             for attachment in message.attachments
         ],

@@ -8,7 +8,9 @@ import binascii
 import struct
 from typing import Literal
 
-__all__ = ["Base64Slice", "base64_length", "base64_slices", "encode_text", "seven_bit"]
+from openviper.core.email.attachments import FileContent
+
+__all__ = ["Base64Slice", "FileSlice", "base64_length", "base64_slices", "encode_text", "file_slices", "seven_bit"]
 
 TextEncoding = Literal["quoted-printable", "base64"]
 
@@ -16,6 +18,8 @@ _LINE = 76
 _BASE64_LINE_INPUT = 57
 _SLICE_LINES = 512
 _BASE64_SLICE = _BASE64_LINE_INPUT * _SLICE_LINES
+# Read and encoded in one go, in a thread.
+_FILE_SLICE = 8 * _BASE64_SLICE
 _split_slice = struct.Struct(f"{_LINE}s" * _SLICE_LINES).unpack
 _TEXT_SLICE = 128 * 1024
 # Quoted-printable leaves these as they are: printable ASCII but '=', and tab and LF.
@@ -78,12 +82,41 @@ class Base64Slice:
         return b"\r\n".join([encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)])
 
 
-def base64_slices(data: bytes) -> list[Base64Slice]:
-    """Return ``data`` as base64 lines of 76 characters, in slices of at most 40 kB; the last line is not ended."""
+class FileSlice:
+    """A part of ``base64_slices`` whose data is in a file: ``bytes()`` reads and encodes it, and blocks."""
+
+    __slots__ = ("_content", "_last", "_size", "_start")
+
+    def __init__(self, content: FileContent, start: int, size: int) -> None:
+        self._content = content
+        self._start = start
+        self._size = size
+        self._last = start + size == len(content)
+
+    def __len__(self) -> int:
+        return base64_length(self._size) + (0 if self._last else 2)
+
+    def __bytes__(self) -> bytes:
+        slices = base64_slices(self._content.read(self._start, self._size), last=self._last)
+        return b"".join(map(bytes, slices))
+
+
+def file_slices(content: FileContent) -> list[FileSlice]:
+    """Return what ``base64_slices`` returns of the bytes in a file that is not empty, in larger slices."""
+    size = len(content)
+    starts = range(0, size, _FILE_SLICE)
+    return [FileSlice(content, start, min(_FILE_SLICE, size - start)) for start in starts]
+
+
+def base64_slices(data: bytes, *, last: bool = True) -> list[Base64Slice]:
+    """Return ``data`` as base64 lines of 76 characters, in slices of at most 40 kB.
+
+    The last line of the ``last`` data is not ended; other data must consist of whole slices.
+    """
     view = memoryview(data)
-    last = max(0, len(data) - 1) // _BASE64_SLICE * _BASE64_SLICE
-    slices = [Base64Slice(view[start : start + _BASE64_SLICE], last=False) for start in range(0, last, _BASE64_SLICE)]
-    return [*slices, Base64Slice(view[last:], last=True)]
+    end = max(0, len(data) - 1) // _BASE64_SLICE * _BASE64_SLICE
+    slices = [Base64Slice(view[start : start + _BASE64_SLICE], last=False) for start in range(0, end, _BASE64_SLICE)]
+    return [*slices, Base64Slice(view[end:], last=last)]
 
 
 def base64_length(size: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openviper.core.email.addresses import Address, parse_address
-from openviper.core.email.attachments import AttachmentData, ReadOnlyAttachment
+from openviper.core.email.attachments import AttachmentData, FileContent, ReadOnlyAttachment
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
 from openviper.core.email.message.header_lines import MAX_WORD, can_fold
 from openviper.text import control_character, shown
@@ -20,6 +20,7 @@ __all__ = [
     "checked_headers",
     "checked_text",
     "header_syntax",
+    "is_content_id",
     "is_message_id",
     "split_addresses",
     "split_list_id",
@@ -192,19 +193,14 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
         raise AttachmentRefused(name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold")
     if len(name) > _MAX_FILE_NAME:
         raise AttachmentRefused(f"{name[:80]}...", f"filename: is longer than {_MAX_FILE_NAME} characters")
-    if not isinstance(attachment.content, bytes):
-        raise AttachmentRefused(name, f"content: must be bytes, not {type(attachment.content).__name__}")
+    if not isinstance(attachment.stored, bytes | FileContent):
+        raise AttachmentRefused(name, f"content: must be bytes, not {type(attachment.stored).__name__}")
     _check_mime_type(attachment)
     content_id = attachment.content_id
     if content_id is None and not attachment.inline:
         return _read_only(attachment, None)
     identifier: Any = name if content_id is None else content_id
-    if (
-        not isinstance(identifier, str)
-        or len(identifier) > _MAX_CONTENT_ID
-        or not _CONTENT_ID.fullmatch(identifier)
-        or _ENCODED_WORD.search(identifier)
-    ):
+    if not isinstance(identifier, str) or not is_content_id(identifier):
         hint = "give a content_id: the file name cannot be one" if content_id is None else "without '<' and '>'"
         raise AttachmentRefused(
             name, f"content_id: must be letters, digits and some of !#$&'*+/=?^_`{{|}}~.@- ({hint})"
@@ -212,9 +208,18 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
     return _read_only(attachment, identifier)
 
 
+def is_content_id(value: str) -> bool:
+    """True for a text that may be given as a content id."""
+    return (
+        len(value) <= _MAX_CONTENT_ID
+        and _CONTENT_ID.fullmatch(value) is not None
+        and _ENCODED_WORD.search(value) is None
+    )
+
+
 def _read_only(attachment: AttachmentData, content_id: str | None) -> ReadOnlyAttachment:
     return ReadOnlyAttachment(
-        attachment.filename, attachment.content, attachment.mimetype, attachment.inline, content_id
+        attachment.filename, attachment.stored, attachment.mimetype, attachment.inline, content_id
     )
 
 

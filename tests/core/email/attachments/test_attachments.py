@@ -174,23 +174,39 @@ async def test_a_wrong_item_is_found_before_anything_is_fetched() -> None:
 @pytest.mark.parametrize(
     "single",
     [
-        "a.txt",
-        Path("a.txt"),
         b"x",
         bytearray(b"x"),
         memoryview(b"x"),
         {"content": "x"},
-        AttachmentData("a", b"x"),
-        ("a.txt", b"x"),
-        ("a.txt",),
+        AttachmentData("attachment-1.bin", b"x"),
+        ("attachment-1.bin", b"x"),
+        (None, b"x"),
+        ("attachment-1.bin", b"x", OCTETS),
         io.BytesIO(b"x"),
-        5,
-        object(),
+        lambda: b"x",
+        "data:application/octet-stream,x",
     ],
 )
-async def test_a_single_item_instead_of_a_list_is_an_error(single: Any) -> None:
-    with pytest.raises(InvalidMessage, match=r"attachments=\[\.\.\.\]"):
-        await resolve_attachments(single)
+async def test_a_single_item_is_taken_as_a_list_of_one(single: Any) -> None:
+    assert await resolve_attachments(single) == [AttachmentData("attachment-1.bin", b"x", OCTETS)]
+
+
+async def test_a_single_path_is_taken_as_a_list_of_one(report: Path) -> None:
+    expected = [AttachmentData("report.pdf", b"%PDF", "application/pdf")]
+    assert await resolve_attachments(report) == await resolve_attachments(str(report)) == expected
+    assert await resolve_attachments((report,)) == expected
+
+
+@pytest.mark.parametrize("pair", [("a.txt", "b.txt"), ("a.txt", Path("b.txt")), (None, "b.txt"), ("a", "b", "c/d")])
+async def test_a_bare_pair_of_a_name_and_a_path_is_ambiguous(pair: Any) -> None:
+    with pytest.raises(InvalidMessage, match=r"write \[\(filename, path\)\] or \[path, path\]"):
+        await resolve_attachments(pair)
+
+
+@pytest.mark.parametrize("wrong", [5, object(), 1.5])
+async def test_neither_a_list_nor_an_item_is_an_error(wrong: Any) -> None:
+    with pytest.raises(InvalidMessage, match="attachments: must be a list of attachments or one, not"):
+        await resolve_attachments(wrong)
 
 
 class BytesPath:
@@ -204,7 +220,9 @@ class BytesPath:
         (BytesPath(), "path is not text"),
         (5, "type int"),
         (None, "type NoneType"),
-        (io.BytesIO(b"x"), "type BytesIO"),
+        (io.StringIO("x"), 'open it in binary mode ("rb")'),
+        (("a.csv", io.StringIO("x")), 'open it in binary mode ("rb")'),
+        (io.BytesIO, "type type"),
         (["a.txt", b"x"], "type list"),
         ((), "tuple of 0"),
         (("a.txt",), "tuple of 1"),

@@ -160,7 +160,7 @@ def _hint(refusal: Refusal) -> str:
 def too_large_error(peer: str, message: OutgoingMessage, size: int, limit: int) -> MessageRefused:
     """Return the error for a message of ``size`` bytes, above the ``limit`` that the server announces."""
     prepared = message.prepared
-    parts = [(len(each.content), f"attachment {shown(each.filename)}") for each in prepared.attachments]
+    parts = [(each.size, f"attachment {shown(each.filename)}") for each in prepared.attachments]
     parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
     # Exact numbers, because messages often exceed the limit by little.
     text = f"{peer}: the message has {size:,} bytes and the server accepts at most {limit:,} bytes"

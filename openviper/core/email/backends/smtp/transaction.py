@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8, rcpt_to
@@ -13,7 +13,7 @@ from openviper.core.email.backends.smtp.errors import WireFailure, too_large_err
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message import OutgoingMessage, in_file
 
 __all__ = ["TRUSTED_FOR", "TransactionOptions", "check_limits", "run_transaction"]
 
@@ -268,7 +268,7 @@ class _Transaction:
     async def _write_chunk(self, begin: int, end: int) -> None:
         connection = self._connection
         written = 0
-        for piece in pieces(self._content, begin, end):
+        for piece in await self._pieces(begin, end):
             connection.write(piece)
             written += len(piece)
             if not connection.flushed:
@@ -285,17 +285,9 @@ class _Transaction:
         connection, dialogue = self._connection, self._dialogue
         exchange = connection.expect_reply()
         stuffer = DotStuffer()
-        written = 0
         try:
-            for piece in pieces(self._content, 0, self._size):
-                connection.write(stuffer.stuff(bytes(piece)))
-                written += len(piece)
-                if not connection.flushed:
-                    await connection.drain(exchange)
-                elif written >= YIELD_EVERY:
-                    written = 0
-                    await asyncio.sleep(0)
-                if exchange.waiter.done():
+            for begin in range(0, self._size, _CHUNK):
+                if not await self._write_stuffed(begin, min(begin + _CHUNK, self._size), stuffer, exchange):
                     break
             else:
                 connection.write(stuffer.end())
@@ -309,6 +301,27 @@ class _Transaction:
         if not dialogue.body_written:
             connection.abort()  # the server answered half a message, and would read what follows as commands
         return dialogue.interpret_content("DATA", reply)
+
+    async def _write_stuffed(self, begin: int, end: int, stuffer: DotStuffer, exchange: Exchange) -> bool:
+        """Write a part of the content, dot-stuffed; False if the server replied meanwhile."""
+        connection = self._connection
+        written = 0
+        for piece in await self._pieces(begin, end):
+            connection.write(stuffer.stuff(bytes(piece)))
+            written += len(piece)
+            if not connection.flushed:
+                await connection.drain(exchange)
+            elif written >= YIELD_EVERY:
+                written = 0
+                await asyncio.sleep(0)
+            if exchange.waiter.done():
+                return False
+        return True
+
+    async def _pieces(self, begin: int, end: int) -> Iterable[bytes | memoryview]:
+        """Return a part of the content in pieces; one that is in a file is read and encoded in a thread."""
+        part = pieces(self._content, begin, end)
+        return await asyncio.to_thread(list, part) if in_file(self._content) else part
 
     def _check_early_refusal(self, step: str, *exchanges: Exchange | None) -> None:
         """Raise a refusal that arrived before the server closed the connection or stopped reading."""
