@@ -1,11 +1,11 @@
 """Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
-from openviper.core.email.attachments import AttachmentData, resolve_attachments
+from openviper.core.email.attachments import AttachmentData, AttachmentInput, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, inline_given, prepare_message
@@ -27,7 +27,7 @@ async def compose(
     html: str | None = None,
     cc: Addresses | None = None,
     bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
     template: str | None = None,
     context: Mapping[str, Any] | None = None,
     sender: AddressLike | None = None,
@@ -108,7 +108,7 @@ async def _bodies(
     return text, html, subject
 
 
-async def _attachments(settings: EmailSettings, attachments: Sequence[Any]) -> list[AttachmentData]:
+async def _attachments(settings: EmailSettings, attachments: AttachmentInput | Iterable[Any]) -> list[AttachmentData]:
     return await resolve_attachments(
         attachments,
         max_bytes=settings.max_attachment_bytes,

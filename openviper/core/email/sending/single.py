@@ -2,12 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
+from openviper.core.email.attachments import AttachmentInput
 from openviper.core.email.delivery import current_mailer, mailer_if_open, serving_event_loop, submit
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
@@ -24,7 +25,7 @@ async def submit_email(
     html: str | None = None,
     cc: Addresses | None = None,
     bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
     template: str | None = None,
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,
@@ -48,7 +49,9 @@ async def submit_email(
         html: HTML body.
         cc: Copy recipients.
         bcc: Recipients who appear in the envelope only, never in the message.
-        attachments: Paths, URLs, tuples, bytes, dicts or :class:`AttachmentData`, in any mixture.
+        attachments: One or a list of: paths, URLs, bytes, uploads, files opened in binary mode, async iterators,
+            functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture; read before
+            the call returns.
         template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
             given as ``text`` or ``html`` beats the template's.
         context: Values for the template.
@@ -100,7 +103,7 @@ async def send_email(
     html: str | None = None,
     cc: Addresses | None = None,
     bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
     template: str | None = None,
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,
@@ -149,7 +152,7 @@ def send_email_sync(
     html: str | None = None,
     cc: Addresses | None = None,
     bcc: Addresses | None = None,
-    attachments: Sequence[Any] | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
     template: str | None = None,
     context: Mapping[str, Any] | None = None,
     fail_silently: bool | None = None,

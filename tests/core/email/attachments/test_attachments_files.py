@@ -240,7 +240,9 @@ def read_again_and_again(path: Path, **options: Any) -> set[bytes | None]:
     while rounds < 3000 or (len(seen) < 2 and time.monotonic() < deadline):
         rounds += 1
         try:
-            seen.add(read_file(str(path), limit=Meter(100), **options))
+            content = read_file(str(path), limit=Meter(100), **options)
+            assert isinstance(content, bytes)
+            seen.add(content)
         except AttachmentRefused:
             seen.add(None)
     return seen

@@ -16,8 +16,8 @@ from support.certificates import ca_file, server_context
 from support.httpd import HttpServer, head
 from support.patience import PATIENCE
 
-from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
 from openviper.core.email.attachments import FileContent
+from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
 from openviper.core.email.attachments.fetch import Fetched, fetch
 from openviper.core.email.errors import AttachmentRefused
 

@@ -179,7 +179,9 @@ async def test_a_url_to_anything_but_a_public_host_is_refused_unconnected(
 async def get(url: str, **options: object) -> bytes:
     limit = ByteLimit("file", 1000, TotalLimit(None))
     options.setdefault("resolver", resolver)
-    return (await fetch(url, limit=limit, timeout=PATIENCE, **options)).content  # type: ignore[arg-type]
+    fetched = await fetch(url, limit=limit, timeout=PATIENCE, **options)  # type: ignore[arg-type]
+    assert isinstance(fetched.content, bytes)
+    return fetched.content
 
 
 class Rebinding:

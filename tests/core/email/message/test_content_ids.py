@@ -1,6 +1,7 @@
 """Content ids as they are sent: msg-ids, the same in the HTML and in every attempt."""
 
 import re
+from urllib.parse import quote
 
 import pytest
 
@@ -86,3 +87,60 @@ def test_ids_are_unique_by_message_and_part_and_the_same_after_storage() -> None
     stored = decode(encode(first))
     assert b"".join(serialise(stored)) == b"".join(serialise(first))
     assert [part.content_id for part in stored.attachments] == ["a", "b"]
+
+
+def _with_files(html: str | None, *files: AttachmentData) -> PreparedMessage:
+    data = EmailMessageData("a@b.example", "Hello", text="", html=html, sender="s@shop.example", attachments=[*files])
+    return check_message(data, default_sender=None)
+
+
+def _file(name: str, **more: str) -> AttachmentData:
+    return AttachmentData(name, b"x", "image/png", **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("html", "name"),
+    [
+        ('<img src="cid:logo.png">', "logo.png"),
+        ("<p style='background:url(cid:logo.png)'>", "logo.png"),
+        ('<img src="CID:a%20logo.png">', "a logo.png"),
+        ("<img srcset='cid:a%28b%29.png 2x'>", "a(b).png"),
+        ("<img src='cid:größe.png'>", "größe.png"),
+        ("<img src='cid:gr%C3%B6%C3%9Fe.png'>", "größe.png"),
+        ("<img src='cid:a&amp;b.png'>", "a&b.png"),
+    ],
+)
+def test_a_file_that_the_html_names_is_inline_by_itself(html: str, name: str) -> None:
+    prepared = _with_files(f"{html}<p>cid:other.png</p>", _file("other.png"), _file(name))
+    other, named = prepared.attachments
+    assert (other.inline, other.content_id) == (False, None)
+    assert (named.inline, named.filename) == (True, name)
+    assert decode(encode(prepared)) == prepared
+    sent = with_msg_ids(prepared)
+    assert sent.html is not None
+    content_id = sent.attachments[1].content_id
+    assert content_id is not None
+    assert f"cid:{quote(content_id, safe='@')}" in sent.html
+    assert "related" in b"".join(serialise(prepared)).decode()
+
+
+def test_an_id_counts_before_a_file_name_and_the_first_of_two_files() -> None:
+    prepared = _with_files(
+        "<img src='cid:logo'><img src='cid:a.png'>",
+        _file("logo"),
+        _file("b.png", content_id="logo"),
+        _file("a.png"),
+        _file("a.png"),
+    )
+    assert [part.inline for part in prepared.attachments] == [False, True, True, False]
+
+
+def test_a_made_id_is_no_given_one() -> None:
+    prepared = _with_files("<img src='cid:a%20b'><img src='cid:file-1'>", _file("a b"), _file("c", content_id="file-1"))
+    assert [part.content_id for part in prepared.attachments] == ["file-1_", "file-1"]
+
+
+@pytest.mark.parametrize("html", [None, "", "<p>cid:logo.png</p>", "<img src='cid:Logo.png'>", "<img src='logo.png'>"])
+def test_without_its_url_a_file_stays_attached(html: str | None) -> None:
+    (part,) = _with_files(html, _file("logo.png")).attachments
+    assert (part.inline, part.content_id) == (False, None)
