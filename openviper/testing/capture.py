@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from openviper.core.email import DeliveryMode, DeliveryReport, EmailSettings, Refusal
 from openviper.core.email.delivery import HeldMessage, Transport
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
-from openviper.core.email.events import EventKind
+from openviper.core.email.delivery.transport import NO_ATTEMPT
+from openviper.core.email.events import Circumstances, EventKind
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import decode, encode
@@ -222,6 +223,7 @@ class CaptureTransport(Transport):
         self._capture = capture
         self._settings = settings
         self.in_memory = own is not None and own.in_memory
+        self.listeners = settings.listener_functions()
         self._description = "a test" if own is None else own.describe()
 
     @property
@@ -247,10 +249,16 @@ class CaptureTransport(Transport):
         self._capture.hold(message, held)
 
     def publish(
-        self, kind: EventKind, message: OutgoingMessage, detail: str = "", *, refused: tuple[str, ...] = ()
+        self,
+        kind: EventKind,
+        message: OutgoingMessage,
+        detail: str = "",
+        *,
+        refused: tuple[str, ...] = (),
+        circumstances: Circumstances = NO_ATTEMPT,
     ) -> None:
         """Publish the event, and record it."""
-        super().publish(kind, message, detail, refused=refused)
+        super().publish(kind, message, detail, refused=refused, circumstances=circumstances)
         self._capture.record_event(kind, message, detail)
 
 

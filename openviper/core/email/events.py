@@ -1,27 +1,38 @@
 """The results of a send, and the events of a message for those who listen: inbox, tests, metrics."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from enum import StrEnum
+from inspect import isawaitable, iscoroutine
 from typing import Any, Literal, NamedTuple, Never
 
 from openviper.core.email.errors import EmailError, Refusal
+from openviper.loops import PerLoop, at_loop_end
 
 __all__ = [
     "NOTHING",
+    "Circumstances",
     "DeliveryMode",
     "DeliveryReport",
     "EventKind",
+    "Listener",
     "MessageEvent",
     "Receipt",
+    "drain_listeners",
     "listening",
     "publish",
     "subscribe",
 ]
 
 logger = logging.getLogger("openviper.email")
+
+_MOST_TASKS, _MOST_WAITING = 100, 10_000  # async listeners that run, and events that wait for one of them to end
+_DRAIN_LIMIT = 5.0  # seconds, where no setting says otherwise
 
 
 class DeliveryMode(StrEnum):
@@ -112,6 +123,18 @@ EventKind = Literal[
 ]
 
 
+class Circumstances(NamedTuple):
+    """How and at which attempt something happened to a message; see :class:`MessageEvent`."""
+
+    mode: DeliveryMode | None = None
+    attempt: int | None = None
+    seconds: float | None = None
+    code: int | None = None
+
+
+_UNKNOWN = Circumstances()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageEvent:
     """One step in the life of a message.
@@ -119,6 +142,10 @@ class MessageEvent:
     ``message`` is the ``OutgoingMessage``, read-only with all it holds, so that a listener can show it; ``detail`` is
     the server's reply or the reason, without secrets; ``refused`` are the recipients who did not receive what others
     did; ``at`` is Unix time in seconds.
+
+    ``mode`` is the delivery mode in which the message was accepted; None where none was chosen. Of an attempt:
+    ``attempt`` is its number, from 1; ``seconds`` how long it took; ``code`` the server's last reply code. Each is None
+    where there is none.
     """
 
     kind: EventKind
@@ -127,17 +154,22 @@ class MessageEvent:
     detail: str = ""
     refused: tuple[str, ...] = ()
     at: float = field(default_factory=time.time)
+    mode: DeliveryMode | None = None
+    attempt: int | None = None
+    seconds: float | None = None
+    code: int | None = None
 
 
-Listener = Callable[[MessageEvent], None]
+Listener = Callable[[MessageEvent], Awaitable[None] | None]
 _listeners: list[Listener] = []
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
     """Call ``listener`` for every event of this process; returns the function that ends it.
 
-    A listener runs where the event happens (usually on the event loop) and must not block. Its exceptions are logged
-    and go no further: an observer never changes what happens to mail.
+    A plain function runs where the event happens (usually on the event loop) and must not block; an async one runs in a
+    task of its own. Exceptions are logged and go no further: an observer never changes what happens to mail. Besides,
+    ``EMAIL["listeners"]`` names those that every process calls, workers included.
     """
     _listeners.append(listener)
 
@@ -153,13 +185,123 @@ def listening() -> bool:
     return bool(_listeners)
 
 
-def publish(kind: EventKind, message: Any, detail: str = "", *, refused: tuple[str, ...] = ()) -> None:
-    """Call the listeners with an event of ``message``."""
-    if not listening():
+def publish(
+    kind: EventKind,
+    message: Any,
+    detail: str = "",
+    *,
+    refused: tuple[str, ...] = (),
+    circumstances: Circumstances = _UNKNOWN,
+    listeners: Sequence[Listener] = (),
+) -> None:
+    """Call the listeners with an event of ``message``; ``listeners`` are called besides those that subscribed."""
+    if not _listeners and not listeners:
         return
-    event = MessageEvent(kind=kind, message_id=message.message_id, message=message, detail=detail, refused=refused)
-    for listener in tuple(_listeners):
+    event = MessageEvent(
+        kind=kind,
+        message_id=message.message_id,
+        message=message,
+        detail=detail,
+        refused=refused,
+        mode=circumstances.mode,
+        attempt=circumstances.attempt,
+        seconds=circumstances.seconds,
+        code=circumstances.code,
+    )
+    for listener in (*_listeners, *listeners):
         try:
-            listener(event)
+            result = listener(event)
         except Exception:  # a broken listener must not stop mail
             logger.exception("a listener failed on the event %r of message %s", kind, event.message_id)
+        else:
+            if result is not None and isawaitable(result):
+                _run(result, event)
+
+
+def _run(result: Awaitable[None], event: MessageEvent) -> None:
+    try:
+        found = _running.get()
+    except RuntimeError:
+        _close(result)
+        logger.error("an async listener needs an event loop for the event %r, and none runs here", event.kind)
+        return
+    if found is None:
+        found = _AsyncListeners()
+        _running.set(found)
+        at_loop_end(found.drain)
+    found.add(result, event)
+
+
+async def drain_listeners(timeout: float) -> None:
+    """Wait up to ``timeout`` seconds for async listeners that are still busy with events of this event loop."""
+    found = _running.get()
+    if found is not None:
+        await found.drain(timeout)
+
+
+class _AsyncListeners:
+    """Awaits async listeners in tasks, at most ``_MOST_TASKS``; further events wait, up to ``_MOST_WAITING``."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Awaitable[None], MessageEvent]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dropped = 0
+
+    def add(self, result: Awaitable[None], event: MessageEvent) -> None:
+        """Have ``result`` awaited, now or when a task is free."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append((result, event))
+            self._start()
+            return
+        _close(result)
+        if not self._dropped:
+            logger.warning("async listeners are too slow: %d events wait, further ones are dropped", _MOST_WAITING)
+        self._dropped += 1
+
+    async def drain(self, timeout: float = _DRAIN_LIMIT) -> None:
+        """Wait for all, up to ``timeout`` seconds, and drop the others."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        for _ in self._waiting:
+            self._start()  # the end of asyncio.run cancels the tasks before this is called
+        while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(tuple(self._tasks), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._dropped += len(self._waiting)
+        while self._waiting:
+            _close(self._waiting.popleft()[0])
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._report()
+
+    def _start(self) -> None:
+        if len(self._tasks) < _MOST_TASKS:
+            # An empty context: the task outlives the request and must not see its outbox or transaction.
+            task = asyncio.get_running_loop().create_task(self._work(), context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard, context=Context())
+
+    async def _work(self) -> None:
+        while self._waiting:
+            result, event = self._waiting.popleft()
+            try:
+                await result
+            except asyncio.CancelledError:
+                self._dropped += 1
+                raise
+            except Exception:  # a broken listener must not stop mail
+                logger.exception("a listener failed on the event %r of message %s", event.kind, event.message_id)
+        self._report()
+
+    def _report(self) -> None:
+        if self._dropped and not self._waiting:
+            logger.warning("async listeners did not get %d events", self._dropped)
+            self._dropped = 0
+
+
+def _close(result: Awaitable[None]) -> None:
+    """End a coroutine that is not awaited, which would be a warning otherwise."""
+    if iscoroutine(result):
+        result.close()
+
+
+_running: PerLoop[_AsyncListeners] = PerLoop()

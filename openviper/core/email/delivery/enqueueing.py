@@ -1,9 +1,9 @@
 """Give a message to the queue, at once or as the dispatcher's retries allow."""
 
 from openviper.core.email.delivery.schedule import Schedule
-from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import ConnectionFailed, QueueUnavailable
-from openviper.core.email.events import DeliveryReport, EventKind
+from openviper.core.email.events import Circumstances, DeliveryReport, EventKind
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue
 from openviper.core.email.settings import EmailSettings
@@ -61,10 +61,16 @@ class EnqueueTransport(Transport):
         return "no broker" if self.queue is None else self.queue.address
 
     def publish(
-        self, kind: EventKind, message: OutgoingMessage, detail: str = "", *, refused: tuple[str, ...] = ()
+        self,
+        kind: EventKind,
+        message: OutgoingMessage,
+        detail: str = "",
+        *,
+        refused: tuple[str, ...] = (),
+        circumstances: Circumstances = NO_ATTEMPT,
     ) -> None:
         """Publish an accepted message as queued."""
         if kind == "delivered":
             self._transport.publish("queued", message)
         elif kind != "sending":
-            self._transport.publish(kind, message, detail, refused=refused)
+            self._transport.publish(kind, message, detail, refused=refused, circumstances=circumstances)

@@ -8,9 +8,9 @@ import logging
 import time
 import traceback
 
-from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
-from openviper.core.email.events import DeliveryMode, DeliveryReport, listening
+from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
@@ -45,7 +45,8 @@ async def attempt_delivery(
     """
     watched = transport.observed or listening()
     if watched:
-        transport.publish("sending", message)
+        began = time.perf_counter()
+        transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
     try:
         if time_limit is None:
             outcome: DeliveryReport | Exception = await transport.send(message, pipeline=pipeline)
@@ -58,8 +59,12 @@ async def attempt_delivery(
     except Exception as error:  # noqa: BLE001 - a backend may be anybody's; the decision holds the error
         outcome = error
     decision = after_attempt(progress, outcome, policy, now=time.time())
-    if watched and isinstance(outcome, DeliveryReport):
-        _publish_delivered(message, transport, outcome, progress)
+    circumstances = NO_ATTEMPT
+    if watched:
+        seconds = time.perf_counter() - began
+        circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome))
+        if isinstance(outcome, DeliveryReport):
+            _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE:
         log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
         if progress.refused and isinstance(decision, Done):
@@ -70,7 +75,7 @@ async def attempt_delivery(
                 "; ".join(sorted(set(progress.refused.values()))[:3]),
             )
     if not isinstance(decision, Done):
-        _publish_decision(message, transport, decision)
+        _publish_decision(message, transport, decision, circumstances)
     return decision
 
 
@@ -89,28 +94,44 @@ async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: f
         raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
 
 
+def _reply_code(outcome: DeliveryReport | Exception) -> int | None:
+    if isinstance(outcome, DeliveryReport):
+        first = outcome.response[:3]
+        return int(first) if first.isascii() and first.isdigit() else None
+    return outcome.code if isinstance(outcome, DeliveryError) else None
+
+
 def _publish_delivered(
-    message: OutgoingMessage, transport: Transport, report: DeliveryReport, progress: Progress
+    message: OutgoingMessage,
+    transport: Transport,
+    report: DeliveryReport,
+    progress: Progress,
+    circumstances: Circumstances,
 ) -> None:
     # No event names those whom an attempt refused that nobody received.
     before = {address: why for address, why in progress.refused.items() if address not in report.refused}
     detail = report.outcome
     if before:
         detail += f"; refused before: {', '.join(f'{address} ({why})' for address, why in before.items())}"
-    transport.publish("delivered", message, detail, refused=(*report.refused, *before))
+    refused = (*report.refused, *before)
+    transport.publish("delivered", message, detail, refused=refused, circumstances=circumstances)
 
 
-def _publish_decision(message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp) -> None:
+def _publish_decision(
+    message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp, circumstances: Circumstances
+) -> None:
     if isinstance(decision, Retry):
         pending = decision.progress.pending
         transport.publish(
             "retrying",
             message if pending is None else message.for_recipients(pending),
             f"in {decision.delay:g} s: {_detail(decision)}",
+            circumstances=circumstances,
         )
     elif decision.error is not None or decision.progress.pending or decision.progress.unconfirmed:
         # Without an error others have it, which must not hide that these lack it, or may lack it.
-        transport.publish("failed", missing_recipients(message, decision.progress), _detail(decision))
+        missing = missing_recipients(message, decision.progress)
+        transport.publish("failed", missing, _detail(decision), circumstances=circumstances)
 
 
 def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:

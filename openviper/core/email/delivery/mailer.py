@@ -11,6 +11,7 @@ from openviper.core.email.backends import EmailBackend
 from openviper.core.email.delivery.dispatcher import Dispatcher
 from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transports
 from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.events import drain_listeners
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
@@ -112,6 +113,7 @@ class Mailer:
         if self.closed:
             return
         await self.dispatcher.drain(self.settings.shutdown_timeout)
+        await drain_listeners(self.settings.shutdown_timeout)
         if self.own_transport.opened:
             await self.own_transport.aclose()
 

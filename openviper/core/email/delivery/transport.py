@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any
@@ -12,12 +12,21 @@ from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery.held import HeldMessage
-from openviper.core.email.events import EventKind, publish
+from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
+__all__ = ["NO_ATTEMPT", "BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
+
+
+NO_ATTEMPT = Circumstances()
+"""Of an event outside any attempt."""
+_CHOSEN: dict[EventKind, Circumstances] = {
+    "held": Circumstances(DeliveryMode.HELD),
+    "deferred": Circumstances(DeliveryMode.DEFERRED),
+    "queued": Circumstances(DeliveryMode.QUEUED),
+}
 
 
 class Transport(ABC):
@@ -32,7 +41,9 @@ class Transport(ABC):
     pipelines = False
     """True when ``send`` with ``pipeline`` gains anything."""
     observed = False
-    """True when ``publish`` has a purpose besides calling the listeners of this process."""
+    """True when ``publish`` has a purpose besides calling those that subscribed in this process."""
+    listeners: Sequence[Listener] = ()
+    """Functions to call with each event, besides those that subscribed."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     opened = False
@@ -68,10 +79,18 @@ class Transport(ABC):
         self.publish("held", message)
 
     def publish(
-        self, kind: EventKind, message: OutgoingMessage, detail: str = "", *, refused: tuple[str, ...] = ()
+        self,
+        kind: EventKind,
+        message: OutgoingMessage,
+        detail: str = "",
+        *,
+        refused: tuple[str, ...] = (),
+        circumstances: Circumstances = NO_ATTEMPT,
     ) -> None:
         """Publish an event of a message that this transport carries."""
-        publish(kind, message, detail, refused=refused)
+        if circumstances is NO_ATTEMPT:
+            circumstances = _CHOSEN.get(kind, NO_ATTEMPT)
+        publish(kind, message, detail, refused=refused, circumstances=circumstances, listeners=self.listeners)
 
 
 class BackendTransport(Transport):
@@ -82,6 +101,8 @@ class BackendTransport(Transport):
         self._abandoned: finalize[[EmailBackend, ref[asyncio.AbstractEventLoop]], BackendTransport] | None = None
         self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend)
+        self.listeners = settings.listener_functions()
+        self.observed = bool(self.listeners)
 
     @property
     def queue(self) -> JobQueue | None:

@@ -1,7 +1,7 @@
 """Queue one message, whatever the settings say, and answer whether mail would be queued."""
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import DeliveryMode, Receipt, publish
+from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
 from openviper.core.email.message import EmailMessageData, prepare_message
 from openviper.core.email.queue.service import current_queue
 from openviper.core.email.settings import EmailSettings
@@ -38,5 +38,10 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         inline_css=settings.inline_css,
     )
     await service.enqueue(message, settings)
-    publish("queued", message)
+    publish(
+        "queued",
+        message,
+        circumstances=Circumstances(DeliveryMode.QUEUED),
+        listeners=settings.listener_functions(),
+    )
     return Receipt(message.message_id, DeliveryMode.QUEUED)

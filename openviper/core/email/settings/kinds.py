@@ -20,6 +20,7 @@ __all__ = [
     "Count",
     "Directory",
     "Folders",
+    "Functions",
     "Hosts",
     "InboxMode",
     "MaybeEnvironment",
@@ -125,6 +126,10 @@ def _token(value: object) -> SecretStr | Callable[[], Any] | None:
     return value if callable(value) else _secret(value)
 
 
+def _function(value: object) -> Callable[..., Any] | str:
+    return value if callable(value) else _plain(value)
+
+
 def _path(value: object) -> Path:
     if isinstance(value, Path):
         return value
@@ -214,6 +219,12 @@ Backend = Annotated[
     BeforeValidator(_plain),
     Field(min_length=1),
     SettingKind("the name of a backend or the dotted path of your own"),
+]
+
+Functions = Annotated[
+    tuple[Callable[..., Any] | str, ...],
+    BeforeValidator(_each(_function)),
+    SettingKind("a list of functions or their dotted paths (in the environment separated by commas)", _hosts_from_text),
 ]
 
 MaybeEnvironment = Annotated[

@@ -1,7 +1,7 @@
 """The setting ``EMAIL`` as one checked, frozen value."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,6 +12,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from openviper import conf
 from openviper.backoff import exponential
 from openviper.conf.checked import CheckedSettings, Conflict, Conflicts, collect, load_settings, report_faults
+from openviper.conf.imports import import_string
 from openviper.conf.kinds import Flag
 from openviper.conf.sources import Source, variables
 from openviper.core.email.settings.kinds import (
@@ -20,6 +21,7 @@ from openviper.core.email.settings.kinds import (
     Count,
     Directory,
     Folders,
+    Functions,
     Hosts,
     InboxMode,
     MaybeEnvironment,
@@ -38,6 +40,7 @@ from openviper.core.email.settings.kinds import (
     ServerName,
     Span,
 )
+from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
 from openviper.text import shown
 
@@ -132,6 +135,11 @@ class EmailSettings(CheckedSettings):
     )
     file_dir: Directory = Field(
         Path("mail"), description="Folder of FileBackend, created when missing; relative to the working directory."
+    )
+    listeners: Functions = Field(
+        (),
+        description="Functions, async or plain, or their dotted paths, to call with each event of a message, in every "
+        "process: web processes, workers and commands.",
     )
     fail_silently: Flag = Field(
         False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
@@ -273,6 +281,14 @@ class EmailSettings(CheckedSettings):
             for attempt in range(self.retries)
         )
 
+    def listener_functions(self) -> tuple[Callable[..., Any], ...]:
+        """Return the functions of ``listeners``.
+
+        Raises:
+            ImproperlyConfigured: one of them cannot be imported, or is no function.
+        """
+        return tuple(_function(each, 'EMAIL["listeners"]') for each in self.listeners)
+
     def inbox_enabled(self, *, debug: bool) -> bool:
         """Return True if the inbox page is on; ``debug`` is the setting ``DEBUG``."""
         return self.inbox == "always" or (debug and self.inbox is not False)
@@ -287,6 +303,14 @@ class EmailSettings(CheckedSettings):
             Source.environment(cls, _PREFIX),
             Source.setting("EMAIL", conf.settings.EMAIL if email is None else email),
         )
+
+
+def _function(given: Callable[..., Any] | str, setting: str) -> Callable[..., Any]:
+    found = import_string(given, setting=setting) if isinstance(given, str) else given
+    if not callable(found):
+        raise ImproperlyConfigured(f"{setting}: {shown(given)} is a {type(found).__name__}; give a function")
+    function: Callable[..., Any] = found
+    return function
 
 
 @lru_cache(maxsize=1)

@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "template_environment": None,
     "backend": "SMTPBackend",
     "file_dir": Path("mail"),
+    "listeners": (),
     "fail_silently": False,
     "use_background_worker": None,
     "pool_size": 5,
