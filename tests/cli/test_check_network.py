@@ -6,8 +6,9 @@ import socket
 
 from support.patience import PATIENCE
 
-from openviper.cli.check.network import ServerTarget, find_addresses, open_connection
+from openviper.cli.check.network import find_addresses, open_connection
 from openviper.cli.check.result import Status
+from openviper.tcp import SocketAddress
 
 
 def in_good_time() -> float:
@@ -17,7 +18,7 @@ def in_good_time() -> float:
 async def test_an_address_that_does_not_answer_is_a_warning_when_another_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        targets = [SocketAddress(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
         result, sock = await open_connection(targets, port, in_good_time())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.1", port)
@@ -31,7 +32,7 @@ async def test_of_several_open_connections_one_is_kept() -> None:
         port = server.getsockname()[1]
         other.bind(("127.0.0.2", port))
         other.listen()
-        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        targets = [SocketAddress(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
         result, sock = await open_connection(targets, port, in_good_time())
         assert sock is not None
         assert sock.getpeername() == ("127.0.0.2", port)
@@ -48,7 +49,7 @@ async def test_a_port_that_swallows_connections_fails_in_time() -> None:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         soon = asyncio.get_running_loop().time() + 0.2
-        result, sock = await open_connection([ServerTarget(socket.AF_INET, ("127.0.0.1", port))], port, soon)
+        result, sock = await open_connection([SocketAddress(socket.AF_INET, ("127.0.0.1", port))], port, soon)
         for filler in fillers:
             filler.close()
     assert sock is None
@@ -70,7 +71,7 @@ async def test_a_silent_address_leaves_time_for_the_server_at_another() -> None:
             filler = fillers.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.2", port))
-        targets = [ServerTarget(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        targets = [SocketAddress(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
         loop = asyncio.get_running_loop()
         begun = loop.time()
         result, sock = await open_connection(targets, port, begun + 3)

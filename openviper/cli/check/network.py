@@ -4,34 +4,21 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import in_thread, remaining
+from openviper.cli.check.waiting import remaining
+from openviper.tcp import SocketAddress, connect_one, resolve_host
 
-__all__ = ["ServerTarget", "find_addresses", "open_connection"]
+__all__ = ["find_addresses", "open_connection"]
 
 _MAX_ADDRESSES = 6
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTarget:
-    """An address as ``getaddrinfo`` returns it."""
-
-    family: int
-    address: tuple[Any, ...]
-
-    @property
-    def text(self) -> str:
-        """Return the address without the port."""
-        return str(self.address[0])
-
-
-async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckResult, Sequence[ServerTarget]]:
+async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckResult, Sequence[SocketAddress]]:
     """Resolve ``host`` with the system's resolver; return the result and its addresses, none if that failed."""
     try:
-        answers = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), deadline)
+        async with asyncio.timeout_at(deadline):
+            targets = await resolve_host(host, port)
     except TimeoutError:
         remedy = "check that this machine can reach its resolver (/etc/resolv.conf)"
         return CheckResult.failed("dns", f"no answer for {host} in time", remedy), ()
@@ -40,13 +27,12 @@ async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckRe
         return CheckResult.failed("dns", f"{host} has no address: {error.strerror}", remedy), ()
     except UnicodeError:
         return CheckResult.failed("dns", f"{host} cannot be a host name", 'correct EMAIL["host"]'), ()
-    targets = list(dict.fromkeys(ServerTarget(family, address) for family, _, _, _, address in answers))
     shown = ", ".join(dict.fromkeys(target.text for target in targets))
     return CheckResult.ok("dns", f"{host} is {shown}" if shown != host else f"{host} is an address"), targets
 
 
 async def open_connection(
-    targets: Sequence[ServerTarget], port: int, deadline: float
+    targets: Sequence[SocketAddress], port: int, deadline: float
 ) -> tuple[CheckResult, socket.socket | None]:
     """Connect to all addresses at once; return the result and the first connection in the resolver's order.
 
@@ -70,26 +56,15 @@ async def open_connection(
     return CheckResult.ok("tcp", f"port {port} is open"), opened[0]
 
 
-async def _connect(target: ServerTarget, deadline: float) -> socket.socket | str:
+async def _connect(target: SocketAddress, deadline: float) -> socket.socket | str:
     """Return the connection, or the reason why it failed."""
     try:
-        sock = socket.socket(target.family, socket.SOCK_STREAM)
-    except OSError as error:
-        return _reason(error)
-    sock.setblocking(False)
-    try:
         async with asyncio.timeout_at(deadline):
-            await asyncio.get_running_loop().sock_connect(sock, target.address)
+            return await connect_one(target)
     except TimeoutError:
-        sock.close()
         return "no answer in time"
     except OSError as error:
-        sock.close()
         return _reason(error)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _reason(error: OSError) -> str:

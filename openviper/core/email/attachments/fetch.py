@@ -14,7 +14,8 @@ import importlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import certifi
 import httpx
@@ -26,6 +27,7 @@ from openviper.core.email.attachments.netguard import HostRefused, Resolver, pub
 from openviper.core.email.attachments.target import UrlTarget, parse_target, redirected
 from openviper.core.email.attachments.temporary import ContentWriter, FileContent
 from openviper.core.email.errors import AttachmentRefused
+from openviper.tcp import first_success, interleaved
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ for _module in ("encodings.idna", "httpcore", "sniffio", "anyio._backends._async
         importlib.import_module(_module)
 
 _Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+_Streams = list["AsyncNetworkStream"]
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -114,36 +117,99 @@ async def _opened(
     target: UrlTarget, addresses: Sequence[str], context: ssl.SSLContext
 ) -> AsyncIterator[httpx.Response]:
     """Return the response of the first address that accepts a connection."""
-    sockets: list[AsyncNetworkStream] = []
-
-    async def trace(event: str, info: Mapping[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            sockets.append(info["return_value"])
-
+    streams: _Streams = []
     try:
         async with httpx.AsyncHTTPTransport(verify=context, trust_env=False) as transport:
-            response = await _first_response(transport, target, addresses, trace)
+            response = await _first_response(transport, target, addresses, streams)
             try:
                 yield response
             finally:
                 await response.aclose()
     finally:
         # The transport forgets a socket when it is cancelled during the TLS handshake.
-        for socket in sockets:
-            await socket.aclose()
+        for stream in streams:
+            await stream.aclose()
 
 
 async def _first_response(
-    transport: httpx.AsyncHTTPTransport, target: UrlTarget, addresses: Sequence[str], trace: _Trace
+    transport: httpx.AsyncHTTPTransport, target: UrlTarget, addresses: Sequence[str], streams: _Streams
 ) -> httpx.Response:
-    *others, last = addresses
-    for address in others:
-        with contextlib.suppress(httpx.ConnectError, httpx.ConnectTimeout):
-            return await transport.handle_async_request(_request(target, address, trace, connect_timeout=3.0))
-    return await transport.handle_async_request(_request(target, last, trace, connect_timeout=None))
+    """Send the request to the first of ``addresses`` that accepts a connection."""
+    if len(addresses) == 1:
+        return await transport.handle_async_request(_request(target, addresses[0], partial(_record_stream, streams)))
+    attempts = [
+        _Attempt(transport, target, address, streams).connect
+        for address in interleaved(addresses, family=lambda address: ":" in address)
+    ]
+    attempt = await first_success(attempts, failures=httpx.TransportError, discard=_Attempt.cancel)
+    return await attempt.proceed()
 
 
-def _request(target: UrlTarget, address: str, trace: _Trace, *, connect_timeout: float | None) -> httpx.Request:
+async def _record_stream(streams: _Streams, event: str, info: Mapping[str, Any]) -> None:
+    if event == "connection.connect_tcp.complete":
+        streams.append(info["return_value"])
+
+
+class _Attempt:
+    """A request to ``address`` that stops between the connection, which may come too late, and its first byte.
+
+    Its stream is added to ``streams``, to be closed there.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport, target: UrlTarget, address: str, streams: _Streams) -> None:
+        self._transport = transport
+        self._request = _request(target, address, self._trace)
+        self._streams = streams
+        self._connected = asyncio.Event()
+        self._may_proceed = asyncio.Event()
+        self._response: asyncio.Task[httpx.Response] | None = None
+
+    async def connect(self) -> Self:
+        """Connect; ``proceed`` or ``cancel`` must follow.
+
+        Raises:
+            httpx.TransportError: there is no connection.
+        """
+        self._response = asyncio.create_task(self._transport.handle_async_request(self._request))
+        connected = asyncio.create_task(self._connected.wait())
+        try:
+            await asyncio.wait((self._response, connected), return_when=asyncio.FIRST_COMPLETED)
+            if not self._connected.is_set():
+                self._response.result()
+        except BaseException:
+            self.cancel()
+            await asyncio.wait((self._response,))
+            raise
+        finally:
+            connected.cancel()
+        return self
+
+    async def proceed(self) -> httpx.Response:
+        """Send the request and return the response, whose content is not read yet."""
+        assert self._response is not None
+        self._may_proceed.set()
+        return await self._response
+
+    def cancel(self) -> None:
+        """Give the request up."""
+        assert self._response is not None
+        self._response.cancel()
+        self._response.add_done_callback(_retrieve_error)
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        await _record_stream(self._streams, event, info)
+        if event == "connection.connect_tcp.complete":
+            self._connected.set()
+            await self._may_proceed.wait()
+
+
+def _retrieve_error(task: asyncio.Task[httpx.Response]) -> None:
+    """Read the error of a request that nobody waits for any more, which would else be logged."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _request(target: UrlTarget, address: str, trace: _Trace) -> httpx.Request:
     headers = {
         "Host": target.host_header,
         "Accept": "*/*",
@@ -155,7 +221,7 @@ def _request(target: UrlTarget, address: str, trace: _Trace, *, connect_timeout:
         headers["Authorization"] = target.authorization
     url = target.url.copy_with(host=address, username="", password="", fragment=None)
     extensions = {
-        "timeout": httpx.Timeout(None, connect=connect_timeout).as_dict(),
+        "timeout": httpx.Timeout(None).as_dict(),
         "sni_hostname": target.host,  # the certificate is checked against it too, not against the address
         "trace": trace,
     }

@@ -4,11 +4,11 @@ The guard against server-side request forgery (OWASP SSRF Prevention Cheat Sheet
 special-purpose registries (RFC 6890) and of the forms that carry an IPv4 address inside an IPv6 one.
 """
 
-import asyncio
 import ipaddress
 import re
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from openviper.tcp import resolve_host
 
 __all__ = ["HostRefused", "Resolver", "check_host", "is_public", "public_addresses", "resolve"]
 
@@ -106,8 +106,7 @@ def check_host(host: str) -> str:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Ask the system's resolver in a thread; returns each address once, in its order."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(address.text for address in await resolve_host(host, port)))
 
 
 async def public_addresses(

@@ -1,6 +1,7 @@
 """Downloads: what is fetched, how it is asked for, and where they stop."""
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 from support.certificates import ca_file, server_context
 from support.httpd import HttpServer, head
 from support.patience import PATIENCE
+from support.silence import silent
 
 from openviper.core.email.attachments import FileContent
 from openviper.core.email.attachments.bytelimit import ByteLimit, TotalLimit
@@ -178,6 +180,47 @@ async def test_the_next_address_is_tried_when_one_refuses(server: HttpServer) ->
 
     server.answer("/a", b"x")
     assert (await get(server.url("/a"), resolver=two)).content == b"x"
+
+
+async def test_silent_addresses_are_passed_over(server: HttpServer) -> None:
+    quiet = ["::1", *(f"127.0.1.{number}" for number in range(1, 12))]
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return [*quiet, "127.0.0.1"]
+
+    server.answer("/a", b"x")
+    with contextlib.ExitStack() as stack:
+        for host in quiet:
+            stack.enter_context(silent(host, server.port))
+        # They would take longer one after another.
+        assert (await get(server.url("/a"), resolver=resolver, timeout=25.0)).content == b"x"
+    assert (server.connections, len(server.requests)) == (1, 1)
+
+
+async def test_only_one_of_several_addresses_is_sent_the_request(server: HttpServer) -> None:
+    """A server that takes long to answer has accepted the connection; no other address is asked meanwhile."""
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["127.0.0.1", "127.0.0.1", "127.0.0.1"]
+
+    async def respond(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1.0)  # longer than the pause between two addresses
+        writer.write(head(content_length=1) + b"x")
+
+    server.respond("/a", respond)
+    assert (await get(server.url("/a"), resolver=resolver)).content == b"x"
+    assert (server.connections, len(server.requests)) == (1, 1)
+
+
+async def test_the_deadline_covers_silent_addresses_and_leaves_nothing(server: HttpServer) -> None:
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["127.0.0.8", "127.0.0.9"]
+
+    before = asyncio.all_tasks()
+    with silent("127.0.0.8", server.port), silent("127.0.0.9", server.port):
+        with pytest.raises(AttachmentRefused, match="within 1 seconds"):
+            await get(server.url("/a"), resolver=resolver, timeout=1.0)
+        assert asyncio.all_tasks() == before
 
 
 async def test_a_host_that_nobody_answers_for_is_an_error(server: HttpServer) -> None:

@@ -32,6 +32,7 @@ from openviper.core.email.errors import (
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import PicklableError
+from openviper.tcp import ConnectFailed, ConnectTimeout
 from openviper.text import shown
 
 __all__ = [
@@ -184,6 +185,8 @@ def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError
         return _reply_error(peer, step, error)
     if step == HandshakeStep.CONNECT and _was_connected(chain):
         step = HandshakeStep.GREETING
+    if isinstance(error, ConnectTimeout):
+        return DeliveryTimeout(f"{peer}: {step}: {error}", temporary=True)
     if isinstance(error, TimeoutError) or _is_tls_timeout(chain):
         return DeliveryTimeout(f"{peer}: {step}: the server did not answer in time", temporary=True)
     return ConnectionFailed(f"{peer}: {step}: {_reason(chain)}", temporary=True)
@@ -242,6 +245,8 @@ def _is_tls_timeout(chain: tuple[BaseException, ...]) -> bool:
 
 
 def _reason(chain: tuple[BaseException, ...]) -> str:
+    if isinstance(chain[0], ConnectFailed):
+        return str(chain[0])
     for cause in chain:
         if isinstance(cause, socket.gaierror):
             return f"the host name has no address: {cause.strerror}"

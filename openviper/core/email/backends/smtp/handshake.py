@@ -17,6 +17,7 @@ from openviper.core.email.backends.smtp.oauth2 import Token, TokenSource
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.tcp import connect_host, is_address
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -120,10 +121,19 @@ class Handshake:
 
     async def connect(self) -> None:
         """Open the connection, with ``use_ssl`` its TLS, and read the greeting."""
+        settings, client = self._settings, self.client
+        own: socket.socket | None = None
         try:
-            await self.client.connect()
+            # An address needs no look-up and has no rival, so the event loop connects to it directly.
+            if client.sock is None and not is_address(settings.host):
+                own = await connect_host(settings.host, settings.port, settings.timeout)
+                client.sock, client.port = own, None
+            await client.connect()
         except HANDSHAKE_ERRORS as error:
             raise handshake_error(self._peer, HandshakeStep.CONNECT, error) from error
+        finally:
+            if own is not None and client.transport is None:
+                own.close()
 
     async def greet(self) -> None:
         """Send EHLO, or HELO to a server without EHLO."""

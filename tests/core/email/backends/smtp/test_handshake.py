@@ -1,16 +1,23 @@
 """Handshake: host names, TLS, authentication, and secrets that stay secret."""
 
+import asyncio
+import contextlib
+import gc
 import logging
 import socket
 import ssl
 import traceback
 from base64 import b64encode
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import aiosmtplib
 import pytest
+import uvloop
 from support.certificates import CertificateKind
 from support.messages import outgoing
 from support.rawserver import Peer, greet, raw_server
+from support.silence import silent
 from support.smtpd import SmtpServer, Tls
 
 from openviper.core.email.backends import SMTPBackend
@@ -428,3 +435,73 @@ async def test_a_missing_greeting_times_out() -> None:
         server.fault("greeting", "silence")
         with pytest.raises(DeliveryTimeout, match="greeting"):
             await connect(EmailSettings(**server.settings(timeout=1.0)))
+
+
+# Host names of several addresses (RFC 8305)
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, port: int, *hosts: str) -> None:
+    """Let the system's resolver return ``hosts`` for every name."""
+    answers = [
+        (socket.AF_INET6, 1, 6, "", (host, port, 0, 0)) if ":" in host else (socket.AF_INET, 1, 6, "", (host, port))
+        for host in hosts
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+@pytest.mark.parametrize("silent_host", ["::1", "127.0.0.9", None])
+def test_the_address_that_answers_is_used_with_the_certificate_of_the_name(
+    tls: Tls, run: Callable[[Coroutine[Any, Any, None]], None], silent_host: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SmtpServer(tls=tls, users={"me": SECRET}) as server, contextlib.ExitStack() as stack:
+        hosts = ["127.0.0.1"]
+        if silent_host is not None:
+            stack.enter_context(silent(silent_host, server.port))
+            hosts.insert(0, silent_host)
+        resolve_to(monkeypatch, server.port, *hosts)
+        run(send_one(server, host="localhost"))
+        assert server.connections == 1
+        with pytest.raises(AuthenticationFailed):
+            run(send_one(server, host="localhost", password="another"))
+        resolve_to(monkeypatch, server.port, "127.0.0.1")
+        if tls != "none":
+            with pytest.raises(ConnectionFailed, match="certificate"):
+                run(send_one(server, host="another.example"))
+
+
+@pytest.mark.parametrize("fault", ["drop", "reset", 421, "garbage"])
+@pytest.mark.parametrize("verb", ["connect", "greeting", "EHLO"])
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_failed_handshake_with_a_name_leaves_no_socket(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    tls: Tls,
+    verb: str,
+    fault: str | int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with SmtpServer(tls=tls) as server:
+        resolve_to(monkeypatch, server.port, "127.0.0.2", "127.0.0.1")
+        server.fault(verb, "drop" if verb == "connect" else fault)
+        with pytest.raises(ConnectionFailed):
+            run(send_one(server, host="localhost"))
+        server.wait_until(lambda: server.open_connections == 0)
+        gc.collect()  # a socket that is left open is a ResourceWarning, and that an error
+
+
+async def test_the_error_lists_each_address_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SmtpServer() as server:
+        port = server.port
+    resolve_to(monkeypatch, port, "127.0.0.1", "127.0.0.2")
+    settings = EmailSettings(host="mail.test", port=port)
+    refused = r"^mail\.test:\d+: connecting: 127\.0\.0\.1: Connection refused, 127\.0\.0\.2: Connection refused$"
+    with pytest.raises(ConnectionFailed, match=refused) as raised:
+        await connect(settings)
+    assert raised.value.temporary
+    with silent("127.0.0.2", port):
+        slow = r"connecting: 127\.0\.0\.1: Connection refused, 127\.0\.0\.2: no answer$"
+        with pytest.raises(DeliveryTimeout, match=slow) as timed_out:
+            await connect(settings.model_copy(update={"timeout": 1.0}))
+        assert timed_out.value.temporary
