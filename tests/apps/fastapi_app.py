@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, UploadFile
 
 from openviper.core.email import Email, EmailMiddleware, submit_email
 

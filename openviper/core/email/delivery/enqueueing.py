@@ -16,6 +16,7 @@ async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSett
 
     Raises:
         QueueUnavailable: the broker does not answer, or did not accept it.
+        InvalidMessage: the broker does not accept messages of this size.
     """
     if not await queue.answers():
         raise QueueUnavailable(f"the broker ({queue.address}) does not answer")

@@ -39,7 +39,8 @@ async def submit(
 
     Raises:
         DeliveryError: the inline attempt failed and ``fail_silently`` is off.
-        InvalidMessage: ``schedule`` asks for later, and there is no broker to keep the message until then.
+        InvalidMessage: ``schedule`` asks for later, and there is no broker to keep the message until then; or the
+            broker does not take messages of this size.
         QueueUnavailable: likewise, and the broker does not answer.
     """
     if not mailer.here and (loop := mailer.loop) is not None:
@@ -227,14 +228,17 @@ class _Submission:
 
         Raises:
             QueueUnavailable: the broker did not accept it, and it has no other mode because it must wait.
+            InvalidMessage: it is too large for the broker, and no commit has promised it.
         """
         queue, schedule = self.transport.queue, self.schedule
         assert queue is not None, "queued means that there is a queue"
         try:
             await enqueue(queue, self.message, self.mailer.settings, schedule)
-        except QueueUnavailable as error:
-            if schedule.later:
+        except (QueueUnavailable, InvalidMessage) as error:
+            if isinstance(error, InvalidMessage) and not self.held_before:
                 raise
+            if schedule.later:
+                raise QueueUnavailable(str(error)) from error
             level = logging.WARNING if self._asked_for else logging.DEBUG
             logger.log(level, "message %s is not queued: %s", self.message.message_id, error)
             return False

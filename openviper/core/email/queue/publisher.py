@@ -1,7 +1,9 @@
 """Publish to RabbitMQ from any thread, with confirms: one connection, kept alive in a thread of its own."""
 
 import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,14 +20,16 @@ from pika.adapters.utils.connection_workflow import (
 from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 
 __all__ = ["Declaration", "Publisher", "reason_of"]
 
 logger = logging.getLogger("openviper.email")
 
 _PERSISTENT = 2
-_PRECONDITION_FAILED = 406  # the queue exists with other arguments
+_PRECONDITION_FAILED = 406  # the queue exists with other arguments, or a message is too large
+_SIZE_LIMIT = re.compile(r"message size \d+ is larger than .*?(\d+)")
+_LIMIT_KNOWN = 60.0  # seconds, since an operator may raise it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class Publisher:
 
     Every message is persistent and mandatory, and its future resolves when the broker has confirmed it. When the
     connection ends, everything unconfirmed fails: the broker may or may not have it.
+
+    RabbitMQ closes the channel at a message that is larger than its ``max_message_size``, and tells that limit only
+    then; for a while such messages are refused here, so that those of others do not fail with them.
     """
 
     def __init__(self, parameters: pika.URLParameters, declarations: tuple[Declaration, ...]) -> None:
@@ -48,6 +55,7 @@ class Publisher:
         self._declarations = declarations
         self._lock = threading.Lock()
         self._session: _Session | None = None
+        self._size_limit: tuple[int, float] | None = None  # bytes, and when RabbitMQ has told them
 
     def publish(
         self,
@@ -57,14 +65,24 @@ class Publisher:
         expires_ms: int | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> "Future[None]":
-        """Publish one message; the future resolves with its confirm, or fails with QueueUnavailable."""
+        """Publish one message; the future resolves with its confirm.
+
+        It fails with QueueUnavailable, or with InvalidMessage where RabbitMQ does not take messages of this size.
+        """
         future: Future[None] = Future()
         with self._lock:
+            limit = self._size_limit
+            if limit is not None and len(body) > limit[0] and time.monotonic() - limit[1] < _LIMIT_KNOWN:
+                future.set_exception(_too_large(len(body), limit[0]))
+                return future
             if self._session is None or self._session.ended:
-                self._session = _Session(self._parameters, self._declarations)
+                self._session = _Session(self._parameters, self._declarations, self._learn_size_limit)
             expiration = None if expires_ms is None else str(expires_ms)
             self._session.add(_Message(queue, body, expiration, headers, future))
         return future
+
+    def _learn_size_limit(self, limit: int) -> None:
+        self._size_limit = limit, time.monotonic()
 
     def drop(self) -> None:
         """End the connection at once, because it no longer answers."""
@@ -93,9 +111,15 @@ class _Message:
 class _Session:
     """One connection from opening to its end, and its thread."""
 
-    def __init__(self, parameters: pika.URLParameters, declarations: tuple[Declaration, ...]) -> None:
+    def __init__(
+        self,
+        parameters: pika.URLParameters,
+        declarations: tuple[Declaration, ...],
+        on_size_limit: Callable[[int], None],
+    ) -> None:
         self.ended = False
         self._declarations = list(declarations)
+        self._on_size_limit = on_size_limit
         self._waiting: list[_Message] = []
         self._unconfirmed: dict[int, _Message] = {}
         self._tag = 0
@@ -222,9 +246,14 @@ class _Session:
             self._waiting.clear()
             self._unconfirmed.clear()
         reason = "no answer" if error is None else reason_of(error)
+        limit = _size_limit(error)
+        if limit is not None:
+            self._on_size_limit(limit)
         for message in lost:
             if not message.future.done():
-                message.future.set_exception(QueueUnavailable(f"RabbitMQ: {reason}"))
+                failure = QueueUnavailable(f"RabbitMQ: {reason}")
+                refused = limit is not None and len(message.body) > limit
+                message.future.set_exception(_too_large(len(message.body), limit or 0) if refused else failure)
         if self._connection.is_open:
             # Not close(), which waits for an answer. One that is still being opened ends by its own time limit.
             self._connection._terminate_stream(error or ConnectionError("given up: no answer"))
@@ -232,6 +261,21 @@ class _Session:
     def _closed(self, _connection: Any, error: BaseException) -> None:
         self._end(error)
         self._loop.stop()
+
+
+def _size_limit(error: BaseException | None) -> int | None:
+    """Return the largest size that RabbitMQ takes, if it has closed the channel because of a message's size."""
+    if not isinstance(error, ChannelClosedByBroker) or error.reply_code != _PRECONDITION_FAILED:
+        return None
+    match = _SIZE_LIMIT.search(error.reply_text)
+    return None if match is None else int(match[1])
+
+
+def _too_large(size: int, limit: int) -> InvalidMessage:
+    return InvalidMessage(
+        f"message: {size:,} bytes as queued are more than RabbitMQ's max_message_size ({limit:,}); raise that in "
+        "rabbitmq.conf, or send the message with background=False"
+    )
 
 
 def reason_of(error: BaseException) -> str:

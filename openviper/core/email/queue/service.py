@@ -83,6 +83,7 @@ class JobQueue(ABC):
 
         Raises:
             QueueUnavailable: it has not accepted the message, and will not do so later.
+            InvalidMessage: it does not accept messages of this size.
         """
 
 
@@ -152,6 +153,7 @@ class QueueService(JobQueue):
 
         Raises:
             QueueUnavailable: it has not, and will not do so later (RabbitMQ may, see the documentation).
+            InvalidMessage: it does not accept messages of this size.
         """
         limit = _LIMIT + message.size / _SLOWEST
         deadline = time.monotonic() + limit

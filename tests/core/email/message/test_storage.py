@@ -1,7 +1,9 @@
 """What a broker keeps gives the same message, and what nobody knows is refused."""
 
+import asyncio
 import json
 import pickle
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openviper.core.email import Address, AddressLike, AttachmentData, EmailMessageData
+from openviper.core.email.attachments import FileContent, resolve_attachments
 from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, decode, encode, join, split
@@ -80,6 +83,23 @@ def test_a_later_version_is_told_from_damage_whatever_its_fields_are(fields: dic
             read()
         assert caught.value.temporary
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+async def test_an_attachment_in_a_file_is_kept_as_its_bytes() -> None:
+    content = bytes(range(256)) * 5000
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content
+
+    (attachment,) = await resolve_attachments(("a.bin", pieces()))
+    assert isinstance(attachment.stored, FileContent)
+    data = EmailMessageData(["a@example.com"], "Hi", text="", attachments=[attachment], sender="b@example.com")
+    message = check_message(data, default_sender=None)
+    payload = await asyncio.to_thread(encode, message)
+    again = decode(split(join(payload)))
+    assert again.attachments[0].stored == content
+    for one, other in ((again, message), (message, pickle.loads(pickle.dumps(message)))):
+        assert b"".join(serialise(one)) == b"".join(serialise(other))
 
 
 def test_version_1_is_written_while_nothing_is_new() -> None:
