@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, UploadFile
+from fastapi import Depends, FastAPI
 
 from openviper.core.email import Email, EmailMiddleware, submit_email
 

@@ -1,4 +1,4 @@
-"""A real uvicorn in a process of its own, for what only a real server shows: signals, disconnects, response timing."""
+"""A real uvicorn or hypercorn in a process of its own, for what only a real server shows: signals, timing."""
 
 import os
 import re
@@ -14,10 +14,9 @@ from typing import Self
 
 from support.patience import PATIENCE
 
-__all__ = ["Uvicorn"]
+__all__ = ["Hypercorn", "Uvicorn"]
 
-_PROGRAM = Path(__file__).with_name("guarded_uvicorn.py")
-_ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:(\d+))")
+_ADDRESS = re.compile(r"[Rr]unning on (http://127\.0\.0\.1:(\d+))")
 
 
 class Uvicorn:
@@ -26,8 +25,11 @@ class Uvicorn:
     ``log`` collects what the process prints. It is ended by its process id, killed if SIGTERM does not end it.
     """
 
+    program = "guarded_uvicorn.py"
+
     def __init__(self, app: str, folder: Path, env: Mapping[str, str] | None = None, *arguments: str) -> None:
-        self._command = [sys.executable, "-P", str(_PROGRAM), app, "--app-dir", str(folder), "--port", "0", *arguments]
+        program = Path(__file__).with_name(self.program)
+        self._command = [sys.executable, "-P", str(program), app, "--app-dir", str(folder), "--port", "0", *arguments]
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._folder = folder
         self.log: list[str] = []
@@ -48,7 +50,7 @@ class Uvicorn:
         self._reader.start()
         if not self._ready.wait(PATIENCE) or not self.url:
             self.__exit__(None, None, None)
-            raise RuntimeError("uvicorn did not start:\n" + "".join(self.log))
+            raise RuntimeError("the server did not start:\n" + "".join(self.log))
         return self
 
     def __exit__(
@@ -87,3 +89,9 @@ class Uvicorn:
                 self.url, self.port = match[1], int(match[2])
                 self._ready.set()
         self._ready.set()
+
+
+class Hypercorn(Uvicorn):
+    """The same with Hypercorn, which takes no further arguments and does not say whether it has shut down in order."""
+
+    program = "guarded_hypercorn.py"
