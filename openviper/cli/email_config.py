@@ -56,6 +56,8 @@ async def _modes(email: "EmailSettings") -> "DeliveryModes":
     from openviper.core.email.delivery import Mailer, current_modes
 
     mailer = Mailer(email)
+    if (queue := mailer.transport.queue) is not None:
+        await asyncio.to_thread(queue.load)  # the probe has a second, which the import alone may take
     await mailer.detect_broker()
     return current_modes(mailer)
 

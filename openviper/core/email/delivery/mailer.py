@@ -97,12 +97,19 @@ class Mailer:
         return self._version is not None and self._version != settings_version()
 
     async def open(self) -> None:
-        """Open the transport and load what templates need; may be called again, and by several tasks at once."""
+        """Open the transport and load what templates need; may be called again, and by several tasks at once.
+
+        Raises:
+            ImproperlyConfigured: a setting cannot be used, or the library that it needs is not installed.
+        """
         if self.opened:
             return
         async with self._opening:
             if not self._prepared:
                 await self.renderer.prepare()
+                queue = self.transport.queue
+                if queue is not None and self.settings.use_background_worker is not False:
+                    await asyncio.to_thread(queue.load)
                 self._prepared = True
             transport = self.transport
             if not transport.opened:

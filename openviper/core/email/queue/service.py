@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import OpenViperError
 from openviper.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ __all__ = [
     "queue_service",
     "using_queue",
 ]
+
+logger = logging.getLogger("openviper.email")
 
 _LIMIT = 1.8  # seconds that one send waits for the broker
 _MARGIN = 0.3  # seconds from the last moment at which the broker may accept a message to giving up on it
@@ -55,6 +59,13 @@ class JobQueue(ABC):
     @abstractmethod
     def available(self) -> bool:
         """True when the broker answered the last time it was asked. The first call may block for a second."""
+
+    def load(self) -> None:  # noqa: B027 - optional: most queues need no library
+        """Import what the queue needs, which blocks, so that the first probe or send does not wait for it.
+
+        Raises:
+            MissingDependency: a library is not installed.
+        """
 
     async def answers(self) -> bool:
         """Return ``available()`` without blocking the event loop."""
@@ -118,6 +129,19 @@ class QueueService(JobQueue):
     def known(self) -> bool:
         """True once the broker has answered."""
         return self.detector.known
+
+    def load(self) -> None:
+        """Import the broker's client library; blocks.
+
+        Raises:
+            MissingDependency: it is not installed.
+        """
+        try:
+            self.store.probe  # noqa: B018 - making the store imports its client
+        except OpenViperError:
+            raise
+        except Exception:  # of a library; the probe meets it again, and reports it
+            logger.debug("the broker's client could not be made", exc_info=True)
 
     def available(self) -> bool:
         """True when the broker answered the last time it was asked."""
