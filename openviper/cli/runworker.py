@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openviper.cli.options import project_path, settings_option
-from openviper.cli.project import enter_project
+from openviper.cli.project import Project, enter_project
 from openviper.cli.sourcewatch import hang_up_on_change
 from openviper.cli.transport import describe_transport
+from openviper.conf import describe_origin
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def runworker(
         hang_up_on_change(path.resolve())
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    tasks = _checked_settings()
+    tasks = _checked_settings(project)
     _check_modules(project.folder)
     _check_broker(tasks)
     run = _Run(project.folder, names, processes or os.cpu_count() or 1, threads, watch, pid_file, verbose)
@@ -104,7 +105,7 @@ class _Run:
         return options + ([] if self.pid_file is None else ["--pid-file", str(self.pid_file)])
 
 
-def _checked_settings() -> "TaskSettings":
+def _checked_settings(project: Project) -> "TaskSettings":
     from openviper.core.email.settings import EmailSettings
     from openviper.tasks import TaskSettings
 
@@ -112,13 +113,20 @@ def _checked_settings() -> "TaskSettings":
     tasks = TaskSettings.from_settings()
     if not tasks.enabled:
         raise click.ClickException(
-            'no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}'
+            'no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}; ' + _origin(project)
         )
     if not tasks.real:
         raise click.ClickException(
             'TASKS["broker"]: the stub broker exists in one process and has no workers; use "redis" or "rabbitmq"'
         )
     return tasks
+
+
+def _origin(project: Project) -> str:
+    """Return which settings were read, for a worker that was started in another folder than the project's."""
+    if project.settings is None:
+        return f"there is no settings.py in {project.folder}: give the project's folder, or --settings"
+    return describe_origin()
 
 
 def _check_modules(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Validate a setting as one frozen pydantic model; one error lists every fault and where its value was given."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -22,6 +22,8 @@ class CheckedSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     setting_name: ClassVar[str]
+    names_elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What other libraries call a field, in lower case, for suggestions."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         fields = type(self).model_fields
@@ -69,13 +71,16 @@ def collect(model: type[CheckedSettings], *sources: Source) -> Given:
     return given
 
 
-def load_settings(model: type[Settings], *sources: Source) -> Settings:
+def load_settings(model: type[Settings], *sources: Source, misplaced: Iterable[str] = ()) -> Settings:
     """Validate the values of all sources, given in order of precedence.
+
+    ``misplaced`` are faults found before: values that were given where no source reads them.
 
     Raises:
         ImproperlyConfigured: lists every fault on a line of its own, which begins with where the value was given.
     """
     given = collect(model, *sources)
+    given.faults.extend(misplaced)
     try:
         return model.model_validate(given.values, context=given)
     except ImproperlyConfigured as error:

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
-from openviper.text import shown
+from openviper.text import shown, suggestion
 
 __all__ = ["import_string", "require"]
 
@@ -30,12 +30,13 @@ def import_string(dotted_path: str, *, setting: str) -> Any:
         if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
             raise
         raise ImproperlyConfigured(
-            f"{setting}: there is no module {shown(error.name)} (from {shown(dotted_path)})"
-        ) from error
+            f"{setting}: there is no module {shown(error.name)} (from {shown(dotted_path)}); correct the path"
+        ) from None
     try:
         return getattr(module, name)
-    except AttributeError as error:
-        raise ImproperlyConfigured(f"{setting}: module {shown(module_path)} has no {shown(name)}") from error
+    except AttributeError:
+        near = suggestion(name, vars(module), otherwise="correct the path")
+        raise ImproperlyConfigured(f"{setting}: module {shown(module_path)} has no {shown(name)}{near}") from None
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -52,4 +53,4 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise MissingDependency(
             f"{purpose} needs {shown(module)}, which is not installed: pip install 'openviper-email[{extra}]'",
             name=module,
-        ) from error
+        ) from None

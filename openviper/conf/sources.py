@@ -125,4 +125,5 @@ class Given:
         else:
             otherwise = "the settings reference lists those that exist"
         path = source.path(escape(cut(str(key))))
-        return f"{path}: there is no such setting{suggestion(wanted, known, otherwise=otherwise)}"
+        near = suggestion(wanted, known, aliases=getattr(self.model, "names_elsewhere", {}), otherwise=otherwise)
+        return f"{path}: there is no such setting{near}"

@@ -1,6 +1,8 @@
 """Make engines on ``DATABASE_URL``: one for each event loop, closed when the loop ends."""
 
 import asyncio
+import logging
+import os
 from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
@@ -9,12 +11,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from openviper.conf import settings
+from openviper.conf import describe_origin, settings
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
 __all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
+
+logger = logging.getLogger("openviper.db")
 
 # Schemes without a driver, as hosting platforms write them.
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -24,6 +28,7 @@ _PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver's package has it
 _SQLITE_BUSY_SECONDS = 30.0
 
 _engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
+_warned = False
 
 
 async def engine() -> AsyncEngine:
@@ -45,11 +50,27 @@ async def engine() -> AsyncEngine:
     # str() of a URL object hides the password.
     url = setting.render_as_string(hide_password=False) if isinstance(setting, URL) else str(setting)
     if url not in kept:
+        _warn_of_unread_variable()
         # Imports the driver. Another task may do the same meanwhile; an engine that never connected needs no disposal.
         created = await asyncio.to_thread(_create, url)
         if kept.setdefault(url, created) is created:
             at_loop_end(created.dispose)
     return kept[url]
+
+
+def _warn_of_unread_variable() -> None:
+    """Warn once when the environment names a database that no setting has taken from there."""
+    global _warned
+    if _warned or not os.environ.get("DATABASE_URL") or not settings.is_default("DATABASE_URL"):
+        return
+    _warned = True
+    logger.warning(
+        "DATABASE_URL (environment) is not read, so %s is used; write DATABASE_URL = os.environ[%r] in the settings "
+        "module; %s",
+        settings.DATABASE_URL,
+        "DATABASE_URL",
+        describe_origin(),
+    )
 
 
 async def new_session() -> AsyncSession:

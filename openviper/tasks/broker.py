@@ -9,7 +9,7 @@ from dramatiq import Broker, Message
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.message import get_encoder, set_encoder
 
-from openviper.conf.imports import require
+from openviper.conf import describe_origin, require
 from openviper.exceptions import ImproperlyConfigured
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.loop import WorkerLoop
@@ -31,7 +31,9 @@ def get_broker() -> Broker:
     """
     settings = TaskSettings.from_settings()
     if not settings.enabled:
-        raise ImproperlyConfigured('TASKS["enabled"]: is not set, so there is no broker; set TASKS["broker"]')
+        raise ImproperlyConfigured(
+            f'TASKS["enabled"]: is not set, so there is no broker; set TASKS["broker"]; {describe_origin()}'
+        )
     return _of(settings)
 
 

@@ -63,6 +63,7 @@ class TaskSettings(CheckedSettings):
     """
 
     setting_name: ClassVar[str] = "TASKS"
+    names_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(("url", "redis_url", "amqp_url"), "broker_url")
 
     enabled: Flag = Field(False, description="Use the broker. Left out: True if `broker` is given.")
     broker: BrokerKind = Field("redis", description="redis, rabbitmq, or stub (in memory of one process, for tests).")
@@ -88,6 +89,8 @@ class TaskSettings(CheckedSettings):
     @model_validator(mode="before")
     @classmethod
     def _enable_named_broker(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "broker_url" in values and not values.keys() & {"broker", "enabled"}:
+            raise Conflicts([Conflict("broker", 'is missing, so the URL is not used; give "redis" or "rabbitmq"')])
         return {"enabled": "broker" in values, **values}
 
     @model_validator(mode="after")
@@ -151,4 +154,4 @@ def _url_fault(url: str, broker: str) -> str | None:
         scheme = ""
     if scheme in _SCHEMES[broker]:
         return None
-    return f"is not a URL for {broker}; it begins with {' or '.join(_SCHEMES[broker])}://"
+    return f"is not a URL for {broker}; give one that begins with {' or '.join(_SCHEMES[broker])}://"

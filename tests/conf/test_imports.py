@@ -30,7 +30,7 @@ def test_what_is_no_dotted_path_is_refused(dotted_path: str) -> None:
 def test_a_missing_module_is_named(dotted_path: str, missing: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         import_string(dotted_path, setting=SETTING)
-    assert str(caught.value) == f"{SETTING}: there is no module {missing!r} (from {dotted_path!r})"
+    assert str(caught.value) == f"{SETTING}: there is no module {missing!r} (from {dotted_path!r}); correct the path"
 
 
 def test_a_missing_name_is_named() -> None:

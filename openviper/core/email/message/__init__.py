@@ -12,6 +12,7 @@ from openviper.core.email.message.model import (
     lengths,
 )
 from openviper.core.email.message.prepare import (
+    NoSender,
     build_message,
     check_message,
     inline_given,
@@ -25,6 +26,7 @@ __all__ = [
     "Content",
     "EmailMessageData",
     "Envelope",
+    "NoSender",
     "OutgoingMessage",
     "PreparedMessage",
     "build_message",

@@ -21,7 +21,12 @@ from openviper.text import shown
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-__all__ = ["build_message", "check_message", "inline_given", "new_message_id", "prepare_message"]
+__all__ = ["NoSender", "build_message", "check_message", "inline_given", "new_message_id", "prepare_message"]
+
+
+class NoSender(ImproperlyConfigured):
+    """Neither the message nor ``EMAIL["default_sender"]`` gives a sender."""
+
 
 # More addresses than these are parsed in a thread: they would hold the event loop for milliseconds.
 _ADDRESSES_ON_LOOP = 1000
@@ -130,7 +135,7 @@ def check_message(
     cc = _addresses(data.cc, field="cc")
     bcc = _addresses(data.bcc, field="bcc")
     if not to and not cc and not bcc:
-        raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either")
+        raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either; give an address")
     text = data.text if isinstance(data.text, str) else _body(data.text, field="text")
     html = data.html if isinstance(data.html, str) else _body(data.html, field="html")
     if text is None and html is None:
@@ -165,9 +170,7 @@ def _sender(given: AddressLike | None, default: str | None) -> Address:
     if given is not None:
         return read_address(given, field="sender")
     if not default:
-        raise ImproperlyConfigured(
-            'EMAIL["default_sender"]: is not set, and the message names no sender; set it, or pass sender='
-        )
+        raise NoSender('EMAIL["default_sender"]: is not set, and the message names no sender; set it, or pass sender=')
     try:
         return read_address(default, field='EMAIL["default_sender"]')
     except InvalidAddress as error:

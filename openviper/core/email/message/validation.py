@@ -111,7 +111,7 @@ def checked_text(value: Any, *, field: str) -> str:
         raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
     character = control_character(value)
     if character is not None:
-        raise InvalidMessage(f"{field}: contains {character}, which no header may hold")
+        raise InvalidMessage(f"{field}: contains {character}, which no header may hold; remove it")
     return value
 
 
@@ -190,7 +190,9 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
         raise AttachmentRefused(str(name), "filename: must be a str that is not empty")
     character = control_character(name)
     if character is not None:
-        raise AttachmentRefused(name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold")
+        raise AttachmentRefused(
+            name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold; remove it"
+        )
     if len(name) > _MAX_FILE_NAME:
         raise AttachmentRefused(f"{name[:80]}...", f"filename: is longer than {_MAX_FILE_NAME} characters")
     if not isinstance(attachment.stored, bytes | FileContent):

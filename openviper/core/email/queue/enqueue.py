@@ -2,9 +2,10 @@
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
-from openviper.core.email.message import EmailMessageData, prepare_message
+from openviper.core.email.message import EmailMessageData, NoSender, prepare_message
 from openviper.core.email.queue.service import current_queue
-from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings import EmailSettings, settings_origin
+from openviper.exceptions import ImproperlyConfigured
 
 __all__ = ["enqueue_email_job", "worker_available"]
 
@@ -30,13 +31,16 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     if service is None:
         raise QueueUnavailable('no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"')
     settings = EmailSettings.from_settings()
-    message = await prepare_message(
-        data,
-        default_sender=settings.default_sender,
-        auto_submitted=settings.auto_submitted,
-        max_message_bytes=settings.max_message_bytes,
-        inline_css=settings.inline_css,
-    )
+    try:
+        message = await prepare_message(
+            data,
+            default_sender=settings.default_sender,
+            auto_submitted=settings.auto_submitted,
+            max_message_bytes=settings.max_message_bytes,
+            inline_css=settings.inline_css,
+        )
+    except NoSender as error:
+        raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
     await service.enqueue(message, settings)
     publish(
         "queued",

@@ -8,9 +8,10 @@ from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData, AttachmentInput, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, inline_given, prepare_message
+from openviper.core.email.message import EmailMessageData, NoSender, OutgoingMessage, inline_given, prepare_message
 from openviper.core.email.message.plaintext import html_to_text
-from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings import EmailSettings, settings_origin
+from openviper.exceptions import ImproperlyConfigured
 
 __all__ = ["compose", "prepare_data"]
 
@@ -59,13 +60,16 @@ async def compose(
         envelope_sender,
     )
     settings = mailer.settings
-    return await prepare_message(
-        data,
-        default_sender=settings.default_sender,
-        auto_submitted=settings.auto_submitted,
-        max_message_bytes=settings.max_message_bytes,
-        inline_css=False,  # done, when the text part was made from it
-    )
+    try:
+        return await prepare_message(
+            data,
+            default_sender=settings.default_sender,
+            auto_submitted=settings.auto_submitted,
+            max_message_bytes=settings.max_message_bytes,
+            inline_css=False,  # done, when the text part was made from it
+        )
+    except NoSender as error:
+        raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
 
 
 async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
@@ -75,13 +79,16 @@ async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> Outgo
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
     """
-    return await prepare_message(
-        data,
-        default_sender=settings.default_sender,
-        auto_submitted=settings.auto_submitted,
-        max_message_bytes=settings.max_message_bytes,
-        inline_css=settings.inline_css,
-    )
+    try:
+        return await prepare_message(
+            data,
+            default_sender=settings.default_sender,
+            auto_submitted=settings.auto_submitted,
+            max_message_bytes=settings.max_message_bytes,
+            inline_css=settings.inline_css,
+        )
+    except NoSender as error:
+        raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
 
 
 async def _bodies(

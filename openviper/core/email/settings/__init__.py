@@ -1,6 +1,12 @@
 """Mail settings; the only part of the component that reads ``openviper.conf``."""
 
 from openviper.core.email.settings.model import EmailSettings
-from openviper.core.email.settings.project import debug, settings_version, template_dirs
+from openviper.core.email.settings.project import (
+    debug,
+    settings_origin,
+    settings_version,
+    settings_were_read,
+    template_dirs,
+)
 
-__all__ = ["EmailSettings", "debug", "settings_version", "template_dirs"]
+__all__ = ["EmailSettings", "debug", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]

@@ -15,6 +15,7 @@ from openviper.conf.checked import CheckedSettings, Conflict, Conflicts, collect
 from openviper.conf.imports import import_string
 from openviper.conf.kinds import Flag
 from openviper.conf.sources import Source, variables
+from openviper.core.email.settings.elsewhere import NAMES_ELSEWHERE, misplaced_values
 from openviper.core.email.settings.kinds import (
     Backend,
     Bytes,
@@ -66,6 +67,7 @@ class EmailSettings(CheckedSettings):
     model_config = ConfigDict(arbitrary_types_allowed=True)  # jinja2.Environment
 
     setting_name: ClassVar[str] = "EMAIL"
+    names_elsewhere: ClassVar[Mapping[str, str]] = NAMES_ELSEWHERE
 
     host: ServerName = Field("localhost", description="SMTP server: host name or IP address.")
     port: Port = Field(
@@ -232,7 +234,7 @@ class EmailSettings(CheckedSettings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if conflicts := [*_tls_conflicts(self), *_credential_conflicts(self)]:
+        if conflicts := [*_tls_conflicts(self), *_port_conflicts(self), *_credential_conflicts(self)]:
             raise Conflicts(conflicts)
         return self
 
@@ -258,7 +260,8 @@ class EmailSettings(CheckedSettings):
         Raises:
             ImproperlyConfigured: lists every fault.
         """
-        return load_settings(cls, *cls._sources(overrides, email, call))
+        misplaced = misplaced_values(cls, conf.settings.given if email is None else {}, conf.settings.origin)
+        return load_settings(cls, *cls._sources(overrides, email, call), misplaced=misplaced)
 
     @classmethod
     def sources(cls) -> Mapping[str, str]:
@@ -321,6 +324,19 @@ def _from_settings(*_state: object) -> EmailSettings:
 def _tls_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
     if settings.use_tls and settings.use_ssl:
         yield Conflict("use_ssl", "both are True; keep use_tls for STARTTLS or use_ssl", excludes="use_tls")
+
+
+def _port_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
+    # By a server on this machine, such as a tunnel, any port may be used for anything.
+    if (settings.use_tls and settings.use_ssl) or is_loopback(settings.host):
+        return
+    text = None
+    if settings.port == 465 and not settings.use_ssl:
+        text = "465 expects TLS from the first byte (RFC 8314); set use_ssl, and leave use_tls out"
+    if settings.port == 587 and settings.use_ssl:
+        text = "587 begins without TLS (RFC 6409); set use_tls instead of use_ssl, or port 465"
+    if text is not None:
+        yield Conflict("port", text, depends_on=frozenset({"host", "use_tls", "use_ssl"}))
 
 
 def _credential_conflicts(settings: EmailSettings) -> Iterator[Conflict]:

@@ -7,12 +7,31 @@ from openviper import conf
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
-__all__ = ["debug", "settings_version", "template_dirs"]
+__all__ = ["debug", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]
 
 
 def debug() -> bool:
-    """Return the project's ``DEBUG``."""
-    return bool(conf.settings.DEBUG)
+    """Return the project's ``DEBUG``.
+
+    Raises:
+        ImproperlyConfigured: it is text, such as "False", which would count as true.
+    """
+    value = conf.settings.DEBUG
+    if isinstance(value, str) and value:
+        raise ImproperlyConfigured(
+            f"DEBUG: {shown(value)} is text; give True or False, such as os.environ.get('DEBUG') == '1'"
+        )
+    return bool(value)
+
+
+def settings_origin() -> str:
+    """Return, for errors, where the project's settings come from, and what to do if no module was read."""
+    return conf.describe_origin()
+
+
+def settings_were_read() -> bool:
+    """Return False while only defaults and the environment are in use."""
+    return conf.settings.origin is not None
 
 
 def template_dirs() -> tuple[Path, ...]:
