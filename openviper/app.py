@@ -46,6 +46,12 @@ class OpenViper(Starlette):
         Raises:
             ImproperlyConfigured: an extension of that name was added before, or the application has started.
         """
+        if isinstance(extension, type):
+            name = extension.__name__
+            raise ImproperlyConfigured(f"add_extension({name}): this is a class; give an object: {name}(...)")
+        if not isinstance(getattr(extension, "name", None), str):
+            kind = type(extension).__name__
+            raise ImproperlyConfigured(f"add_extension({kind}): this is not an extension, since it has no name")
         if self.middleware_stack is not None:
             raise ImproperlyConfigured(
                 f"add_extension({shown(extension.name)}): the application has already started; add it before"

@@ -62,17 +62,23 @@ def shown(value: object, *, whole: int = _SHOWN) -> str:
 
 
 def suggestion(
-    name: object, known: Iterable[str], *, aliases: Mapping[str, str] | None = None, otherwise: str = ""
+    name: object,
+    known: Iterable[str],
+    *,
+    aliases: Mapping[str, str] | None = None,
+    otherwise: str = "",
+    cutoff: float = 0.6,
 ) -> str:
     """Return ``; did you mean 'host'?`` for the one of ``known`` that is nearest to ``name``.
 
     ``aliases`` maps names from elsewhere, in lower case, to known ones. ``otherwise`` is said where nothing is near.
+    ``cutoff`` is how similar near names are at least, from 0 to 1 (difflib's ratio).
     """
     wanted = str(name)[:_SHOWN].lower()
     by_lower = {each.lower(): each for each in known}
     near = (aliases or {}).get(wanted)
     if near is None:
-        near = next((by_lower[each] for each in difflib.get_close_matches(wanted, by_lower, n=1)), None)
+        near = next((by_lower[each] for each in difflib.get_close_matches(wanted, by_lower, n=1, cutoff=cutoff)), None)
     if near is not None:
         return f"; did you mean {near!r}?"
     return f"; {otherwise}" if otherwise else ""

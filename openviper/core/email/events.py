@@ -170,7 +170,13 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     A plain function runs where the event happens (usually on the event loop) and must not block; an async one runs in a
     task of its own. Exceptions are logged and go no further: an observer never changes what happens to mail. Besides,
     ``EMAIL["listeners"]`` names those that every process calls, workers included.
+
+    Raises:
+        TypeError: ``listener`` cannot be called.
     """
+    given: Any = listener
+    if not callable(given):
+        raise TypeError(f"subscribe(): the listener is a {type(given).__name__}; give a function of one MessageEvent")
     _listeners.append(listener)
 
     def unsubscribe() -> None:

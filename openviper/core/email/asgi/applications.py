@@ -31,8 +31,9 @@ def check_application(app: object, *, call: str) -> None:
     elif not callable(app):
         raise ImproperlyConfigured(f"{call}: {shown(app)} is not an ASGI application; give the application object")
     elif (count := _wrong_count(app)) is not None:
+        name = getattr(app, "__name__", type(app).__name__)
         raise ImproperlyConfigured(
-            f"{call}: {shown(app)} takes {count} arguments, an ASGI application takes scope, receive and send; "
+            f"{call}: {name}() takes {count} arguments, an ASGI application takes scope, receive and send; "
             "call a factory first, and adapt a WSGI application (a2wsgi)"
         )
     elif isinstance(app, Starlette) and app in _attached:

@@ -193,8 +193,8 @@ def _check_settings(settings: object, unknown: Mapping[str, Any], *, call: str) 
     if settings is None or isinstance(settings, Mapping):
         return
     remedy = "give a dict of settings"
-    if isinstance(settings, Starlette):
-        remedy = "the application is given to attach(): Email(settings).attach(app)"
+    if callable(settings):
+        remedy = "these are settings; an application is given to Email(settings).attach(app), or EmailMiddleware(app)"
     raise ImproperlyConfigured(f"{call}{type(settings).__name__}): {remedy}")
 
 

@@ -57,7 +57,9 @@ def read_file(path: str, *, dirs: Sequence[str] | None, limit: ByteLimit) -> byt
         raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
-            reason = f'there is no file {_shown(path)}; a str is a path or a URL, text is given as {{"content": ...}}'
+            place = "" if os.path.isabs(path) else f" in the working directory {_shown(os.getcwd())}"  # noqa: PTH109, PTH117
+            reason = f"there is no file {_shown(path)}{place}; a str is a path or a URL, "
+            reason += 'text is given as {"content": ...}'
             raise AttachmentRefused(limit.filename, reason) from None
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise AttachmentRefused(limit.filename, f"cannot read {_shown(path)}: {reason}") from error

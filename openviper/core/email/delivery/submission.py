@@ -160,7 +160,10 @@ class _Submission:
         """Warn when the queue was asked for and there is none."""
         wanted = self._asked_for and self.background is not False
         if wanted and not self.transport.in_memory and self.transport.queue is None:
-            logger.warning("message %s is not queued: TASKS names no real broker", self.message.message_id)
+            logger.warning(
+                'message %s is not queued: TASKS names no real broker; set TASKS["broker"] to "redis" or "rabbitmq"',
+                self.message.message_id,
+            )
 
     async def release(self) -> None:
         """Send it after the commit.

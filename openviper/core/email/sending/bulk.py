@@ -58,6 +58,8 @@ async def send_many(
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """
+    if isinstance(messages, Mapping | EmailMessageData):
+        raise TypeError("send_many(): takes many messages; give a list, or one message to send_email()")
     run = _Run(await current_mailer(), messages, pipeline=pipeline)
     try:
         while (receipt := await run.next()) is not None:

@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.environment import MailEnvironment, TemplateKind, make_environment
 from openviper.core.email.templates.files import FolderLoader, check_name
-from openviper.text import cut, shown
+from openviper.text import cut, shown, suggestion
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,6 +24,7 @@ _KINDS = {
     ".md": TemplateKind.MARKDOWN,
 }
 _ALLOWED = ", ".join(_KINDS)
+_NEAR = 0.8  # names in one folder are similar already
 _LONGEST = 200  # characters of an error's text, which may quote a value
 
 
@@ -132,9 +133,8 @@ class TemplateLibrary:
             if error.template == name:
                 raise
             raise self._failure(name, error) from error
-        except Exception as error:
-            # Whatever a template calls may fail: a filter, a property of a model, a division.
-            raise self._failure(name, error) from error
+        except Exception as error:  # noqa: BLE001 - a template may call anything: a filter, a property, a division
+            raise self._failure(name, error) from _telling_cause(error)
 
     def _used_by(self, environment: MailEnvironment, file: str) -> Iterator[tuple[str, nodes.Template | None]]:
         """Yield ``file`` and the files it uses by literal name, each once; None for a missing file."""
@@ -168,7 +168,24 @@ class TemplateLibrary:
     def _not_found(self, name: str) -> str:
         searched = ", ".join(str(folder.absolute()) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
         more = " and in the application's own loader" if len(self._loader.loaders) > 1 else ""
-        return f"there is no {name} in {searched}{more}"
+        if missing := [str(folder.absolute()) for folder in self._dirs if not folder.is_dir()]:
+            return f"there is no {name}, since there is no folder {', '.join(missing)}{more}; correct TEMPLATES_DIR"
+        return f"there is no {name} in {searched}{more}{self._nearest(name.partition(' ')[0])}"
+
+    def _nearest(self, name: str) -> str:
+        """Return a suggestion of the file, or the stem, that is nearest to ``name``; empty if none is near."""
+        known = self.names()
+        stems = [str(PurePosixPath(each).with_suffix("")) for each in known]
+        for folder in self._dirs:
+            # Files are named below the folder, whose own name is easily given as well.
+            if (below := name.removeprefix(f"{folder.name}/")) in {*known, *stems}:
+                return f"; did you mean '{below}'?"
+        return suggestion(name, known if PurePosixPath(name).suffix else stems, cutoff=_NEAR)
+
+
+def _telling_cause(error: Exception) -> Exception | None:
+    """Return ``error``, or None if our own text has all that it says, so that Jinja's frames would only bury it."""
+    return None if isinstance(error, TemplateSyntaxError | TemplateNotFound) else error
 
 
 def _place(error: Exception, name: str) -> str:

@@ -178,6 +178,7 @@ def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError
     temporary.
     """
     chain = tuple(_causes(error))
+    _drop_frames(chain)
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
         return _tls_error(peer, tls)
@@ -206,6 +207,13 @@ def is_tls_error(error: DeliveryError) -> bool:
 def certificate_error(error: DeliveryError) -> ssl.SSLCertVerificationError | None:
     """Return OpenSSL's error about the server's certificate; None if ``error`` has another cause."""
     return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
+def _drop_frames(chain: tuple[BaseException, ...]) -> None:
+    """Leave of a failed connection's causes their texts: the frames of asyncio and the client say nothing more."""
+    for cause in chain:
+        if isinstance(cause, OSError | aiosmtplib.SMTPException):
+            cause.__traceback__ = None
 
 
 def _was_connected(chain: tuple[BaseException, ...]) -> bool:
