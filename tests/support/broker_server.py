@@ -27,6 +27,7 @@ class BrokerServer(ABC):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = lasting_port()
+        self.more_environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: Watchdog | None = None
 
@@ -45,7 +46,7 @@ class BrokerServer(ABC):
             # A session of its own: the program may be a shell around others.
             self._process = subprocess.Popen(
                 self._command(),
-                env={**os.environ, **self._environment()},
+                env={**os.environ, **self._environment(), **self.more_environment},
                 cwd=self.folder,
                 stdout=output,
                 stderr=output,

@@ -17,9 +17,9 @@ from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
 from support.smtpd import ReceivedMessage, SmtpServer, _Rule
-from support.workers import Worker, write_project
+from support.workers import NamedWorker, write_project
 
-__all__ = ["ChaosReport", "FlakySmtpServer", "run_chaos"]
+__all__ = ["ChaosReport", "FlakySmtpServer", "id_of", "run_chaos"]
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (\S+)\r$", re.MULTILINE | re.IGNORECASE)
 _VERBS = ("EHLO", "MAIL", "RCPT", "DATA", "BDAT", "body")
@@ -119,7 +119,7 @@ async def run_chaos(
         tasks = broker.tasks(heartbeat_timeout=20)
         project = write_project(folder / "project", tasks=tasks, email=email)
         names = (f"worker-{number}.example.com" for number in count(1))
-        runners = [_NamedWorker(project, next(names)), _NamedWorker(project, next(names))]
+        runners = [NamedWorker(project, next(names)), NamedWorker(project, next(names))]
         killed: dict[str, set[str]] = {}
         try:
             for runner in runners:
@@ -131,7 +131,7 @@ async def run_chaos(
                     runner = runners[number % 2]
                     await asyncio.to_thread(runner.kill)
                     killed[runner.name] = await asyncio.to_thread(_in_hand, broker)
-                    runners[number % 2] = runner = _NamedWorker(project, next(names))
+                    runners[number % 2] = runner = NamedWorker(project, next(names))
                     await asyncio.to_thread(runner.start)
                     if broker_kill and number == kills // 2:
                         await asyncio.to_thread(broker.kill)
@@ -144,14 +144,6 @@ async def run_chaos(
             for runner in runners:
                 await asyncio.to_thread(runner.__exit__, None, None, None)
         return ChaosReport(ids, _arrivals(smtp), smtp.cut, killed, drained)
-
-
-class _NamedWorker(Worker):
-    """Says its name to the mail server."""
-
-    def __init__(self, project: Path, name: str) -> None:
-        super().__init__(project, env={"EMAIL_LOCAL_HOSTNAME": name})
-        self.name = name
 
 
 def _in_hand(broker: RedisServer | RabbitmqServer) -> set[str]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -16,10 +17,19 @@ from support.patience import PATIENCE
 from support.ports import lasting_port
 from support.watchdog import Watchdog
 
-__all__ = ["RabbitmqServer", "rabbitmq_server"]
+__all__ = ["PROGRAMS", "QUORUM_QUEUES", "RabbitmqServer", "rabbitmq_server"]
+
+_DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "emails.XQ"}
+QUORUM_QUEUES: dict[str, dict[str, Any]] = {
+    "emails": _DEAD,
+    "emails.DQ": _DEAD,
+    "emails.XQ": {"x-message-ttl": 7 * 24 * 3600 * 1000},
+    "emails.failed": {},
+}
+"""The queues that an operator declares as quorum queues, with the arguments they need."""
 
 # Not those on PATH, which change to the user rabbitmq; these run as anybody.
-_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 
 
 class RabbitmqServer(BrokerServer):
@@ -67,9 +77,20 @@ class RabbitmqServer(BrokerServer):
 
     def control(self, *words: str) -> str:
         """What ``rabbitmqctl`` prints."""
-        command = [str(_PROGRAMS / "rabbitmqctl"), "--quiet", *words]
+        command = [str(PROGRAMS / "rabbitmqctl"), "--quiet", *words]
         environment = {**os.environ, **self._environment()}
         return subprocess.check_output(command, env=environment, text=True, timeout=PATIENCE)
+
+    def limit_deliveries(self, limit: int) -> None:
+        """Have quorum queues give a message up that came back more often, as RabbitMQ 4 does by default."""
+        self.control("set_policy", "limit", "^emails", f'{{"delivery-limit":{limit}}}', "--apply-to", "queues")
+
+    def declare_quorum_queues(self) -> None:
+        """Declare the queues of mail as an operator does, before the application would."""
+        with self.connect() as connection:
+            for name, arguments in QUORUM_QUEUES.items():
+                quorum = {"x-queue-type": "quorum", **arguments}
+                connection.channel().queue_declare(name, durable=True, arguments=quorum)
 
     def client_ports(self) -> set[int]:
         """The clients' ends of the connections that are open."""
@@ -97,7 +118,7 @@ class RabbitmqServer(BrokerServer):
                 self._epmd.wait(PATIENCE)
 
     def _command(self) -> list[str]:
-        return [str(_PROGRAMS / "rabbitmq-server")]
+        return [str(PROGRAMS / "rabbitmq-server")]
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -133,7 +154,7 @@ def _epmd() -> str:
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[RabbitmqServer]:
     """One for the test session, since it takes seconds to start; a test that stops it starts it again."""
-    if not _PROGRAMS.exists():
+    if not PROGRAMS.exists():
         pytest.skip("RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)")
     with running(RabbitmqServer) as server:
         yield server

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from support.patience import PATIENCE
 
-__all__ = ["Worker", "viperctl", "write_project"]
+__all__ = ["NamedWorker", "Worker", "viperctl", "write_project"]
 
 
 def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str, Any]) -> Path:
@@ -61,6 +61,17 @@ class Worker:
     @property
     def output(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
+
+    @property
+    def ended(self) -> bool:
+        """True when it runs no more, or was never started."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
+    def session(self) -> int:
+        """The process group of the runner and its processes."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self, *, ready: bool = True) -> None:
         """Start; a session of its own, so that the runner and its processes can be killed together."""
@@ -115,3 +126,11 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
+
+
+class NamedWorker(Worker):
+    """Says its name to the mail server."""
+
+    def __init__(self, project: Path, name: str, **options: Any) -> None:
+        super().__init__(project, env={"EMAIL_LOCAL_HOSTNAME": name}, **options)
+        self.name = name

@@ -30,13 +30,6 @@ from openviper.tasks import TaskSettings
 from openviper.tasks.encoder import Sealed
 
 LIMIT = 5
-DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "emails.XQ"}
-QUEUES: dict[str, dict[str, Any]] = {
-    "emails": DEAD,
-    "emails.DQ": DEAD,
-    "emails.XQ": {"x-message-ttl": 7 * 24 * 3600 * 1000},
-    "emails.failed": {},
-}
 
 _READER = """
 import sys, time
@@ -56,7 +49,7 @@ queue_service().store.purge_failed(frozenset(), looked_at)
 
 @pytest.fixture(scope="module")
 def limited(rabbitmq_server: RabbitmqServer) -> Iterator[None]:
-    rabbitmq_server.control("set_policy", "limit", "^emails", f'{{"delivery-limit":{LIMIT}}}', "--apply-to", "queues")
+    rabbitmq_server.limit_deliveries(LIMIT)
     yield
     rabbitmq_server.control("clear_policy", "limit")
 
@@ -65,9 +58,7 @@ def limited(rabbitmq_server: RabbitmqServer) -> Iterator[None]:
 def quorum(rabbitmq_server: RabbitmqServer, limited: None) -> Iterator[RabbitmqServer]:
     """The operator has declared the queues before the application did."""
     rabbitmq_server.restore()
-    with rabbitmq_server.connect() as connection:
-        for name, arguments in QUEUES.items():
-            connection.channel().queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", **arguments})
+    rabbitmq_server.declare_quorum_queues()
     with override(TASKS=rabbitmq_server.tasks()):
         yield rabbitmq_server
         close_queue()
