@@ -1,5 +1,6 @@
 """Messages: given by the application, checked and completed, and written as bytes (RFC 5322, RFC 2045-2049)."""
 
+from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints, without_hints
 from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
@@ -33,7 +34,10 @@ __all__ = [
     "check_message",
     "in_file",
     "inline_given",
+    "keyword_hint",
     "lengths",
     "new_message_id",
     "prepare_message",
+    "with_keyword_hints",
+    "without_hints",
 ]

@@ -6,11 +6,12 @@ Those that every send makes are named tuples: a frozen dataclass sets each field
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import NOTHING
+from openviper.core.email.message.keywords import with_keyword_hints
 from openviper.core.email.message.transfer_encodings import Base64Slice, FileSlice
 
 __all__ = [
@@ -41,6 +42,10 @@ class EmailMessageData:
     reply_to: Addresses = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
     envelope_sender: str | Address | None = None
+
+
+if not TYPE_CHECKING:
+    EmailMessageData.__init__ = with_keyword_hints(EmailMessageData.__init__, "EmailMessageData")
 
 
 class PreparedMessage(NamedTuple):

@@ -12,7 +12,7 @@ from openviper.core.email.delivery import Mailer, current_mailer, deliver_inline
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError, InvalidMessage
 from openviper.core.email.events import DeliveryMode, Receipt
-from openviper.core.email.message import EmailMessageData, OutgoingMessage
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, keyword_hint
 from openviper.core.email.sending.compose import compose, prepare_data
 from openviper.core.email.sending.single import submit_email
 from openviper.text import cut, shown
@@ -228,7 +228,7 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     unknown = message.keys() - _KEYS
     if unknown or "recipients" not in message:
         problem = (
-            f"has unknown arguments: {cut(', '.join(sorted(map(shown, unknown))), 200)}"
+            f"has unknown arguments: {cut(', '.join(_with_hint(name) for name in sorted(unknown, key=str)), 1000)}"
             if unknown
             else "has no recipients"
         )
@@ -239,6 +239,10 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("background"):
         raise InvalidMessage("background: send_many() delivers inline; leave it out, or use send_email()")
     return {key: value for key, value in message.items() if key not in _OWN_KEYS}
+
+
+def _with_hint(name: object) -> str:
+    return f"{shown(name)}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -13,11 +13,13 @@ from openviper.core.email.delivery import current_mailer, mailer_if_open, servin
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.events import Receipt
+from openviper.core.email.message import with_keyword_hints, without_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
 
+@with_keyword_hints
 async def submit_email(
     recipients: Addresses,
     subject: str | None = None,
@@ -96,6 +98,10 @@ async def submit_email(
     return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
 
 
+_submit = without_hints(submit_email)
+
+
+@with_keyword_hints
 async def send_email(
     recipients: Addresses,
     subject: str | None = None,
@@ -122,7 +128,7 @@ async def send_email(
     The arguments and errors are those of :func:`submit_email`, and so is everything else. False means that the
     delivery failed and ``fail_silently`` was set.
     """
-    receipt = await submit_email(
+    receipt = await _submit(
         recipients,
         subject,
         text,
@@ -145,6 +151,7 @@ async def send_email(
     return bool(receipt)
 
 
+@with_keyword_hints
 def send_email_sync(
     recipients: Addresses,
     subject: str | None = None,
