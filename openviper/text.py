@@ -5,7 +5,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 
-__all__ = ["CONTROLS", "control_character", "cut", "one_line", "shown", "suggestion"]
+__all__ = ["CONTROLS", "control_character", "cut", "one_line", "shown", "suggestion", "without_quotes"]
 
 CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 """Inside the brackets of a pattern: C0 and C1 controls, the Unicode line separators, and lone surrogates.
@@ -16,6 +16,8 @@ The first could end a line of SMTP, of a header or of a log; a surrogate cannot 
 _CONTROL = re.compile(f"[{CONTROLS}]")
 _CONTROL_RUN = re.compile(f"[{CONTROLS}]+")
 _NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
+
+_QUOTED = re.compile(r"(?:bytearray\()?b?(['\"`]).*\1\)?", re.DOTALL)
 
 _SHOWN = 80
 
@@ -59,6 +61,14 @@ def shown(value: object, *, whole: int = _SHOWN) -> str:
     text = repr(value if len(value) <= whole else value[:_SHOWN])
     longest = whole + _SHOWN  # escapes can make ten characters of one
     return text if len(value) <= whole and len(text) <= longest else f"{text[:longest]}..."
+
+
+def without_quotes(text: str) -> str:
+    """Return the text of another library's error without the values that it quotes, since they may be content.
+
+    Everything from the first quotation mark to the last of its kind becomes ``...``.
+    """
+    return _QUOTED.sub("...", text)
 
 
 def suggestion(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import openviper
-from openviper.text import CONTROLS, control_character, cut, one_line, shown, suggestion
+from openviper.text import CONTROLS, control_character, cut, one_line, shown, suggestion, without_quotes
 
 PACKAGE = Path(openviper.__file__).parent
 
@@ -131,3 +131,20 @@ def test_no_text_of_the_package_shows_a_value_whole() -> None:
         if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("illegal status line: bytearray(b'Anna M.')", "illegal status line: ..."),
+        ("illegal header line: b'Anna'", "illegal header line: ..."),
+        ("invalid literal for int() with base 10: 'Anna\\'s \"house\"'", "invalid literal for int() with base 10: ..."),
+        ('could not convert string to float: "it\'s"', "could not convert string to float: ..."),
+        ("time data 'Anna' does not match format '%Y'", "time data ..."),
+        ("unknown command `SET`, with args: `a` `Anna`", "unknown command ..."),
+        ("two\n'lines\nof Anna'", "two\n..."),
+        ("nothing is quoted", "nothing is quoted"),
+    ],
+)
+def test_quoted_values_of_a_foreign_error_are_dropped(text: str, safe: str) -> None:
+    assert without_quotes(text) == safe

@@ -38,6 +38,12 @@ class AttachmentData:
         """Return a copy with another content id, and with the content where it is."""
         return type(self)(self.filename, self.stored, self.mimetype, self.inline, content_id)  # type: ignore[arg-type]
 
+    def __repr__(self) -> str:
+        # Short, since a whole file has no place in a log.
+        values = (self.filename, self.stored, self.mimetype, self.inline, self.content_id)
+        shown_fields = ", ".join(f"{name}={shown(value)}" for name, value in zip(_FIELDS, values, strict=True))
+        return f"{type(self).__name__}({shown_fields})"
+
 
 # The slot itself, which subclasses hide behind a property.
 _CONTENT: Any = AttachmentData.__dict__["content"]
@@ -68,12 +74,6 @@ class LoadedAttachment(AttachmentData):
         return all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
 
     __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        content = self.stored if isinstance(self.stored, FileContent) else self.content
-        values = (self.filename, content, self.mimetype, self.inline, self.content_id)
-        shown_fields = ", ".join(f"{name}={value!r}" for name, value in zip(_FIELDS, values, strict=True))
-        return f"{type(self).__name__}({shown_fields})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, name) for name in _FIELDS)

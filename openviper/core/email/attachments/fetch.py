@@ -28,7 +28,7 @@ from openviper.core.email.attachments.target import UrlTarget, parse_target, red
 from openviper.core.email.attachments.temporary import ContentWriter, FileContent
 from openviper.core.email.errors import AttachmentRefused
 from openviper.tcp import first_success, interleaved
-from openviper.text import shown
+from openviper.text import shown, without_quotes
 
 if TYPE_CHECKING:
     from httpcore import AsyncNetworkStream
@@ -80,6 +80,10 @@ async def fetch(
             return await _follow(first, limit, allowed_hosts, resolver, ssl_context)
     except TimeoutError:
         raise AttachmentRefused(limit.filename, f"was not completely received within {timeout:g} seconds") from None
+    except httpx.ProtocolError as error:
+        # Not chained: its text quotes what the server sent, which may be the file.
+        reason = f"could not be fetched: {type(error).__name__} ({without_quotes(str(error))[:200]})"
+        raise AttachmentRefused(limit.filename, reason) from None
     except httpx.HTTPError as error:
         raise AttachmentRefused(limit.filename, f"could not be fetched: {_describe(error)}") from error
 

@@ -35,6 +35,7 @@ _ACCEPT_WITHIN = 0.7  # seconds within which the server may accept a message: wh
 _CLOCK_FRESH = 10.0  # seconds for which a comparison of clocks counts
 _PROMOTED = 200  # jobs at most in one call
 _PAGE = 500
+_ARGUMENTS = ", with args beginning with"  # behind "unknown command", in the server's words
 
 
 class RedisJobStore:
@@ -102,7 +103,9 @@ class RedisJobStore:
             pipeline = self._send_client.pipeline(transaction=False)
             pipeline.append(name, bytes(view[at : at + _SLICE]))
             pipeline.pexpire(name, _UPLOAD_KEEP)
-            pipeline.execute()
+            for answer in pipeline.execute(raise_on_error=False):  # which would put the content into the error's text
+                if isinstance(answer, Exception):
+                    raise answer
         return name
 
     def _server_time(self, moment: float) -> int:
@@ -173,6 +176,7 @@ class RedisJobStore:
             try:
                 return script(keys=[self._namespace], args=arguments, client=self._thread_client)
             except redis.RedisError as error:
+                _drop_arguments(error)
                 if isinstance(error, redis.ResponseError) and not logged:
                     logger.warning("a worker waits until Redis accepts an attempt's result: %s", error)
                     logged = True
@@ -310,4 +314,11 @@ def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
+        _drop_arguments(error)
         raise QueueUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def _drop_arguments(error: Exception) -> None:
+    """Remove a command's arguments from an error, where the server repeats them: they may be content."""
+    if error.args and isinstance(text := error.args[0], str) and _ARGUMENTS in text:
+        error.args = (text.partition(_ARGUMENTS)[0], *error.args[1:])

@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, T
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.environment import MailEnvironment, TemplateKind, make_environment
 from openviper.core.email.templates.files import FolderLoader, check_name
-from openviper.text import cut, shown, suggestion
+from openviper.text import cut, shown, suggestion, without_quotes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,7 +162,9 @@ class TemplateLibrary:
         elif isinstance(error, TemplateError | TemplateFailed):
             description = cut(str(error), _LONGEST)
         else:
-            description = cut(f"{type(error).__name__}: {error}", _LONGEST)
+            # int("..."), say, quotes the value, which may be a customer's.
+            text = without_quotes(str(error)) if isinstance(error, ValueError) else str(error)
+            description = cut(f"{type(error).__name__}: {text}", _LONGEST)
         return TemplateFailed(name, f"{_place(error, name)}{description}")
 
     def _not_found(self, name: str) -> str:

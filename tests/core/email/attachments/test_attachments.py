@@ -437,3 +437,9 @@ async def test_text_that_is_encoded_here_says_how(item: dict[str, Any], mimetype
     """Bytes say nothing: how they were encoded is known to the application only."""
     (attachment,) = await resolve_attachments([item])
     assert attachment.mimetype == mimetype
+
+
+def test_the_repr_of_an_attachment_does_not_hold_the_whole_file() -> None:
+    shown = repr(AttachmentData("a.csv", b"row of a customer\n" * 10_000, "text/csv"))
+    assert shown.startswith("AttachmentData(filename='a.csv', content=b'row of a customer")
+    assert len(shown) < 300

@@ -8,6 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
+import traceback
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -325,6 +326,30 @@ async def test_other_encodings_are_refused(server: HttpServer, encoding: str) ->
 
 
 # Broken and slow servers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Customer Anna M., 42 Secret Street\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nAnna M., Secret Street\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSecret 'Street'\r\nAnna\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: Secret\r\n\r\nAnna",
+    ],
+    ids=["no head", "header", "chunk", "length"],
+)
+async def test_what_a_broken_answer_holds_is_in_no_error(server: HttpServer, answer: bytes) -> None:
+    """h11's own texts quote it."""
+
+    async def respond(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    server.respond("/a", respond)
+    with pytest.raises(AttachmentRefused, match="could not be fetched: RemoteProtocolError") as raised:
+        await get(server.url("/a"))
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "Secret" not in shown
+    assert "Anna" not in shown
 
 
 @pytest.mark.parametrize(

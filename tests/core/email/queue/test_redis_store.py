@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import NewJob, Progress, job_key
-from openviper.core.email.queue.redis_store import RedisJobStore
+from openviper.core.email.queue.redis_store import RedisJobStore, _translate_errors
 
 
 def data(number: int = 1, **more: Any) -> EmailMessageData:
@@ -309,3 +310,59 @@ def test_attachments_last_as_long_as_a_failed_message_and_then_as_long_as_a_new_
     assert 500 < store._worker_client.ttl(blob) <= 600
     assert store.retry_failed(None) == 1
     assert 900 < store._worker_client.ttl(blob) <= 1000
+
+
+SECRET = b"Invoice for Anna M., 42 Secret Street. " * 4000
+
+
+def upload(store: RedisJobStore) -> str:
+    """Add a message whose attachment is uploaded, and return all that the failure shows."""
+    message = check_message(
+        data(attachments=[AttachmentData("invoice.txt", SECRET)]), default_sender="shop@example.com"
+    )
+    key = job_key(message.message_id, message.recipients)
+    job = NewJob(key, message.message_id, encode(message), Progress(time.time()), keep=3600)
+    with pytest.raises(QueueUnavailable) as raised:
+        store.add(job, deadline=time.monotonic() + PATIENCE)
+    return "".join(traceback.format_exception(raised.value))
+
+
+def full(client: Any) -> None:
+    client.config_set("maxmemory", 1)
+
+
+def read_only(client: Any) -> None:
+    client.replicaof("127.0.0.1", "1")
+
+
+def forbidding(client: Any) -> None:
+    client.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-append"])
+
+
+@pytest.mark.parametrize("trouble", [full, read_only, forbidding])
+def test_a_refused_upload_shows_nothing_of_the_attachment(redis_scene: Any, store: RedisJobStore, trouble: Any) -> None:
+    """The client library puts the beginning of a pipelined command into its errors."""
+    trouble(redis_scene.broker.client())
+    shown = upload(store)
+    assert "Redis: " in shown
+    assert "Anna" not in shown
+    assert "of pipeline" not in shown
+
+
+async def test_a_refused_upload_is_logged_without_content(redis_scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    full(redis_scene.broker.client())
+    with pytest.raises(QueueUnavailable):
+        await enqueue_email_job(data(attachments=[AttachmentData("invoice.txt", SECRET)]))
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("OutOfMemoryError" in line for line in lines)
+    assert not any("Anna" in line for line in lines)
+
+
+def test_a_command_that_the_server_repeats_is_not_shown(redis_scene: Any, store: RedisJobStore) -> None:
+    """``unknown command 'X', with args beginning with: ...`` comes from servers that lack or rename a command."""
+    client = redis_scene.broker.client()
+    with pytest.raises(QueueUnavailable) as raised, _translate_errors():
+        client.execute_command("APPENDIX", "key", SECRET)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "unknown command" in shown
+    assert "Anna" not in shown

@@ -172,6 +172,20 @@ async def test_warnings_about_names_that_come_from_values_have_an_end(
     assert len(caplog.records) == 1_000
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ '%d' % v|int(default=convert(v)) }}", "ValueError: invalid literal"),
+        ("{{ convert(v) }}", "ValueError: inv"),
+    ],
+)
+async def test_a_failed_conversion_does_not_show_the_value(tmp_path: Path, source: str, reason: str) -> None:
+    _write(tmp_path, {"t.txt": source})
+    with pytest.raises(TemplateFailed, match=reason) as raised:
+        await TemplateRenderer([tmp_path], debug=False).render("t.txt", {"v": "Anna M.'s house", "convert": int})
+    assert "Anna" not in str(raised.value)
+
+
 async def test_calculating_with_a_missing_variable_is_always_an_error(tmp_path: Path) -> None:
     _write(tmp_path, {"t.txt": "{{ price * 2 }}"})
     with pytest.raises(TemplateFailed, match="line 1: 'price' is undefined"):
