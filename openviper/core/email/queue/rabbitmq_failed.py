@@ -7,6 +7,7 @@ two copies under one job key, which the next walk merges.
 
 import contextlib
 import json
+import struct
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from dramatiq import Message
 from dramatiq.common import dq_name, xq_name
 from dramatiq.errors import DecodeError
-from pika.exceptions import ChannelClosedByBroker
+from pika.data import encode_value
+from pika.exceptions import ChannelClosedByBroker, UnsupportedAMQPFieldException
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, split
@@ -164,7 +166,9 @@ class FailedQueue:
     def _publish(
         self, queue: str, body: bytes, expires_at: float | None, headers: Mapping[str, Any] | None = None
     ) -> "Future[None]":
-        more = {name: value for name, value in (headers or {}).items() if name != "x-delivery-count"}
+        more = {
+            name: value for name, value in (headers or {}).items() if name != "x-delivery-count" and _can_send(value)
+        }
         more[_WALK] = self._walk_id
         expires_ms = None
         if expires_at is not None:
@@ -317,11 +321,20 @@ def _adopted(body: bytes, death: _Death) -> bytes | None:
 def _expires_at(properties: "pika.BasicProperties", stored_at: float) -> float | None:
     """Return the Unix seconds at which the message expires; None: never. Publishing it again does not renew it."""
     recorded = (properties.headers or {}).get(_EXPIRES_AT)
-    if isinstance(recorded, int):
+    if type(recorded) is int:
         return recorded / 1000
     if properties.expiration is None:
         return None
     return stored_at + int(properties.expiration) / 1000
+
+
+def _can_send(value: Any) -> bool:
+    """True if pika can write the header's value: it reads more types than it writes, among them floats."""
+    try:
+        encode_value([], value)
+    except (UnsupportedAMQPFieldException, struct.error, ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 def confirmed() -> "Future[None]":

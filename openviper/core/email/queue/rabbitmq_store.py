@@ -1,16 +1,20 @@
 """Keep jobs on RabbitMQ: each message travels whole, in a Dramatiq message on durable queues."""
 
 import contextlib
+import hashlib
+import json
+import logging
 import math
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import pika
 from dramatiq.common import dq_name, xq_name
+from dramatiq.middleware import SkipMessage
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
@@ -18,7 +22,8 @@ from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
 from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
-from openviper.core.email.queue.publisher import Declaration, Publisher, reason_of
+from openviper.core.email.queue.publisher import Declaration, Publisher, PublishRefused, alarm_text, reason_of
+from openviper.core.email.queue.rabbitmq_claims import Claims
 from openviper.core.email.queue.rabbitmq_failed import (
     DEAD_MS,
     FAILED_QUEUE,
@@ -37,8 +42,12 @@ __all__ = ["LONGEST_HOP", "RabbitmqJobStore"]
 # RabbitMQ closes a channel with a message unacknowledged for 30 minutes, and workers hold delayed ones.
 LONGEST_HOP = 900.0
 
+logger = logging.getLogger("openviper.email")
+
 _MOST_FAILED = 1000
 _CONFIRM_LIMIT = 30.0
+_STEP = 1.0  # seconds between two looks at an alarm and at the worker's end
+_MOST_REFUSALS = 5  # in a row, of one message
 
 
 class RabbitmqJobStore:
@@ -46,9 +55,13 @@ class RabbitmqJobStore:
 
     def __init__(self, settings: TaskSettings) -> None:
         self._settings = settings
+        self._claims = Claims(self._connect)
+        self._told: set[str] = set()
+        parameters = connection_parameters(settings, limit=1.0)
+        parameters.blocked_connection_timeout = None  # what a worker has published is accepted when the alarm ends
         dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": xq_name(QUEUE)}
         self._publisher = Publisher(
-            connection_parameters(settings, limit=1.0),
+            parameters,
             (
                 Declaration(QUEUE, dead),
                 Declaration(dq_name(QUEUE), dead),
@@ -61,12 +74,19 @@ class RabbitmqJobStore:
         """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent."""
         with self._connection(limit=1.0, blocked_limit=1.0) as connection:
             _require_readable(connection, QUEUE)
+            alarms: list[str] = []
+            connection.add_on_connection_blocked_callback(
+                lambda _connection, frame: alarms.append(str(frame.method.reason))
+            )
             channel = connection.channel()
             channel.confirm_delivery()
             own = f"{QUEUE}.probe.{secrets.token_hex(8)}"
             channel.queue_declare(own, exclusive=True, auto_delete=True)
+            # With an alarm the first message is still confirmed, since it has no body, and nothing after it is read.
             channel.basic_publish("", own, b"", mandatory=True)
-            # With an alarm the first message is still confirmed, and nothing that follows it is read.
+            connection.process_data_events(0)
+            if alarms:
+                raise QueueUnavailable(f"RabbitMQ: {alarm_text(alarms[0])}")
             channel.queue_delete(own)
 
     def add(self, job: NewJob, *, deadline: float) -> None:
@@ -84,8 +104,14 @@ class RabbitmqJobStore:
         except CancelledError:
             raise QueueUnavailable("RabbitMQ: the message was withdrawn before it was sent") from None
 
-    def claim(self, key: str, sealed_details: Sealed, sealed: Sealed) -> ClaimedJob | None:
-        """Return the job; one whose time has not come is published for a further hop instead."""
+    def claim(self, *ticket: Any) -> ClaimedJob | None:
+        """Return the job; one whose time has not come is published for a further hop instead.
+
+        What a worker may have died with is recorded before it is attempted again, so that each death counts.
+        """
+        if [type(part) for part in ticket] != [str, Sealed, Sealed]:
+            return _unreadable(ticket)
+        key, sealed_details, sealed = ticket
         payload, due_at = None, None
         problem: DamagedPayload | NewerPayload | None = None
         message_id, progress = message_id_of(key), Progress(time.time())
@@ -96,23 +122,32 @@ class RabbitmqJobStore:
             payload = split(sealed)
         except (DamagedPayload, NewerPayload) as error:
             problem = error
-        job = ClaimedJob(key, message_id, progress, payload, False, problem, sealed)
         if due_at is not None and due_at > time.time():
-            self._publish(lambda: self._send(key, job.message_id, progress, sealed, due_at, due_at - time.time()))
+            due = due_at
+            self._publish(lambda: self._send(key, message_id, progress, sealed, due, due - time.time(), patient=True))
             return None
-        return job
+        redelivered = bool(self._broker().redelivered)
+        if redelivered or progress.uncertain:
+            deaths = self._claims.begin(key)
+            # The first death leaves no record: the message may have been delivered, or never begun.
+            progress = replace(progress, attempts=progress.attempts + deaths, uncertain=True)
+            return ClaimedJob(key, message_id, progress, payload, deaths > 0, problem, sealed)
+        return ClaimedJob(key, message_id, progress, payload, False, problem, sealed)
 
-    def finish(self, job: ClaimedJob, *, remember: float) -> None:
-        """Do nothing: Dramatiq acknowledges the message, and RabbitMQ cannot remember it."""
+    def finish(self, job: ClaimedJob, *, remember: float) -> None:  # noqa: ARG002 - RabbitMQ cannot
+        """Leave the message to Dramatiq, which acknowledges it."""
+        self._end_claim(job)
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Publish it anew, confirmed before the old one is acknowledged."""
         due_at = time.time() + delay
-        self._publish(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay))
+        self._publish(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay, patient=True))
+        self._end_claim(job)
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Publish it to the queue of failed messages, where it expires."""
         if keep == 0:
+            self._end_claim(job)
             return
         details = {
             "message_id": job.message_id,
@@ -122,7 +157,8 @@ class RabbitmqJobStore:
             "uncertain": uncertain,
         }
         body = encode(job.key, details, job.token)
-        self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000)))
+        self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000), patient=True))
+        self._end_claim(job)
 
     def close(self) -> None:
         """Close the publisher's connection."""
@@ -198,27 +234,82 @@ class RabbitmqJobStore:
         with self._connection(limit=5.0) as connection:
             yield FailedQueue(connection, self._publisher)
 
+    def _end_claim(self, job: ClaimedJob) -> None:
+        if job.progress.uncertain:  # else none was begun
+            self._claims.end(job.key)
+
+    def _broker(self) -> Any:
+        return get_broker()
+
     def _send(
-        self, key: str, message_id: str, progress: Progress, sealed: Sealed, due_at: float | None, delay: float
+        self,
+        key: str,
+        message_id: str,
+        progress: Progress,
+        sealed: Sealed,
+        due_at: float | None,
+        delay: float,
+        *,
+        patient: bool = False,
     ) -> "Future[None]":
         details = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
         if delay <= 0:
-            return self._publisher.publish(QUEUE, encode(key, details, sealed))
+            return self._publisher.publish(QUEUE, encode(key, details, sealed), patient=patient)
         eta = math.ceil((time.time() + min(delay, LONGEST_HOP)) * 1000)
-        return self._publisher.publish(dq_name(QUEUE), encode(key, details, sealed, eta=eta))
+        return self._publisher.publish(dq_name(QUEUE), encode(key, details, sealed, eta=eta), patient=patient)
 
-    def _publish(self, send: Callable[[], Any]) -> None:
-        """Publish until RabbitMQ confirms: only then may the old message be acknowledged."""
-        backoff = Backoff(first=0.2, longest=5.0)
+    def _publish(self, send: "Callable[[], Future[None]]") -> None:
+        """Publish until RabbitMQ confirms: only then may the old message be acknowledged.
+
+        Raises:
+            PublishRefused: it refuses the message for good; the old one then becomes a dead letter.
+            SkipMessage: the worker stops; the next one gets the old message.
+        """
+        backoff, refusals = Backoff(first=0.2, longest=5.0), 0
         while True:
+            future = send()
             try:
-                send().result(_CONFIRM_LIMIT)
-            except (QueueUnavailable, TimeoutError) as error:
-                if isinstance(error, TimeoutError):
-                    self._publisher.drop()
-                threading.Event().wait(backoff.failed())
+                self._wait_confirmed(future)
+            except QueueUnavailable as error:
+                refusals = refusals + 1 if isinstance(error, PublishRefused) else 0
+                self._tell_once(str(error))
+                if refusals == _MOST_REFUSALS:
+                    raise
+                if self._broker().stopping.wait(backoff.failed()):
+                    self._give_back()
             else:
+                self._told.clear()
                 return
+
+    def _wait_confirmed(self, future: "Future[None]") -> None:
+        deadline = time.monotonic() + _CONFIRM_LIMIT
+        stopping = self._broker().stopping
+        while not future.done():
+            with contextlib.suppress(TimeoutError):
+                future.result(_STEP)
+                return
+            if self._publisher.blocked:  # it is accepted when the alarm ends; a second one would be a duplicate
+                deadline = time.monotonic() + _CONFIRM_LIMIT
+                if stopping.is_set() and future.cancel():
+                    self._give_back()
+            elif time.monotonic() > deadline:
+                self._publisher.drop()
+                raise QueueUnavailable("RabbitMQ did not confirm a message in time")
+        future.result()
+
+    def _give_back(self) -> NoReturn:
+        self._broker().leave_unacknowledged()
+        raise SkipMessage("the worker stops, and RabbitMQ accepts nothing")
+
+    def _tell_once(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("a worker waits until RabbitMQ accepts an attempt's result: %s", reason)
+
+    def _connect(self) -> "pika.BlockingConnection":
+        parameters = connection_parameters(self._settings, limit=5.0)
+        parameters.blocked_connection_timeout = 1.0
+        return pika.BlockingConnection(parameters)
 
     @contextlib.contextmanager
     def _connection(self, *, limit: float, blocked_limit: float = 60.0) -> "Iterator[pika.BlockingConnection]":
@@ -234,6 +325,14 @@ class RabbitmqJobStore:
                     connection.close()
         except (AMQPError, AMQPConnectorException, OSError) as error:
             raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
+
+
+def _unreadable(ticket: tuple[Any, ...]) -> ClaimedJob:
+    """Return a job for the arguments of a message that is not queued mail, so that it is kept as failed."""
+    content = json.dumps(ticket, default=repr).encode()
+    key = f"{hashlib.sha256(content).hexdigest()[:32]}@unreadable/0"
+    problem = DamagedPayload("the message on the queue is not mail")
+    return ClaimedJob(key, message_id_of(key), Progress(time.time()), None, False, problem, Sealed(content))
 
 
 def _require_readable(connection: "pika.BlockingConnection", queue: str) -> None:
