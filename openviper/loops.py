@@ -8,9 +8,16 @@ from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 from weakref import ref
 
-__all__ = ["PerLoop", "at_loop_end"]
+__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end"]
 
 T = TypeVar("T")
+
+
+def after_fork_in_child(function: Callable[[], object]) -> None:
+    """Call ``function`` in each forked child of this process; Windows forks none."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
 
 # Number of forks between the first process and this one; os.getpid() would be a system call for each message.
 _forks = 0
@@ -21,7 +28,7 @@ def _count_fork() -> None:
     _forks += 1
 
 
-os.register_at_fork(after_in_child=_count_fork)
+after_fork_in_child(_count_fork)
 
 
 class _Kept(NamedTuple, Generic[T]):

@@ -60,6 +60,11 @@ def runworker(
     """
     if more_queues and not queues:
         raise click.UsageError(f"unexpected arguments: {' '.join(more_queues)}; name queues with --queues")
+    if not hasattr(os, "fork"):
+        raise click.ClickException(
+            f"runworker needs a POSIX system, and this is {sys.platform}: its processes are forked and stopped by "
+            "signals; run it on Linux, in a container or WSL. Everything else works here"
+        )
     names = tuple(name for given in (*queues, *more_queues) for name in given.split(",") if name)
     pid_file = None if pid_file is None else pid_file.resolve()
     if watch:

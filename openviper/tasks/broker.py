@@ -1,6 +1,5 @@
 """Make the broker of the setting ``TASKS``; one function for each kind."""
 
-import os
 import threading
 from typing import Any
 
@@ -11,6 +10,7 @@ from dramatiq.message import get_encoder, set_encoder
 
 from openviper.conf import describe_origin, require
 from openviper.exceptions import ImproperlyConfigured
+from openviper.loops import after_fork_in_child
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.loop import WorkerLoop
 from openviper.tasks.settings import TaskSettings
@@ -104,4 +104,4 @@ def _forget_in_child() -> None:
             renew()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+after_fork_in_child(_forget_in_child)

@@ -16,8 +16,10 @@ __all__ = ["read_file"]
 _CHUNK = 1024 * 1024
 
 # O_NONBLOCK: opening a FIFO without a writer must not hang; the check of the kind comes after the opening, because
-# what a path names can change in between.
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# what a path names can change in between. Windows lacks these flags, and has O_BINARY.
+_FLAGS = os.O_RDONLY
+for _name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+    _FLAGS |= getattr(os, _name, 0)
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),

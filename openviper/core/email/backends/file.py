@@ -19,6 +19,7 @@ from openviper.text import shown
 
 __all__ = ["FileBackend"]
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _TEMPORARY_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.ENOMEM}
 )
@@ -102,7 +103,7 @@ def _write_message(folder: Path, name: str, message: OutgoingMessage) -> None:
 def _write_file(path: Path, content: Iterable[bytes]) -> None:
     unfinished = path.with_name(f".{path.name}.part")
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(unfinished, _NEW_FILE, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(content)
             file.flush()
@@ -114,6 +115,8 @@ def _write_file(path: Path, content: Iterable[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
