@@ -8,6 +8,7 @@ from openviper.cli.email_failed import failed
 from openviper.cli.email_preview import preview
 from openviper.cli.email_send import send
 from openviper.cli.email_status import status
+from openviper.cli.email_suppressed import suppressed
 
 __all__ = ["email"]
 
@@ -17,5 +18,5 @@ def email() -> None:
     """Test a project's mail, inspect its settings and templates, and manage its queue."""
 
 
-for _command in (check, config, failed, preview, send, status):
+for _command in (check, config, failed, preview, send, status, suppressed):
     email.add_command(_command)

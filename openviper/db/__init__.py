@@ -22,17 +22,29 @@ if TYPE_CHECKING:
     from openviper.db.engines import create_tables, dispose, engine, prepare_sqlite
     from openviper.db.hooks import LifecycleHooks, Model
     from openviper.db.session import on_commit
+    from openviper.db.suppression import (
+        add_suppression,
+        create_suppression_table,
+        find_suppressed,
+        remove_suppression,
+        suppression_table,
+    )
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "LifecycleHooks": "openviper.db.hooks",
             "Model": "openviper.db.hooks",
+            "add_suppression": "openviper.db.suppression",
+            "create_suppression_table": "openviper.db.suppression",
             "create_tables": "openviper.db.engines",
             "dispose": "openviper.db.engines",
             "engine": "openviper.db.engines",
+            "find_suppressed": "openviper.db.suppression",
             "on_commit": "openviper.db.session",
             "prepare_sqlite": "openviper.db.engines",
+            "remove_suppression": "openviper.db.suppression",
+            "suppression_table": "openviper.db.suppression",
         },
         before=lambda: _require_sqlalchemy(),  # noqa: PLW0108 - defined below
     )
@@ -45,11 +57,16 @@ __all__ = [
     "Model",
     "NoTransaction",
     "SessionInUse",
+    "add_suppression",
+    "create_suppression_table",
     "create_tables",
     "dispose",
     "engine",
+    "find_suppressed",
     "on_commit",
     "prepare_sqlite",
+    "remove_suppression",
+    "suppression_table",
     "transaction",
 ]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from openviper.core.email import DeliveryMode, DeliveryReport, EmailSettings, Refusal
 from openviper.core.email.delivery import HeldMessage, Transport
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
+from openviper.core.email.delivery.suppression import Suppression
 from openviper.core.email.delivery.transport import NO_ATTEMPT
 from openviper.core.email.events import Circumstances, EventKind
 from openviper.core.email.message import OutgoingMessage
@@ -156,7 +157,9 @@ class Capture:
             self._in_progress.add(message.message_id)
         self._notify()
 
-    def record_event(self, kind: EventKind, message: OutgoingMessage, detail: str) -> None:
+    def record_event(
+        self, kind: EventKind, message: OutgoingMessage, detail: str, refused: tuple[str, ...] = ()
+    ) -> None:
         """Update the state of a captured message by one of its events."""
         message_id = message.message_id
         with self._lock:
@@ -170,7 +173,9 @@ class Capture:
             elif kind == "delivered" and message_id in self._temporarily_refused:
                 # A retry for the refused recipients may follow; if so, its event is published at once.
                 asyncio.get_running_loop().call_soon(self._settle, message_id)
-            elif kind in ("delivered", "failed", "discarded"):
+            elif kind in ("delivered", "failed", "discarded") or (
+                kind == "suppressed" and len(refused) == len(message.envelope.recipients)
+            ):
                 self._in_progress.discard(message_id)
             if kind == "failed":
                 mode = self._modes.get(message_id, DeliveryMode.INLINE)
@@ -224,6 +229,7 @@ class CaptureTransport(Transport):
         self._settings = settings
         self.in_memory = own is not None and own.in_memory
         self.listeners = settings.listener_functions()
+        self.suppression = Suppression.from_settings(settings)
         self._description = "a test" if own is None else own.describe()
 
     @property
@@ -259,7 +265,7 @@ class CaptureTransport(Transport):
     ) -> None:
         """Publish the event, and record it."""
         super().publish(kind, message, detail, refused=refused, circumstances=circumstances)
-        self._capture.record_event(kind, message, detail)
+        self._capture.record_event(kind, message, detail, refused)
 
 
 class _ImmediatePolicy(DispatcherPolicy):

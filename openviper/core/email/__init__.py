@@ -20,6 +20,7 @@ from openviper.core.email.errors import (
     QueueUnavailable,
     RecipientsRefused,
     Refusal,
+    SuppressionUnavailable,
     TemplateFailed,
 )
 from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
@@ -62,6 +63,7 @@ __all__ = [
     "Receipt",
     "RecipientsRefused",
     "Refusal",
+    "SuppressionUnavailable",
     "TemplateFailed",
     "build_message",
     "get_backend",

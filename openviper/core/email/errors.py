@@ -12,6 +12,7 @@
     │  │  └─ AuthenticationFailed
     │  ├─ DeliveryTimeout(TimeoutError)
     │  │  └─ PoolTimeout
+    │  ├─ SuppressionUnavailable
     │  ├─ MessageRefused
     │  └─ RecipientsRefused                .accepted
     └─ QueueUnavailable                    nothing was queued and nothing was sent
@@ -38,6 +39,7 @@ __all__ = [
     "QueueUnavailable",
     "RecipientsRefused",
     "Refusal",
+    "SuppressionUnavailable",
     "TemplateFailed",
 ]
 
@@ -150,6 +152,10 @@ class DeliveryTimeout(DeliveryError, TimeoutError):
 
 class PoolTimeout(DeliveryTimeout):
     """No connection of the pool became free in time; nothing was sent."""
+
+
+class SuppressionUnavailable(DeliveryError):
+    """``EMAIL["suppress"]`` did not say who must not be mailed, so nobody was; temporary."""
 
 
 class MessageRefused(DeliveryError):

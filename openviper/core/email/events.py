@@ -73,12 +73,14 @@ NOTHING: Mapping[str, Any] = _Nothing()
 class DeliveryReport(NamedTuple):
     """Result of a delivery: the accepted addresses, the refused ones with the server's reply, and its last reply.
 
-    Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message.
+    Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. ``suppressed`` were
+    not mailed, as ``EMAIL["suppress"]`` says.
     """
 
     accepted: tuple[str, ...]
     refused: Mapping[str, Refusal] = NOTHING
     response: str = ""
+    suppressed: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -94,9 +96,9 @@ class DeliveryReport(NamedTuple):
 class Receipt(NamedTuple):
     """Result of a send; false when the delivery failed silently, with the reason in ``error``.
 
-    ``accepted`` and ``refused`` (address to :class:`Refusal`, which may be uncertain) are known for inline messages
-    only. ``index`` is the message's position in a ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid
-    message, which has none.
+    ``accepted``, ``refused`` (address to :class:`Refusal`, which may be uncertain) and ``suppressed`` (not mailed, as
+    ``EMAIL["suppress"]`` says) are known for inline messages only. ``index`` is the message's position in a
+    ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid message, which has none.
     """
 
     message_id: str
@@ -106,6 +108,19 @@ class Receipt(NamedTuple):
     response: str = ""
     error: EmailError | None = None
     index: int | None = None  # type: ignore[assignment] # in the place of tuple.index, which no receipt needs
+    suppressed: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Literal["delivered", "accepted", "suppressed", "failed"]:
+        """Return what became of the message when the call returned.
+
+        "accepted": it is deferred, queued or held. "suppressed": nobody was mailed, because all are suppressed.
+        """
+        if self.error is not None:
+            return "failed"
+        if self.suppressed and not self.accepted and not self.refused:
+            return "suppressed"
+        return "delivered" if self.mode is DeliveryMode.INLINE else "accepted"
 
     def __bool__(self) -> bool:
         return self.error is None
@@ -119,6 +134,7 @@ EventKind = Literal[
     "delivered",  # the server accepted it for every recipient, or for some: then refused names the others
     "retrying",  # an attempt failed; another one follows
     "failed",  # no further attempt is made
+    "suppressed",  # recipients were left out, as EMAIL["suppress"] says; if all of them were, nothing follows
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
 ]
 

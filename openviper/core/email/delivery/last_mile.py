@@ -47,11 +47,12 @@ async def attempt_delivery(
     if watched:
         began = time.perf_counter()
         transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
+    outcome: DeliveryReport | Exception
     try:
-        if time_limit is None:
-            outcome: DeliveryReport | Exception = await transport.send(message, pipeline=pipeline)
+        if transport.suppression is None and time_limit is None:
+            outcome = await transport.send(message, pipeline=pipeline)
         else:
-            outcome = await _send_in_time(message, transport, time_limit)
+            message, outcome = await _send_with_limits(message, transport, pipeline, time_limit)
         if not isinstance(outcome, DeliveryReport):
             raise TypeError(
                 f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
@@ -63,17 +64,10 @@ async def attempt_delivery(
     if watched:
         seconds = time.perf_counter() - began
         circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome))
-        if isinstance(outcome, DeliveryReport):
+        if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
             _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE:
-        log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
-        if progress.refused and isinstance(decision, Done):
-            logger.warning(
-                "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
-                message.message_id,
-                len(progress.refused),
-                "; ".join(sorted(set(progress.refused.values()))[:3]),
-            )
+        _log_attempt(message.message_id, progress, decision, mode)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)
     return decision
@@ -82,6 +76,31 @@ async def attempt_delivery(
 def missing_recipients(message: OutgoingMessage, progress: Progress) -> OutgoingMessage:
     """Address ``message`` to those who are not known to have it."""
     return message if progress.missing is None else message.for_recipients(progress.missing)
+
+
+async def _send_with_limits(
+    message: OutgoingMessage, transport: Transport, pipeline: bool, time_limit: float | None
+) -> tuple[OutgoingMessage, DeliveryReport]:
+    """Send to those who are not suppressed, and return the message as addressed to them."""
+    suppressed: tuple[str, ...] = ()
+    if transport.suppression is not None:
+        suppressed = await transport.suppression.find(message)
+        if suppressed:
+            message = _leave_out(message, suppressed, transport)
+            if not message.envelope.recipients:
+                return message, DeliveryReport((), suppressed=suppressed)
+    if time_limit is None:
+        report = await transport.send(message, pipeline=pipeline)
+    else:
+        report = await _send_in_time(message, transport, time_limit)
+    return message, report._replace(suppressed=suppressed) if suppressed else report
+
+
+def _leave_out(message: OutgoingMessage, suppressed: tuple[str, ...], transport: Transport) -> OutgoingMessage:
+    logger.info("message %s: %d recipient(s) are suppressed", message.message_id, len(suppressed))
+    transport.publish("suppressed", message, f"not mailed: {', '.join(suppressed)}", refused=suppressed)
+    others = [address for address in message.envelope.recipients if address not in suppressed]
+    return message.for_recipients(tuple(others))
 
 
 async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: float) -> DeliveryReport:
@@ -132,6 +151,17 @@ def _publish_decision(
         # Without an error others have it, which must not hide that these lack it, or may lack it.
         missing = missing_recipients(message, decision.progress)
         transport.publish("failed", missing, _detail(decision), circumstances=circumstances)
+
+
+def _log_attempt(message_id: str, progress: Progress, decision: Decision, mode: DeliveryMode) -> None:
+    log_decision(message_id, decision, queued=mode is DeliveryMode.QUEUED)
+    if progress.refused and isinstance(decision, Done):
+        logger.warning(
+            "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
+            message_id,
+            len(progress.refused),
+            "; ".join(sorted(set(progress.refused.values()))[:3]),
+        )
 
 
 def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:

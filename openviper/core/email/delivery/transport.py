@@ -12,6 +12,7 @@ from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.delivery.suppression import Suppression
 from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
@@ -44,6 +45,8 @@ class Transport(ABC):
     """True when ``publish`` has a purpose besides calling those that subscribed in this process."""
     listeners: Sequence[Listener] = ()
     """Functions to call with each event, besides those that subscribed."""
+    suppression: Suppression | None = None
+    """Who must not be mailed; None: everybody is."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     opened = False
@@ -102,6 +105,7 @@ class BackendTransport(Transport):
         self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend)
         self.listeners = settings.listener_functions()
+        self.suppression = Suppression.from_settings(settings)
         self.observed = bool(self.listeners)
 
     @property

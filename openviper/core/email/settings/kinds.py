@@ -25,6 +25,7 @@ __all__ = [
     "InboxMode",
     "MaybeEnvironment",
     "MaybeFlag",
+    "MaybeFunction",
     "MaybeHost",
     "MaybePath",
     "MaybeRate",
@@ -38,6 +39,7 @@ __all__ = [
     "Retries",
     "ServerName",
     "Span",
+    "Texts",
 ]
 
 _NONE = frozenset({"none", "auto"})
@@ -225,6 +227,17 @@ Functions = Annotated[
     tuple[Callable[..., Any] | str, ...],
     BeforeValidator(_each(_function)),
     SettingKind("a list of functions or their dotted paths (in the environment separated by commas)", _hosts_from_text),
+]
+
+MaybeFunction = Annotated[
+    Callable[..., Any] | str | None,
+    BeforeValidator(_optional(_function)),
+    SettingKind("None, a function, or the dotted path of one"),
+]
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_each(_plain)),
+    SettingKind("a list of strings (in the environment separated by commas)", _hosts_from_text),
 ]
 
 MaybeEnvironment = Annotated[

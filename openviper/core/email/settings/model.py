@@ -27,6 +27,7 @@ from openviper.core.email.settings.kinds import (
     InboxMode,
     MaybeEnvironment,
     MaybeFlag,
+    MaybeFunction,
     MaybeHost,
     MaybePath,
     MaybeRate,
@@ -40,6 +41,7 @@ from openviper.core.email.settings.kinds import (
     Retries,
     ServerName,
     Span,
+    Texts,
 )
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
@@ -142,6 +144,14 @@ class EmailSettings(CheckedSettings):
         (),
         description="Functions, async or plain, or their dotted paths, to call with each event of a message, in every "
         "process: web processes, workers and commands.",
+    )
+    suppress: MaybeFunction = Field(
+        None,
+        description="Function `(addresses, stream)`, async or plain, or its dotted path, that returns those not to be "
+        "mailed; asked before each attempt. None: everybody is mailed.",
+    )
+    always_streams: Texts = Field(
+        (), description="Streams that a suppression without a stream does not stop, such as password resets."
     )
     fail_silently: Flag = Field(
         False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
@@ -291,6 +301,15 @@ class EmailSettings(CheckedSettings):
             ImproperlyConfigured: one of them cannot be imported, or is no function.
         """
         return tuple(_function(each, 'EMAIL["listeners"]') for each in self.listeners)
+
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """Return the function that the setting ``name`` holds or names; None if it is None.
+
+        Raises:
+            ImproperlyConfigured: it cannot be imported, or is no function.
+        """
+        given = getattr(self, name)
+        return None if given is None else _function(given, f'EMAIL["{name}"]')
 
     def inbox_enabled(self, *, debug: bool) -> bool:
         """Return True if the inbox page is on; ``debug`` is the setting ``DEBUG``."""

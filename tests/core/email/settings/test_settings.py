@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "backend": "SMTPBackend",
     "file_dir": Path("mail"),
     "listeners": (),
+    "suppress": None,
+    "always_streams": (),
     "fail_silently": False,
     "use_background_worker": None,
     "pool_size": 5,

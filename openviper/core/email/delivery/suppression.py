@@ -1,0 +1,86 @@
+"""Ask ``EMAIL["suppress"]`` who must not be mailed: at each attempt, because a day of retries may lie before it."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from openviper.core.email.errors import SuppressionUnavailable
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+from openviper.text import shown
+
+__all__ = ["Suppression"]
+
+
+class Suppression:
+    """Calls ``suppress(addresses, stream)``, an async function or a plain one, which runs in a thread.
+
+    It returns those of ``addresses`` that must not be mailed, or a mapping of them to the stream of the suppression:
+    None stops every stream but those in ``always_streams``. Case does not count.
+    """
+
+    def __init__(self, suppress: Callable[..., Any], *, always_streams: Sequence[str], timeout: float) -> None:
+        """``timeout``: seconds for one call."""
+        self._suppress = suppress
+        self._always_streams = frozenset(always_streams)
+        self._timeout = timeout
+
+    @classmethod
+    def from_settings(cls, settings: EmailSettings) -> Self | None:
+        """Return what the settings ask for; None without ``suppress``.
+
+        Raises:
+            ImproperlyConfigured: ``suppress`` is no function.
+        """
+        function = settings.function("suppress")
+        if function is None:
+            return None
+        return cls(function, always_streams=settings.always_streams, timeout=settings.timeout)
+
+    async def find(self, message: OutgoingMessage) -> tuple[str, ...]:
+        """Return the recipients of ``message``'s envelope that are suppressed.
+
+        Raises:
+            SuppressionUnavailable: the function failed, took too long, or returned something else.
+        """
+        recipients = message.envelope.recipients
+        stream = message.prepared.must.get("stream")
+        failure: str
+        try:
+            async with asyncio.timeout(self._timeout):
+                found = await self._call(recipients, stream)
+            suppressed = self._read(found, stream)
+            return tuple([address for address in recipients if address.lower() in suppressed])
+        except TimeoutError:
+            failure = f"did not return within {self._timeout:g} s"
+        except Exception as error:  # noqa: BLE001 - the function is the user's code
+            failure = f"raised {type(error).__name__}" if not isinstance(error, _WrongResultError) else str(error)
+        # Outside any except block: the original error may hold an address, or a password of the database.
+        name = getattr(self._suppress, "__qualname__", None) or type(self._suppress).__qualname__
+        raise SuppressionUnavailable(
+            f'EMAIL["suppress"]: {getattr(self._suppress, "__module__", "?")}.{name} {failure}; nothing was sent',
+            temporary=True,
+        )
+
+    async def _call(self, recipients: tuple[str, ...], stream: str | None) -> object:
+        if inspect.iscoroutinefunction(self._suppress) or inspect.iscoroutinefunction(type(self._suppress).__call__):
+            return await self._suppress(list(recipients), stream)
+        result: object = await asyncio.to_thread(self._suppress, list(recipients), stream)
+        return await result if isinstance(result, Awaitable) else result
+
+    def _read(self, found: object, stream: str | None) -> frozenset[str]:
+        if isinstance(found, Mapping):
+            always = stream in self._always_streams
+            found = [address for address, of_stream in found.items() if not (always and of_stream is None)]
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise _WrongResultError(f"returned a {type(found).__name__}; return a list of addresses")
+        addresses = list(found)
+        wrong = next((each for each in addresses if not isinstance(each, str)), None)
+        if wrong is not None:
+            raise _WrongResultError(f"returned {shown(type(wrong).__name__)} in its list; return addresses as text")
+        return frozenset([address.lower() for address in addresses])
+
+
+class _WrongResultError(Exception):
+    pass

@@ -1,0 +1,100 @@
+"""Keep a table of addresses that must not be mailed: bounces, complaints, and readers who opted out."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from openviper.db.engines import create_tables, engine
+
+__all__ = [
+    "SuppressedAddress",
+    "add_suppression",
+    "create_suppression_table",
+    "find_suppressed",
+    "list_suppressions",
+    "remove_suppression",
+    "suppression_table",
+]
+
+_NAME = "email_suppression"
+_MOST_VALUES = 500  # addresses in one statement: SQLite and others limit the parameters
+
+
+class SuppressedAddress(NamedTuple):
+    """A row of the table; ``stream`` None concerns every stream."""
+
+    address: str
+    stream: str | None
+    reason: str
+    since: datetime
+
+
+def suppression_table(metadata: MetaData) -> Table:
+    """Return the table ``email_suppression``, added to ``metadata`` for your migrations if it is not in it."""
+    known = metadata.tables.get(_NAME)
+    if known is not None:
+        return known
+    return Table(
+        _NAME,
+        metadata,
+        Column("address", String(320), primary_key=True),  # in lower case; 64 + 1 + 255 octets (RFC 5321 4.5.3.1)
+        Column("stream", String(100), primary_key=True),  # empty: every stream
+        Column("reason", String(200), nullable=False),
+        Column("since", DateTime(timezone=True), nullable=False),
+    )
+
+
+_metadata = MetaData()
+_table = suppression_table(_metadata)
+
+
+async def create_suppression_table() -> None:
+    """Create the table on ``DATABASE_URL`` unless it exists."""
+    await create_tables(_metadata)
+
+
+async def add_suppression(address: str, reason: str, stream: str | None = None) -> None:
+    """Suppress ``address``, for one stream or, with None, for every one; a second call replaces the reason."""
+    values = {"address": address.lower(), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
+    async with (await engine()).begin() as connection:
+        await _delete(connection, address, stream or "")
+        await connection.execute(insert(_table).values(values))
+
+
+async def remove_suppression(address: str, stream: str | None = None) -> bool:
+    """Mail ``address`` again; True if it was suppressed for exactly this ``stream`` (None: for every one)."""
+    async with (await engine()).begin() as connection:
+        return await _delete(connection, address, stream or "")
+
+
+async def list_suppressions() -> list[SuppressedAddress]:
+    """Return every row, oldest first."""
+    async with (await engine()).connect() as connection:
+        rows = (await connection.execute(select(_table).order_by(_table.c.since))).all()
+    return [SuppressedAddress(row.address, row.stream or None, row.reason, row.since) for row in rows]
+
+
+async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[str, str | None]:
+    """Return those of ``addresses`` that are suppressed, each with the stream of its row, None for every stream.
+
+    Made for ``EMAIL["suppress"]``. Where an address has both rows, the one of the stream is returned.
+    """
+    found: dict[str, str | None] = {}
+    wanted = [address.lower() for address in addresses]
+    async with (await engine()).connect() as connection:
+        for start in range(0, len(wanted), _MOST_VALUES):
+            part = wanted[start : start + _MOST_VALUES]
+            query = select(_table.c.address, _table.c.stream).where(
+                _table.c.address.in_(part), _table.c.stream.in_(["", stream or ""])
+            )
+            for row in await connection.execute(query):
+                found[row.address] = row.stream or found.get(row.address)
+    return found
+
+
+async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:
+    where = (_table.c.address == address.lower(), _table.c.stream == stream)
+    return bool((await connection.execute(delete(_table).where(*where))).rowcount)
