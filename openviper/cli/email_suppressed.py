@@ -12,7 +12,7 @@ from openviper.cli.options import settings_option
 from openviper.cli.project import enter_project
 from openviper.terminal import escape
 
-__all__ = ["suppressed"]
+__all__ = ["add", "list_suppressed", "remove", "suppressed"]
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from fastapi import FastAPI
 from litestar import Litestar
 from quart import Quart
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
@@ -48,6 +48,7 @@ from openviper.core.email import (
     Receipt,
     RecipientsRefused,
     Refusal,
+    SuppressionUnavailable,
     TemplateFailed,
     build_message,
     get_backend,
@@ -69,11 +70,16 @@ from openviper.db import (
     Model,
     NoTransaction,
     SessionInUse,
+    add_suppression,
+    create_suppression_table,
     create_tables,
     dispose,
     engine,
+    find_suppressed,
     on_commit,
     prepare_sqlite,
+    remove_suppression,
+    suppression_table,
     transaction,
 )
 from openviper.exceptions import ImproperlyConfigured, MissingDependency, OpenViperError
@@ -364,6 +370,21 @@ class Crate(LifecycleHooks, Base):
 
 async def announce() -> None:
     await send_email("ana@example.com", "Hello", "Hello.")
+
+
+async def suppress_an_address(metadata: MetaData) -> None:
+    assert_type(suppression_table(metadata), Table)
+    await create_suppression_table()
+    await add_suppression("ana@example.com", "hard bounce", stream="news")
+    assert_type(await find_suppressed(["ana@example.com"], None), dict[str, str | None])
+    assert_type(await remove_suppression("ana@example.com"), bool)
+    try:
+        receipt = await submit_email("ana@example.com", "Hello", "Hello.")
+    except SuppressionUnavailable as error:
+        assert_type(error.temporary, bool)
+    else:
+        assert_type(receipt.suppressed, tuple[str, ...])
+        assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "failed"])
 
 
 async def use_the_database(metadata: MetaData) -> None:
