@@ -153,7 +153,7 @@ def _check_broker(tasks: "TaskSettings") -> None:
     service = queue_service()
     assert service is not None
     try:
-        service.store.probe()
+        service.store.probe(draining=True)  # workers are what makes room on a full broker
     except QueueUnavailable as error:
         raise click.ClickException(f"the broker ({tasks.address}) does not answer: {error}") from error
 

@@ -13,6 +13,15 @@ __all__ = ["BytesEncoder", "Sealed"]
 # No JSON text begins with it, which tells the two forms apart.
 _MAGIC = b"\x00OV1"
 _MARK = "\x00sealed"
+_FIELDS = {
+    "queue_name": str,
+    "actor_name": str,
+    "args": list,
+    "kwargs": dict,
+    "options": dict,
+    "message_id": str,
+    "message_timestamp": int,
+}
 
 
 class Sealed(bytes):
@@ -52,10 +61,12 @@ class BytesEncoder(Encoder):
             DecodeError: they are not a message; the text shows nothing of them.
         """
         try:
-            return self._decode(data)
+            message = self._decode(data)
+            _check_fields(message)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             # Our own text, since Dramatiq's would put the whole message into the log.
             raise DecodeError(f"not a message ({len(data)} bytes)", b"", ValueError(type(error).__name__)) from None
+        return message
 
     def _decode(self, data: bytes) -> MessageData:
         if not data.startswith(_MAGIC):
@@ -67,6 +78,13 @@ class BytesEncoder(Encoder):
         parts = iter(read_parts(data, begin, sizes))
         message["args"] = [Sealed(next(parts)) if _is_mark(argument) else argument for argument in message["args"]]
         return message
+
+
+def _check_fields(message: MessageData) -> None:
+    """Raise TypeError for fields with which Dramatiq's consumers and workers would end by another error."""
+    types = {name: type(message[name]) for name in _FIELDS}
+    if types != _FIELDS or message.keys() != _FIELDS.keys():
+        raise TypeError
 
 
 def _is_mark(argument: object) -> bool:

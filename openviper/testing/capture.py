@@ -307,8 +307,8 @@ class CaptureQueue(JobQueue):
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> None:
-        """Accept the message and attempt its delivery until it is final; retries follow without delay.
+    ) -> bool:
+        """Accept the message and attempt its delivery until it is final; retries follow without delay. Return True.
 
         Raises:
             QueueUnavailable: the test has requested it.
@@ -322,7 +322,7 @@ class CaptureQueue(JobQueue):
         while True:
             decision = await attempt_delivery(message, transport, progress, policy, mode=DeliveryMode.QUEUED)
             if not isinstance(decision, Retry):
-                return
+                return True
             progress = decision.progress
             if progress.pending is not None:
                 message = message.for_recipients(progress.pending)

@@ -154,7 +154,8 @@ def test_a_child_process_is_another_worker(redis_server: RedisServer) -> None:
 def test_sealed_bytes_travel_as_they_are_and_show_nothing() -> None:
     encoder = BytesEncoder()
     secret = b"\x00\xffsecret" * 10
-    message = {"queue_name": "q", "actor_name": "a", "args": ("x", Sealed(secret)), "kwargs": {}, "options": {}}
+    message: dict[str, Any] = {"queue_name": "q", "actor_name": "a", "args": ("x", Sealed(secret)), "kwargs": {}}
+    message |= {"options": {}, "message_id": "m", "message_timestamp": 1}
     encoded = encoder.encode(message)
     assert secret in encoded
     decoded = encoder.decode(encoded)

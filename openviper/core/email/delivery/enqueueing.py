@@ -11,16 +11,17 @@ from openviper.core.email.settings import EmailSettings
 __all__ = ["EnqueueTransport", "enqueue"]
 
 
-async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSettings, schedule: Schedule) -> None:
-    """Return once ``queue`` has accepted ``message``.
+async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSettings, schedule: Schedule) -> bool:
+    """Return once ``queue`` has accepted ``message``; False if it had accepted the same message before.
 
     Raises:
+        InvalidMessage: another message with its Message-ID was accepted for the same recipients, or the broker does not
+            accept messages of this size.
         QueueUnavailable: the broker does not answer, or did not accept it.
-        InvalidMessage: the broker does not accept messages of this size.
     """
     if not await queue.answers():
         raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
-    await queue.enqueue(message, settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
+    return await queue.enqueue(message, settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
 
 
 class EnqueueTransport(Transport):

@@ -232,13 +232,14 @@ class _Submission:
         """True once the broker has accepted it.
 
         Raises:
+            InvalidMessage: it is too large for the broker, or its Message-ID is that of another message to the same
+                recipients, and no commit has promised it.
             QueueUnavailable: the broker did not accept it, and it has no other mode because it must wait.
-            InvalidMessage: it is too large for the broker, and no commit has promised it.
         """
         queue, schedule = self.transport.queue, self.schedule
         assert queue is not None, "queued means that there is a queue"
         try:
-            await enqueue(queue, self.message, self.mailer.settings, schedule)
+            accepted = await enqueue(queue, self.message, self.mailer.settings, schedule)
         except (QueueUnavailable, InvalidMessage) as error:
             if isinstance(error, InvalidMessage) and not self.held_before:
                 raise
@@ -247,7 +248,8 @@ class _Submission:
             level = logging.WARNING if self._asked_for else logging.DEBUG
             logger.log(level, "message %s is not queued: %s", self.message.message_id, error)
             return False
-        self.transport.publish("queued", self.message)
+        if accepted:
+            self.transport.publish("queued", self.message)
         return True
 
     @property

@@ -14,24 +14,25 @@ from dramatiq.asyncio import get_event_loop_thread
 
 from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
 from openviper.core.email.delivery.transport import BackendTransport, Transport
-from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.errors import DeliveryError, QueueUnavailable
 from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
 from openviper.core.email.queue import queue_service
-from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore
+from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore, RejectedTicket
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
 from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.loops import PerLoop, at_loop_end
 
-__all__ = ["declare"]
+__all__ = ["after_death", "declare"]
 
 logger = logging.getLogger("openviper.email")
 
 # Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
 _LONGEST_ATTEMPT = 1500.0
 _PROMOTE_EVERY = 0.5
+_EXPIRED = "expired before it could be delivered"
 
 
 def declare(broker: Broker) -> None:
@@ -41,7 +42,14 @@ def declare(broker: Broker) -> None:
     broker.add_middleware(_Promoter())
     # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
     # attempt's result would never be recorded; an attempt has our own limit.
-    make = dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker, max_retries=0, time_limit=float("inf"))
+    make = dramatiq.actor(
+        actor_name=ACTOR,
+        queue_name=QUEUE,
+        broker=broker,
+        max_retries=0,
+        time_limit=float("inf"),
+        throws=RejectedTicket,
+    )
     make(_deliver)
 
 
@@ -67,27 +75,61 @@ def _settle(store: JobStore, job: ClaimedJob, settings: EmailSettings) -> None:
         store.retry(job, decision.progress, delay=decision.delay)
     else:
         store.fail(job, decision.progress, decision.reason, keep=settings.failed_keep, uncertain=decision.uncertain)
+        if job.repeated:
+            _publish_failure(job, decision, settings)
 
 
 def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"
-    if job.repeated:  # the attempt before may have delivered it, whatever comes of this one
-        job = job._replace(progress=replace(job.progress, uncertain=True))
     decision: Decision
+    if job.repeated and job.problem is None:
+        decision = after_death(job, settings)
+        log_decision(job.message_id, decision, queued=True)
+        return decision
     try:
         return thread.run_coroutine(_send(_read_message(job), job, settings))
     except DamagedPayload as error:
         decision = GiveUp(job.progress, f"cannot be read: {error}")
     except NewerPayload as error:
-        if (reason := _reason_not_to_send(job, settings)) is not None:
-            decision = GiveUp(job.progress, reason)
+        if _expired(job):
+            decision = GiveUp(job.progress, _EXPIRED)
         else:  # kept for a worker that supports it
             decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
     except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
         decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
     log_decision(job.message_id, decision, queued=True)
     return decision
+
+
+def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
+    """Decide as after an attempt that ended with its worker, perhaps after sending.
+
+    Nothing of the message is read before the result is recorded: it may be what workers die of.
+    """
+    progress = replace(job.progress, uncertain=True)
+    if _expired(job):
+        return GiveUp(progress, _EXPIRED)
+    death = DeliveryError("its worker died during the attempt, perhaps after sending", temporary=True, uncertain=True)
+    # The store has counted the death, and the decision counts it again.
+    progress = replace(progress, attempts=progress.attempts - 1)
+    return after_attempt(progress, death, QueuePolicy(settings), now=time.time())
+
+
+def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings) -> None:
+    """Publish the failure of a message that was given up unread."""
+
+    async def publish() -> None:
+        message = await serialise_message(_read_message(job), max_message_bytes=settings.max_message_bytes)
+        transport = await _transport(settings)
+        transport.publish("failed", missing_recipients(message, decision.progress), decision.reason)
+
+    thread = get_event_loop_thread()
+    assert thread is not None, "the broker has the AsyncIO middleware"
+    try:
+        thread.run_coroutine(publish())
+    except Exception:
+        logger.debug("the failure of message %s was not published", job.message_id, exc_info=True)
 
 
 def _read_message(job: ClaimedJob) -> PreparedMessage:
@@ -104,9 +146,9 @@ async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSetti
     if job.progress.pending is not None:
         message = message.for_recipients(job.progress.pending)
     transport = await _transport(settings)
-    if (reason := _reason_not_to_send(job, settings)) is not None:
-        transport.publish("failed", missing_recipients(message, job.progress), reason)
-        decision = GiveUp(job.progress, reason)
+    if _expired(job):
+        transport.publish("failed", missing_recipients(message, job.progress), _EXPIRED)
+        decision = GiveUp(job.progress, _EXPIRED)
         log_decision(job.message_id, decision, queued=True)
         return decision
     return await attempt_delivery(
@@ -119,12 +161,8 @@ async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSetti
     )
 
 
-def _reason_not_to_send(job: ClaimedJob, settings: EmailSettings) -> str | None:
-    if job.progress.expires_at is not None and time.time() > job.progress.expires_at:
-        return "expired before it could be delivered"
-    if job.repeated and settings.on_uncertain == "hold":
-        return "its worker died during the attempt, perhaps after sending"
-    return None
+def _expired(job: ClaimedJob) -> bool:
+    return job.progress.expires_at is not None and time.time() > job.progress.expires_at
 
 
 _transports: PerLoop[tuple[EmailSettings, "asyncio.Task[Transport]"]] = PerLoop()
@@ -168,10 +206,14 @@ class _Promoter(Middleware):
             self._thread.join(10)
 
     def _run(self, store: Any) -> None:
+        refusal = ""  # logged once, until it passes
         while not self._end.wait(_PROMOTE_EVERY):
             try:
                 while store.promote():
                     pass
+                refusal = ""
             except QueueUnavailable as error:
-                logger.debug("no ticket could be pushed: %s", error)
+                if str(error) != refusal:
+                    logger.warning("no mail that is due can be queued: %s", error)
+                    refusal = str(error)
                 self._end.wait(2)

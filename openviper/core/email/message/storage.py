@@ -5,7 +5,9 @@ objects: unknown keys of ``extra`` are ignored, unknown keys of ``must`` leave t
 Version 1 has neither, and is written while both are empty, so that workers which only read version 1 can deliver it.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +32,7 @@ __all__ = [
     "decode_message",
     "encode",
     "encode_message",
+    "fingerprint",
     "join",
     "load_object",
     "split",
@@ -60,6 +63,8 @@ _KEYS = frozenset(
     }
 )
 _KEYS_OF_VERSION_2 = frozenset({"extra", "must"})
+_VERSION_1 = b'{"version":1,'
+_DATE = re.compile(rb',"date":"[^"]*"')
 _ATTACHMENT_KEYS = frozenset({"filename", "mimetype", "inline", "content_id", "part"})
 
 T = TypeVar("T")
@@ -136,6 +141,20 @@ def decode(payload: Payload, *, supported: Collection[str] = SUPPORTED) -> Prepa
     )
     check_supported(message.must, supported)
     return message
+
+
+def fingerprint(payload: Payload) -> str:
+    """Return the same text for messages that differ at most in their date and in ``extra``."""
+    head = payload.head
+    if not head.startswith(_VERSION_1):
+        values = load_object(head)
+        values.pop("extra", None)
+        head = json.dumps(values, separators=(",", ":")).encode()
+    # A quotation mark inside a JSON string has a backslash before it, so that this is the field.
+    digest = hashlib.sha256(_DATE.sub(b"", head, count=1))
+    for part in payload.parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def join(payload: Payload) -> bytes:

@@ -24,7 +24,7 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers the message here.
 
     Raises:
-        InvalidMessage: it cannot be sent as given.
+        InvalidMessage: it cannot be sent as given, or its Message-ID is that of another message to the same recipients.
         QueueUnavailable: no real broker is configured, or it did not accept the message.
     """
     service = current_queue()
@@ -41,11 +41,11 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
-    await service.enqueue(message, settings)
-    publish(
-        "queued",
-        message,
-        circumstances=Circumstances(DeliveryMode.QUEUED),
-        listeners=settings.listener_functions(),
-    )
+    if await service.enqueue(message, settings):
+        publish(
+            "queued",
+            message,
+            circumstances=Circumstances(DeliveryMode.QUEUED),
+            listeners=settings.listener_functions(),
+        )
     return Receipt(message.message_id, DeliveryMode.QUEUED)

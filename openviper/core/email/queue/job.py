@@ -25,6 +25,7 @@ __all__ = [
     "NewJob",
     "Progress",
     "QueueStats",
+    "RejectedTicket",
     "job_key",
     "message_id_of",
 ]
@@ -160,6 +161,10 @@ def _check(progress: Any) -> None:
         raise TypeError
 
 
+class RejectedTicket(Exception):
+    """No worker can process this ticket, now or later; its Dramatiq message becomes a dead letter. Logged already."""
+
+
 class NewJob(NamedTuple):
     """A message to queue. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which its parts are needed."""
 
@@ -214,17 +219,28 @@ class QueueStats(NamedTuple):
 class JobStore(Protocol):
     """Keeps queued mail. All methods block, and raise QueueUnavailable where the broker cannot be asked.
 
-    The methods that record an attempt's result (``finish``, ``retry``, ``fail``) wait for the broker instead.
+    The methods that record an attempt's result (``finish``, ``retry``, ``fail``) wait for the broker instead, and raise
+    RejectedTicket where that is no use.
     """
 
-    def probe(self) -> None:
-        """Ask the broker whether it answers; at most a second."""
+    def probe(self, *, draining: bool = False) -> None:
+        """Ask the broker for what a send needs, or with ``draining`` only for what a worker does; at most a second."""
 
-    def add(self, job: NewJob, *, deadline: float) -> None:
-        """Return once the broker has accepted it; after ``deadline`` (``time.monotonic()``) it may no longer do so."""
+    def add(self, job: NewJob, *, deadline: float) -> bool:
+        """Return once the broker has accepted it; after ``deadline`` (``time.monotonic()``) it may no longer do so.
+
+        False: the broker had accepted this very message before, and has not queued it again.
+
+        Raises:
+            InvalidMessage: the broker has another message with this Message-ID for the same recipients.
+        """
 
     def claim(self, *ticket: Any) -> ClaimedJob | None:
-        """Claim the job of a Dramatiq message's arguments; None when there is nothing to do."""
+        """Claim the job of a Dramatiq message's arguments; None when there is nothing to do.
+
+        Raises:
+            RejectedTicket: they are not a ticket, or the broker refuses for good to hand the job out.
+        """
 
     def finish(self, job: ClaimedJob, *, remember: float) -> None:
         """Record the delivery, and remember it for ``remember`` seconds."""

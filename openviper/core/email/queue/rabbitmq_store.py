@@ -70,10 +70,15 @@ class RabbitmqJobStore:
             ),
         )
 
-    def probe(self) -> None:
-        """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent."""
+    def probe(self, *, draining: bool = False) -> None:
+        """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent.
+
+        ``draining``: only ask whether the queue can be read, which an alarm does not prevent.
+        """
         with self._connection(limit=1.0, blocked_limit=1.0) as connection:
             _require_readable(connection, QUEUE)
+            if draining:
+                return
             alarms: list[str] = []
             connection.add_on_connection_blocked_callback(
                 lambda _connection, frame: alarms.append(str(frame.method.reason))
@@ -89,8 +94,8 @@ class RabbitmqJobStore:
                 raise QueueUnavailable(f"RabbitMQ: {alarm_text(alarms[0])}")
             channel.queue_delete(own)
 
-    def add(self, job: NewJob, *, deadline: float) -> None:
-        """Return once RabbitMQ has confirmed it. A paused server accepts, when it goes on, what it has received."""
+    def add(self, job: NewJob, *, deadline: float) -> bool:
+        """Return True once RabbitMQ has confirmed it. A paused server accepts, when it goes on, all it has received."""
         get_broker()  # sets the encoder
         delay = 0.0 if job.due_at is None else job.due_at - time.time()
         body = Sealed(join(job.payload))
@@ -103,6 +108,7 @@ class RabbitmqJobStore:
             raise QueueUnavailable("RabbitMQ did not confirm the message in time") from None
         except CancelledError:
             raise QueueUnavailable("RabbitMQ: the message was withdrawn before it was sent") from None
+        return True
 
     def claim(self, *ticket: Any) -> ClaimedJob | None:
         """Return the job; one whose time has not come is published for a further hop instead.

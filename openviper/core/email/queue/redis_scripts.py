@@ -1,8 +1,8 @@
-"""Lua scripts for what must happen in one step on Redis. Each begins with COMMON; KEYS[1] is the namespace.
+"""Lua scripts for what must happen in one step on Redis. Each begins with COMMON; KEYS[1] is ``<namespace>:mail:``.
 
-Layout, below ``<namespace>:mail:``::
+Layout, below that prefix::
 
-    job:<key>     hash: state (queued, waiting, claimed, sent, failed), turn, owner, progress, payload
+    job:<key>     hash: state (queued, waiting, claimed, sent, failed), turn, owner, progress, digest, payload
     blob:<sha256> an attachment that jobs refer to
     open          sorted set: jobs that are not done, by the time (ms) they were accepted
     later         sorted set: jobs that wait for their next attempt, by its time (ms)
@@ -10,19 +10,36 @@ Layout, below ``<namespace>:mail:``::
 
 A ticket is the Dramatiq message that makes a worker claim a job; it is written as Dramatiq's own script does
 (``<namespace>:emails`` and ``<namespace>:emails.msgs``), and holds only the job's key and turn. Each attempt is a turn,
-and only a ticket of the present one counts, so that a ticket which comes twice does nothing twice.
+and only a ticket of the present one counts, so that a ticket which comes twice does nothing twice. Tickets that no
+worker can process are Dramatiq's dead letters (``<namespace>:emails.XQ`` and ``<namespace>:emails.XQ.msgs``).
+
+Above ``maxmemory`` Redis refuses a command that needs memory unless the script has written before. So a script that
+adds begins its writes with such a command and is refused as a whole, and one that drains begins with a DEL.
+
+Whoever can write to Redis can write anything: a key or field that no version wrote must neither stop a script half-way,
+after some of its writes, nor keep it busy.
 """
 
-__all__ = ["ADD", "CLAIM", "FAIL", "FINISH", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_FAILED"]
+__all__ = ["ADD", "CLAIM", "FAIL", "FINISH", "PROBE", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_DEAD", "RETRY_FAILED"]
 
 _COMMON = """
-local ns = KEYS[1]
-local mail = ns .. ':mail:'
+local mail = KEYS[1]
+local ns = string.sub(mail, 1, -7) -- without ':mail:'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function job_of(key) return mail .. 'job:' .. key end
+local function whole(value, most)
+    local number = tonumber(value)
+    if number and number >= 0 and number <= most and number == math.floor(number) then return number end
+end
+local function count(job, field)
+    local number = redis.pcall('HINCRBY', job, field, 1)
+    if type(number) == 'number' then return number end
+    redis.pcall('HSET', job, field, 1)
+    return now
+end
 local function push(key, turn)
-    local id = key .. ':' .. redis.call('HINCRBY', job_of(key), 'tickets', 1)
+    local id = key .. ':' .. count(job_of(key), 'tickets')
     local ticket = cjson.encode({
         queue_name = 'emails', actor_name = 'deliver_email', args = {key, turn, id}, kwargs = {},
         options = {redis_message_id = id}, message_id = id, message_timestamp = now,
@@ -30,8 +47,11 @@ local function push(key, turn)
     redis.call('HSET', ns .. ':emails.msgs', id, ticket)
     redis.call('RPUSH', ns .. ':emails', id)
 end
+local function remove(key, ...)
+    for _, name in ipairs({...}) do redis.pcall('ZREM', mail .. name, key) end
+end
 local function keep_parts(job, keep)
-    for i = 0, (tonumber(redis.call('HGET', job, 'parts')) or 0) - 1 do
+    for i = 0, (whole(redis.call('HGET', job, 'parts'), 10000) or 0) - 1 do
         local blob = redis.call('HGET', job, 'blob' .. i)
         if blob and redis.call('PTTL', mail .. 'blob:' .. blob) < keep then
             redis.call('PEXPIRE', mail .. 'blob:' .. blob, keep)
@@ -40,33 +60,60 @@ local function keep_parts(job, keep)
 end
 """
 
-# ARGV: deadline, key, due or 0, time to keep the parts, number of blobs, (blob, its upload) each, then the job's fields
+# What adds needs all of these keys, and must find out before its first write.
+_CHECK_KEYS = """
+for name, kind in pairs({
+    [ns .. ':emails'] = 'list', [ns .. ':emails.msgs'] = 'hash',
+    [mail .. 'open'] = 'zset', [mail .. 'later'] = 'zset', [mail .. 'failed'] = 'zset',
+}) do
+    local found = redis.call('TYPE', name).ok
+    if found ~= kind and found ~= 'none' then
+        return redis.error_reply('WRONGTYPE ' .. name .. ' is a ' .. found .. ', not a ' .. kind)
+    end
+end
+"""
+
+_DRAIN = (
+    _COMMON
+    + """
+redis.call('DEL', mail .. 'none')
+"""
+)
+
+PROBE = _DRAIN + _CHECK_KEYS
+
+# ARGV: deadline, key, due or 0, time to keep the parts, digest, number of blobs, (blob, its upload) each, job's fields
 ADD = (
     _COMMON
     + """
 if now > tonumber(ARGV[1]) then return 'late' end
-local key, due, keep = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+"""
+    + _CHECK_KEYS
+    + """
+local key, due, keep, digest, blobs = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local job = job_of(key)
-local state = redis.call('HGET', job, 'state')
-if state and state ~= 'failed' then return 'known' end
-local at = 6
-for _ = 1, tonumber(ARGV[5]) do
+local found = redis.pcall('HMGET', job, 'state', 'digest')
+if found[1] and found[2] and found[2] ~= digest then return 'other' end
+if found[1] and found[1] ~= 'failed' then return 'known' end
+for at = 7, 5 + 2 * blobs, 2 do
+    if redis.call('EXISTS', mail .. 'blob:' .. ARGV[at]) == 0
+        and (ARGV[at + 1] == '' or redis.call('EXISTS', ARGV[at + 1]) == 0) then return 'missing' end
+end
+redis.call('ZADD', mail .. 'open', now, key) -- the first write, refused above maxmemory
+for at = 7, 5 + 2 * blobs, 2 do
     local blob, upload = mail .. 'blob:' .. ARGV[at], ARGV[at + 1]
     if redis.call('EXISTS', blob) == 0 then
-        if upload == '' or redis.call('EXISTS', upload) == 0 then return 'missing' end
         redis.call('RENAME', upload, blob)
         redis.call('PEXPIRE', blob, keep)
     else
         if redis.call('PTTL', blob) < keep then redis.call('PEXPIRE', blob, keep) end
         if upload ~= '' then redis.call('UNLINK', upload) end -- another sender was faster
     end
-    at = at + 2
 end
 redis.call('DEL', job)
-for i = at, #ARGV, 2 do redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', job, 'turn', 1, 'keep', keep)
+for at = 7 + 2 * blobs, #ARGV, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
+redis.call('HSET', job, 'turn', 1, 'keep', keep, 'digest', digest)
 redis.call('ZREM', mail .. 'failed', key)
-redis.call('ZADD', mail .. 'open', now, key)
 if due > now then
     redis.call('HSET', job, 'state', 'waiting')
     redis.call('ZADD', mail .. 'later', due, key)
@@ -79,15 +126,19 @@ return 'queued'
 )
 
 # ARGV: most jobs of one call
+# A damaged job gets a ticket too, so that a worker records it as failed.
 PROMOTE = (
-    _COMMON
+    _DRAIN
     + """
 local due = redis.call('ZRANGEBYSCORE', mail .. 'later', 0, now, 'LIMIT', 0, ARGV[1])
 for _, key in ipairs(due) do
     redis.call('ZREM', mail .. 'later', key)
-    local found = redis.call('HMGET', job_of(key), 'state', 'turn')
+    local found = redis.pcall('HMGET', job_of(key), 'state', 'turn')
     if found[1] == 'waiting' then redis.call('HSET', job_of(key), 'state', 'queued') end
-    if found[1] == 'waiting' or found[1] == 'claimed' then push(key, tonumber(found[2])) end
+    if found.err or (found[1] and found[1] ~= 'sent' and found[1] ~= 'failed')
+        or (not found[1] and redis.call('ZSCORE', mail .. 'open', key)) then
+        push(key, whole(found[2], 1e15) or 0)
+    end
 end
 return #due
 """
@@ -97,39 +148,58 @@ return #due
 # Another worker's claim is taken over only if that worker is found twice, five seconds apart, without a heartbeat:
 # right after an outage of Redis no worker has one. Deaths are counted for each turn, until an attempt is recorded.
 CLAIM = (
-    _COMMON
+    _DRAIN
     + """
 local key, turn, owner, worker = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local job = job_of(key)
-local found = redis.call(
+local found = redis.pcall(
     'HMGET', job, 'state', 'turn', 'owner', 'worker', 'doubt', 'progress', 'message_id', 'head', 'parts'
 )
-local state = found[1]
-if not state then return {'gone'} end
+if found.err then
+    if redis.pcall('ZSCORE', mail .. 'failed', key) then return {'failed'} end
+    return {'damaged', 'its job is a ' .. redis.call('TYPE', job).ok .. ' on Redis, not a hash'}
+end
+local state, problem = found[1], ''
+if not state then
+    if redis.call('EXISTS', job) == 1 then
+        problem = 'its state is missing'
+    elseif type(redis.pcall('ZSCORE', mail .. 'open', key)) == 'string' then
+        problem = 'its job is missing: it was deleted, or Redis has evicted it'
+    else
+        return {'gone'}
+    end
+end
 if state == 'sent' or state == 'failed' then return {state} end
-if tonumber(found[2]) ~= turn then return {'stale'} end
+local present = whole(found[2], 1e15)
+if not present and problem == '' then problem = 'its turn is not a number' end
+if present and present ~= turn then return {'stale'} end
 if state == 'claimed' and found[3] ~= owner then
-    local until_ = redis.call('ZSCORE', ns .. ':consumers:emails', found[4])
-    local alive = until_ and tonumber(until_) > now
+    local until_ = tonumber(redis.pcall('ZSCORE', ns .. ':consumers:emails', found[4] or ''))
+    local alive = until_ and until_ > now
     if alive or not found[5] then
         if alive then redis.call('HDEL', job, 'doubt') else redis.call('HSET', job, 'doubt', 1) end
         redis.call('ZADD', mail .. 'later', now + (alive and 20000 or 5000), key)
         return {'busy'}
     end
-    redis.call('HINCRBY', job, 'deaths' .. turn, 1)
+    count(job, 'deaths' .. turn)
 end
 redis.call('HSET', job, 'state', 'claimed', 'owner', owner, 'worker', worker)
 redis.call('HDEL', job, 'doubt')
-redis.call('ZREM', mail .. 'later', key)
-local deaths = tonumber(redis.call('HGET', job, 'deaths' .. turn)) or 0
-local answer = {'yours', deaths, found[6], found[7], found[8]}
-for i = 0, (tonumber(found[9]) or 0) - 1 do
+remove(key, 'later')
+local deaths = whole(redis.call('HGET', job, 'deaths' .. turn), 1e15) or 0
+local parts = whole(found[9] or 0, 10000)
+if not parts and problem == '' then problem = 'the number of its parts cannot be read' end
+local answer = {'yours', deaths, problem, found[6], found[7], found[8]}
+for i = 0, (parts or 0) - 1 do
     local blob = redis.call('HGET', job, 'blob' .. i)
+    local part
     if blob then
-        answer[#answer + 1] = redis.call('GET', mail .. 'blob:' .. blob)
+        part = redis.pcall('GET', mail .. 'blob:' .. blob)
+        if type(part) == 'table' then part = false end
     else
-        answer[#answer + 1] = redis.call('HGET', job, 'part' .. i)
+        part = redis.call('HGET', job, 'part' .. i)
     end
+    answer[#answer + 1] = part
 end
 return answer
 """
@@ -138,71 +208,74 @@ return answer
 # ARGV: key, time to remember it, ticket, worker
 # Also acknowledges the ticket, as Dramatiq's script would, in the same step.
 FINISH = (
-    _COMMON
+    _DRAIN
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
-local turn = redis.call('HGET', job, 'turn')
+local found = redis.pcall('HMGET', job, 'turn', 'digest')
 redis.call('DEL', job)
-redis.call('HSET', job, 'state', 'sent', 'turn', turn or 0)
+redis.call('HSET', job, 'state', 'sent', 'turn', found[1] or 0)
+if found[2] then redis.call('HSET', job, 'digest', found[2]) end
 redis.call('PEXPIRE', job, ARGV[2])
-redis.call('ZREM', mail .. 'open', key)
-redis.call('ZREM', mail .. 'later', key)
-redis.call('ZREM', mail .. 'failed', key)
-if redis.call('SREM', ns .. ':__acks__.' .. ARGV[4] .. '.emails', ARGV[3]) > 0 then
-    redis.call('HDEL', ns .. ':emails.msgs', ARGV[3])
+remove(key, 'open', 'later', 'failed')
+if redis.pcall('SREM', ns .. ':__acks__.' .. ARGV[4] .. '.emails', ARGV[3]) == 1 then
+    redis.pcall('HDEL', ns .. ':emails.msgs', ARGV[3])
 end
 """
 )
 
 # ARGV: key, owner, progress, delay
 RESCHEDULE = (
-    _COMMON
+    _DRAIN
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
 local found = redis.call('HMGET', job, 'state', 'owner', 'turn')
 if found[1] ~= 'claimed' or found[2] ~= ARGV[2] then return 0 end
-redis.call('HSET', job, 'state', 'waiting', 'turn', tonumber(found[3]) + 1, 'progress', ARGV[3])
-redis.call('HDEL', job, 'owner', 'worker', 'doubt')
 redis.call('ZADD', mail .. 'later', now + ARGV[4], key)
+redis.call('HSET', job, 'state', 'waiting', 'turn', (whole(found[3], 1e15) or 0) + 1, 'progress', ARGV[3])
+redis.call('HDEL', job, 'owner', 'worker', 'doubt')
 return 1
 """
 )
 
 # ARGV: key, owner, progress, reason, time to keep, 1 when it may have been delivered
 FAIL = (
-    _COMMON
+    _DRAIN
     + """
 local key, job, keep = ARGV[1], job_of(ARGV[1]), tonumber(ARGV[5])
-local found = redis.call('HMGET', job, 'state', 'owner')
-if found[1] ~= 'claimed' or found[2] ~= ARGV[2] then return 0 end
-redis.call('ZREM', mail .. 'open', key)
+local found = redis.pcall('HMGET', job, 'state', 'owner')
+local damaged = found.err ~= nil
+if not damaged and (found[1] ~= 'claimed' or found[2] ~= ARGV[2]) then return 0 end
+remove(key, 'open', 'later')
 if keep == 0 then
     redis.call('DEL', job)
     redis.call('HSET', job, 'state', 'failed')
     redis.call('PEXPIRE', job, 3600000)
     return 1
 end
+redis.call('ZADD', mail .. 'failed', now, key)
+redis.call('PEXPIRE', job, keep)
+if damaged then return 1 end
 redis.call('HSET', job, 'state', 'failed', 'failed_at', now)
 redis.call('HSET', job, 'progress', ARGV[3], 'reason', ARGV[4], 'uncertain', ARGV[6])
 redis.call('HDEL', job, 'owner', 'worker', 'doubt')
-redis.call('PEXPIRE', job, keep)
 keep_parts(job, keep)
-redis.call('ZADD', mail .. 'failed', now, key)
 return 1
 """
 )
 
 # ARGV: key, progress
 RETRY_FAILED = (
-    _COMMON
+    _DRAIN
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
+local state = redis.pcall('HGET', job, 'state')
+if type(state) == 'table' then return 0 end -- damaged: nothing to send
 redis.call('ZREM', mail .. 'failed', key)
-if redis.call('HGET', job, 'state') ~= 'failed' then return 0 end
-local turn = redis.call('HINCRBY', job, 'turn', 1)
+if state ~= 'failed' then return 0 end
+local turn = (whole(redis.call('HGET', job, 'turn'), 1e15) or 0) + 1
 redis.call('PERSIST', job)
-keep_parts(job, tonumber(redis.call('HGET', job, 'keep')) or 0)
-redis.call('HSET', job, 'state', 'queued', 'progress', ARGV[2])
+keep_parts(job, whole(redis.call('HGET', job, 'keep'), 1e15) or 0)
+redis.call('HSET', job, 'state', 'queued', 'turn', turn, 'progress', ARGV[2])
 redis.call('HDEL', job, 'reason', 'failed_at', 'uncertain')
 redis.call('ZADD', mail .. 'open', now, key)
 push(key, turn)
@@ -210,12 +283,32 @@ return 1
 """
 )
 
+# ARGV: id of the dead letter, key of its job
+RETRY_DEAD = (
+    _DRAIN
+    + """
+local key, job = ARGV[2], job_of(ARGV[2])
+local found = redis.pcall('HMGET', job, 'state', 'turn')
+if not found[1] or found[1] == 'sent' or found[1] == 'failed' then return 0 end
+redis.call('ZREM', ns .. ':emails.XQ', ARGV[1])
+redis.call('HDEL', ns .. ':emails.XQ.msgs', ARGV[1])
+redis.call('ZADD', mail .. 'open', 'NX', now, key)
+if found[1] ~= 'waiting' then
+    redis.call('HSET', job, 'state', 'queued')
+    redis.call('HDEL', job, 'owner', 'worker', 'doubt')
+    push(key, whole(found[2], 1e15) or 0)
+end
+return 1
+"""
+)
+
 # ARGV: key
 PURGE = (
-    _COMMON
+    _DRAIN
     + """
 redis.call('ZREM', mail .. 'failed', ARGV[1])
-if redis.call('HGET', job_of(ARGV[1]), 'state') ~= 'failed' then return 0 end
+local state = redis.pcall('HGET', job_of(ARGV[1]), 'state')
+if state ~= 'failed' and type(state) ~= 'table' then return 0 end
 return redis.call('DEL', job_of(ARGV[1]))
 """
 )

@@ -1,26 +1,43 @@
 """Keep jobs on Redis: a hash for each message, large attachments once each, and tickets for Dramatiq's workers."""
 
 import hashlib
+import itertools
 import logging
 import math
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import xq_name
+from dramatiq.errors import DecodeError
 
 from openviper.backoff import Backoff
-from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message.storage import DamagedPayload, Payload
+from openviper.core.email.errors import InvalidMessage, QueueUnavailable
+from openviper.core.email.message.storage import DamagedPayload, Payload, fingerprint
+from openviper.core.email.message.validation import is_message_id
 from openviper.core.email.queue import redis_scripts as scripts
-from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
+from openviper.core.email.queue.job import (
+    ACTOR,
+    QUEUE,
+    ClaimedJob,
+    FailedJob,
+    NewJob,
+    Progress,
+    QueueStats,
+    RejectedTicket,
+    message_id_of,
+)
 from openviper.tasks import TaskSettings, get_broker
-from openviper.tasks.redis_broker import presence_key, redis_client
+from openviper.tasks.encoder import BytesEncoder
+from openviper.tasks.redis_broker import may_pass, presence_key, redis_client
+from openviper.text import shown
 
 __all__ = ["RedisJobStore"]
 
@@ -33,6 +50,9 @@ _PROBE_KEPT = 1000  # milliseconds
 _SEND_LIMIT = 1.0  # seconds that a send waits for one answer
 _ACCEPT_WITHIN = 0.7  # seconds within which the server may accept a message: while we still wait for its answer
 _CLOCK_FRESH = 10.0  # seconds for which a comparison of clocks counts
+_MOST_TURNS = 10**15  # beyond, Lua's numbers are not exact
+_LATEST = 253_402_300_799_000.0  # ms; the last second of the year 9999
+_KEY = re.compile(r".@.+/[0-9a-f]{12}$")  # as job_key makes it
 _PROMOTED = 200  # jobs at most in one call
 _PAGE = 500
 _ARGUMENTS = ", with args beginning with"  # behind "unknown command", in the server's words
@@ -44,12 +64,14 @@ class RedisJobStore:
     def __init__(self, settings: TaskSettings) -> None:
         self._namespace = settings.namespace
         self._prefix = f"{settings.namespace}:mail:"
+        self._dead = f"{settings.namespace}:{xq_name(QUEUE)}"
         # Any: the library's annotations allow for answers that our settings of the client rule out.
         self._send_client: Any = redis_client(settings, timeout=_SEND_LIMIT)
         self._worker_client: Any = redis_client(settings, timeout=5.0)
         self._local = threading.local()
         self._clock: tuple[float, float] | None = None  # server's minus ours (at most), and when that was compared
         register = self._worker_client.register_script
+        self._check_keys = register(scripts.PROBE)
         self._add = register(scripts.ADD)
         self._promote = register(scripts.PROMOTE)
         self._claim = register(scripts.CLAIM)
@@ -57,19 +79,28 @@ class RedisJobStore:
         self._reschedule = register(scripts.RESCHEDULE)
         self._fail = register(scripts.FAIL)
         self._retry_failed = register(scripts.RETRY_FAILED)
+        self._retry_dead = register(scripts.RETRY_DEAD)
         self._purge = register(scripts.PURGE)
 
-    def probe(self) -> None:
-        """Compare the clocks, and write a key as a send does: a full, read-only or forbidding server refuses that."""
+    def probe(self, *, draining: bool = False) -> None:
+        """Ask for what a send needs, or with ``draining`` for what a worker does, which a full server grants.
+
+        Both run a script that writes, on keys of the right types: a read-only or forbidding server refuses that.
+        """
         with _translate_errors():
             self._compare_clocks()
-            key = f"{self._prefix}probe"
-            self._send_client.pipeline(transaction=False).set(key, b"", px=_PROBE_KEPT).delete(key).execute()
+            self._check_keys(keys=[self._prefix], client=self._send_client)
+            if not draining:
+                key = f"{self._prefix}probe"
+                self._send_client.pipeline(transaction=False).set(key, b"", px=_PROBE_KEPT).delete(key).execute()
 
-    def add(self, job: NewJob, *, deadline: float) -> None:
+    def add(self, job: NewJob, *, deadline: float) -> bool:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.
 
-        So a command that a paused server executes late does nothing.
+        So a command that a paused server executes late does nothing. False: this very message was accepted before.
+
+        Raises:
+            InvalidMessage: another message with the same Message-ID was accepted for the same recipients.
         """
         with _translate_errors():
             blobs, fields = _separate_large_parts(job.payload)
@@ -83,29 +114,42 @@ class RedisJobStore:
             if verdict == b"missing":  # one has expired since
                 uploads = {name: self._upload(content) for name, content in blobs.items()}
                 verdict = self._add_in_one_step(job, deadline, uploads, fields)
-        if verdict not in (b"queued", b"known"):
+        if verdict == b"other":
+            raise InvalidMessage(
+                f"headers: the Message-ID {job.message_id} is in use: another message with it was queued for the same "
+                "recipients; give each message an id of its own, or none"
+            )
+        if verdict == b"late":
             self._clock = None
             raise QueueUnavailable("Redis took too long; the message was not queued")
+        return verdict == b"queued"
 
     def _add_in_one_step(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
         due = 0 if job.due_at is None else int(job.due_at * 1000)
         moment = min(deadline, time.monotonic() + _ACCEPT_WITHIN)
-        arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000), len(uploads)]
+        arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000)]
+        arguments += [fingerprint(job.payload), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
-        answer: bytes = self._add(keys=[self._namespace], args=arguments, client=self._send_client)
+        answer: bytes = self._add(keys=[self._prefix], args=arguments, client=self._send_client)
         return answer
 
     def _upload(self, content: bytes) -> str:
         name = f"{self._prefix}upload:{uuid.uuid4().hex}"
         view = memoryview(content)
-        for at in range(0, len(content), _SLICE):
-            pipeline = self._send_client.pipeline(transaction=False)
-            pipeline.append(name, bytes(view[at : at + _SLICE]))
-            pipeline.pexpire(name, _UPLOAD_KEEP)
-            for answer in pipeline.execute(raise_on_error=False):  # which would put the content into the error's text
-                if isinstance(answer, Exception):
-                    raise answer
+        try:
+            for at in range(0, len(content), _SLICE):
+                pipeline = self._send_client.pipeline(transaction=False)
+                pipeline.append(name, bytes(view[at : at + _SLICE]))
+                pipeline.pexpire(name, _UPLOAD_KEEP)
+                # An error that execute() raises has the content in its text.
+                for answer in pipeline.execute(raise_on_error=False):
+                    if isinstance(answer, Exception):
+                        raise answer
+        except redis.ResponseError:  # full: the slices before this one would take what is left for two minutes
+            with suppress(redis.RedisError):
+                self._send_client.unlink(name)
+            raise
         return name
 
     def _server_time(self, moment: float) -> int:
@@ -124,18 +168,26 @@ class RedisJobStore:
     def promote(self) -> int:
         """Push the tickets of jobs that are due; return how many, at most a few hundred."""
         with _translate_errors():
-            return int(self._promote(keys=[self._namespace], args=[_PROMOTED]))
+            return int(self._promote(keys=[self._prefix], args=[_PROMOTED]))
 
     def claim(self, key: str, turn: int, ticket: str) -> ClaimedJob | None:
         """Claim the job, unless it is done, its ticket is an old one, or another worker has it."""
-        broker = self._broker()
+        _check_ticket(key, turn, ticket)
         owner = uuid.uuid4().hex
-        answer = self._run_until_answered(self._claim, [key, turn, owner, broker.broker_id])
-        if answer[0] != b"yours":
+        verdict, *answer = self._run_until_answered(self._claim, [key, turn, owner, self._broker().broker_id])
+        if verdict == b"damaged":
+            damage = DamagedPayload(answer[0].decode())
+            return ClaimedJob(key, _message_id(None, key), Progress(time.time()), None, False, damage, (owner, ticket))
+        if verdict == b"gone" and not _KEY.search(key):
+            raise _rejected(key, "its ticket names no job")
+        if verdict != b"yours":
             return None
-        _, deaths, stored_progress, message_id, head, *parts = answer
-        payload, problem = None, None
-        if head is None:
+        deaths, found, stored_progress, message_id, head, *parts = answer
+        payload: Payload | None = None
+        problem: DamagedPayload | None = None
+        if found:
+            problem = DamagedPayload(found.decode())
+        elif head is None:
             problem = DamagedPayload("its head is missing")
         elif None in parts:
             problem = DamagedPayload("an attachment has expired")
@@ -145,7 +197,7 @@ class RedisJobStore:
             progress = Progress.from_json(stored_progress)
             progress = replace(progress, attempts=progress.attempts + deaths)
         except DamagedPayload as error:
-            progress, problem = Progress(time.time()), error
+            progress, problem = Progress(time.time()), error if problem is None else problem
         return ClaimedJob(key, _message_id(message_id, key), progress, payload, deaths > 0, problem, (owner, ticket))
 
     def finish(self, job: ClaimedJob, *, remember: float) -> None:
@@ -170,13 +222,18 @@ class RedisJobStore:
         """Repeat a script until Redis answers: an attempt's result must be recorded before the worker goes on.
 
         Each of these scripts does the same when it is run twice. The heartbeat logs that Redis cannot be reached.
+
+        Raises:
+            RejectedTicket: Redis refuses it for good.
         """
         backoff, logged = Backoff(first=0.2, longest=1.0), False
         while True:
             try:
-                return script(keys=[self._namespace], args=arguments, client=self._thread_client)
+                return script(keys=[self._prefix], args=arguments, client=self._thread_client)
             except redis.RedisError as error:
                 _drop_arguments(error)
+                if not may_pass(error):
+                    raise _rejected(arguments[0], f"Redis refuses to record its state: {error}") from None
                 if isinstance(error, redis.ResponseError) and not logged:
                     logger.warning("a worker waits until Redis accepts an attempt's result: %s", error)
                     logged = True
@@ -202,19 +259,16 @@ class RedisJobStore:
             pipeline.zcard(f"{self._prefix}later")
             pipeline.zrange(f"{self._prefix}open", 0, 0, withscores=True)
             consumers, unsent, later, oldest = pipeline.execute()
-            failed = sum(1 for _ in self._failed_keys())
+            failed = sum(1 for _ in self._failed_keys()) + self._worker_client.zcard(self._dead)
         age = (now - oldest[0][1]) / 1000 if oldest else None
         return QueueStats(consumers, max(0, unsent - later), later, failed, age)
 
     def failed(self, limit: int) -> list[FailedJob]:
-        """Return the failed jobs that are still kept, oldest first."""
+        """Return the failed jobs that are still kept, oldest first, and the tickets that no worker could process."""
         with _translate_errors():
-            jobs: list[FailedJob] = []
-            for key in self._failed_keys():
-                if len(jobs) == limit:
-                    break
-                jobs.append(self._failed_job(key))
-            return jobs
+            jobs = [self._failed_job(key) for key in itertools.islice(self._failed_keys(), limit)]
+            jobs += [dead.job for dead in self._dead_letters(limit)]
+        return sorted(jobs, key=lambda job: job.failed_at)[:limit]
 
     def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
         """Queue them again, from the first attempt, for the recipients who do not have the message."""
@@ -224,7 +278,11 @@ class RedisJobStore:
                 job = self._failed_job(key)
                 if message_ids is None or job.message_id in message_ids:
                     progress = job.progress.restart(now=time.time()).to_json()
-                    count += int(self._retry_failed(keys=[self._namespace], args=[key, progress]))
+                    count += int(self._retry_failed(keys=[self._prefix], args=[key, progress]))
+                on_each()
+            for dead in self._dead_letters():
+                if message_ids is None or dead.job.message_id in message_ids:
+                    count += int(self._retry_dead(keys=[self._prefix], args=[dead.name, dead.key]))
                 on_each()
         return count
 
@@ -234,7 +292,12 @@ class RedisJobStore:
         with _translate_errors():
             for key in list(self._failed_keys()):
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
-                    count += int(self._purge(keys=[self._namespace], args=[key]))
+                    count += int(self._purge(keys=[self._prefix], args=[key]))
+                on_each()
+            for dead in self._dead_letters():
+                if message_ids is None or dead.job.message_id in message_ids:
+                    self._worker_client.hdel(f"{self._dead}.msgs", dead.name)
+                    count += int(self._worker_client.zrem(self._dead, dead.name))
                 on_each()
         return count
 
@@ -269,22 +332,80 @@ class RedisJobStore:
             at += len(keys) - len(gone)
 
     def _failed_job(self, key: bytes) -> FailedJob:
-        fields = self._worker_client.hgetall(self._job(key))
+        """Return the failed job of ``key``, whatever Redis has there by now."""
+        try:
+            fields = self._worker_client.hgetall(self._job(key))
+        except redis.ResponseError:
+            kind = self._worker_client.type(self._job(key)).decode()
+            fields = {b"reason": f"cannot be read: its job is a {kind} on Redis, not a hash".encode()}
         try:
             progress = Progress.from_json(fields.get(b"progress", b""))
         except DamagedPayload:
             progress = Progress(0)
+        failed_at = fields.get(b"failed_at", b"")
+        if not failed_at.isdigit():
+            failed_at = self._worker_client.zscore(f"{self._prefix}failed", key) or 0
         return FailedJob(
-            message_id=_message_id(fields.get(b"message_id"), key.decode()),
-            failed_at=int(fields.get(b"failed_at", 0)) / 1000,
-            reason=fields.get(b"reason", b"").decode(),
+            message_id=_message_id(fields.get(b"message_id"), key.decode(errors="replace")),
+            failed_at=_moment(failed_at),
+            reason=fields.get(b"reason", b"").decode(errors="replace"),
             uncertain=fields.get(b"uncertain") == b"1" or bool(progress.unconfirmed),
             progress=progress,
             payload=Payload(fields[b"head"], ()) if b"head" in fields else None,
         )
 
+    def _dead_letters(self, limit: int | None = None) -> list["_DeadLetter"]:
+        """Return the tickets that no worker could process, oldest first, at most ``limit``."""
+        last = -1 if limit is None else limit - 1
+        letters = []
+        for name, score in self._worker_client.zrange(self._dead, 0, last, withscores=True):
+            key, reason = _read_dead_ticket(self._worker_client.hget(f"{self._dead}.msgs", name) or b"", name)
+            job = FailedJob(_message_id(None, key), _moment(score), reason, False, Progress(0))
+            letters.append(_DeadLetter(name, key, job))
+        return letters
+
     def _job(self, key: bytes) -> bytes:
         return self._prefix.encode() + b"job:" + key
+
+
+class _DeadLetter(NamedTuple):
+    """A ticket that no worker could process: its ``name`` on the queue, and the ``key`` of the job it was for."""
+
+    name: bytes
+    key: str
+    job: FailedJob
+
+
+def _check_ticket(key: Any, turn: Any, ticket: Any) -> None:
+    """Raise RejectedTicket for arguments that no script pushed."""
+    try:
+        fits = type(turn) is int and 0 <= turn <= _MOST_TURNS and bool(key.encode() and ticket.encode())
+    except (AttributeError, UnicodeError):
+        fits = False
+    if not fits:
+        raise _rejected(key, "its ticket names no job")
+
+
+def _rejected(key: Any, reason: str) -> RejectedTicket:
+    """Log the ticket's end, and return the error that makes Dramatiq keep it as a dead letter."""
+    error = RejectedTicket(f"{shown(key)}: {reason}")
+    logger.error("a ticket for queued mail is kept as failed: %s", error)
+    return error
+
+
+def _read_dead_ticket(data: bytes, name: bytes) -> tuple[str, str]:
+    """Return the key of the job that a dead letter was for, as far as that can be read, and why it is one."""
+    key = name.decode(errors="replace").rpartition(":")[0]
+    try:
+        message = BytesEncoder().decode(data)
+    except DecodeError:
+        return key, "its ticket is not a Dramatiq message"
+    args = message["args"]
+    if message["actor_name"] != ACTOR or message["queue_name"] != QUEUE:
+        return key, f"its ticket is not for the actor {ACTOR} on the queue {QUEUE}"
+    if not args or not isinstance(args[0], str) or not _KEY.search(args[0]):
+        return key, "its ticket names no job"
+    return args[0], "a worker could not process its ticket; the worker's log says why"
 
 
 def _separate_large_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -302,7 +423,16 @@ def _separate_large_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str,
 
 
 def _message_id(stored: bytes | None, key: str) -> str:
-    return stored.decode(errors="replace") if stored else message_id_of(key)
+    """Return the stored Message-ID, or that in the key; one of its own for a key that no version made."""
+    for found in (stored.decode(errors="replace") if stored else "", message_id_of(key)):
+        if is_message_id(found):
+            return found
+    return f"<ticket-{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:16]}>"
+
+
+def _moment(milliseconds: bytes | float) -> float:
+    """Return Unix seconds that a date can show."""
+    return min(max(float(milliseconds), 0.0), _LATEST) / 1000
 
 
 def _ms(seconds: float) -> int:

@@ -87,14 +87,15 @@ class JobQueue(ABC):
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> None:
-        """Return once the queue has accepted ``message``.
+    ) -> bool:
+        """Return once the queue has accepted ``message``; False if it had accepted the same message before.
 
         ``due_at`` and ``expires_at`` are Unix seconds: not before, not after; None sets no limit.
 
         Raises:
+            InvalidMessage: another message with its Message-ID was accepted for the same recipients, or it does not
+                accept messages of this size.
             QueueUnavailable: it has not accepted the message, and will not do so later.
-            InvalidMessage: it does not accept messages of this size.
         """
 
 
@@ -172,12 +173,13 @@ class QueueService(JobQueue):
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> None:
-        """Return once the broker has accepted ``message``.
+    ) -> bool:
+        """Return once the broker has accepted ``message``; False if it had accepted the same message before.
 
         Raises:
+            InvalidMessage: another message with its Message-ID was accepted for the same recipients, or it does not
+                accept messages of this size.
             QueueUnavailable: it has not, and will not do so later (RabbitMQ may, see the documentation).
-            InvalidMessage: it does not accept messages of this size.
         """
         limit = _LIMIT + message.size / _SLOWEST
         deadline = time.monotonic() + limit
@@ -191,11 +193,17 @@ class QueueService(JobQueue):
             self.detector.failed("no answer in time")
             raise QueueUnavailable(f"{self.settings.address} gave no answer in time")
         try:
-            done.result()
+            accepted = done.result()
         except QueueUnavailable as error:
             self.detector.failed(str(error))
             raise
         self.detector.succeeded()
+        if not accepted:
+            logger.warning(
+                "message %s is not queued again: the same message with this Message-ID was queued before",
+                message.message_id,
+            )
+        return accepted
 
     def _add_job(
         self,
@@ -204,7 +212,7 @@ class QueueService(JobQueue):
         due_at: float | None,
         expires_at: float | None,
         deadline: float,
-    ) -> None:
+    ) -> bool:
         if time.monotonic() > deadline:
             raise QueueUnavailable(f"{self.settings.address} is too slow")
         now = time.time()
@@ -217,7 +225,7 @@ class QueueService(JobQueue):
             keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
             due_at=due_at,
         )
-        self.store.add(job, deadline=deadline)
+        return self.store.add(job, deadline=deadline)
 
 
 _replacements: list[JobQueue] = []
@@ -289,6 +297,6 @@ def _make_store(settings: TaskSettings) -> "JobStore":
     return RabbitmqJobStore(settings)
 
 
-def _retrieve_error(done: "asyncio.Future[None]") -> None:
+def _retrieve_error(done: "asyncio.Future[bool]") -> None:
     if not done.cancelled():
         done.exception()

@@ -6,17 +6,30 @@ import threading
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.patience import PATIENCE
 
-from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavailable, send_email, submit_email
+from openviper.core.email import (
+    AttachmentData,
+    DeliveryMode,
+    EmailMessageData,
+    InvalidMessage,
+    QueueUnavailable,
+    send_email,
+    submit_email,
+    subscribe,
+)
+from openviper.core.email.delivery.worker import after_death
 from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.queue.redis_store import RedisJobStore, _translate_errors
+from openviper.core.email.queue.retry import GiveUp, Retry
+from openviper.core.email.settings import EmailSettings
 
 
 def data(number: int = 1, **more: Any) -> EmailMessageData:
@@ -366,3 +379,150 @@ def test_a_command_that_the_server_repeats_is_not_shown(redis_scene: Any, store:
     shown = "".join(traceback.format_exception(raised.value))
     assert "unknown command" in shown
     assert "Anna" not in shown
+
+
+OWN_ID = {"Message-ID": "<order-7@shop.example>"}
+
+
+async def own(text: str = "Order 7", to: str = "a@example.com", **more: Any) -> Any:
+    return await submit_email(to, "Order", text=text, headers=OWN_ID, **more)
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"text": "Order 8"},
+    {"attachments": [AttachmentData("a.bin", b"other" * 20_000)]},
+    {"reply_to": ["other@example.com"]},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["text", "attachment", "header"])
+@pytest.mark.parametrize("state", ["waiting", "sent", "failed"])
+async def test_another_message_with_a_message_id_in_use_is_refused(
+    redis_scene: Any, store: RedisJobStore, state: str, other: dict[str, Any]
+) -> None:
+    await own(attachments=[AttachmentData("a.bin", b"first" * 20_000)])
+    if state != "waiting":
+        claimed = await asyncio.to_thread(lambda: store.claim(*ticket(store)))
+        assert claimed is not None
+        if state == "sent":
+            await asyncio.to_thread(store.finish, claimed, remember=60)
+        else:
+            await asyncio.to_thread(store.fail, claimed, claimed.progress, "550", keep=60, uncertain=False)
+    given = {"attachments": [AttachmentData("a.bin", b"first" * 20_000)], **other}
+    with pytest.raises(InvalidMessage, match=r"<order-7@shop\.example> is in use"):
+        await own(**given)
+    stats = await asyncio.to_thread(store.stats)
+    assert (stats.waiting, stats.failed) == (int(state == "waiting"), int(state == "failed"))
+    assert redis_scene.smtp.messages == []
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_the_same_message_again_is_the_first_one_and_one_line(
+    redis_scene: Any, store: RedisJobStore, sent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[str] = []
+    unsubscribe = subscribe(lambda event: events.append(event.kind))
+    try:
+        first = await own()
+        if sent:
+            claimed = await asyncio.to_thread(lambda: store.claim(*ticket(store)))
+            assert claimed is not None
+            await asyncio.to_thread(store.finish, claimed, remember=60)
+        await asyncio.sleep(0.01)  # it has another date
+        second = await own()
+    finally:
+        unsubscribe()
+    assert (second, second.message_id) == (first, "<order-7@shop.example>")
+    assert second.mode is DeliveryMode.QUEUED
+    assert events.count("queued") == 1
+    assert (await asyncio.to_thread(store.stats)).waiting == int(not sent)
+    (line,) = [record.getMessage() for record in caplog.records if "not queued again" in record.getMessage()]
+    assert "<order-7@shop.example>" in line
+
+
+async def test_a_message_id_may_be_used_for_each_recipient(redis_scene: Any, store: RedisJobStore) -> None:
+    """Copies of one message that go in envelopes of their own, each with its own words."""
+    await own(to="a@example.com")
+    await own("Order 7, your copy", to="b@example.com")
+    assert (await asyncio.to_thread(store.stats)).waiting == 2
+
+
+async def test_the_same_failed_message_again_is_queued_again(redis_scene: Any, store: RedisJobStore) -> None:
+    await own()
+    claimed = await asyncio.to_thread(lambda: store.claim(*ticket(store)))
+    assert claimed is not None
+    await asyncio.to_thread(store.fail, claimed, claimed.progress, "550", keep=60, uncertain=False)
+    await own()
+    stats = await asyncio.to_thread(store.stats)
+    assert (stats.waiting, stats.failed) == (1, 0)
+
+
+def test_a_job_of_the_version_before_is_taken_for_the_same_message(store: RedisJobStore) -> None:
+    """It has no digest; the sender may be repeating it after a lost answer."""
+    one = new_job()
+    store.add(one, deadline=time.monotonic() + PATIENCE)
+    store._worker_client.hdel(f"dramatiq:mail:job:{one.key}", "digest")
+    assert store.add(one, deadline=time.monotonic() + PATIENCE) is False
+
+
+KILLER = """
+import os, signal
+from openviper.core.email.backends import EmailBackend
+
+class Killer(EmailBackend):
+    async def send(self, message):
+        with open(os.environ["ATTEMPTS"], "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_a_message_that_kills_its_workers_ends_as_failed(
+    redis_scene: Any, store: RedisJobStore, tmp_path: Path
+) -> None:
+    attempts = tmp_path / "attempts"
+    (redis_scene.folder / "killer.py").write_text(KILLER)
+    with (redis_scene.folder / "settings.py").open("a") as settings:
+        settings.write("EMAIL |= {'backend': 'killer.Killer', 'retry_max_age': 1}\n")
+    receipt = await submit_email("a@example.com", "Order", text="x")
+    worker = redis_scene.worker(threads=1, env={"ATTEMPTS": str(attempts)})
+    await asyncio.to_thread(worker.start, ready=False)
+    await asyncio.to_thread(worker.wait)
+    with redis_scene.worker(threads=1, env={"ATTEMPTS": str(attempts)}) as second:
+        deadline = time.monotonic() + PATIENCE
+        while not (jobs := await asyncio.to_thread(store.failed, 10)):
+            assert time.monotonic() < deadline, second.output
+            await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(second.terminate) == 0
+    assert attempts.read_text() == "x"
+    (job,) = jobs
+    assert (job.message_id, job.uncertain, job.progress.attempts) == (receipt.message_id, True, 1)
+    assert "its worker died" in job.reason
+
+
+def test_deaths_are_as_far_apart_as_other_failures_and_end_with_the_age(store: RedisJobStore) -> None:
+    """Each death costs a worker, so that a message may not cause one after the other."""
+    settings = EmailSettings(default_sender="shop@example.com", retry_max_age=3600)
+    store.add(new_job(), deadline=time.monotonic() + PATIENCE)
+    taken = ticket(store)
+    delays = []
+    for attempts in range(1, 5):
+        assert store.claim(*taken) is not None
+        assert store.claim(*taken) is None
+        claimed = store.claim(*taken)
+        assert claimed is not None
+        decision = after_death(claimed, settings)
+        assert isinstance(decision, Retry)
+        assert (decision.progress.attempts, decision.progress.uncertain) == (attempts, True)
+        delays.append(decision.delay)
+        store.retry(claimed, decision.progress, delay=0)
+        time.sleep(0.01)
+        store.promote()
+        taken = ticket(store)
+    assert [1.5 * 2**n <= delay <= 3 * 2**n for n, delay in enumerate(delays)] == [True] * 4
+    assert claimed is not None
+    old = claimed._replace(progress=replace(claimed.progress, since=time.time() - 3700))
+    assert isinstance(after_death(old, settings), GiveUp)
+    late = after_death(claimed._replace(progress=replace(claimed.progress, expires_at=time.time() - 1)), settings)
+    assert isinstance(late, GiveUp)
+    assert "expired" in late.reason
