@@ -13,7 +13,7 @@ __all__ = ["Detector"]
 logger = logging.getLogger("openviper.email")
 
 _LIMIT = 1.0  # seconds to wait for the first answer
-_FRESH = 3.0  # seconds after which an answer is renewed
+_FRESH = 5.0  # seconds after which an answer is renewed: a probe writes, so that it is not free for the broker
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between the probes of a broker that does not answer
 
 

@@ -62,7 +62,7 @@ def test_queueing_resumes_by_itself_and_each_change_is_one_line(caplog: pytest.L
     """Nobody needs to ask for it."""
     caplog.set_level(logging.INFO, "openviper.email")
     broker = Broker()
-    detector = Detector(broker.probe, "redis at test")
+    detector = Detector(broker.probe, "redis that comes back")
     assert detector.available()
     broker.up = False
     for _ in range(20):
@@ -73,7 +73,7 @@ def test_queueing_resumes_by_itself_and_each_change_is_one_line(caplog: pytest.L
 
     def told() -> list[str]:
         # Those of other tests may still find their brokers.
-        return [line for record in caplog.records if "redis at test" in (line := record.getMessage())]
+        return [line for record in caplog.records if "redis that comes back" in (line := record.getMessage())]
 
     eventually(lambda: detector.available() and len(told()) > 1)
     down, up = told()
