@@ -23,7 +23,8 @@ KEPT = {
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
     "openviper.core.email.attachments": "AttachmentData resolve_attachments",
     "openviper.core.email.backends": """
-        ConsoleBackend DeliveryReport EmailBackend EmailSettings FileBackend MemoryBackend SMTPBackend get_backend
+        ConsoleBackend DeliveryReport EmailBackend EmailSettings FileBackend MemoryBackend NullBackend SMTPBackend
+        get_backend
     """,
     "openviper.core.email.backends.base": "DeliveryReport EmailBackend",
     "openviper.core.email.backends.memory": "MemoryBackend sent",

@@ -23,9 +23,9 @@ _REMEDIES = {
 
 
 async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[CheckResult, CheckResult]:
-    """Check broker and workers until ``deadline`` (loop time). ``settings`` None: the backend keeps mail in memory."""
+    """Check broker and workers until ``deadline`` (loop time). ``settings`` None: the backend uses no queue."""
     if settings is None:
-        return _both_skipped("not used: the backend keeps mail in this process")
+        return _both_skipped("not used: mail does not leave this process")
     service = queue_service()
     if service is None:
         return _both_skipped('none: TASKS["broker"] is not "redis" or "rabbitmq"')

@@ -8,7 +8,7 @@ from openviper.cli.check.domain import check_domain
 from openviper.cli.check.queue import check_queue
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.server import SERVER_CHECKS, check_server
-from openviper.core.email.backends import MemoryBackend, SMTPBackend, get_backend
+from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["check_results"]
@@ -29,7 +29,7 @@ async def check_results(
     deadline = asyncio.get_running_loop().time() + limit
     sender = sender or settings.default_sender
     backend = get_backend(settings=settings)
-    queue_settings = None if isinstance(backend, MemoryBackend) else settings
+    queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
     yield CheckResult.ok("settings", f"{backend.describe()}; {_origin(module)}")

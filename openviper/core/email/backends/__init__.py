@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openviper.core.email.backends.console import ConsoleBackend
     from openviper.core.email.backends.file import FileBackend
     from openviper.core.email.backends.memory import MemoryBackend
+    from openviper.core.email.backends.null import NullBackend
     from openviper.core.email.backends.smtp import SMTPBackend
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EmailSettings",
     "FileBackend",
     "MemoryBackend",
+    "NullBackend",
     "SMTPBackend",
     "get_backend",
 ]
@@ -32,6 +34,7 @@ _PATHS = {
     "ConsoleBackend": f"{__name__}.console.ConsoleBackend",
     "FileBackend": f"{__name__}.file.FileBackend",
     "MemoryBackend": f"{__name__}.memory.MemoryBackend",
+    "NullBackend": f"{__name__}.null.NullBackend",
 }
 
 if not TYPE_CHECKING:
@@ -42,8 +45,8 @@ if not TYPE_CHECKING:
 def get_backend(name: str | None = None, settings: EmailSettings | None = None) -> EmailBackend:
     """Create a backend, which the caller opens and closes (``async with get_backend() as backend``).
 
-    ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"`` or ``"MemoryBackend"``, one of these after
-    ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None means
+    ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"`` or ``"NullBackend"``, one
+    of these after ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None means
     ``EMAIL["backend"]``. ``settings`` None means the project's. Only that backend's module is imported, so that the
     others need no SMTP client.
 

@@ -11,6 +11,7 @@ from weakref import finalize, ref
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
+from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.suppression import Suppression
 from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
@@ -103,7 +104,7 @@ class BackendTransport(Transport):
         self.backend: EmailBackend = get_backend(settings=settings)
         self._abandoned: finalize[[EmailBackend, ref[asyncio.AbstractEventLoop]], BackendTransport] | None = None
         self.pipelines = self.backend.supports_pipelining
-        self.in_memory = isinstance(self.backend, MemoryBackend)
+        self.in_memory = isinstance(self.backend, MemoryBackend | NullBackend)
         self.listeners = settings.listener_functions()
         self.suppression = Suppression.from_settings(settings)
         self.observed = bool(self.listeners)
