@@ -144,9 +144,9 @@ def _match_attachment(wanted: Criterion, attachment: AttachmentData) -> bool:
 
 
 def _header_verdict(message: SentMessage, name: str, wanted: Criterion) -> Verdict:
-    found = message.parsed.get(name)
-    value = None if found is None else str(found)
-    return Verdict(f"header {name}", wanted, value is not None and _matches(wanted, value), value)
+    values = [str(value) for value in message.parsed.get_all(name, [])]
+    met = any(_matches(wanted, value) for value in values)
+    return Verdict(f"header {name}", wanted, met, ", ".join(values) if values else None)
 
 
 def _matches(wanted: Criterion, found: str) -> bool:

@@ -1,6 +1,6 @@
 """A sent message, as tests inspect it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -21,8 +21,8 @@ class SentMessage:
 
     Addresses have the form of headers: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name.
     ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
-    ones. ``mode`` is the last delivery mode; HELD means sent by a commit outside a request. ``send_at`` and
-    ``expires_at`` are a queued message's times.
+    ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
+    outside a request. ``send_at`` and ``expires_at`` are a queued message's times.
     """
 
     message_id: str
@@ -68,7 +68,7 @@ class SentMessage:
             text=prepared.text,
             html=prepared.html,
             attachments=prepared.attachments,
-            headers=dict(prepared.headers),
+            headers=_by_name(prepared.headers),
             date=prepared.date,
             envelope_sender=outgoing.envelope.sender,
             recipients=outgoing.envelope.recipients if accepted is None else accepted,
@@ -101,6 +101,13 @@ class SentMessage:
         Bodies are decoded; attachments appear with their size and SHA-256.
         """
         return snapshot(self.parsed, self.message_id, self.bcc)
+
+
+def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _moment(seconds: float | None) -> datetime | None:

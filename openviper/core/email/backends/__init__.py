@@ -45,10 +45,10 @@ if not TYPE_CHECKING:
 def get_backend(name: str | None = None, settings: EmailSettings | None = None) -> EmailBackend:
     """Create a backend, which the caller opens and closes (``async with get_backend() as backend``).
 
-    ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"`` or ``"NullBackend"``, one
-    of these after ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`; None means
-    ``EMAIL["backend"]``. ``settings`` None means the project's. Only that backend's module is imported, so that the
-    others need no SMTP client.
+    ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"``, ``"NullBackend"``, one
+    of these after ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`;
+    None means ``EMAIL["backend"]``. ``settings`` None means the project's. Only that backend's module is imported, so
+    that the others need no SMTP client.
 
     Raises:
         ImproperlyConfigured: the backend does not exist, or is not a complete subclass of :class:`EmailBackend`.

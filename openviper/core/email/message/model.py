@@ -40,12 +40,19 @@ class EmailMessageData:
     attachments: list[AttachmentData] = field(default_factory=list)
     sender: AddressLike | None = None
     reply_to: Addresses = field(default_factory=list)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     envelope_sender: str | Address | None = None
+    date: datetime | None = None
+    in_reply_to: str | Sequence[str] | None = None
+    references: str | Sequence[str] | None = None
 
 
 if not TYPE_CHECKING:
     EmailMessageData.__init__ = with_keyword_hints(EmailMessageData.__init__, "EmailMessageData")
+
+
+REPEATED_HEADERS = "repeated_headers"
+"""Key in ``must`` of a message with several headers of one name: an earlier version would keep only the last."""
 
 
 class PreparedMessage(NamedTuple):

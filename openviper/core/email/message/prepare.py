@@ -11,9 +11,19 @@ from openviper.core.email.addresses import Address, Addresses, AddressLike, pars
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
 from openviper.core.email.message.content_ids import inline_named
-from openviper.core.email.message.model import EmailMessageData, OutgoingMessage, PreparedMessage
+from openviper.core.email.message.model import (
+    REPEATED_HEADERS,
+    EmailMessageData,
+    OutgoingMessage,
+    PreparedMessage,
+)
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
-from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text
+from openviper.core.email.message.validation import (
+    checked_attachment,
+    checked_headers,
+    checked_message_ids,
+    checked_text,
+)
 from openviper.core.email.templates import CssNotInlined, inline_css
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
@@ -30,6 +40,7 @@ class NoSender(ImproperlyConfigured):
 
 # More addresses than these are parsed in a thread: they would hold the event loop for milliseconds.
 _ADDRESSES_ON_LOOP = 1000
+_EARLIEST = 1900  # year
 
 
 async def prepare_message(
@@ -123,8 +134,8 @@ def check_message(
 
     ``default_sender`` is ``EMAIL["default_sender"]``, used when ``data.sender`` is None. ``auto_submitted`` adds the
     header of RFC 3834 that keeps vacation responders quiet, unless ``data.headers`` has one. ``now`` (aware) is the
-    Date; None is the present moment. Exact duplicates leave the headers; see ``PreparedMessage.recipients`` for the
-    envelope. ``data`` is not changed.
+    Date of a message without one; None is the present moment. Exact duplicates leave the headers; see
+    ``PreparedMessage.recipients`` for the envelope. ``data`` is not changed.
 
     Raises:
         InvalidMessage: a value cannot be sent as given; the text names the field.
@@ -141,6 +152,8 @@ def check_message(
     if text is None and html is None:
         raise InvalidMessage('text: there is no body; give text (text="" is valid), html or a template')
     headers = checked_headers(data.headers) if data.headers else ()
+    if data.in_reply_to is not None or data.references is not None:
+        headers = (*headers, *_thread(data, headers))
     attachments: tuple[AttachmentData, ...] = ()
     if data.attachments:
         attachments = _attachments(data.attachments)
@@ -149,9 +162,9 @@ def check_message(
     message_id, headers = _message_id(headers, sender)
     if auto_submitted and not any(name.lower() == "auto-submitted" for name, _ in headers):
         headers = (*headers, ("Auto-Submitted", "auto-generated"))
-    return PreparedMessage(  # by position: thirteen names would cost 2 % of a send
+    prepared = PreparedMessage(  # by position: thirteen names would cost 2 % of a send
         message_id,
-        datetime.now(UTC) if now is None else now,
+        _date(data.date) if data.date is not None else datetime.now(UTC) if now is None else now,
         sender,
         to,
         cc,
@@ -164,6 +177,9 @@ def check_message(
         headers,
         _envelope_sender(data.envelope_sender, sender),
     )
+    if len(headers) > 1 and _has_repeated(headers):
+        return prepared._replace(must={REPEATED_HEADERS: True})
+    return prepared
 
 
 def _sender(given: AddressLike | None, default: str | None) -> Address:
@@ -184,6 +200,32 @@ def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:
         return (read_address(value, field=field, in_list=True),)
     addresses = parse_addresses(value, field=field)
     return addresses if len(addresses) < 2 else tuple(dict.fromkeys(addresses))
+
+
+def _date(value: Any) -> datetime:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidMessage(f"date: must be a datetime with a time zone, not {shown(value)}; datetime.now(UTC) is one")
+    if value.year < _EARLIEST:
+        raise InvalidMessage(f"date: is before {_EARLIEST}, which no message may be (RFC 5322 section 3.3)")
+    return value
+
+
+def _thread(data: EmailMessageData, headers: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:
+    """Return the headers of a reply; without ``references`` they name the message that it answers."""
+    references = data.in_reply_to if data.references is None else data.references
+    for name, field, value in (
+        ("In-Reply-To", "in_reply_to", data.in_reply_to),
+        ("References", "references" if data.references is not None else "in_reply_to", references),
+    ):
+        if value is None:
+            continue
+        if any(given.lower() == name.lower() for given, _ in headers):
+            raise InvalidMessage(f"headers['{name}']: is set by the argument {field} already; give it once")
+        yield name, checked_message_ids(value, field=field)
+
+
+def _has_repeated(headers: tuple[tuple[str, str], ...]) -> bool:
+    return len({name for name, _ in headers}) < len(headers)
 
 
 def _body(value: Any, *, field: str) -> str | None:

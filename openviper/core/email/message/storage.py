@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from openviper.core.email.addresses import Address, parse_address, read_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
-from openviper.core.email.message.model import PreparedMessage
+from openviper.core.email.message.model import REPEATED_HEADERS, PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
 from openviper.framing import frame, read_head, read_parts
 from openviper.text import cut, shown
@@ -41,7 +41,7 @@ __all__ = [
 
 VERSION = 2
 
-SUPPORTED: frozenset[str] = frozenset()
+SUPPORTED: frozenset[str] = frozenset({REPEATED_HEADERS})
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(
@@ -242,7 +242,7 @@ def decode_message(
         text=_field(values, "text", lambda value: None if value is None else body(value)),
         html=_field(values, "html", lambda value: None if value is None else body(value)),
         attachments=_field(values, "attachments", lambda value: tuple([_attachment(one, content) for one in value])),
-        headers=_field(values, "headers", lambda value: checked_headers(dict(value)) if value else ()),
+        headers=_field(values, "headers", lambda value: checked_headers(_by_name(value)) if value else ()),
         envelope_sender=_field(values, "envelope_sender", _envelope_sender),
         extra=_field(values, "extra", _object) if "extra" in values else {},
         must=_field(values, "must", _object) if "must" in values else {},
@@ -306,6 +306,14 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+def _by_name(pairs: Sequence[Any]) -> dict[str, str | list[str]]:
+    """Return headers as an application gives them; those of one name are a list."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing is repaired: a value is sent as given, or refused.
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openviper.core.email.addresses import Address, parse_address
@@ -18,6 +18,7 @@ __all__ = [
     "HeaderSyntax",
     "checked_attachment",
     "checked_headers",
+    "checked_message_ids",
     "checked_text",
     "header_syntax",
     "is_content_id",
@@ -54,7 +55,7 @@ _RESERVED = {
     "reply-to": "use the argument reply_to",
     "subject": "use the argument subject",
     "return-path": "use the argument envelope_sender",
-    "date": "it is made with the message",
+    "date": "use the argument date",
     "mime-version": "it is made with the message",
     "received": "mail servers add it",
     "delivered-to": "mail servers add it",
@@ -97,6 +98,9 @@ _STRUCTURED = {
 }
 # RFC 2369: URLs and comments; RFC 8058; RFC 8617: tags. The table comes first.
 _STRUCTURED_FAMILIES = ("list-", "arc-")
+_OF_MESSAGE_IDS = frozenset({"in-reply-to", "references"})
+# Each server or signer on the way adds one of its own (RFC 8601, RFC 6376, RFC 8617).
+_REPEATED = ("authentication-results", "dkim-signature", "arc-")
 
 
 def checked_text(value: Any, *, field: str) -> str:
@@ -115,27 +119,67 @@ def checked_text(value: Any, *, field: str) -> str:
     return value
 
 
-def checked_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def checked_headers(headers: Mapping[str, str | Sequence[str]]) -> tuple[tuple[str, str], ...]:
     """Return the application's own headers as pairs, in their order.
+
+    The items of a list are joined where the header's syntax has a separator, refused where it may stand only once, and
+    otherwise a line each.
 
     Raises:
         InvalidMessage: a name or value cannot be sent as given, or a name is set by another argument.
     """
     if not isinstance(headers, Mapping):
         raise InvalidMessage(f"headers: must be a mapping of names to values, not {type(headers).__name__}")
-    checked: dict[str, tuple[str, str]] = {}
+    checked: dict[str, list[tuple[str, str]]] = {}
     for name, value in headers.items():
         lower = _checked_name(name)
         if lower in checked:
             raise InvalidMessage(f"headers[{shown(name)}]: given twice, in different spellings")
         field = f"headers[{shown(name)}]"
-        checked_text(value, field=field)
-        if lower == "sender":
-            parse_address(value, field=field)
-        else:
-            _check_syntax(lower, value, field=field)
-        checked[lower] = (name, value)
-    return tuple(checked.values())
+        values: Sequence[Any] = (value,)
+        if isinstance(value, list | tuple):
+            values = _joined_list(lower, value, field=field)
+        for each in values:
+            _check_value(lower, each, field=field)
+        checked[lower] = [(name, each) for each in values]
+    return tuple([pair for pairs in checked.values() for pair in pairs])
+
+
+def _joined_list(lower: str, values: Sequence[Any], *, field: str) -> Sequence[Any]:
+    """Return the values of a header given as a list: one joined value, or a value for each line."""
+    if not values:
+        raise InvalidMessage(f"{field}: is an empty list; leave the header out")
+    if len(values) == 1:
+        return values
+    syntax = header_syntax(lower)
+    if lower in _OF_MESSAGE_IDS:
+        separator = " "
+    elif syntax is HeaderSyntax.ADDRESSES or (lower.startswith("list-") and syntax is HeaderSyntax.AS_GIVEN):
+        separator = ", "
+    elif lower != "sender" and (syntax is None or lower.startswith(_REPEATED)):
+        return values
+    else:
+        raise InvalidMessage(f"{field}: may stand once, and a list of {len(values)} values is given; give one str")
+    for each in values:
+        _check_value(lower, each, field=field)
+    return [separator.join(values)]
+
+
+def checked_message_ids(value: Any, *, field: str) -> str:
+    """Return message ids, given as text or as a list, as the value of a header (RFC 5322 section 3.6.4).
+
+    Raises:
+        InvalidMessage: there is none, or one is no message id in angle brackets.
+    """
+    if isinstance(value, str):
+        given: list[Any] = [each for each in checked_text(value, field=field).split(" ") if each]
+    else:
+        given = [*value] if isinstance(value, list | tuple) else [value]
+    wrong = next((each for each in given if not isinstance(each, str) or not is_message_id(each)), None)
+    if wrong is not None or not given:
+        shown_value = shown(value if wrong is None else wrong)
+        raise InvalidMessage(f"{field}: {shown_value} is no message id; give <unique@example.com>, or a list of such")
+    return str(checked_text(" ".join(given), field=field))
 
 
 def header_syntax(name: str) -> HeaderSyntax | None:
@@ -240,7 +284,11 @@ def _checked_name(name: Any) -> str:
     return lower
 
 
-def _check_syntax(lower: str, value: str, *, field: str) -> None:
+def _check_value(lower: str, value: Any, *, field: str) -> None:
+    checked_text(value, field=field)
+    if lower == "sender":
+        parse_address(value, field=field)
+        return
     syntax = header_syntax(lower)
     if syntax is HeaderSyntax.AS_GIVEN:
         _check_as_given(lower, value, field=field)

@@ -1,7 +1,8 @@
 """Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
@@ -33,8 +34,11 @@ async def compose(
     context: Mapping[str, Any] | None = None,
     sender: AddressLike | None = None,
     reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
     envelope_sender: str | Address | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
 
@@ -58,6 +62,9 @@ async def compose(
         () if reply_to is None else reply_to,
         headers or {},
         envelope_sender,
+        date,
+        in_reply_to,
+        references,
     )
     settings = mailer.settings
     try:

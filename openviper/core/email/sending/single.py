@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,11 +35,14 @@ async def submit_email(
     sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
     envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -63,12 +66,16 @@ async def submit_email(
             follows ``EMAIL["use_background_worker"]``.
         sender: The From address, also as a pair; None is ``EMAIL["default_sender"]``.
         reply_to: Where answers go (RFC 5322 section 3.6.2).
-        headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused.
+        headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused. A
+            list of values makes a line for each, or one line where the header's syntax has a separator.
         envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
             ``""`` the null path.
         send_at: Not before this moment; a datetime with a time zone. Needs the queue.
         delay: Not before so many seconds, or a timedelta, have passed. Needs the queue; excludes ``send_at``.
         expires_at: The queue does not send it after this moment; what does not go through the queue leaves at once.
+        date: The Date header, a datetime with a time zone; None is the present moment. It delays nothing.
+        in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or several.
+        references: Message ids of the thread, oldest first; None with ``in_reply_to`` are those.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -93,6 +100,9 @@ async def submit_email(
         reply_to=reply_to,
         headers=headers,
         envelope_sender=envelope_sender,
+        date=date,
+        in_reply_to=in_reply_to,
+        references=references,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
     return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
@@ -117,11 +127,14 @@ async def send_email(
     sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
     envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -147,6 +160,9 @@ async def send_email(
         send_at=send_at,
         delay=delay,
         expires_at=expires_at,
+        date=date,
+        in_reply_to=in_reply_to,
+        references=references,
     )
     return bool(receipt)
 
@@ -167,11 +183,14 @@ def send_email_sync(
     sender: AddressLike | None = None,
     *,
     reply_to: Addresses | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
     envelope_sender: str | Address | None = None,
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -208,6 +227,9 @@ def send_email_sync(
         send_at=send_at,
         delay=delay,
         expires_at=expires_at,
+        date=date,
+        in_reply_to=in_reply_to,
+        references=references,
     )
     loop = _serving_loop()
     if loop is None:

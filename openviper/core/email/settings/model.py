@@ -135,7 +135,8 @@ class EmailSettings(CheckedSettings):
 
     backend: Backend = Field(
         "SMTPBackend",
-        description="SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend, NullBackend, or the dotted path of your own class.",
+        description="SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend, NullBackend, or the dotted path of your "
+        "own class.",
     )
     file_dir: Directory = Field(
         Path("mail"), description="Folder of FileBackend, created when missing; relative to the working directory."

@@ -10,7 +10,7 @@ from openviper.core.email.backends import ConsoleBackend, EmailBackend, FileBack
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 
-KNOWN = "SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend"
+KNOWN = "SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend, NullBackend"
 
 
 @pytest.mark.parametrize(

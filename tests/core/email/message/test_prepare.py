@@ -348,7 +348,7 @@ def test_every_control_is_refused_in_every_field_by_name(make: Callable[[str], E
         ("Reply-To", "use the argument reply_to"),
         ("subject", "use the argument subject"),
         ("Return-Path", "use the argument envelope_sender"),
-        ("Date", "it is made with the message"),
+        ("Date", "use the argument date"),
         ("MIME-Version", "it is made with the message"),
         ("Content-Type", "it is made from the bodies and attachments"),
         ("content-transfer-encoding", "it is made from the bodies and attachments"),
@@ -377,7 +377,7 @@ def test_a_header_name_of_fifty_characters_is_long_enough() -> None:
     assert prepared(headers={"X" * 50: "value"}).headers == (("X" * 50, "value"),)
 
 
-@pytest.mark.parametrize("value", [None, 5, b"bytes", ["a"]])
+@pytest.mark.parametrize("value", [None, 5, b"bytes", [5]])
 def test_a_header_value_must_be_text(value: Any) -> None:
     with pytest.raises(InvalidMessage, match=r"^headers\['X-Test'\]: must be a str"):
         prepared(headers={"X-Test": value})
@@ -592,3 +592,103 @@ def test_headers_of_addresses_take_names_in_any_language(name: str) -> None:
     for wrong in ("nobody", "a@example.com,", "", "a@example.com, Ray, Bob <b@example.com>", "é"):
         with pytest.raises(InvalidAddress, match=rf"^headers\['{name}'\]: "):
             prepared(headers={name: wrong})
+
+
+def test_the_date_of_a_message_may_be_given() -> None:
+    moment = datetime(2024, 2, 29, 13, 5, 7, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
+    checked = prepared(date=moment)
+    assert checked.date is moment
+    assert b"Date: Thu, 29 Feb 2024 13:05:07 -0330\r\n" in b"".join(serialise(checked))
+
+
+@pytest.mark.parametrize(
+    ("date", "reason"),
+    [
+        (datetime(2024, 2, 29), "must be a datetime with a time zone, not datetime.datetime(2024, 2, 29, 0, 0)"),  # noqa: DTZ001
+        ("2024-02-29", "must be a datetime with a time zone, not '2024-02-29'"),
+        (0, "must be a datetime with a time zone, not 0; datetime.now(UTC) is one"),
+        (datetime(1899, 12, 31, tzinfo=UTC), "is before 1900"),
+    ],
+)
+def test_another_date_is_refused(date: Any, reason: str) -> None:
+    with pytest.raises(InvalidMessage, match=f"^date: {re.escape(reason)}"):
+        prepared(date=date)
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"),
+    [
+        ({"in_reply_to": "<a@b.c>"}, [("In-Reply-To", "<a@b.c>"), ("References", "<a@b.c>")]),
+        ({"references": ["<1@b.c>", "<2@b.c>"]}, [("References", "<1@b.c> <2@b.c>")]),
+        (
+            {"in_reply_to": ("<2@b.c>",), "references": "<1@b.c>  <2@b.c>"},
+            [("In-Reply-To", "<2@b.c>"), ("References", "<1@b.c> <2@b.c>")],
+        ),
+        (
+            {"in_reply_to": ["<1@b.c>", "<2@b.c>"], "references": "<0@b.c>"},
+            [("In-Reply-To", "<1@b.c> <2@b.c>"), ("References", "<0@b.c>")],
+        ),
+        (
+            {"in_reply_to": "<a@b.c>", "headers": {"X-A": "1"}},
+            [("X-A", "1"), ("In-Reply-To", "<a@b.c>"), ("References", "<a@b.c>")],
+        ),
+    ],
+)
+def test_a_reply_names_its_thread(given: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+    assert list(prepared(**given).headers) == headers
+
+
+@pytest.mark.parametrize("field", ["in_reply_to", "references"])
+@pytest.mark.parametrize(
+    "value", ["", "a@b.c", "<a b@c>", "<a@b.c> x", [], ["<a@b.c>", 5], 5, ["<a@b.c>\r\nBcc: x@y.z"], "<ü@b.c>"]
+)
+def test_what_is_no_message_id_is_refused(field: str, value: Any) -> None:
+    remedy = "is no message id; give <unique@example.com>, or a list of such"
+    with pytest.raises(InvalidMessage, match=f"^{field}: .* {remedy}$"):
+        prepared(**{field: value})
+    with pytest.raises(InvalidMessage, match=f"^{field}: contains CR"):
+        prepared(**{field: "<a@b.c>\r\n<d@e.f>"})
+
+
+def test_a_thread_is_given_once() -> None:
+    with pytest.raises(InvalidMessage, match=r"^headers\['References'\]: is set by the argument in_reply_to already"):
+        prepared(in_reply_to="<a@b.c>", headers={"references": "<a@b.c>"})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "lines"),
+    [
+        ("X-Tag", ["a", "b", "Müller"], ["a", "b", "Müller"]),
+        ("X-Tag", ("a",), ["a"]),
+        ("Comments", ["a", "a"], ["a", "a"]),
+        ("References", ["<1@b.c>", "<2@b.c>"], ["<1@b.c> <2@b.c>"]),
+        ("Errors-To", ["A <a@b.c>", '"C, D" <c@b.c>'], ['A <a@b.c>, "C, D" <c@b.c>']),
+        ("List-Unsubscribe", ["<https://b.c/1>", "<mailto:a@b.c>"], ["<https://b.c/1>, <mailto:a@b.c>"]),
+        ("Authentication-Results", ["b.c; none", "d.e; none"], ["b.c; none", "d.e; none"]),
+    ],
+)
+def test_a_list_of_header_values_is_written_as_the_header_allows(name: str, values: Any, lines: list[str]) -> None:
+    checked = prepared(headers={name: values})
+    assert [value for _, value in checked.headers] == lines
+    read = message_from_bytes(b"".join(serialise(checked)), policy=policy.default)
+    assert read.get_all(name) == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("X-Tag", [], "is an empty list; leave the header out"),
+        ("X-Tag", ["a", "b\nBcc: x@y.z"], "contains LF"),
+        ("X-Tag", ["a", 5], "must be a str, not int"),
+        ("X-Tag", [["a"]], "must be a str, not list"),
+        ("References", ["<1@b.c>", "ü"], "may hold only ASCII"),
+        ("Errors-To", ["a@b.c", "nobody"], "'nobody' has no '@'"),
+        ("Auto-Submitted", ["no", "no"], "may stand once, and a list of 2 values is given; give one str"),
+        ("Message-ID", ["<1@b.c>", "<2@b.c>"], "may stand once"),
+        ("Sender", ["a@b.c", "c@d.e"], "may stand once"),
+        ("List-Id", ["<a.b.c>", "<d.b.c>"], "may stand once"),
+    ],
+)
+def test_a_list_that_the_header_cannot_hold_is_refused(name: str, values: Any, reason: str) -> None:
+    with pytest.raises(InvalidMessage, match=rf"^headers\['{name}'\]: .*{re.escape(reason)}"):
+        prepared(headers={name: values})

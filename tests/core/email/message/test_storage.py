@@ -209,3 +209,22 @@ def test_an_address_that_no_message_can_have_is_damaged(written: list[str]) -> N
     head = {**json.loads(payload.head), "to": [written]}
     with pytest.raises(DamagedPayload, match="its field 'to' cannot be read"):
         decode(Payload(json.dumps(head).encode(), payload.parts))
+
+
+def test_headers_of_one_name_travel_to_workers_that_keep_them_all() -> None:
+    data = EmailMessageData("a@b.c", "Hello", text="", headers={"X-Tag": ["1", "2"], "X-A": "x"}, in_reply_to="<i@b.c>")
+    prepared = check_message(data, default_sender="a@b.c")
+    payload = encode(prepared)
+    head = json.loads(payload.head)
+    assert (head["version"], head["must"]) == (2, {"repeated_headers": True})
+    decoded = decode(payload)
+    assert decoded == prepared
+    assert serialise(decoded) == serialise(prepared)
+    with pytest.raises(NewerPayload, match="it requires 'repeated_headers'"):
+        decode(payload, supported=())
+
+
+def test_a_reply_travels_in_the_first_version() -> None:
+    data = EmailMessageData("a@b.c", "Hello", text="", headers={"X-Tag": ["1"]}, in_reply_to="<i@b.c>")
+    payload = encode(check_message(data, default_sender="a@b.c"))
+    assert json.loads(payload.head)["version"] == 1

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.utils import formataddr
@@ -66,11 +67,13 @@ def body(message: EmailMessage, kind: str) -> str:
 def test_the_documented_parameters_come_in_their_order() -> None:
     names = ["recipients", "subject", "text", "html", "cc", "bcc", "attachments", "template", "context"]
     names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
-    names += ["send_at", "delay", "expires_at"]
+    names += ["send_at", "delay", "expires_at", "date", "in_reply_to", "references"]
     for function in (send_email, submit_email, send_email_sync):
         parameters = inspect.signature(function).parameters
         assert list(parameters) == names
-        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[-6:]
+        assert [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY] == names[
+            names.index("reply_to") :
+        ]
 
 
 async def test_plain_text_arrives_with_the_default_sender(mailer: Mailer) -> None:
@@ -152,6 +155,24 @@ async def test_what_formataddr_makes_arrives_as_its_name_and_a_subject_stays_lit
     message = last(mailer)
     assert [message[name] for name in ("From", "To", "Reply-To")] == ["Müller <a@example.test>"] * 3
     assert message["Subject"] == written
+
+
+async def test_date_and_thread_reach_the_message(mailer: Mailer) -> None:
+    for send in (send_email, submit_email):
+        await send(
+            "a@example.test",
+            "Re: Hello",
+            text="",
+            date=datetime(2024, 2, 29, 12, tzinfo=UTC),
+            in_reply_to="<2@example.test>",
+            references=["<1@example.test>", "<2@example.test>"],
+            headers={"X-Tag": ["one", "two"]},
+        )
+        message = last(mailer)
+        assert message["Date"].datetime == datetime(2024, 2, 29, 12, tzinfo=UTC)
+        assert message["In-Reply-To"] == "<2@example.test>"
+        assert message["References"] == "<1@example.test> <2@example.test>"
+        assert message.get_all("X-Tag") == ["one", "two"]
 
 
 async def test_keyword_additions_reach_the_message(mailer: Mailer) -> None:
