@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import remaining
+from openviper.core.email.backends.smtp.remedies import NO_ADDRESS, UNREACHABLE
 from openviper.tcp import SocketAddress, connect_one, resolve_host
 
 __all__ = ["find_addresses", "open_connection"]
@@ -23,8 +24,7 @@ async def find_addresses(host: str, port: int, deadline: float) -> tuple[CheckRe
         remedy = "check that this machine can reach its resolver (/etc/resolv.conf)"
         return CheckResult.failed("dns", f"no answer for {host} in time", remedy), ()
     except OSError as error:
-        remedy = 'correct EMAIL["host"], or the DNS of this machine'
-        return CheckResult.failed("dns", f"{host} has no address: {error.strerror}", remedy), ()
+        return CheckResult.failed("dns", f"{host} has no address: {error.strerror}", NO_ADDRESS), ()
     except UnicodeError:
         return CheckResult.failed("dns", f"{host} cannot be a host name", 'correct EMAIL["host"]'), ()
     shown = ", ".join(dict.fromkeys(target.text for target in targets))
@@ -48,8 +48,7 @@ async def open_connection(
         spare.close()
     faults = ", ".join(f"{address}: {reason}" for address, reason in failures.items())
     if not opened:
-        remedy = 'correct EMAIL["host"] and EMAIL["port"]; check that the server runs and no firewall blocks it'
-        return CheckResult.failed("tcp", f"port {port}: {faults}", remedy), None
+        return CheckResult.failed("tcp", f"port {port}: {faults}", UNREACHABLE), None
     if failures:
         remedy = "run the server on that address, or remove it from the DNS: clients that try it first wait"
         return CheckResult.warning("tcp", f"port {port} is open, but not everywhere: {faults}", remedy), opened[0]

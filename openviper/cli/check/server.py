@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
 from openviper.cli.check.network import find_addresses, open_connection
-from openviper.cli.check.remedies import reply_remedy
 from openviper.cli.check.result import CheckResult
 from openviper.cli.check.waiting import remaining
 from openviper.core.email.addresses import parse_address
-from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error, is_tls_error
+from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error
 from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
+from openviper.core.email.backends.smtp.remedies import NO_GREETING, reply_remedy, tls_remedy
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
@@ -20,22 +20,6 @@ __all__ = ["SERVER_CHECKS", "check_server"]
 
 SERVER_CHECKS = ("dns", "tcp", "tls", "ehlo", "auth", "sender")
 _EXPIRES_SOON = 14  # days
-
-_CLOCK = "correct this machine's clock, or replace the certificate"
-_TRUST = 'set EMAIL["tls_ca_file"] to its authority\'s PEM file, or use a certificate from a public authority'
-_INCOMPLETE = f"{_TRUST}; or the server does not send its intermediate certificates"
-_NAME = 'set EMAIL["host"] to a name that is in the certificate'
-# By OpenSSL's error numbers, X509_V_ERR_...
-_CERTIFICATE_REMEDIES = {
-    9: _CLOCK,  # CERT_NOT_YET_VALID
-    10: "renew the certificate on the mail server; if it is new, correct this machine's clock",  # CERT_HAS_EXPIRED
-    18: _TRUST,  # DEPTH_ZERO_SELF_SIGNED_CERT
-    19: _TRUST,  # SELF_SIGNED_CERT_IN_CHAIN
-    20: _INCOMPLETE,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
-    21: _INCOMPLETE,  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
-    62: _NAME,  # HOSTNAME_MISMATCH
-    64: _NAME,  # IP_ADDRESS_MISMATCH
-}
 
 
 async def check_server(settings: EmailSettings, sender: str | None, deadline: float) -> AsyncIterator[CheckResult]:
@@ -152,7 +136,7 @@ class _Conversation:
                 "for a slow greeting use --timeout"
             )
         else:
-            remedy = 'check that a mail server listens there; for implicit TLS (port 465) set EMAIL["use_ssl"]'
+            remedy = NO_GREETING
         return CheckResult.failed("ehlo", str(failure), remedy)
 
     def _no_login(self, failure: DeliveryError) -> CheckResult:
@@ -191,19 +175,8 @@ def _good_tls(session: TlsSession) -> CheckResult:
 
 def _bad_tls(failure: DeliveryError, settings: EmailSettings) -> CheckResult:
     untrusted = certificate_error(failure)
-    if untrusted is not None:
-        remedy = _CERTIFICATE_REMEDIES.get(untrusted.verify_code, _TRUST)
-        return CheckResult.failed("tls", f"the certificate is not trusted: {untrusted.verify_message}", remedy)
-    by_code = reply_remedy(failure, settings, {})
-    if by_code is not None:
-        remedy = by_code
-    elif isinstance(failure, TimeoutError):
-        remedy = 'check that the port uses TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
-    elif settings.use_ssl or is_tls_error(failure):
-        remedy = 'EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25; the server needs TLS 1.2 or newer'
-    else:
-        remedy = "enable STARTTLS on the server, or use the port that offers it (587); mail is not sent without it"
-    return CheckResult.failed("tls", str(failure), remedy)
+    found = str(failure) if untrusted is None else f"the certificate is not trusted: {untrusted.verify_message}"
+    return CheckResult.failed("tls", found, tls_remedy(failure, settings))
 
 
 def _clear_text(settings: EmailSettings, inspection: Inspection) -> CheckResult:

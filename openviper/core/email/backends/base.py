@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
@@ -38,6 +39,10 @@ class EmailBackend(ABC):
     def describe(self) -> str:
         """Describe in a few words, without secrets, where mail goes; for the log and the command line."""
         return type(self).__name__
+
+    def remedy(self, error: DeliveryError) -> str | None:  # noqa: ARG002 - for backends that know their service
+        """Return in a few words, without secrets, what may be done about ``error``, for the log; None if unknown."""
+        return None
 
     async def check(self) -> str | None:
         """Find out, without sending anything, whether mail would be accepted now; for ``viperctl email check``.

@@ -67,7 +67,8 @@ async def attempt_delivery(
         if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
             _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE:
-        _log_attempt(message.message_id, progress, decision, mode)
+        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error)
+        _log_attempt(message.message_id, progress, decision, mode, remedy)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)
     return decision
@@ -153,8 +154,10 @@ def _publish_decision(
         transport.publish("failed", missing, _detail(decision), circumstances=circumstances)
 
 
-def _log_attempt(message_id: str, progress: Progress, decision: Decision, mode: DeliveryMode) -> None:
-    log_decision(message_id, decision, queued=mode is DeliveryMode.QUEUED)
+def _log_attempt(
+    message_id: str, progress: Progress, decision: Decision, mode: DeliveryMode, remedy: str | None
+) -> None:
+    log_decision(message_id, decision, queued=mode is DeliveryMode.QUEUED, remedy=remedy)
     if progress.refused and isinstance(decision, Done):
         logger.warning(
             "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
@@ -164,33 +167,39 @@ def _log_attempt(message_id: str, progress: Progress, decision: Decision, mode: 
         )
 
 
-def log_decision(message_id: str, decision: Decision, *, queued: bool) -> None:
+def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: str | None = None) -> None:
     """Log what follows from an attempt, for queued mail without the error's text.
 
-    A server may repeat an address in it; the text is kept with the message.
+    A server may repeat an address in it; the text is kept with the message. ``remedy`` ends the line where the first
+    attempt failed and where no other one follows.
     """
     error = None if isinstance(decision, Done) else decision.error
     if queued and error is not None:
         _log_error(message_id, error)
     if isinstance(decision, Retry):
+        first = decision.progress.attempts == 1 and not queued
         reason = "" if queued else f": {_detail(decision)}"
-        logger.info(
-            "message %s: attempt %d failed, next one in %g s%s",
+        logger.log(
+            # The first failure is often a set-up mistake, and INFO is not shown without a configuration of the log.
+            logging.WARNING if first else logging.INFO,
+            "message %s: attempt %d failed, next one in %g s%s%s",
             message_id,
             decision.progress.attempts,
             round(decision.delay, 1),
             reason,
+            f"; {remedy}" if first and remedy else "",
         )
     elif isinstance(decision, GiveUp):
         unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
         missing = decision.progress.missing
         logger.error(
-            "message %s %s delivered%s after %d attempt(s)%s",
+            "message %s %s delivered%s after %d attempt(s)%s%s",
             message_id,
             "may have been" if decision.uncertain else "was not",
             f" to {len(missing)} recipient(s)" if missing is not None and error is None else "",
             decision.progress.attempts,
             "; `viperctl email failed show` says why" if queued else f": {_detail(decision)}",
+            f"; {remedy}" if remedy else "",
             exc_info=error if unexpected else None,
         )
     else:

@@ -57,9 +57,17 @@ async def submit(
     decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE)
     receipt = _receipt(message, decision)
     if receipt.error is not None:
+        remedy = transport.remedy(receipt.error)
         if not fail_silently:
+            if remedy:
+                receipt.error.add_note(f"-> {remedy}")
             raise receipt.error
-        logger.warning("message %s was not delivered (fail_silently): %s", message.message_id, receipt.error)
+        logger.warning(
+            "message %s was not delivered (fail_silently): %s%s",
+            message.message_id,
+            receipt.error,
+            f"; {remedy}" if remedy else "",
+        )
     return receipt
 
 

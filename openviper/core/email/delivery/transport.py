@@ -14,6 +14,7 @@ from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.suppression import Suppression
+from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
@@ -78,6 +79,10 @@ class Transport(ABC):
     def describe(self) -> str:
         """Return where mail goes, in a few words without secrets."""
 
+    def remedy(self, error: Exception | None) -> str | None:  # noqa: ARG002 - for transports that know more
+        """Return what may be done about a failed delivery, without secrets; None if nothing is known."""
+        return None
+
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:  # noqa: ARG002 - for transports that list them
         """Note that a transaction holds ``message``; ``held`` releases or drops it."""
         self.publish("held", message)
@@ -131,6 +136,10 @@ class BackendTransport(Transport):
     def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> Coroutine[Any, Any, DeliveryReport]:
         """Send through the backend; see :meth:`Transport.send`."""
         return self.backend.send_pipelined(message) if pipeline else self.backend.send(message)
+
+    def remedy(self, error: Exception | None) -> str | None:
+        """Return the backend's remedy for a delivery error."""
+        return self.backend.remedy(error) if isinstance(error, DeliveryError) else None
 
     def describe(self) -> str:
         """Return the backend's own description."""

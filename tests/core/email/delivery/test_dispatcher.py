@@ -186,7 +186,7 @@ async def test_recipients_refused_by_an_attempt_that_nobody_received_are_reporte
     await finished(make_dispatcher(deliveries).accept_all([await make_outgoing("a@x.test", "b@x.test")]))
     unsubscribe()
     assert delivered == [(("a@x.test",), ("b@x.test",), "; refused before: b@x.test (550 unknown)")]
-    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    _, warning = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.getMessage().endswith("1 recipient(s) were refused by an earlier attempt (550 unknown)")
 
 

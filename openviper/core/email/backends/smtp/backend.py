@@ -8,6 +8,7 @@ from openviper.core.email.backends.smtp.handshake import client_context
 from openviper.core.email.backends.smtp.oauth2 import token_provider
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
+from openviper.core.email.backends.smtp.remedies import failure_remedy
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
@@ -81,6 +82,10 @@ class SMTPBackend(EmailBackend):
         return await send_in_envelopes(
             message, sender.send, max_recipients=self._max_recipients, allow_partial=self._allow_partial
         )
+
+    def remedy(self, error: DeliveryError) -> str | None:
+        """Return the remedy that ``viperctl email check`` would give; None if the error points at no setting."""
+        return failure_remedy(error, self.settings)
 
     @property
     def stats(self) -> PoolStats | None:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import aiosmtplib
@@ -41,6 +41,7 @@ __all__ = [
     "HandshakeStep",
     "StaleConnection",
     "WireFailure",
+    "causes",
     "certificate_error",
     "handshake_error",
     "is_greeting_error",
@@ -177,7 +178,7 @@ def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError
     A reply 5yz, an untrusted certificate and a missing TLS version are permanent; failures that may not recur are
     temporary.
     """
-    chain = tuple(_causes(error))
+    chain = causes(error)
     _drop_frames(chain)
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
@@ -195,18 +196,18 @@ def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError
 
 def is_greeting_error(error: DeliveryError) -> bool:
     """True if an error of connecting arose after the connection, with ``use_ssl`` also its TLS, was established."""
-    chain = tuple(_causes(error.__cause__))
+    chain = causes(error.__cause__)
     return bool(chain) and _was_connected(chain)
 
 
 def is_tls_error(error: DeliveryError) -> bool:
     """True if the TLS handshake itself failed."""
-    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
+    return any(isinstance(cause, ssl.SSLError) for cause in causes(error))
 
 
 def certificate_error(error: DeliveryError) -> ssl.SSLCertVerificationError | None:
     """Return OpenSSL's error about the server's certificate; None if ``error`` has another cause."""
-    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    return next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
 def _drop_frames(chain: tuple[BaseException, ...]) -> None:
@@ -266,10 +267,10 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     return reply_text(message if isinstance(message, str) else str(chain[0]))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    current = error
-    for _ in range(8):
-        if current is None:
-            return
-        yield current
-        current = current.__cause__
+def causes(error: BaseException | None) -> tuple[BaseException, ...]:
+    """Return ``error`` and the errors that caused it, at most eight; none for None."""
+    chain: list[BaseException] = []
+    while error is not None and len(chain) < 8:
+        chain.append(error)
+        error = error.__cause__
+    return tuple(chain)
