@@ -1,12 +1,12 @@
 """Measure how long one large message blocks the event loop, and its memory beyond the attachment.
 
-    .venv/bin/python benchmarks/loop_stall.py          # 25 MB as bytes and from a file, in clear text and over TLS
-    .venv/bin/python benchmarks/loop_stall.py --megabytes 5
+    .venv/bin/python benchmarks/loop_stall.py          # 25 MB as bytes, from a file and from an async iterator
+    .venv/bin/python benchmarks/loop_stall.py --megabytes 200 --tries 1 --only iterator
 
 The mail server is a separate process that discards everything. A heartbeat on the loop measures by how much each of
 its sleeps of a millisecond is late; its result while nothing is sent is the machine's noise. Memory is the process's
 peak (VmHWM of Linux) minus its memory with the attachment loaded, or on disk. Each case runs in its own process,
-because a process keeps freed memory.
+because a process keeps freed memory. The limits of EMAIL are raised to the size.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,16 @@ async def send(attachment: Any) -> tuple[Heartbeat, float]:
 
 async def measure(case: str, port: int, *, ca: str, size: int, tries: int) -> None:
     email = {"host": "localhost", "port": port, "use_ssl": "TLS" in case, "default_sender": "from@example.com"}
+    email |= {"max_attachment_bytes": size, "max_message_bytes": 2 * size + MB}
     with override(EMAIL={**email, "tls_ca_file": ca}), tempfile.TemporaryDirectory() as folder:
         await send_email("to@example.com", "warm", "up", attachments=[("a.txt", b"a")])
         async with heartbeat() as idle:
             await asyncio.sleep(1)
         attachment: Any = Path(folder) / "large.bin"
-        await asyncio.to_thread(write_random, attachment, size)
+        if "iterator" in case:
+            attachment = ("large.bin", partial(random_pieces, size))
+        else:
+            await asyncio.to_thread(write_random, attachment, size)
         if "bytes" in case:
             attachment = ("large.bin", await asyncio.to_thread(attachment.read_bytes))
         await asyncio.to_thread(forget_peak)
@@ -112,13 +117,19 @@ async def measure(case: str, port: int, *, ca: str, size: int, tries: int) -> No
     )
 
 
+async def random_pieces(size: int) -> AsyncIterator[bytes]:
+    piece = os.urandom(64 * 1024)
+    for _ in range(0, size, len(piece)):
+        yield piece
+
+
 def write_random(file: Path, size: int) -> None:
     with file.open("wb") as stream:
         for _ in range(0, size, MB):
             stream.write(os.urandom(MB))
 
 
-def serve(certificate: str) -> None:
+def serve(certificate: str, *, chunking: bool) -> None:
     """Print a port, then accept all messages, one connection after another."""
     context = None
     if certificate:
@@ -129,10 +140,10 @@ def serve(certificate: str) -> None:
         while True:
             connection, _ = listener.accept()
             with connection if context is None else context.wrap_socket(connection, server_side=True) as peer:
-                converse(peer)
+                converse(peer, chunking=chunking)
 
 
-def converse(peer: socket.socket) -> None:
+def converse(peer: socket.socket, *, chunking: bool) -> None:
     with peer.makefile("rwb") as stream:
 
         def answer(text: str) -> None:
@@ -143,7 +154,12 @@ def converse(peer: socket.socket) -> None:
         while line := stream.readline():
             verb = line.split()[0].upper()
             if verb == b"EHLO":
-                answer("250-sink\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 100000000")
+                answer("250-sink\r\n250-PIPELINING\r\n" + "250-CHUNKING\r\n" * chunking + "250 SIZE 0")
+            elif verb == b"DATA":
+                answer("354 go on")
+                while stream.readline() != b".\r\n":
+                    pass
+                answer("250 taken")
             elif verb == b"BDAT":
                 left = int(line.split()[1])
                 while left:
@@ -160,27 +176,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--megabytes", type=int, default=25)
     parser.add_argument("--tries", type=int, default=10)
+    parser.add_argument("--only", metavar="WORDS", default="", help="cases whose names contain these words")
     parser.add_argument("--sink", help=argparse.SUPPRESS)
+    parser.add_argument("--data", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.sink is not None:
-        serve(arguments.sink)
+        serve(arguments.sink, chunking=not arguments.data)
     elif arguments.case is not None:
         case, port, ca = arguments.case
         size = arguments.megabytes * MB
         asyncio.run(measure(case, int(port), ca=ca, size=size, tries=arguments.tries))
     else:
-        run_cases(sys.argv[1:])
+        run_cases(sys.argv[1:], arguments.only)
 
 
-def run_cases(arguments: list[str]) -> None:
+def run_cases(arguments: list[str], only: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ca, certificate = f"{folder}/ca.pem", f"{folder}/certificate.pem"
         authority = trustme.CA()
         authority.cert_pem.write_to_path(ca)
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-        for case in ("bytes", "file", "bytes over TLS", "file over TLS"):
+        kinds = ("bytes", "file", "iterator")
+        cases = [*kinds, *(f"{kind} over TLS" for kind in kinds), "iterator by DATA"]
+        for case in (case for case in cases if only in case):
             command = [sys.executable, __file__, "--sink", certificate if "TLS" in case else ""]
+            command += ["--data"] if "DATA" in case else []
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sink:
                 assert sink.stdout is not None
                 port = sink.stdout.readline().strip()

@@ -9,7 +9,6 @@ from openviper.core.email.message.model import (
     Envelope,
     OutgoingMessage,
     PreparedMessage,
-    in_file,
     lengths,
 )
 from openviper.core.email.message.prepare import (
@@ -32,7 +31,6 @@ __all__ = [
     "PreparedMessage",
     "build_message",
     "check_message",
-    "in_file",
     "inline_given",
     "keyword_hint",
     "lengths",

@@ -22,7 +22,6 @@ __all__ = [
     "Envelope",
     "OutgoingMessage",
     "PreparedMessage",
-    "in_file",
     "lengths",
 ]
 
@@ -126,6 +125,21 @@ class Content:
     def __iter__(self) -> Iterator[bytes]:
         return map(bytes, self._chunks)
 
+    def load(self, begin: int, end: int) -> tuple["Content", int]:
+        """Return the chunks in which the bytes from ``begin`` to ``end`` are, and the position of the first one.
+
+        Those in files are read, which blocks, and are encoded when they are asked for.
+        """
+        chunks: list[bytes | Base64Slice | FileSlice] = []
+        first = position = 0
+        for chunk, length in zip(self._chunks, self.lengths, strict=True):
+            if position + length <= begin:
+                first = position + length
+            elif position < end:
+                chunks += chunk.load() if isinstance(chunk, FileSlice) else [chunk]
+            position += length
+        return Content(chunks), first
+
     def literal(self) -> Iterator[bytes | None]:
         """Return the chunks that may hold a bare CR or LF, and None for each encoded one, which cannot."""
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
@@ -143,11 +157,6 @@ Chunks = Sequence[bytes] | Content
 def lengths(content: Chunks) -> Iterable[int]:
     """Return the length of each chunk in bytes."""
     return content.lengths if isinstance(content, Content) else map(len, content)
-
-
-def in_file(content: Chunks) -> bool:
-    """True if reading ``content`` blocks, because a part of it is in a temporary file."""
-    return isinstance(content, Content) and content.in_file
 
 
 class OutgoingMessage(NamedTuple):

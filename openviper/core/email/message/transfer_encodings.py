@@ -97,8 +97,11 @@ class FileSlice:
         return base64_length(self._size) + (0 if self._last else 2)
 
     def __bytes__(self) -> bytes:
-        slices = base64_slices(self._content.read(self._start, self._size), last=self._last)
-        return b"".join(map(bytes, slices))
+        return b"".join(map(bytes, self.load()))
+
+    def load(self) -> list[Base64Slice]:
+        """Read the data and return it in slices, which are not encoded yet; blocks."""
+        return base64_slices(self._content.read(self._start, self._size), last=self._last)
 
 
 def file_slices(content: FileContent) -> list[FileSlice]:

@@ -19,7 +19,7 @@ from support.stalls import watched_loop
 from openviper.core.email import DeliveryMode, InvalidMessage, send_email, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
-from openviper.core.email.message import OutgoingMessage, in_file
+from openviper.core.email.message import Content, OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 
 MB = 1024 * 1024
@@ -89,7 +89,8 @@ async def test_a_closed_upload_is_sent_again_by_the_dispatcher() -> None:
             assert receipt.mode == DeliveryMode.DEFERRED
             await upload.close()
             (delivery,) = outbox.flush()
-            assert in_file(delivery.message.content)
+            assert isinstance(delivery.message.content, Content)
+            assert delivery.message.content.in_file
             await asyncio.wait_for(delivery.done, PATIENCE)
         (message,) = await server.arrive(1)
         assert attached(message) == CONTENT

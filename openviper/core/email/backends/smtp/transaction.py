@@ -13,7 +13,7 @@ from openviper.core.email.backends.smtp.errors import WireFailure, too_large_err
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
-from openviper.core.email.message import OutgoingMessage, in_file
+from openviper.core.email.message import Content, OutgoingMessage
 
 __all__ = ["TRUSTED_FOR", "TransactionOptions", "check_limits", "run_transaction"]
 
@@ -319,9 +319,11 @@ class _Transaction:
         return True
 
     async def _pieces(self, begin: int, end: int) -> Iterable[bytes | memoryview]:
-        """Return a part of the content in pieces; one that is in a file is read and encoded in a thread."""
-        part = pieces(self._content, begin, end)
-        return await asyncio.to_thread(list, part) if in_file(self._content) else part
+        """Return a part of the content in pieces; what is in a file is read in a thread."""
+        content, offset = self._content, 0
+        if isinstance(content, Content) and content.in_file:
+            content, offset = await asyncio.to_thread(content.load, begin, end)
+        return pieces(content, begin - offset, end - offset)
 
     def _check_early_refusal(self, step: str, *exchanges: Exchange | None) -> None:
         """Raise a refusal that arrived before the server closed the connection or stopped reading."""
