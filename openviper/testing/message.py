@@ -22,7 +22,8 @@ class SentMessage:
     Addresses have the form of headers: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name.
     ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
     ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
-    outside a request. ``send_at`` and ``expires_at`` are a queued message's times.
+    outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar`` is the text of an
+    invitation, with CRLF line ends.
     """
 
     message_id: str
@@ -42,6 +43,7 @@ class SentMessage:
     recipients: tuple[str, ...]
     send_at: datetime | None = None
     expires_at: datetime | None = None
+    calendar: str | None = None
     outgoing: OutgoingMessage = field(repr=False)
 
     @classmethod
@@ -74,6 +76,7 @@ class SentMessage:
             recipients=outgoing.envelope.recipients if accepted is None else accepted,
             send_at=_moment(due_at),
             expires_at=_moment(expires_at),
+            calendar=None if prepared.calendar is None else prepared.calendar.text,
             outgoing=outgoing,
         )
 

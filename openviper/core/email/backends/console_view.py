@@ -6,7 +6,7 @@ from typing import Self
 
 from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.terminal import escape
 
 __all__ = ["WIDTH", "View", "label_column", "render"]
@@ -36,7 +36,7 @@ class View:
             headers=tuple((escape(label), escape(value), note) for label, value, note in _headers(message)),
             text=None if prepared.text is None else escape(prepared.text, body=True).rstrip("\n"),
             html_size=None if prepared.html is None else _size(len(prepared.html.encode(errors="replace"))),
-            attachments=tuple(map(_row, prepared.attachments)),
+            attachments=tuple(_rows(prepared)),
         )
 
 
@@ -82,6 +82,15 @@ def _addresses(label: str, addresses: Iterable[Address], note: str = "") -> Iter
     text = ", ".join(map(str, addresses))
     if text:
         yield label, text, note
+
+
+def _rows(prepared: PreparedMessage) -> Iterator[tuple[str, str, str, str]]:
+    calendar = prepared.calendar
+    if calendar is not None:
+        note = "attached, too" if calendar.attached else ""
+        size = _size(len(calendar.text.encode()))
+        yield "(calendar)", f"text/calendar; method={calendar.method}", size, note
+    yield from map(_row, prepared.attachments)
 
 
 def _row(attachment: AttachmentData) -> tuple[str, str, str, str]:

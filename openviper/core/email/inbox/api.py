@@ -94,6 +94,7 @@ class Api:
                 "envelope_sender": entry.prepared.envelope_sender,
                 "text": entry.prepared.text,
                 "html": entry.prepared.html,
+                "calendar": None if entry.prepared.calendar is None else entry.prepared.calendar.text,
                 "headers": fields,
                 "timeline": [_step(step) for step in entry.steps],
             }

@@ -62,6 +62,7 @@ class MessagePages:
             Route("/{key}/source", self._source),
             Route("/{key}/message.eml", self._download),
             Route("/{key}/attachments/{index:int}", self._attachment),
+            Route("/{key}/calendar", self._calendar),
             Route("/{key}/delete", self._delete, methods=["POST"]),
             Route("/{key}/again", self._again, methods=["POST"]),
             Route("/{key}/retry", self._retry, methods=["POST"]),
@@ -135,6 +136,12 @@ class MessagePages:
 
     async def _attachment(self, request: Request) -> Response:
         return await attachment_response(self._store, request)
+
+    async def _calendar(self, request: Request) -> Response:
+        calendar = (await entry_or_404(self._store, request)).prepared.calendar
+        if calendar is None:
+            raise HTTPException(404, "This message has no calendar.")
+        return as_download(calendar.text.encode(), calendar.filename)
 
     async def _delete(self, request: Request) -> Response:
         await self._store.delete(request.path_params["key"])

@@ -1,5 +1,6 @@
 """Messages: given by the application, checked and completed, and written as bytes (RFC 5322, RFC 2045-2049)."""
 
+from openviper.core.email.message.calendar import Calendar, CalendarInput
 from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints, without_hints
 from openviper.core.email.message.model import (
     Chunks,
@@ -21,6 +22,8 @@ from openviper.core.email.message.prepare import (
 )
 
 __all__ = [
+    "Calendar",
+    "CalendarInput",
     "Chunks",
     "CleanChunks",
     "Content",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.events import NOTHING
+from openviper.core.email.message.calendar import Calendar, CalendarInput
 from openviper.core.email.message.keywords import with_keyword_hints
 from openviper.core.email.message.transfer_encodings import Base64Slice, FileSlice
 
@@ -44,6 +45,8 @@ class EmailMessageData:
     date: datetime | None = None
     in_reply_to: str | Sequence[str] | None = None
     references: str | Sequence[str] | None = None
+    calendar: CalendarInput | None = None
+    calendar_attachment: bool = False
 
 
 if not TYPE_CHECKING:
@@ -81,6 +84,7 @@ class PreparedMessage(NamedTuple):
     envelope_sender: str
     extra: Mapping[str, Any] = NOTHING
     must: Mapping[str, Any] = NOTHING
+    calendar: Calendar | None = None
 
     @property
     def recipients(self) -> tuple[str, ...]:

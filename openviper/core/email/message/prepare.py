@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, read_address
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
+from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
 from openviper.core.email.message.model import (
     REPEATED_HEADERS,
@@ -178,7 +179,9 @@ def check_message(
         _envelope_sender(data.envelope_sender, sender),
     )
     if len(headers) > 1 and _has_repeated(headers):
-        return prepared._replace(must={REPEATED_HEADERS: True})
+        prepared = prepared._replace(must={REPEATED_HEADERS: True})
+    if data.calendar is not None or data.calendar_attachment:
+        prepared = prepared._replace(calendar=read_calendar(data.calendar, attached=data.calendar_attachment))
     return prepared
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message.calendar import Calendar
 from openviper.core.email.message.content_ids import with_msg_ids
 from openviper.core.email.message.header_lines import (
     address_header,
@@ -100,7 +101,8 @@ def serialise(message: PreparedMessage) -> Chunks:
         InvalidMessage: a body has a lone surrogate.
     """
     boundary = _boundary(message)
-    if not message.attachments:
+    calendar = message.calendar
+    if not message.attachments and (calendar is None or not calendar.attached):
         return _joined([_header(message).encode(), *_body(message, (), boundary)])
     message = with_msg_ids(message)
     attached = [attachment for attachment in message.attachments if not attachment.inline]
@@ -110,6 +112,9 @@ def serialise(message: PreparedMessage) -> Chunks:
     shown = [_attachment(each) for each in inline]
     body = _body(message, shown, boundary)
     others = [_attachment(each) for each in attached]
+    if calendar is not None and calendar.attached:
+        # Another type than the body's, because some clients show a meeting for each part that is text/calendar.
+        others.append(_attachment(AttachmentData(calendar.filename, calendar.text.encode(), "application/ics")))
     if others:
         body = _multipart(b"mixed", boundary + b"m", [body, *others])
     return _joined([_header(message).encode(), *body])
@@ -156,15 +161,37 @@ def _custom_header(name: str, value: str) -> str:
 
 
 def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: bytes) -> list[Piece]:
-    """Return the text, the HTML, or both as alternatives; the HTML with its inline parts (RFC 2387)."""
-    if message.html is None:
+    """Return the text, the HTML and the calendar as alternatives; the HTML with its inline parts (RFC 2387).
+
+    One of them alone is no alternative. A calendar is the last, which clients that know it prefer (RFC 2046 5.1.4).
+    """
+    if message.html is None and message.calendar is None:
         return _text_part("plain", message.text or "")
-    html = _text_part("html", message.html)
+    parts = []
+    if message.text is not None or message.html is None:
+        parts.append(_text_part("plain", message.text or ""))
+    if message.html is not None:
+        parts.append(_html(message.html, inline, boundary))
+    if message.calendar is not None:
+        parts.append(_calendar_part(message.calendar))
+    return parts[0] if len(parts) == 1 else _multipart(b"alternative", boundary + b"a", parts)
+
+
+def _html(text: str, inline: Sequence[list[Piece]], boundary: bytes) -> list[Piece]:
+    html = _text_part("html", text)
     if inline:
         html = _multipart(b"related", boundary + b"r", [html, *inline], parameter=b' type="text/html";\r\n')
-    if message.text is None:
-        return html
-    return _multipart(b"alternative", boundary + b"a", [_text_part("plain", message.text), html])
+    return html
+
+
+def _calendar_part(calendar: Calendar) -> list[Piece]:
+    """Return the calendar as a body (RFC 6047 section 2.4); decoded it has the lines as given."""
+    encoding, slices = encode_text(calendar.text)
+    header = (
+        f"Content-Type: text/calendar; method={calendar.method}; charset=utf-8\r\n"
+        f"Content-Transfer-Encoding: {encoding}\r\n\r\n"
+    )
+    return [header.encode("ascii"), *slices]
 
 
 def _text_part(subtype: str, text: str) -> list[Piece]:
@@ -276,11 +303,13 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
         parts.append((len(message.text), "text"))
     if message.html:
         parts.append((len(message.html), "html"))
+    if message.calendar is not None:
+        parts.append((len(message.calendar.text), "calendar"))
     return parts
 
 
 def _least_size(message: PreparedMessage) -> int:
-    if not message.attachments:
+    if not message.attachments and message.calendar is None:
         return len(message.text or "") + len(message.html or "")
     return sum([size for size, _ in _parts(message)])
 

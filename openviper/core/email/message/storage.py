@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from openviper.core.email.addresses import Address, parse_address, read_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
+from openviper.core.email.message.calendar import Calendar, read_calendar
 from openviper.core.email.message.model import REPEATED_HEADERS, PreparedMessage
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
 from openviper.framing import frame, read_head, read_parts
@@ -41,7 +43,7 @@ __all__ = [
 
 VERSION = 2
 
-SUPPORTED: frozenset[str] = frozenset({REPEATED_HEADERS})
+SUPPORTED: frozenset[str] = frozenset({REPEATED_HEADERS, "calendar"})
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(
@@ -136,11 +138,11 @@ def decode(payload: Payload, *, supported: Collection[str] = SUPPORTED) -> Prepa
     _check_version(head)
     if [*map(len, payload.parts)] != head.pop("sizes", None):
         raise DamagedPayload("the sizes of its parts are not those that were written")
-    message = decode_message(
+    if isinstance(must := head.get("must"), dict):
+        check_supported(must, supported)
+    return decode_message(
         head, body=lambda number: payload.parts[number].decode(), content=lambda number: payload.parts[number]
     )
-    check_supported(message.must, supported)
-    return message
 
 
 def fingerprint(payload: Payload) -> str:
@@ -210,8 +212,10 @@ def encode_message(
         "headers": [*map(list, message.headers)],
         "envelope_sender": message.envelope_sender,
     }
-    if message.extra or message.must:
+    if message.extra or message.must or message.calendar is not None:
         values |= {"version": 2, "extra": dict(message.extra), "must": dict(message.must)}
+    if message.calendar is not None:  # must: a version that does not know it would send an invitation without it
+        values["must"]["calendar"] = {"text": body(message.calendar.text), "attached": message.calendar.attached}
     return values
 
 
@@ -230,6 +234,9 @@ def decode_message(
         raise DamagedPayload(
             f"unknown fields: {cut(', '.join(unknown), 200) or 'none'}; missing: {', '.join(missing) or 'none'}"
         )
+    must = dict(_field(values, "must", _object)) if "must" in values else {}
+    calendar = _field(must, "calendar", partial(_calendar, body)) if "calendar" in must else None
+    must.pop("calendar", None)
     return PreparedMessage(
         message_id=_field(values, "message_id", _message_id),
         date=_field(values, "date", _date),
@@ -245,7 +252,8 @@ def decode_message(
         headers=_field(values, "headers", lambda value: checked_headers(_by_name(value)) if value else ()),
         envelope_sender=_field(values, "envelope_sender", _envelope_sender),
         extra=_field(values, "extra", _object) if "extra" in values else {},
-        must=_field(values, "must", _object) if "must" in values else {},
+        must=must,
+        calendar=calendar,
     )
 
 
@@ -355,6 +363,12 @@ def _envelope_sender(value: Any) -> str:
     if value and parse_address(value, field="envelope_sender").addr_spec != value:
         raise ValueError
     return _text(value)
+
+
+def _calendar(body: Callable[[Any], str], given: Mapping[str, Any]) -> Calendar:
+    if given.keys() != {"text", "attached"}:
+        raise ValueError
+    return read_calendar(body(given["text"]), attached=given["attached"])
 
 
 def _attachment(given: Mapping[str, Any], content: Callable[[Any], bytes]) -> AttachmentData:

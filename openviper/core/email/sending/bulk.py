@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import fields, replace
 from itertools import count
 from typing import Any
@@ -220,6 +221,8 @@ def _snapshot(message: Any) -> Any:
 
 
 def _copy_of(value: Any) -> Any:
+    if hasattr(value, "to_ical"):  # icalendar's are dicts, whose own copy would lack their components
+        return deepcopy(value)
     return value.copy() if isinstance(value, list | dict) else value
 
 

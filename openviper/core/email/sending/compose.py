@@ -9,7 +9,14 @@ from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData, AttachmentInput, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message import EmailMessageData, NoSender, OutgoingMessage, inline_given, prepare_message
+from openviper.core.email.message import (
+    CalendarInput,
+    EmailMessageData,
+    NoSender,
+    OutgoingMessage,
+    inline_given,
+    prepare_message,
+)
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
@@ -39,6 +46,8 @@ async def compose(
     date: datetime | None = None,
     in_reply_to: str | Sequence[str] | None = None,
     references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
 
@@ -66,6 +75,8 @@ async def compose(
         in_reply_to,
         references,
     )
+    if calendar is not None or calendar_attachment:
+        data.calendar, data.calendar_attachment = calendar, calendar_attachment
     settings = mailer.settings
     try:
         return await prepare_message(

@@ -13,7 +13,7 @@ from openviper.core.email.delivery import current_mailer, mailer_if_open, servin
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.events import Receipt
-from openviper.core.email.message import with_keyword_hints, without_hints
+from openviper.core.email.message import CalendarInput, with_keyword_hints, without_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
@@ -43,6 +43,8 @@ async def submit_email(
     date: datetime | None = None,
     in_reply_to: str | Sequence[str] | None = None,
     references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -76,6 +78,9 @@ async def submit_email(
         date: The Date header, a datetime with a time zone; None is the present moment. It delays nothing.
         in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or several.
         references: Message ids of the thread, oldest first; None with ``in_reply_to`` are those.
+        calendar: An invitation, an update or a cancellation (RFC 6047): text, bytes, or an object with ``to_ical()``.
+            It is the last alternative, with the method of its METHOD property.
+        calendar_attachment: True attaches the calendar as a file, too.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -103,6 +108,8 @@ async def submit_email(
         date=date,
         in_reply_to=in_reply_to,
         references=references,
+        calendar=calendar,
+        calendar_attachment=calendar_attachment,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
     return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
@@ -135,6 +142,8 @@ async def send_email(
     date: datetime | None = None,
     in_reply_to: str | Sequence[str] | None = None,
     references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -163,6 +172,8 @@ async def send_email(
         date=date,
         in_reply_to=in_reply_to,
         references=references,
+        calendar=calendar,
+        calendar_attachment=calendar_attachment,
     )
     return bool(receipt)
 
@@ -191,6 +202,8 @@ def send_email_sync(
     date: datetime | None = None,
     in_reply_to: str | Sequence[str] | None = None,
     references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -230,6 +243,8 @@ def send_email_sync(
         date=date,
         in_reply_to=in_reply_to,
         references=references,
+        calendar=calendar,
+        calendar_attachment=calendar_attachment,
     )
     loop = _serving_loop()
     if loop is None:

@@ -235,3 +235,24 @@ async def test_the_application_itself_goes_on_as_before(inboxes: Inboxes) -> Non
     """The page adds nothing to answers that are not its own."""
     async with inboxes.open() as client:
         assert (await client.get("/other")).status_code == 404
+
+
+CALENDAR = "BEGIN:VCALENDAR\r\nMETHOD:CANCEL\r\nBEGIN:VEVENT\r\nUID:7\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+async def test_a_calendar_is_listed_and_can_be_stored(inboxes: Inboxes, tmp_path: Path, in_folder: bool) -> None:
+    async with inboxes.open(inbox_dir=tmp_path if in_folder else None) as client:
+        await send_email("a@example.test", "Off", "Cancelled", calendar=CALENDAR, calendar_attachment=True)
+        await send_email("a@example.test", "Without", "No calendar")
+        other, key = keys_of((await client.get("/_mail/")).text)
+        page = await client.get(f"/_mail/{key}")
+        stored = await client.get(f"/_mail/{key}/calendar")
+        shown = (await client.get(f"/_mail/api/messages/{key}")).json()
+        assert (await client.get(f"/_mail/{other}/calendar")).status_code == 404
+        assert "cancel.ics" not in (await client.get(f"/_mail/{other}")).text
+    assert re.search(
+        r'/calendar" download>cancel\.ics</a>\s*<small.*text/calendar, CANCEL, .*a body and attached', page.text
+    )
+    assert stored.text == shown["calendar"] == CALENDAR
+    assert "cancel.ics" in stored.headers["content-disposition"]

@@ -96,7 +96,9 @@ def test_a_foreign_or_misspelt_keyword_names_the_right_one(
 def test_a_template_is_hinted_at_where_one_is_taken(function: Callable[..., Any], wrong: str, right: str) -> None:
     with pytest.raises(TypeError, match=rf"'{wrong}'; did you mean {right}=\?$"):
         function("ana@example.test", **{wrong: "welcome.md"})
-    with pytest.raises(TypeError, match=rf"'{wrong}'; there are recipients, .*, references$"):
+    with pytest.raises(
+        TypeError, match=rf"'{wrong}'; there are recipients, .*, references, calendar, calendar_attachment$"
+    ):
         EmailMessageData("ana@example.test", "Hello", **{wrong: "welcome.md"})  # type: ignore[arg-type]
 
 
