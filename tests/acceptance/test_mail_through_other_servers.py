@@ -8,12 +8,15 @@ one, all refused      yes      yes      yes        yes
 20 MB                 yes      yes      yes        yes
 STARTTLS              yes      yes      no (1)     yes
 AUTH right, wrong     yes      yes      no (1)     no (2)
+2 connections only    yes      yes      no (3)     yes
 ====================  =======  =======  =========  =======
 
 1. The TLS handshake of Debian 12's OpenSMTPD fails with an internal error of OpenSSL 3, and its AUTH needs TLS.
 2. Postfix leaves passwords to another program (Dovecot or Cyrus SASL).
+3. OpenSMTPD limits connections only by the number of its descriptors.
 """
 
+import asyncio
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -22,12 +25,13 @@ import pytest
 import uvloop
 from support.dovecot import Dovecot
 from support.exim import Exim
+from support.messages import outgoing
 from support.opensmtpd import OpenSmtpd
 from support.postfix import Postfix
 
 from openviper.conf import override
 from openviper.core.email import AuthenticationFailed, RecipientsRefused, submit_email
-from openviper.core.email.backends import EmailSettings, SMTPBackend
+from openviper.core.email.backends import DeliveryReport, EmailSettings, SMTPBackend
 from openviper.core.email.backends.memory import sent
 from openviper.core.email.message import OutgoingMessage
 
@@ -154,3 +158,23 @@ def test_mail_over_uvloop_arrives(server: Server) -> None:
         assert_arrived_once(server, large, ["a@example.com"])
 
     uvloop.run(main())
+
+
+@pytest.fixture(params=[Exim, Dovecot, Postfix])
+def narrow(request: pytest.FixtureRequest) -> Iterator[Exim | Dovecot | Postfix]:
+    with request.param(connection_limit=2) as started:
+        yield started
+
+
+async def test_a_server_that_allows_two_connections_costs_no_message(narrow: Exim | Dovecot | Postfix) -> None:
+    """200 sends at once over a pool of five: everybody has the mail once, whatever the server refused."""
+    login = narrow.login() if isinstance(narrow, Dovecot) else {}
+    people = [f"r{number}@example.com" for number in range(200)]
+    async with SMTPBackend(EmailSettings(**narrow.settings(pool_size=5, **login))) as backend:
+        outcomes = await asyncio.gather(
+            *(backend.send(outgoing(to=[address], number=number)) for number, address in enumerate(people)),
+            return_exceptions=True,
+        )
+    assert [outcome for outcome in outcomes if not isinstance(outcome, DeliveryReport)] == []
+    stored = await asyncio.to_thread(narrow.take, 200)
+    assert sorted(each for message in stored for each in message.recipients) == sorted(people)

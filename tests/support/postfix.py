@@ -11,6 +11,7 @@
 
 It takes mail for anyone at example.com but ``gone@example.com`` (554), rejects bare newlines, and offers STARTTLS with
 a certificate that ``certificates.ca_file()`` vouches for. It must be started by root, as every Postfix.
+``connection_limit``: more at a time from one address get 421; 0 allows any number.
 """
 
 import asyncio
@@ -74,7 +75,8 @@ smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_recipient_restrictions = check_recipient_access inline:{{ {{ gone@example.com = REJECT no such user }} }}
 smtpd_forbid_bare_newline = yes
 smtpd_error_sleep_time = 0
-smtpd_client_connection_count_limit = 0
+smtpd_client_connection_count_limit = {connection_limit}
+smtpd_client_event_limit_exceptions =
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {base}/certificate.pem
 """
@@ -105,7 +107,8 @@ class Postfix:
     host = "127.0.0.1"
     refusal_code = 554
 
-    def __init__(self) -> None:
+    def __init__(self, connection_limit: int = 0) -> None:
+        self._connection_limit = connection_limit
         self.ports: dict[Offer, int] = {}
 
     def settings(self, offer: Offer = "chunking", **more: Any) -> dict[str, Any]:
@@ -182,7 +185,9 @@ class Postfix:
             f"{self.host}:{self.ports[offer]} inet n - n - - smtpd -o smtpd_discard_ehlo_keywords={discarded}\n"
             for offer, discarded in _DISCARDED.items()
         )
-        main = _MAIN.format(base=self._base, uid=owner.pw_uid, gid=owner.pw_gid)
+        main = _MAIN.format(
+            base=self._base, uid=owner.pw_uid, gid=owner.pw_gid, connection_limit=self._connection_limit
+        )
         (self._base / "etc" / "main.cf").write_text(main)
         (self._base / "etc" / "master.cf").write_text(listeners + _SERVICES)
 

@@ -134,8 +134,9 @@ class SmtpServer:
     """See the module's docstring.
 
     ``recipient_limit``: further recipients of a transaction get ``limit_reply``. ``recipient_reply`` and ``data_reply``
-    are said to a recipient that is accepted, and to DATA. ``connection_limit``: connections beyond it are greeted with
-    421. ``closes_after``: messages after which a connection is closed. ``takes_token``: True for user and XOAUTH2 token
+    are said to a recipient that is accepted, and to DATA. ``connection_limit``: connections beyond it meet
+    ``limit_action`` at the verb ``limit_at``. ``closes_after``: messages after which a connection is closed.
+    ``takes_token``: True for user and XOAUTH2 token
     that are right; None: the token is the password. ``inject_after_starttls``: clear text behind the
     answer to STARTTLS, as an attacker on the line would put there.
     """
@@ -152,6 +153,8 @@ class SmtpServer:
         connection_limit: int | None = None,
         closes_after: int | None = None,
         takes_token: Callable[[str, str], bool] | None = None,
+        limit_at: str = "greeting",
+        limit_action: Action = 421,
         inject_after_starttls: str = "",
         host: str = "127.0.0.1",
     ) -> None:
@@ -167,6 +170,8 @@ class SmtpServer:
         self.connection_limit = connection_limit
         self.closes_after = closes_after
         self.takes_token = takes_token
+        self.limit_at = limit_at
+        self.limit_action = limit_action
         self.inject_after_starttls = inject_after_starttls
         self.host = host
         self.port = 0
@@ -176,6 +181,8 @@ class SmtpServer:
         self.connections = 0
         self.open_connections = 0
         self.most_open = 0
+        self.admitted = 0  # open connections within the limit
+        self.most_admitted = 0
         self._rules: list[_Rule] = []
         self._changed = threading.Condition()
         self._sessions: set[asyncio.Task[None]] = set()
@@ -316,7 +323,10 @@ class SmtpServer:
             self.open_connections += 1
             self.most_open = max(self.most_open, self.open_connections)
             number = self.connections
-        session = _Session(self, connection, number)
+            admitted = self.connection_limit is None or self.admitted < self.connection_limit
+            self.admitted += admitted
+            self.most_admitted = max(self.most_admitted, self.admitted)
+        session = _Session(self, connection, number, admitted)
         try:
             await session.run()
         except (_HangUp, ConnectionError, EOFError, OSError, ValueError, asyncio.IncompleteReadError):
@@ -325,6 +335,7 @@ class SmtpServer:
             session.close()
             with self._changed:
                 self.open_connections -= 1
+                self.admitted -= admitted
                 self._changed.notify_all()
 
     def _met(self, connection: int, verb: str, line: str) -> list[_Rule]:
@@ -349,8 +360,9 @@ class _ServerProtocol(asyncio.StreamReaderProtocol):
 class _Session:
     """One connection."""
 
-    def __init__(self, server: SmtpServer, connection: socket.socket, number: int) -> None:
+    def __init__(self, server: SmtpServer, connection: socket.socket, number: int, admitted: bool) -> None:
         self._server = server
+        self._admitted = admitted
         self._socket = connection
         self._number = number
         self._writer: asyncio.StreamWriter | None = None
@@ -371,9 +383,6 @@ class _Session:
         if await self._scripted("connect", ""):
             return
         await self._open_streams()
-        limit = self._server.connection_limit
-        if limit is not None and self._server.open_connections > limit:
-            await self._misbehave(421)
         if not await self._scripted("greeting", ""):
             await self._reply("220 test.example ESMTP")
         while True:
@@ -413,6 +422,9 @@ class _Session:
 
     async def _scripted(self, verb: str, line: str) -> bool:
         """Act as the rules say; True when a reply was given, or none is to be."""
+        if not self._admitted and verb == self._server.limit_at:
+            self._server._met(self._number, verb, line)
+            return await self._misbehave(self._server.limit_action)
         for rule in self._server._met(self._number, verb, line):
             action = rule.action
             if isinstance(action, Gate):

@@ -164,10 +164,16 @@ class EmailSettings(CheckedSettings):
         "False: never. True: as None, since mail falls back if the broker does not answer.",
     )
 
-    pool_size: Count = Field(5, description="Most connections open at once, for each event loop of each process.")
+    pool_size: Count = Field(
+        5,
+        description="Most connections open at once, for each event loop of each process; "
+        "fewer for a while if the server allows fewer.",
+    )
     pool_warm: Flag = Field(False, description="Open one connection at startup instead of at the first message.")
     idle_timeout: Period = Field(60.0, description="Seconds after which an unused connection is closed.")
-    max_messages_per_connection: Count = Field(100, description="Messages after which a connection is replaced.")
+    max_messages_per_connection: Count = Field(
+        100, description="Messages after which a connection is replaced; fewer if the server announces fewer (MAILMAX)."
+    )
     max_connection_age: Period = Field(600.0, description="Seconds after which a connection is replaced.")
     rate_limit: MaybeRate = Field(
         None,

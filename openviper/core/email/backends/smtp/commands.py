@@ -16,12 +16,17 @@ __all__ = ["Capabilities", "check_host_name", "is_host_name", "mail_from", "need
 _FORBIDDEN = re.compile(f"[{CONTROLS} \xa0<>]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
 
+# RFC 9422 section 3: from 1 to 999,999, separated by spaces.
+_LIMIT = re.compile(r"(?<!\S)(MAILMAX|RCPTMAX)=([1-9][0-9]{0,5})(?!\S)", re.ASCII | re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Extensions that the server offers in its reply to EHLO: RFC 2920, 3030, 1870 and 6531.
+    """Extensions that the server offers in its reply to EHLO: RFC 2920, 3030, 1870, 6531 and 9422.
 
-    ``max_size`` is the largest message in bytes that the server accepts, None if it announces no limit.
+    ``max_size`` is the largest message in bytes that the server accepts, ``max_messages`` how many transactions it
+    accepts on a connection (MAILMAX), ``max_recipients`` how many recipients in each (RCPTMAX); None: no limit is
+    announced.
     """
 
     pipelining: bool = False
@@ -29,6 +34,8 @@ class Capabilities:
     size: bool = False
     max_size: int | None = None
     smtputf8: bool = False
+    max_messages: int | None = None
+    max_recipients: int | None = None
 
     @classmethod
     def from_extensions(cls, extensions: Mapping[str, str]) -> Self:
@@ -36,13 +43,24 @@ class Capabilities:
         limit = extensions.get("size", "").strip()
         # 0 means no fixed limit (RFC 1870 section 4).
         usable = limit.isascii() and limit.isdigit() and len(limit) < 20
+        limits = _parse_limits(extensions.get("limits", ""))
         return cls(
             pipelining="pipelining" in extensions,
             chunking="chunking" in extensions,
             size="size" in extensions,
             max_size=(int(limit) or None) if usable else None,
             smtputf8="smtputf8" in extensions,
+            max_messages=limits.get("MAILMAX"),
+            max_recipients=limits.get("RCPTMAX"),
         )
+
+
+def _parse_limits(parameters: str) -> dict[str, int]:
+    """Parse the parameters of LIMITS; malformed ones are ignored, and of repeated ones the lowest holds."""
+    limits: dict[str, int] = {}
+    for name, value in _LIMIT.findall(parameters):
+        limits[name.upper()] = min(int(value), limits.get(name.upper(), int(value)))
+    return limits
 
 
 def needs_smtputf8(envelope: Envelope) -> bool:

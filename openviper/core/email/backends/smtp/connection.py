@@ -9,7 +9,11 @@ from openviper.core.email.backends.smtp.commands import Capabilities
 from openviper.core.email.backends.smtp.errors import FailureKind, WireFailure
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply, ReplyReader
 
-__all__ = ["Connection", "Exchange"]
+__all__ = ["TRUSTED_FOR", "Connection", "Exchange"]
+
+# Seconds after the last read during which a connection is taken to be alive. After a longer silence the envelope is
+# sent before the content, so that a message that finds its connection dead can safely be sent again.
+TRUSTED_FOR = 1.0
 
 # Seconds between two looks at a connection while bytes wait to be written: it may be closing (a blocked TLS backlog
 # delays connection_lost) or make no progress.
@@ -58,6 +62,8 @@ class Connection(asyncio.BufferedProtocol):
 
     ``peer`` is ``host:port`` for error texts; ``limit`` is the time in seconds that a reply may take, or that written
     bytes may make no progress. ``on_closed`` is called once, when the connection becomes unusable.
+    ``messages`` counts the transactions begun, as MAILMAX does (RFC 9422); from ``max_messages`` on, or from
+    ``expires_at`` (loop time), its owner should begin no further one.
     """
 
     def __init__(self, transport: asyncio.Transport, *, peer: str, capabilities: Capabilities, limit: float) -> None:
@@ -69,6 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self.supports_reset: bool | None = None  # None: RSET was never sent
         self.reused = False  # it has carried a message or been idle, so the server may have closed it meanwhile
         self.messages = 0
+        self.max_messages = self.expires_at = _NEVER
         self._loop = asyncio.get_running_loop()
         self.opened_at = self.idle_since = self.last_read_at = self._loop.time()
         self._transport = transport

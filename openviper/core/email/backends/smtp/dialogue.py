@@ -1,9 +1,11 @@
 """Interpret SMTP replies and map them to delivery errors."""
 
+import asyncio
 from collections.abc import Sequence
 
-from openviper.core.email.backends.smtp.connection import Connection
+from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection
 from openviper.core.email.backends.smtp.errors import (
+    ChunkingRefused,
     StaleConnection,
     WireFailure,
     message_refused_error,
@@ -15,9 +17,12 @@ from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply, se
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 
-__all__ = ["Dialogue"]
+__all__ = ["UNKNOWN_COMMAND", "Dialogue"]
 
 _BEFORE_RECIPIENTS = ("RSET", "MAIL FROM")
+
+# Replies to BDAT of a server, or of a proxy before it, that does not know the command it offers.
+UNKNOWN_COMMAND = frozenset({500, 502, 503})
 
 
 class Dialogue:
@@ -40,19 +45,29 @@ class Dialogue:
 
     async def ask(self, data: bytes, steps: Sequence[str], *, final_limit: float | None = None) -> list[Reply]:
         """Write commands and return a reply to each; ``steps`` names them for error texts."""
+        was_idle = asyncio.get_running_loop().time() - self.connection.last_read_at >= TRUSTED_FOR
         try:
             replies = await self.connection.ask(data, len(steps), final_limit=final_limit)
         except WireFailure as failure:
             self.check_interrupted_flight(steps, failure.replies)
-            raise self.interruption_error(steps, failure) from failure
+            raise self.interruption_error(steps, failure, was_idle=was_idle) from failure
         self.check_server_closing(steps, replies)
         return replies
 
-    def interruption_error(self, steps: Sequence[str], failure: WireFailure) -> DeliveryError | StaleConnection:
-        """Return the error for a connection that ended before all replies to ``steps`` arrived."""
+    def interruption_error(
+        self, steps: Sequence[str], failure: WireFailure, *, was_idle: bool = False
+    ) -> DeliveryError | StaleConnection:
+        """Return the error for a connection that ended before all replies to ``steps`` arrived.
+
+        ``was_idle``: nothing had come from the server for a while. If no reply came either, a router may have forgotten
+        the connection, and drop its packets without telling.
+        """
         step = steps[min(len(failure.replies), len(steps) - 1)]
         error = self._wire_error(step, failure)
-        return StaleConnection(error) if failure.kind == "lost" and not error.uncertain else error
+        if error.uncertain or failure.kind == "broken":
+            return error
+        forgotten = was_idle and steps[0] in _BEFORE_RECIPIENTS and not failure.replies
+        return StaleConnection(error) if failure.kind == "lost" or forgotten else error
 
     def check_server_closing(self, steps: Sequence[str], replies: Sequence[Reply]) -> None:
         """Raise if the last reply is 421; a refusal before it takes precedence."""
@@ -111,12 +126,16 @@ class Dialogue:
             raise message_refused_error(self._peer, "DATA", reply)
 
     def interpret_content(self, step: str, reply: Reply) -> DeliveryReport:
-        """Return the report if the server has accepted the content, else raise."""
+        """Return the report if the server has accepted the content, else raise.
+
+        A server that does not know BDAT may have read the content as commands, so its connection is unusable.
+        """
         if reply.positive:
             return DeliveryReport(tuple(self._accepted), self._refused, str(reply))
         self.check_server_closing([step], [reply])
         self._require_negative(step, reply)
-        raise message_refused_error(self._peer, step, reply)
+        error = message_refused_error(self._peer, step, reply)
+        raise ChunkingRefused(error) if step == "BDAT" and reply.code in UNKNOWN_COMMAND else error
 
     @property
     def _body_sent(self) -> bool:

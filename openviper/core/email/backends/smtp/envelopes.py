@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from openviper.core.email.backends.smtp.commands import rcpt_to
+from openviper.core.email.backends.smtp.errors import TooManyRecipients
 from openviper.core.email.backends.smtp.replies import exceeds_recipient_limit
 from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
 from openviper.core.email.events import DeliveryReport
@@ -20,7 +21,7 @@ Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 async def send_in_envelopes(
     message: OutgoingMessage, send: Send, *, max_recipients: int, allow_partial: bool = True
 ) -> DeliveryReport:
-    """Send ``message`` to all its recipients, at most ``max_recipients`` in a transaction.
+    """Send ``message`` to all its recipients, at most ``max_recipients`` in a transaction, or as the server announces.
 
     Recipients that the server refuses because the transaction has too many (452, 552) get a further one, as long as
     each transaction reaches a recipient. If a transaction fails after an earlier one has succeeded, its recipients are
@@ -37,36 +38,42 @@ async def send_in_envelopes(
     if len(recipients) <= max_recipients:
         try:
             report = await send(message)
+        except TooManyRecipients as error:
+            max_recipients = error.limit
         except RecipientsRefused as error:
-            envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
-            envelopes.waiting.clear()
+            envelopes = _Envelopes(message, send, allow_partial=allow_partial)
             if not envelopes.split(recipients, error):
                 raise
+            return await envelopes.send_all()
         else:
             if not report.refused:
                 return report
-            envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
-            envelopes.waiting.clear()
+            envelopes = _Envelopes(message, send, allow_partial=allow_partial)
             envelopes.record(recipients, report)
-    else:
-        for recipient in recipients:
-            rcpt_to(recipient)  # an invalid one must be found before the first envelope is sent
-        envelopes = _Envelopes(message, send, max_recipients, allow_partial=allow_partial)
+            return await envelopes.send_all()
+    for recipient in recipients:
+        rcpt_to(recipient)  # an invalid one must be found before the first envelope is sent
+    envelopes = _Envelopes(message, send, allow_partial=allow_partial)
+    envelopes.add(recipients, max_recipients)
     return await envelopes.send_all()
 
 
 class _Envelopes:
     """Envelopes of one message that are waiting, and the outcome of those sent."""
 
-    def __init__(self, message: OutgoingMessage, send: Send, max_recipients: int, *, allow_partial: bool) -> None:
+    def __init__(self, message: OutgoingMessage, send: Send, *, allow_partial: bool) -> None:
         self._message = message
         self._allow_partial = allow_partial
         self._send = send
-        recipients = message.envelope.recipients
-        self.waiting = deque(recipients[at : at + max_recipients] for at in range(0, len(recipients), max_recipients))
+        self.waiting: deque[tuple[str, ...]] = deque()
         self._accepted: list[str] = []
         self._refused: dict[str, Refusal] = {}
         self._response = ""
+
+    def add(self, recipients: tuple[str, ...], max_recipients: int) -> None:
+        """Let ``recipients`` wait in envelopes of at most ``max_recipients``, before those that wait already."""
+        parts = [recipients[at : at + max_recipients] for at in range(0, len(recipients), max_recipients)]
+        self.waiting.extendleft(reversed(parts))
 
     async def send_all(self) -> DeliveryReport:
         failure: DeliveryError | None = None
@@ -74,6 +81,8 @@ class _Envelopes:
             recipients = self.waiting.popleft()
             try:
                 self.record(recipients, await self._send(self._message.for_recipients(recipients)))
+            except TooManyRecipients as error:
+                self.add(recipients, error.limit)
             except RecipientsRefused as error:
                 if not self.split(recipients, error):
                     self._record_refused(error)

@@ -14,6 +14,7 @@ from typing import Literal
 import aiosmtplib
 
 from openviper.core.email.backends.smtp.replies import (
+    SERVER_CLOSING,
     Reply,
     concerns_size,
     names_too_many_recipients,
@@ -37,13 +38,16 @@ from openviper.text import shown
 
 __all__ = [
     "HANDSHAKE_ERRORS",
+    "ChunkingRefused",
     "FailureKind",
     "HandshakeStep",
     "StaleConnection",
+    "TooManyRecipients",
     "WireFailure",
     "causes",
     "certificate_error",
     "handshake_error",
+    "is_connection_refusal",
     "is_greeting_error",
     "is_tls_error",
     "message_refused_error",
@@ -86,6 +90,18 @@ class StaleConnection(PicklableError):
     def __init__(self, error: DeliveryError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class ChunkingRefused(StaleConnection):
+    """The server offers CHUNKING but refused BDAT as an unknown command, so DATA on a new connection may succeed."""
+
+
+class TooManyRecipients(PicklableError):
+    """The envelope has more recipients than the server announces as its ``limit`` (RFC 9422); nothing was sent."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} recipients")
+        self.limit = limit
 
 
 class HandshakeStep:
@@ -198,6 +214,11 @@ def is_greeting_error(error: DeliveryError) -> bool:
     """True if an error of connecting arose after the connection, with ``use_ssl`` also its TLS, was established."""
     chain = causes(error.__cause__)
     return bool(chain) and _was_connected(chain)
+
+
+def is_connection_refusal(error: ConnectionFailed) -> bool:
+    """True if the server may have refused a connection because of others: by 421, or by closing it for a greeting."""
+    return error.temporary and (error.code == SERVER_CLOSING or is_greeting_error(error))
 
 
 def is_tls_error(error: DeliveryError) -> bool:

@@ -13,14 +13,14 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
-from openviper.core.email.backends.smtp.connection import Connection, Exchange
+from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import check_content
-from openviper.core.email.backends.smtp.dialogue import Dialogue
-from openviper.core.email.backends.smtp.errors import StaleConnection, WireFailure, wire_error
-from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
+from openviper.core.email.backends.smtp.dialogue import UNKNOWN_COMMAND, Dialogue
+from openviper.core.email.backends.smtp.errors import ChunkingRefused, StaleConnection, WireFailure, wire_error
+from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats, copy_error
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
-from openviper.core.email.backends.smtp.transaction import TRUSTED_FOR, TransactionOptions, check_limits
-from openviper.core.email.errors import AuthenticationFailed, MessageRefused, RecipientsRefused
+from openviper.core.email.backends.smtp.transaction import TransactionOptions, check_limits
+from openviper.core.email.errors import AuthenticationFailed, MessageRefused, PoolTimeout, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
@@ -31,6 +31,7 @@ _MAX_IN_FLIGHT_BYTES = 256 * 1024
 _WORTH_A_CONNECTION = 20  # waiting messages for which a further connection is opened
 
 _BAD_SEQUENCE = 503
+_COMPLETED = 250
 
 
 class NotAccepted(Exception):
@@ -53,11 +54,12 @@ class PipelinedConnection:
         self._loop = asyncio.get_running_loop()
         self._write_lock = asyncio.Lock()
         self._last: Exchange | None = None
+        self._misaligned = False
 
     @property
     def closed(self) -> bool:
         """True if no further message may be sent on this connection."""
-        return self.broken or not self.connection.usable
+        return self.broken or not self.connection.usable or not self.connection.capabilities.chunking
 
     def has_room(self, size: int) -> bool:
         """True if a message of ``size`` bytes may be in flight as well."""
@@ -69,9 +71,10 @@ class PipelinedConnection:
         self._bytes += size
 
     def cancel_reservation(self, size: int) -> None:
-        """Free the room for a message of ``size`` bytes."""
+        """Free the room for a message of ``size`` bytes, and count its transaction."""
         self.in_flight -= 1
         self._bytes -= size
+        self.connection.messages += 1
 
     def finish(self) -> None:
         """Prepare the connection for other uses, or close it if it is broken; call it without reservations only."""
@@ -84,6 +87,8 @@ class PipelinedConnection:
 
         Raises:
             NotAccepted: the message will not be delivered, and may be sent again.
+            ChunkingRefused: likewise, by DATA, because the server does not know BDAT.
+            TooManyRecipients: the envelope has more than the server allows; nothing was sent.
             InvalidMessage: the content has invalid line ends; nothing was sent.
             MessageRefused: the server refused the sender or the content.
             RecipientsRefused: all of them.
@@ -96,25 +101,43 @@ class PipelinedConnection:
         commands = (mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients))
         flight = b"".join((b"RSET\r\n", *commands, b"BDAT %d LAST\r\n" % size, *message.content))
         self._time_limit = max(self._time_limit, self._options.time_limit(len(recipients), size))
-        exchange = await self._write(flight, len(recipients) + 3)
+        exchange, before = await self._write(flight, len(recipients) + 3)
         interpreter = _FlightInterpreter(connection, recipients)
         try:
             await exchange.waiter
         except WireFailure as failure:
             if exchange is self._last and not connection.flushed:
                 raise NotAccepted from failure  # the end of the flight never left this process
+            if self._is_misaligned(before, failure.replies):
+                raise NotAccepted from failure
             raise interpreter.failure_error(failure) from failure
         except asyncio.CancelledError:
             # Its replies may still arrive, but nobody interprets them, so the state of the session is unknown.
             self.broken = True
             raise
+        if self._is_misaligned(before, exchange.replies):
+            raise NotAccepted
         try:
             return interpreter.interpret(exchange.replies)
         finally:
             self.broken = self.broken or interpreter.broken
 
-    async def _write(self, flight: bytes, replies: int) -> Exchange:
-        """Write ``flight`` once all earlier bytes have left this process, so that it is known which flights have."""
+    def _is_misaligned(self, before: Exchange | None, replies: Sequence[Reply]) -> bool:
+        """True if ``replies`` are not those to their own flight, but to content that was read as commands.
+
+        A server that does not know BDAT answers each line of the content behind it, and accepts no message. ``before``
+        is the flight before.
+        """
+        if before is not None and before.replies and replies and not self._misaligned:
+            refused, next_reset = before.replies[-1], replies[0]
+            self._misaligned = refused.code in UNKNOWN_COMMAND and next_reset.code != _COMPLETED
+        return self._misaligned
+
+    async def _write(self, flight: bytes, replies: int) -> tuple[Exchange, Exchange | None]:
+        """Write ``flight`` once all earlier bytes have left this process, so that it is known which flights have.
+
+        Return its exchange, and that of the flight before.
+        """
         connection = self.connection
         async with self._write_lock:
             try:
@@ -128,8 +151,8 @@ class PipelinedConnection:
                 raise NotAccepted from failure
             if not connection.usable:
                 raise NotAccepted  # the system did not take a byte of it
-            self._last = exchange
-            return exchange
+            before, self._last = self._last, exchange
+            return exchange, before
 
 
 class _FlightInterpreter:
@@ -178,10 +201,13 @@ class _FlightInterpreter:
             raise NotAccepted
         try:
             dialogue.interpret_envelope(replies[1:])
+            report = dialogue.interpret_content("BDAT", content)
+        except ChunkingRefused:
+            self.broken = True
+            raise
         except StaleConnection as stale:
             self.broken = True
             raise NotAccepted from stale.error
-        report = dialogue.interpret_content("BDAT", content)
         connection.needs_reset = False
         return report
 
@@ -224,6 +250,7 @@ class PipelinedSender:
         """Send ``message`` in one transaction; to be called for many messages concurrently.
 
         Raises:
+            TooManyRecipients: the envelope has more than the server allows; nothing was sent.
             DeliveryError: see ``ConnectionPool.send``.
         """
         await self.pool.wait_for_rate_limit()
@@ -234,6 +261,8 @@ class PipelinedSender:
                     report = await pipelined.send(message)
                     self.pool.record_sent(pipelined.connection)
                     return report
+                except ChunkingRefused:
+                    self.pool.stop_chunking()
                 except NotAccepted:
                     pass
                 finally:
@@ -261,7 +290,9 @@ class PipelinedSender:
         try:
             return await reservation.connection
         except asyncio.CancelledError:
-            pipelined = None if reservation.connection.cancelled() else reservation.connection.result()
+            assigned = reservation.connection
+            failed = assigned.cancelled() or assigned.exception() is not None
+            pipelined = None if failed else assigned.result()
             if pipelined is not None:
                 self._cancel_reservation(pipelined, size)
             raise
@@ -306,19 +337,21 @@ class PipelinedSender:
             self._assign()
 
     async def _open(self) -> None:
-        """Acquire a connection for the waiting messages; without any connection they are sent one by one."""
+        """Acquire a connection for the waiting messages; where none can be pipelined they are sent one by one."""
         task = asyncio.current_task()
         assert task is not None
         connection: Connection | None = None
+        error: Exception | None = None
         keep_waiting = False
         try:
             connection = await self._acquire()
-        except Exception:  # noqa: BLE001 - messages without a connection get an error of their own from pool.send
+        except Exception as failure:  # noqa: BLE001 - the messages must get the error, whatever it is
             keep_waiting = bool(self._pipelined) or len(self._opening) > 1
+            error = None if isinstance(failure, PoolTimeout) else failure
         finally:
             self._opening.discard(task)
             if connection is None and not keep_waiting:
-                self._decline_waiting()
+                self._decline_waiting(error)
         if connection is None:
             return
         pipelined = PipelinedConnection(connection, self.pool.options)
@@ -344,17 +377,25 @@ class PipelinedSender:
                 supported = await _supports_pipelining(connection)
             except WireFailure:
                 if reused:
+                    self.pool.distrust_elders(connection)
                     continue  # it was lost while idle; the pool has one fewer of these now
+                if self._pipelined and connection.server_closing:
+                    continue  # the server allows fewer connections; the others are in use here
             finally:
                 if not supported:
                     self.pool.release(connection)
             return connection if supported else None
 
-    def _decline_waiting(self) -> None:
+    def _decline_waiting(self, error: Exception | None) -> None:
+        """Have the waiting messages sent one by one, or fail them with ``error``, after which that would fail too."""
         while self._waiting:
             reservation = self._waiting.popleft()
-            if not reservation.connection.done():
+            if reservation.connection.done():
+                continue
+            if error is None:
                 reservation.connection.set_result(None)
+            else:
+                reservation.connection.set_exception(copy_error(error))
 
 
 async def _supports_pipelining(connection: Connection) -> bool:

@@ -7,27 +7,43 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_started, mark_waiting
+from openviper.core.email.backends.smtp.assignment import Capacity, Slot, State, assign, is_fit
 from openviper.core.email.backends.smtp.connection import Connection
-from openviper.core.email.backends.smtp.errors import StaleConnection, peer_name
+from openviper.core.email.backends.smtp.errors import (
+    ChunkingRefused,
+    StaleConnection,
+    is_connection_refusal,
+    peer_name,
+)
 from openviper.core.email.backends.smtp.handshake import connect
 from openviper.core.email.backends.smtp.oauth2 import TokenSource
 from openviper.core.email.backends.smtp.transaction import TransactionOptions, run_transaction
-from openviper.core.email.errors import ConnectionFailed, DeliveryError, PoolTimeout
+from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.core.email.settings.units import Rate
+from openviper.exceptions import OpenViperError
 
-__all__ = ["ConnectionPool", "PoolStats"]
+__all__ = ["ConnectionPool", "PoolStats", "copy_error"]
 
 _ACQUIRE_TIMEOUTS = 6.0  # times ``timeout``: how long a sender waits for a connection
 _CANCEL_EVERY = 0.5  # seconds
 _QUIT_LIMIT = 2.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before connecting again to a server that refused
+
+# Seconds before more connections are asked for than the server allowed. Servers that limit rates count them for a
+# minute (Postfix: anvil_rate_time_unit), and a limit of connections seldom changes sooner.
+_GROW_AFTER = 60.0
+
+# A server may count a connection for a moment after its end. These are seconds: how long that is, and the pauses
+# between attempts to connect again meanwhile.
+_STILL_COUNTED = 1.0
+_WHILE_CROWDED = (0.1, 0.3, 0.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +99,23 @@ def _shared_limiter(host: str, port: int, username: str | None, rate: Rate | Non
 class ConnectionPool:
     """Connections to one server that are kept between messages. Belongs to the event loop that creates it.
 
-    It grows while senders wait, serves them first come, first served, uses the latest idle connection first so that the
-    others can expire, and drops an idle connection as soon as the server closes it. While the server refuses
-    connections and none is left, senders get its error at once; further connections are tried one at a time, with
-    increasing delays.
+    ``assign`` decides which waiting sender gets which connection, and which to open and to close: first come, first
+    served, the latest idle connection first. Senders wait for connections that are being opened, so a server that
+    refuses some of them costs no message. What it refused is not asked for again for a minute.
+
+    While the server refuses connections and none is left, senders get its error at once; from the second failure in a
+    row, connecting is tried again after pauses that grow, one connection at a time. Until a login has succeeded one
+    connection is opened at a time, so that a wrong password is one failed login.
     """
 
-    def __init__(self, settings: EmailSettings, *, acquire_timeout: float | None = None) -> None:
-        """``acquire_timeout``: seconds that a sender waits for a connection; None: six times ``timeout``."""
+    def __init__(
+        self, settings: EmailSettings, *, acquire_timeout: float | None = None, grow_after: float = _GROW_AFTER
+    ) -> None:
+        """Create an empty pool.
+
+        ``acquire_timeout``: seconds that a sender waits for a connection; None: six times ``timeout``. ``grow_after``:
+        seconds before more connections are opened than the server allowed.
+        """
         self._settings = settings
         self._tokens = TokenSource.from_settings(settings)
         self._peer = peer_name(settings)
@@ -104,14 +129,16 @@ class ConnectionPool:
         self._limiter = _shared_limiter(settings.host, settings.port, settings.username, settings.rate_limit)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
-        self._idle: list[Connection] = []  # the longest idle one first
-        self._busy: set[Connection] = set()
-        self._opening: set[asyncio.Task[None]] = set()
-        self._closing: set[asyncio.Task[None]] = set()
-        self._waiters: OrderedDict[asyncio.Future[Connection], None] = OrderedDict()
+        self._slots: list[Slot] = []  # idle ones: the longest idle one first
+        self._requests: OrderedDict[asyncio.Future[Connection], None] = OrderedDict()
+        self._capacity = Capacity(settings.pool_size, grow_after=grow_after)
         self._backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
-        self._not_before = 0.0
-        self._grow_timer: asyncio.TimerHandle | None = None
+        self._paused_until = 0.0
+        self._last_error: Exception | None = None  # of the attempt before the pause
+        self._logged_in = settings.username is None
+        self._chunking = True  # False once the server has refused BDAT as unknown
+        self._crowded = False  # several were refused at once while none was open
+        self._ended_at = float("-inf")  # when a connection in use last ended
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._all_released: asyncio.Future[None] | None = None
         self._closed = False
@@ -122,9 +149,9 @@ class ConnectionPool:
     def stats(self) -> PoolStats:
         """Return the pool's numbers at this moment."""
         return PoolStats(
-            open=len(self._idle) + len(self._busy) + len(self._closing),
-            idle=len(self._idle),
-            waiting=len(self._waiters),
+            open=len(self._slots) - self._count(State.OPENING),
+            idle=self._count(State.IDLE),
+            waiting=len(self._requests),
             sent=self._sent,
             reconnects=self._reconnects,
         )
@@ -145,33 +172,37 @@ class ConnectionPool:
     async def send(self, message: OutgoingMessage, *, rate_limited: bool = True) -> DeliveryReport:
         """Send ``message`` in one transaction, on an idle connection or a new one.
 
-        An idle connection that turns out to be lost before the server can have accepted the message is replaced once.
-        ``rate_limited`` False: the caller has awaited ``wait_for_rate_limit`` itself.
+        It is sent again on another connection if the first one was lost, or closed by the server as one too many,
+        before the message can have been accepted. ``rate_limited`` False: the caller has awaited
+        ``wait_for_rate_limit`` itself.
 
         Raises:
             PoolTimeout: no connection became free in time.
+            TooManyRecipients: the envelope has more than the server allows; nothing was sent.
             DeliveryError: see ``run_transaction`` and ``connect``.
         """
         if self._limiter is not None and rate_limited:
             await self._limiter.wait()
         connection = self._take_idle() or await self.acquire()
         mark_started()
-        try:
+        repeats = 0
+        while True:
+            connection.messages += 1
             try:
                 report = await run_transaction(connection, message, self.options)
+                self.record_sent(connection)
+                return report
             except StaleConnection as stale:
-                if not connection.reused:
+                repeats += 1
+                if repeats > self._settings.pool_size or not self._may_repeat(connection, stale):
                     raise stale.error from stale.__cause__
-                connection = await self._replace(connection)
-                report = await self._send_on_new(connection, message)
-            self.record_sent(connection)
-            return report
-        finally:
-            self.release(connection)
+            finally:
+                self.release(connection)
+            connection = await self.acquire(first=True)
 
     def record_sent(self, connection: Connection) -> None:
         """Count a transaction that the server has accepted."""
-        connection.messages += 1
+        connection.reused = True
         self._sent += 1
 
     def should_release(self, connection: Connection, *, in_flight: int, own_waiters: int) -> bool:
@@ -182,13 +213,15 @@ class ConnectionPool:
         """
         return (
             self._closed
-            or len(self._waiters) > own_waiters
-            or connection.messages + in_flight >= self._settings.max_messages_per_connection
-            or self._is_unfit(connection)
+            or len(self._requests) > own_waiters
+            or connection.messages + in_flight >= connection.max_messages
+            or not is_fit(connection, self._loop.time())
         )
 
-    async def acquire(self) -> Connection:
+    async def acquire(self, *, first: bool = False) -> Connection:
         """Return a connection, to be given back with ``release`` whatever its state.
+
+        ``first`` takes precedence over other waiting senders.
 
         Raises:
             PoolTimeout: none became free in time.
@@ -200,9 +233,11 @@ class ConnectionPool:
         if connection is not None:
             return connection
         waiter: asyncio.Future[Connection] = self._loop.create_future()
-        self._waiters[waiter] = None
+        self._requests[waiter] = None
+        if first:
+            self._requests.move_to_end(waiter, last=False)
         timer = self._loop.call_later(self._acquire_timeout, self._time_out, waiter, context=self._context)
-        self._grow()
+        self._assign()
         mark_waiting()
         try:
             return await waiter
@@ -212,170 +247,258 @@ class ConnectionPool:
             raise
         finally:
             timer.cancel()
-            self._waiters.pop(waiter, None)
+            self._requests.pop(waiter, None)
 
     def release(self, connection: Connection) -> None:
         """Take ``connection`` back for the next sender, or close it if it is unusable or has reached its limits."""
-        self._busy.discard(connection)
-        connection.reused = True
+        for slot in reversed(self._slots):
+            if slot.connection is connection:
+                break
         now = self._loop.time()
         if not connection.usable:
+            if connection.server_closing and not connection.reused:
+                self._record_refusal(slot, now)
             connection.abort()
-            self._grow()
-        elif self._closed or self._is_expired(connection, now):
-            self._retire(connection)
+            self._remove(slot)
+        elif self._closed or not is_fit(connection, now):
+            self._retire(slot)
         else:
-            self._offer(connection, now)
-        if self._all_released is not None and not self._busy and not self._all_released.done():
+            self._keep_idle(slot, connection, now)
+        if self._all_released is not None and not self._count(State.IN_USE) and not self._all_released.done():
             self._all_released.set_result(None)
+
+    def distrust_elders(self, lost: Connection) -> None:
+        """Close the connections that have been idle for longer than ``lost``, which was lost while idle.
+
+        A router or firewall that forgot one connection has forgotten the older ones too; each would cost its sender a
+        time limit.
+        """
+        for slot in tuple(self._slots):
+            connection = slot.connection
+            if slot.state is State.IDLE and connection is not None and connection.idle_since <= lost.idle_since:
+                connection.abort()
+
+    def stop_chunking(self) -> None:
+        """Send by DATA from now on, because the server offers CHUNKING and does not know BDAT."""
+        self._chunking = False
+        for slot in self._slots:
+            if slot.connection is not None:
+                self._apply_settings(slot.connection)
 
     async def aclose(self, limit: float = 5.0) -> None:
         """Close every connection with QUIT, after at most ``limit`` seconds for those in use; safe to call again."""
         self._closed = True
-        for timer in (self._grow_timer, self._expiry_timer):
-            if timer is not None:
-                timer.cancel()
-        self._fail_waiters(self._closed_error(), all_of_them=True)
-        opening = tuple(self._opening)
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        self._fail_waiters(self._closed_error())
+        opening = [slot.task for slot in self._slots if slot.state is State.OPENING and slot.task is not None]
         for task in opening:
             task.cancel()
-        while self._idle:
-            self._retire(self._idle.pop())
+        for slot in self._slots:
+            if slot.state is State.IDLE:
+                self._retire(slot)
         try:
-            if self._busy:
+            if self._count(State.IN_USE):
                 self._all_released = self._loop.create_future()
                 await asyncio.wait((self._all_released,), timeout=limit)
             await _cancelled(opening)
-            await asyncio.gather(*self._closing, return_exceptions=True)
+            closing = [slot.task for slot in self._slots if slot.state is State.CLOSING and slot.task is not None]
+            await asyncio.gather(*closing, return_exceptions=True)
         finally:
-            for connection in tuple(self._busy):
-                connection.abort()
+            for slot in tuple(self._slots):
+                if slot.state is State.IN_USE and slot.connection is not None:
+                    slot.connection.abort()
 
     def _take_idle(self) -> Connection | None:
-        """Mark an idle connection as busy and return it; None if there is none, or other senders are waiting."""
-        if self._waiters:
+        """Take the latest idle connection: the usual case of ``assign``, at once. None while senders are waiting."""
+        if self._requests:
             return None
-        while self._idle:
-            connection = self._idle.pop()
-            if not self._is_unfit(connection):
-                self._busy.add(connection)
+        now = self._loop.time()
+        for slot in reversed(self._slots):
+            connection = slot.connection
+            if slot.state is State.IDLE and connection is not None and is_fit(connection, now):
+                slot.state = State.IN_USE
                 return connection
-            self._retire(connection)
         return None
 
-    async def _replace(self, lost: Connection) -> Connection:
-        """Open a connection in the place of ``lost``."""
-        self._reconnects += 1
-        task = self._loop.create_task(connect(self._settings, self._tokens), context=Context())
-        try:
-            connection = await task
-        except BaseException:
-            task.cancel()
-            task.add_done_callback(_abort_result)
-            raise
-        self._backoff.succeeded()
-        self._busy.discard(lost)
-        self._busy.add(connection)
-        return connection
+    def _assign(self) -> None:
+        """Carry out the decisions of ``assign``."""
+        if self._closed or not self._requests:
+            return
+        now = self._loop.time()
+        plan = assign(
+            self._slots,
+            len(self._requests),
+            allowed=self._capacity.allowed(now),
+            at_once=1 if self._backoff.active or not self._logged_in else self._settings.pool_size,
+            paused=now < self._paused_until,
+            now=now,
+        )
+        for slot in plan.close:
+            self._retire(slot)
+        for slot in plan.serve:
+            self._serve(slot)
+        for _ in range(plan.open):
+            slot = Slot()
+            self._slots.append(slot)
+            slot.task = self._loop.create_task(self._open(slot), context=Context())
+        if plan.fail and self._last_error is not None:
+            self._fail_waiters(self._last_error)
 
-    async def _send_on_new(self, connection: Connection, message: OutgoingMessage) -> DeliveryReport:
-        try:
-            return await run_transaction(connection, message, self.options)
-        except StaleConnection as stale:
-            raise stale.error from stale.__cause__
-
-    def _offer(self, connection: Connection, now: float) -> None:
-        """Assign ``connection`` to the first waiter, or keep it idle."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+    def _serve(self, slot: Slot) -> None:
+        """Give the connection to the first waiting sender that was not cancelled."""
+        while self._requests:
+            waiter, _ = self._requests.popitem(last=False)
             if not waiter.done():
-                self._busy.add(connection)
-                waiter.set_result(connection)
+                assert slot.connection is not None
+                slot.state = State.IN_USE
+                waiter.set_result(slot.connection)
+                return
+
+    def _keep_idle(self, slot: Slot, connection: Connection, now: float) -> None:
+        """Make the connection available, to waiting senders first."""
+        slot.state = State.IDLE
+        connection.idle_since = now
+        if self._slots[-1] is not slot:
+            self._slots.remove(slot)
+            self._slots.append(slot)
+        if self._requests:
+            self._assign()
+            if slot.state is not State.IDLE:
                 return
         connection.reused = True
-        connection.idle_since = now
-        connection.on_closed = self._drop_idle
-        self._idle.append(connection)
         if self._expiry_timer is None:
             self._schedule_expiry()
 
+    def _remove(self, slot: Slot) -> None:
+        """Forget a connection that has ended."""
+        self._slots.remove(slot)
+        self._ended_at = self._loop.time()
+        self._assign()
+
     def _drop_idle(self, connection: Connection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    def _is_unfit(self, connection: Connection) -> bool:
-        return not connection.usable or self._is_expired(connection, self._loop.time())
-
-    def _is_expired(self, connection: Connection, now: float) -> bool:
-        settings = self._settings
-        return (
-            connection.messages >= settings.max_messages_per_connection
-            or now - connection.opened_at >= settings.max_connection_age
-        )
-
-    def _retire(self, connection: Connection) -> None:
-        connection.on_closed = None
-        task = self._loop.create_task(connection.quit(min(_QUIT_LIMIT, self._settings.timeout)), context=Context())
-        self._closing.add(task)
-        task.add_done_callback(self._on_retired, context=self._context)
-
-    def _on_retired(self, task: asyncio.Task[None]) -> None:
-        self._closing.discard(task)
-        self._grow()
-
-    def _grow(self) -> None:
-        """Open connections for the waiters, as far as ``pool_size`` and the back-off allow."""
-        if self._closed or not self._waiters:
-            return
-        wanted = len(self._waiters) - len(self._opening)
-        if self._backoff.active:
-            now = self._loop.time()
-            if now < self._not_before:
-                if self._grow_timer is None:
-                    self._grow_timer = self._loop.call_at(self._not_before, self._grow_later, context=self._context)
+        for slot in self._slots:
+            if slot.connection is connection and slot.state is State.IDLE:
+                self._slots.remove(slot)
                 return
-            wanted = 0 if self._opening else 1
-        existing = len(self._idle) + len(self._busy) + len(self._opening) + len(self._closing)
-        for _ in range(min(wanted, self._settings.pool_size - existing)):
-            task = self._loop.create_task(self._open(), context=Context())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard, context=self._context)
 
-    def _grow_later(self) -> None:
-        self._grow_timer = None
-        self._grow()
+    def _retire(self, slot: Slot) -> None:
+        """Close the connection with QUIT."""
+        assert slot.connection is not None
+        slot.state = State.CLOSING
+        quitting = slot.connection.quit(min(_QUIT_LIMIT, self._settings.timeout))
+        slot.task = self._loop.create_task(quitting, context=Context())
+        slot.task.add_done_callback(lambda _: self._remove(slot), context=self._context)
 
-    async def _open(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _open(self, slot: Slot) -> None:
         try:
-            connection = await connect(self._settings, self._tokens)
+            connection = await self._connect(slot)
         except Exception as error:  # noqa: BLE001 - the waiters must get the error, whatever it is
-            self._opening.discard(task)
-            self._on_connect_failed(error)
+            self._on_connect_failed(slot, error)
+        except BaseException:
+            self._slots.remove(slot)
+            raise
         else:
-            self._opening.discard(task)
-            self._backoff.succeeded()
-            if self._closed:
-                connection.abort()
-            else:
-                self._offer(connection, self._loop.time())
-                self._grow()
+            self._on_connected(slot, connection)
 
-    def _on_connect_failed(self, error: Exception) -> None:
-        self._not_before = self._loop.time() + self._backoff.failed()
-        if not (self._busy or self._idle):
-            self._fail_waiters(error, all_of_them=not self._opening)
-        self._grow()
+    async def _connect(self, slot: Slot) -> Connection:
+        """Open a connection; try again if the server may have refused it because of others that have just ended."""
+        for pause in _WHILE_CROWDED:
+            try:
+                return await connect(self._settings, self._tokens)
+            except ConnectionFailed as error:
+                if not (self._is_crowded(slot) and is_connection_refusal(error)):
+                    raise
+            await asyncio.sleep(pause)
+        return await connect(self._settings, self._tokens)
 
-    def _fail_waiters(self, error: Exception, *, all_of_them: bool) -> None:
-        """Raise ``error`` in the first waiter, or in all of them."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+    def _is_crowded(self, slot: Slot) -> bool:
+        """True if the server may still have counted other connections as it refused that of ``slot``."""
+        if self._loop.time() - self._ended_at < _STILL_COUNTED:
+            return True
+        return self._crowded and all(other is slot or other.state is State.CLOSING for other in self._slots)
+
+    def _on_connected(self, slot: Slot, connection: Connection) -> None:
+        self._backoff.succeeded()
+        self._paused_until = 0.0
+        self._last_error = None
+        self._logged_in = True
+        self._crowded = False
+        if self._closed:
+            self._slots.remove(slot)
+            connection.abort()
+            return
+        self._apply_settings(connection)
+        connection.on_closed = self._drop_idle
+        slot.connection, slot.task = connection, None
+        self._keep_idle(slot, connection, connection.opened_at)
+        self._capacity.record_opened(self._count(State.IDLE) + self._count(State.IN_USE))
+        self._assign()
+
+    def _apply_settings(self, connection: Connection) -> None:
+        """Set the limits of ``connection``: those of the settings, or lower ones that the server announces."""
+        settings, capabilities = self._settings, connection.capabilities
+        connection.max_messages = min(
+            settings.max_messages_per_connection, capabilities.max_messages or settings.max_messages_per_connection
+        )
+        connection.expires_at = connection.opened_at + settings.max_connection_age
+        if not self._chunking:
+            connection.capabilities = replace(capabilities, chunking=False)
+
+    def _on_connect_failed(self, slot: Slot, error: Exception) -> None:
+        now = self._loop.time()
+        if isinstance(error, AuthenticationFailed):
+            self._logged_in = False
+        if self._record_refusal(slot, now):
+            self._slots.remove(slot)
+            self._assign()
+            return
+        self._slots.remove(slot)
+        self._pause(error, now)
+
+    def _record_refusal(self, slot: Slot, now: float) -> bool:
+        """Shrink the pool to its other connections; False if none is open or being opened."""
+        others = [other.state for other in self._slots if other is not slot and other.state is not State.CLOSING]
+        if others:
+            self._capacity.record_refusal(len(others), now)
+        self._crowded = bool(others) and all(state is State.OPENING for state in others)
+        return bool(others)
+
+    def _pause(self, error: Exception, now: float) -> None:
+        """Fail the waiting senders with ``error``, from the second failure in a row also those of the next moments."""
+        self._capacity.reset()
+        self._last_error = error
+        repeated = self._backoff.active
+        pause = self._backoff.failed()
+        self._paused_until = now + pause if repeated else now
+        self._fail_waiters(error)
+
+    def _may_repeat(self, connection: Connection, stale: StaleConnection) -> bool:
+        """True if a message that found ``connection`` unusable should be sent on another one."""
+        if isinstance(stale, ChunkingRefused):
+            self.stop_chunking()
+            return True
+        if connection.reused:
+            self._reconnects += 1
+            if not connection.server_closing:
+                self.distrust_elders(connection)
+            return True
+        if not connection.server_closing:
+            return False
+        if any(slot.connection is not connection and slot.state is not State.CLOSING for slot in self._slots):
+            return True
+        self._pause(stale.error, self._loop.time())
+        return False
+
+    def _count(self, state: State) -> int:
+        return sum(slot.state is state for slot in self._slots)
+
+    def _fail_waiters(self, error: Exception) -> None:
+        """Raise ``error`` in all waiting senders."""
+        while self._requests:
+            waiter, _ = self._requests.popitem(last=False)
             if not waiter.done():
-                waiter.set_exception(_copy(error))
-                if not all_of_them:
-                    return
+                waiter.set_exception(copy_error(error))
 
     def _time_out(self, waiter: asyncio.Future[Connection]) -> None:
         if not waiter.done():
@@ -391,31 +514,29 @@ class ConnectionPool:
         return ConnectionFailed(f"{self._peer}: the connection pool is closed", temporary=True)
 
     def _schedule_expiry(self) -> None:
-        if self._idle:
-            when = self._idle[0].idle_since + self._settings.idle_timeout
-            self._expiry_timer = self._loop.call_at(when, self._retire_idle, context=self._context)
+        for slot in self._slots:
+            if slot.state is State.IDLE and slot.connection is not None:
+                when = slot.connection.idle_since + self._settings.idle_timeout
+                self._expiry_timer = self._loop.call_at(when, self._retire_idle, context=self._context)
+                return
 
     def _retire_idle(self) -> None:
         """Close the connections that have been idle for ``idle_timeout``."""
         self._expiry_timer = None
-        now = self._loop.time()
-        while self._idle and now - self._idle[0].idle_since >= self._settings.idle_timeout:
-            self._retire(self._idle.pop(0))
+        before = self._loop.time() - self._settings.idle_timeout
+        for slot in self._slots:
+            if slot.state is State.IDLE and slot.connection is not None and slot.connection.idle_since <= before:
+                self._retire(slot)
         self._schedule_expiry()
 
 
-def _copy(error: Exception) -> Exception:
-    """Return a copy of a delivery error, so that its many senders do not share a traceback."""
-    if not isinstance(error, DeliveryError):
-        return error
+def copy_error(error: Exception) -> Exception:
+    """Return a copy of an error, so that its many senders do not share a traceback."""
+    if not isinstance(error, OpenViperError):
+        return error.with_traceback(None)
     duplicate = copy.copy(error)
     duplicate.__cause__ = error.__cause__
     return duplicate
-
-
-def _abort_result(task: asyncio.Task[Connection]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().abort()
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

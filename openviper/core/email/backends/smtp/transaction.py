@@ -6,22 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8, rcpt_to
-from openviper.core.email.backends.smtp.connection import Connection, Exchange
+from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import YIELD_EVERY, DotStuffer, check_content, checked_size, pieces
 from openviper.core.email.backends.smtp.dialogue import Dialogue
-from openviper.core.email.backends.smtp.errors import WireFailure, too_large_error, wire_error
+from openviper.core.email.backends.smtp.errors import TooManyRecipients, WireFailure, too_large_error, wire_error
 from openviper.core.email.backends.smtp.replies import Reply
 from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import Content, OutgoingMessage
 
-__all__ = ["TRUSTED_FOR", "TransactionOptions", "check_limits", "run_transaction"]
+__all__ = ["TransactionOptions", "check_limits", "run_transaction"]
 
 _ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
-
-# Seconds after the last read during which a connection is taken to be alive. After a longer silence the envelope is
-# sent before the content, so that a message that finds its connection dead can safely be sent again.
-TRUSTED_FOR = 1.0
 
 _NEVER = float("inf")
 _SLOWEST = 10_000  # bytes a second, for the deadline of a whole transaction
@@ -58,7 +54,9 @@ async def run_transaction(
         InvalidMessage: the content has invalid line ends, or the envelope no recipient; nothing was sent.
         MessageRefused: the server refused the sender or the content, or does not accept such a message.
         RecipientsRefused: all of them, or some with ``allow_partial`` off; nothing was sent.
+        TooManyRecipients: the envelope has more than the server allows; nothing was sent.
         StaleConnection: the connection was lost before the server can have accepted the message.
+        ChunkingRefused: the server does not know BDAT; it has not accepted the message.
         DeliveryError: the connection failed; ``uncertain`` if the server may have accepted the message.
     """
     size = checked_size(message.content)
@@ -99,11 +97,14 @@ def check_limits(connection: Connection, message: OutgoingMessage, size: int) ->
 
     Raises:
         InvalidMessage: the envelope has no recipient.
+        TooManyRecipients: the envelope has more than the server allows.
         MessageRefused: the message is too large, or needs SMTPUTF8, which is not offered.
     """
     capabilities, peer = connection.capabilities, connection.peer
     if not message.envelope.recipients:
         raise InvalidMessage("the envelope has no recipient")
+    if capabilities.max_recipients is not None and len(message.envelope.recipients) > capabilities.max_recipients:
+        raise TooManyRecipients(capabilities.max_recipients)
     if capabilities.max_size is not None and size > capabilities.max_size:
         raise too_large_error(peer, message, size, capabilities.max_size)
     if not capabilities.smtputf8 and needs_smtputf8(message.envelope):

@@ -78,6 +78,30 @@ async def test_recipients_refused_with_452_get_a_further_transaction(capabilitie
     assert list(report.refused) == ["r7@example.com"]
 
 
+@pytest.mark.parametrize(
+    ("offered", "setting", "sizes"),
+    [
+        ("LIMITS RCPTMAX=3", 100, [3, 3, 3, 1]),
+        ("LIMITS MAILMAX=1 RCPTMAX=4", 100, [4, 4, 2]),
+        ("LIMITS RCPTMAX=3", 4, [3, 1, 3, 1, 2]),
+        ("LIMITS RCPTMAX=9", 4, [4, 4, 2]),
+        ("LIMITS RCPTMAX=many", 100, [10]),
+    ],
+)
+async def test_an_envelope_has_no_more_recipients_than_the_server_announces(
+    offered: str, setting: int, sizes: list[int]
+) -> None:
+    people = [f"to{number}@example.com" for number in range(10)]
+    with SmtpServer(capabilities=["PIPELINING", "CHUNKING", offered]) as server:
+        settings = EmailSettings(**server.settings(max_recipients_per_message=setting))
+        async with SMTPBackend(settings) as backend:
+            report = await backend.send(outgoing(to=people))
+    assert report.accepted == tuple(people)
+    assert [message.recipients for message in server.messages] == [
+        people[sum(sizes[:at]) : sum(sizes[: at + 1])] for at in range(len(sizes))
+    ]
+
+
 async def test_an_invalid_address_in_a_later_envelope_is_found_before_the_first_is_sent() -> None:
     with SmtpServer() as server:
         async with SMTPBackend(EmailSettings(**server.settings(max_recipients_per_message=2))) as backend:

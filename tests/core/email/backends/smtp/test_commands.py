@@ -105,3 +105,25 @@ def test_the_size_limit_is_read_and_zero_means_none(parameter: str, limit: int |
     capabilities = Capabilities.from_extensions({"size": parameter})
     assert capabilities.size
     assert capabilities.max_size == limit
+
+
+@pytest.mark.parametrize(
+    ("parameters", "messages", "recipients"),
+    [
+        ("MAILMAX=20 RCPTMAX=5", 20, 5),
+        ("rcptmax=100", None, 100),
+        ("RCPTDOMAINMAX=1 MAILMAX=999999", 999_999, None),
+        ("MAILMAX=20 MAILMAX=10", 10, None),
+        ("MAILMAX=0 RCPTMAX=-1", None, None),
+        ("MAILMAX=1000000 RCPTMAX=5x", None, None),
+        ("MAILMAX= RCPTMAX", None, None),
+        ("XMAILMAX=3 RCPTMAX=05", None, None),
+        ("RCPTMAX=\u0665", None, None),
+        ("", None, None),
+    ],
+)
+def test_announced_limits_are_parsed_and_malformed_ones_ignored(
+    parameters: str, messages: int | None, recipients: int | None
+) -> None:
+    capabilities = Capabilities.from_extensions({"limits": parameters})
+    assert (capabilities.max_messages, capabilities.max_recipients) == (messages, recipients)

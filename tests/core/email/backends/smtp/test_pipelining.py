@@ -23,6 +23,7 @@ from openviper.core.email.backends import DeliveryReport, SMTPBackend
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
 from openviper.core.email.backends.smtp.pool import ConnectionPool
 from openviper.core.email.errors import (
+    AuthenticationFailed,
     ConnectionFailed,
     DeliveryError,
     EmailError,
@@ -566,6 +567,135 @@ async def test_a_further_connection_that_cannot_be_opened_delays_no_message() ->
     assert server.verbs.count("RSET") == 61
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+@pytest.mark.parametrize(("verb", "action"), [("greeting", 421), ("connect", "drop"), ("RSET", 421), ("MAIL", 421)])
+async def test_a_server_that_allows_fewer_connections_costs_no_message(
+    limit: int, verb: str, action: int | str
+) -> None:
+    """Send 200 messages at once over a cold pool of five connections."""
+    with SmtpServer(connection_limit=limit, limit_at=verb, limit_action=action) as server:
+        server.delay("body", 0.002)
+        async with backend_for(server, pool_size=5) as backend:
+            outcomes = await send_all(backend, numbered(200))
+            await all_released(backend)
+    assert sum(check(server.messages, outcomes).values()) == 200
+    assert server.most_admitted <= limit
+
+
+async def test_a_wrong_password_is_one_failed_login_for_all_messages() -> None:
+    with SmtpServer(users={"me": "right"}) as server:
+        async with backend_for(server, pool_size=5, password="wrong") as backend:
+            outcomes = await send_all(backend, numbered(100))
+    assert of_kind(outcomes, AuthenticationFailed) == list(range(100))
+    assert len({id(outcome) for outcome in outcomes}) == 100
+    assert server.verbs.count("AUTH") == 1
+
+
+async def test_a_message_cancelled_as_it_fails_is_cancelled() -> None:
+    with SmtpServer() as server:
+        server.fault("greeting", 554)
+        async with backend_for(server) as backend:
+            messages = numbered(3)
+
+            async def send_first() -> None:
+                with contextlib.suppress(ConnectionFailed):
+                    await backend.send_pipelined(messages[0])
+                last.cancel()  # it has just been given the same error
+
+            first = asyncio.create_task(send_first())
+            last = asyncio.create_task(backend.send_pipelined(messages[1]))
+            await first
+            with pytest.raises(asyncio.CancelledError):
+                await last
+
+
+async def test_elders_of_a_connection_that_was_lost_without_a_word_are_not_asked() -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer() as server:
+            async with backend_for(server, pool_size=3, timeout=limit) as backend:
+                gate = server.hold("body")
+                sending = asyncio.ensure_future(send_all(backend, numbered(60)))
+                await server.seen("body", 3)
+                gate.release()
+                await sending
+                await all_released(backend)
+                await asyncio.sleep(1.05)
+                server.fault("RSET", "silence", nth=1)
+                before = server.verbs.count("RSET")
+                outcomes = await send_all(backend, numbered(70)[60:])
+        assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+        assert {message.connection for message in server.messages[60:]} == {4}
+        assert server.verbs.count("RSET") == before + 12  # one without a reply, one check, and one for each message
+
+    await shown_in_time(show)
+
+
+@pytest.mark.parametrize("code", [500, 502, 503])
+async def test_a_server_that_refuses_bdat_as_unknown_gets_data(code: int) -> None:
+    with SmtpServer() as server:
+        server.fault("BDAT", code)
+        async with backend_for(server, pool_size=2) as backend:
+            assert sum(check(server.messages, await send_all(backend, numbered(60))).values()) == 60
+            before = server.verbs.count("BDAT")
+            await send_all(backend, numbered(60))
+    assert server.verbs.count("BDAT") == before
+    assert {message.via for message in server.messages} == {"DATA"}
+
+
+@pytest.mark.parametrize("ending", [b"500 unknown command", b"221 I can break rules, too"], ids=["goes on", "leaves"])
+@pytest.mark.parametrize("lines", [0, 1, 2, 3])
+async def test_replies_to_content_read_as_commands_are_not_taken_for_replies_to_messages(
+    ending: bytes, lines: int
+) -> None:
+    """Answer each line behind BDAT, as a proxy does that does not know it; envelopes differ in length."""
+    stored: Counter[int] = Counter()
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        while True:
+            line = await peer.line()
+            if line == b"DATA":
+                await peer.say(b"354 go ahead")
+                stored[number_of(await peer.until(b"\r\n.\r\n"))] += 1
+                await peer.say(b"250 taken")
+            elif line.startswith((b"MAIL", b"RCPT", b"RSET")):
+                await peer.say(b"250 ok")
+            elif line.startswith(b"BDAT"):
+                await peer.say(b"502 unknown command")
+            else:
+                await peer.say(ending)
+                if ending.startswith(b"221"):
+                    return
+
+    messages = [
+        outgoing(b"number %d.\r\n" % n + b"more\r\n" * lines, to=[f"{k}@example.com" for k in range(1 + n % 9)])
+        for n in range(30)
+    ]
+    async with raw_backend(converse) as backend:
+        outcomes = await send_all(backend, messages)
+    assert all(isinstance(outcome, DeliveryReport) for outcome in outcomes)
+    assert stored == Counter(range(30))
+
+
+async def test_a_connection_carries_no_more_messages_than_the_server_announces() -> None:
+    with SmtpServer(capabilities=["PIPELINING", "CHUNKING", "LIMITS MAILMAX=15"]) as server:
+        server.refuse("to3@example.com", 550)
+        async with backend_for(server) as backend:
+            outcomes = await send_all(backend, numbered(50))
+    assert of_kind(outcomes, RecipientsRefused) == [3]
+    assert max(Counter(c.connection for c in server.commands if c.verb == "MAIL").values()) == 15
+    assert server.connections == 4
+
+
+async def test_an_envelope_has_no_more_recipients_than_the_server_announces() -> None:
+    people = [f"to{number}@example.com" for number in range(8)]
+    with SmtpServer(capabilities=["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=3"]) as server:
+        async with backend_for(server) as backend:
+            report = await backend.send_pipelined(outgoing(to=people))
+    assert report.accepted == tuple(people)
+    assert [len(message.recipients) for message in server.messages] == [3, 3, 2]
+
+
 async def test_messages_that_wait_when_the_backend_closes_fail() -> None:
     with SmtpServer() as server:
         gate = server.hold("body")
@@ -688,7 +818,9 @@ def shrink_send_buffer(backend: SMTPBackend) -> None:
     """Reduce the send buffer of the only connection, which is idle."""
     pool = backend._pools.get()
     assert pool is not None
-    (connection,) = pool._idle
+    (slot,) = pool._slots
+    connection = slot.connection
+    assert connection is not None
     connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 

@@ -14,21 +14,30 @@ from typing import Any
 
 import pytest
 from support.messages import outgoing
-from support.patience import PATIENCE
+from support.patience import PATIENCE, shown_in_time
 from support.rawserver import Peer, greet, raw_server
 from support.smtpd import Gate, SmtpServer, Tls
 
 from openviper.core.email.backends.smtp.pool import ConnectionPool
-from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
+from openviper.core.email.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    DeliveryError,
+    DeliveryTimeout,
+    MessageRefused,
+    PoolTimeout,
+)
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 
 
 @asynccontextmanager
 async def pool_for(
-    server: SmtpServer, *, acquire_timeout: float | None = None, **settings: object
+    server: SmtpServer, *, acquire_timeout: float | None = None, grow_after: float = 600.0, **settings: object
 ) -> AsyncIterator[ConnectionPool]:
-    pool = ConnectionPool(EmailSettings(**server.settings(**settings)), acquire_timeout=acquire_timeout)
+    pool = ConnectionPool(
+        EmailSettings(**server.settings(**settings)), acquire_timeout=acquire_timeout, grow_after=grow_after
+    )
     try:
         yield pool
     finally:
@@ -47,6 +56,15 @@ async def connected(pool: ConnectionPool) -> None:
     while not pool.stats.idle:
         with contextlib.suppress(PoolTimeout):
             await pool.warm()
+
+
+async def until_connected(pool: ConnectionPool) -> None:
+    """Open a connection as soon as the pool's pause is over."""
+    async with asyncio.timeout(PATIENCE):
+        while not pool.stats.idle:
+            with contextlib.suppress(ConnectionFailed):
+                await pool.warm()
+            await asyncio.sleep(0.01)
 
 
 async def cancel_at(gate: Gate, sending: Coroutine[Any, Any, object]) -> None:
@@ -296,6 +314,7 @@ async def test_a_server_that_recovers_is_used_again() -> None:
                 with pytest.raises(ConnectionFailed):
                     await pool.send(outgoing())
             server.behave()
+            await until_connected(pool)
             await asyncio.gather(*(pool.send(outgoing()) for _ in range(10)))
     assert len(server.messages) == 10
 
@@ -308,6 +327,288 @@ async def test_senders_share_the_connections_that_the_server_allows() -> None:
             await pool.send(outgoing())
             await asyncio.gather(*(pool.send(outgoing()) for _ in range(30)))
     assert len(server.messages) == 31
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("verb", "action"),
+    [("greeting", 421), ("greeting", "drop"), ("greeting", 554), ("connect", "reset"), ("EHLO", 421), ("MAIL", 421)],
+)
+async def test_a_server_that_allows_fewer_connections_costs_no_message(
+    limit: int, verb: str, action: int | str
+) -> None:
+    """Send 200 messages at once over a cold pool of five connections."""
+    with SmtpServer(connection_limit=limit, limit_at=verb, limit_action=action) as server:
+        server.delay("body", 0.002)
+        async with pool_for(server, pool_size=5, max_messages_per_connection=30) as pool:
+            people = [f"to{number}@example.com" for number in range(200)]
+            await asyncio.gather(*(pool.send(outgoing(to=[each])) for each in people))
+    assert sorted(message.recipients[0] for message in server.messages) == sorted(people)
+    assert server.most_admitted <= limit
+
+
+async def test_a_server_that_counts_refused_connections_is_asked_for_a_single_one() -> None:
+    """Refuse all of the first five connections, which came at the same moment, and allow the sixth."""
+    with SmtpServer() as server:
+        for number in range(1, 6):
+            server.fault("greeting", 421, nth=number)
+        gates = [server.hold("connect", nth=number) for number in range(1, 6)]
+        async with pool_for(server, pool_size=5) as pool:
+            sending = asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+            await server.seen("connect", 5)
+            for gate in gates:
+                gate.release()
+            await sending
+    assert len(server.messages) == 20
+    assert server.connections == 6
+
+
+async def test_a_connection_that_still_counts_after_its_end_does_not_cost_the_next_message() -> None:
+    """Refuse the connection that replaces one closed a moment ago."""
+    with SmtpServer() as server:
+        server.fault("greeting", 421, nth=2)
+        async with pool_for(server, pool_size=1, max_messages_per_connection=1) as pool:
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(3)))
+    assert [message.connection for message in server.messages] == [1, 3, 4]
+
+
+async def test_a_pool_that_the_server_has_shrunk_asks_for_no_more_for_a_while() -> None:
+    with SmtpServer(connection_limit=2) as server:
+        server.delay("body", 0.01)
+        async with pool_for(server, pool_size=5, idle_timeout=PATIENCE) as pool:
+            for _ in range(3):
+                await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+            assert pool.stats.open == 2
+    assert server.connections == 5  # of the first moment
+
+
+async def test_a_pool_grows_again_when_the_server_allows_more() -> None:
+    with SmtpServer(connection_limit=1) as server:
+        async with pool_for(server, pool_size=4, grow_after=0.1) as pool:
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+            assert server.most_admitted == 1
+            server.connection_limit = 4
+            server.delay("body", 0.01)
+            async with asyncio.timeout(PATIENCE):
+                while server.most_admitted < 4:
+                    await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+
+
+@pytest.mark.parametrize("verb", ["greeting", "EHLO", "MAIL"])
+async def test_a_server_that_allows_no_connection_gives_every_sender_its_temporary_error(verb: str) -> None:
+    with SmtpServer(connection_limit=0, limit_at=verb) as server:
+        async with pool_for(server, pool_size=5) as pool, asyncio.timeout(PATIENCE):
+            outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(100)), return_exceptions=True)
+            assert (pool.stats.open, pool.stats.waiting) == (0, 0)
+    assert all(isinstance(each, ConnectionFailed) and each.temporary and each.code == 421 for each in outcomes)
+    assert server.connections <= 10
+
+
+@pytest.mark.parametrize("action", [554, 421, "drop"])
+async def test_senders_do_not_pay_for_the_pauses_between_attempts_to_connect(action: int | str) -> None:
+    """Send 60 messages one after another while the server is down: most get the error of an earlier attempt."""
+    with SmtpServer() as server:
+        server.fault("greeting", action)
+        async with pool_for(server) as pool:
+            errors = set()
+            for number in range(60):
+                with pytest.raises(ConnectionFailed) as raised:
+                    await pool.send(outgoing(number=number))
+                errors.add(raised.value)
+            assert len(errors) == 60
+            assert len({str(error) for error in errors}) == 1
+    assert server.connections < 20
+
+
+async def test_a_port_that_refuses_connections_gives_its_error_in_a_pause() -> None:
+    with SmtpServer() as server:
+        pass
+    async with pool_for(server) as pool:
+        for number in range(60):
+            with pytest.raises(ConnectionFailed, match="refused") as raised:
+                await pool.send(outgoing(number=number))
+            assert raised.value.temporary
+
+
+# Login
+
+
+@pytest.mark.parametrize("method", ["PLAIN", "CRAM-MD5"])
+async def test_a_wrong_password_is_one_failed_login_for_all_senders_of_a_cold_pool(method: str) -> None:
+    with SmtpServer(users={"me": "right"}, auth_methods=[method]) as server:
+        async with pool_for(server, pool_size=5, password="wrong") as pool:
+            outcomes = await asyncio.gather(*(pool.send(outgoing()) for _ in range(50)), return_exceptions=True)
+    assert all(isinstance(each, AuthenticationFailed) and each.code == 535 for each in outcomes)
+    assert server.verbs.count("AUTH") == server.connections == 1
+
+
+async def test_a_password_that_is_changed_is_one_failed_login() -> None:
+    """Change it on the server while all connections have ended, and log in again."""
+    with SmtpServer(users={"me": "right"}) as server:
+        async with pool_for(server, pool_size=5) as pool:
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(5)))
+            before = server.verbs.count("AUTH")
+            server.users["me"] = "new"
+            await asyncio.to_thread(server.hang_up)
+            await eventually(lambda: pool.stats.open == 0)
+            with pytest.raises(AuthenticationFailed):
+                await pool.send(outgoing())
+            await asyncio.gather(*(pool.send(outgoing()) for _ in range(20)), return_exceptions=True)
+    assert server.verbs.count("AUTH") == before + 2
+
+
+async def test_other_connections_are_opened_once_the_first_login_has_succeeded() -> None:
+    with SmtpServer(users={"me": "right"}) as server:
+        login, bodies = server.hold("AUTH"), server.hold("body")
+        async with pool_for(server, pool_size=5) as pool:
+            sending = asyncio.gather(*(pool.send(outgoing()) for _ in range(20)))
+            await login.reached()
+            assert server.connections == 1
+            login.release()
+            await server.seen("body", 5)
+            bodies.release()
+            await sending
+    assert server.connections == 5
+
+
+# Connections lost without a word
+
+
+async def idle_connections(server: SmtpServer, pool: ConnectionPool, count: int) -> None:
+    """Open ``count`` connections, and let them be idle for longer than they are taken to be alive."""
+    borrowed = await asyncio.gather(*(pool.acquire() for _ in range(count)))
+    for connection in borrowed:
+        pool.release(connection)
+    await asyncio.sleep(1.05)
+
+
+@pytest.mark.parametrize("capabilities", [("PIPELINING", "CHUNKING"), ("PIPELINING",), ("CHUNKING",), ()])
+async def test_after_one_silent_idle_connection_its_elders_are_not_used(capabilities: tuple[str, ...]) -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer(capabilities=capabilities) as server:
+            async with pool_for(server, pool_size=5, timeout=limit) as pool:
+                await idle_connections(server, pool, 5)
+                server.fault("MAIL", "silence", nth=1)
+                for number in range(5):
+                    await pool.send(outgoing(number=number))
+                assert pool.stats.reconnects == 1
+        assert [message.connection for message in server.messages] == [6] * 5
+        assert server.verbs.count("MAIL") == 6
+
+    await shown_in_time(show)
+
+
+async def test_senders_that_each_meet_a_silent_idle_connection_lose_no_message() -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer() as server:
+            async with pool_for(server, pool_size=5, timeout=limit) as pool:
+                await idle_connections(server, pool, 5)
+                for number in range(1, 6):
+                    server.fault("MAIL", "silence", nth=number)
+                await asyncio.gather(*(pool.send(outgoing()) for _ in range(5)))
+        assert len(server.messages) == 5
+
+    await shown_in_time(show)
+
+
+@pytest.mark.parametrize(("verb", "uncertain"), [("RCPT", False), ("body", True)])
+async def test_silence_after_a_reply_is_not_answered_by_another_attempt(verb: str, uncertain: bool) -> None:
+    async def show(limit: float) -> None:
+        with SmtpServer(capabilities=["CHUNKING"]) as server:
+            async with pool_for(server, timeout=limit, data_timeout=limit) as pool:
+                await idle_connections(server, pool, 1)
+                server.fault(verb, "silence", nth=1)
+                with pytest.raises(DeliveryTimeout) as raised:
+                    await pool.send(outgoing())
+        assert raised.value.uncertain is uncertain
+        assert server.verbs.count("MAIL") == 1
+
+    await shown_in_time(show)
+
+
+# CHUNKING that is offered and not known, and the limits that a server announces
+
+
+@pytest.mark.parametrize("code", [500, 502, 503])
+@pytest.mark.parametrize("body", [b"small\r\n", (b"x" * 76 + b"\r\n") * 20_000], ids=["small", "large"])
+@pytest.mark.parametrize("capabilities", [("PIPELINING", "CHUNKING"), ("CHUNKING",)], ids=str)
+async def test_a_server_that_refuses_bdat_as_unknown_gets_data(
+    code: int, body: bytes, capabilities: tuple[str, ...]
+) -> None:
+    with SmtpServer(capabilities=capabilities) as server:
+        server.fault("BDAT", code)
+        async with pool_for(server, pool_size=1) as pool:
+            for number in range(3):
+                await pool.send(outgoing(body, number=number))
+    assert [message.via for message in server.messages] == ["DATA"] * 3
+    assert {message.content for message in server.messages} == {b"".join(outgoing(body).content)}
+    assert {message.connection for message in server.messages} == {2}
+
+
+async def test_bdat_refused_for_another_reason_is_a_refusal() -> None:
+    with SmtpServer() as server:
+        server.fault("BDAT", 554)
+        async with pool_for(server) as pool:
+            with pytest.raises(MessageRefused):
+                await pool.send(outgoing())
+    assert server.messages == []
+
+
+async def test_content_that_a_proxy_reads_as_commands_is_sent_again_by_data() -> None:
+    """Answer each line behind BDAT with 500, as a proxy does that passes on the keyword of the server behind it."""
+    stored: list[bytes] = []
+
+    async def converse(peer: Peer) -> None:
+        await greet(peer, "PIPELINING", "CHUNKING")
+        while True:
+            line = await peer.line()
+            if line == b"DATA":
+                await peer.say(b"354 go ahead")
+                stored.append(await peer.until(b"\r\n.\r\n"))
+                await peer.say(b"250 taken")
+            elif line.startswith((b"MAIL", b"RCPT", b"RSET")):
+                await peer.say(b"250 ok")
+            elif line == b"QUIT":
+                return
+            else:
+                await peer.say(b"500 unknown command")
+
+    async with raw_server(converse) as port:
+        pool = ConnectionPool(EmailSettings(host="127.0.0.1", port=port, pool_size=1))
+        for number in range(3):
+            await pool.send(outgoing(b"number %d\r\n" % number))
+        await pool.aclose()
+    assert [text.splitlines()[-2] for text in stored] == [b"number 0", b"number 1", b"number 2"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "setting", "expected"),
+    [
+        ("LIMITS MAILMAX=2", 100, [1, 1, 2, 2, 3]),
+        ("LIMITS RCPTMAX=9 MAILMAX=1", 100, [1, 2, 3, 4, 5]),
+        ("LIMITS MAILMAX=4", 3, [1, 1, 1, 2, 2]),
+        ("LIMITS MAILMAX=0", 100, [1, 1, 1, 1, 1]),
+    ],
+)
+async def test_a_connection_carries_no_more_messages_than_the_server_announces(
+    offered: str, setting: int, expected: list[int]
+) -> None:
+    with SmtpServer(capabilities=["PIPELINING", offered]) as server:
+        async with pool_for(server, pool_size=1, max_messages_per_connection=setting) as pool:
+            for number in range(5):
+                await pool.send(outgoing(number=number))
+    assert [message.connection for message in server.messages] == expected
+
+
+async def test_refused_messages_count_towards_the_limit_that_the_server_announces() -> None:
+    with SmtpServer(capabilities=["LIMITS MAILMAX=2"]) as server:
+        server.fault("MAIL", 550, nth=1)
+        async with pool_for(server, pool_size=1) as pool:
+            with pytest.raises(MessageRefused):
+                await pool.send(outgoing())
+            for number in range(2):
+                await pool.send(outgoing(number=number))
+    assert [message.connection for message in server.messages] == [1, 2]
 
 
 async def test_a_stale_connection_whose_replacement_is_refused_raises_that_error() -> None:
