@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
+import icalendar
 import pytest
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
 from support.patience import PATIENCE
@@ -59,7 +60,7 @@ def test_the_markdown_template_gives_subject_text_and_html(tmp_path: Path) -> No
 
 
 def test_every_form_of_an_attachment_is_attached(tmp_path: Path) -> None:
-    (message,) = run(the_block("docs/messages.md", "content_b64"), tmp_path).sent
+    (message,) = run(the_block("docs/attachments.md", "content_b64"), tmp_path).sent
     assert message["attachments"] == [
         ["export.csv", "text/csv", 23],
         ["export.csv", "text/csv", 23],
@@ -71,6 +72,27 @@ def test_every_form_of_an_attachment_is_attached(tmp_path: Path) -> None:
         ["hello.bin", "application/octet-stream", 5],
         ["notes.txt", "text/plain", 5],
     ]
+
+
+def test_streams_functions_and_messages_are_attached(tmp_path: Path) -> None:
+    (message,) = run(the_block("docs/attachments.md", "make_report"), tmp_path).sent
+    assert [each[:2] for each in message["attachments"]] == [
+        ["rows.csv", "text/csv"],
+        ["report.pdf", "application/pdf"],
+        ["attachment-3.eml", "message/rfc822"],
+        ["dot.gif", "image/gif"],
+    ]
+
+
+def test_an_invitation_an_update_and_a_cancellation_are_of_one_event(tmp_path: Path) -> None:
+    sent = run(the_block("docs/invitations.md", "CANCELLED"), tmp_path).sent
+    calendars = [icalendar.Calendar.from_ical(message["calendar"]) for message in sent]
+    assert [calendar["method"] for calendar in calendars] == ["REQUEST", "REQUEST", "CANCEL"]
+    events = [event for calendar in calendars for event in calendar.events]
+    assert {str(event["uid"]) for event in events} == {"fitting-7@shop.example"}
+    assert [event["sequence"] for event in events] == [0, 1, 2]
+    assert [event.start.day for event in events] == [7, 8, 8]
+    assert [str(event["status"]) for event in events] == ["CONFIRMED", "CONFIRMED", "CANCELLED"]
 
 
 def test_the_headers_and_the_return_path_are_as_written(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def _sent() -> Iterator[dict[str, Any]]:
             "text": prepared.text,
             "html": prepared.html,
             "headers": dict(prepared.headers),
+            "calendar": None if prepared.calendar is None else prepared.calendar.text,
             "attachments": [[part.filename, part.mimetype, len(part.content)] for part in prepared.attachments],
         }
 
