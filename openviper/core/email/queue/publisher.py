@@ -18,7 +18,12 @@ from pika.adapters.utils.connection_workflow import (
     AMQPConnectorStackTimeout,
 )
 from pika.channel import Channel
-from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
 
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.tasks.rabbitmq_broker import NOBODY
@@ -32,7 +37,10 @@ _PRECONDITION_FAILED = 406  # the queue exists with other arguments, or a messag
 _SIZE_LIMIT = re.compile(r"message size \d+ is larger than .*?(\d+)")
 _LIMIT_KNOWN = 60.0  # seconds, since an operator may raise it
 _ACCESS_REFUSED = 403
-_NOT_ALLOWED = 530  # among others, there is no such virtual host
+_GRANT = (
+    "the user needs the permissions configure ^emails, write ^(emails|amq\\.default) and read ^emails: "
+    "rabbitmqctl set_permissions"
+)
 _SURE = 1.0  # seconds after a confirm within which no alarm is expected
 _BLOCKED_GRACE = 0.3  # seconds for the confirms of what RabbitMQ had read before it stopped reading
 
@@ -371,11 +379,12 @@ def reason_of(error: BaseException) -> str:
         return reason_of(error.exception)
     if error.args and isinstance(error.args[0], AMQPConnectorException):
         return reason_of(error.args[0])
+    if isinstance(error, ProbableAuthenticationError):
+        return 'it refuses the login; correct user and password in TASKS["broker_url"]'
     if isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
-        return (
-            f"{error.reply_text}; the user needs the permissions configure and read on ^emails, and write on "
-            '"^(emails|amq\\.default)" (rabbitmqctl set_permissions)'
-        )
-    if isinstance(error, ConnectionClosedByBroker) and error.reply_code == _NOT_ALLOWED:
-        return f'{error.reply_text}; correct the end of TASKS["broker_url"], or create the virtual host'
-    return f"{type(error).__name__}: {error}"
+        return f"{error.reply_text}; {_GRANT}"
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ProbableAccessDeniedError):
+        remedy = 'correct the end of TASKS["broker_url"], or create the virtual host' if "not found" in text else _GRANT
+        return f"{text}; {remedy}"
+    return text

@@ -35,7 +35,7 @@ from openviper.core.email.queue.rabbitmq_failed import (
 )
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
-from openviper.tasks.rabbitmq_broker import connection_parameters
+from openviper.tasks.rabbitmq_broker import NOBODY, connection_parameters
 
 __all__ = ["LONGEST_HOP", "RabbitmqJobStore"]
 
@@ -44,6 +44,7 @@ LONGEST_HOP = 900.0
 
 logger = logging.getLogger("openviper.email")
 
+_ACCESS_REFUSED, _NOT_FOUND = 403, 404
 _MOST_FAILED = 1000
 _CONFIRM_LIMIT = 30.0
 _STEP = 1.0  # seconds between two looks at an alarm and at the worker's end
@@ -60,15 +61,13 @@ class RabbitmqJobStore:
         parameters = connection_parameters(settings, limit=1.0)
         parameters.blocked_connection_timeout = None  # what a worker has published is accepted when the alarm ends
         dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": xq_name(QUEUE)}
-        self._publisher = Publisher(
-            parameters,
-            (
-                Declaration(QUEUE, dead),
-                Declaration(dq_name(QUEUE), dead),
-                Declaration(xq_name(QUEUE), {"x-message-ttl": DEAD_MS}),
-                Declaration(FAILED_QUEUE, {}),
-            ),
+        self._declarations = (
+            Declaration(QUEUE, dead),
+            Declaration(dq_name(QUEUE), dead),
+            Declaration(xq_name(QUEUE), {"x-message-ttl": DEAD_MS}),
+            Declaration(FAILED_QUEUE, {}),
         )
+        self._publisher = Publisher(parameters, self._declarations)
 
     def probe(self, *, draining: bool = False) -> None:
         """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent.
@@ -83,16 +82,14 @@ class RabbitmqJobStore:
             connection.add_on_connection_blocked_callback(
                 lambda _connection, frame: alarms.append(str(frame.method.reason))
             )
-            channel = connection.channel()
-            channel.confirm_delivery()
-            own = f"{QUEUE}.probe.{secrets.token_hex(8)}"
-            channel.queue_declare(own, exclusive=True, auto_delete=True)
+            for declaration in self._declarations:
+                _ensure(connection, declaration)
+            channel, own = _own_queue(connection)
             # With an alarm the first message is still confirmed, since it has no body, and nothing after it is read.
-            channel.basic_publish("", own, b"", mandatory=True)
+            channel.basic_publish("", own, b"")
             connection.process_data_events(0)
             if alarms:
                 raise QueueUnavailable(f"RabbitMQ: {alarm_text(alarms[0])}")
-            channel.queue_delete(own)
 
     def add(self, job: NewJob, *, deadline: float) -> bool:
         """Return True once RabbitMQ has confirmed it. A paused server accepts, when it goes on, all it has received."""
@@ -350,8 +347,42 @@ def _require_readable(connection: "pika.BlockingConnection", queue: str) -> None
     try:
         connection.channel().queue_declare(queue, passive=True)
     except ChannelClosedByBroker as error:
-        if error.reply_code != 404:  # NOT_FOUND
+        if error.reply_code != _NOT_FOUND:
             raise
+
+
+def _ensure(connection: "pika.BlockingConnection", declaration: Declaration) -> None:
+    """Declare a queue as a send does, if it is not there.
+
+    Raises:
+        ChannelClosedByBroker: the user may not.
+    """
+    channel = connection.channel()
+    try:
+        channel.queue_declare(declaration.name, passive=True)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _NOT_FOUND:
+            raise
+        channel = connection.channel()
+        channel.queue_declare(declaration.name, durable=True, arguments=declaration.arguments)
+    channel.close()
+
+
+def _own_queue(connection: "pika.BlockingConnection") -> tuple[Any, str]:
+    """Return a channel with confirms and the name of a queue that ends with the connection.
+
+    For a user who may declare no queue it is a name that no queue has: what is published to it is confirmed as well.
+    """
+    own = f"{QUEUE}.probe.{secrets.token_hex(8)}"
+    channel = connection.channel()
+    try:
+        channel.queue_declare(own, exclusive=True, auto_delete=True)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _ACCESS_REFUSED:
+            raise
+        channel, own = connection.channel(), NOBODY
+    channel.confirm_delivery()
+    return channel, own
 
 
 def _declare_passively(connection: "pika.BlockingConnection", queue: str) -> tuple[int, int]:
