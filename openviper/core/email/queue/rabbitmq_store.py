@@ -19,9 +19,18 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.backoff import Backoff
-from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
-from openviper.core.email.queue.job import QUEUE, ClaimedJob, FailedJob, NewJob, Progress, QueueStats, message_id_of
+from openviper.core.email.queue.job import (
+    QUEUE,
+    ClaimedJob,
+    FailedJob,
+    NewJob,
+    Progress,
+    QueueStats,
+    RejectedTicket,
+    message_id_of,
+)
 from openviper.core.email.queue.publisher import Declaration, Publisher, PublishRefused, alarm_text, reason_of
 from openviper.core.email.queue.rabbitmq_claims import Claims
 from openviper.core.email.queue.rabbitmq_failed import (
@@ -265,7 +274,7 @@ class RabbitmqJobStore:
         """Publish until RabbitMQ confirms: only then may the old message be acknowledged.
 
         Raises:
-            PublishRefused: it refuses the message for good; the old one then becomes a dead letter.
+            RejectedTicket: it refuses the message for good; the old one then becomes a dead letter.
             SkipMessage: the worker stops; the next one gets the old message.
         """
         backoff, refusals = Backoff(first=0.2, longest=5.0), 0
@@ -273,11 +282,14 @@ class RabbitmqJobStore:
             future = send()
             try:
                 self._wait_confirmed(future)
+            except InvalidMessage as error:  # it is too large
+                self._tell_once(str(error))
+                raise RejectedTicket(str(error)) from error
             except QueueUnavailable as error:
                 refusals = refusals + 1 if isinstance(error, PublishRefused) else 0
                 self._tell_once(str(error))
                 if refusals == _MOST_REFUSALS:
-                    raise
+                    raise RejectedTicket(str(error)) from error
                 if self._broker().stopping.wait(backoff.failed()):
                     self._give_back()
             else:
