@@ -1,6 +1,7 @@
 """Dramatiq's Redis broker, which also recovers messages of lost answers and idle queues, and survives a fork."""
 
 import re
+import ssl
 import threading
 import time
 import uuid
@@ -58,18 +59,41 @@ def redis_client(settings: TaskSettings, *, timeout: float) -> "redis.Redis":
     """Return a client that retries nothing: failures raise at once, and no command is executed late.
 
     Raises:
-        ImproperlyConfigured: a value in the URL's query cannot be read.
+        ImproperlyConfigured: a value in the URL's query cannot be used.
     """
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             settings.url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
         )
-    except ValueError as error:
+        pool: Any = client.connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)  # which connects nothing
+    except (ValueError, TypeError, redis.RedisError) as error:
         raise ImproperlyConfigured(f'TASKS["broker_url"]: {error}') from None
+    if isinstance(connection, redis.SSLConnection):
+        _check_tls_files(connection)
+    return client
+
+
+def _check_tls_files(connection: Any) -> None:
+    """Load what the URL names for TLS, as each connection does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusted = connection.ca_certs, connection.ca_path, connection.ca_data
+    own = connection.certfile, connection.keyfile
+    names = ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")
+    try:
+        if any(trusted):
+            context.load_verify_locations(*trusted)
+        names = ("ssl_certfile", "ssl_keyfile", "ssl_password")
+        if any(own):
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(*own, password=connection.certificate_password or "")
+    except (OSError, ValueError, TypeError) as error:
+        given = " or ".join(names)
+        raise ImproperlyConfigured(f'TASKS["broker_url"]: {given} cannot be used: {error}') from None
 
 
 def may_pass(error: "redis.RedisError") -> bool:

@@ -13,11 +13,11 @@ from openviper import conf
 from openviper.conf.checked import CheckedSettings, Conflict, Conflicts, load_settings, report_faults
 from openviper.conf.kinds import Flag, SettingKind
 from openviper.conf.sources import Source
+from openviper.tasks.broker_url import url_fault
 from openviper.text import shown
 
 __all__ = ["TaskSettings"]
 
-_SCHEMES = {"redis": ("redis", "rediss", "unix"), "rabbitmq": ("amqp", "amqps")}
 _DEFAULT_URLS = {"redis": "redis://localhost:6379/0", "rabbitmq": "amqp://guest:guest@localhost:5672/%2F"}
 
 
@@ -147,11 +147,4 @@ def _url_fault(url: str, broker: str) -> str | None:
         return None
     if broker == "stub":
         return "is given with the stub broker, which has none; leave it out"
-    try:
-        parts = urlsplit(url)
-        scheme, _ = parts.scheme, parts.port
-    except ValueError:
-        scheme = ""
-    if scheme in _SCHEMES[broker]:
-        return None
-    return f"is not a URL for {broker}; give one that begins with {' or '.join(_SCHEMES[broker])}://"
+    return url_fault(url, broker)

@@ -39,7 +39,7 @@ from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.redis_broker import may_pass, presence_key, redis_client
 from openviper.text import shown
 
-__all__ = ["RedisJobStore"]
+__all__ = ["RedisJobStore", "translate_errors"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -87,7 +87,7 @@ class RedisJobStore:
 
         Both run a script that writes, on keys of the right types: a read-only or forbidding server refuses that.
         """
-        with _translate_errors():
+        with translate_errors():
             self._compare_clocks()
             self._check_keys(keys=[self._prefix], client=self._send_client)
             if not draining:
@@ -102,7 +102,7 @@ class RedisJobStore:
         Raises:
             InvalidMessage: another message with the same Message-ID was accepted for the same recipients.
         """
-        with _translate_errors():
+        with translate_errors():
             blobs, fields = _separate_large_parts(job.payload)
             fields |= {"message_id": job.message_id, "head": job.payload.head}
             fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
@@ -167,7 +167,7 @@ class RedisJobStore:
 
     def promote(self) -> int:
         """Push the tickets of jobs that are due; return how many, at most a few hundred."""
-        with _translate_errors():
+        with translate_errors():
             return int(self._promote(keys=[self._prefix], args=[_PROMOTED]))
 
     def claim(self, key: str, turn: int, ticket: str) -> ClaimedJob | None:
@@ -246,12 +246,12 @@ class RedisJobStore:
 
     def consumers(self) -> int:
         """Count the workers with a recent heartbeat."""
-        with _translate_errors():
+        with translate_errors():
             return int(self._worker_client.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
 
     def stats(self) -> QueueStats:
         """Count jobs by their state; those that could be sent now are waiting."""
-        with _translate_errors():
+        with translate_errors():
             now = self._now()
             pipeline = self._worker_client.pipeline(transaction=False)
             pipeline.zcount(presence_key(self._namespace, QUEUE), now, math.inf)
@@ -265,7 +265,7 @@ class RedisJobStore:
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return the failed jobs that are still kept, oldest first, and the tickets that no worker could process."""
-        with _translate_errors():
+        with translate_errors():
             jobs = [self._failed_job(key) for key in itertools.islice(self._failed_keys(), limit)]
             jobs += [dead.job for dead in self._dead_letters(limit)]
         return sorted(jobs, key=lambda job: job.failed_at)[:limit]
@@ -273,7 +273,7 @@ class RedisJobStore:
     def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
         """Queue them again, from the first attempt, for the recipients who do not have the message."""
         count = 0
-        with _translate_errors():
+        with translate_errors():
             for key in list(self._failed_keys()):
                 job = self._failed_job(key)
                 if message_ids is None or job.message_id in message_ids:
@@ -289,7 +289,7 @@ class RedisJobStore:
     def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
         """Drop them; their attachments expire by themselves."""
         count = 0
-        with _translate_errors():
+        with translate_errors():
             for key in list(self._failed_keys()):
                 if message_ids is None or self._failed_job(key).message_id in message_ids:
                     count += int(self._purge(keys=[self._prefix], args=[key]))
@@ -440,7 +440,8 @@ def _ms(seconds: float) -> int:
 
 
 @contextmanager
-def _translate_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
+    """Raise QueueUnavailable for errors of the client, without what a server repeats of a command."""
     try:
         yield
     except (redis.RedisError, OSError) as error:

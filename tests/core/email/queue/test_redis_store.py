@@ -27,7 +27,7 @@ from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import NewJob, Progress, job_key
-from openviper.core.email.queue.redis_store import RedisJobStore, _translate_errors
+from openviper.core.email.queue.redis_store import RedisJobStore, translate_errors
 from openviper.core.email.queue.retry import GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
 
@@ -374,7 +374,7 @@ async def test_a_refused_upload_is_logged_without_content(redis_scene: Any, capl
 def test_a_command_that_the_server_repeats_is_not_shown(redis_scene: Any, store: RedisJobStore) -> None:
     """``unknown command 'X', with args beginning with: ...`` comes from servers that lack or rename a command."""
     client = redis_scene.broker.client()
-    with pytest.raises(QueueUnavailable) as raised, _translate_errors():
+    with pytest.raises(QueueUnavailable) as raised, translate_errors():
         client.execute_command("APPENDIX", "key", SECRET)
     shown = "".join(traceback.format_exception(raised.value))
     assert "unknown command" in shown
