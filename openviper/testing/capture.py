@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from openviper.core.email import DeliveryMode, DeliveryReport, EmailSettings, Refusal
 from openviper.core.email.delivery import HeldMessage, Transport
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
-from openviper.core.email.delivery.suppression import Suppression
+from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.delivery.transport import NO_ATTEMPT
 from openviper.core.email.events import Circumstances, EventKind
 from openviper.core.email.message import OutgoingMessage
@@ -229,7 +229,7 @@ class CaptureTransport(Transport):
         self._settings = settings
         self.in_memory = own is not None and own.in_memory
         self.listeners = settings.listener_functions()
-        self.suppression = Suppression.from_settings(settings)
+        self.rules = RecipientRules.from_settings(settings)
         self._description = "a test" if own is None else own.describe()
 
     @property

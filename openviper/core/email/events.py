@@ -135,6 +135,7 @@ EventKind = Literal[
     "retrying",  # an attempt failed; another one follows
     "failed",  # no further attempt is made
     "suppressed",  # recipients were left out, as EMAIL["suppress"] says; if all of them were, nothing follows
+    "redirected",  # a copy goes to EMAIL["redirect_to"]; detail says for whom it was
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
 ]
 

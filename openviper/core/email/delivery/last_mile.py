@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 
+from openviper.core.email.delivery.redirect import check_redirected
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
@@ -49,10 +50,10 @@ async def attempt_delivery(
         transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
     outcome: DeliveryReport | Exception
     try:
-        if transport.suppression is None and time_limit is None:
+        if transport.rules is None and time_limit is None:
             outcome = await transport.send(message, pipeline=pipeline)
         else:
-            message, outcome = await _send_with_limits(message, transport, pipeline, time_limit)
+            message, outcome = await _send_by_rules(message, transport, pipeline, time_limit)
         if not isinstance(outcome, DeliveryReport):
             raise TypeError(
                 f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
@@ -79,21 +80,30 @@ def missing_recipients(message: OutgoingMessage, progress: Progress) -> Outgoing
     return message if progress.missing is None else message.for_recipients(progress.missing)
 
 
-async def _send_with_limits(
+async def _send_by_rules(
     message: OutgoingMessage, transport: Transport, pipeline: bool, time_limit: float | None
 ) -> tuple[OutgoingMessage, DeliveryReport]:
-    """Send to those who are not suppressed, and return the message as addressed to them."""
-    suppressed: tuple[str, ...] = ()
-    if transport.suppression is not None:
-        suppressed = await transport.suppression.find(message)
-        if suppressed:
-            message = _leave_out(message, suppressed, transport)
-            if not message.envelope.recipients:
-                return message, DeliveryReport((), suppressed=suppressed)
-    if time_limit is None:
-        report = await transport.send(message, pipeline=pipeline)
+    """Send to those whom the rules allow, and return the message as addressed to them."""
+
+    async def send(addressed: OutgoingMessage) -> DeliveryReport:
+        if time_limit is None:
+            return await transport.send(addressed, pipeline=pipeline)
+        return await _send_in_time(addressed, transport, time_limit)
+
+    suppression, redirect = transport.rules or (None, None)
+    if redirect is None:
+        check_redirected(message)
+    suppressed = () if suppression is None else await suppression.find(message)
+    if suppressed:
+        message = _leave_out(message, suppressed, transport)
+        if not message.envelope.recipients:
+            return message, DeliveryReport((), suppressed=suppressed)
+    if redirect is None:
+        report = await send(message)
     else:
-        report = await _send_in_time(message, transport, time_limit)
+        if redirected := redirect.split(message)[1]:
+            transport.publish("redirected", message, redirect.describe(redirected))
+        report = await redirect.send(message, send)
     return message, report._replace(suppressed=suppressed) if suppressed else report
 
 

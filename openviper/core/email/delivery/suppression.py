@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from openviper.core.email.errors import SuppressionUnavailable
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.storage import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
 from openviper.text import shown
 
@@ -45,7 +46,7 @@ class Suppression:
             SuppressionUnavailable: the function failed, took too long, or returned something else.
         """
         recipients = message.envelope.recipients
-        stream = message.prepared.must.get("stream")
+        stream = message.prepared.must.get(MUST_STREAM)
         failure: str
         try:
             async with asyncio.timeout(self._timeout):

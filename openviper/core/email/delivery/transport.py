@@ -13,7 +13,7 @@ from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.delivery.held import HeldMessage
-from openviper.core.email.delivery.suppression import Suppression
+from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
@@ -47,8 +47,8 @@ class Transport(ABC):
     """True when ``publish`` has a purpose besides calling those that subscribed in this process."""
     listeners: Sequence[Listener] = ()
     """Functions to call with each event, besides those that subscribed."""
-    suppression: Suppression | None = None
-    """Who must not be mailed; None: everybody is."""
+    rules: RecipientRules | None = None
+    """Who is mailed in place of the recipients; None: they are."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     opened = False
@@ -111,7 +111,7 @@ class BackendTransport(Transport):
         self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend | NullBackend)
         self.listeners = settings.listener_functions()
-        self.suppression = Suppression.from_settings(settings)
+        self.rules = RecipientRules.from_settings(settings)
         self.observed = bool(self.listeners)
 
     @property

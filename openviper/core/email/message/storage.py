@@ -24,6 +24,8 @@ from openviper.framing import frame, read_head, read_parts
 from openviper.text import cut, shown
 
 __all__ = [
+    "MUST_REDIRECT",
+    "MUST_STREAM",
     "SUPPORTED",
     "VERSION",
     "DamagedPayload",
@@ -43,7 +45,13 @@ __all__ = [
 
 VERSION = 2
 
-SUPPORTED: frozenset[str] = frozenset({REPEATED_HEADERS, "calendar"})
+MUST_REDIRECT = "redirect"
+"""The key of ``must`` in a message that was accepted under ``EMAIL["redirect_to"]``."""
+
+MUST_STREAM = "stream"
+"""The key of ``must`` for what a reader can opt out of."""
+
+SUPPORTED: frozenset[str] = frozenset({MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.storage import encode
+from openviper.core.email.message import OutgoingMessage, PreparedMessage
+from openviper.core.email.message.storage import MUST_REDIRECT, encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.settings import EmailSettings
@@ -220,12 +220,17 @@ class QueueService(JobQueue):
         job = NewJob(
             key=job_key(message.message_id, message.envelope.recipients),
             message_id=message.message_id,
-            payload=encode(message.prepared),
+            payload=encode(_marked(message.prepared, settings)),
             progress=Progress(since=begin, expires_at=expires_at),
             keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
             due_at=due_at,
         )
         return self.store.add(job, deadline=deadline)
+
+
+def _marked(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:
+    """Have no process deliver it that does not redirect: a worker of staging may lack the setting."""
+    return message._replace(must={**message.must, MUST_REDIRECT: True}) if settings.redirect_to else message
 
 
 _replacements: list[JobQueue] = []

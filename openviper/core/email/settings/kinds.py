@@ -23,6 +23,8 @@ __all__ = [
     "Functions",
     "Hosts",
     "InboxMode",
+    "Mailboxes",
+    "MailboxesOrDomains",
     "MaybeEnvironment",
     "MaybeFlag",
     "MaybeFunction",
@@ -126,6 +128,24 @@ def _secret(value: object) -> SecretStr | None:
 
 def _token(value: object) -> SecretStr | Callable[[], Any] | None:
     return value if callable(value) else _secret(value)
+
+
+def _mailbox(value: Any) -> str:
+    """Return the address alone: a name has no place in an envelope."""
+    try:
+        return read_address(value, field="").addr_spec
+    except InvalidAddress as error:
+        raise ValueError(error.reason) from None
+
+
+def _mailbox_or_domain(value: Any) -> str:
+    if isinstance(value, str) and "@" not in value:
+        return _mailbox(f"postmaster@{value}").partition("@")[2]
+    return _mailbox(value)
+
+
+def _none_for_empty(check: Callable[[Any], object]) -> Callable[[object], object]:
+    return lambda value: () if value is None or value == "" else check([value] if isinstance(value, str) else value)
 
 
 def _function(value: object) -> Callable[..., Any] | str:
@@ -238,6 +258,19 @@ Texts = Annotated[
     tuple[str, ...],
     BeforeValidator(_each(_plain)),
     SettingKind("a list of strings (in the environment separated by commas)", _hosts_from_text),
+]
+
+Mailboxes = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_none_for_empty(_each(_mailbox))),
+    SettingKind("a list of addresses (in the environment separated by commas)", _hosts_from_text, address=True),
+]
+MailboxesOrDomains = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_each(_mailbox_or_domain)),
+    SettingKind(
+        "a list of addresses and domains (in the environment separated by commas)", _hosts_from_text, address=True
+    ),
 ]
 
 MaybeEnvironment = Annotated[

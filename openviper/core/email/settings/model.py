@@ -25,6 +25,8 @@ from openviper.core.email.settings.kinds import (
     Functions,
     Hosts,
     InboxMode,
+    Mailboxes,
+    MailboxesOrDomains,
     MaybeEnvironment,
     MaybeFlag,
     MaybeFunction,
@@ -154,6 +156,15 @@ class EmailSettings(CheckedSettings):
     always_streams: Texts = Field(
         (), description="Streams that a suppression without a stream does not stop, such as password resets."
     )
+    redirect_to: Mailboxes = Field(
+        (),
+        description="Addresses that get one copy of each message in place of its recipients, as staging needs it. "
+        "Empty or None: nothing is redirected.",
+    )
+    redirect_except: MailboxesOrDomains = Field(
+        (), description="Addresses and domains whose mail `redirect_to` leaves alone."
+    )
+    redirect_bcc: Flag = Field(False, description="Name Bcc recipients, too, in the header of a redirected copy.")
     fail_silently: Flag = Field(
         False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
     )
