@@ -53,6 +53,7 @@ from openviper.core.email import (
     build_message,
     get_backend,
     parse_address,
+    render_email,
     resolve_attachments,
     send_email,
     send_email_sync,
@@ -230,6 +231,10 @@ async def make_messages() -> EmailMessage:
     await send_email(pairs, "Hello", "Hello.", sender=address, reply_to=everyone, envelope_sender=address)
     await send_email("ana@example.com", envelope_sender=("Bounces", "a@example.com"))  # type: ignore[arg-type]
     await send_email(5, "Hello", "Hello.")  # type: ignore[arg-type]
+    rendered = await render_email("Hello", "Hello.", cc=pairs, headers={"X-Tag": ["a", "b"]}, references=["<a@b.c>"])
+    assert_type((rendered.subject, rendered.text, rendered.content), tuple[str, str | None, bytes])
+    assert_type(rendered.eml(draft=True), bytes)
+    await render_email("Hello", "Hello.", date="today")  # type: ignore[arg-type]
     EmailMessageData(pairs, "Hello", "Hello.", cc=address, sender=("Shop", "shop@example.com"), reply_to=everyone)
     assert_type(address.addr_spec, str)
     attachments = await resolve_attachments(["orders.csv", b"Hello."], max_bytes=1024, dirs=[Path("exports")])

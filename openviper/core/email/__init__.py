@@ -25,7 +25,14 @@ from openviper.core.email.errors import (
 )
 from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
 from openviper.core.email.message import EmailMessageData, build_message
-from openviper.core.email.sending import send_email, send_email_sync, send_many, submit_email
+from openviper.core.email.sending import (
+    RenderedEmail,
+    render_email,
+    send_email,
+    send_email_sync,
+    send_many,
+    submit_email,
+)
 from openviper.core.email.settings import EmailSettings
 from openviper.lazy import lazy_names
 
@@ -63,11 +70,13 @@ __all__ = [
     "Receipt",
     "RecipientsRefused",
     "Refusal",
+    "RenderedEmail",
     "SuppressionUnavailable",
     "TemplateFailed",
     "build_message",
     "get_backend",
     "parse_address",
+    "render_email",
     "resolve_attachments",
     "send_email",
     "send_email_sync",

@@ -51,11 +51,13 @@ async def prepare_message(
     auto_submitted: bool,
     max_message_bytes: int,
     inline_css: bool,
+    recipients_required: bool = True,
 ) -> OutgoingMessage:
     """Check, complete and serialise ``data``; large messages in a thread.
 
     The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``. ``inline_css``
-    is for HTML that was not inlined before, when the text part was made from it.
+    is for HTML that was not inlined before, when the text part was made from it. ``recipients_required`` False lets a
+    message pass that has none.
 
     Raises:
         InvalidMessage: a value cannot be sent as given, or the message is larger than ``max_message_bytes``.
@@ -65,14 +67,25 @@ async def prepare_message(
     if inline_css and data.html is not None:
         data = replace(data, html=await inline_given(data.html))
     if _is_large(data):
-        return await asyncio.to_thread(_prepare, data, default_sender, auto_submitted, max_message_bytes)
-    return _prepare(data, default_sender, auto_submitted, max_message_bytes)
+        return await asyncio.to_thread(
+            _prepare, data, default_sender, auto_submitted, max_message_bytes, recipients_required
+        )
+    return _prepare(data, default_sender, auto_submitted, max_message_bytes, recipients_required)
 
 
 def _prepare(
-    data: EmailMessageData, default_sender: str | None, auto_submitted: bool, max_message_bytes: int
+    data: EmailMessageData,
+    default_sender: str | None,
+    auto_submitted: bool,
+    max_message_bytes: int,
+    recipients_required: bool,
 ) -> OutgoingMessage:
-    checked = check_message(data, default_sender=default_sender, auto_submitted=auto_submitted)
+    checked = check_message(
+        data,
+        default_sender=default_sender,
+        auto_submitted=auto_submitted,
+        recipients_required=recipients_required,
+    )
     return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
 
 
@@ -130,6 +143,7 @@ def check_message(
     default_sender: str | None,
     auto_submitted: bool = False,
     now: datetime | None = None,
+    recipients_required: bool = True,
 ) -> PreparedMessage:
     """Check ``data`` and complete it: parsed addresses, one Message-ID on the sender's domain, one date.
 
@@ -146,7 +160,7 @@ def check_message(
     to = _addresses(data.recipients, field="recipients")
     cc = _addresses(data.cc, field="cc")
     bcc = _addresses(data.bcc, field="bcc")
-    if not to and not cc and not bcc:
+    if not to and not cc and not bcc and recipients_required:
         raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either; give an address")
     text = data.text if isinstance(data.text, str) else _body(data.text, field="text")
     html = data.html if isinstance(data.html, str) else _body(data.html, field="html")

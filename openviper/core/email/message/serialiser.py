@@ -124,7 +124,7 @@ def _header(message: PreparedMessage) -> str:
     lines = [_from_header(message.sender)]
     if message.to:
         lines.append(address_header("To", message.to))
-    elif not message.cc:
+    elif message.bcc and not message.cc:
         # All recipients are blind ones; some filters count a message without To as spam.
         lines.append("To: undisclosed-recipients:;\r\n")
     if message.cc:

@@ -48,8 +48,11 @@ async def compose(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    recipients_required: bool = True,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
+
+    ``recipients_required`` False makes a message without any recipient, which cannot be sent.
 
     Raises:
         InvalidMessage: an argument cannot be sent as given.
@@ -85,6 +88,7 @@ async def compose(
             auto_submitted=settings.auto_submitted,
             max_message_bytes=settings.max_message_bytes,
             inline_css=False,  # done, when the text part was made from it
+            recipients_required=recipients_required,
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None

@@ -11,6 +11,7 @@ from starlette._utils import is_async_callable
 from openviper.conf import override
 from openviper.core.email import (
     EmailMessageData,
+    render_email,
     send_email,
     send_email_sync,
     send_many,
@@ -42,6 +43,15 @@ def test_the_twins_take_the_arguments_of_submit_email(function: Callable[..., An
 def test_a_wrong_keyword_names_the_function_that_was_called(function: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument 'subjct'"):
         function("user@example.test", subjct="Hello", text="Hi")
+
+
+def test_a_rendering_takes_the_arguments_that_make_a_message() -> None:
+    parameters = inspect.signature(submit_email).parameters
+    rendering = inspect.signature(render_email).parameters
+    of_delivery = {"fail_silently", "background", "send_at", "delay", "expires_at", "timeout"}
+    assert rendering.keys() == parameters.keys() - of_delivery
+    for name in rendering.keys() - {"recipients"}:
+        assert rendering[name].annotation == parameters[name].annotation
 
 
 def test_every_argument_is_passed_on() -> None:

@@ -1,0 +1,107 @@
+"""Render an email without sending it: ``render_email``."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from openviper.core.email.addresses import Address, Addresses, AddressLike
+from openviper.core.email.attachments import AttachmentInput
+from openviper.core.email.delivery import current_mailer
+from openviper.core.email.message import OutgoingMessage, with_keyword_hints
+from openviper.core.email.sending.compose import compose
+
+__all__ = ["RenderedEmail", "render_email"]
+
+_DRAFT = b"X-Unsent: 1\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedEmail:
+    """A message as it would be sent.
+
+    ``text`` is also the one made from the HTML. ``headers`` are all of them, decoded, by name; several of one name are
+    separated by ", ". ``content`` is the message (RFC 5322) with CRLF line ends, and ``bytes(rendered)`` too.
+    """
+
+    subject: str
+    text: str | None
+    html: str | None
+    headers: Mapping[str, str]
+    content: bytes
+
+    def eml(self, *, draft: bool = False) -> bytes:
+        """Return the content of an ``.eml`` file, which mail clients open.
+
+        ``draft`` adds ``X-Unsent: 1``, by which Outlook and others open it to be edited and sent.
+        """
+        return _DRAFT + self.content if draft else self.content
+
+    def __bytes__(self) -> bytes:
+        return self.content
+
+
+@with_keyword_hints
+async def render_email(
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    *,
+    recipients: Addresses | None = None,
+    sender: AddressLike | None = None,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
+    envelope_sender: str | Address | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
+) -> RenderedEmail:
+    """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
+
+    Recipients may be left out; the message then has no To. The arguments are those of :func:`submit_email` that make
+    the message, checked as there.
+
+    Raises:
+        InvalidMessage: something given cannot be sent.
+        ImproperlyConfigured: a setting is missing or wrong.
+    """
+    message = await compose(
+        await current_mailer(),
+        recipients=() if recipients is None else recipients,
+        subject=subject,
+        text=text,
+        html=html,
+        cc=cc,
+        bcc=bcc,
+        attachments=attachments,
+        template=template,
+        context=context,
+        sender=sender,
+        reply_to=reply_to,
+        headers=headers,
+        envelope_sender=envelope_sender,
+        date=date,
+        in_reply_to=in_reply_to,
+        references=references,
+        recipients_required=False,
+    )
+    return await asyncio.to_thread(_rendered, message)
+
+
+def _rendered(message: OutgoingMessage) -> RenderedEmail:
+    from email import message_from_string, policy  # slow to import, and sending does without
+
+    content = b"".join(message.content)
+    head = content[: content.index(b"\r\n\r\n") + 4]
+    headers: dict[str, str] = {}
+    # Decoded first, because addresses that need SMTPUTF8 stand in the header as UTF-8.
+    for name, value in message_from_string(head.decode(), policy=policy.default).items():
+        headers[name] = f"{headers[name]}, {value}" if name in headers else str(value)
+    prepared = message.prepared
+    return RenderedEmail(prepared.subject, prepared.text, prepared.html, headers, content)
