@@ -17,8 +17,9 @@ KEPT = {
         Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed ConnectionFailed DeliveryError
         DeliveryMode DeliveryReport DeliveryTimeout Email EmailBackend EmailError EmailMessageData EmailMiddleware
         EmailSettings InvalidAddress InvalidMessage MessageEvent MessageRefused PoolTimeout QueueUnavailable Receipt
-        RecipientsRefused Refusal RenderedEmail SuppressionUnavailable TemplateFailed build_message get_backend
-        parse_address render_email resolve_attachments send_email send_email_sync send_many submit_email subscribe
+        RecipientsRefused Refusal RenderedEmail SuppressionUnavailable TemplateFailed Verification build_message
+        get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many submit_email
+        subscribe verify
     """,
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
     "openviper.core.email.attachments": "AttachmentData resolve_attachments",

@@ -17,7 +17,7 @@ from openviper.terminal import colour, escape
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from openviper.cli.check.result import CheckResult
+    from openviper.core.email.delivery.checks.result import CheckResult
 
 __all__ = ["check"]
 
@@ -42,8 +42,8 @@ def check(path: Path, sender: str | None, as_json: bool, timeout: float, setting
 
     Exits with 0 if no check failed, with 1 if one did, and with 2 if the settings are wrong.
     """
-    from openviper.cli.check.result import CheckResult
-    from openviper.cli.check.run import check_results
+    from openviper.core.email.delivery.checks.result import CheckResult
+    from openviper.core.email.delivery.checks.run import check_results
     from openviper.core.email.settings import EmailSettings
     from openviper.tasks import TaskSettings
 

@@ -13,8 +13,8 @@ from support.commands import Cli
 from support.nameserver import Nameserver
 from support.patience import PATIENCE
 
-from openviper.cli.check.domain import check_dmarc, check_spf
-from openviper.cli.check.waiting import in_thread
+from openviper.core.email.delivery.checks.domain import check_dmarc, check_spf
+from openviper.core.email.delivery.checks.waiting import in_thread
 
 RECORDS = {
     "shop.some-domain.net": ['"v=spf1 include:mail.some-domain.net " "-all"', '"other=1"'],
@@ -138,7 +138,7 @@ def test_a_program_can_end_while_a_thread_still_waits() -> None:
     """As a look-up may that the system's resolver does not end for half a minute."""
     code = f"""
 import asyncio, time
-from openviper.cli.check.waiting import in_thread
+from openviper.core.email.delivery.checks.waiting import in_thread
 
 async def main():
     await in_thread(lambda: time.sleep({10 * PATIENCE}), asyncio.get_running_loop().time() + 0.1)

@@ -6,8 +6,8 @@ import socket
 
 from support.patience import PATIENCE
 
-from openviper.cli.check.network import find_addresses, open_connection
-from openviper.cli.check.result import Status
+from openviper.core.email.delivery.checks.network import find_addresses, open_connection
+from openviper.core.email.delivery.checks.result import Status
 from openviper.tcp import SocketAddress
 
 

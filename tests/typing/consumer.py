@@ -60,6 +60,7 @@ from openviper.core.email import (
     send_many,
     submit_email,
     subscribe,
+    verify,
 )
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import enqueue_email_job, worker_available
@@ -235,6 +236,8 @@ async def make_messages() -> EmailMessage:
     assert_type((rendered.subject, rendered.text, rendered.content), tuple[str, str | None, bytes])
     assert_type(rendered.eml(draft=True), bytes)
     await render_email("Hello", "Hello.", date="today")  # type: ignore[arg-type]
+    found = await verify(sender=("Shop", "shop@example.com"), timeout=2.0)
+    assert_type([(each.check, each.found, each.remedy) for each in found.failed], list[tuple[str, str, str]])
     EmailMessageData(pairs, "Hello", "Hello.", cc=address, sender=("Shop", "shop@example.com"), reply_to=everyone)
     assert_type(address.addr_spec, str)
     attachments = await resolve_attachments(["orders.csv", b"Hello."], max_bytes=1024, dirs=[Path("exports")])

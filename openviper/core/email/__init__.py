@@ -6,6 +6,7 @@ from openviper.core.email.addresses import Address, AddressLike, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
+from openviper.core.email.delivery import Verification, verify
 from openviper.core.email.errors import (
     AttachmentRefused,
     AuthenticationFailed,
@@ -73,6 +74,7 @@ __all__ = [
     "RenderedEmail",
     "SuppressionUnavailable",
     "TemplateFailed",
+    "Verification",
     "build_message",
     "get_backend",
     "parse_address",
@@ -83,4 +85,5 @@ __all__ = [
     "send_many",
     "submit_email",
     "subscribe",
+    "verify",
 ]

@@ -15,12 +15,14 @@ from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
 from openviper.core.email.delivery.submission import deliver_inline, submit
 from openviper.core.email.delivery.transport import Transport, using_transport
+from openviper.core.email.delivery.verification import Verification, verify
 
 __all__ = [
     "DeliveryModes",
     "HeldMessage",
     "Mailer",
     "Transport",
+    "Verification",
     "apart_from_other_requests",
     "choose_mode",
     "current_mailer",
@@ -34,4 +36,5 @@ __all__ = [
     "submit",
     "using_mailer",
     "using_transport",
+    "verify",
 ]

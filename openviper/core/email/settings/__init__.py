@@ -3,10 +3,19 @@
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import (
     debug,
+    settings_module,
     settings_origin,
     settings_version,
     settings_were_read,
     template_dirs,
 )
 
-__all__ = ["EmailSettings", "debug", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]
+__all__ = [
+    "EmailSettings",
+    "debug",
+    "settings_module",
+    "settings_origin",
+    "settings_version",
+    "settings_were_read",
+    "template_dirs",
+]

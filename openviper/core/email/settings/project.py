@@ -29,6 +29,11 @@ def settings_origin() -> str:
     return conf.describe_origin()
 
 
+def settings_module() -> str | None:
+    """Return the name of the settings module, or of the call that gave the settings; None while nothing was read."""
+    return conf.settings.origin
+
+
 def settings_were_read() -> bool:
     """Return False while only defaults and the environment are in use."""
     return conf.settings.origin is not None

@@ -5,9 +5,9 @@ import os
 import socket
 from collections.abc import Sequence
 
-from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import remaining
 from openviper.core.email.backends.smtp.remedies import NO_ADDRESS, UNREACHABLE
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.waiting import remaining
 from openviper.tcp import SocketAddress, connect_one, resolve_host
 
 __all__ = ["find_addresses", "open_connection"]

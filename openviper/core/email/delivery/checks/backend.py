@@ -2,8 +2,8 @@
 
 import asyncio
 
-from openviper.cli.check.result import CheckResult
 from openviper.core.email.backends import EmailBackend
+from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.errors import EmailError
 from openviper.exceptions import OpenViperError
 

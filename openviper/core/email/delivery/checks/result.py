@@ -40,6 +40,9 @@ class CheckResult:
     def skipped(cls, check: str, found: str, remedy: str = "") -> "CheckResult":
         return cls(check, Status.SKIPPED, found, remedy)
 
+    def __str__(self) -> str:
+        return f"{self.status} {self.check}: {self.found}{f'; {self.remedy}' if self.remedy else ''}"
+
     def as_dict(self) -> dict[str, str]:
         """Return the fields for JSON."""
         return {name: str(value) for name, value in asdict(self).items()}

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import in_thread
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.waiting import in_thread
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.settings import EmailSettings

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from openviper.cli.check.backend import check_backend, has_check
-from openviper.cli.check.domain import check_domain
-from openviper.cli.check.queue import check_queue
-from openviper.cli.check.result import CheckResult
-from openviper.cli.check.server import SERVER_CHECKS, check_server
 from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
+from openviper.core.email.delivery.checks.backend import check_backend, has_check
+from openviper.core.email.delivery.checks.domain import check_domain
+from openviper.core.email.delivery.checks.queue import check_queue
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["check_results"]

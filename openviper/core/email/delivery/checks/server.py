@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
-from openviper.cli.check.network import find_addresses, open_connection
-from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import remaining
 from openviper.core.email.addresses import parse_address
 from openviper.core.email.backends.smtp.errors import certificate_error, is_greeting_error
 from openviper.core.email.backends.smtp.inspection import Inspection, TlsSession
 from openviper.core.email.backends.smtp.remedies import NO_GREETING, reply_remedy, tls_remedy
+from openviper.core.email.delivery.checks.network import find_addresses, open_connection
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.waiting import remaining
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured

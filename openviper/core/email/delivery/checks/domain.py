@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from openviper.cli.check.result import CheckResult
-from openviper.cli.check.waiting import in_thread, remaining
-from openviper.conf import require
+from openviper.conf.imports import require
 from openviper.core.email.addresses import parse_address
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.waiting import in_thread, remaining
 from openviper.exceptions import MissingDependency
 
 __all__ = ["check_dmarc", "check_domain", "check_spf"]

@@ -1,1 +1,0 @@
-"""Checks of ``viperctl email check``, one module for each subject."""

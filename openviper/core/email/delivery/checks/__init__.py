@@ -1,0 +1,1 @@
+"""Checks of ``verify()`` and ``viperctl email check``, one module for each subject."""
