@@ -9,7 +9,7 @@ from typing import Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
 from openviper.core.email.delivery import current_mailer
-from openviper.core.email.message import OutgoingMessage, with_keyword_hints
+from openviper.core.email.message import CalendarInput, OutgoingMessage, with_keyword_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["RenderedEmail", "render_email"]
@@ -61,6 +61,8 @@ async def render_email(
     date: datetime | None = None,
     in_reply_to: str | Sequence[str] | None = None,
     references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
 ) -> RenderedEmail:
     """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
 
@@ -89,6 +91,8 @@ async def render_email(
         date=date,
         in_reply_to=in_reply_to,
         references=references,
+        calendar=calendar,
+        calendar_attachment=calendar_attachment,
         recipients_required=False,
     )
     return await asyncio.to_thread(_rendered, message)
