@@ -38,7 +38,7 @@ from openviper.text import shown
 if TYPE_CHECKING:
     from openviper.core.email.attachments.fetch import Fetched
 
-__all__ = ["AttachmentContent", "AttachmentInput", "resolve_attachments"]
+__all__ = ["AttachmentContent", "AttachmentInput", "MailMessage", "Readable", "resolve_attachments"]
 
 T = TypeVar("T")
 

@@ -245,7 +245,7 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_hint(name: object) -> str:
-    return f"{shown(name)}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
+    return f"{cut(shown(name))}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
 
 
 def _forget_frames(error: BaseException | None) -> None:
