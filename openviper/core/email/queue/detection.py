@@ -14,6 +14,7 @@ logger = logging.getLogger("openviper.email")
 
 _LIMIT = 1.0  # seconds to wait for the first answer
 _FRESH = 5.0  # seconds after which an answer is renewed: a probe writes, so that it is not free for the broker
+_SETTLED = 30.0  # seconds for which a broker must have answered for the next pause to be a short one again
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between the probes of a broker that does not answer
 
 
@@ -29,6 +30,8 @@ class Detector:
         self._lock = threading.Lock()
         self._up: bool | None = None
         self._asked_at = 0.0
+        self._up_since = 0.0
+        self._backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         self._asking: threading.Event | None = None
 
     @property
@@ -63,9 +66,8 @@ class Detector:
             return self._asking
 
     def _run(self, asked: threading.Event) -> None:
-        backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         if self._up is False:
-            time.sleep(_FIRST_PAUSE)
+            time.sleep(self._backoff.failed())
         while True:
             try:
                 self._probe()
@@ -81,11 +83,15 @@ class Detector:
                 if self._up:
                     self._asking = None
                     return
-            time.sleep(backoff.failed())
+            time.sleep(self._backoff.failed())
 
     def _note(self, *, up: bool, reason: str = "") -> None:
         with self._lock:
             before, self._up, self._asked_at = self._up, up, time.monotonic()
+            if up and not before:
+                self._up_since = self._asked_at
+            elif before and not up and self._asked_at - self._up_since > _SETTLED:
+                self._backoff.succeeded()
         if before == up:
             return
         if up:

@@ -87,3 +87,16 @@ def test_an_error_that_nobody_expected_is_no_answer() -> None:
         raise ZeroDivisionError
 
     assert not Detector(broken, "redis at test").available()
+
+
+def test_a_broker_that_fails_again_at_once_is_asked_less_and_less() -> None:
+    """One that is nearly full takes a probe and refuses a message; each change of mind is a line in the log."""
+    broker = Broker()
+    detector = Detector(broker.probe, "redis that is nearly full")
+    assert detector.available()
+    begin = time.monotonic()
+    for _ in range(4):
+        detector.failed("out of memory")
+        eventually(detector.available)
+    # Halves of 0.5, 1, 2 and 4 seconds at least: jitter makes pauses shorter by no more.
+    assert time.monotonic() - begin > 3.7

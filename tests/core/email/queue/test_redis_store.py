@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from support.brokers import queueing_again
 from support.patience import PATIENCE
 
 from openviper.core.email import (
@@ -30,6 +32,7 @@ from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.queue.redis_store import RedisJobStore, translate_errors
 from openviper.core.email.queue.retry import GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
+from openviper.tasks.redis_broker import may_pass
 
 
 def data(number: int = 1, **more: Any) -> EmailMessageData:
@@ -526,3 +529,79 @@ def test_deaths_are_as_far_apart_as_other_failures_and_end_with_the_age(store: R
     late = after_death(claimed._replace(progress=replace(claimed.progress, expires_at=time.time() - 1)), settings)
     assert isinstance(late, GiveUp)
     assert "expired" in late.reason
+
+
+REFUSALS = {
+    "a replica": (lambda client: client.replicaof("127.0.0.1", "1"), lambda client: client.replicaof("NO", "ONE")),
+    "a replica without its primary": (
+        lambda client: (client.config_set("replica-serve-stale-data", "no"), client.replicaof("127.0.0.1", "1")),
+        lambda client: client.replicaof("NO", "ONE"),
+    ),
+    "too few replicas": (
+        lambda client: client.config_set("min-replicas-to-write", 1),
+        lambda client: client.config_set("min-replicas-to-write", 0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("refuse", "accept"), list(REFUSALS.values()), ids=list(REFUSALS))
+async def test_while_redis_refuses_writes_mail_takes_another_mode_and_a_worker_waits(
+    redis_scene: Any, store: RedisJobStore, refuse: Any, accept: Any
+) -> None:
+    """What a worker has in hand is recorded once Redis takes it, and mail is queued again."""
+    client = redis_scene.broker.client()
+    gate = redis_scene.smtp.hold("body", nth=1)
+    await send_email("first@example.com", "Order", text="")
+    with redis_scene.worker(threads=1) as worker:
+        await gate.reached()
+        await asyncio.to_thread(refuse, client)
+        for draining in (False, True):
+            with pytest.raises(QueueUnavailable):
+                await asyncio.to_thread(store.probe, draining=draining)
+        assert (await submit_email("second@example.com", "Order", text="")).mode is DeliveryMode.INLINE
+        gate.release()
+        await redis_scene.smtp.arrive(2)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(accept, client)
+        await queueing_again()
+        assert (await submit_email("third@example.com", "Order", text="")).mode is DeliveryMode.QUEUED
+        messages = await redis_scene.smtp.arrive(3)
+        assert await asyncio.to_thread(worker.terminate) == 0
+    assert sorted(message.recipients[0] for message in messages) == [
+        "first@example.com",
+        "second@example.com",
+        "third@example.com",
+    ]
+    assert (await asyncio.to_thread(store.stats)).waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "passes"),
+    [
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", True),
+        ("READONLY You can't write against a read only replica.", True),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("ERR Error running script (call to f_1): @user_script:9: -OOM command not allowed when used memory", True),
+        ("NOAUTH Authentication required.", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("ERR Error running script (call to f_1): @user_script:9: WRONGTYPE Operation against a key", False),
+        ("NOPERM this user has no permissions to run the 'hset' command", False),
+        ("ERR value is not an integer or out of range", False),
+        ("ERR unknown command 'HGETDEL'", False),
+    ],
+)
+def test_refusals_that_pass_are_told_from_those_that_stay(line: str, passes: bool) -> None:
+    """In the words of Redis 6 and 7, as the client library reads them."""
+    error = redis._parsers.base.BaseParser.parse_error(line)
+    assert may_pass(error) is passes
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(redis.ConnectionError(), True), (redis.TimeoutError(), True), (redis.DataError(), False)]
+)
+def test_a_lost_connection_passes_and_a_value_of_a_wrong_type_stays(error: redis.RedisError, passes: bool) -> None:
+    assert may_pass(error) is passes
