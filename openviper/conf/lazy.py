@@ -24,6 +24,7 @@ def _defaults() -> dict[str, Any]:
         "TASKS": {},
         "TEMPLATES_DIR": "templates",
         "DATABASE_URL": "sqlite+aiosqlite:///db.sqlite3",
+        "DATABASE_TIMEOUT": 30.0,
     }
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import openviper.db.transaction  # noqa: F401  # here, because it binds the name that the function below replaces
 from openviper.conf.imports import require
-from openviper.db.errors import AsyncSessionRequired, DatabaseMisuse, ForbiddenInHook, NoTransaction, SessionInUse
+from openviper.db.errors import (
+    AsyncSessionRequired,
+    CommitUnanswered,
+    DatabaseMisuse,
+    ForbiddenInHook,
+    NoTransaction,
+    SessionInUse,
+)
 from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ else:
 
 __all__ = [
     "AsyncSessionRequired",
+    "CommitUnanswered",
     "DatabaseMisuse",
     "ForbiddenInHook",
     "LifecycleHooks",
@@ -83,9 +91,11 @@ async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[A
 
     Mail sent inside, and callbacks given to ``on_commit()``, are held until the outermost transaction has been
     committed, and dropped if that transaction, or a savepoint around them, is rolled back. The exit awaits them. A
-    cancellation during the commit, or while they run, is raised afterwards.
+    cancellation during the commit, or while they run, is raised afterwards. The database has ``DATABASE_TIMEOUT``
+    seconds to answer the commit; that long a cancelled task waits, too, for what was held, which then goes on alone.
 
     Raises:
+        CommitUnanswered: the database did not answer in time. The rows may be there; what was held is dropped.
         SessionInUse: another task is inside a ``transaction()`` on the session that would be shared or committed.
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
@@ -26,6 +27,7 @@ _ASYNCHRONOUS = {**_DRIVERS, "mysql": "mysql+aiomysql", "mariadb": "mariadb+aiom
 _PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver's package has its own name
 
 _SQLITE_BUSY_SECONDS = 30.0
+_DISPOSE_SECONDS = 10.0
 
 _engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
 _warned = False
@@ -54,7 +56,7 @@ async def engine() -> AsyncEngine:
         # Imports the driver. Another task may do the same meanwhile; an engine that never connected needs no disposal.
         created = await asyncio.to_thread(_create, url)
         if kept.setdefault(url, created) is created:
-            at_loop_end(created.dispose)
+            at_loop_end(partial(_dispose, created))
     return kept[url]
 
 
@@ -83,7 +85,15 @@ async def dispose() -> None:
     kept = _engines.get() or {}
     _engines.discard()
     for created in kept.values():
-        await created.dispose()
+        await _dispose(created)
+
+
+async def _dispose(created: AsyncEngine) -> None:
+    try:
+        async with asyncio.timeout(_DISPOSE_SECONDS):
+            await created.dispose()
+    except TimeoutError:
+        logger.warning("DATABASE_URL: the database did not answer while its connections were closed; they are dropped")
 
 
 async def create_tables(metadata: MetaData) -> None:

@@ -7,11 +7,20 @@
     ├─ ForbiddenInHook            flush(), commit() and the like inside a lifecycle hook
     ├─ AsyncSessionRequired       a synchronous Session where hooks or callbacks are awaited
     └─ SessionInUse               two tasks nest transactions on one session
+
+    CommitUnanswered(TimeoutError)   the database did not answer; the rows may be there
 """
 
 from openviper.exceptions import OpenViperError
 
-__all__ = ["AsyncSessionRequired", "DatabaseMisuse", "ForbiddenInHook", "NoTransaction", "SessionInUse"]
+__all__ = [
+    "AsyncSessionRequired",
+    "CommitUnanswered",
+    "DatabaseMisuse",
+    "ForbiddenInHook",
+    "NoTransaction",
+    "SessionInUse",
+]
 
 
 class DatabaseMisuse(OpenViperError, RuntimeError):
@@ -32,3 +41,11 @@ class AsyncSessionRequired(DatabaseMisuse, TypeError):
 
 class SessionInUse(DatabaseMisuse):
     """A session serves one task at a time; another one has a savepoint open on it."""
+
+
+class CommitUnanswered(OpenViperError, TimeoutError):
+    """The database did not answer COMMIT within ``DATABASE_TIMEOUT``.
+
+    The rows may be there or not; callbacks and mail that were held for the commit are dropped. Look for the rows before
+    you repeat the work.
+    """

@@ -26,6 +26,9 @@ _RECORDS = "openviper.db.records"
 # reports the end, and the held sends must be run all the same.
 _SECONDS_TO_RETURN_CONNECTION = 1.0
 
+# A caller that is cancelled while held sends run waits this long for them; they go on without it.
+_SECONDS_AFTER_CANCELLATION = 30.0
+
 
 def record_of(transaction: SessionTransaction) -> Record:
     """Return the record of ``transaction``, a root or a savepoint; make it, and those around it, if there is none.
@@ -94,7 +97,7 @@ async def finish(transaction: SessionTransaction) -> None:
     finisher = _finishers.get(transaction)
     if finisher is not None:
         finisher.ended.set()
-        await to_completion(finisher.task)
+        await to_completion(finisher.task, limit=_SECONDS_AFTER_CANCELLATION, give_up=lambda: False)
 
 
 @event.listens_for(Session, "after_transaction_create")

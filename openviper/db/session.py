@@ -1,20 +1,23 @@
 """Open and end transactions, and register callbacks for their commit."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from openviper.db.completion import to_completion
+from openviper.db.completion import Unanswered, time_limit, to_completion
 from openviper.db.engines import new_session
-from openviper.db.errors import AsyncSessionRequired, NoTransaction, SessionInUse
+from openviper.db.errors import AsyncSessionRequired, CommitUnanswered, NoTransaction, SessionInUse
 from openviper.db.guard import is_in_hook
 from openviper.db.records import finish, innermost, record_of
 from openviper.db.transaction import HeldSend, Record, current_record, entered
 
 __all__ = ["on_commit", "transaction"]
+
+logger = logging.getLogger("openviper.db")
 
 # SQLAlchemy's commit() flushes as many times before it refuses hooks that keep adding objects.
 _FLUSHES = 100
@@ -30,12 +33,16 @@ async def transaction(session: AsyncSession | None = None) -> AsyncIterator[Asyn
         async with _on(session):
             yield session
         return
+    limit = time_limit()
     session = await new_session()
     try:
         async with _on(session):
             yield session
     finally:
-        await to_completion(session.close())
+        try:
+            await to_completion(session.close(), limit=limit)
+        except Unanswered:
+            logger.warning("the database did not answer while a session was closed; its connection is given up")
 
 
 def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSession | None = None) -> None:
@@ -87,6 +94,7 @@ async def _on(session: AsyncSession) -> AsyncIterator[None]:
         # A flush cannot be divided, so the hook's work belongs to the transaction that is being flushed.
         yield
         return
+    limit = time_limit()
     begun = await _begin(session)
     record = record_of(begun)
     record.claim()
@@ -96,10 +104,14 @@ async def _on(session: AsyncSession) -> AsyncIterator[None]:
             yield
             await _flush(session, begun, record)
     except BaseException as error:
-        await to_completion(_end(begun, record, error))
+        with suppress(Unanswered):  # logged; the block's own error says more
+            await _end_within(limit, begun, record, error)
         raise
     else:
-        await to_completion(_end(begun, record, None))
+        try:
+            await _end_within(limit, begun, record, None)
+        except Unanswered:
+            raise CommitUnanswered(_unanswered(limit)) from None
 
 
 async def _begin(session: AsyncSession) -> SessionTransaction:
@@ -146,6 +158,30 @@ def _refuse_unfinished(session: AsyncSession, record: Record) -> None:
         if inner.claimed:
             raise SessionInUse("transaction(): the block ends while a task is inside a transaction() of it; await it")
         inner = inner.parent
+
+
+async def _end_within(limit: float, begun: SessionTransaction, record: Record, error: BaseException | None) -> None:
+    """Do as ``_end``, but wait ``limit`` seconds at most for the database; the held sends have limits of their own.
+
+    Raises:
+        Unanswered: the database did not answer. Whatever it does later, the held sends are dropped.
+    """
+
+    def give_up() -> bool:
+        if not record.is_open:
+            return False  # it has answered, and the held sends are running
+        logger.error("%s", _unanswered(limit) if error is None else f"ROLLBACK was not answered within {limit:g} s")
+        record.discard()
+        return True
+
+    await to_completion(_end(begun, record, error), limit=limit, give_up=give_up)
+
+
+def _unanswered(limit: float) -> str:
+    return (
+        f"the database did not answer COMMIT within {limit:g} s (DATABASE_TIMEOUT): the rows may be there; "
+        "mail and callbacks that were held for the commit are dropped"
+    )
 
 
 async def _end(begun: SessionTransaction, record: Record, error: BaseException | None) -> None:

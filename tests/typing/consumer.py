@@ -66,6 +66,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import enqueue_email_job, worker_available
 from openviper.db import (
     AsyncSessionRequired,
+    CommitUnanswered,
     DatabaseMisuse,
     ForbiddenInHook,
     LifecycleHooks,
@@ -408,6 +409,9 @@ async def use_the_database(metadata: MetaData) -> None:
             on_commit(announce, session)
             on_commit(announce())  # type: ignore[arg-type]
             on_commit(send_email)  # type: ignore[arg-type]
+    except CommitUnanswered as unanswered:
+        timeout: TimeoutError = unanswered
+        print(timeout)
     except (AsyncSessionRequired, ForbiddenInHook, NoTransaction, SessionInUse) as error:
         misuse: DatabaseMisuse = error
         raise misuse from None
