@@ -152,14 +152,14 @@ class RabbitmqJobStore:
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Publish it anew, confirmed before the old one is acknowledged."""
+        self._end_claim(job)  # before: a worker that dies between publishing and acknowledging leaves a copy
         due_at = time.time() + delay
         self._publish(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay, patient=True))
-        self._end_claim(job)
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Publish it to the queue of failed messages, where it expires."""
+        self._end_claim(job)
         if keep == 0:
-            self._end_claim(job)
             return
         details = {
             "message_id": job.message_id,
@@ -170,7 +170,6 @@ class RabbitmqJobStore:
         }
         body = encode(job.key, details, job.token)
         self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000), patient=True))
-        self._end_claim(job)
 
     def close(self) -> None:
         """Close the publisher's connection."""
