@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from fastapi import FastAPI
+from fastapi import UploadFile as FastAPIUpload
+from icalendar import Calendar
 from litestar import Litestar
+from litestar.datastructures import UploadFile as LitestarUpload
 from quart import Quart
+from quart.datastructures import FileStorage as QuartUpload
 from sqlalchemy import MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile as StarletteUpload
 
 import openviper
 from openviper import HTMLResponse, HTTPException, JSONResponse, OpenViper, Request, Response
@@ -100,6 +105,30 @@ async def send_with_few_arguments() -> None:
     await send_email(("ana@example.com",), "Hello", "Hello.", cc="bob@example.com", bcc={"eve@example.com"})
     await send_email((address for address in ("ana@example.com",)), "Hello", "Hello.")
     assert_type(send_email_sync("ana@example.com", "Hello", "Hello."), bool)
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    yield b"Hello."
+
+
+async def make() -> bytes:
+    return b"Hello."
+
+
+async def send_anything(
+    fastapi: FastAPIUpload, starlette: StarletteUpload, litestar: LitestarUpload, quart: QuartUpload, path: Path
+) -> None:
+    for upload in (fastapi, starlette, litestar, quart):
+        await send_email("ana@example.com", "Hello", "Hello.", attachments=upload)
+    for single in (path, "invoice.pdf", b"Hello.", pieces(), make, lambda: b"Hello.", EmailMessage()):
+        await send_email("ana@example.com", "Hello", "Hello.", attachments=single)
+    with path.open("rb") as file:
+        await send_email("ana@example.com", "Hello", "Hello.", attachments=file)
+        await send_email("ana@example.com", "Hello", "Hello.", attachments=("a.pdf", file, "application/pdf"))
+        mixed = [file, fastapi, ("a.pdf", litestar), {"content": quart}, make, pieces()]
+        await send_email("ana@example.com", "Hello", "Hello.", attachments=mixed)
+    for calendar in ("BEGIN:VCALENDAR", b"BEGIN:VCALENDAR", Calendar()):
+        await send_email("ana@example.com", "Hello", "Hello.", calendar=calendar, calendar_attachment=True)
 
 
 async def send_with_all_arguments(session: AsyncSession) -> None:

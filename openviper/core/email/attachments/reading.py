@@ -110,8 +110,8 @@ async def _read_async(file: Any, limit: ByteLimit) -> bytes | FileContent:
     position = await _rewind(file)
     writer = ContentWriter()
     try:
-        while piece := await file.read(min(_CHUNK, limit.room + 1)):
-            await _add(writer, _checked(piece, limit))
+        while piece := _read_piece(await file.read(min(_CHUNK, limit.room + 1)), limit):
+            await _add(writer, piece)
     finally:
         if position is not None:
             with suppress(Exception):  # what the reading raised says more
@@ -140,14 +140,21 @@ def _read(file: Any, limit: ByteLimit) -> bytes | FileContent:
         file.seek(0)
     writer = ContentWriter()
     try:
-        while piece := file.read(min(_CHUNK, limit.room + 1)):
-            if writer.add(_checked(piece, limit)):
+        while piece := _read_piece(file.read(min(_CHUNK, limit.room + 1)), limit):
+            if writer.add(piece):
                 writer.flush()
     finally:
         if position is not None:
             with suppress(Exception):  # what the reading raised says more
                 file.seek(position)
     return writer.finish()
+
+
+def _read_piece(piece: Any, limit: ByteLimit) -> bytes:
+    """Return what ``read`` has returned as bytes, charged to ``limit``; empty at the end."""
+    if piece is None:
+        raise AttachmentRefused(limit.filename, "has no data yet: it is in non-blocking mode")
+    return _checked(piece, limit)
 
 
 def _checked(piece: Any, limit: ByteLimit) -> bytes:

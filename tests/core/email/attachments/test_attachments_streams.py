@@ -185,6 +185,13 @@ async def test_a_pipe_is_read_as_far_as_it_goes() -> None:
         assert await one(file) == AttachmentData("attachment-1.bin", b"piped", OCTETS)
 
 
+async def test_a_pipe_without_data_is_no_end() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb", buffering=0) as file, os.fdopen(writer, "wb"):
+        assert "it is in non-blocking mode" in str(await refusal(file))
+
+
 async def test_a_plain_read_runs_in_a_thread() -> None:
     class Source:
         threads: list[threading.Thread] = []  # noqa: RUF012
