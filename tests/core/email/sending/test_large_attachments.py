@@ -3,6 +3,8 @@
 import asyncio
 import os
 import random
+import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
@@ -132,6 +134,41 @@ async def test_the_loop_is_not_held_while_a_file_is_sent() -> None:
             await send_email("a@example.test", "Large", text="Attached", attachments=stream(CONTENT * 4))
             assert watch.turns > 12
         await server.arrive(1)
+
+
+@pytest.mark.parametrize("options", [[], ["--data"]], ids=["BDAT", "DATA"])
+async def test_memory_does_not_grow_with_an_attachment(options: list[str]) -> None:
+    """40 MB from an async iterator to a server in another process take a few pieces of a megabyte."""
+    program = Path(__file__).parents[4] / "benchmarks" / "loop_stall.py"
+    sink = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), "--sink", "", *options, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert sink.stdout is not None
+        port = int(await asyncio.wait_for(sink.stdout.readline(), PATIENCE))
+        limits = {"max_attachment_bytes": 40 * MB, "max_message_bytes": 80 * MB, "timeout": PATIENCE}
+        settings = EmailSettings(host="127.0.0.1", port=port, default_sender="shop@example.test", **limits)
+        mailer = Mailer(settings)
+        piece = os.urandom(MB)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(40):
+                yield piece
+
+        with using_mailer(mailer):
+            await send_email("a@example.test", "First", text="Opens the connection")
+            tracemalloc.start()
+            try:
+                before = tracemalloc.get_traced_memory()[0]
+                await send_email("a@example.test", "Large", text="Attached", attachments=pieces())
+                peak = tracemalloc.get_traced_memory()[1] - before
+            finally:
+                tracemalloc.stop()
+        await mailer.aclose()
+    finally:
+        sink.terminate()
+        await sink.wait()
+    assert peak < 10 * MB
 
 
 async def test_a_large_message_as_an_attachment_is_not_encoded() -> None:
