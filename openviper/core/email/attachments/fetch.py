@@ -240,7 +240,7 @@ async def _receive(response: httpx.Response, host: str, limit: ByteLimit) -> Fet
     if encoding in ("", "identity") and length.isdecimal():
         limit.announce(int(length))
     decoder = decoder_for(encoding, limit)
-    writer = ContentWriter()
+    writer = ContentWriter(limit.filename)
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for raw in response.stream:
         for piece in decoder.decode(raw):

@@ -95,7 +95,7 @@ def _real_path(descriptor: int) -> str:
 
 
 def _read(descriptor: int, limit: ByteLimit) -> bytes | FileContent:
-    writer = ContentWriter()
+    writer = ContentWriter(limit.filename)
     while chunk := os.read(descriptor, min(_CHUNK, limit.room + 1)):
         limit.spend(len(chunk))
         if writer.add(chunk):

@@ -53,7 +53,7 @@ async def read_pieces(pieces: AsyncIterable[Any], limit: ByteLimit) -> bytes | F
     Raises:
         AttachmentRefused: it raised an exception, gives something else than bytes, or is too large.
     """
-    writer = ContentWriter()
+    writer = ContentWriter(limit.filename)
     try:
         async with AsyncExitStack() as stack:
             iterator = aiter(pieces)
@@ -108,7 +108,7 @@ def read_message(message: "Message", limit: ByteLimit) -> bytes:
 
 async def _read_async(file: Any, limit: ByteLimit) -> bytes | FileContent:
     position = await _rewind(file)
-    writer = ContentWriter()
+    writer = ContentWriter(limit.filename)
     try:
         while piece := _read_piece(await file.read(min(_CHUNK, limit.room + 1)), limit):
             await _add(writer, piece)
@@ -138,7 +138,7 @@ def _read(file: Any, limit: ByteLimit) -> bytes | FileContent:
     with suppress(AttributeError, OSError):  # a pipe, or no more than a reader
         position = file.tell()
         file.seek(0)
-    writer = ContentWriter()
+    writer = ContentWriter(limit.filename)
     try:
         while piece := _read_piece(file.read(min(_CHUNK, limit.room + 1)), limit):
             if writer.add(piece):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Self
 from weakref import finalize
 
+from openviper.core.email.errors import AttachmentRefused
+
 __all__ = ["IN_MEMORY", "ContentWriter", "FileContent"]
 
 IN_MEMORY = 1024 * 1024
@@ -81,9 +83,13 @@ class FileContent:
 
 
 class ContentWriter:
-    """Collects the pieces of one content, of which at most ``IN_MEMORY`` bytes and one piece are in memory."""
+    """Collects the pieces of one content, of which at most ``IN_MEMORY`` bytes and one piece are in memory.
 
-    def __init__(self) -> None:
+    ``filename`` is for errors.
+    """
+
+    def __init__(self, filename: str) -> None:
+        self._filename = filename
         self._pieces: list[bytes] = []
         self._pending = 0  # bytes of _pieces
         self._file: FileContent | None = None
@@ -98,13 +104,20 @@ class ContentWriter:
         """Write what is in memory to a temporary file; blocks.
 
         Raises:
-            OSError: it cannot be written.
+            AttachmentRefused: it cannot be written.
         """
-        if self._file is None:
-            self._file = FileContent.make()
         pieces, self._pieces, self._pending = self._pieces, [], 0
-        for piece in pieces:
-            self._file.append(piece)
+        try:
+            if self._file is None:
+                self._file = FileContent.make()
+            for piece in pieces:
+                self._file.append(piece)
+        except OSError as error:
+            raise AttachmentRefused(
+                self._filename,
+                f"is larger than {IN_MEMORY:,} bytes and cannot be kept in a temporary file: "
+                f"{error.strerror or error}; set TMPDIR to a folder with room",
+            ) from error
 
     @property
     def in_file(self) -> bool:
@@ -115,7 +128,7 @@ class ContentWriter:
         """Return the content; blocks if ``in_file``.
 
         Raises:
-            OSError: it cannot be written.
+            AttachmentRefused: it cannot be written.
         """
         if self._file is None:
             return b"".join(self._pieces)

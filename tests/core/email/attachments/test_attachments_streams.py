@@ -5,6 +5,7 @@ import functools
 import gc
 import io
 import os
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from email.message import EmailMessage, Message
@@ -460,6 +461,18 @@ async def test_what_is_larger_than_a_megabyte_is_kept_in_a_file_and_ends_with_it
     del large, changed, again
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == len(open_before)
+
+
+async def test_without_room_for_temporary_files_the_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(2 * MB))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    for form in (path, pieces_of(bytes(2 * MB)), starlette_upload(bytes(2 * MB)), lambda: path):
+        error = await refusal(("a.bin", form))
+        assert "cannot be kept in a temporary file: No such file or directory; set TMPDIR" in str(error)
+    assert (await one(pieces_of(bytes(MB)))).size == MB
 
 
 async def test_the_loop_goes_on_while_a_large_stream_is_read_and_dropped() -> None:
