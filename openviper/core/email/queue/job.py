@@ -34,6 +34,10 @@ __all__ = [
 # such recipients keep them among the refused, and do not send to them by themselves. No reply begins like this.
 _PERHAPS = "perhaps delivered: "
 
+# Beyond, arithmetic fails or an age never ends: JSON has whole numbers of any length, Python's has Infinity and NaN.
+_LATEST = 1e12  # Unix seconds
+_MOST_ATTEMPTS = 10**9
+
 QUEUE = "emails"
 ACTOR = "deliver_email"
 
@@ -151,7 +155,9 @@ def _pending(values: Mapping[str, Any]) -> tuple[Any, ...] | None:
 def _check(progress: Any) -> None:
     """Raise TypeError for values with which no attempt could be made or counted."""
     moments = (progress.since, progress.since if progress.expires_at is None else progress.expires_at)
-    if not all(isinstance(moment, int | float) for moment in moments) or not isinstance(progress.attempts, int):
+    if not all(isinstance(moment, int | float) and abs(moment) <= _LATEST for moment in moments):
+        raise TypeError
+    if not isinstance(progress.attempts, int) or not 0 <= progress.attempts <= _MOST_ATTEMPTS:
         raise TypeError
     mappings = (progress.refused, progress.unconfirmed)
     if not all(isinstance(mapping, dict) for mapping in (*mappings, progress.extra, progress.must)):
