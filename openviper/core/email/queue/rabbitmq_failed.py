@@ -6,6 +6,7 @@ two copies under one job key, which the next walk merges.
 """
 
 import contextlib
+import hashlib
 import json
 import struct
 import time
@@ -69,6 +70,11 @@ class FailedMessage:
     due_at: float | None
     sealed: Sealed
 
+    @property
+    def identity(self) -> str:
+        """Return what copies share, and other messages to which a sender gave the same Message-ID do not."""
+        return f"{self.key} {hashlib.sha256(self.sealed).hexdigest()}"
+
 
 class FailedQueue:
     """The failed messages, for as long as ``connection`` is open; one reader at a time.
@@ -91,7 +97,7 @@ class FailedQueue:
     def walk(
         self, decide: "Callable[[FailedMessage], Future[None] | None]", latest: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Call ``decide`` for each message, not for copies, and return when each job key failed last.
+        """Call ``decide`` for each message, not for copies, and return when each message failed last.
 
         ``decide`` returns None to keep the message, or a future: once that has a result, the message is dropped.
         ``latest``: the result of an earlier walk; copies that are older are dropped undecided. Without it an older copy
@@ -110,11 +116,12 @@ class FailedQueue:
             if expires_at is not None and expires_at <= now:
                 return confirmed()
             if message is not None:
-                when = failed_at.get(message.key, message.job.failed_at)
-                if message.job.failed_at < when or (message.key in seen and message.job.failed_at == when):
+                identity = message.identity
+                when = failed_at.get(identity, message.job.failed_at)
+                if message.job.failed_at < when or (identity in seen and message.job.failed_at == when):
                     return confirmed()
-                failed_at[message.key] = message.job.failed_at
-                seen.add(message.key)
+                failed_at[identity] = message.job.failed_at
+                seen.add(identity)
                 if (decided := decide(message)) is not None:
                     return decided
             return self._publish(FAILED_QUEUE, body, expires_at)

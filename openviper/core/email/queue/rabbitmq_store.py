@@ -195,7 +195,7 @@ class RabbitmqJobStore:
         jobs: dict[str, FailedJob] = {}
 
         def collect(message: FailedMessage) -> None:
-            jobs[message.key] = message.job
+            jobs[message.identity] = message.job
             if len(jobs) > 2 * limit:
                 for key in sorted(jobs, key=lambda key: jobs[key].failed_at)[limit:]:
                     del jobs[key]
@@ -232,7 +232,7 @@ class RabbitmqJobStore:
             on_each()
             if message_ids is not None and message.job.message_id not in message_ids:
                 return None
-            purged.add(message.key)
+            purged.add(message.identity)
             return confirmed()
 
         with self._failed_queue() as queue:

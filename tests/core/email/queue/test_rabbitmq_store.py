@@ -64,6 +64,16 @@ def test_a_list_of_failed_messages_ends_after_the_oldest_thousand_and_all_can_be
     assert store.purge_failed(frozenset({"<7@example.com>"})) == 1
 
 
+def test_failed_messages_to_which_a_sender_gave_one_message_id_are_all_kept(store: RabbitmqJobStore) -> None:
+    """They share the job's key with each other, as copies of one message do."""
+    first = claimed_job()
+    second = first._replace(token=Sealed(b'\x00\x00\x00\x0b{"other":1}'))
+    for job in (first, second, second):
+        store.fail(job, job.progress, "550 no", keep=3600, uncertain=False)
+    assert len(store.failed(10)) == 2
+    assert store.purge_failed(None) == 2
+
+
 @pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", {"message_id": 1}, {"due_at": "soon"}, {"progress": None}])
 def test_a_damaged_message_is_told_as_such_by_the_id_of_its_key(
     store: RabbitmqJobStore, damage: bytes | dict[str, object]
