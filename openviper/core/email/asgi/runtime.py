@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from openviper.core.email.asgi.notice import print_notice, shows_info
 from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
 from openviper.core.email.inbox import Inbox
-from openviper.core.email.settings import EmailSettings, debug
+from openviper.core.email.settings import EmailSettings, debug, settings_origin, settings_were_read
 from openviper.loops import PerLoop, at_loop_end
 
 __all__ = ["Running", "Runtime"]
@@ -50,7 +51,16 @@ class Runtime:
         """Validate the settings, open, log the delivery mode; on leaving deliver what is left, and close."""
         running = await self._start(waits=False)
         await running.mailer.detect_broker()
-        logger.info("%s", describe_modes(running.mailer))
+        modes = describe_modes(running.mailer)
+        logger.info("%s", modes)
+        if debug() and not shows_info(logger):
+            print_notice(modes, inbox=running.inbox is not None)
+        if not self._overrides and not settings_were_read() and not EmailSettings.sources():
+            logger.warning(
+                "no setting of EMAIL is given, so mail goes through %s; %s",
+                running.mailer.transport.describe(),
+                settings_origin(),
+            )
         with serving_loop(running.mailer):
             try:
                 yield running

@@ -21,11 +21,17 @@ class EmailBackend(ABC):
     supports_pipelining: ClassVar[bool] = False
     """True if ``send_pipelined`` is faster than ``send``. False again in a subclass that redefines only ``send``."""
 
+    keeps_mail: ClassVar[bool] = False
+    """True if mail stays on this machine: it is kept, printed or written to files, and sent to nobody."""
+
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # A subclass's send(), which may keep mail from customers, must not be bypassed.
         if _mro_index(cls, "send") < _mro_index(cls, "send_pipelined"):
             cls.supports_pipelining = False
+        # Likewise a subclass's send() may send what its base class only keeps.
+        if "send" in cls.__dict__ and "keeps_mail" not in cls.__dict__:
+            cls.keeps_mail = False
 
     def __init__(self, settings: EmailSettings) -> None:
         self.settings = settings

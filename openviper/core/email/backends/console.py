@@ -25,6 +25,8 @@ class ConsoleBackend(EmailBackend):
     installed. A thread does the writing, because a terminal or a pipe may block.
     """
 
+    keeps_mail = True
+
     def __init__(self, settings: EmailSettings, stream: TextIO | None = None) -> None:
         super().__init__(settings)
         self._stream = stream

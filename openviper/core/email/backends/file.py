@@ -35,6 +35,8 @@ class FileBackend(EmailBackend):
     the disk.
     """
 
+    keeps_mail = True
+
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
         self.folder = settings.file_dir

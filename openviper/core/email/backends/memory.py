@@ -62,6 +62,8 @@ or after ``asyncio.run()``; this store remains. Clear it at the start of a test.
 class MemoryBackend(EmailBackend):
     """Backend that accepts every recipient and keeps ``messages``; ``sent`` has those of the whole process."""
 
+    keeps_mail = True
+
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
         self.messages = MessageStore()

@@ -53,6 +53,7 @@ class MessagePages:
         self._renderer = renderer
         self._store = store
         self._mailer = mailer
+        self._shared = mailer.settings.inbox_dir is not None
         self.routes = [
             Route("/", self._list),
             Route("/clear", self._clear, methods=["POST"]),
@@ -76,7 +77,15 @@ class MessagePages:
             entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words}))
         unread = sum(not entry.read for entry in stored)
         return await self._renderer.render(
-            request, "list.html", entries=entries, query=words, total=len(stored), unread=unread
+            request,
+            "list.html",
+            entries=entries,
+            query=words,
+            total=len(stored),
+            unread=unread,
+            backend=self._mailer.backend.describe(),
+            keeps_mail=self._mailer.backend.keeps_mail,
+            shared=self._shared,
         )
 
     async def _message(self, request: Request) -> Response:
@@ -94,6 +103,7 @@ class MessagePages:
             "sandbox": SANDBOX,
             "gaps": _gaps(entry),
             "mode": _MODES[entry.mode],
+            "ends_elsewhere": entry.state == "queued" and not self._shared,
             "has_remote": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
             "retry_failed": "retry-failed" in request.query_params,
             **await self._neighbours(entry),

@@ -14,10 +14,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 from support.patience import PATIENCE
+from support.prepared import make_outgoing
 from support.smtpd import SmtpServer
 
 from openviper.core.email import AttachmentData, send_email
+from openviper.core.email.backends import DeliveryReport, MemoryBackend
+from openviper.core.email.events import publish
 from openviper.core.email.inbox.store import MAX_MESSAGES
+from openviper.core.email.message import OutgoingMessage
 
 PIXEL = AttachmentData("dot.png", b"\x89PNG\r\n\x1a\n...", "image/png", inline=True, content_id="dot@shop")
 
@@ -256,3 +260,58 @@ async def test_a_calendar_is_listed_and_can_be_stored(inboxes: Inboxes, tmp_path
     )
     assert stored.text == shown["calendar"] == CALENDAR
     assert "cancel.ics" in stored.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backend": "MemoryBackend"}, "They go through MemoryBackend, so nothing leaves this machine."),
+        ({"backend": "ConsoleBackend"}, "They go through ConsoleBackend, so nothing leaves this machine."),
+        (
+            {"backend": "SMTPBackend", "host": "localhost", "port": 2525},
+            "They go through SMTPBackend at localhost:2525, to their recipients.",
+        ),
+    ],
+)
+async def test_an_empty_page_names_the_backend_and_the_first_call(
+    inboxes: Inboxes, settings: dict[str, Any], words: str
+) -> None:
+    async with inboxes.open(**settings) as client:
+        page = (await client.get("/_mail/")).text
+        assert words in page
+        assert "await send_email(" in page
+        assert "await send_email(" not in (await client.get("/_mail/?q=absent")).text
+
+
+class Forwarding(MemoryBackend):
+    """Sends what its base class keeps."""
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        return DeliveryReport(message.envelope.recipients)
+
+
+async def test_a_backend_that_may_send_is_not_said_to_keep_mail(inboxes: Inboxes) -> None:
+    async with inboxes.open(backend=f"{__name__}.Forwarding") as client:
+        assert "They go through Forwarding, to their recipients." in (await client.get("/_mail/")).text
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_without_a_shared_folder_the_page_says_whose_mail_it_shows(
+    inboxes: Inboxes, tmp_path: Path, shared: bool
+) -> None:
+    """Of a queued message only a shared folder shows what the worker does."""
+    async with inboxes.open(inbox_dir=tmp_path if shared else None) as client:
+        assert ("Only mail of this process is shown." in (await client.get("/_mail/")).text) is not shared
+        publish("queued", await make_outgoing("a@example.test"))
+        deadline = time.monotonic() + PATIENCE
+        while not (keys := keys_of((await client.get("/_mail/")).text)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        page = (await client.get(f"/_mail/{keys[0]}")).text
+    assert "Queued: sent by a worker" in page
+    assert ("What the worker does with it is shown if" in page) is not shared
+
+
+async def test_a_message_that_ended_here_names_no_worker(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        assert "What the worker does" not in (await client.get(path)).text

@@ -4,6 +4,7 @@ import logging
 
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
+from openviper.core.email.backends.smtp.errors import peer_name
 from openviper.core.email.backends.smtp.handshake import client_context
 from openviper.core.email.backends.smtp.oauth2 import token_provider
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
@@ -82,6 +83,10 @@ class SMTPBackend(EmailBackend):
         return await send_in_envelopes(
             message, sender.send, max_recipients=self._max_recipients, allow_partial=self._allow_partial
         )
+
+    def describe(self) -> str:
+        """Return the backend's name and the server."""
+        return f"{type(self).__name__} at {peer_name(self.settings)}"
 
     def remedy(self, error: DeliveryError) -> str | None:
         """Return the remedy that ``viperctl email check`` would give; None if the error points at no setting."""
