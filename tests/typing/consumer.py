@@ -268,6 +268,7 @@ async def make_messages() -> EmailMessage:
     await render_email("Hello", "Hello.", date="today")  # type: ignore[arg-type]
     found = await verify(sender=("Shop", "shop@example.com"), timeout=2.0)
     assert_type([(each.check, each.found, each.remedy) for each in found.failed], list[tuple[str, str, str]])
+    await send_email("ana@example.com", "Hello", "Hello.", timeout=timedelta(seconds=2))
     EmailMessageData(pairs, "Hello", "Hello.", cc=address, sender=("Shop", "shop@example.com"), reply_to=everyone)
     assert_type(address.addr_spec, str)
     attachments = await resolve_attachments(["orders.csv", b"Hello."], max_bytes=1024, dirs=[Path("exports")])

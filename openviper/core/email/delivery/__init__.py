@@ -9,15 +9,17 @@ from openviper.core.email.delivery.current import (
     stay_with,
     using_mailer,
 )
+from openviper.core.email.delivery.deadline import Deadline
 from openviper.core.email.delivery.description import DeliveryModes, current_modes, describe_modes
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
-from openviper.core.email.delivery.submission import deliver_inline, submit
+from openviper.core.email.delivery.submission import deliver_inline, failed, submit
 from openviper.core.email.delivery.transport import Transport, using_transport
 from openviper.core.email.delivery.verification import Verification, verify
 
 __all__ = [
+    "Deadline",
     "DeliveryModes",
     "HeldMessage",
     "Mailer",
@@ -29,6 +31,7 @@ __all__ = [
     "current_modes",
     "deliver_inline",
     "describe_modes",
+    "failed",
     "mailer_if_open",
     "serving_event_loop",
     "serving_loop",

@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 
+from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.redirect import check_redirected
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout
@@ -41,8 +42,9 @@ async def attempt_delivery(
 
     ``progress`` is that of the attempts before; ``message`` is already addressed to the recipients of this one.
     ``mode`` is the one it was accepted in: inline failures are for the caller to log, all others are logged here.
-    ``time_limit`` in seconds ends an attempt that takes longer as an uncertain one; None leaves the limits to the
-    transport. Never raises what a delivery can raise: the decision holds the error.
+    ``time_limit`` in seconds ends an attempt that takes longer, as an uncertain one unless the backend knows that
+    nothing was sent; None leaves the limits to the transport. Never raises what a delivery can raise: the decision
+    holds the error.
     """
     watched = transport.observed or listening()
     if watched:
@@ -52,8 +54,10 @@ async def attempt_delivery(
     try:
         if transport.rules is None and time_limit is None:
             outcome = await transport.send(message, pipeline=pipeline)
+        elif time_limit is None:
+            message, outcome = await _send_by_rules(message, transport, pipeline)
         else:
-            message, outcome = await _send_by_rules(message, transport, pipeline, time_limit)
+            message, outcome = await _send_in_time(message, transport, time_limit)
         if not isinstance(outcome, DeliveryReport):
             raise TypeError(
                 f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
@@ -81,14 +85,13 @@ def missing_recipients(message: OutgoingMessage, progress: Progress) -> Outgoing
 
 
 async def _send_by_rules(
-    message: OutgoingMessage, transport: Transport, pipeline: bool, time_limit: float | None
+    message: OutgoingMessage, transport: Transport, pipeline: bool
 ) -> tuple[OutgoingMessage, DeliveryReport]:
     """Send to those whom the rules allow, and return the message as addressed to them."""
 
     async def send(addressed: OutgoingMessage) -> DeliveryReport:
-        if time_limit is None:
-            return await transport.send(addressed, pipeline=pipeline)
-        return await _send_in_time(addressed, transport, time_limit)
+        mark_offered()
+        return await transport.send(addressed, pipeline=pipeline)
 
     suppression, redirect = transport.rules or (None, None)
     if redirect is None:
@@ -114,14 +117,22 @@ def _leave_out(message: OutgoingMessage, suppressed: tuple[str, ...], transport:
     return message.for_recipients(tuple(others))
 
 
-async def _send_in_time(message: OutgoingMessage, transport: Transport, limit: float) -> DeliveryReport:
+async def _send_in_time(
+    message: OutgoingMessage, transport: Transport, limit: float
+) -> tuple[OutgoingMessage, DeliveryReport]:
+    attempt = Attempt()
     try:
-        async with asyncio.timeout(limit) as timeout:
-            return await transport.send(message)
+        with attempt.active():
+            async with asyncio.timeout(limit) as timeout:
+                if limit <= 0:
+                    await asyncio.sleep(0)  # which the timeout ends, before anything is sent
+                return await _send_by_rules(message, transport, pipeline=False)
     except TimeoutError as error:
         if not timeout.expired():
             raise
-        raise DeliveryTimeout("the attempt took too long", temporary=True, uncertain=True) from error
+        uncertain = not attempt.nothing_sent
+        outcome = "it may have been delivered" if uncertain else "nothing was sent"
+        raise DeliveryTimeout(f"the attempt took too long; {outcome}", temporary=True, uncertain=uncertain) from error
 
 
 def _reply_code(outcome: DeliveryReport | Exception) -> int | None:

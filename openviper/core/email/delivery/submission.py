@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from openviper.core.email.delivery.current import current_mailer
+from openviper.core.email.delivery.deadline import Deadline
 from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
@@ -13,13 +14,13 @@ from openviper.core.email.delivery.mode import choose_mode
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
 
-__all__ = ["deliver_inline", "submit"]
+__all__ = ["deliver_inline", "failed", "submit"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -34,8 +35,11 @@ async def submit(
     background: bool | None,
     fail_silently: bool,
     schedule: Schedule = AT_ONCE,
+    deadline: Deadline | None = None,
 ) -> Receipt:
     """Send ``message`` in the delivery mode that fits, or hold it while a transaction is open.
+
+    At ``deadline`` an inline delivery or the wait for the broker ends, as a failed delivery.
 
     Raises:
         DeliveryError: the inline attempt failed and ``fail_silently`` is off.
@@ -45,18 +49,32 @@ async def submit(
     """
     if not mailer.here and (loop := mailer.loop) is not None:
         # A thread of a request has a loop of its own, which may end before the message is on its way.
-        elsewhere = submit(mailer, message, background=background, fail_silently=fail_silently, schedule=schedule)
+        elsewhere = submit(
+            mailer, message, background=background, fail_silently=fail_silently, schedule=schedule, deadline=deadline
+        )
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(elsewhere, loop))
     transport, outbox = mailer.transport, current_outbox()
     mode = _fitting_mode(mailer, transport, message, background, outbox)
     later = schedule is not AT_ONCE and schedule.later
     if mode is not _INLINE or later or background or mailer.settings.use_background_worker:
-        mode = await _Submission(mailer, transport, message, background, outbox, schedule).leave(mode)
+        submission = _Submission(mailer, transport, message, background, outbox, schedule)
+        if deadline is None:
+            mode = await submission.leave(mode)
+        else:
+            try:
+                mode = await deadline.before(submission.leave(mode), uncertain=lambda: submission.offered)
+            except DeliveryTimeout as error:
+                return failed(error, message.message_id, fail_silently=fail_silently)
         if mode is not _INLINE:
             return Receipt(message.message_id, mode)
-    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE)
+    time_limit = None if deadline is None else deadline.left
+    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, time_limit=time_limit)
     receipt = _receipt(message, decision)
     if receipt.error is not None:
+        if deadline is not None and isinstance(receipt.error, DeliveryTimeout) and not deadline.left:
+            late = deadline.error(uncertain=receipt.error.uncertain)
+            late.__cause__ = receipt.error
+            return failed(late, message.message_id, fail_silently=fail_silently)
         remedy = transport.remedy(receipt.error)
         if not fail_silently:
             if remedy:
@@ -69,6 +87,14 @@ async def submit(
             f"; {remedy}" if remedy else "",
         )
     return receipt
+
+
+def failed(error: DeliveryError, message_id: str, *, fail_silently: bool) -> Receipt:
+    """Return the receipt of a message that was not delivered in time, or raise; ``message_id`` "" for one not made."""
+    if not fail_silently:
+        raise error
+    logger.warning("message %s was not delivered (fail_silently): %s", message_id or "(not made yet)", error)
+    return Receipt(message_id, _INLINE, error=error)
 
 
 async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipeline: bool = False) -> Receipt:
@@ -121,7 +147,7 @@ class _Submission:
     """A message on its way into a delivery mode.
 
     ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
-    accept it.
+    accept it. ``offered``: the broker may have accepted it.
     """
 
     mailer: Mailer
@@ -132,6 +158,7 @@ class _Submission:
     schedule: Schedule
     held_before: bool = False
     broker_failed: bool = False
+    offered: bool = False
 
     def choose_mode(self) -> DeliveryMode:
         """Return the mode that fits now."""
@@ -246,9 +273,11 @@ class _Submission:
         """
         queue, schedule = self.transport.queue, self.schedule
         assert queue is not None, "queued means that there is a queue"
+        self.offered = True
         try:
             accepted = await enqueue(queue, self.message, self.mailer.settings, schedule)
         except (QueueUnavailable, InvalidMessage) as error:
+            self.offered = False
             if isinstance(error, InvalidMessage) and not self.held_before:
                 raise
             if schedule.later:

@@ -26,7 +26,7 @@ Message = EmailMessageData | Mapping[str, Any]
 _PIPELINED = 20
 _PIPELINED_BYTES = 256 * 1024
 
-_OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at"})
+_OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at", "timeout"})
 _KEYS = inspect.signature(submit_email).parameters.keys()
 _FIELDS = tuple(field.name for field in fields(EmailMessageData))
 
@@ -239,6 +239,8 @@ def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     schedule = Schedule.make(**{key: message.get(key) for key in ("send_at", "delay", "expires_at")})
     if schedule.later:
         raise InvalidMessage("send_at, delay: send_many() delivers at once; use send_email()")
+    if message.get("timeout") is not None:
+        raise InvalidMessage("timeout: send_many() waits for its connections as long as needed; use send_email()")
     if message.get("background"):
         raise InvalidMessage("background: send_many() delivers inline; leave it out, or use send_email()")
     return {key: value for key, value in message.items() if key not in _OWN_KEYS}

@@ -9,9 +9,10 @@ from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
-from openviper.core.email.delivery import current_mailer, mailer_if_open, serving_event_loop, submit
+from openviper.core.email.delivery import Deadline, current_mailer, failed, mailer_if_open, serving_event_loop, submit
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
+from openviper.core.email.errors import DeliveryTimeout
 from openviper.core.email.events import Receipt
 from openviper.core.email.message import CalendarInput, with_keyword_hints, without_hints
 from openviper.core.email.sending.compose import compose
@@ -45,6 +46,7 @@ async def submit_email(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    timeout: float | timedelta | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -81,16 +83,24 @@ async def submit_email(
         calendar: An invitation, an update or a cancellation (RFC 6047): text, bytes, or an object with ``to_ical()``.
             It is the last alternative, with the method of its METHOD property.
         calendar_attachment: True attaches the calendar as a file, too.
+        timeout: Seconds, or a timedelta, that the call may take in all: loading, rendering, and an inline delivery or
+            the broker's answer. It does not limit what happens after the call. None: only the settings' limits.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
         QueueUnavailable: ``send_at`` or ``delay`` is given and the broker does not answer; nothing was queued.
         ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
+        DeliveryTimeout: ``timeout`` has passed; ``uncertain`` is True if the message may have been accepted all the
+            same, False if nothing was sent. Not raised with ``fail_silently``.
     """
     schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
-    mailer = mailer_if_open() or await current_mailer()
-    message = await compose(
+    deadline = None if timeout is None else Deadline.after(timeout)
+    mailer = mailer_if_open()
+    if mailer is None:
+        opening = current_mailer()
+        mailer = await opening if deadline is None else await deadline.before(opening)
+    composing = compose(
         mailer,
         recipients=recipients,
         subject=subject,
@@ -112,7 +122,16 @@ async def submit_email(
         calendar_attachment=calendar_attachment,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
-    return await submit(mailer, message, background=background, fail_silently=silent, schedule=schedule)
+    if deadline is None:
+        message = await composing
+    else:
+        try:
+            message = await deadline.before(composing)
+        except DeliveryTimeout as error:
+            return failed(error, "", fail_silently=silent)
+    return await submit(
+        mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
+    )
 
 
 _submit = without_hints(submit_email)
@@ -144,6 +163,7 @@ async def send_email(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    timeout: float | timedelta | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -174,6 +194,7 @@ async def send_email(
         references=references,
         calendar=calendar,
         calendar_attachment=calendar_attachment,
+        timeout=timeout,
     )
     return bool(receipt)
 
@@ -204,6 +225,7 @@ def send_email_sync(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    timeout: float | timedelta | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -245,6 +267,7 @@ def send_email_sync(
         references=references,
         calendar=calendar,
         calendar_attachment=calendar_attachment,
+        timeout=timeout,
     )
     loop = _serving_loop()
     if loop is None:

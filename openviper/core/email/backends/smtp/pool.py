@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
-from openviper.core.email.backends.attempt import mark_started, mark_waiting
+from openviper.core.email.backends.attempt import mark_waiting
 from openviper.core.email.backends.smtp.assignment import Capacity, Slot, State, assign, is_fit
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import (
@@ -183,8 +183,8 @@ class ConnectionPool:
         """
         if self._limiter is not None and rate_limited:
             await self._limiter.wait()
+        mark_waiting()
         connection = self._take_idle() or await self.acquire()
-        mark_started()
         repeats = 0
         while True:
             connection.messages += 1

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from openviper.core.email.backends.attempt import mark_started
 from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8, rcpt_to
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import YIELD_EVERY, DotStuffer, check_content, checked_size, pieces
@@ -72,6 +73,7 @@ async def run_transaction(
         if not (_may_send_one_flight(connection, now) and options.fits_one_flight(len(recipients), size)):
             return await _Transaction(connection, message, commands, size, options).run()
         flight = b"".join((*commands, b"BDAT %d LAST\r\n" % size, *message.content))
+        mark_started()
         exchange = connection.request(flight, len(commands) + 1, final_limit=options.data_timeout)
         written = True
         await exchange.waiter
@@ -247,6 +249,8 @@ class _Transaction:
                 last = end == size
                 command = b"BDAT %d LAST\r\n" if last else b"BDAT %d\r\n"
                 exchange = connection.request(command % (end - begin), 1, final_limit=self._data_timeout)
+                if last:
+                    mark_started()
                 await self._write_chunk(begin, end)
                 dialogue.body_written = last
                 if previous is not None and not (await previous.only_reply()).positive:
@@ -291,6 +295,7 @@ class _Transaction:
                 if not await self._write_stuffed(begin, min(begin + _CHUNK, self._size), stuffer, exchange):
                     break
             else:
+                mark_started()
                 connection.write(stuffer.end())
                 dialogue.body_written = True
                 await connection.drain(exchange)
