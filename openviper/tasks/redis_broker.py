@@ -15,6 +15,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer, _scripts
 from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ConnectionClosed, DecodeError
+from dramatiq.worker import ConsumerThread
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -33,7 +34,7 @@ _REFUSED_PAUSE = 1.0  # seconds before Redis is asked again for a message that i
 # below the prefix that a user's rights may end at, so its script gets a colon more.
 _BEFORE_DISPATCH = b"""
 local KEYS = {string.sub(KEYS[1], 1, -2)}
-if ARGV[1] ~= 'enqueue' then redis.call('DEL', KEYS[1] .. ':none') end
+if ARGV[1] ~= 'enqueue' or ARGV[11] == 'again' then redis.call('DEL', KEYS[1] .. ':none') end
 """
 
 # By the server's clock, since those of workers and web processes may differ; but Dramatiq's heartbeat by the worker's.
@@ -135,6 +136,7 @@ class _RedisBroker(RedisBroker):
         self.settled: set[tuple[str, str]] = set()  # those that their actor has acknowledged
         self.scripts["dispatch"] = _Dispatch(self.client, _scripts["dispatch"])
         self.presence = self.client.register_script(_PRESENCE)
+        self._enqueueing = threading.local()
 
     @property
     def consumer_class(self) -> "type[_Consumer]":
@@ -142,6 +144,18 @@ class _RedisBroker(RedisBroker):
 
     def renew_after_fork(self) -> None:
         self.broker_id = str(uuid.uuid4())
+
+    def enqueue(self, message: "Message[Any]", *, delay: int | None = None) -> "Message[Any]":
+        """Enqueue a message; above maxmemory only one that takes the place of another.
+
+        A retry does, and a delayed message whose time has come: Dramatiq acknowledges the other one in any case.
+        """
+        self._enqueueing.again = "retries" in message.options or isinstance(threading.current_thread(), ConsumerThread)
+        return super().enqueue(message, delay=delay)
+
+    def do_enqueue(self, queue_name: str, name: str, data: bytes) -> None:
+        """Run Dramatiq's script for ``enqueue``."""
+        self._dispatch("enqueue")(queue_name, name, data, "again" if getattr(self._enqueueing, "again", False) else "")
 
     def _should_do_maintenance(self, command: str) -> int:
         # With the heartbeat instead of by chance: in time on an idle queue, and seldom on a busy one.

@@ -1,9 +1,11 @@
 """Redis at ``maxmemory``: a send is refused before its first write, and all that takes mail out goes on."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
+import dramatiq
 import pytest
 from support.patience import PATIENCE
 
@@ -150,6 +152,31 @@ def test_an_actor_of_the_project_is_not_queued_and_is_finished_by_its_worker(red
         (name,) = broker.orphaned_ids("default")
         broker.do_nack("default", name)
         assert broker.do_qsize("default") == 0
+
+
+def test_a_retry_of_a_projects_actor_is_not_lost(redis_scene: Any) -> None:
+    """Dramatiq acknowledges the failed message whether or not its retry could be enqueued."""
+    calls: list[int] = []
+    twice = threading.Event()
+    with override(TASKS=redis_scene.tasks):
+        broker: Any = get_broker()
+
+        @actor(min_backoff=1, max_backoff=1)
+        def fail_once() -> None:
+            calls.append(1)
+            if len(calls) == 2:
+                twice.set()
+            else:
+                redis_scene.broker.client().config_set("maxmemory", 1)
+                raise ValueError("the first time")
+
+        fail_once.send()
+        worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+        worker.start()
+        try:
+            assert twice.wait(PATIENCE), "there is no retry"
+        finally:
+            worker.stop()
 
 
 def growth(redis_scene: Any, store: RedisJobStore, room: int) -> tuple[int, float]:
