@@ -70,7 +70,7 @@ class Operation:
         return ", ".join(words)
 
 
-_ALWAYS = {"send": 34, "schedule": 8, "wait": 8}
+_ALWAYS = {"send": 34, "schedule": 8, "wait": 5, "wait for the broker": 8}
 _SOMETIMES = {
     "kill worker": 9,
     "end worker": 4,

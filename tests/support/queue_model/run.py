@@ -143,6 +143,16 @@ class _Run:
     def _wait(self, operation: Operation) -> None:
         time.sleep(operation.seconds)
 
+    def _wait_for_broker(self, _operation: Operation) -> str:
+        """Wait until the web process has found out by itself that the broker is back."""
+        self._end_trouble()
+        if not self._until(self._queueing, PATIENCE):
+            self._faults.append(f"{self._web.name} did not find the broker again")
+        return ""
+
+    def _queueing(self) -> bool:
+        return self._web.output.count(_UP) == self._web.output.count(_DOWN)
+
     def _kill_worker(self, operation: Operation) -> None:
         self._fleet.kill(operation.variant)
 
@@ -196,7 +206,7 @@ class _Run:
         return "" if self._broker.clock.movable else "no C compiler: the clock stays right"
 
     def _add_junk(self, operation: Operation) -> str:
-        if self._trouble is not None and self._trouble.name in ("broker down", "pause broker"):
+        if self._trouble is not None:  # RabbitMQ with an alarm would not even close our connection
             return "left out"
         return "" if self._broker.add_junk(operation.variant) else "not accepted"
 
@@ -289,7 +299,7 @@ class _Run:
             self._faults += [f"failed for no reason of the mail server: {one}" for one in verdict.given_up]
         log = self._check_logs()
         memory = self._check_memory()
-        return ModelReport(
+        report = ModelReport(
             self._kind,
             seed,
             operations,
@@ -302,11 +312,13 @@ class _Run:
             self._faults,
             self._trace,
         )
+        (self._folder / "report.txt").write_text(str(report))
+        return report
 
     def _until(self, condition: Callable[[], bool], limit: float) -> bool:
         deadline = time.monotonic() + limit
         while not (reached := condition()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+            time.sleep(0.25)
         return reached
 
     def _all_ended(self) -> bool:
@@ -343,7 +355,7 @@ class _Run:
     def _check_threads(self) -> None:
         """Have each thread of one worker send a fresh message at the same time: none is held by anything else."""
         self._fleet.end_all_but_one()
-        if not self._until(lambda: self._web.output.count(_UP) == self._web.output.count(_DOWN), PATIENCE):
+        if not self._until(self._queueing, PATIENCE):
             self._faults.append("after the drain mail is not queued again")
             return
         before = self._smtp.verbs.count("body")
@@ -371,12 +383,9 @@ class _Run:
         for web in self._webs:
             changes = re.findall(f"{re.escape(_DOWN)}|{re.escape(_UP)}", web.output)
             counts.update(changes)
-            troubles = sum(trouble.overlaps(web.began, web.ended) for trouble in self._records.troubles)
-            # At the edge of its limit Redis refuses large messages and accepts small ones, so that it comes and goes.
-            steady = not any(trouble.name == "full memory" for trouble in self._records.troubles)
-            twice = any(one == other for one, other in pairwise(changes))
-            if twice or (steady and changes.count(_DOWN) > troubles):
-                self._faults.append(f"{web.name} met {troubles} troubles, and logged {changes}")
+            # Not held against the number of troubles: on a slow machine a broker may not answer in time without one.
+            if any(one == other for one, other in pairwise(changes)):
+                self._faults.append(f"{web.name} logged a state twice: {changes}")
         lines = Counter(
             re.sub(r"\d+", "0", re.sub(r"<[^>]*>|[0-9a-f]{8,}|worker-\S+", "*", line))[:160]
             for worker in self._fleet.outputs.values()
@@ -409,6 +418,7 @@ _ACTIONS: dict[str, Callable[[_Run, Operation], str | None]] = {
     "send": _Run._send,
     "schedule": _Run._send,
     "wait": _Run._wait,
+    "wait for the broker": _Run._wait_for_broker,
     "kill worker": _Run._kill_worker,
     "end worker": _Run._end_worker,
     "kill web": _Run._kill_web,

@@ -1,7 +1,7 @@
 """The web process of a run, seen from outside."""
 
+import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -25,7 +25,6 @@ class WebProcess:
     def __init__(self, name: str, settings: Mapping[str, Any], log: Path) -> None:
         self.name = name
         self._log = log
-        self.began, self.ended = time.monotonic(), math.inf
         self._answered = threading.Condition()
         self._open: dict[int, Sent] = {}
         self._ready = self._ended = False
@@ -82,7 +81,9 @@ class WebProcess:
         timer.join(PATIENCE)
         self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
-        self.ended = time.monotonic()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def close(self) -> int:
         """Let it end by itself, and return how it ended."""

@@ -69,7 +69,8 @@ class RedisJobStore:
         self._send_client: Any = redis_client(settings, timeout=_SEND_LIMIT)
         self._worker_client: Any = redis_client(settings, timeout=5.0)
         self._local = threading.local()
-        self._clock: tuple[float, float] | None = None  # server's minus ours (at most), and when that was compared
+        # The server's clock minus ours, at least and at most, and when they were compared.
+        self._clock: tuple[float, float, float] | None = None
         register = self._worker_client.register_script
         self._check_keys = register(scripts.PROBE)
         self._add = register(scripts.ADD)
@@ -125,7 +126,9 @@ class RedisJobStore:
         return verdict == b"queued"
 
     def _add_in_one_step(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
-        due = 0 if job.due_at is None else int(job.due_at * 1000)
+        due = 0
+        if job.due_at is not None:
+            due = self._server_time(time.monotonic() + job.due_at - time.time(), latest=True)
         moment = min(deadline, time.monotonic() + _ACCEPT_WITHIN)
         arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000)]
         arguments += [fingerprint(job.payload), len(uploads)]
@@ -152,17 +155,19 @@ class RedisJobStore:
             raise
         return name
 
-    def _server_time(self, moment: float) -> int:
-        """Return the earliest time (ms) that the server's clock can show at ``moment`` of ours."""
+    def _server_time(self, moment: float, *, latest: bool = False) -> int:
+        """Return the earliest or ``latest`` time (ms) that the server's clock can show at ``moment`` of ours."""
         clock = self._clock
-        if clock is None or time.monotonic() - clock[1] > _CLOCK_FRESH:
+        if clock is None or time.monotonic() - clock[2] > _CLOCK_FRESH:
             clock = self._compare_clocks()
-        return int((moment + clock[0]) * 1000)
+        return math.ceil((moment + clock[1]) * 1000) if latest else int((moment + clock[0]) * 1000)
 
-    def _compare_clocks(self) -> tuple[float, float]:
+    def _compare_clocks(self) -> tuple[float, float, float]:
+        asked = time.monotonic()
         seconds, micros = self._send_client.time()
         now = time.monotonic()
-        self._clock = seconds + micros / 1e6 - now, now
+        server = seconds + micros / 1e6
+        self._clock = server - now, server - asked, now
         return self._clock
 
     def promote(self) -> int:

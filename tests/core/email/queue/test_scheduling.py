@@ -4,15 +4,19 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import until_available
 from support.patience import PATIENCE
+from support.redis import RedisServer
+from support.server_clock import ServerClock
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
 from openviper.core.email import DeliveryMode, InvalidMessage, QueueUnavailable, send_email, submit_email
-from openviper.core.email.queue import queue_service
+from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import FailedJob
 from openviper.db.transaction import Record, entered
 
@@ -46,6 +50,33 @@ async def test_mail_is_delivered_at_its_time_and_not_before(scene: Any) -> None:
     assert came.keys() == {"now@example.com", "soon@example.com", "later@example.com"}
     assert came["soon@example.com"] >= begin + 5
     assert came["later@example.com"] >= begin + 8
+
+
+@pytest.mark.parametrize("ahead", [30.0, -30.0])
+async def test_a_redis_whose_clock_is_wrong_keeps_mail_until_our_time(tmp_path: Path, ahead: float) -> None:
+    server, clock = RedisServer(tmp_path), ServerClock(tmp_path)
+    server.more_environment = clock.environment
+    clock.shift(ahead)
+    try:
+        await asyncio.to_thread(server.start)
+        with override(TASKS=server.tasks(), EMAIL={"default_sender": "shop@example.com"}), server.client() as client:
+            await asyncio.to_thread(until_available)
+            before = milliseconds(client)
+            apart = before / 1000 - time.time()
+            await send_email("a@example.com", "", text="", delay=20)
+            after = milliseconds(client)
+            ((_, due),) = client.zrange("dramatiq:mail:later", 0, -1, withscores=True)
+            await asyncio.to_thread(close_queue)
+    finally:
+        server.close()
+    if clock.movable:
+        assert (apart > 0) == (ahead > 0)
+    assert before + 20_000 <= due <= after + 20_000 + (after - before)
+
+
+def milliseconds(client: Any) -> int:
+    seconds, micros = client.time()
+    return int(seconds * 1000 + micros // 1000)
 
 
 async def test_mail_that_waits_survives_the_worker_and_the_broker(scene: Any) -> None:
