@@ -47,6 +47,7 @@ async def attempt_delivery(
     holds the error.
     """
     watched = transport.observed or listening()
+    began: float | None = None
     if watched:
         began = time.perf_counter()
         transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
@@ -66,8 +67,8 @@ async def attempt_delivery(
         outcome = error
     decision = after_attempt(progress, outcome, policy, now=time.time())
     circumstances = NO_ATTEMPT
-    if watched:
-        seconds = time.perf_counter() - began
+    if watched or listening():  # a listener may have come during the attempt
+        seconds = None if began is None else time.perf_counter() - began
         circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome))
         if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
             _publish_delivered(message, transport, outcome, progress, circumstances)

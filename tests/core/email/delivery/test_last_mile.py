@@ -1,10 +1,13 @@
 """An attempt at a delivery, and the events of it."""
 
+import asyncio
 import logging
 
 import pytest
 from support.mailers import memory_mailer
+from support.smtpd import SmtpServer
 
+from openviper.conf import override
 from openviper.core.email import (
     MessageEvent,
     send_email,
@@ -39,3 +42,20 @@ async def test_a_listener_that_fails_is_logged_and_changes_nothing(caplog: pytes
     unsubscribe()
     assert "broken listener" in caplog.text
     assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize(("code", "end"), [(250, "delivered"), (550, "failed")])
+async def test_a_listener_that_comes_during_an_attempt_hears_how_it_ends(code: int, end: str) -> None:
+    """It has missed the beginning, so the duration is unknown."""
+    events: list[MessageEvent] = []
+    with SmtpServer() as server, override(EMAIL=server.settings(default_sender="shop@example.test")):
+        if code == 550:
+            server.refuse("user@example.test", code)
+        gate = server.hold("MAIL")
+        sending = asyncio.create_task(send_email("user@example.test", "Hello", text="Hi", fail_silently=True))
+        await gate.reached()
+        unsubscribe = subscribe(events.append)
+        gate.release()
+        assert await sending is (code == 250)
+        unsubscribe()
+    assert [(event.kind, event.mode, event.attempt, event.seconds) for event in events] == [(end, "inline", 1, None)]
