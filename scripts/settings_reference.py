@@ -85,7 +85,8 @@ _OTHERS = """
 | `TEMPLATES_DIR` | `"templates"` | Folder of the templates, or a list of folders; relative to the working directory. |
 | `DATABASE_URL` | `"sqlite+aiosqlite:///db.sqlite3"` | The database of `openviper.db`. |
 
-These are read from the settings module or `settings.configure()` only, not from the environment.
+These are read from the settings module or `settings.configure()` only, not from the environment. `EMAIL_HOST` and the
+like are read from the environment, and in the settings module only as keys of `EMAIL`: there they are refused.
 """
 
 

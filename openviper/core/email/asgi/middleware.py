@@ -146,11 +146,14 @@ class LifespanLayer(Layer):
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
         lifespan = self._runtime.lifespan()
+        failure: Exception | None = None
         try:
             await lifespan.__aenter__()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise  # for Starlette's TestClient; servers log the text alone
+        except Exception as error:  # noqa: BLE001 - sent, and raised, outside of this block: servers raise errors too
+            failure = error
+        if failure is not None:
+            await send({"type": "lifespan.startup.failed", "message": str(failure)})
+            raise failure  # for Starlette's TestClient; servers log the text alone
         conversation = LifespanConversation(startup, receive, send)
         try:
             await conversation.run(self.app, scope)
