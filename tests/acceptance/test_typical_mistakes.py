@@ -343,8 +343,8 @@ SETTINGS: list[Row] = [
     row(
         "a backend that is not there",
         send({"backend": "smtp"}),
-        "EMAIL[\"backend\"]: there is no backend 'smtp'; give SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend "
-        "or the dotted path of your own class",
+        "EMAIL[\"backend\"]: there is no backend 'smtp'; give SMTPBackend, ConsoleBackend, FileBackend, MemoryBackend, "
+        "NullBackend or the dotted path of your own class",
     ),
     row(
         "a certificate file that is not there",
