@@ -17,7 +17,7 @@ _REMEDIES = {
     "ReadOnlyError": 'name the primary in TASKS["broker_url"]: this one is a replica',
     "NoPermissionError": "allow this user the keys and commands of the queue (ACL)",
     "AuthenticationError": 'correct the user and the password in TASKS["broker_url"]',
-    "ConnectionBlockedTimeout": "RabbitMQ has a memory or disk alarm: see rabbitmq-diagnostics alarms",
+    "resource alarm": "RabbitMQ has a memory or disk alarm: see rabbitmq-diagnostics alarms",
     "ACCESS_REFUSED": "let this user configure, write and read the queues whose names begin with emails (rabbitmqctl)",
 }
 
