@@ -574,6 +574,7 @@ async def test_a_server_that_allows_fewer_connections_costs_no_message(
 ) -> None:
     """Send 200 messages at once over a cold pool of five connections."""
     with SmtpServer(connection_limit=limit, limit_at=verb, limit_action=action) as server:
+        server.delay("greeting" if verb in ("greeting", "connect") else verb, 0.02)  # of those within the limit
         server.delay("body", 0.002)
         async with backend_for(server, pool_size=5) as backend:
             outcomes = await send_all(backend, numbered(200))
