@@ -30,8 +30,11 @@ def queue_of(path: Path, settings: str | None) -> "QueueService":
     """
     from openviper.core.email.queue import queue_service
 
-    enter_project(path, settings_module=settings).load_settings()
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
     service = queue_service()
     if service is None:
-        raise click.ClickException('mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"')
+        raise click.ClickException(
+            f'mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"; {project.settings_origin()}'
+        )
     return service

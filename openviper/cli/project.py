@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from openviper.conf import SETTINGS_VARIABLE, settings
+from openviper.conf import SETTINGS_VARIABLE, describe_origin, settings
 from openviper.exceptions import OpenViperError
 from openviper.text import shown
 
@@ -64,6 +64,12 @@ class Project:
                 raise click.UsageError(f"{module.__file__} has no {shown(name or 'app')} (from {shown(self.app)})")
             app = getattr(app, part)
         return app
+
+    def settings_origin(self) -> str:
+        """Return which settings were read, for a command that was started in another folder than the project's."""
+        if self.settings is None:
+            return f"there is no settings.py in {self.folder}: give the project's folder, or --settings"
+        return describe_origin()
 
     def load_settings(self) -> None:
         """Import the settings module now, so that an error names the file that caused it.

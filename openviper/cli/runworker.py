@@ -16,7 +16,6 @@ from openviper.cli.options import project_path, settings_option
 from openviper.cli.project import Project, enter_project
 from openviper.cli.sourcewatch import hang_up_on_change
 from openviper.cli.transport import describe_transport
-from openviper.conf import describe_origin
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -118,20 +117,14 @@ def _checked_settings(project: Project) -> "TaskSettings":
     tasks = TaskSettings.from_settings()
     if not tasks.enabled:
         raise click.ClickException(
-            'no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}; ' + _origin(project)
+            'no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}; '
+            + project.settings_origin()
         )
     if not tasks.real:
         raise click.ClickException(
             'TASKS["broker"]: the stub broker exists in one process and has no workers; use "redis" or "rabbitmq"'
         )
     return tasks
-
-
-def _origin(project: Project) -> str:
-    """Return which settings were read, for a worker that was started in another folder than the project's."""
-    if project.settings is None:
-        return f"there is no settings.py in {project.folder}: give the project's folder, or --settings"
-    return describe_origin()
 
 
 def _check_modules(folder: Path) -> None:

@@ -113,6 +113,10 @@ async def in_one_transaction() -> None:
         pass
 
 
+async def send_template() -> None:
+    await send_email("ana@example.com", "Welcome", template="welcome.html")
+
+
 async def sync_on_the_loop() -> None:
     send_email_sync("ana@example.com", "Your order", "Thank you!")
 
@@ -502,6 +506,12 @@ CALLS: list[Row] = [
         "did you mean 'emails/welcome.html'?",
     ),
     row(
+        "a folder of templates that is not there",
+        with_setting(send_template, EMAIL=MEMORY, TEMPLATES_DIR="mails"),
+        "template 'welcome.html': there is no welcome.html, since there is no folder {cwd}/mails; "
+        "correct TEMPLATES_DIR",
+    ),
+    row(
         "another template",
         template("emails/invoice.html"),
         "template 'emails/invoice.html': there is no emails/invoice.html in {cwd}/templates",
@@ -646,6 +656,15 @@ def test_a_worker_in_the_wrong_folder_says_which_settings_it_has(folder: Path) -
     assert done.returncode == 1
     assert done.stderr == (
         'Error: no broker is configured: set TASKS = {"broker": "redis", "broker_url": "redis://..."}; '
+        f"there is no settings.py in {folder}/templates: give the project's folder, or --settings\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "failed"])
+def test_a_look_at_the_queue_from_the_wrong_folder_says_which_settings_it_has(folder: Path, command: str) -> None:
+    done = Cli(folder).run("email", command, *(["list"] if command == "failed" else []), "--project", "templates")
+    assert done.stderr == (
+        'Error: mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"; '
         f"there is no settings.py in {folder}/templates: give the project's folder, or --settings\n"
     )
 

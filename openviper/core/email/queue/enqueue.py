@@ -29,7 +29,9 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     """
     service = current_queue()
     if service is None:
-        raise QueueUnavailable('no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"')
+        raise QueueUnavailable(
+            f'no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"; {settings_origin()}'
+        )
     settings = EmailSettings.from_settings()
     try:
         message = await prepare_message(
