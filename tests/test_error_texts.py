@@ -10,6 +10,7 @@ import pytest
 from openviper import OpenViper
 from openviper.conf import import_string, override, settings
 from openviper.core.email import (
+    Address,
     AttachmentData,
     EmailSettings,
     get_backend,
@@ -85,6 +86,16 @@ CALLS: dict[str, Callable[[str], object]] = {
     "cc: a local part": send(cc=lambda huge: f"{huge}@example.com"),
     "sender: a domain": send(sender=lambda huge: f"a@{huge}"),
     "sender: a name": send(sender=lambda huge: f"{huge} <a@example.com>"),
+    "sender: a pair": send(sender=lambda huge: (f"{huge}\n", "a@example.com")),
+    "sender: the address of a pair": send(sender=lambda huge: ("Ana", huge)),
+    "sender: an Address": send(sender=lambda huge: Address(f"{huge}\n", "a", "example.com")),
+    "cc: a bare pair": send(cc=lambda huge: (huge, "a@example.com")),
+    "in_reply_to": send(in_reply_to=lambda huge: [huge]),
+    "references": send(references=lambda huge: huge),
+    "date": send(date=lambda huge: huge),
+    "timeout": send(timeout=lambda huge: huge),
+    "headers: a list": send(headers=lambda huge: {"Auto-Submitted": [huge, huge]}),
+    "a keyword": lambda huge: send_email("a@example.com", **{huge: 1}),  # type: ignore[arg-type]
     "reply_to": send(reply_to=lambda huge: [huge]),
     "envelope_sender": send(envelope_sender=lambda huge: huge),
     "subject": send(subject=lambda huge: f"{huge}\n"),

@@ -105,7 +105,7 @@ def _plain(name: str) -> str:
 
 
 def _complaint(called: str, unknown: Iterable[str], keywords: Collection[str]) -> str:
-    first, *others = [f"{shown(each)}{keyword_hint(each, keywords)}" for each in unknown]
+    first, *others = [f"{cut(shown(each), 60)}{keyword_hint(each, keywords)}" for each in unknown]
     return cut(f"{called}() got an unexpected keyword argument {'; and '.join([first, *others])}", 1000)
 
 
