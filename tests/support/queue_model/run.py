@@ -242,7 +242,8 @@ class _Run:
         return None
 
     def _retry_failed(self, operation: Operation) -> str:
-        chosen = self._choose(operation)
+        # Of junk that is kept as failed nothing can be sent.
+        chosen = {one for one in self._choose(operation) if not one.startswith("<ticket-")}
         self._records.retried |= chosen
         return self._act_on_failed("retry", chosen)
 
@@ -373,7 +374,11 @@ class _Run:
             self._smtp.wait_until(lambda: self._smtp.verbs.count("body") >= before + THREADS)
         except AssertionError:
             busy = self._smtp.verbs.count("body") - before
-            self._faults.append(f"of {THREADS} threads of a worker {busy} take mail")
+            idle = [sent.message_id for sent in fresh if not self._smtp.attempts.get(sent.planned.number)]
+            known = (
+                f"{self._smtp.open_connections} connections, nothing was tried for {idle}, {self._broker.leftovers()}"
+            )
+            self._faults.append(f"of {THREADS} threads of a worker {busy} take mail: {known}")
         gate.release()
         self._until(lambda: not self._records.pending(self._smtp.arrivals) or self._all_ended(), PATIENCE)
 
