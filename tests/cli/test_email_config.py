@@ -55,7 +55,7 @@ def test_without_a_broker_mail_is_deferred_in_requests(cli: Cli, project: Path) 
     assert read(cli, project)["mode"] == {
         "request": "deferred",
         "elsewhere": "inline",
-        "backend": "SMTPBackend",
+        "backend": "SMTPBackend at localhost:25",
         "reason": "no message broker is in use",
     }
 
