@@ -165,23 +165,18 @@ def _body(message: PreparedMessage, inline: Sequence[list[Piece]], boundary: byt
 
     One of them alone is no alternative. A calendar is the last, which clients that know it prefer (RFC 2046 5.1.4).
     """
-    if message.html is None and message.calendar is None:
-        return _text_part("plain", message.text or "")
-    parts = []
-    if message.text is not None or message.html is None:
-        parts.append(_text_part("plain", message.text or ""))
-    if message.html is not None:
-        parts.append(_html(message.html, inline, boundary))
-    if message.calendar is not None:
-        parts.append(_calendar_part(message.calendar))
+    text, html, calendar = message.text, message.html, message.calendar
+    if html is None and calendar is None:
+        return _text_part("plain", text or "")
+    parts = [] if text is None and html is not None else [_text_part("plain", text or "")]
+    if html is not None:
+        part = _text_part("html", html)
+        if inline:
+            part = _multipart(b"related", boundary + b"r", [part, *inline], parameter=b' type="text/html";\r\n')
+        parts.append(part)
+    if calendar is not None:
+        parts.append(_calendar_part(calendar))
     return parts[0] if len(parts) == 1 else _multipart(b"alternative", boundary + b"a", parts)
-
-
-def _html(text: str, inline: Sequence[list[Piece]], boundary: bytes) -> list[Piece]:
-    html = _text_part("html", text)
-    if inline:
-        html = _multipart(b"related", boundary + b"r", [html, *inline], parameter=b' type="text/html";\r\n')
-    return html
 
 
 def _calendar_part(calendar: Calendar) -> list[Piece]:
