@@ -39,6 +39,7 @@ class Capture:
         self._lock = threading.RLock()
         self._sent: list[SentMessage] = []
         self._failed: list[tuple[SentMessage, str]] = []
+        self._cancelled: list[tuple[SentMessage, str]] = []
         self._held: dict[str, PendingMessage] = {}
         self._modes: dict[str, DeliveryMode] = {}
         self._times: dict[str, tuple[float | None, float | None]] = {}
@@ -59,6 +60,12 @@ class Capture:
             return list(self._failed)
 
     @property
+    def cancelled(self) -> list[tuple[SentMessage, str]]:
+        """Return the messages that ``before_send`` cancelled, each with the reason."""
+        with self._lock:
+            return list(self._cancelled)
+
+    @property
     def held(self) -> list[PendingMessage]:
         with self._lock:
             return list(self._held.values())
@@ -67,6 +74,7 @@ class Capture:
         with self._lock:
             self._sent.clear()
             self._failed.clear()
+            self._cancelled.clear()
 
     def add_failure(self, failure: Failure) -> Callable[[], None]:
         """Make attempts fail as ``failure`` describes until the returned function is called.
@@ -177,6 +185,8 @@ class Capture:
                 kind == "suppressed" and len(refused) == len(message.envelope.recipients)
             ):
                 self._in_progress.discard(message_id)
+            if kind == "cancelled":
+                self._cancelled.append((SentMessage.make(message, DeliveryMode.INLINE), detail))
             if kind == "failed":
                 mode = self._modes.get(message_id, DeliveryMode.INLINE)
                 self._failed.append((SentMessage.make(message, mode), detail))
@@ -228,7 +238,7 @@ class CaptureTransport(Transport):
         self._capture = capture
         self._settings = settings
         self.in_memory = own is not None and own.in_memory
-        self.listeners = settings.listener_functions()
+        self.listeners = settings.functions("listeners")
         self.rules = RecipientRules.from_settings(settings)
         self._description = "a test" if own is None else own.describe()
 

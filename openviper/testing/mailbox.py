@@ -50,6 +50,11 @@ class Mailbox:
         return [pending.message for pending in self._capture.held]
 
     @property
+    def cancelled(self) -> list[tuple[SentMessage, str]]:
+        """Return the messages that ``EMAIL["before_send"]`` cancelled, each with the reason."""
+        return self._capture.cancelled
+
+    @property
     def failed(self) -> list[tuple[SentMessage, str]]:
         """Return the messages that failed for good, each with its last error's text."""
         return self._capture.failed

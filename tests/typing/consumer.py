@@ -33,6 +33,7 @@ from openviper.core.email import (
     AttachmentData,
     AttachmentRefused,
     AuthenticationFailed,
+    Cancel,
     ConnectionFailed,
     DeliveryError,
     DeliveryMode,
@@ -411,6 +412,20 @@ async def announce() -> None:
     await send_email("ana@example.com", "Hello", "Hello.")
 
 
+async def add_a_footer(data: EmailMessageData) -> EmailMessageData | Cancel:
+    if not data.text:
+        return Cancel("nothing to say")
+    data.text += "\n-- \nThe shop"
+    return data
+
+
+async def cancel_a_message() -> None:
+    settings = EmailSettings(before_send=[add_a_footer, "shop.mail.add_a_footer"])
+    assert_type(settings.functions("before_send"), tuple[Callable[..., Any], ...])
+    receipt = await submit_email("a@b.c", "Hi", "Hi", tags=["welcome"], ref="7", metadata={"a": "b"}, stream="news")
+    assert_type(receipt.cancelled, str | None)
+
+
 async def suppress_an_address(metadata: MetaData) -> None:
     assert_type(suppression_table(metadata), Table)
     await create_suppression_table()
@@ -423,7 +438,7 @@ async def suppress_an_address(metadata: MetaData) -> None:
         assert_type(error.temporary, bool)
     else:
         assert_type(receipt.suppressed, tuple[str, ...])
-        assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "failed"])
+        assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "cancelled", "failed"])
 
 
 async def use_the_database(metadata: MetaData) -> None:

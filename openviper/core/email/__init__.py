@@ -25,7 +25,7 @@ from openviper.core.email.errors import (
     TemplateFailed,
 )
 from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
-from openviper.core.email.message import EmailMessageData, build_message
+from openviper.core.email.message import Cancel, EmailMessageData, build_message
 from openviper.core.email.sending import (
     RenderedEmail,
     render_email,
@@ -51,6 +51,7 @@ __all__ = [
     "AttachmentData",
     "AttachmentRefused",
     "AuthenticationFailed",
+    "Cancel",
     "ConnectionFailed",
     "DeliveryError",
     "DeliveryMode",

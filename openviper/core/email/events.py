@@ -109,13 +109,17 @@ class Receipt(NamedTuple):
     error: EmailError | None = None
     index: int | None = None  # type: ignore[assignment] # in the place of tuple.index, which no receipt needs
     suppressed: tuple[str, ...] = ()
+    cancelled: str | None = None
 
     @property
-    def outcome(self) -> Literal["delivered", "accepted", "suppressed", "failed"]:
+    def outcome(self) -> Literal["delivered", "accepted", "suppressed", "cancelled", "failed"]:
         """Return what became of the message when the call returned.
 
         "accepted": it is deferred, queued or held. "suppressed": nobody was mailed, because all are suppressed.
+        "cancelled": by ``EMAIL["before_send"]``, with the reason in ``cancelled``.
         """
+        if self.cancelled is not None:
+            return "cancelled"
         if self.error is not None:
             return "failed"
         if self.suppressed and not self.accepted and not self.refused:
@@ -136,6 +140,7 @@ EventKind = Literal[
     "failed",  # no further attempt is made
     "suppressed",  # recipients were left out, as EMAIL["suppress"] says; if all of them were, nothing follows
     "redirected",  # a copy goes to EMAIL["redirect_to"]; detail says for whom it was
+    "cancelled",  # EMAIL["before_send"] cancelled it; detail is the reason
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
 ]
 
@@ -175,6 +180,29 @@ class MessageEvent:
     attempt: int | None = None
     seconds: float | None = None
     code: int | None = None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Return the message's tags."""
+        return tuple(self.message.prepared.extra.get("tags", ()))
+
+    @property
+    def ref(self) -> str | None:
+        """Return the application's own reference; None without one."""
+        ref: str | None = self.message.prepared.extra.get("ref")
+        return ref
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Return the message's metadata."""
+        metadata: Mapping[str, str] = self.message.prepared.extra.get("metadata", NOTHING)
+        return metadata
+
+    @property
+    def stream(self) -> str | None:
+        """Return the message's stream; None without one."""
+        stream: str | None = self.message.prepared.must.get("stream")
+        return stream
 
 
 Listener = Callable[[MessageEvent], Awaitable[None] | None]

@@ -14,7 +14,7 @@ from openviper.core.email.delivery.description import DeliveryModes, current_mod
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
-from openviper.core.email.delivery.submission import deliver_inline, failed, submit
+from openviper.core.email.delivery.submission import cancel, deliver_inline, failed, submit
 from openviper.core.email.delivery.transport import Transport, using_transport
 from openviper.core.email.delivery.verification import Verification, verify
 
@@ -26,6 +26,7 @@ __all__ = [
     "Transport",
     "Verification",
     "apart_from_other_requests",
+    "cancel",
     "choose_mode",
     "current_mailer",
     "current_modes",

@@ -36,6 +36,7 @@ class Mailer:
         self._loop = ref(asyncio.get_running_loop())  # weak: what is kept for a loop may not keep the loop
         self._version = settings_version() if follows_settings else None
         self.own_transport = BackendTransport(settings)
+        self.before_send = settings.functions("before_send")
         self._installed: tuple[TransportFactory, Transport] | None = None
         self.renderer = TemplateRenderer(
             template_dirs(), debug=debug(), inline_css=settings.inline_css, environment=_environment(settings)

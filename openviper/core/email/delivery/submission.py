@@ -16,11 +16,11 @@ from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
 
-__all__ = ["deliver_inline", "failed", "submit"]
+__all__ = ["cancel", "deliver_inline", "failed", "submit"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -95,6 +95,14 @@ def failed(error: DeliveryError, message_id: str, *, fail_silently: bool) -> Rec
         raise error
     logger.warning("message %s was not delivered (fail_silently): %s", message_id or "(not made yet)", error)
     return Receipt(message_id, _INLINE, error=error)
+
+
+def cancel(cancelled: SendCancelled, transport: Transport) -> Receipt:
+    """Publish that ``before_send`` cancelled a message, and return its receipt, which is true."""
+    message = cancelled.message
+    logger.info("message %s is cancelled by before_send: %s", message.message_id, cancelled.reason)
+    transport.publish("cancelled", message, cancelled.reason)
+    return Receipt(message.message_id, _INLINE, cancelled=cancelled.reason)
 
 
 async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipeline: bool = False) -> Receipt:

@@ -110,7 +110,7 @@ class BackendTransport(Transport):
         self._abandoned: finalize[[EmailBackend, ref[asyncio.AbstractEventLoop]], BackendTransport] | None = None
         self.pipelines = self.backend.supports_pipelining
         self.in_memory = isinstance(self.backend, MemoryBackend | NullBackend)
-        self.listeners = settings.listener_functions()
+        self.listeners = settings.functions("listeners")
         self.rules = RecipientRules.from_settings(settings)
         self.observed = bool(self.listeners)
 

@@ -1,5 +1,6 @@
 """Messages: given by the application, checked and completed, and written as bytes (RFC 5322, RFC 2045-2049)."""
 
+from openviper.core.email.message.before_send import Cancel, SendCancelled, apply_before_send
 from openviper.core.email.message.calendar import Calendar, CalendarInput
 from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints, without_hints
 from openviper.core.email.message.model import (
@@ -24,6 +25,7 @@ from openviper.core.email.message.prepare import (
 __all__ = [
     "Calendar",
     "CalendarInput",
+    "Cancel",
     "Chunks",
     "CleanChunks",
     "Content",
@@ -32,6 +34,8 @@ __all__ = [
     "NoSender",
     "OutgoingMessage",
     "PreparedMessage",
+    "SendCancelled",
+    "apply_before_send",
     "build_message",
     "check_message",
     "inline_given",

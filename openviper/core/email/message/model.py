@@ -47,6 +47,10 @@ class EmailMessageData:
     references: str | Sequence[str] | None = None
     calendar: CalendarInput | None = None
     calendar_attachment: bool = False
+    tags: Sequence[str] = ()
+    ref: str | None = None
+    metadata: Mapping[str, str] = NOTHING
+    stream: str | None = None
 
 
 if not TYPE_CHECKING:

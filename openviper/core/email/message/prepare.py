@@ -12,6 +12,7 @@ from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
 from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
+from openviper.core.email.message.labels import checked_labels
 from openviper.core.email.message.model import (
     REPEATED_HEADERS,
     EmailMessageData,
@@ -196,6 +197,9 @@ def check_message(
         prepared = prepared._replace(must={REPEATED_HEADERS: True})
     if data.calendar is not None or data.calendar_attachment:
         prepared = prepared._replace(calendar=read_calendar(data.calendar, attached=data.calendar_attachment))
+    if data.tags or data.ref is not None or data.metadata or data.stream is not None:
+        extra, must = checked_labels(data)
+        prepared = prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must})
     return prepared
 
 

@@ -2,7 +2,7 @@
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
-from openviper.core.email.message import EmailMessageData, NoSender, prepare_message
+from openviper.core.email.message import EmailMessageData, NoSender, apply_before_send, prepare_message
 from openviper.core.email.queue.service import current_queue
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
@@ -33,6 +33,9 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
             f'no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"; {settings_origin()}'
         )
     settings = EmailSettings.from_settings()
+    reason = None
+    if settings.before_send:
+        data, reason = await apply_before_send(settings.functions("before_send"), data)
     try:
         message = await prepare_message(
             data,
@@ -43,11 +46,14 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
+    if reason is not None:
+        publish("cancelled", message, reason, listeners=settings.functions("listeners"))
+        return Receipt(message.message_id, DeliveryMode.QUEUED, cancelled=reason)
     if await service.enqueue(message, settings):
         publish(
             "queued",
             message,
             circumstances=Circumstances(DeliveryMode.QUEUED),
-            listeners=settings.listener_functions(),
+            listeners=settings.functions("listeners"),
         )
     return Receipt(message.message_id, DeliveryMode.QUEUED)

@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 from itertools import count
 from typing import Any
 
-from openviper.core.email.delivery import Mailer, current_mailer, deliver_inline
+from openviper.core.email.delivery import Mailer, cancel, current_mailer, deliver_inline
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError, InvalidMessage
 from openviper.core.email.events import DeliveryMode, Receipt
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, keyword_hint
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, SendCancelled, keyword_hint
 from openviper.core.email.sending.compose import compose, prepare_data
 from openviper.core.email.sending.single import submit_email
 from openviper.text import cut, shown
@@ -176,6 +176,8 @@ class _Run:
                 self._less.set()
             message_id = outgoing.message_id
             receipt = await self._deliver(outgoing)
+        except SendCancelled as cancelled:
+            receipt = cancel(cancelled, self._transport)
         except EmailError as error:
             receipt = Receipt(message_id, DeliveryMode.INLINE, error=error)
         except Exception as error:  # noqa: BLE001 - raised to the caller after the receipts
@@ -187,7 +189,7 @@ class _Run:
 
     async def _prepare(self, index: int, message: Message) -> OutgoingMessage:
         if isinstance(message, EmailMessageData):
-            return await prepare_data(self._mailer.settings, message)
+            return await prepare_data(self._mailer, message)
         if not isinstance(message, Mapping):
             raise TypeError(
                 f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}"

@@ -14,6 +14,8 @@ from openviper.core.email.message import (
     EmailMessageData,
     NoSender,
     OutgoingMessage,
+    SendCancelled,
+    apply_before_send,
     inline_given,
     prepare_message,
 )
@@ -48,6 +50,10 @@ async def compose(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
     recipients_required: bool = True,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
@@ -57,9 +63,12 @@ async def compose(
     Raises:
         InvalidMessage: an argument cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
+        SendCancelled: ``before_send`` cancelled it.
     """
-    if html is not None and mailer.settings.inline_css:
+    hooks = mailer.before_send
+    if html is not None and mailer.settings.inline_css and not hooks:
         html = await inline_given(html)
+    derived = text is None
     if text is None or subject is None or template is not None or context is not None:
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
     data = EmailMessageData(  # by position, as PreparedMessage is made
@@ -69,7 +78,7 @@ async def compose(
         html,
         () if cc is None else cc,
         () if bcc is None else bcc,
-        [] if attachments is None else await _attachments(mailer.settings, attachments),
+        [] if attachments is None or hooks else await _attachments(mailer.settings, attachments),
         sender,
         () if reply_to is None else reply_to,
         headers or {},
@@ -80,37 +89,60 @@ async def compose(
     )
     if calendar is not None or calendar_attachment:
         data.calendar, data.calendar_attachment = calendar, calendar_attachment
+    if tags is not None or ref is not None or metadata is not None or stream is not None:
+        data.tags, data.ref, data.metadata, data.stream = tags or (), ref, metadata or {}, stream
     settings = mailer.settings
+    if hooks:
+        return await _through_hooks(mailer, data, attachments, derived=derived, required=recipients_required)
+    return await _prepare(settings, data, None, inlined=True, required=recipients_required)
+
+
+async def _through_hooks(
+    mailer: Mailer, data: EmailMessageData, attachments: Any, *, derived: bool, required: bool
+) -> OutgoingMessage:
+    """Have ``before_send`` edit ``data``, then load the attachments, inline the CSS and derive the text again."""
+    data.attachments = _as_list(attachments)
+    text, html = data.text, data.html
+    data, reason = await apply_before_send(mailer.before_send, data)
+    if isinstance(data.html, str) and mailer.settings.inline_css:
+        data.html = await inline_given(data.html)
+    if derived and data.text == text and data.html != html and isinstance(data.html, str):
+        data.text = await _text_of(data.html)
+    data.attachments = await _attachments(mailer.settings, data.attachments) if data.attachments else []
+    return await _prepare(mailer.settings, data, reason, inlined=True, required=required)
+
+
+async def _prepare(
+    settings: EmailSettings, data: EmailMessageData, reason: str | None, *, inlined: bool, required: bool = True
+) -> OutgoingMessage:
     try:
-        return await prepare_message(
+        message = await prepare_message(
             data,
             default_sender=settings.default_sender,
             auto_submitted=settings.auto_submitted,
             max_message_bytes=settings.max_message_bytes,
-            inline_css=False,  # done, when the text part was made from it
-            recipients_required=recipients_required,
+            inline_css=settings.inline_css and not inlined,
+            recipients_required=required,
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
+    if reason is not None:
+        raise SendCancelled(message, reason)
+    return message
 
 
-async def prepare_data(settings: EmailSettings, data: EmailMessageData) -> OutgoingMessage:
-    """Prepare ``data`` as an application gives it, as ``settings`` say.
+async def prepare_data(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
+    """Prepare ``data`` as an application gives it, as the mailer's settings say.
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
         ImproperlyConfigured: no sender is given, and none is set.
+        SendCancelled: ``before_send`` cancelled it.
     """
-    try:
-        return await prepare_message(
-            data,
-            default_sender=settings.default_sender,
-            auto_submitted=settings.auto_submitted,
-            max_message_bytes=settings.max_message_bytes,
-            inline_css=settings.inline_css,
-        )
-    except NoSender as error:
-        raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
+    reason = None
+    if mailer.before_send:
+        data, reason = await apply_before_send(mailer.before_send, data)
+    return await _prepare(mailer.settings, data, reason, inlined=False)
 
 
 async def _bodies(
@@ -133,8 +165,19 @@ async def _bodies(
     if subject is None:
         raise InvalidMessage("subject is missing: give one, or a template with a 'subject' block")
     if text is None and isinstance(html, str):  # of another type it is refused with the rest
-        text = html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
+        text = await _text_of(html)
     return text, html, subject
+
+
+async def _text_of(html: str) -> str:
+    return html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
+
+
+def _as_list(attachments: Any) -> list[Any]:
+    """Return attachments as a hook sees them: a list, of what was given."""
+    if attachments is None:
+        return []
+    return list(attachments) if isinstance(attachments, list | tuple | set | frozenset) else [attachments]
 
 
 async def _attachments(settings: EmailSettings, attachments: AttachmentInput | Iterable[Any]) -> list[AttachmentData]:

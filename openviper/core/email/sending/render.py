@@ -9,7 +9,7 @@ from typing import Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
 from openviper.core.email.delivery import current_mailer
-from openviper.core.email.message import CalendarInput, OutgoingMessage, with_keyword_hints
+from openviper.core.email.message import CalendarInput, OutgoingMessage, SendCancelled, with_keyword_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["RenderedEmail", "render_email"]
@@ -73,7 +73,7 @@ async def render_email(
         InvalidMessage: something given cannot be sent.
         ImproperlyConfigured: a setting is missing or wrong.
     """
-    message = await compose(
+    composing = compose(
         await current_mailer(),
         recipients=() if recipients is None else recipients,
         subject=subject,
@@ -95,6 +95,10 @@ async def render_email(
         calendar_attachment=calendar_attachment,
         recipients_required=False,
     )
+    try:
+        message = await composing
+    except SendCancelled as cancelled:  # what would be sent is shown all the same
+        message = cancelled.message
     return await asyncio.to_thread(_rendered, message)
 
 

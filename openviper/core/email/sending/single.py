@@ -9,12 +9,20 @@ from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
-from openviper.core.email.delivery import Deadline, current_mailer, failed, mailer_if_open, serving_event_loop, submit
+from openviper.core.email.delivery import (
+    Deadline,
+    cancel,
+    current_mailer,
+    failed,
+    mailer_if_open,
+    serving_event_loop,
+    submit,
+)
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import DeliveryTimeout
 from openviper.core.email.events import Receipt
-from openviper.core.email.message import CalendarInput, with_keyword_hints, without_hints
+from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints, without_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
@@ -47,6 +55,10 @@ async def submit_email(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -85,6 +97,10 @@ async def submit_email(
         calendar_attachment: True attaches the calendar as a file, too.
         timeout: Seconds, or a timedelta, that the call may take in all: loading, rendering, and an inline delivery or
             the broker's answer. It does not limit what happens after the call. None: only the settings' limits.
+        tags: Words that group messages, for events and logs; they travel with the message and are not in it.
+        ref: Your own reference to the message, such as an order number, likewise.
+        metadata: Further values by name, likewise.
+        stream: What a reader can opt out of, such as ``"news"``: it is passed to ``EMAIL["suppress"]``.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -120,15 +136,20 @@ async def submit_email(
         references=references,
         calendar=calendar,
         calendar_attachment=calendar_attachment,
+        tags=tags,
+        ref=ref,
+        metadata=metadata,
+        stream=stream,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
-    if deadline is None:
-        message = await composing
-    else:
-        try:
-            message = await deadline.before(composing)
-        except DeliveryTimeout as error:
-            return failed(error, "", fail_silently=silent)
+    try:
+        message = await composing if deadline is None else await deadline.before(composing)
+    except SendCancelled as cancelled:
+        return cancel(cancelled, mailer.transport)
+    except DeliveryTimeout as error:
+        if deadline is None:
+            raise
+        return failed(error, "", fail_silently=silent)
     return await submit(
         mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
     )
@@ -164,6 +185,10 @@ async def send_email(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -195,6 +220,10 @@ async def send_email(
         calendar=calendar,
         calendar_attachment=calendar_attachment,
         timeout=timeout,
+        tags=tags,
+        ref=ref,
+        metadata=metadata,
+        stream=stream,
     )
     return bool(receipt)
 
@@ -226,6 +255,10 @@ def send_email_sync(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -268,6 +301,10 @@ def send_email_sync(
         calendar=calendar,
         calendar_attachment=calendar_attachment,
         timeout=timeout,
+        tags=tags,
+        ref=ref,
+        metadata=metadata,
+        stream=stream,
     )
     loop = _serving_loop()
     if loop is None:

@@ -36,6 +36,7 @@ __all__ = [
     "MaybeText",
     "MaybeToken",
     "OnUncertain",
+    "OneOrMoreFunctions",
     "Period",
     "Port",
     "Retries",
@@ -144,8 +145,15 @@ def _mailbox_or_domain(value: Any) -> str:
     return _mailbox(value)
 
 
-def _none_for_empty(check: Callable[[Any], object]) -> Callable[[object], object]:
-    return lambda value: () if value is None or value == "" else check([value] if isinstance(value, str) else value)
+def _one_or_more(check: Callable[[Any], object]) -> Callable[[object], object]:
+    """Take None for an empty list, and a value alone for a list of one."""
+
+    def convert(value: object) -> object:
+        if value is None or value == "":
+            return ()
+        return _each(check)(value if isinstance(value, list | tuple | set | frozenset) else [value])
+
+    return convert
 
 
 def _function(value: object) -> Callable[..., Any] | str:
@@ -243,6 +251,14 @@ Backend = Annotated[
     SettingKind("the name of a backend or the dotted path of your own"),
 ]
 
+OneOrMoreFunctions = Annotated[
+    tuple[Callable[..., Any] | str, ...],
+    BeforeValidator(_one_or_more(_function)),
+    SettingKind(
+        "None, a function, its dotted path, or a list of them (in the environment separated by commas)",
+        _hosts_from_text,
+    ),
+]
 Functions = Annotated[
     tuple[Callable[..., Any] | str, ...],
     BeforeValidator(_each(_function)),
@@ -262,7 +278,7 @@ Texts = Annotated[
 
 Mailboxes = Annotated[
     tuple[str, ...],
-    BeforeValidator(_none_for_empty(_each(_mailbox))),
+    BeforeValidator(_one_or_more(_mailbox)),
     SettingKind("a list of addresses (in the environment separated by commas)", _hosts_from_text, address=True),
 ]
 MailboxesOrDomains = Annotated[

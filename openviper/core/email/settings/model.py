@@ -37,6 +37,7 @@ from openviper.core.email.settings.kinds import (
     MaybeSender,
     MaybeText,
     MaybeToken,
+    OneOrMoreFunctions,
     OnUncertain,
     Period,
     Port,
@@ -142,6 +143,11 @@ class EmailSettings(CheckedSettings):
     )
     file_dir: Directory = Field(
         Path("mail"), description="Folder of FileBackend, created when missing; relative to the working directory."
+    )
+    before_send: OneOrMoreFunctions = Field(
+        (),
+        description="Function, or list of functions, async or plain, that gets each message before it is checked and "
+        "returns it, edited or not, or `Cancel(reason)`. Called once for each send, in the caller.",
     )
     listeners: Functions = Field(
         (),
@@ -312,13 +318,13 @@ class EmailSettings(CheckedSettings):
             for attempt in range(self.retries)
         )
 
-    def listener_functions(self) -> tuple[Callable[..., Any], ...]:
-        """Return the functions of ``listeners``.
+    def functions(self, name: str) -> tuple[Callable[..., Any], ...]:
+        """Return the functions that the setting ``name`` lists.
 
         Raises:
             ImproperlyConfigured: one of them cannot be imported, or is no function.
         """
-        return tuple(_function(each, 'EMAIL["listeners"]') for each in self.listeners)
+        return tuple(_function(each, f'EMAIL["{name}"]') for each in getattr(self, name))
 
     def function(self, name: str) -> Callable[..., Any] | None:
         """Return the function that the setting ``name`` holds or names; None if it is None.

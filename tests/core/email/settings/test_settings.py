@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "template_environment": None,
     "backend": "SMTPBackend",
     "file_dir": Path("mail"),
+    "before_send": (),
     "listeners": (),
     "suppress": None,
     "always_streams": (),

@@ -1,0 +1,65 @@
+"""Check what describes a message for those who watch it: tags, a reference, metadata, its stream."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message.model import EmailMessageData
+from openviper.text import control_character, shown
+
+__all__ = ["checked_labels"]
+
+_LONGEST = 200  # characters of a tag, a reference, or a value: they travel with the message and stand in log lines
+_MOST = 50  # tags, or entries of metadata
+_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def checked_labels(data: EmailMessageData) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what goes to ``extra`` and to ``must`` of the prepared message.
+
+    Raises:
+        InvalidMessage: a value has another type, a control character, or is too long; the text names the field.
+    """
+    extra: dict[str, Any] = {}
+    if data.tags:
+        extra["tags"] = _tags(data.tags)
+    if data.ref is not None:
+        extra["ref"] = _text(data.ref, "ref")
+    if data.metadata:
+        extra["metadata"] = _metadata(data.metadata)
+    return extra, {} if data.stream is None else {"stream": _stream(data.stream)}
+
+
+def _tags(value: Sequence[str]) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset):
+        raise InvalidMessage(f"tags: must be a list of strings, not {type(value).__name__}")
+    if len(value) > _MOST:
+        raise InvalidMessage(f"tags: {len(value)} tags are too many; give at most {_MOST}")
+    return [_text(each, "tags") for each in value]
+
+
+def _metadata(value: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise InvalidMessage(f"metadata: must be a dict of strings, not {type(value).__name__}")
+    if len(value) > _MOST:
+        raise InvalidMessage(f"metadata: {len(value)} entries are too many; give at most {_MOST}")
+    return {_text(key, "metadata"): _text(item, "metadata") for key, item in value.items()}
+
+
+def _stream(value: object) -> str:
+    if not isinstance(value, str) or not _STREAM.fullmatch(value):
+        raise InvalidMessage(
+            f"stream: {shown(value)} is not a name of letters, digits, '.', '_' and '-', at most 64 characters"
+        )
+    return value
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{field}: must be a string, not {type(value).__name__}")
+    if not value or len(value) > _LONGEST or control_character(value):
+        raise InvalidMessage(
+            f"{field}: {shown(value)} is empty, longer than {_LONGEST} characters, or has a control character"
+        )
+    return value
