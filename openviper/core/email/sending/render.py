@@ -63,6 +63,10 @@ async def render_email(
     references: str | Sequence[str] | None = None,
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
 ) -> RenderedEmail:
     """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
 
@@ -93,6 +97,10 @@ async def render_email(
         references=references,
         calendar=calendar,
         calendar_attachment=calendar_attachment,
+        tags=tags,
+        ref=ref,
+        metadata=metadata,
+        stream=stream,
         recipients_required=False,
     )
     try:

@@ -89,7 +89,7 @@ async def deferred(hook: object) -> Receipt:
 
 
 async def many(hook: object) -> list[Receipt]:
-    messages = [
+    messages: list[EmailMessageData | dict[str, Any]] = [
         EmailMessageData("a@example.test", "Hello", text="Hi"),
         {"recipients": "a@example.test", "subject": "Hello", "text": "Hi"},
     ]
@@ -148,7 +148,7 @@ async def test_a_queued_message_is_edited_by_the_sender_and_not_by_the_worker(
     ids=["derived text follows the HTML", "given text stays", "text alone"],
 )
 async def test_a_text_that_was_derived_is_derived_again(
-    given: dict[str, str], text: str, html: str | None, mailbox: Mailbox
+    given: dict[str, Any], text: str, html: str | None, mailbox: Mailbox
 ) -> None:
     with override(EMAIL={**SENDER, "before_send": Footer()}):
         await send_email("a@example.test", "Hello", **given)
