@@ -107,7 +107,8 @@ def test_a_template_is_hinted_at_where_one_is_taken(function: Callable[..., Any]
     with pytest.raises(TypeError, match=rf"'{wrong}'; did you mean {right}=\?$"):
         function("ana@example.test", **{wrong: "welcome.md"})
     with pytest.raises(
-        TypeError, match=rf"'{wrong}'; there are recipients, .*, references, calendar, calendar_attachment, tags, ref, metadata, stream$"
+        TypeError,
+        match=rf"'{wrong}'; there are recipients, .*, calendar_attachment, tags, ref, metadata, stream$",
     ):
         EmailMessageData("ana@example.test", "Hello", **{wrong: "welcome.md"})  # type: ignore[arg-type]
 
