@@ -11,6 +11,7 @@ from openviper.core.email.message.model import (
     Envelope,
     OutgoingMessage,
     PreparedMessage,
+    fill_data,
     lengths,
 )
 from openviper.core.email.message.prepare import (
@@ -38,6 +39,7 @@ __all__ = [
     "apply_before_send",
     "build_message",
     "check_message",
+    "fill_data",
     "inline_given",
     "keyword_hint",
     "lengths",

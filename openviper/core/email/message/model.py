@@ -23,6 +23,7 @@ __all__ = [
     "Envelope",
     "OutgoingMessage",
     "PreparedMessage",
+    "fill_data",
     "lengths",
 ]
 
@@ -52,6 +53,9 @@ class EmailMessageData:
     metadata: Mapping[str, str] = NOTHING
     stream: str | None = None
 
+
+fill_data = EmailMessageData.__init__
+"""Set the fields of an ``EmailMessageData``: its constructor without the hints, which each send would pay for."""
 
 if not TYPE_CHECKING:
     EmailMessageData.__init__ = with_keyword_hints(EmailMessageData.__init__, "EmailMessageData")

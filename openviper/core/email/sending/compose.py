@@ -16,6 +16,7 @@ from openviper.core.email.message import (
     OutgoingMessage,
     SendCancelled,
     apply_before_send,
+    fill_data,
     inline_given,
     prepare_message,
 )
@@ -71,7 +72,9 @@ async def compose(
     derived = text is None
     if text is None or subject is None or template is not None or context is not None:
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
-    data = EmailMessageData(  # by position, as PreparedMessage is made
+    data = EmailMessageData.__new__(EmailMessageData)
+    fill_data(  # by position, as PreparedMessage is made
+        data,
         recipients,
         subject,
         text,
