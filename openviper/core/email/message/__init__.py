@@ -2,7 +2,7 @@
 
 from openviper.core.email.message.before_send import Cancel, SendCancelled, apply_before_send
 from openviper.core.email.message.calendar import Calendar, CalendarInput
-from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints, without_hints
+from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints
 from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
@@ -46,5 +46,4 @@ __all__ = [
     "new_message_id",
     "prepare_message",
     "with_keyword_hints",
-    "without_hints",
 ]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from openviper.text import cut, shown, suggestion
 
-__all__ = ["keyword_hint", "with_keyword_hints", "without_hints"]
+__all__ = ["keyword_hint", "with_keyword_hints"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,12 +79,6 @@ def with_keyword_hints(function: F, name: str | None = None) -> F:
     if inspect.iscoroutinefunction(function):
         _mark_coroutine_function(call)
     return call  # type: ignore[return-value]
-
-
-def without_hints(function: F) -> F:
-    """Return what ``with_keyword_hints`` wrapped, for callers inside the package."""
-    wrapped: F = inspect.unwrap(function)
-    return wrapped
 
 
 def keyword_hint(unknown: str, keywords: Collection[str]) -> str:

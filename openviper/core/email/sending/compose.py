@@ -32,7 +32,6 @@ _HTML_ON_LOOP = 64 * 1024
 
 async def compose(
     mailer: Mailer,
-    *,
     recipients: Addresses,
     subject: str | None = None,
     text: str | None = None,

@@ -22,7 +22,7 @@ from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import DeliveryTimeout
 from openviper.core.email.events import Receipt
-from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints, without_hints
+from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
@@ -110,36 +110,99 @@ async def submit_email(
         DeliveryTimeout: ``timeout`` has passed; ``uncertain`` is True if the message may have been accepted all the
             same, False if nothing was sent. Not raised with ``fail_silently``.
     """
+    return await _submit(
+        recipients,
+        subject,
+        text,
+        html,
+        cc,
+        bcc,
+        attachments,
+        template,
+        context,
+        fail_silently,
+        background,
+        sender,
+        reply_to,
+        headers,
+        envelope_sender,
+        send_at,
+        delay,
+        expires_at,
+        date,
+        in_reply_to,
+        references,
+        calendar,
+        calendar_attachment,
+        timeout,
+        tags,
+        ref,
+        metadata,
+        stream,
+    )
+
+
+async def _submit(
+    recipients: Addresses,
+    subject: str | None = None,
+    text: str | None = None,
+    html: str | None = None,
+    cc: Addresses | None = None,
+    bcc: Addresses | None = None,
+    attachments: AttachmentInput | Iterable[Any] | None = None,
+    template: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fail_silently: bool | None = None,
+    background: bool | None = None,
+    sender: AddressLike | None = None,
+    reply_to: Addresses | None = None,
+    headers: Mapping[str, str | Sequence[str]] | None = None,
+    envelope_sender: str | Address | None = None,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+    date: datetime | None = None,
+    in_reply_to: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
+    calendar: CalendarInput | None = None,
+    calendar_attachment: bool = False,
+    timeout: float | timedelta | None = None,
+    tags: Sequence[str] | None = None,
+    ref: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    stream: str | None = None,
+) -> Receipt:
+    """Submit what ``submit_email`` is given, all by position."""
     schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
     deadline = None if timeout is None else Deadline.after(timeout)
     mailer = mailer_if_open()
     if mailer is None:
         opening = current_mailer()
         mailer = await opening if deadline is None else await deadline.before(opening)
-    composing = compose(
+    composing = compose(  # by position: binding twenty names would cost 2 % of a send
         mailer,
-        recipients=recipients,
-        subject=subject,
-        text=text,
-        html=html,
-        cc=cc,
-        bcc=bcc,
-        attachments=attachments,
-        template=template,
-        context=context,
-        sender=sender,
-        reply_to=reply_to,
-        headers=headers,
-        envelope_sender=envelope_sender,
-        date=date,
-        in_reply_to=in_reply_to,
-        references=references,
-        calendar=calendar,
-        calendar_attachment=calendar_attachment,
-        tags=tags,
-        ref=ref,
-        metadata=metadata,
-        stream=stream,
+        recipients,
+        subject,
+        text,
+        html,
+        cc,
+        bcc,
+        attachments,
+        template,
+        context,
+        sender,
+        reply_to,
+        headers,
+        envelope_sender,
+        date,
+        in_reply_to,
+        references,
+        calendar,
+        calendar_attachment,
+        tags,
+        ref,
+        metadata,
+        stream,
     )
     silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
     try:
@@ -153,9 +216,6 @@ async def submit_email(
     return await submit(
         mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
     )
-
-
-_submit = without_hints(submit_email)
 
 
 @with_keyword_hints
@@ -208,22 +268,22 @@ async def send_email(
         fail_silently,
         background,
         sender,
-        reply_to=reply_to,
-        headers=headers,
-        envelope_sender=envelope_sender,
-        send_at=send_at,
-        delay=delay,
-        expires_at=expires_at,
-        date=date,
-        in_reply_to=in_reply_to,
-        references=references,
-        calendar=calendar,
-        calendar_attachment=calendar_attachment,
-        timeout=timeout,
-        tags=tags,
-        ref=ref,
-        metadata=metadata,
-        stream=stream,
+        reply_to,
+        headers,
+        envelope_sender,
+        send_at,
+        delay,
+        expires_at,
+        date,
+        in_reply_to,
+        references,
+        calendar,
+        calendar_attachment,
+        timeout,
+        tags,
+        ref,
+        metadata,
+        stream,
     )
     return bool(receipt)
 
