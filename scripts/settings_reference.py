@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 # The first setting of each section, in the order of the model.
 _SECTIONS = {
-    "host": "The server",
+    "url": "The server",
     "default_sender": "Messages",
     "backend": "Where mail goes",
     "pool_size": "Connections",

@@ -25,6 +25,10 @@ class CheckedSettings(BaseModel):
     names_elsewhere: ClassVar[Mapping[str, str]] = {}
     """What other libraries call a field, in lower case, for suggestions."""
 
+    @classmethod
+    def add_implied(cls, given: Given, source: Source) -> None:
+        """Add what values of ``source`` imply, such as the parts of a URL; the source's own values replace them."""
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         fields = type(self).model_fields
         return ((name, value) for name, value in super().__repr_args__() if value != fields[name or ""].default)
@@ -67,6 +71,7 @@ def collect(model: type[CheckedSettings], *sources: Source) -> Given:
     """Merge the sources, given in order of precedence."""
     given = Given(model, model.setting_name)
     for source in reversed(sources):
+        model.add_implied(given, source)
         given.add(source)
     return given
 

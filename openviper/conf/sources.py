@@ -117,6 +117,11 @@ class Given:
                 self.values[name] = SecretStr(value) if secret else value
                 self.origins[name] = source.path(key)
 
+    def discard(self, name: str) -> None:
+        """Forget the value of ``name``, if there is one."""
+        self.values.pop(name, None)
+        self.origins.pop(name, None)
+
     def _unknown(self, source: Source, key: object) -> str:
         known = [*kinds(self.model), *aliases(self.model)]
         wanted = str(key).lower().removeprefix(f"{self.setting.lower()}_").replace("-", "_")

@@ -35,6 +35,7 @@ __all__ = [
     "MaybeSender",
     "MaybeText",
     "MaybeToken",
+    "MaybeURL",
     "OnUncertain",
     "OneOrMoreFunctions",
     "Period",
@@ -238,6 +239,11 @@ MaybeSecret = Annotated[
     SecretStr | None,
     BeforeValidator(_optional(_secret)),
     SettingKind("None or a string without control characters", secret=True),
+]
+MaybeURL = Annotated[
+    SecretStr | None,
+    BeforeValidator(_optional(_secret)),
+    SettingKind("None or a URL such as smtps://user:password@smtp.example.com", secret=True),
 ]
 MaybeToken = Annotated[
     SecretStr | Callable[[], Any] | None,

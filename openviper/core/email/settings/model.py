@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import AliasChoices, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from openviper import conf
@@ -14,7 +14,7 @@ from openviper.backoff import exponential
 from openviper.conf.checked import CheckedSettings, Conflict, Conflicts, collect, load_settings, report_faults
 from openviper.conf.imports import import_string
 from openviper.conf.kinds import Flag
-from openviper.conf.sources import Source, variables
+from openviper.conf.sources import Given, Source, kinds, variables
 from openviper.core.email.settings.elsewhere import NAMES_ELSEWHERE, misplaced_values
 from openviper.core.email.settings.kinds import (
     Backend,
@@ -37,6 +37,7 @@ from openviper.core.email.settings.kinds import (
     MaybeSender,
     MaybeText,
     MaybeToken,
+    MaybeURL,
     OneOrMoreFunctions,
     OnUncertain,
     Period,
@@ -46,9 +47,10 @@ from openviper.core.email.settings.kinds import (
     Span,
     Texts,
 )
+from openviper.core.email.settings.url import read_url
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
-from openviper.text import shown
+from openviper.text import control_character, shown
 
 __all__ = ["EmailSettings"]
 
@@ -56,6 +58,32 @@ _PREFIX = "EMAIL_"
 _LONGEST_RETRY_DELAY = 3600.0
 _SECRETS = ("password", "xoauth2_token", "xoauth2_token_provider")
 _CREDENTIALS = frozenset({"username", *_SECRETS})
+_BY_URL = ("host", "port", "username", *_SECRETS, "use_tls", "use_ssl")
+
+# Settings that a URL's query may have: those that differ by server, or by the mail that goes through it.
+_OF_A_MAILER = frozenset(
+    {
+        "xoauth2_token",
+        "xoauth2_token_provider",
+        "tls_ca_file",
+        "local_hostname",
+        "timeout",
+        "data_timeout",
+        "one_flight",
+        "default_sender",
+        "auto_submitted",
+        "backend",
+        "file_dir",
+        "pool_size",
+        "pool_warm",
+        "idle_timeout",
+        "max_messages_per_connection",
+        "max_connection_age",
+        "rate_limit",
+        "max_message_bytes",
+        "max_recipients_per_message",
+    }
+)
 
 
 class EmailSettings(CheckedSettings):
@@ -74,6 +102,12 @@ class EmailSettings(CheckedSettings):
     setting_name: ClassVar[str] = "EMAIL"
     names_elsewhere: ClassVar[Mapping[str, str]] = NAMES_ELSEWHERE
 
+    url: MaybeURL = Field(
+        None,
+        description="The server in one line: `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://`, then "
+        "`user:password@host:port`, percent-encoded, and `?timeout=5` for further settings of a mailer. Settings given "
+        "beside it replace its parts. Never shown.",
+    )
     host: ServerName = Field("localhost", description="SMTP server: host name or IP address.")
     port: Port = Field(
         25, description="SMTP port. Left out or None: 25, with `use_tls` 587, with `use_ssl` 465. Always an int here."
@@ -258,6 +292,27 @@ class EmailSettings(CheckedSettings):
         # The types of the fields are those after validation: "25 MB", a timedelta and aliases may be given as well.
         def __init__(self, **values: Any) -> None: ...
 
+    @classmethod
+    def add_implied(cls, given: Given, source: Source) -> None:
+        """Add the parts of the source's ``url``; another server's settings from sources below it do not count."""
+        url = source.values.get("url") if isinstance(source.values, Mapping) else None
+        if isinstance(url, SecretStr):
+            url = url.get_secret_value()
+        if not isinstance(url, str) or not url or control_character(url):  # which the field's validation refuses
+            return
+        for name in _BY_URL:
+            given.discard(name)
+        place = source.path("url")
+        try:
+            parts = read_url(url, kinds(cls), _OF_A_MAILER)
+        except ValueError as error:
+            given.faults.append(f"{place}: {error}")
+            return
+        given.add(Source(parts, place, lambda _: place))
+        if source.values.get("use_tls") is True or source.values.get("use_ssl") is True:
+            given.discard("use_tls")
+            given.discard("use_ssl")
+
     @model_validator(mode="before")
     @classmethod
     def _choose_port(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -394,8 +449,7 @@ def _credential_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
             text = "is given without a user name; give username, or leave it out"
             yield Conflict(name, text, depends_on=_CREDENTIALS)
     elif secrets and not (settings.use_tls or settings.use_ssl or is_loopback(settings.host)):
-        text = (
-            f"would be sent to {shown(settings.host)} in clear text; set use_tls (STARTTLS) or use_ssl, "
-            "or use a server on this machine"
-        )
+        secure = "set use_tls (STARTTLS) or use_ssl"
+        remedy = secure if settings.url is None else "write smtp+tls:// (STARTTLS) or smtps://"
+        text = f"would be sent to {shown(settings.host)} in clear text; {remedy}, or use a server on this machine"
         yield Conflict("username", text, depends_on=_CREDENTIALS | {"host", "use_tls", "use_ssl"})

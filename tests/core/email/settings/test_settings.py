@@ -22,6 +22,7 @@ from openviper.exceptions import ImproperlyConfigured
 SECRET = "hunter2"
 
 DEFAULTS: dict[str, Any] = {
+    "url": None,
     "host": "localhost",
     "port": 25,
     "username": None,
