@@ -9,7 +9,7 @@ from openviper.core.email.backends.smtp.connection import Connection
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Capacity", "Plan", "Slot", "State", "assign", "is_fit"]
+__all__ = ["Capacity", "MessageLimit", "Plan", "Slot", "State", "assign", "is_fit"]
 
 
 class State(Enum):
@@ -97,6 +97,10 @@ class Capacity:
         """Return how many connections may exist at ``now`` (loop time)."""
         return self._limit + 1 if self._limit < self._size and now >= self._grow_at else self._limit
 
+    def grows_at(self, now: float) -> float | None:
+        """Return the loop time at which one more is allowed; None if that is so already, or all are."""
+        return self._grow_at if self._limit < self._size and now < self._grow_at else None
+
     def record_refusal(self, others: int, now: float) -> None:
         """Allow no more than the ``others`` that are open or being opened, but always one."""
         self._limit = max(1, min(others, self._size))
@@ -109,3 +113,31 @@ class Capacity:
     def reset(self) -> None:
         """Allow all connections: a server that is down has refused none of them because of their number."""
         self._limit = self._size
+
+
+class MessageLimit:
+    """After how many messages the server closes connections, found out by watching it; None while unknown.
+
+    A message that is sent at the moment of the close is uncertain, so it is better to close first. A server is taken to
+    have a limit, for ``keep`` seconds, if it closes a connection after as many messages as one before, shortly after
+    the last one each time. The later connection must have been opened after the earlier close, since a server that
+    restarts closes all at once.
+    """
+
+    def __init__(self, *, keep: float) -> None:
+        self._keep = keep
+        self._seen: dict[int, float] = {}
+        self._limit: int | None = None
+        self._until = 0.0
+
+    def current(self, now: float) -> int | None:
+        """Return the limit at ``now`` (loop time)."""
+        return self._limit if now < self._until else None
+
+    def record_close(self, messages: int, *, opened_at: float, now: float) -> bool:
+        """Note that the server closed a connection after ``messages``; True if that makes them the limit."""
+        if opened_at < self._seen.setdefault(messages, now):
+            return False
+        self._seen.clear()
+        self._limit, self._until = messages, now + self._keep
+        return True

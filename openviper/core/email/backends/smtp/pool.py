@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_waiting
-from openviper.core.email.backends.smtp.assignment import Capacity, Slot, State, assign, is_fit
+from openviper.core.email.backends.smtp.assignment import Capacity, MessageLimit, Slot, State, assign, is_fit
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import (
     ChunkingRefused,
@@ -44,6 +44,12 @@ _GROW_AFTER = 60.0
 # between attempts to connect again meanwhile.
 _STILL_COUNTED = 1.0
 _WHILE_CROWDED = (0.1, 0.3, 0.6)
+
+
+# A server that closes a connection so soon (seconds) after a message closes it for the number of its messages. What
+# was found out is forgotten after a while, because servers change.
+_CLOSED_AFTER_MESSAGE = 1.0
+_KEEP_MESSAGE_LIMIT = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,8 @@ class ConnectionPool:
         self._slots: list[Slot] = []  # idle ones: the longest idle one first
         self._requests: OrderedDict[asyncio.Future[Connection], None] = OrderedDict()
         self._capacity = Capacity(settings.pool_size, grow_after=grow_after)
+        self._message_limit = MessageLimit(keep=_KEEP_MESSAGE_LIMIT)
+        self._grow_timer: asyncio.TimerHandle | None = None
         self._backoff = Backoff(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         self._paused_until = 0.0
         self._last_error: Exception | None = None  # of the attempt before the pause
@@ -258,6 +266,9 @@ class ConnectionPool:
         if not connection.usable:
             if connection.server_closing and not connection.reused:
                 self._record_refusal(slot, now)
+            elif connection.reused and not connection.server_closing:
+                # The transaction that found it closed is counted, and was none.
+                self._record_close(connection, connection.messages - 1, now)
             connection.abort()
             self._remove(slot)
         elif self._closed or not is_fit(connection, now):
@@ -288,8 +299,9 @@ class ConnectionPool:
     async def aclose(self, limit: float = 5.0) -> None:
         """Close every connection with QUIT, after at most ``limit`` seconds for those in use; safe to call again."""
         self._closed = True
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
+        for timer in (self._expiry_timer, self._grow_timer):
+            if timer is not None:
+                timer.cancel()
         self._fail_waiters(self._closed_error())
         opening = [slot.task for slot in self._slots if slot.state is State.OPENING and slot.task is not None]
         for task in opening:
@@ -344,6 +356,13 @@ class ConnectionPool:
             slot.task = self._loop.create_task(self._open(slot), context=Context())
         if plan.fail and self._last_error is not None:
             self._fail_waiters(self._last_error)
+        if self._requests and self._grow_timer is None and (moment := self._capacity.grows_at(now)) is not None:
+            # Those who wait for a connection that is in use for long get another one then.
+            self._grow_timer = self._loop.call_at(moment, self._grow, context=self._context)
+
+    def _grow(self) -> None:
+        self._grow_timer = None
+        self._assign()
 
     def _serve(self, slot: Slot) -> None:
         """Give the connection to the first waiting sender that was not cancelled."""
@@ -380,7 +399,17 @@ class ConnectionPool:
         for slot in self._slots:
             if slot.connection is connection and slot.state is State.IDLE:
                 self._slots.remove(slot)
+                self._record_close(connection, connection.messages, self._loop.time())
                 return
+
+    def _record_close(self, connection: Connection, messages: int, now: float) -> None:
+        """Learn from a close after ``messages`` whether the server limits them; the other connections end before it."""
+        if now - connection.idle_since >= _CLOSED_AFTER_MESSAGE or messages <= 0:
+            return
+        if self._message_limit.record_close(messages, opened_at=connection.opened_at, now=now):
+            for slot in self._slots:
+                if slot.connection is not None:
+                    self._apply_settings(slot.connection)
 
     def _retire(self, slot: Slot) -> None:
         """Close the connection with QUIT."""
@@ -436,11 +465,11 @@ class ConnectionPool:
         self._assign()
 
     def _apply_settings(self, connection: Connection) -> None:
-        """Set the limits of ``connection``: those of the settings, or lower ones that the server announces."""
+        """Set the limits of ``connection``: those of the settings, or lower ones of the server."""
         settings, capabilities = self._settings, connection.capabilities
-        connection.max_messages = min(
-            settings.max_messages_per_connection, capabilities.max_messages or settings.max_messages_per_connection
-        )
+        most = settings.max_messages_per_connection
+        learned = self._message_limit.current(self._loop.time())
+        connection.max_messages = min(most, capabilities.max_messages or most, learned or most)
         connection.expires_at = connection.opened_at + settings.max_connection_age
         if not self._chunking:
             connection.capabilities = replace(capabilities, chunking=False)

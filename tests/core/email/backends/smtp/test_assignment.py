@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from support.smtpd import SmtpServer
 
-from openviper.core.email.backends.smtp.assignment import Capacity, Plan, Slot, State, assign
+from openviper.core.email.backends.smtp.assignment import Capacity, MessageLimit, Plan, Slot, State, assign
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.handshake import connect
 from openviper.core.email.settings import EmailSettings
@@ -114,3 +114,22 @@ def test_a_pool_never_shrinks_to_nothing() -> None:
     assert capacity.allowed(1.0) == 1
     capacity.reset()
     assert capacity.allowed(1.0) == 3
+
+
+def test_a_limit_of_messages_is_found_by_two_closes_one_after_the_other() -> None:
+    limit = MessageLimit(keep=600.0)
+    assert not limit.record_close(5, opened_at=0.0, now=10.0)
+    assert not limit.record_close(5, opened_at=1.0, now=10.0)  # a restart closes all at once
+    assert not limit.record_close(3, opened_at=11.0, now=12.0)
+    assert limit.current(12.0) is None
+    assert limit.record_close(5, opened_at=11.0, now=20.0)
+    assert limit.current(20.0) == 5
+    assert limit.current(620.0) is None  # servers change
+
+
+def test_a_pool_that_was_shrunk_says_when_it_grows() -> None:
+    capacity = Capacity(5, grow_after=60.0)
+    assert capacity.grows_at(0.0) is None
+    capacity.record_refusal(1, 0.0)
+    assert capacity.grows_at(0.0) == 60.0
+    assert capacity.grows_at(60.0) is None

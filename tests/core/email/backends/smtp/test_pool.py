@@ -6,6 +6,7 @@ import gc
 import random
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -599,6 +600,33 @@ async def test_a_connection_carries_no_more_messages_than_the_server_announces(
             for number in range(5):
                 await pool.send(outgoing(number=number))
     assert [message.connection for message in server.messages] == expected
+
+
+async def test_a_pool_closes_connections_before_a_server_that_does_so_after_some_messages() -> None:
+    """A message sent at the moment of the server's close is uncertain, however it ends."""
+    with SmtpServer(closes_after=3) as server:
+        async with pool_for(server, pool_size=2) as pool:
+            for number in range(30):
+                with contextlib.suppress(ConnectionFailed):  # by chance, before the limit is known
+                    await pool.send(outgoing(number=number))
+            connection = await pool.acquire()
+            assert connection.max_messages == 3
+            pool.release(connection)
+        carried = Counter(message.connection for message in server.messages)
+    assert max(carried.values()) == 3
+
+
+async def test_those_who_wait_get_another_connection_when_a_shrunk_pool_grows() -> None:
+    with SmtpServer(connection_limit=1) as server:
+        gate = server.hold("body", nth=1)
+        async with pool_for(server, pool_size=2, grow_after=0.3) as pool:
+            sending = [asyncio.create_task(pool.send(outgoing(number=number))) for number in range(2)]
+            await gate.reached()
+            await server.until(lambda: server.connections >= 2)  # the second one was refused
+            server.connection_limit = None
+            await server.arrive(1)  # over a third, although the first is still held
+            gate.release()
+            await asyncio.gather(*sending)
 
 
 async def test_refused_messages_count_towards_the_limit_that_the_server_announces() -> None:
