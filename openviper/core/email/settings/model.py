@@ -295,7 +295,8 @@ class EmailSettings(CheckedSettings):
     @classmethod
     def add_implied(cls, given: Given, source: Source) -> None:
         """Add the parts of the source's ``url``; another server's settings from sources below it do not count."""
-        url = source.values.get("url") if isinstance(source.values, Mapping) else None
+        values = source.values if isinstance(source.values, Mapping) else {}
+        url = values.get("url")
         if isinstance(url, SecretStr):
             url = url.get_secret_value()
         if not isinstance(url, str) or not url or control_character(url):  # which the field's validation refuses
@@ -309,7 +310,7 @@ class EmailSettings(CheckedSettings):
             given.faults.append(f"{place}: {error}")
             return
         given.add(Source(parts, place, lambda _: place))
-        if source.values.get("use_tls") is True or source.values.get("use_ssl") is True:
+        if values.get("use_tls") is True or values.get("use_ssl") is True:
             given.discard("use_tls")
             given.discard("use_ssl")
 

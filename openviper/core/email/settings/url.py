@@ -32,7 +32,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 def read_url(url: str, kinds: Mapping[str, SettingKind], allowed: Collection[str]) -> dict[str, Any]:
     """Return the settings that ``url`` gives; a port that it leaves out is missing, and follows from the scheme.
 
-    ``url`` has no control character. ``kinds`` are those of all settings, ``allowed`` the names that its query may have.
+    ``url`` has no control character. ``kinds`` are those of all settings, ``allowed`` the names that its query may
+    have.
 
     Raises:
         ValueError: it is no such URL; the text completes "EMAIL["url"]: ".

@@ -142,7 +142,7 @@ def test_an_empty_url_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_mail_goes_to_the_server_of_the_url() -> None:
     with SmtpServer(users={"ann@shop": "p/w:1"}) as server:
         settings = EmailSettings(
-            url=f"smtp://ann%40shop:p%2Fw:1@{server.host}:{server.port}?timeout=5&default_sender=s@shop.example"
+            url=f"smtp://ann%40shop:p%2Fw:1@{server.host}:{server.port}?timeout=5&default_sender=s%40shop.example"
         )
         mailer = Mailer(settings)
         with using_mailer(mailer):
