@@ -38,7 +38,7 @@ from openviper.text import shown
 if TYPE_CHECKING:
     from openviper.core.email.attachments.fetch import Fetched
 
-__all__ = ["AttachmentContent", "AttachmentInput", "MailMessage", "Readable", "resolve_attachments"]
+__all__ = ["AttachmentContent", "AttachmentInput", "MailMessage", "Readable", "list_attachments", "resolve_attachments"]
 
 T = TypeVar("T")
 
@@ -124,9 +124,7 @@ async def resolve_attachments(
         AttachmentRefused: the first item that cannot be attached; the loading of the others is cancelled.
         InvalidMessage: ``attachments`` is neither a list of items nor an item.
     """
-    if attachments is None:
-        return []
-    items = _items(attachments)
+    items = list_attachments(attachments)
     if not items:
         return []
     total = TotalLimit(max_total_bytes)
@@ -148,7 +146,14 @@ async def resolve_attachments(
     return await loader.load_all(jobs)
 
 
-def _items(attachments: Any) -> list[Any]:
+def list_attachments(attachments: Any) -> list[Any]:
+    """Return ``attachments``, a list of items or one item or None, as a new list of items; nothing is read.
+
+    Raises:
+        InvalidMessage: it is neither, or it may be one file with its name or two files.
+    """
+    if attachments is None:
+        return []
     if isinstance(attachments, tuple) and len(attachments) in (2, 3) and isinstance(attachments[0], str | None):
         if isinstance(attachments[1], str | os.PathLike):
             raise InvalidMessage(

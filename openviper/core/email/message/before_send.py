@@ -1,7 +1,8 @@
 """Let ``EMAIL["before_send"]`` edit or cancel a message: once for each call, in the caller, before it is checked."""
 
+import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,13 @@ class SendCancelled(Exception):
 async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tuple[EmailMessageData, str | None]:
     """Return what the hooks make of ``data``, and the reason if one of them cancels, which ends it.
 
-    Each hook gets what the one before returned. What a hook raises propagates.
+    The first hook gets a copy, because the application may send the same lists, headers or message again. Each other
+    hook gets what the one before returned. What a hook raises propagates.
 
     Raises:
         TypeError: a hook returned neither a message nor ``Cancel``.
     """
+    data = _copied(data)
     for hook in hooks:
         result = hook(data)
         if inspect.isawaitable(result):
@@ -49,3 +52,18 @@ async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tu
             )
         data = result
     return data, None
+
+
+def _copied(data: EmailMessageData) -> EmailMessageData:
+    """Return a copy of ``data`` whose lists and mappings a hook may edit."""
+    duplicate = copy.copy(data)
+    for name in EmailMessageData.__slots__:
+        value = getattr(data, name)
+        if isinstance(value, list):
+            setattr(duplicate, name, value.copy())
+    duplicate.headers, duplicate.metadata = _copied_mapping(data.headers), _copied_mapping(data.metadata)
+    return duplicate
+
+
+def _copied_mapping(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value  # another type is refused with the rest

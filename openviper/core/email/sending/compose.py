@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
-from openviper.core.email.attachments import AttachmentData, AttachmentInput, resolve_attachments
+from openviper.core.email.attachments import AttachmentData, AttachmentInput, list_attachments, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import (
@@ -103,7 +103,7 @@ async def _through_hooks(
     mailer: Mailer, data: EmailMessageData, attachments: Any, *, derived: bool, required: bool
 ) -> OutgoingMessage:
     """Have ``before_send`` edit ``data``, then load the attachments, inline the CSS and derive the text again."""
-    data.attachments = _as_list(attachments)
+    data.attachments = list_attachments(attachments)
     text, html = data.text, data.html
     data, reason = await apply_before_send(mailer.before_send, data)
     if isinstance(data.html, str) and mailer.settings.inline_css:
@@ -173,13 +173,6 @@ async def _bodies(
 
 async def _text_of(html: str) -> str:
     return html_to_text(html) if len(html) <= _HTML_ON_LOOP else await asyncio.to_thread(html_to_text, html)
-
-
-def _as_list(attachments: Any) -> list[Any]:
-    """Return attachments as a hook sees them: a list, of what was given."""
-    if attachments is None:
-        return []
-    return list(attachments) if isinstance(attachments, list | tuple | set | frozenset) else [attachments]
 
 
 async def _attachments(settings: EmailSettings, attachments: AttachmentInput | Iterable[Any]) -> list[AttachmentData]:

@@ -185,6 +185,49 @@ async def test_attachments_come_as_given_and_are_loaded_after_it(tmp_path: Path,
     ]
 
 
+@pytest.mark.parametrize(
+    "attachments",
+    [
+        ("a.txt", b"content"),
+        ("a.txt", b"content", "text/plain"),
+        {"filename": "a.txt", "content": "content"},
+        {"a.txt": b"content"}.items(),
+        [("a.txt", b"content")],
+    ],
+)
+async def test_every_form_of_attachments_works_with_a_hook_as_without(attachments: Any, mailbox: Mailbox) -> None:
+    for settings in (SENDER, {**SENDER, "before_send": Footer()}):
+        with override(EMAIL=settings):
+            await send_email("a@example.test", "Hello", text="Hi", attachments=attachments)
+        assert [(part.filename, part.content) for part in mailbox.last.attachments] == [("a.txt", b"content")]
+
+
+async def test_a_generator_of_attachments_is_listed_for_the_hook(mailbox: Mailbox) -> None:
+    with override(EMAIL={**SENDER, "before_send": Footer()}):
+        files = ((f"{name}.txt", b"content") for name in "ab")
+        await send_email("a@example.test", "Hello", text="Hi", attachments=files)
+    assert [part.filename for part in mailbox.last.attachments] == ["a.txt", "b.txt"]
+
+
+async def test_its_edits_do_not_reach_what_the_application_sends_again(mailbox: Mailbox) -> None:
+    def edit(data: EmailMessageData) -> EmailMessageData:
+        data.headers["X-Env"] = "staging"  # type: ignore[index]
+        data.metadata["env"] = "staging"  # type: ignore[index]
+        data.cc.append("audit@example.test")  # type: ignore[union-attr,arg-type]
+        return Footer()(data)
+
+    headers, metadata, cc = {"X-Shop": "1"}, {"shop": "1"}, ["c@example.test"]
+    data = EmailMessageData(recipients=["a@example.test"], subject="Hello", text="Hi")
+    with override(EMAIL={**SENDER, "before_send": edit}):
+        await one(headers=headers, metadata=metadata, cc=cc)
+        for _ in range(2):
+            assert [bool(receipt) async for receipt in send_many([data])] == [True]
+            assert mailbox.last.text == "Hi\nThe shop"
+            assert mailbox.last.cc == ("audit@example.test",)
+    assert (headers, metadata, cc) == ({"X-Shop": "1"}, {"shop": "1"}, ["c@example.test"])
+    assert (data.text, data.headers, data.cc) == ("Hi", {}, [])
+
+
 async def test_what_it_changes_is_checked(mailbox: Mailbox) -> None:
     def break_it(data: EmailMessageData) -> EmailMessageData:
         data.subject += "\r\nBcc: eve@example.test"
