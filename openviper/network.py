@@ -2,7 +2,9 @@
 
 import ipaddress
 
-__all__ = ["is_loopback"]
+import idna
+
+__all__ = ["is_loopback", "mail_key"]
 
 
 def is_loopback(host: str) -> bool:
@@ -21,3 +23,18 @@ def is_loopback(host: str) -> bool:
     # Python 3.13 does the latter by itself.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def mail_key(address: str) -> str:
+    """Return a mail address in the one form in which addresses are compared: lower case, the domain in ASCII (IDNA).
+
+    A domain that cannot be encoded stays as it is.
+    """
+    address = address.strip().lower()
+    local_part, at, domain = address.rpartition("@")
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError):
+            return address
+    return f"{local_part}{at}{domain}"

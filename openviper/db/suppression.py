@@ -8,6 +8,8 @@ from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openviper.db.engines import create_tables, engine
+from openviper.network import mail_key
+from openviper.text import shown
 
 __all__ = [
     "SuppressedAddress",
@@ -40,7 +42,7 @@ def suppression_table(metadata: MetaData) -> Table:
     return Table(
         _NAME,
         metadata,
-        Column("address", String(320), primary_key=True),  # in lower case; 64 + 1 + 255 octets (RFC 5321 4.5.3.1)
+        Column("address", String(320), primary_key=True),  # as mail_key returns it; 64 + 1 + 255 octets (RFC 5321 4.5.3.1)
         Column("stream", String(100), primary_key=True),  # empty: every stream
         Column("reason", String(200), nullable=False),
         Column("since", DateTime(timezone=True), nullable=False),
@@ -57,8 +59,14 @@ async def create_suppression_table() -> None:
 
 
 async def add_suppression(address: str, reason: str, stream: str | None = None) -> None:
-    """Suppress ``address``, for one stream or, with None, for every one; a second call replaces the reason."""
-    values = {"address": address.lower(), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
+    """Suppress ``address``, for one stream or, with None, for every one; a second call replaces the reason.
+
+    Raises:
+        ValueError: ``address`` is no bare address, so that it would never be found.
+    """
+    if "@" not in address or address.rstrip().endswith(">"):
+        raise ValueError(f"add_suppression(): {shown(address)} is no address; give user@example.com, without a name")
+    values = {"address": mail_key(address), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
     async with (await engine()).begin() as connection:
         await _delete(connection, address, stream or "")
         await connection.execute(insert(_table).values(values))
@@ -83,7 +91,7 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
     Made for ``EMAIL["suppress"]``. Where an address has both rows, the one of the stream is returned.
     """
     found: dict[str, str | None] = {}
-    wanted = [address.lower() for address in addresses]
+    wanted = [mail_key(address) for address in addresses]
     async with (await engine()).connect() as connection:
         for start in range(0, len(wanted), _MOST_VALUES):
             part = wanted[start : start + _MOST_VALUES]
@@ -96,5 +104,5 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
 
 
 async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:
-    where = (_table.c.address == address.lower(), _table.c.stream == stream)
+    where = (_table.c.address == mail_key(address), _table.c.stream == stream)
     return bool((await connection.execute(delete(_table).where(*where))).rowcount)

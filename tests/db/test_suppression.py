@@ -39,6 +39,24 @@ async def test_a_second_suppression_replaces_the_reason_and_one_removal_ends_it(
     assert await list_suppressions() == []
 
 
+async def test_a_domain_in_unicode_is_its_ascii_form() -> None:
+    await db.create_suppression_table()
+    await db.add_suppression("ann@München.example", "bounce")
+    await db.add_suppression("ben@xn--mnchen-3ya.example", "bounce")
+    for domain in ("münchen.example", "xn--mnchen-3ya.example"):
+        found = await db.find_suppressed([f"ann@{domain}", f"ben@{domain}"], None)
+        assert found == {"ann@xn--mnchen-3ya.example": None, "ben@xn--mnchen-3ya.example": None}
+    assert await db.remove_suppression("ann@münchen.example")
+    assert await db.remove_suppression("ben@münchen.example")
+    assert await list_suppressions() == []
+
+
+@pytest.mark.parametrize("address", ["Ann <ann@example.test>", "example.test", ""])
+async def test_what_would_never_be_found_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^add_suppression\(\): .* without a name$"):
+        await db.add_suppression(address, "bounce")
+
+
 async def test_many_addresses_are_asked_for_at_once() -> None:
     await db.create_suppression_table()
     await db.add_suppression("u1999@example.test", "bounce")

@@ -9,6 +9,7 @@ from openviper.core.email.errors import SuppressionUnavailable
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
+from openviper.network import mail_key
 from openviper.text import shown
 
 __all__ = ["Suppression"]
@@ -18,7 +19,8 @@ class Suppression:
     """Calls ``suppress(addresses, stream)``, an async function or a plain one, which runs in a thread.
 
     It returns those of ``addresses`` that must not be mailed, or a mapping of them to the stream of the suppression:
-    None stops every stream but those in ``always_streams``. Case does not count.
+    None stops every stream but those in ``always_streams``. Case does not count, and a domain in Unicode is its ASCII
+    form (IDNA).
     """
 
     def __init__(self, suppress: Callable[..., Any], *, always_streams: Sequence[str], timeout: float) -> None:
@@ -49,12 +51,12 @@ class Suppression:
         stream = message.prepared.must.get(MUST_STREAM)
         failure: str
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as timeout:
                 found = await self._call(recipients, stream)
             suppressed = self._read(found, stream)
-            return tuple([address for address in recipients if address.lower() in suppressed])
+            return tuple([address for address in recipients if mail_key(address) in suppressed])
         except TimeoutError:
-            failure = f"did not return within {self._timeout:g} s"
+            failure = f"did not return within {self._timeout:g} s" if timeout.expired() else "raised TimeoutError"
         except Exception as error:  # noqa: BLE001 - the function is the user's code
             failure = f"raised {type(error).__name__}" if not isinstance(error, _WrongResultError) else str(error)
         # Outside any except block: the original error may hold an address, or a password of the database.
@@ -80,7 +82,7 @@ class Suppression:
         wrong = next((each for each in addresses if not isinstance(each, str)), None)
         if wrong is not None:
             raise _WrongResultError(f"returned {shown(type(wrong).__name__)} in its list; return addresses as text")
-        return frozenset([address.lower() for address in addresses])
+        return frozenset([mail_key(address) for address in addresses])
 
 
 class _WrongResultError(Exception):

@@ -121,6 +121,10 @@ def failing(addresses: list[str], stream: str | None) -> list[str]:
     raise OSError(f"no database for {addresses[0]}")
 
 
+def impatient(addresses: list[str], stream: str | None) -> list[str]:
+    raise TimeoutError("the database's own limit")
+
+
 def endless(addresses: list[str], stream: str | None) -> object:
     return asyncio.Event().wait()
 
@@ -129,6 +133,7 @@ def endless(addresses: list[str], stream: str | None) -> object:
     ("suppress", "text"),
     [
         (failing, "raised OSError"),
+        (impatient, "raised TimeoutError"),
         (endless, r"did not return within 0.05 s"),
         (lambda addresses, stream: None, "returned a NoneType; return a list of addresses"),
         (lambda addresses, stream: GONE, "returned a str; return a list of addresses"),
@@ -150,6 +155,14 @@ async def test_if_nobody_can_say_who_is_suppressed_nobody_is_mailed(
     assert error.temporary
     assert str(pickle.loads(pickle.dumps(error))) == str(copy.copy(error)) == str(error)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("returned", ["ann@münchen.example", "ANN@XN--MNCHEN-3YA.example", " ann@München.example"])
+async def test_a_domain_in_unicode_is_its_ascii_form(server: SmtpServer, returned: str) -> None:
+    made = mailer(server, lambda addresses, stream: [returned])
+    receipt = await send(made, "ann@münchen.example", KEPT)
+    assert receipt.suppressed == ("ann@xn--mnchen-3ya.example",)
+    assert receipt.accepted == (KEPT,)
 
 
 @pytest.mark.parametrize(
