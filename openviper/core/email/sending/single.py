@@ -178,7 +178,12 @@ async def _submit(
     mailer = mailer_if_open()
     if mailer is None:
         opening = current_mailer()
-        mailer = await opening if deadline is None else await deadline.before(opening)
+        try:
+            mailer = await opening if deadline is None else await deadline.before(opening)
+        except DeliveryTimeout as error:
+            if deadline is None:
+                raise
+            return failed(error, "", fail_silently=bool(fail_silently))
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
         mailer,
         recipients,

@@ -213,7 +213,7 @@ async def test_its_edits_do_not_reach_what_the_application_sends_again(mailbox: 
     def edit(data: EmailMessageData) -> EmailMessageData:
         data.headers["X-Env"] = "staging"  # type: ignore[index]
         data.metadata["env"] = "staging"  # type: ignore[index]
-        data.cc.append("audit@example.test")  # type: ignore[union-attr,arg-type]
+        data.cc.append("audit@example.test")  # type: ignore[union-attr]
         return Footer()(data)
 
     headers, metadata, cc = {"X-Shop": "1"}, {"shop": "1"}, ["c@example.test"]

@@ -108,6 +108,14 @@ async def test_a_silent_failure_is_told_by_the_receipt(smtpd: SmtpServer) -> Non
     assert (receipt.mode, receipt.error.uncertain) == (DeliveryMode.INLINE, False)
 
 
+async def test_a_deadline_before_mail_is_open_is_silent_as_well(smtpd: SmtpServer) -> None:
+    receipt = await submit_email("a@example.com", "Hello", text="Hi", timeout=1e-9, fail_silently=True)
+    assert isinstance(receipt.error, DeliveryTimeout)
+    assert (receipt.message_id, receipt.error.uncertain, smtpd.connections) == ("", False, 0)
+    with pytest.raises(DeliveryTimeout):
+        await submit_email("a@example.com", "Hello", text="Hi", timeout=1e-9)
+
+
 async def test_a_late_message_ends_as_failed_for_listeners(smtpd: SmtpServer) -> None:
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)

@@ -101,13 +101,14 @@ class TokenSource:
         asked_at = asyncio.get_running_loop().time()
         failure: DeliveryError
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as timeout:
                 token, life = _checked(await _call(self._provider))
             renew_at = asked_at if life is None else asked_at + life - min(life * _MARGIN, _LONGEST_MARGIN)
             self._current = Token(token, renew_at)
             return self._current
-        except TimeoutError:
-            failure = DeliveryTimeout(f"{self._text} did not return within {self._timeout:g} s", temporary=True)
+        except TimeoutError as error:
+            text = f"did not return within {self._timeout:g} s" if timeout.expired() else f"raised {_origin(error)}"
+            failure = DeliveryTimeout(f"{self._text} {text}", temporary=True)
         except _NoTokenError as error:
             failure = AuthenticationFailed(f"{self._text} {error}", temporary=error.temporary)
         except Exception as error:  # noqa: BLE001 - the provider is the user's code

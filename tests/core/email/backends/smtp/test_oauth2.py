@@ -300,6 +300,15 @@ async def test_the_error_names_the_provider_and_shows_no_token(
     assert str(pickle.loads(pickle.dumps(error))) == str(copy.copy(error)) == str(error)
 
 
+async def test_a_time_limit_of_the_providers_own_is_told_as_its_error() -> None:
+    def provider() -> str:
+        raise TimeoutError("hush-hush")
+
+    with pytest.raises(DeliveryTimeout, match="raised TimeoutError at ") as raised:
+        await TokenSource(provider, peer="mail.example:25", timeout=PATIENCE).get()
+    assert raised.value.temporary
+
+
 async def test_a_provider_that_does_not_return_is_given_up() -> None:
     async def provider() -> str:
         await asyncio.Event().wait()
