@@ -400,7 +400,10 @@ def _rejected(key: Any, reason: str) -> RejectedTicket:
 
 def _read_dead_ticket(data: bytes, name: bytes) -> tuple[str, str]:
     """Return the key of the job that a dead letter was for, as far as that can be read, and why it is one."""
-    key = name.decode(errors="replace").rpartition(":")[0]
+    text = name.decode(errors="replace")
+    key = text.rpartition(":")[0]  # of the names that our scripts give: a job's key and a turn
+    if not _KEY.search(key):
+        key = text
     try:
         message = BytesEncoder().decode(data)
     except DecodeError:

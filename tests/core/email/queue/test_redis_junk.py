@@ -220,6 +220,19 @@ async def test_a_ticket_that_is_none_is_shown_and_purged_by_the_commands(
     assert await asyncio.to_thread(store.failed, 10) == []
 
 
+@pytest.mark.parametrize("names", [("one", "two"), (":1", ":2"), ("\xff", "\xff:0")])
+async def test_tickets_that_are_none_are_told_apart(
+    redis_scene: Any, store: RedisJobStore, names: tuple[str, str]
+) -> None:
+    for name in names:
+        push_ticket(store._worker_client, name, b"null")
+    with redis_scene.worker(threads=1):
+        first, second = await failed(store, 2)
+    assert first.message_id != second.message_id
+    assert await asyncio.to_thread(store.purge_failed, frozenset([first.message_id])) == 1
+    assert [job.message_id for job in await asyncio.to_thread(store.failed, 10)] == [second.message_id]
+
+
 async def test_a_ticket_that_was_overwritten_can_be_retried(redis_scene: Any, store: RedisJobStore) -> None:
     receipt = await submit_email("a@example.com", "Order", text="")
     (name,) = store._worker_client.hkeys("dramatiq:emails.msgs")
