@@ -2,6 +2,7 @@
 
 import enum
 import logging
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from jinja2.utils import pass_context
 from markupsafe import Markup
 
 from openviper.core.email.errors import TemplateFailed
-from openviper.core.email.templates.links import unquoted_stand_in, written_schemes
+from openviper.core.email.templates.links import naming_stand_in, unquoted_stand_in, written_schemes
 from openviper.core.email.templates.repetition import (
     BoundedEscapeFormatter,
     BoundedFormatter,
@@ -37,6 +38,8 @@ _logger = logging.getLogger("openviper.email")
 SUBJECT = "subject"
 """The block that gives the subject; it never stands in the body."""
 
+_NAMES_ALLOWED = re.compile(r"\|\s*(?:safe|int|xmlattr)\s*(?:\([^()|]*\)\s*)?$")
+_TRUSTED = chr(ord(FIRST_STAND_IN) + 1)
 _MOST_WARNINGS = 1_000  # one for each template and variable; a name may come from a value
 _BIGGEST_POWER_BITS = 10_000
 
@@ -152,28 +155,42 @@ class MailEnvironment(SandboxedEnvironment):
         source = super().preprocess(source, name, filename)
         if self.kind is TemplateKind.HTML:
             self.written |= written_schemes(source)
-            self._refuse_bare_attributes(source, name, filename)
+            self._refuse_values_in_tags(source, name, filename)
         elif self.kind is TemplateKind.MARKDOWN and has_private_characters(source):
             raise TemplateSyntaxError("characters above U+F0000 are not possible in Markdown", 1, name, filename)
         return source
 
-    def _refuse_bare_attributes(self, source: str, name: str | None, filename: str | None) -> None:
-        """Raise `TemplateSyntaxError` where a value is written into an attribute without quotation marks."""
+    def _refuse_values_in_tags(self, source: str, name: str | None, filename: str | None) -> None:
+        """Raise `TemplateSyntaxError` where a value stands in a tag, but in no attribute's quotation marks.
+
+        Names may come from ``xmlattr``, which checks them, from ``safe``, for which the template's author answers,
+        and from ``int``.
+        """
         html: list[str] = []
         lines: list[tuple[int, int]] = []  # where in the HTML a piece of the template begins, and its line
         length = 0
+        expression: list[str] = []
         for line, kind, text in self.lexer.tokeniter(source, name, filename):
             if kind in ("variable_begin", "data"):
                 lines.append((length, line))
                 html.append(text if kind == "data" else FIRST_STAND_IN)
                 length += len(html[-1])
-        position = unquoted_stand_in("".join(html))
-        if position is None:
-            return
-        index = bisect_right(lines, position, key=itemgetter(0)) - 1
-        begin, line = lines[index]
-        line += html[index].count("\n", 0, position - begin)
-        raise TemplateSyntaxError('an attribute\'s value is not in quotes: write ="..."', line, name, filename)
+                expression.clear()
+            elif kind == "variable_end":
+                if _NAMES_ALLOWED.search("".join(expression)):
+                    html[-1] = _TRUSTED
+            else:
+                expression.append(text)
+        whole = "".join(html)
+        for position, problem in (
+            (unquoted_stand_in(whole), 'an attribute\'s value is not in quotes: write ="..."'),
+            (naming_stand_in(whole), "a value names a tag or an attribute: write the name, with {% if %} around it"),
+        ):
+            if position is not None:
+                index = bisect_right(lines, position, key=itemgetter(0)) - 1
+                begin, line = lines[index]
+                line += html[index].count("\n", 0, position - begin)
+                raise TemplateSyntaxError(problem, line, name, filename)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"{type(obj).__name__}.{attribute} is not open to templates")

@@ -5,11 +5,19 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from html import unescape
 
-from openviper.core.email.templates.values import STAND_IN
+from openviper.core.email.templates.values import FIRST_STAND_IN, STAND_IN
 from openviper.markup import Attribute, attributes, read_tags
 from openviper.text import CONTROLS
 
-__all__ = ["SCHEMES", "guard_links", "link_scheme", "quote_stand_ins", "unquoted_stand_in", "written_schemes"]
+__all__ = [
+    "SCHEMES",
+    "guard_links",
+    "link_scheme",
+    "naming_stand_in",
+    "quote_stand_ins",
+    "unquoted_stand_in",
+    "written_schemes",
+]
 
 SCHEMES = frozenset({"http", "https", "mailto", "tel", "cid"})
 """What a link or an image may use whoever wrote it."""
@@ -37,6 +45,7 @@ _WRITTEN_RELATIVE = re.compile(r"=\s*[\"']?//")
 
 _STAND_IN = re.compile(STAND_IN)
 _TAG_NAME = re.compile(r"</?[a-zA-Z][^\t\n\f\r />]*")
+_NAME_FROM_VALUE = re.compile(f"</?(?:[a-zA-Z][^\\t\\n\\f\\r />]*)?{FIRST_STAND_IN}")
 
 
 def link_scheme(target: str) -> str | None:
@@ -112,6 +121,13 @@ def unquoted_stand_in(html: str) -> int | None:
     """Return where the first attribute value begins that has a stand-in and no quotation marks; None for none."""
     unquoted = (attribute for attribute in _attributes(html) if not attribute.quoted)
     return next((attribute.value_start for attribute in unquoted if _STAND_IN.search(attribute.value)), None)
+
+
+def naming_stand_in(html: str) -> int | None:
+    """Return where the first tag or attribute begins that the first stand-in would name; None for none."""
+    tag = _NAME_FROM_VALUE.search(html)
+    attribute = next((found.start for found in _attributes(html) if FIRST_STAND_IN in found.name), None)
+    return min((place for place in (tag and tag.start(), attribute) if place is not None), default=None)
 
 
 def _foreign(target: str, written: Collection[str]) -> str | None:

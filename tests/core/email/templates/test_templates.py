@@ -604,6 +604,40 @@ async def test_values_in_attributes_without_quotation_marks_are_refused(tmp_path
         await TemplateRenderer([tmp_path], debug=False).render("t.html", {"v": "7 onclick=alert(1)"})
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<a {{ v }}>",
+        "<a data-{{ v }}=1>",
+        "<h{{ v }}>",
+        "<{{ v }}>",
+        "<p title='x'{{ v }}>",
+        "<!--[if mso]><td {{ v }}><![endif]-->",
+        "<a {{ v|safe|upper }}>",
+        "<a {{ 'safe' if v }}>",
+    ],
+)
+async def test_values_that_would_name_a_tag_or_an_attribute_are_refused(tmp_path: Path, tag: str) -> None:
+    _write(tmp_path, {"t.html": f"<p>\n{tag}x"})
+    with pytest.raises(TemplateFailed, match="line 2: a value names a tag or an attribute"):
+        await TemplateRenderer([tmp_path], debug=False).render("t.html", {"v": "7 onclick=alert(1)"})
+
+
+@pytest.mark.parametrize(
+    ("source", "html"),
+    [
+        ("<a{{ {'title': v}|xmlattr }}>x", '<a title="a b">x'),
+        ("<a {{ 'title=&quot;'|safe }}>x", "<a title=&quot;>x"),
+        ("<h{{ '2'|int(1) }}>x", "<h2>x"),
+        ("<a {% if v %}hidden{% endif %}>{{ v }}", "<a hidden>a b"),
+        ("a < b {{ v }} <!-- {{ v }} -->", "a < b a b <!-- a b -->"),
+    ],
+)
+async def test_names_in_tags_may_be_trusted_or_written(tmp_path: Path, source: str, html: str) -> None:
+    _write(tmp_path, {"t.html": source})
+    assert (await TemplateRenderer([tmp_path], debug=False).render("t.html", {"v": "a b"})).html == html
+
+
 _WITHOUT = """
 import asyncio, logging, sys
 from pathlib import Path
