@@ -157,5 +157,5 @@ def _unknown(name: str, scheme: str, known: Iterable[str]) -> str:
     for other in SCHEMES["redis"] + SCHEMES["rabbitmq"]:
         if name in _PARAMETERS[other] and other.startswith(scheme):
             return f"has the parameter {name}, which belongs to {other}://"
-    hint = suggestion(name, known, otherwise=f"; there are {', '.join(sorted(known))}")
+    hint = suggestion(name, known, otherwise=f"there are {', '.join(sorted(known))}")
     return f"has the parameter {shown(name)}, which is unknown or set by this package{hint}"

@@ -28,7 +28,7 @@ def fault(url: str) -> str:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis://h/0?bogus=1", "parameter 'bogus'"),
+        ("redis://h/0?bogus=1", "parameter 'bogus', which is unknown or set by this package; there are client_name"),
         ("redis://h/0?socket_timout=1", "did you mean 'socket_timeout'?"),
         ("redis://h/0?decode_responses=true", "parameter 'decode_responses', which is unknown or set by this package"),
         ("redis://h/0?retry_on_timeout=yes", "set by this package"),
