@@ -74,11 +74,19 @@ def _print_lines(email: "EmailSettings", origins: dict[str, str], modes: "Delive
     click.echo(f"Elsewhere     {modes.elsewhere}")
     click.echo(f"Through       {escape(modes.backend)}")
     click.echo(f"Because       {escape(modes.reason)}")
+    if modes.redirect:
+        click.echo(f"All of it     {escape(modes.redirect)}")
 
 
 def _print_json(email: "EmailSettings", origins: dict[str, str], modes: "DeliveryModes") -> None:
     settings = {name: {"value": _plain(getattr(email, name)), "origin": origins[name]} for name in origins}
-    mode = {"request": modes.in_request, "elsewhere": modes.elsewhere, "backend": modes.backend, "reason": modes.reason}
+    mode = {
+        "request": modes.in_request,
+        "elsewhere": modes.elsewhere,
+        "backend": modes.backend,
+        "reason": modes.reason,
+        "redirect": modes.redirect or None,
+    }
     click.echo(json.dumps({"settings": settings, "mode": mode}, indent=2))
 
 

@@ -142,13 +142,16 @@ def _check_modules(folder: Path) -> None:
 def _check_broker(tasks: "TaskSettings") -> None:
     from openviper.core.email.errors import QueueUnavailable
     from openviper.core.email.queue import queue_service
+    from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 
     service = queue_service()
     assert service is not None
     try:
         service.store.probe(draining=True)  # workers are what makes room on a full broker
     except QueueUnavailable as error:
-        raise click.ClickException(f"the broker ({tasks.address}) does not answer: {error}") from error
+        reason = str(error).rstrip(".")  # the client library's own text
+        remedy = broker_remedy(error) or START_BROKER
+        raise click.ClickException(f"the broker ({tasks.address}) does not answer: {reason}; {remedy}") from error
 
 
 def _print_banner(tasks: "TaskSettings", run: _Run) -> None:

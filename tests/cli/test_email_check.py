@@ -54,6 +54,14 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def test_staging_and_missing_extensions_are_named(cli: Cli, project: Path) -> None:
+    with SmtpServer(capabilities=["SMTPUTF8"]) as server:
+        configure(project, **server.settings(), redirect_to=["team@example.com"])
+        checked = Checked(cli, project)
+    assert ", redirected to team@example.com; from settings" in checked.checks["settings"]["found"]
+    assert "; without PIPELINING and CHUNKING each message needs more" in checked.checks["ehlo"]["found"]
+
+
 def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> None:
     with SmtpServer(tls="starttls", users={"shop": SECRET}) as server:
         configure(project, **server.settings())
@@ -66,6 +74,7 @@ def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> No
     )
     assert "days left" in checked.checks["tls"]["found"]
     assert "PIPELINING" in checked.checks["ehlo"]["found"]
+    assert "redirected" not in checked.checks["settings"]["found"]
     assert checked.checks["auth"]["found"] == "logged in as shop"
     assert "shop@example.com is accepted" in checked.checks["sender"]["found"]
     assert [checked.status(name) for name in ("broker", "worker")] == ["skipped", "skipped"]

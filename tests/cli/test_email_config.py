@@ -57,6 +57,7 @@ def test_without_a_broker_mail_is_deferred_in_requests(cli: Cli, project: Path) 
         "elsewhere": "inline",
         "backend": "SMTPBackend at localhost:25",
         "reason": "no message broker is in use",
+        "redirect": None,
     }
 
 
@@ -78,6 +79,16 @@ def test_a_broker_that_is_down_is_the_reason(cli: Cli, project: Path, redis_serv
     mode = read(cli, project)["mode"]
     assert (mode["request"], mode["elsewhere"]) == ("deferred", "inline")
     assert "does not answer" in mode["reason"]
+
+
+def test_a_redirect_is_named_with_the_mode(cli: Cli, project: Path) -> None:
+    configure(project)
+    assert read(cli, project)["mode"]["redirect"] is None
+    assert "redirected" not in cli.run("email", "config", "--project", project).stdout
+    configure(project, redirect_to=["team@example.com", "qa@example.com"])
+    assert read(cli, project)["mode"]["redirect"] == "redirected to team@example.com, qa@example.com"
+    done = cli.run("email", "config", "--project", project)
+    assert "\nAll of it     redirected to team@example.com, qa@example.com\n" in done.stdout
 
 
 def test_lines_name_value_and_origin(cli: Cli, project: Path) -> None:

@@ -31,6 +31,16 @@ def test_the_servers_answer_is_shown_for_each_recipient(cli: Cli, project: Path)
     assert parsed["Message-ID"] in done.stdout
 
 
+def test_a_redirected_test_message_says_where_it_goes(cli: Cli, project: Path) -> None:
+    with SmtpServer() as server:
+        configure(project, **server.settings(), redirect_to=["team@example.com"], redirect_except=["example.org"])
+        done = cli.run("email", "send", "--project", project, "a@example.com")
+        (message,) = server.wait_for(1)
+    assert message.recipients == ["team@example.com"]
+    line = f"port {server.port}, no TLS, without a login; redirected to team@example.com, except mail for example.org\n"
+    assert line in done.stdout
+
+
 def test_login_and_starttls_are_named_but_never_the_password(cli: Cli, project: Path) -> None:
     with SmtpServer(tls="starttls", users={"shop": "very-secret"}) as server:
         configure(project, **server.settings())

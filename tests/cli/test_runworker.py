@@ -40,8 +40,14 @@ def note_slowly(name: str) -> None:
         ("TASKS = {'enabled': False, 'broker': 'redis'}", "no broker is configured"),
         ("TASKS = {'broker': 'stub'}", "stub broker"),
         ("TASKS = {'broker': 'rabbit', 'broker_ur': 'x'}", 'TASKS["broker_ur"]'),
-        ("TASKS = {'broker': 'redis', 'broker_url': 'redis://u:very-secret@127.0.0.1:1/0'}", "does not answer"),
-        ("TASKS = {'broker': 'rabbitmq', 'broker_url': 'amqp://u:very-secret@127.0.0.1:1/'}", "does not answer"),
+        (
+            "TASKS = {'broker': 'redis', 'broker_url': 'redis://u:very-secret@127.0.0.1:1/0'}",
+            'refused; start it, or correct TASKS["broker_url"]',
+        ),
+        (
+            "TASKS = {'broker': 'rabbitmq', 'broker_url': 'amqp://u:very-secret@127.0.0.1:1/'}",
+            '; start it, or correct TASKS["broker_url"]',
+        ),
         ("TASKS = {'broker': 'redis', 'modules': ['no.such']}", "there is no module 'no.such'"),
         ("TASKS = {'broker': 'redis'}\nEMAIL = {'prot': 25}", 'EMAIL["prot"]'),
         ("1 / 0", "settings.py"),

@@ -23,6 +23,7 @@ __all__ = ["Address", "AddressLike", "Addresses", "parse_address", "parse_addres
 
 # Far above any real address or name; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
+_NO_AT = "has no '@'"
 # RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3: a path of 256 octets includes its angle brackets.
 _MAX_LOCAL_OCTETS = 64
 _MAX_OCTETS = 254
@@ -170,6 +171,9 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
     except InvalidAddress as error:
         if _is_bare_pair(value, error):
             raise _invalid(value, "is a bare pair; write [(name, address)]", field) from None
+        if isinstance(value, tuple) and error.reason == _NO_AT and error.address == value[0]:
+            reason = f"{_NO_AT}; a recipient with a name is written [(name, address)]"
+            raise _invalid(value[0], reason, field) from None
         raise
 
 
@@ -298,7 +302,7 @@ def _split_spec(spec: str) -> tuple[str, str]:
         return _checked_quoted_local(local_part), domain
     local_part, at, domain = spec.partition("@")
     if not at:
-        raise _Refused("has no '@'")
+        raise _Refused(_NO_AT)
     if not local_part:
         raise _Refused("has nothing before '@' (routes are not supported)")
     return _checked_local(local_part), domain

@@ -515,9 +515,18 @@ def test_a_bare_pair_names_the_list_it_belongs_in(pair: Any) -> None:
     assert str(caught.value) == f"cc: {pair!r} is a bare pair; write [(name, address)]"
 
 
-def test_what_is_no_pair_keeps_its_own_reason() -> None:
-    with pytest.raises(InvalidAddress, match=r"^cc: 'Ana' has no '@'$"):
-        parse_addresses(("Ana", "Bo"), field="cc")
+@pytest.mark.parametrize("pair", [("Ana", "Bo"), ("Ana", "bo at example.com"), ("Ana", "a@b.c", "d@e.f")])
+def test_a_tuple_that_may_be_a_pair_says_how_one_is_written(pair: Any) -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        parse_addresses(pair, field="cc")
+    assert str(caught.value) == "cc: 'Ana' has no '@'; a recipient with a name is written [(name, address)]"
+    assert caught.value.address == "Ana"
+
+
+@pytest.mark.parametrize("given", [["Ana", "Bo"], ("a@b.c", "Ana"), [("X", "Ana")], "Ana"])
+def test_what_is_no_pair_keeps_its_own_reason(given: Any) -> None:
+    with pytest.raises(InvalidAddress, match=r"^cc: [^;]* has no '@'$"):
+        parse_addresses(given, field="cc")
     with pytest.raises(InvalidAddress, match=r"^cc: 'Bo' has no '@'$"):
         parse_addresses(("a@b.c", "Bo"), field="cc")
 

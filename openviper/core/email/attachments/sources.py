@@ -370,7 +370,9 @@ def _mimetype(value: object, place: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _MIMETYPE.fullmatch(value):
-        raise AttachmentRefused(place, f"its mimetype {shown(value)} is not of the form type/subtype")
+        raise AttachmentRefused(
+            place, f"its mimetype {shown(value)} is not of the form type/subtype, such as application/pdf"
+        )
     if value.lower().startswith("multipart/"):
         raise AttachmentRefused(place, f"its mimetype {shown(value)} is for messages of several parts, not for a file")
     return value

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
+from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.events import DeliveryMode
 
 __all__ = ["DeliveryModes", "current_modes", "describe_modes"]
@@ -16,12 +17,13 @@ class _Answering(NamedTuple):
 
 
 class DeliveryModes(NamedTuple):
-    """The mode of a message that asks for none and is not held; ``backend`` and ``reason`` are for people."""
+    """The mode of a message that asks for none and is not held; the texts are for people."""
 
     in_request: DeliveryMode
     elsewhere: DeliveryMode
     backend: str
     reason: str
+    redirect: str  # "" if mail goes to its recipients
 
 
 def current_modes(mailer: Mailer) -> DeliveryModes:
@@ -43,7 +45,7 @@ def current_modes(mailer: Mailer) -> DeliveryModes:
         reason = f"workers take it from {queue.address}"
     else:
         reason = f"the broker ({queue.address}) does not answer; mail is queued as soon as it does"
-    return DeliveryModes(request, elsewhere, mailer.transport.describe(), reason)
+    return DeliveryModes(request, elsewhere, mailer.transport.describe(), reason, describe_redirect(settings))
 
 
 def describe_modes(mailer: Mailer) -> str:
@@ -52,5 +54,5 @@ def describe_modes(mailer: Mailer) -> str:
     explained = " (delivered after the response)" if modes.in_request is DeliveryMode.DEFERRED else ""
     return (
         f"mail: {modes.in_request} in requests{explained}, {modes.elsewhere} elsewhere, through {modes.backend}; "
-        f"{modes.reason}"
+        f"{modes.reason}{'; ' if modes.redirect else ''}{modes.redirect}"
     )

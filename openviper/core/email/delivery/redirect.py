@@ -10,12 +10,20 @@ from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import MUST_REDIRECT
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["Redirect", "Send", "check_redirected"]
+__all__ = ["Redirect", "Send", "check_redirected", "describe_redirect"]
 
 _HEADER = "X-Original-Recipients"
 _UNSUBSCRIBE = "list-unsubscribe"  # and list-unsubscribe-post: a tester must not unsubscribe a customer
 
 Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
+
+
+def describe_redirect(settings: EmailSettings) -> str:
+    """Return where ``redirect_to`` sends mail, for people; "" if nothing is redirected."""
+    if not settings.redirect_to:
+        return ""
+    kept = f", except mail for {', '.join(settings.redirect_except)}" if settings.redirect_except else ""
+    return f"redirected to {', '.join(settings.redirect_to)}{kept}"
 
 
 class Redirect:

@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
 from openviper.core.email.inbox.lint import lint
@@ -84,6 +85,7 @@ class MessagePages:
             total=len(stored),
             unread=unread,
             backend=self._mailer.backend.describe(),
+            redirect=describe_redirect(self._mailer.settings),
             keeps_mail=self._mailer.backend.keeps_mail,
             shared=self._shared,
         )

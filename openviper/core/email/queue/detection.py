@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from openviper.backoff import Backoff
 from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 
 __all__ = ["Detector"]
 
@@ -53,9 +54,9 @@ class Detector:
         """Record that the broker has just answered."""
         self._note(up=True)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, remedy: str = START_BROKER) -> None:
         """Record that the broker has just failed a send, and probe it until it answers."""
-        self._note(up=False, reason=reason)
+        self._note(up=False, reason=reason, remedy=remedy)
         self._ask()
 
     def _ask(self) -> threading.Event:
@@ -72,7 +73,7 @@ class Detector:
             try:
                 self._probe()
             except QueueUnavailable as error:
-                self._note(up=False, reason=str(error))
+                self._note(up=False, reason=str(error), remedy=broker_remedy(error) or START_BROKER)
             except Exception as error:  # whatever a client library raises, a sender waits for the answer
                 logger.debug("the broker could not be asked", exc_info=True)
                 self._note(up=False, reason=f"{type(error).__name__}: {error}")
@@ -85,7 +86,7 @@ class Detector:
                     return
             time.sleep(self._backoff.failed())
 
-    def _note(self, *, up: bool, reason: str = "") -> None:
+    def _note(self, *, up: bool, reason: str = "", remedy: str = START_BROKER) -> None:
         with self._lock:
             before, self._up, self._asked_at = self._up, up, time.monotonic()
             if up and not before:
@@ -98,4 +99,6 @@ class Detector:
             if before is False:
                 logger.info("mail is queued again: the broker (%s) answers", self._address)
         else:
-            logger.warning("mail is not queued: the broker (%s) does not answer: %s", self._address, reason)
+            logger.warning(
+                "mail is not queued: the broker (%s) does not answer: %s; %s", self._address, reason.rstrip("."), remedy
+            )

@@ -17,6 +17,7 @@ from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.message.storage import MUST_REDIRECT, encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import NewJob, Progress, job_key
+from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
 from openviper.tasks.settings import TaskSettings
@@ -195,7 +196,7 @@ class QueueService(JobQueue):
         try:
             accepted = done.result()
         except QueueUnavailable as error:
-            self.detector.failed(str(error))
+            self.detector.failed(str(error), broker_remedy(error) or START_BROKER)
             raise
         self.detector.succeeded()
         if not accepted:

@@ -82,7 +82,17 @@ async def test_one_line_at_startup_says_which_mode_mail_takes(caplog: pytest.Log
     assert len(lines) == 1
     assert "deferred in requests" in lines[0]
     assert "MemoryBackend" in lines[0]
-    assert "no message broker" in lines[0]
+    assert lines[0].endswith("; no message broker is in use")
+
+
+async def test_the_line_at_startup_names_a_redirect(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "openviper.email")
+    app = OpenViper()
+    app.add_extension(Email({**MEMORY, "redirect_to": ["team@example.com"], "redirect_except": ["example.org"]}))
+    async with client_of(app):
+        pass
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("mail: ")]
+    assert line.endswith("; redirected to team@example.com, except mail for example.org")
 
 
 async def test_wrong_settings_fail_the_start() -> None:

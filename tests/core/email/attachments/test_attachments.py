@@ -238,7 +238,7 @@ class BytesPath:
         (("application/vnd.ms-excel", b"x"), "is a media type"),
         (("a", b"x", 5), "mimetype 5"),
         (("a", b"x", ""), "mimetype ''"),
-        (("a", b"x", "text"), "type/subtype"),
+        (("a", b"x", "text"), "type/subtype, such as application/pdf"),
         (("a", b"x", "text/plain\r\nBcc: x"), "type/subtype"),
         (("a", b"x", "text/plain; charset=x\r\nBcc: x"), "type/subtype"),
         (("a", b"x", "multipart/mixed"), "several parts"),

@@ -271,6 +271,10 @@ async def test_a_calendar_is_listed_and_can_be_stored(inboxes: Inboxes, tmp_path
             {"backend": "SMTPBackend", "host": "localhost", "port": 2525},
             "They go through SMTPBackend at localhost:2525, to their recipients.",
         ),
+        (
+            {"backend": "SMTPBackend", "host": "localhost", "port": 2525, "redirect_to": ["team@example.com"]},
+            "They go through SMTPBackend at localhost:2525, redirected to team@example.com.",
+        ),
     ],
 )
 async def test_an_empty_page_names_the_backend_and_the_first_call(

@@ -57,6 +57,7 @@ async def test_in_a_request_it_is_deferred_with_one_warning(
     async with Lifespan(app):
         at_start = warnings(caplog)
         assert len(at_start) == bool(tasks), "the broker does not answer"
+        assert all(line.endswith('; start it, or correct TASKS["broker_url"]') for line in at_start)
         caplog.clear()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
             for count in (1, 2):

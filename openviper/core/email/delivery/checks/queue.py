@@ -6,20 +6,11 @@ from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.waiting import in_thread
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue import QueueService, queue_service
+from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import MissingDependency
 
 __all__ = ["check_queue"]
-
-# By a part of the client library's error, its class or its text.
-_REMEDIES = {
-    "OutOfMemoryError": "give Redis more maxmemory, or remove data: mail is refused there, and nothing may be evicted",
-    "ReadOnlyError": 'name the primary in TASKS["broker_url"]: this one is a replica',
-    "NoPermissionError": "allow this user the keys and commands of the queue (ACL)",
-    "AuthenticationError": 'correct the user and the password in TASKS["broker_url"]',
-    "resource alarm": "RabbitMQ has a memory or disk alarm: see rabbitmq-diagnostics alarms",
-    "ACCESS_REFUSED": "let this user configure, write and read the queues whose names begin with emails (rabbitmqctl)",
-}
 
 
 async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[CheckResult, CheckResult]:
@@ -51,12 +42,11 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
 
 
 def _broker_failure(address: str, error: QueueUnavailable | TimeoutError) -> CheckResult:
-    cause = error.__cause__
-    remedy = next((remedy for name, remedy in _REMEDIES.items() if name in f"{type(cause).__name__} {error}"), None)
+    remedy = broker_remedy(error)
     if remedy is not None:
         return CheckResult.failed("broker", f"{address} accepts no mail: {error}", remedy)
     reason = str(error) or "no answer in time"
-    remedy = 'start it, or correct TASKS["broker_url"]; until then mail is not queued'
+    remedy = f"{START_BROKER}; until then mail is not queued"
     return CheckResult.failed("broker", f"{address} does not answer: {reason}", remedy)
 
 

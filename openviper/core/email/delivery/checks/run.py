@@ -9,6 +9,7 @@ from openviper.core.email.delivery.checks.domain import check_domain
 from openviper.core.email.delivery.checks.queue import check_queue
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
+from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["check_results"]
@@ -32,7 +33,8 @@ async def check_results(
     queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
-    yield CheckResult.ok("settings", f"{backend.describe()}; {_origin(module)}")
+    redirect = describe_redirect(settings)
+    yield CheckResult.ok("settings", f"{backend.describe()}{', ' if redirect else ''}{redirect}; {_origin(module)}")
     own = not type(backend).__module__.startswith(f"{_OURS}.")
     if isinstance(backend, SMTPBackend):
         async for result in check_server(settings, sender, deadline):

@@ -102,8 +102,8 @@ class _Conversation:
 
     def _offers(self) -> CheckResult:
         offered = [f"{name} {value}".strip().upper() for name, value in self._inspection.extensions.items()]
-        missing = [name for name in ("pipelining", "chunking") if name not in self._inspection.extensions]
-        slower = f"; without {' and '.join(missing).upper()} each message needs more round trips" if missing else ""
+        missing = [name.upper() for name in ("pipelining", "chunking") if name not in self._inspection.extensions]
+        slower = f"; without {' and '.join(missing)} each message needs more round trips" if missing else ""
         return CheckResult.ok("ehlo", f"offers {', '.join(offered) or 'no extensions'}{slower}")
 
     def _logged_in(self) -> CheckResult:
