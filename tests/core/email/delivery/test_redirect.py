@@ -185,7 +185,7 @@ async def test_a_thousand_sends_in_every_mode_reach_no_customer(
     messages = await server.arrive(2000)
     assert await asyncio.to_thread(worker.terminate) == 0
     assert rcpts(server) == {TEAM, QA, "eve@dev.test"}
-    assert not [each for each in messages if re.search(rb"bcc\d+@|\nbcc:", each.content.lower())]
+    assert not [each for each in messages if re.search(rb"bcc\d+@example\.com|\nbcc:", each.content.lower())]
     copies = [each for each in messages if each.recipients == [TEAM, QA]]
     assert len(copies) == len({each.parse()["Subject"] for each in copies}) == 1000
 
