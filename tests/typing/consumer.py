@@ -54,8 +54,10 @@ from openviper.core.email import (
     Receipt,
     RecipientsRefused,
     Refusal,
+    RenderedEmail,
     SuppressionUnavailable,
     TemplateFailed,
+    Verification,
     build_message,
     get_backend,
     parse_address,
@@ -264,10 +266,12 @@ async def make_messages() -> EmailMessage:
     await send_email("ana@example.com", envelope_sender=("Bounces", "a@example.com"))  # type: ignore[arg-type]
     await send_email(5, "Hello", "Hello.")  # type: ignore[arg-type]
     rendered = await render_email("Hello", "Hello.", cc=pairs, headers={"X-Tag": ["a", "b"]}, references=["<a@b.c>"])
+    assert_type(rendered, RenderedEmail)
     assert_type((rendered.subject, rendered.text, rendered.content), tuple[str, str | None, bytes])
     assert_type(rendered.eml(draft=True), bytes)
     await render_email("Hello", "Hello.", date="today")  # type: ignore[arg-type]
     found = await verify(sender=("Shop", "shop@example.com"), timeout=2.0)
+    assert_type(found, Verification)
     assert_type([(each.check, each.found, each.remedy) for each in found.failed], list[tuple[str, str, str]])
     await send_email("ana@example.com", "Hello", "Hello.", timeout=timedelta(seconds=2))
     EmailMessageData(pairs, "Hello", "Hello.", cc=address, sender=("Shop", "shop@example.com"), reply_to=everyone)

@@ -7,7 +7,7 @@ from openviper import conf
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
-__all__ = ["debug", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]
+__all__ = ["debug", "settings_module", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]
 
 
 def debug() -> bool:

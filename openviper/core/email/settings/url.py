@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from pydantic import SecretStr
 
 from openviper.conf.kinds import SettingKind
-from openviper.text import control_character, suggestion
+from openviper.text import control_character, shown, suggestion
 
 __all__ = ["SCHEMES", "read_url"]
 
@@ -101,9 +101,9 @@ def _query(query: str, kinds: Mapping[str, SettingKind], allowed: Collection[str
         if name in _BY_URL:
             raise ValueError(f"has the parameter {name}; give it by {_BY_URL[name]}")
         if name not in allowed:
-            shown = f"the parameter {name!r}" if _NAME.fullmatch(name) else "a parameter"
+            named = f"the parameter {shown(name)}" if _NAME.fullmatch(name) else "a parameter"
             near = suggestion(name, allowed, otherwise="the settings reference lists those of a mailer")
-            raise ValueError(f"has {shown}, which is no setting of a mailer{near}")
+            raise ValueError(f"has {named}, which is no setting of a mailer{near}")
         if name in values:
             raise ValueError(f"has the parameter {name} twice; keep one")
         kind = kinds[name]
