@@ -9,7 +9,7 @@ from openviper.core.email.backends.smtp.connection import Connection
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Capacity", "MessageLimit", "Plan", "Slot", "State", "assign", "is_fit"]
+__all__ = ["Capacity", "MessageLimit", "Plan", "Slot", "State", "assign", "has_reached_limit", "is_fit"]
 
 
 class State(Enum):
@@ -78,7 +78,12 @@ def assign(slots: Sequence[Slot], waiting: int, *, allowed: int, at_once: int, p
 
 def is_fit(connection: Connection, now: float) -> bool:
     """True if a further transaction may begin on ``connection``; ``now`` is loop time."""
-    return connection.usable and connection.messages < connection.max_messages and now < connection.expires_at
+    return connection.usable and not has_reached_limit(connection, now)
+
+
+def has_reached_limit(connection: Connection, now: float) -> bool:
+    """True if ``connection`` is to be closed even if it is usable; ``now`` is loop time."""
+    return connection.messages >= connection.max_messages or now >= connection.expires_at
 
 
 class Capacity:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_waiting
-from openviper.core.email.backends.smtp.assignment import Capacity, MessageLimit, Slot, State, assign, is_fit
+from openviper.core.email.backends.smtp.assignment import (
+    Capacity,
+    MessageLimit,
+    Slot,
+    State,
+    assign,
+    has_reached_limit,
+    is_fit,
+)
 from openviper.core.email.backends.smtp.connection import Connection
 from openviper.core.email.backends.smtp.errors import (
     ChunkingRefused,
@@ -45,6 +53,7 @@ _GROW_AFTER = 60.0
 _STILL_COUNTED = 1.0
 _WHILE_CROWDED = (0.1, 0.3, 0.6)
 
+_IDLE, _IN_USE = State.IDLE, State.IN_USE  # a look-up in an enumeration costs as much as a call, at each send
 
 # A server that closes a connection so soon (seconds) after a message closes it for the number of its messages. What
 # was found out is forgotten after a while, because servers change.
@@ -271,7 +280,7 @@ class ConnectionPool:
                 self._record_close(connection, connection.messages - 1, now)
             connection.abort()
             self._remove(slot)
-        elif self._closed or not is_fit(connection, now):
+        elif self._closed or has_reached_limit(connection, now):
             self._retire(slot)
         else:
             self._keep_idle(slot, connection, now)
@@ -328,8 +337,8 @@ class ConnectionPool:
         now = self._loop.time()
         for slot in reversed(self._slots):
             connection = slot.connection
-            if slot.state is State.IDLE and connection is not None and is_fit(connection, now):
-                slot.state = State.IN_USE
+            if slot.state is _IDLE and connection is not None and is_fit(connection, now):
+                slot.state = _IN_USE
                 return connection
         return None
 
@@ -376,7 +385,7 @@ class ConnectionPool:
 
     def _keep_idle(self, slot: Slot, connection: Connection, now: float) -> None:
         """Make the connection available, to waiting senders first."""
-        slot.state = State.IDLE
+        slot.state = _IDLE
         connection.idle_since = now
         if self._slots[-1] is not slot:
             self._slots.remove(slot)
