@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, read_address
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
+from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
 from openviper.core.email.message.labels import checked_labels
@@ -47,10 +48,10 @@ _EARLIEST = 1900  # year
 
 async def prepare_message(
     data: EmailMessageData,
-    *,
     default_sender: str | None,
     auto_submitted: bool,
     max_message_bytes: int,
+    *,
     inline_css: bool,
     recipients_required: bool = True,
 ) -> OutgoingMessage:
@@ -81,12 +82,7 @@ def _prepare(
     max_message_bytes: int,
     recipients_required: bool,
 ) -> OutgoingMessage:
-    checked = check_message(
-        data,
-        default_sender=default_sender,
-        auto_submitted=auto_submitted,
-        recipients_required=recipients_required,
-    )
+    checked = check_message(data, default_sender, auto_submitted, recipients_required=recipients_required)
     return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
 
 
@@ -140,9 +136,9 @@ def build_message(data: EmailMessageData) -> "EmailMessage":
 
 def check_message(
     data: EmailMessageData,
-    *,
     default_sender: str | None,
     auto_submitted: bool = False,
+    *,
     now: datetime | None = None,
     recipients_required: bool = True,
 ) -> PreparedMessage:
@@ -197,7 +193,7 @@ def check_message(
         prepared = prepared._replace(must={REPEATED_HEADERS: True})
     if data.calendar is not None or data.calendar_attachment:
         prepared = prepared._replace(calendar=read_calendar(data.calendar, attached=data.calendar_attachment))
-    if data.tags or data.ref is not None or data.metadata or data.stream is not None:
+    if data.tags or data.ref is not None or data.metadata is not NOTHING or data.stream is not None:
         extra, must = checked_labels(data)
         prepared = prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must})
     return prepared

@@ -19,7 +19,7 @@ from openviper.core.email.delivery import (
     submit,
 )
 from openviper.core.email.delivery.request_outbox import current_outbox
-from openviper.core.email.delivery.schedule import Schedule
+from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import DeliveryTimeout
 from openviper.core.email.events import Receipt
 from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints
@@ -172,8 +172,14 @@ async def _submit(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
 ) -> Receipt:
-    """Submit what ``submit_email`` is given, all by position."""
-    schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
+    """Submit what ``submit_email`` is given, all by position.
+
+    The compiler packs a call of more than 30 values, of which each name counts twice, into a tuple and a dict. By name
+    this one would cost 2 % of a send.
+    """
+    schedule = AT_ONCE
+    if send_at is not None or delay is not None or expires_at is not None:
+        schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
     deadline = None if timeout is None else Deadline.after(timeout)
     mailer = mailer_if_open()
     if mailer is None:
