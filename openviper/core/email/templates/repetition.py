@@ -35,7 +35,7 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
         return
     for repeated, count in ((left, right), (right, left)):
         if isinstance(repeated, _REPEATABLE) and isinstance(count, int):
-            _check("*", len(repeated) * count)
+            _check("*", _extent(repeated) * count)
 
 
 def bounded_arguments(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -109,6 +109,13 @@ def _cost(cost: Callable[..., int], args: tuple[Any, ...], kwargs: Mapping[str, 
         return cost(*args, **kwargs)
     except TypeError:
         return 0  # wrong arguments, which the function itself describes better
+
+
+def _extent(value: Any, depth: int = 4) -> int:
+    """Return the characters of a text, or the items and their characters of a list, as deep as ``depth`` lists."""
+    if isinstance(value, list | tuple) and depth:
+        return sum(max(1, _extent(item, depth - 1)) for item in value)
+    return len(value) if isinstance(value, _REPEATABLE) else 1
 
 
 def _as_sized(items: Any) -> Any:

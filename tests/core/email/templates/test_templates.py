@@ -231,6 +231,8 @@ async def test_failures_name_the_template_and_the_line(tmp_path: Path, files: di
     [
         "'x' * 10**9",
         "10**9 * [1]",
+        "['x' * 1000] * 10**6",
+        "[[['x' * 1000]] * 1000] * 1000",
         "'x'.ljust(10**9)",
         "'x'.rjust(width)",
         "'x'.center(10**9, '*')",
