@@ -4,8 +4,12 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ["CONTROLS", "control_character", "cut", "one_line", "shown", "suggestion", "without_quotes"]
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["CONTROLS", "control_character", "cut", "error_origin", "one_line", "shown", "suggestion", "without_quotes"]
 
 CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 """Inside the brackets of a pattern: C0 and C1 controls, the Unicode line separators, and lone surrogates.
@@ -92,3 +96,12 @@ def suggestion(
     if near is not None:
         return f"; did you mean {near!r}?"
     return f"; {otherwise}" if otherwise else ""
+
+
+def error_origin(error: BaseException) -> str:
+    """Return an error's type, and file and line of its innermost frame; not its text, which may hold a secret."""
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{where}"

@@ -1,5 +1,6 @@
 """Open and end transactions, and register callbacks for their commit."""
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -64,7 +65,16 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
         NoTransaction: no transaction is open. Calling the callback at once, as Django does, would hide a forgotten
             transaction, and a plain function could not await the result.
         AsyncSessionRequired: ``session`` is a synchronous Session.
+        TypeError: ``callback`` is not a function.
     """
+    given: object = callback
+    if not callable(given):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise TypeError(
+            f"on_commit(): the callback is a {type(given).__name__}, not a function; write "
+            "on_commit(lambda: send_email(...)), or await the call inside transaction(), which holds its mail"
+        )
     if session is None:
         record = current_record()
         if record is None:

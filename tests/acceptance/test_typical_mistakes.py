@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from email.mime.application import MIMEApplication
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from fastapi import FastAPI
 from support.commands import Cli
 from support.lifespan import Lifespan
+from support.smtpd import SmtpServer
 
 from openviper import OpenViper
 from openviper.conf import SETTINGS_VARIABLE, settings
 from openviper.core.email import (
+    DeliveryError,
     Email,
     EmailMiddleware,
     send_email,
@@ -27,7 +30,7 @@ from openviper.core.email import (
     subscribe,
 )
 from openviper.core.email.settings import EmailSettings, debug, template_dirs
-from openviper.db import dispose, transaction
+from openviper.db import dispose, on_commit, transaction
 from openviper.exceptions import MissingDependency, OpenViperError
 from openviper.tasks import TaskSettings, get_broker
 
@@ -117,6 +120,10 @@ async def send_template() -> None:
     await send_email("ana@example.com", "Welcome", template="welcome.html")
 
 
+async def send_template_of_variable() -> None:
+    await send_email("ana@example.com", "Welcome", template="emails/welcome.html", context={"nane": "Ana"})
+
+
 async def sync_on_the_loop() -> None:
     send_email_sync("ana@example.com", "Your order", "Thank you!")
 
@@ -149,6 +156,20 @@ def as_middleware() -> None:
 
 def create_app() -> FastAPI:
     return FastAPI()
+
+
+def one_argument(address: str) -> list[str]:
+    return []
+
+
+async def on_commit_of_a_coroutine() -> None:
+    on_commit(send_email("ana@example.com", "Your order", "Thank you!"))  # type: ignore[arg-type]
+
+
+def with_settings_as_middleware() -> None:
+    app = FastAPI()
+    app.add_middleware(Email, MEMORY)  # type: ignore[arg-type]
+    app.build_middleware_stack()
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Any:
@@ -341,8 +362,19 @@ SETTINGS: list[Row] = [
     row(
         "a backend of another library",
         send({"backend": "django.core.mail.backends.smtp.EmailBackend"}),
-        "EMAIL[\"backend\"]: there is no module 'django' (from 'django.core.mail.backends.smtp.EmailBackend'); "
-        "correct the path",
+        "EMAIL[\"backend\"]: 'django.core.mail.backends.smtp.EmailBackend' is for Django only; give SMTPBackend",
+    ),
+    row(
+        "Django's backend for files",
+        send({"backend": "django.core.mail.backends.filebased.EmailBackend"}),
+        "EMAIL[\"backend\"]: 'django.core.mail.backends.filebased.EmailBackend' is for Django only; give FileBackend",
+    ),
+    row("Nodemailer's login", email(auth={"user": "x", "pass": "y"}), f"""EMAIL["auth"]: {NO_KEY} 'username'?"""),
+    row(
+        "a suppression of one argument",
+        send({**MEMORY, "suppress": one_argument}),
+        f'EMAIL["suppress"]: {__name__}.one_argument() is called with two arguments; write it as '
+        "(addresses: list[str], stream: str | None)",
     ),
     row(
         "a backend that is not there",
@@ -380,6 +412,28 @@ APPLICATIONS: list[Row] = [
         as_middleware,
         "Email(ExceptionMiddleware): these are settings; an application is given to Email(settings).attach(app), or "
         "EmailMiddleware(app)",
+    ),
+    row(
+        "Email added as middleware with settings",
+        with_settings_as_middleware,
+        "Email(ExceptionMiddleware): these are settings; an application is given to Email(settings).attach(app), or "
+        "EmailMiddleware(app)",
+    ),
+    row(
+        "settings of two parts",
+        lambda: Email(MEMORY, {}),  # type: ignore[arg-type]
+        "Email() takes one dict of settings, and was given 2 arguments",
+    ),
+    row(
+        "Flask's init_app()",
+        lambda: Email(MEMORY).init_app(FastAPI()),  # type: ignore[attr-defined]
+        "'Email' object has no attribute 'init_app'; write Email(settings).attach(app)",
+    ),
+    row(
+        "routes on the wrapped application",
+        lambda: EmailMiddleware(FastAPI()).get("/"),  # type: ignore[attr-defined]
+        "'EmailMiddleware' object has no attribute 'get'; use the application itself before it is wrapped, or for "
+        "Quart: app.asgi_app = EmailMiddleware(app.asgi_app)",
     ),
     row("a host as settings", lambda: Email("smtp.example.com"), "Email(str): give a dict of settings"),  # type: ignore[arg-type]
     row(
@@ -438,6 +492,57 @@ CALLS: list[Row] = [
         "two recipients in one text",
         send(recipients="a@example.com, b@example.com"),
         "recipients: 'a@example.com, b@example.com' holds several addresses; pass a list",
+    ),
+    row(
+        "Django's order of arguments",
+        send(recipients="Your order", subject="Thank you!", text="shop@example.com", html=["ana@example.com"]),
+        "recipients: 'Your order' has no '@'; recipients come first: send_email(recipients, subject, text)",
+    ),
+    row(
+        "Nodemailer's one dict",
+        send(recipients={"to": "ana@example.com", "subject": "Your order"}, subject=..., text=...),
+        "recipients: must be an address or a list of addresses, not a whole message as a dict; give its values by "
+        "name: send_email(recipients=..., subject=..., text=...)",
+    ),
+    row(
+        "Nodemailer's recipient",
+        send(recipients={"name": "Ana", "address": "ana@example.com"}),
+        "recipients: must be an address or a list of addresses, not dict; give [(name, address)], or the address alone",
+    ),
+    row(
+        "Nodemailer's media type of an attachment",
+        send(attachments=[{"content": b"x", "contentType": "text/csv"}]),
+        "attachment 'attachments[0]': unknown key 'contentType'; did you mean 'mimetype'?",
+    ),
+    row(
+        "a part for Django's attach()",
+        send(attachments=[MIMEApplication(b"x")]),
+        "attachment 'attachments[0]': is a MIME part, not a message; give (filename, part.get_payload(decode=True), "
+        "mimetype)",
+    ),
+    row(
+        "a template's text as its name",
+        template("<p>Welcome, {{ name }}</p>"),
+        "template '<p>Welcome, {{{{ name }}}}</p>': this is a template's text, not the name of a file; give text as "
+        "text= or html=",
+    ),
+    row(
+        "Django's tags in a template",
+        template("emails/django.html"),
+        "template 'emails/django.html': line 1: Encountered unknown tag 'url'. Templates are Jinja2, which has no such "
+        "tag of Django.",
+    ),
+    row(
+        "a variable that is not given",
+        with_setting(send_template_of_variable, EMAIL=MEMORY, DEBUG=True),
+        "template 'emails/welcome.html': line 1: 'name' is undefined; give it in context, or test for it: "
+        "{{% if ... is defined %}}",
+    ),
+    row(
+        "a coroutine for on_commit()",
+        on_commit_of_a_coroutine,
+        "on_commit(): the callback is a coroutine, not a function; write on_commit(lambda: send_email(...)), or await "
+        "the call inside transaction(), which holds its mail",
     ),
     row("no subject", send(subject=None), "subject is missing: give one, or a template with a 'subject' block"),
     row(
@@ -571,11 +676,12 @@ def named(rows: list[Row]) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with two templates, one of them broken, and no settings module."""
+    """A project with three templates, two of them broken, and no settings module."""
     emails = tmp_path / "templates" / "emails"
     emails.mkdir(parents=True)
     (emails / "welcome.html").write_text("<p>Welcome, {{ name }}</p>")
     (emails / "broken.html").write_text("<p>Welcome, {{ name")
+    (emails / "django.html").write_text("<a href=\"{% url 'home' %}\">Home</a>")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -586,7 +692,7 @@ async def text_of(mistake: Mistake) -> tuple[str, list[str]]:
         made = mistake()
         if isinstance(made, Awaitable):
             await made
-    except (OpenViperError, RuntimeError, TypeError) as error:
+    except (OpenViperError, AttributeError, RuntimeError, TypeError) as error:
         whole = traceback.TracebackException.from_exception(error)
         before = whole.__cause__ or (None if whole.__suppress_context__ else whole.__context__)
         return str(error), [] if before is None else [frame.filename for frame in before.stack]
@@ -605,6 +711,26 @@ async def test_a_wrong_call_is_named_with_the_remedy(mistake: Mistake, text: str
     said, buried = await text_of(mistake)
     assert said == text.format(cwd=folder)
     assert libraries(buried) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "reply", "remedy"),
+    [
+        ("MAIL", "530 5.7.0 Authentication required", 'set EMAIL["username"] and EMAIL["password"]'),
+        ("MAIL", "530 5.7.0 Must issue a STARTTLS command first", 'set EMAIL["use_tls"] (STARTTLS, port 587)'),
+        ("MAIL", "553 5.7.1 Sender address rejected", 'use an EMAIL["default_sender"] that this login may send for'),
+        ("RCPT", "550 5.1.1 No such user", "correct the address, or do not mail it again"),
+        ("MAIL", "554 Message rejected: Email address is not verified.", "verify the address or domain of EMAIL"),
+    ],
+)
+async def test_a_refusal_has_its_remedy(verb: str, reply: str, remedy: str) -> None:
+    with SmtpServer() as server:
+        server.fault(verb, reply)
+        settings.configure(EMAIL=server.settings(default_sender="shop@example.com"))
+        with pytest.raises(DeliveryError) as caught:
+            await send_email("ana@example.com", "Your order", "Thank you!")
+    assert reply.partition(" ")[2] in str(caught.value)
+    assert [note for note in caught.value.__notes__ if note.startswith(f"-> {remedy}")]
 
 
 SCRIPT = """

@@ -144,7 +144,11 @@ def read_address(value: AddressLike, *, field: str, in_list: bool = False) -> Ad
     except _Several as several:
         raise _invalid(value, several.text(in_list=in_list), field) from None
     except _Refused as refused:
-        raise _invalid(value, str(refused), field) from None
+        reason = str(refused)
+        if reason == _NO_AT and field == "recipients" and isinstance(value, str) and " " in value:
+            # A sentence: the subject or text of a call whose arguments are in another order.
+            reason += "; recipients come first: send_email(recipients, subject, text)"
+        raise _invalid(value, reason, field) from None
     raise InvalidAddress(
         f"{field}: an address must be a str, a pair (name, address) or an Address, not {type(value).__name__}",
         address=shown(value),
@@ -163,15 +167,18 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
     if isinstance(value, str | Address):
         return (read_address(value, field=field, in_list=True),)
     if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        given: object = value
+        remedy = "; give [(name, address)], or the address alone" if isinstance(given, Mapping) else ""
         raise InvalidAddress(
-            f"{field}: must be an address or a list of addresses, not {type(value).__name__}", address=shown(value)
+            f"{field}: must be an address or a list of addresses, not {type(value).__name__}{remedy}",
+            address=shown(value),
         )
     try:
         return tuple([read_address(item, field=field, in_list=True) for item in value])
     except InvalidAddress as error:
         if _is_bare_pair(value, error):
             raise _invalid(value, "is a bare pair; write [(name, address)]", field) from None
-        if isinstance(value, tuple) and error.reason == _NO_AT and error.address == value[0]:
+        if isinstance(value, tuple) and error.reason.startswith(_NO_AT) and error.address == value[0]:
             reason = f"{_NO_AT}; a recipient with a name is written [(name, address)]"
             raise _invalid(value[0], reason, field) from None
         raise

@@ -95,10 +95,20 @@ class Email:
 
     name = "email"
 
-    def __init__(self, settings: Mapping[str, Any] | None = None, **unknown: Never) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None, *more: Never, **unknown: Never) -> None:
+        # add_middleware(Email, ...) gives the application first, as in EmailMiddleware.
+        if more and not callable(settings):
+            raise TypeError(f"Email() takes one dict of settings, and was given {1 + len(more)} arguments")
         _check_settings(settings, unknown, call="Email(")
         self._settings = settings
         self._runtime = Runtime(settings, call="Email(")
+        wrappers.made = True
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            remedy = "; write Email(settings).attach(app)" if name == "init_app" else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{remedy}")
 
     def attach(self, app: Application) -> Application:
         """Give a Starlette or FastAPI application mail, and return it.
@@ -116,7 +126,6 @@ class Email:
             # A runtime for each application: several may start and stop on one event loop.
             runtime = Runtime(self._settings, call="Email(")
             wrap_when_built(app, lambda stack: LifespanLayer(stack, runtime), layer=Layer)
-            wrappers.made = True
         return app
 
     def lifespan(self, _app: object) -> AbstractAsyncContextManager[None]:
@@ -125,6 +134,7 @@ class Email:
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
+        wrappers.reached = True
         async with self._runtime.lifespan():
             yield
 
@@ -186,6 +196,12 @@ class EmailMiddleware(LifespanLayer):
             check_application(app, call="EmailMiddleware(app)")
             super().__init__(app, Runtime(settings, call="EmailMiddleware(app, "))
             wrappers.made = True
+
+        def __getattr__(self, name):
+            raise AttributeError(
+                f"'EmailMiddleware' object has no attribute {name!r}; use the application itself before it is wrapped, "
+                "or for Quart: app.asgi_app = EmailMiddleware(app.asgi_app)"
+            )
 
 
 def _check_settings(settings: object, unknown: Mapping[str, Any], *, call: str) -> None:

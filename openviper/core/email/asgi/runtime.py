@@ -74,7 +74,9 @@ class Runtime:
         if running is None:
             logger.warning(
                 "the application's lifespan was not run: mail is opened at first use, "
-                "and each request waits for its own mail before it ends"
+                "and each request waits for its own mail before it ends; let the server run it "
+                "(uvicorn --lifespan on), and wrap the whole application, app = EmailMiddleware(app), "
+                "not as middleware of a framework"
             )
             running = await self._start(waits=True)
             at_loop_end(self._close)

@@ -135,11 +135,16 @@ _KEYS = (*_SOURCE_KEYS, "filename", "mimetype", "inline", "content_id")
 _OTHER_NAMES = {
     "base64": "content_b64",
     "cid": "content_id",
+    "body": "content",
+    "content-type": "mimetype",
     "content_type": "mimetype",
+    "contenttype": "mimetype",
     "data": "content",
     "file": "path",
+    "href": "url",
     "mime_type": "mimetype",
     "name": "filename",
+    "raw": "content",
     "type": "mimetype",
 }
 
@@ -217,7 +222,7 @@ def _from_value(value: Any, place: str) -> Source | None:
             raise AttachmentRefused(place, "is closed; give it while it is open")
         source = Memory(value.getvalue())  # wherever its position is; shares the memory
     elif _is_mail(value):
-        source = Mail(value)
+        source = _mail(value, place)
     elif (file := _readable(value)) is not None:
         source = Stream(file, _own_name(value), _own_type(value))
     elif isinstance(value, AsyncIterable):
@@ -233,6 +238,14 @@ def _from_value(value: Any, place: str) -> Source | None:
 def _is_mail(value: object) -> bool:
     module = sys.modules.get("email.message")  # imported, if there is such a message
     return module is not None and isinstance(value, module.Message)
+
+
+def _mail(value: Any, place: str) -> Mail:
+    if not any(name in value for name in ("From", "To", "Subject", "Date")):
+        raise AttachmentRefused(
+            place, "is a MIME part, not a message; give (filename, part.get_payload(decode=True), mimetype)"
+        )
+    return Mail(value)
 
 
 def _readable(value: Any) -> Any:
@@ -303,7 +316,8 @@ def _from_mapping(item: Mapping[Any, Any], index: int, place: str) -> Part:
 
 
 def _suggestion(key: object) -> str:
-    return suggestion(key, _KEYS, aliases=_OTHER_NAMES, otherwise=f"the keys are {', '.join(_KEYS)}")
+    name = key.lower() if isinstance(key, str) else key
+    return suggestion(name, _KEYS, aliases=_OTHER_NAMES, otherwise=f"the keys are {', '.join(_KEYS)}")
 
 
 def _source(key: str, value: object, place: str) -> Source:

@@ -37,6 +37,14 @@ _PATHS = {
     "NullBackend": f"{__name__}.null.NullBackend",
 }
 
+_OF_DJANGO = {
+    "smtp": "SMTPBackend",
+    "console": "ConsoleBackend",
+    "filebased": "FileBackend",
+    "locmem": "MemoryBackend",
+    "dummy": "NullBackend",
+}
+
 if not TYPE_CHECKING:
     # A backend's module may need a library that the others do not.
     __getattr__, __dir__ = lazy_names(__name__, {name: path.rpartition(".")[0] for name, path in _PATHS.items()})
@@ -66,6 +74,8 @@ def _backend_class(name: str, setting: str) -> type[EmailBackend]:
             f"{setting}: there is no backend {shown(name)}; "
             f"give {', '.join(_PATHS)} or the dotted path of your own class{suggestion(name, _PATHS)}"
         )
+    if name.startswith("django.") and (own := _OF_DJANGO.get(name.split(".")[-2])):
+        raise ImproperlyConfigured(f"{setting}: {shown(name)} is for Django only; give {own}")
     found = import_string(_PATHS.get(known, name), setting=setting)
     if not (isinstance(found, type) and issubclass(found, EmailBackend)):
         raise ImproperlyConfigured(

@@ -9,8 +9,9 @@ from openviper.core.email.errors import SuppressionUnavailable
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
 from openviper.network import mail_key
-from openviper.text import shown
+from openviper.text import error_origin, shown
 
 __all__ = ["Suppression"]
 
@@ -34,11 +35,16 @@ class Suppression:
         """Return what the settings ask for; None without ``suppress``.
 
         Raises:
-            ImproperlyConfigured: ``suppress`` is no function.
+            ImproperlyConfigured: ``suppress`` is no function, or takes other arguments.
         """
         function = settings.function("suppress")
         if function is None:
             return None
+        if not _takes_two(function):
+            raise ImproperlyConfigured(
+                f'EMAIL["suppress"]: {_name(function)}() is called with two arguments; write it as '
+                "(addresses: list[str], stream: str | None)"
+            )
         return cls(function, always_streams=settings.always_streams, timeout=settings.timeout)
 
     async def find(self, message: OutgoingMessage) -> tuple[str, ...]:
@@ -58,11 +64,10 @@ class Suppression:
         except TimeoutError:
             failure = f"did not return within {self._timeout:g} s" if timeout.expired() else "raised TimeoutError"
         except Exception as error:  # noqa: BLE001 - the function is the user's code
-            failure = f"raised {type(error).__name__}" if not isinstance(error, _WrongResultError) else str(error)
+            failure = str(error) if isinstance(error, _WrongResultError) else f"raised {error_origin(error)}"
         # Outside any except block: the original error may hold an address, or a password of the database.
-        name = getattr(self._suppress, "__qualname__", None) or type(self._suppress).__qualname__
         raise SuppressionUnavailable(
-            f'EMAIL["suppress"]: {getattr(self._suppress, "__module__", "?")}.{name} {failure}; nothing was sent',
+            f'EMAIL["suppress"]: {_name(self._suppress)} {failure}; nothing was sent',
             temporary=True,
         )
 
@@ -83,6 +88,21 @@ class Suppression:
         if wrong is not None:
             raise _WrongResultError(f"returned {shown(type(wrong).__name__)} in its list; return addresses as text")
         return frozenset([mail_key(address) for address in addresses])
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', '?')}.{name}"
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind([], None)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C without a signature
+        return True
+    return True
 
 
 class _WrongResultError(Exception):

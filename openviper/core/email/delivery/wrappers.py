@@ -28,7 +28,7 @@ class Wrappers:
             return
         self.warned = True
         logger.warning(
-            "%s does not run the application that was wrapped or attached for mail, so requests wait for the mail "
+            "%s runs an application to which mail is not attached, so requests wait for the mail "
             "server: give it the wrapped one (app = EmailMiddleware(api), then `%s module:app`), or attach mail to the "
             "one that it runs: Email().attach(api)",
             server,

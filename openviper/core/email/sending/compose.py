@@ -8,7 +8,7 @@ from typing import Any
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData, AttachmentInput, list_attachments, resolve_attachments
 from openviper.core.email.delivery import Mailer
-from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.message import (
     CalendarInput,
     EmailMessageData,
@@ -23,6 +23,7 @@ from openviper.core.email.message import (
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["compose", "prepare_data"]
 
@@ -70,6 +71,12 @@ async def compose(
         html = await inline_given(html)
     derived = text is None
     if text is None or subject is None or template is not None or context is not None:
+        if isinstance(recipients, Mapping):
+            raise InvalidAddress(
+                "recipients: must be an address or a list of addresses, not a whole message as a dict; "
+                "give its values by name: send_email(recipients=..., subject=..., text=...)",
+                address=shown(recipients),
+            )
         text, html, subject = await _bodies(mailer, template, context, text, html, subject)
     data = EmailMessageData.__new__(EmailMessageData)
     fill_data(  # by position, as PreparedMessage is made

@@ -23,6 +23,7 @@ NAMES_ELSEWHERE = {
     **dict.fromkeys(
         ("from_email", "from_address", "sender", "default_from", "default_from_email", "mail_from"), "default_sender"
     ),
+    "auth": "username",
     "mail_default_sender": "default_sender",
     "file_path": "file_dir",
 }

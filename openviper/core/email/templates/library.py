@@ -5,7 +5,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from jinja2 import ChoiceLoader, Environment, TemplateError, TemplateNotFound, TemplateSyntaxError, meta, nodes
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    TemplateError,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    UndefinedError,
+    meta,
+    nodes,
+)
 
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.templates.environment import MailEnvironment, TemplateKind, make_environment
@@ -24,6 +33,9 @@ _KINDS = {
     ".md": TemplateKind.MARKDOWN,
 }
 _ALLOWED = ", ".join(_KINDS)
+_OF_DJANGO = frozenset(
+    {"blocktrans", "blocktranslate", "csrf_token", "load", "now", "static", "trans", "translate", "url"}
+)
 _NEAR = 0.8  # names in one folder are similar already
 _LONGEST = 200  # characters of an error's text, which may quote a value
 
@@ -156,9 +168,15 @@ class TemplateLibrary:
     def _failure(self, name: str, error: Exception) -> TemplateFailed:
         if isinstance(error, TemplateSyntaxError):
             where = f"{error.name}, " if error.name not in {None, name} else ""
-            return TemplateFailed(name, f"{where}line {error.lineno}: {cut(error.message or '', _LONGEST)}")
+            message = error.message or ""
+            # Jinja names the tag in quotes.
+            django = "unknown tag" in message and not _OF_DJANGO.isdisjoint(message.split("'"))
+            remedy = " Templates are Jinja2, which has no such tag of Django." if django else ""
+            return TemplateFailed(name, f"{where}line {error.lineno}: {cut(message, _LONGEST)}{remedy}")
         if isinstance(error, TemplateNotFound):
             description = self._not_found(str(error.name))
+        elif isinstance(error, UndefinedError):
+            description = f"{cut(str(error), _LONGEST)}; give it in context, or test for it: {{% if ... is defined %}}"
         elif isinstance(error, TemplateError | TemplateFailed):
             description = cut(str(error), _LONGEST)
         else:
@@ -168,6 +186,8 @@ class TemplateLibrary:
         return TemplateFailed(name, f"{_place(error, name)}{description}")
 
     def _not_found(self, name: str) -> str:
+        if any(mark in name for mark in "<{\n"):
+            return "this is a template's text, not the name of a file; give text as text= or html="
         searched = ", ".join(str(folder.absolute()) for folder in self._dirs) or "no folder: set TEMPLATES_DIR"
         more = " and in the application's own loader" if len(self._loader.loaders) > 1 else ""
         if missing := [str(folder.absolute()) for folder in self._dirs if not folder.is_dir()]:
@@ -187,7 +207,7 @@ class TemplateLibrary:
 
 def _telling_cause(error: Exception) -> Exception | None:
     """Return ``error``, or None if our own text has all that it says, so that Jinja's frames would only bury it."""
-    return None if isinstance(error, TemplateSyntaxError | TemplateNotFound) else error
+    return None if isinstance(error, TemplateSyntaxError | TemplateNotFound | UndefinedError) else error
 
 
 def _place(error: Exception, name: str) -> str:

@@ -81,7 +81,9 @@ def _auth_methods(client: aiosmtplib.SMTP, peer: str, *, with_token: bool) -> li
     if not methods:
         offer = f"offers only {', '.join(offered).upper()}" if offered else "offers no AUTH"
         required = "XOAUTH2" if with_token else "CRAM-MD5, PLAIN or LOGIN"
-        raise AuthenticationFailed(f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}')
+        remedy = "leave the login out, or use the port for clients (587 with use_tls, 465 with use_ssl)"
+        text = f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}'
+        raise AuthenticationFailed(text if offered else f"{text}; {remedy}")
     return methods
 
 

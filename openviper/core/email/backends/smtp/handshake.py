@@ -158,7 +158,8 @@ class Handshake:
         """Send STARTTLS; EHLO must follow, because earlier extensions are void (RFC 3207 section 4.2)."""
         if not self.client.supports_extension("starttls"):
             raise ConnectionFailed(
-                f'{self._peer}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it'
+                f'{self._peer}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it here; '
+                'use the port that offers it (587), or EMAIL["use_ssl"] with port 465'
             )
         try:
             await self.client.starttls()

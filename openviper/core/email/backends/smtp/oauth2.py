@@ -8,7 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -19,10 +19,7 @@ from openviper.core.email.errors import AuthenticationFailed, DeliveryError, Del
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
-from openviper.text import shown
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from openviper.text import error_origin, shown
 
 __all__ = ["OAuth2Client", "Token", "TokenSource", "google_oauth2", "microsoft_oauth2", "token_provider"]
 
@@ -107,12 +104,14 @@ class TokenSource:
             self._current = Token(token, renew_at)
             return self._current
         except TimeoutError as error:
-            text = f"did not return within {self._timeout:g} s" if timeout.expired() else f"raised {_origin(error)}"
+            text = (
+                f"did not return within {self._timeout:g} s" if timeout.expired() else f"raised {error_origin(error)}"
+            )
             failure = DeliveryTimeout(f"{self._text} {text}", temporary=True)
         except _NoTokenError as error:
             failure = AuthenticationFailed(f"{self._text} {error}", temporary=error.temporary)
         except Exception as error:  # noqa: BLE001 - the provider is the user's code
-            failure = AuthenticationFailed(f"{self._text} raised {_origin(error)}", temporary=True)
+            failure = AuthenticationFailed(f"{self._text} raised {error_origin(error)}", temporary=True)
         # Outside any except block: the frames and the text of the original error may hold tokens.
         raise failure
 
@@ -303,12 +302,3 @@ def _name(provider: Provider) -> str:
         return type(provider).__name__
     name = getattr(provider, "__qualname__", None) or type(provider).__qualname__
     return f"{getattr(provider, '__module__', None) or type(provider).__module__}.{name}"
-
-
-def _origin(error: BaseException) -> str:
-    """Return an error's type, and file and line of its innermost frame; not its text, which may hold a token."""
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return f"{type(error).__name__}{where}"

@@ -43,6 +43,11 @@ _POLICY = (
     'use an EMAIL["default_sender"] that this login may send for, or allow it at the server; '
     "the server may also refuse this machine's address"
 )
+_VERIFY = (
+    'verify the address or domain of EMAIL["default_sender"] at the provider; while the account is in a sandbox, each '
+    "recipient too"
+)
+_ADDRESS = "correct the address, or do not mail it again; error.refused has each address with its reply"
 _CLOSING = (
     "the server closes the connection: it is overloaded, restarts, or has too many connections from here; "
     'retry later, or lower EMAIL["pool_size"]'
@@ -51,7 +56,7 @@ _CLOSING = (
 
 def failure_remedy(failure: DeliveryError, settings: EmailSettings) -> str | None:
     """Return what may be done about a failed delivery, without contacting the server; None if nothing is known."""
-    if by_code := reply_remedy(failure, settings, {}):
+    if by_code := reply_remedy(failure, settings, None):
         return by_code
     if failure.code is not None or not isinstance(failure, ConnectionFailed | TimeoutError):
         return None
@@ -72,7 +77,7 @@ def tls_remedy(failure: DeliveryError, settings: EmailSettings) -> str:
     untrusted = certificate_error(failure)
     if untrusted is not None:
         return _CERTIFICATE.get(untrusted.verify_code, _TRUST)
-    if by_code := reply_remedy(failure, settings, {}):
+    if by_code := reply_remedy(failure, settings, None):
         return by_code
     if isinstance(failure, TimeoutError):
         return 'check that the port uses TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587 and 25'
@@ -81,19 +86,25 @@ def tls_remedy(failure: DeliveryError, settings: EmailSettings) -> str:
     return "enable STARTTLS on the server, or use the port that offers it (587); mail is not sent without it"
 
 
-def reply_remedy(failure: DeliveryError, settings: EmailSettings, offered: Mapping[str, str]) -> str | None:
+def reply_remedy(failure: DeliveryError, settings: EmailSettings, offered: Mapping[str, str] | None) -> str | None:
     """Return the remedy for the reply in ``failure``; None if its code has none of its own.
 
-    ``offered``: the extensions of the last EHLO, in lower case.
+    ``offered``: the extensions of the last EHLO, in lower case; None if unknown.
     """
+    said = str(failure).lower()
     encrypted = settings.use_tls or settings.use_ssl
     if failure.code == 530:
         # The same code, and 5.7.0 with it, asks for STARTTLS (RFC 3207) and for AUTH (RFC 4954).
-        if not encrypted and ("starttls" in str(failure).lower() or "auth" not in offered):
+        may_log_in = "authenticat" in said if offered is None else "auth" in offered
+        if not encrypted and ("starttls" in said or not may_log_in):
             return _USE_TLS
         return _LOG_IN if settings.username is None else _LOGGED_IN
     if failure.code == 538:
         return _METHOD if encrypted else _USE_TLS
     if failure.enhanced == "5.7.1" and failure.code in (550, 553, 554):
         return _POLICY
+    if failure.code in (550, 554) and "not verified" in said:
+        return _VERIFY
+    if failure.code in (550, 553) and (failure.enhanced or "").startswith("5.1."):
+        return _ADDRESS
     return {421: _CLOSING, 534: _METHOD, 535: _CREDENTIALS}.get(failure.code or 0)

@@ -111,7 +111,8 @@ def check_limits(connection: Connection, message: OutgoingMessage, size: int) ->
         raise too_large_error(peer, message, size, capabilities.max_size)
     if not capabilities.smtputf8 and needs_smtputf8(message.envelope):
         raise MessageRefused(
-            f"{peer}: an address of this message is not ASCII, and the server does not offer SMTPUTF8 (RFC 6531)"
+            f"{peer}: an address of this message is not ASCII, and the server does not offer SMTPUTF8 (RFC 6531); "
+            "use an ASCII address, or a server that offers it"
         )
 
 

@@ -137,7 +137,8 @@ async def test_starttls_that_is_not_offered_is_a_failure() -> None:
     ):
         await connect(EmailSettings(**server.settings(use_tls=True)))
     assert str(raised.value) == (
-        f'127.0.0.1:{server.port}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it'
+        f'127.0.0.1:{server.port}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it here; '
+        'use the port that offers it (587), or EMAIL["use_ssl"] with port 465'
     )
     assert not raised.value.temporary
     assert "MAIL" not in server.verbs
