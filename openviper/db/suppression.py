@@ -42,9 +42,8 @@ def suppression_table(metadata: MetaData) -> Table:
     return Table(
         _NAME,
         metadata,
-        Column(
-            "address", String(320), primary_key=True
-        ),  # as mail_key returns it; 64 + 1 + 255 octets (RFC 5321 4.5.3.1)
+        # As mail_key returns it; 64 + 1 + 255 octets (RFC 5321 section 4.5.3.1).
+        Column("address", String(320), primary_key=True),
         Column("stream", String(100), primary_key=True),  # empty: every stream
         Column("reason", String(200), nullable=False),
         Column("since", DateTime(timezone=True), nullable=False),

@@ -38,7 +38,7 @@ def decode_data_url(url: str, limit: ByteLimit) -> tuple[bytes, str]:
     kept = [each for each in map(unquote, parameters) if _PARAMETER.fullmatch(each)]
     data = url[comma + 1 :]
     if is_base64:
-        content = decode_base64(unquote(data) if "%" in data else data, limit)
+        content = decode_base64(unquote(data) if "%" in data else data, limit, field="data: URL")
     else:
         content = unquote_to_bytes(data)
         limit.spend(len(content))

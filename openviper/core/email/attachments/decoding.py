@@ -76,8 +76,8 @@ class _Inflate:
             raise AttachmentRefused(self._filename, "is compressed and was cut short")
 
 
-def decode_base64(encoded: str | bytes, limit: ByteLimit) -> bytes:
-    """Decode strictly (RFC 4648 section 4, padding required), ignoring white space.
+def decode_base64(encoded: str | bytes, limit: ByteLimit, *, field: str = "content_b64") -> bytes:
+    """Decode strictly (RFC 4648 section 4, padding required), ignoring white space; errors name ``field``.
 
     It works in slices, because ``binascii`` holds the interpreter's lock for a whole buffer.
 
@@ -90,7 +90,7 @@ def decode_base64(encoded: str | bytes, limit: ByteLimit) -> bytes:
             limit.spend(len(piece))
             pieces.append(piece)
     except (UnicodeEncodeError, binascii.Error) as error:
-        raise AttachmentRefused(limit.filename, f"its content_b64 is not base64: {error}") from None
+        raise AttachmentRefused(limit.filename, f"its {field} is not base64: {error}") from None
     return b"".join(pieces)
 
 

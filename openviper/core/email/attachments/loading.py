@@ -161,7 +161,8 @@ def list_attachments(attachments: Any) -> list[Any]:
                 "[(filename, path)] or [path, path]"
             )
         return [attachments]
-    if isinstance(attachments, Mapping | AttachmentData) or is_content(attachments):
+    # A coroutine is refused as an item, with the remedy.
+    if isinstance(attachments, Mapping | AttachmentData | Coroutine) or is_content(attachments):
         return [attachments]
     if not isinstance(attachments, Iterable):
         raise InvalidMessage(f"attachments: must be a list of attachments or one, not {type(attachments).__name__}")

@@ -350,6 +350,8 @@ async def test_a_coroutine_says_what_to_give_instead() -> None:
 
     assert "is a coroutine; await it, or give the function itself" in str(await refusal(make()))
     assert "is a coroutine" in str(await refusal(("a", make())))
+    with pytest.raises(AttachmentRefused, match="is a coroutine; await it"):
+        await resolve_attachments(make())  # type: ignore[arg-type]
 
 
 # Messages
@@ -420,7 +422,7 @@ async def test_a_data_url_is_decoded(url: str, content: bytes, mimetype: str, su
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("data:image/png;base64,iVBORw", "not base64"),
+        ("data:image/png;base64,iVBORw", "its data: URL is not base64"),
         ("data:image/png;base64,secret!!", "not base64"),
         ("data:multipart/mixed,secret", "no media type that a file can have"),
         ("data:nonsense,secret", "no media type that a file can have"),
