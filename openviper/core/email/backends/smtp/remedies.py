@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 
 from openviper.core.email.backends.smtp.errors import causes, certificate_error, is_greeting_error, is_tls_error
-from openviper.core.email.errors import ConnectionFailed, DeliveryError
+from openviper.core.email.errors import ConnectionFailed, DeliveryError, RecipientsRefused
 from openviper.core.email.settings import EmailSettings, settings_origin
 
 __all__ = ["NO_ADDRESS", "NO_GREETING", "UNREACHABLE", "failure_remedy", "reply_remedy", "tls_remedy"]
@@ -105,6 +105,6 @@ def reply_remedy(failure: DeliveryError, settings: EmailSettings, offered: Mappi
         return _POLICY
     if failure.code in (550, 554) and "not verified" in said:
         return _VERIFY
-    if failure.code in (550, 553) and (failure.enhanced or "").startswith("5.1."):
+    if isinstance(failure, RecipientsRefused) and (failure.enhanced or "").startswith("5.1."):
         return _ADDRESS
     return {421: _CLOSING, 534: _METHOD, 535: _CREDENTIALS}.get(failure.code or 0)
