@@ -27,6 +27,7 @@ from openviper.core.email.errors import (
 from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
 from openviper.core.email.message import Cancel, EmailMessageData, build_message
 from openviper.core.email.sending import (
+    BulkProgress,
     RenderedEmail,
     render_email,
     send_email,
@@ -51,6 +52,7 @@ __all__ = [
     "AttachmentData",
     "AttachmentRefused",
     "AuthenticationFailed",
+    "BulkProgress",
     "Cancel",
     "ConnectionFailed",
     "DeliveryError",

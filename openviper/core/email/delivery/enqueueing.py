@@ -1,14 +1,17 @@
 """Give a message to the queue, at once or as the dispatcher's retries allow."""
 
+from collections.abc import Sequence
+
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
-from openviper.core.email.errors import ConnectionFailed, QueueUnavailable
-from openviper.core.email.events import Circumstances, DeliveryReport, EventKind
+from openviper.core.email.errors import ConnectionFailed, EmailError, InvalidMessage, QueueUnavailable
+from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, EventKind, Receipt
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.queue import JobQueue
+from openviper.core.email.queue import JobQueue, QueueEntry
 from openviper.core.email.settings import EmailSettings
+from openviper.db.transaction import current_record
 
-__all__ = ["EnqueueTransport", "enqueue"]
+__all__ = ["EnqueueTransport", "enqueue", "enqueue_many", "require_queue"]
 
 
 async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSettings, schedule: Schedule) -> bool:
@@ -22,6 +25,56 @@ async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSett
     if not await queue.answers():
         raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
     return await queue.enqueue(message, settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
+
+
+async def require_queue(transport: Transport) -> JobQueue:
+    """Return the queue for bulk mail, which has no other mode.
+
+    Raises:
+        InvalidMessage: a transaction is open, whose rollback could not undo it.
+        QueueUnavailable: there is no broker, or it does not answer.
+    """
+    if current_record() is not None:
+        raise InvalidMessage(
+            "background: send_many() queues at once, which a rollback could not undo; call it after the transaction, "
+            "or in a function given to on_commit()"
+        )
+    queue = transport.queue
+    if queue is None and transport.in_memory:
+        raise QueueUnavailable(
+            f"background: {transport.describe()} keeps mail in this process, where no worker finds it; set another "
+            'EMAIL["backend"], or leave background out'
+        )
+    if queue is None:
+        raise QueueUnavailable(
+            'background: no message broker is configured; set TASKS["broker"] to "redis" or "rabbitmq", or leave '
+            "background out"
+        )
+    if not await queue.answers():
+        raise QueueUnavailable(f"background: the broker ({queue.address}) does not answer; nothing was queued")
+    return queue
+
+
+async def enqueue_many(
+    queue: JobQueue,
+    transport: Transport,
+    messages: Sequence[tuple[int, OutgoingMessage, Schedule]],
+    settings: EmailSettings,
+) -> list[Receipt]:
+    """Give a batch of messages with their indexes to ``queue``; return receipts, with the error of a refused one."""
+    results: Sequence[bool | EmailError]
+    if await queue.answers():
+        entries = [QueueEntry(message, schedule.due_at, schedule.expires_at) for _, message, schedule in messages]
+        results = await queue.enqueue_many(entries, settings)
+    else:
+        results = [QueueUnavailable(f"the broker ({queue.address}) does not answer") for _ in messages]
+    receipts = []
+    for (index, message, _), result in zip(messages, results, strict=True):
+        error = None if isinstance(result, bool) else result
+        if result is True:
+            transport.publish("queued", message)
+        receipts.append(Receipt(message.message_id, DeliveryMode.QUEUED, error=error, index=index))
+    return receipts
 
 
 class EnqueueTransport(Transport):

@@ -6,6 +6,7 @@ Importing this package loads no broker's client library.
 from openviper.core.email.queue.enqueue import enqueue_email_job, worker_available
 from openviper.core.email.queue.service import (
     JobQueue,
+    QueueEntry,
     QueueService,
     close_queue,
     configured_broker,
@@ -16,6 +17,7 @@ from openviper.core.email.queue.service import (
 
 __all__ = [
     "JobQueue",
+    "QueueEntry",
     "QueueService",
     "close_queue",
     "configured_broker",

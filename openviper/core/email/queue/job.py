@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from openviper.core.email.errors import EmailError
 from openviper.core.email.message.storage import (
     VERSION,
     DamagedPayload,
@@ -19,6 +20,7 @@ from openviper.core.email.message.storage import (
 __all__ = [
     "ACTOR",
     "QUEUE",
+    "AddResult",
     "ClaimedJob",
     "FailedJob",
     "JobStore",
@@ -182,6 +184,10 @@ class NewJob(NamedTuple):
     due_at: float | None = None
 
 
+AddResult = bool | EmailError
+"""True: the broker has accepted it; False: it had accepted this very message before; else why it has not."""
+
+
 class ClaimedJob(NamedTuple):
     """A queued message that a worker attempts to deliver.
 
@@ -239,6 +245,12 @@ class JobStore(Protocol):
 
         Raises:
             InvalidMessage: the broker has another message with this Message-ID for the same recipients.
+        """
+
+    def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
+        """Add jobs in few round trips; yield each one's position and result as the broker answers, in any order.
+
+        ``jobs`` is read as needed, so that large ones need not be in memory at once.
         """
 
     def claim(self, *ticket: Any) -> ClaimedJob | None:

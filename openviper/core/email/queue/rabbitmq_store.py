@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
 from openviper.core.email.queue.job import (
     QUEUE,
+    AddResult,
     ClaimedJob,
     FailedJob,
     NewJob,
@@ -56,6 +57,7 @@ logger = logging.getLogger("openviper.email")
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
 _MOST_FAILED = 1000
 _CONFIRM_LIMIT = 30.0
+_MOST_UNCONFIRMED = 4_000_000  # bytes of a batch
 _STEP = 1.0  # seconds between two looks at an alarm and at the worker's end
 _MOST_REFUSALS = 5  # in a row, of one message
 
@@ -103,9 +105,44 @@ class RabbitmqJobStore:
     def add(self, job: NewJob, *, deadline: float) -> bool:
         """Return True once RabbitMQ has confirmed it. A paused server accepts, when it goes on, all it has received."""
         get_broker()  # sets the encoder
+        return self._await_confirm(self._send_job(job), deadline)
+
+    def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
+        """Publish jobs one after another, and wait for confirms only when some megabytes are unconfirmed."""
+        get_broker()  # sets the encoder
+        unconfirmed: list[tuple[int, Future[None]]] = []
+        size = 0
+        for position, job in enumerate(jobs):
+            if time.monotonic() > deadline:
+                yield position, QueueUnavailable("RabbitMQ is too slow")
+                continue
+            unconfirmed.append((position, self._send_job(job)))
+            size += len(job.payload.head) + sum(map(len, job.payload.parts))
+            if size >= _MOST_UNCONFIRMED:
+                yield from self._results(unconfirmed, deadline)
+                unconfirmed, size = [], 0
+        yield from self._results(unconfirmed, deadline)
+
+    def _results(
+        self, unconfirmed: "list[tuple[int, Future[None]]]", deadline: float
+    ) -> Iterator[tuple[int, AddResult]]:
+        for position, future in unconfirmed:
+            try:
+                yield position, self._await_confirm(future, deadline)
+            except (InvalidMessage, QueueUnavailable) as error:
+                yield position, error
+
+    def _send_job(self, job: NewJob) -> "Future[None]":
         delay = 0.0 if job.due_at is None else job.due_at - time.time()
-        body = Sealed(join(job.payload))
-        future = self._send(job.key, job.message_id, job.progress, body, job.due_at, delay)
+        return self._send(job.key, job.message_id, job.progress, Sealed(join(job.payload)), job.due_at, delay)
+
+    def _await_confirm(self, future: "Future[None]", deadline: float) -> bool:
+        """Return True once RabbitMQ has confirmed it.
+
+        Raises:
+            InvalidMessage: it is too large.
+            QueueUnavailable: it was not confirmed by ``deadline``, or the connection has ended.
+        """
         try:
             future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:

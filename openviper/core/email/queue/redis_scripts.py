@@ -20,7 +20,19 @@ Whoever can write to Redis can write anything: a key or field that no version wr
 after some of its writes, nor keep it busy.
 """
 
-__all__ = ["ADD", "CLAIM", "FAIL", "FINISH", "PROBE", "PROMOTE", "PURGE", "RESCHEDULE", "RETRY_DEAD", "RETRY_FAILED"]
+__all__ = [
+    "ADD",
+    "ADD_MANY",
+    "CLAIM",
+    "FAIL",
+    "FINISH",
+    "PROBE",
+    "PROMOTE",
+    "PURGE",
+    "RESCHEDULE",
+    "RETRY_DEAD",
+    "RETRY_FAILED",
+]
 
 _COMMON = """
 local mail = KEYS[1]
@@ -38,13 +50,16 @@ local function count(job, field)
     redis.pcall('HSET', job, field, 1)
     return now
 end
+local function ticket(key, turn, id)
+    local quoted = cjson.encode(id)
+    return '{"queue_name":"emails","actor_name":"deliver_email","args":[' .. cjson.encode(key) .. ','
+        .. string.format('%.0f', turn) .. ',' .. quoted
+        .. '],"kwargs":{},"options":{"redis_message_id":' .. quoted .. '},"message_id":' .. quoted
+        .. ',"message_timestamp":' .. string.format('%.0f', now) .. '}'
+end
 local function push(key, turn)
     local id = key .. ':' .. count(job_of(key), 'tickets')
-    local ticket = cjson.encode({
-        queue_name = 'emails', actor_name = 'deliver_email', args = {key, turn, id}, kwargs = {},
-        options = {redis_message_id = id}, message_id = id, message_timestamp = now,
-    })
-    redis.call('HSET', ns .. ':emails.msgs', id, ticket)
+    redis.call('HSET', ns .. ':emails.msgs', id, ticket(key, turn, id))
     redis.call('RPUSH', ns .. ':emails', id)
 end
 local function remove(key, ...)
@@ -122,6 +137,67 @@ else
     push(key, 1)
 end
 return 'queued'
+"""
+)
+
+# ARGV: deadline, then for each job: key, due or 0, time to keep the parts, digest, number of values, job's fields
+# Answers with one verdict for each job, none of which has large parts. A job is accepted with its ticket or not at all:
+# the first write is refused above maxmemory, and with it the batch.
+ADD_MANY = (
+    _COMMON
+    + """
+local verdicts, fresh, seen, at = {}, {}, {}, 2
+if now > tonumber(ARGV[1]) then return 'late' end
+"""
+    + _CHECK_KEYS
+    + """
+while at <= #ARGV do
+    local key, digest, values = ARGV[at], ARGV[at + 3], tonumber(ARGV[at + 4])
+    local found = redis.pcall('HMGET', job_of(key), 'state', 'digest')
+    local verdict = 'queued'
+    if seen[key] then
+        verdict = seen[key] == digest and 'known' or 'other'
+    elseif found[1] and found[2] and found[2] ~= digest then
+        verdict = 'other'
+    elseif found[1] and found[1] ~= 'failed' then
+        verdict = 'known'
+    else
+        seen[key] = digest
+        fresh[#fresh + 1] = {key, at, found[1] or found.err}
+    end
+    verdicts[#verdicts + 1] = verdict
+    at = at + 5 + values
+end
+if #fresh == 0 then return verdicts end
+local open, messages, ids = {}, {}, {}
+for i, each in ipairs(fresh) do open[2 * i - 1], open[2 * i] = now, each[1] end
+redis.call('ZADD', mail .. 'open', unpack(open)) -- the first write, refused above maxmemory
+for _, each in ipairs(fresh) do
+    local key, first = each[1], each[2]
+    local job, due, digest = job_of(key), tonumber(ARGV[first + 1]), ARGV[first + 3]
+    if each[3] then
+        redis.call('DEL', job)
+        redis.call('ZREM', mail .. 'failed', key)
+    end
+    redis.call(
+        'HSET', job, 'turn', 1, 'keep', ARGV[first + 2], 'digest', digest,
+        'state', due > now and 'waiting' or 'queued', 'tickets', due > now and 0 or 1,
+        unpack(ARGV, first + 5, first + 4 + tonumber(ARGV[first + 4]))
+    )
+    if due > now then
+        redis.call('ZADD', mail .. 'later', due, key)
+    else
+        local id = key .. ':1'
+        ids[#ids + 1] = id
+        messages[#messages + 1] = id
+        messages[#messages + 1] = ticket(key, 1, id)
+    end
+end
+if #ids > 0 then
+    redis.call('HSET', ns .. ':emails.msgs', unpack(messages))
+    redis.call('RPUSH', ns .. ':emails', unpack(ids))
+end
+return verdicts
 """
 )
 

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from openviper.core.email.queue import redis_scripts as scripts
 from openviper.core.email.queue.job import (
     ACTOR,
     QUEUE,
+    AddResult,
     ClaimedJob,
     FailedJob,
     NewJob,
@@ -44,6 +45,7 @@ __all__ = ["RedisJobStore", "translate_errors"]
 logger = logging.getLogger("openviper.email")
 
 _BLOB_FROM = 64 * 1024  # bytes from which a part is stored once for all messages that have it
+_MOST_PARTS = 100  # of a job that is added together with others: Lua passes some thousand arguments at most
 _SLICE = 1024 * 1024  # bytes of an upload in one command, so that Redis serves others in between
 _UPLOAD_KEEP = 120_000  # ms that an unfinished upload stays
 _PROBE_KEPT = 1000  # milliseconds
@@ -74,6 +76,7 @@ class RedisJobStore:
         register = self._worker_client.register_script
         self._check_keys = register(scripts.PROBE)
         self._add = register(scripts.ADD)
+        self._add_many = register(scripts.ADD_MANY)
         self._promote = register(scripts.PROMOTE)
         self._claim = register(scripts.CLAIM)
         self._finish = register(scripts.FINISH)
@@ -105,8 +108,7 @@ class RedisJobStore:
         """
         with translate_errors():
             blobs, fields = _separate_large_parts(job.payload)
-            fields |= {"message_id": job.message_id, "head": job.payload.head}
-            fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
+            fields = _fields(job, fields)
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
                 if not self._send_client.exists(f"{self._prefix}blob:{name}"):
@@ -115,6 +117,57 @@ class RedisJobStore:
             if verdict == b"missing":  # one has expired since
                 uploads = {name: self._upload(content) for name, content in blobs.items()}
                 verdict = self._add_in_one_step(job, deadline, uploads, fields)
+        return self._interpret(verdict, job)
+
+    def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
+        """Add jobs together, but one with large attachments by itself; once Redis has failed, the rest fail at once.
+
+        If a connection breaks, the jobs of one batch, a megabyte at most, may have been accepted without an answer.
+        """
+        failure = None
+        for batch in _batches(jobs):
+            results: list[tuple[int, AddResult]]
+            if failure is not None:
+                results = [(position, QueueUnavailable(failure)) for position, _ in batch]
+            elif _goes_alone(batch[0][1]):
+                results = [(batch[0][0], self._try_add(batch[0][1], deadline))]
+            else:
+                results = self._add_together(batch, deadline)
+            for position, result in results:
+                if isinstance(result, QueueUnavailable):
+                    failure = str(result)
+                yield position, result
+
+    def _try_add(self, job: NewJob, deadline: float) -> AddResult:
+        try:
+            return self.add(job, deadline=deadline)
+        except (InvalidMessage, QueueUnavailable) as error:
+            return error
+
+    def _add_together(self, jobs: "list[_Positioned]", deadline: float) -> list[tuple[int, AddResult]]:
+        """Add jobs without large parts in one script, which accepts all of them or none."""
+        try:
+            with translate_errors():
+                arguments: list[Any] = [self._latest_moment(deadline)]
+                for _, job in jobs:
+                    fields = _fields(job, _separate_large_parts(job.payload)[1])
+                    arguments += [*self._terms(job), 2 * len(fields)]
+                    for pair in fields.items():
+                        arguments += pair
+                verdicts = self._add_many(keys=[self._prefix], args=arguments, client=self._send_client)
+        except QueueUnavailable as error:
+            return [(position, QueueUnavailable(str(error))) for position, _ in jobs]
+        if verdicts == b"late":
+            verdicts = [verdicts] * len(jobs)
+        return [(position, self._result(verdict, job)) for (position, job), verdict in zip(jobs, verdicts, strict=True)]
+
+    def _result(self, verdict: bytes, job: NewJob) -> AddResult:
+        try:
+            return self._interpret(verdict, job)
+        except (InvalidMessage, QueueUnavailable) as error:
+            return error
+
+    def _interpret(self, verdict: bytes, job: NewJob) -> bool:
         if verdict == b"other":
             raise InvalidMessage(
                 f"headers: the Message-ID {job.message_id} is in use: another message with it was queued for the same "
@@ -126,16 +179,21 @@ class RedisJobStore:
         return verdict == b"queued"
 
     def _add_in_one_step(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
-        due = 0
-        if job.due_at is not None:
-            due = self._server_time(time.monotonic() + job.due_at - time.time(), latest=True)
-        moment = min(deadline, time.monotonic() + _ACCEPT_WITHIN)
-        arguments: list[Any] = [self._server_time(moment), job.key, due, int(job.keep * 1000)]
-        arguments += [fingerprint(job.payload), len(uploads)]
+        arguments = [self._latest_moment(deadline), *self._terms(job), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
         answer: bytes = self._add(keys=[self._prefix], args=arguments, client=self._send_client)
         return answer
+
+    def _latest_moment(self, deadline: float) -> int:
+        """Return the server's time (ms) until which it may accept a message."""
+        return self._server_time(min(deadline, time.monotonic() + _ACCEPT_WITHIN))
+
+    def _terms(self, job: NewJob) -> list[Any]:
+        due = 0
+        if job.due_at is not None:
+            due = self._server_time(time.monotonic() + job.due_at - time.time(), latest=True)
+        return [job.key, due, int(job.keep * 1000), fingerprint(job.payload)]
 
     def _upload(self, content: bytes) -> str:
         name = f"{self._prefix}upload:{uuid.uuid4().hex}"
@@ -428,6 +486,38 @@ def _separate_large_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str,
         else:
             fields[f"part{number}"] = part
     return blobs, fields
+
+
+_Positioned = tuple[int, NewJob]
+
+
+def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
+    """Yield jobs with their positions in batches of about a megabyte; one with large parts is a batch of its own."""
+    batch: list[_Positioned] = []
+    size = 0
+    for positioned in enumerate(jobs):
+        payload = positioned[1].payload
+        if _goes_alone(positioned[1]):
+            yield [positioned]
+            continue
+        batch.append(positioned)
+        size += len(payload.head) + sum(map(len, payload.parts))
+        if size >= _SLICE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _goes_alone(job: NewJob) -> bool:
+    parts = job.payload.parts
+    return len(parts) > _MOST_PARTS or any(len(part) >= _BLOB_FROM for part in parts)
+
+
+def _fields(job: NewJob, parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job's hash; ``parts`` are those of its parts."""
+    head = {"message_id": job.message_id, "head": job.payload.head}
+    return {**parts, **head, "progress": job.progress.to_json(), "parts": len(job.payload.parts)}
 
 
 def _message_id(stored: bytes | None, key: str) -> str:

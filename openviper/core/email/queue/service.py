@@ -7,16 +7,16 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.message.storage import MUST_REDIRECT, encode
 from openviper.core.email.queue.detection import Detector
-from openviper.core.email.queue.job import NewJob, Progress, job_key
+from openviper.core.email.queue.job import AddResult, NewJob, Progress, job_key
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JobQueue",
+    "QueueEntry",
     "QueueService",
     "close_queue",
     "configured_broker",
@@ -42,6 +43,14 @@ _MARGIN = 0.3  # seconds from the last moment at which the broker may accept a m
 _SLOWEST = 4_000_000  # bytes a second at which a large message must get through
 _THREADS = 4
 _SLACK = 3600.0  # seconds for which parts are kept beyond the time in which they can be needed
+
+
+class QueueEntry(NamedTuple):
+    """A message for the queue; ``due_at`` and ``expires_at`` as in :meth:`JobQueue.enqueue`."""
+
+    message: OutgoingMessage
+    due_at: float | None = None
+    expires_at: float | None = None
 
 
 class JobQueue(ABC):
@@ -98,6 +107,16 @@ class JobQueue(ABC):
                 accept messages of this size.
             QueueUnavailable: it has not accepted the message, and will not do so later.
         """
+
+    async def enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
+        """Enqueue several messages, and return for each what ``enqueue`` returns or raises."""
+        results: list[AddResult] = []
+        for message, due_at, expires_at in entries:
+            try:
+                results.append(await self.enqueue(message, settings, due_at=due_at, expires_at=expires_at))
+            except EmailError as error:
+                results.append(error)
+        return results
 
 
 class QueueService(JobQueue):
@@ -206,6 +225,36 @@ class QueueService(JobQueue):
             )
         return accepted
 
+    async def enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
+        """Enqueue several messages in few round trips; those without an answer in time have QueueUnavailable."""
+        limit = _LIMIT + sum(entry.message.size for entry in entries) / _SLOWEST
+        found: dict[int, AddResult] = {}
+        done = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._add_jobs, entries, settings, time.monotonic() + limit - _MARGIN, found
+        )
+        done.add_done_callback(_retrieve_error)
+        await asyncio.wait([done], timeout=limit)
+        if done.done():
+            done.result()
+        late = f"{self.settings.address} gave no answer in time"
+        results = [found.get(position) for position in range(len(entries))]
+        answers = [QueueUnavailable(late) if result is None else result for result in results]
+        failures = [answer for answer in answers if isinstance(answer, QueueUnavailable)]
+        if failures:
+            self.detector.failed(str(failures[-1]))
+        else:
+            self.detector.succeeded()
+        known = sum(answer is False for answer in answers)
+        if known:
+            logger.warning("%d messages are not queued again: the same ones were queued before", known)
+        return answers
+
+    def _add_jobs(
+        self, entries: Sequence[QueueEntry], settings: EmailSettings, deadline: float, found: dict[int, AddResult]
+    ) -> None:
+        # Filled one by one: of a batch that takes too long, the results so far count.
+        found.update(self.store.add_many((_job(entry, settings) for entry in entries), deadline=deadline))
+
     def _add_job(
         self,
         message: OutgoingMessage,
@@ -216,17 +265,21 @@ class QueueService(JobQueue):
     ) -> bool:
         if time.monotonic() > deadline:
             raise QueueUnavailable(f"{self.settings.address} is too slow")
-        now = time.time()
-        begin = now if due_at is None else max(now, due_at)
-        job = NewJob(
-            key=job_key(message.message_id, message.envelope.recipients),
-            message_id=message.message_id,
-            payload=encode(_marked(message.prepared, settings)),
-            progress=Progress(since=begin, expires_at=expires_at),
-            keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
-            due_at=due_at,
-        )
-        return self.store.add(job, deadline=deadline)
+        return self.store.add(_job(QueueEntry(message, due_at, expires_at), settings), deadline=deadline)
+
+
+def _job(entry: QueueEntry, settings: EmailSettings) -> NewJob:
+    message, due_at, expires_at = entry
+    now = time.time()
+    begin = now if due_at is None else max(now, due_at)
+    return NewJob(
+        key=job_key(message.message_id, message.envelope.recipients),
+        message_id=message.message_id,
+        payload=encode(_marked(message.prepared, settings)),
+        progress=Progress(since=begin, expires_at=expires_at),
+        keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
+        due_at=due_at,
+    )
 
 
 def _marked(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:
@@ -303,6 +356,6 @@ def _make_store(settings: TaskSettings) -> "JobStore":
     return RabbitmqJobStore(settings)
 
 
-def _retrieve_error(done: "asyncio.Future[bool]") -> None:
+def _retrieve_error(done: "asyncio.Future[Any]") -> None:
     if not done.cancelled():
         done.exception()

@@ -1,7 +1,15 @@
 """``send_email`` and its twins: turn arguments into a message and submit it."""
 
-from openviper.core.email.sending.bulk import send_many
+from openviper.core.email.sending.bulk import BulkProgress, send_many
 from openviper.core.email.sending.render import RenderedEmail, render_email
 from openviper.core.email.sending.single import send_email, send_email_sync, submit_email
 
-__all__ = ["RenderedEmail", "render_email", "send_email", "send_email_sync", "send_many", "submit_email"]
+__all__ = [
+    "BulkProgress",
+    "RenderedEmail",
+    "render_email",
+    "send_email",
+    "send_email_sync",
+    "send_many",
+    "submit_email",
+]

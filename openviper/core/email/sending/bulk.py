@@ -1,47 +1,55 @@
-"""Send many messages: ``send_many`` delivers them at once and yields a receipt for each."""
+"""Send many messages: ``send_many`` delivers or queues them and yields a receipt for each."""
 
 import asyncio
-import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from copy import deepcopy
-from dataclasses import fields, replace
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sized
 from itertools import count
-from typing import Any
+from typing import NamedTuple
 
 from openviper.core.email.delivery import Mailer, cancel, current_mailer, deliver_inline
-from openviper.core.email.delivery.schedule import Schedule
-from openviper.core.email.errors import EmailError, InvalidMessage
+from openviper.core.email.delivery.enqueueing import require_queue
+from openviper.core.email.errors import EmailError
 from openviper.core.email.events import DeliveryMode, Receipt
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, SendCancelled, keyword_hint
-from openviper.core.email.sending.compose import compose, prepare_data
-from openviper.core.email.sending.single import submit_email
-from openviper.text import cut, shown
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, SendCancelled
+from openviper.core.email.sending.bulk_messages import Message, copy_message, forget_frames, prepare_inline
+from openviper.core.email.sending.bulk_queue import QueueRun
 
-__all__ = ["send_many"]
-
-Message = EmailMessageData | Mapping[str, Any]
+__all__ = ["BulkProgress", "send_many"]
 
 # Several pipelined messages share a connection, so this many times more are prepared ahead, while they are small.
 _PIPELINED = 20
 _PIPELINED_BYTES = 256 * 1024
 
-_OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at", "timeout"})
-_KEYS = inspect.signature(submit_email).parameters.keys()
-_FIELDS = tuple(field.name for field in fields(EmailMessageData))
+
+class BulkProgress(NamedTuple):
+    """Counts of a ``send_many``: messages with a receipt, those of them with an error, and how many there are in all.
+
+    ``total`` is None where ``messages`` has no length.
+    """
+
+    done: int
+    failed: int
+    total: int | None
 
 
 async def send_many(
-    messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool = False
+    messages: Iterable[Message] | AsyncIterable[Message],
+    *,
+    background: bool = False,
+    pipeline: bool = False,
+    progress: Callable[[BulkProgress], object] | None = None,
 ) -> AsyncGenerator[Receipt, None]:
-    """Deliver ``messages`` and yield a receipt for each, as soon as it is done.
+    """Deliver ``messages``, or queue them, and yield a receipt for each as soon as it is done.
 
-    Every message is delivered inline, also in a request and inside ``transaction()``: none is deferred, queued or held.
-    A message that is invalid or could not be delivered yields a receipt with ``error``; ``index`` identifies it.
+    Every message is delivered inline, also in a request and inside ``transaction()``: none is deferred or held. With
+    ``background`` all are queued in batches instead, and a receipt means that the broker has accepted the message.
+    A message that is invalid, could not be delivered or was not accepted yields a receipt with ``error``; ``index``
+    identifies it.
 
     ``messages`` is read only as fast as receipts are consumed, so it may be endless: about twice ``EMAIL["pool_size"]``
-    messages are in progress (with ``pipeline`` twenty times as many small ones). A plain iterable is read on the event
-    loop, which it must not block; use an async one for what waits. An async generator is closed at the end.
+    messages are in progress (with ``pipeline`` twenty times as many small ones); with ``background`` two batches of
+    200 messages or about 1 MB. A plain iterable is read on the event loop, which it must not block; use an async one
+    for what waits. An async generator is closed at the end.
 
     Leaving the loop early gives up unsent messages; those in progress may still be delivered. ``contextlib.aclosing``
     waits until none is in progress.
@@ -49,22 +57,41 @@ async def send_many(
     Args:
         messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. One
             object may be refilled for the next message.
+        background: True queues for the workers, and never delivers inline. ``send_at``, ``delay`` and ``expires_at``
+            of a message are for this mode only. If the broker fails meanwhile, the messages that it has not accepted
+            have receipts with :class:`QueueUnavailable`, and later ones are offered to it once it answers again.
         pipeline: True sends small messages on a connection without waiting for replies, where the server offers
             PIPELINING (RFC 2920) and CHUNKING (RFC 3030). When such a connection breaks, several messages may be
-            uncertain (``DeliveryError.uncertain``).
+            uncertain (``DeliveryError.uncertain``). It changes nothing with ``background``.
+        progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, with
+            ``background`` once per batch. It must not block; what it raises ends the run and is raised here.
 
     Raises:
         TypeError: a message is of another type, or has an unknown argument.
         ImproperlyConfigured: a setting is missing or wrong.
+        InvalidMessage: ``background`` inside ``transaction()``, where a rollback could not undo it; nothing was read.
+        QueueUnavailable: ``background`` without a broker, or with one that does not answer; nothing was read.
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """
     if isinstance(messages, Mapping | EmailMessageData):
         raise TypeError("send_many(): takes many messages; give a list, or one message to send_email()")
-    run = _Run(await current_mailer(), messages, pipeline=pipeline)
+    mailer = await current_mailer()
+    run: _Run | QueueRun
+    if background:
+        run = QueueRun(mailer, await require_queue(mailer.transport), messages)
+    else:
+        run = _Run(mailer, messages, pipeline=pipeline)
+    done = failed = 0
+    total = len(messages) if isinstance(messages, Sized) else None
     try:
-        while (receipt := await run.next()) is not None:
-            yield receipt
+        while receipts := await run.next():
+            done += len(receipts)
+            failed += sum(receipt.error is not None for receipt in receipts)
+            if progress is not None:
+                progress(BulkProgress(done, failed, total))
+            for receipt in receipts:
+                yield receipt
     finally:
         await run.aclose()
 
@@ -90,18 +117,18 @@ class _Run:
         self._reader = asyncio.create_task(self._read(messages))
         self._reader.add_done_callback(self._ended)
 
-    async def next(self) -> Receipt | None:
-        """Return the next receipt, or None after the last."""
+    async def next(self) -> tuple[Receipt, ...]:
+        """Return the next receipt, or none after the last."""
         while not self._receipts:
             if self._reader.done() and not self._tasks:
                 if self._error is not None:
                     raise self._error
-                return None
+                return ()
             self._more.clear()
             await self._more.wait()
         self._in_progress -= 1
         self._less.set()
-        return self._receipts.popleft()
+        return (self._receipts.popleft(),)
 
     async def aclose(self) -> None:
         """Cancel what is in progress, and wait until it has ended."""
@@ -156,7 +183,7 @@ class _Run:
     def _start(self, index: int, message: Message) -> None:
         self._in_progress += 1
         self._preparing += 1
-        task = asyncio.create_task(self._send(index, _snapshot(message)))
+        task = asyncio.create_task(self._send(index, copy_message(message)))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -170,7 +197,7 @@ class _Run:
         message_id = ""
         try:
             try:
-                outgoing = await self._prepare(index, message)
+                outgoing = await prepare_inline(self._mailer, index, message)
             finally:
                 self._preparing -= 1
                 self._less.set()
@@ -184,17 +211,8 @@ class _Run:
             self._fail(error)
             return
         if receipt.error is not None:
-            _forget_frames(receipt.error)
+            forget_frames(receipt.error)
         self._receipts.append(receipt._replace(index=index))
-
-    async def _prepare(self, index: int, message: Message) -> OutgoingMessage:
-        if isinstance(message, EmailMessageData):
-            return await prepare_data(self._mailer, message)
-        if not isinstance(message, Mapping):
-            raise TypeError(
-                f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}"
-            )
-        return await compose(self._mailer, **_arguments(index, message))
 
     async def _deliver(self, message: OutgoingMessage) -> Receipt:
         self._bytes += message.size
@@ -211,49 +229,3 @@ class _Run:
             self._error = error
         if asyncio.current_task() is not self._reader:
             self._reader.cancel()
-
-
-def _snapshot(message: Any) -> Any:
-    """Copy a message and its lists, which a generator may refill for the next message."""
-    if isinstance(message, EmailMessageData):
-        return replace(message, **{name: _copy_of(getattr(message, name)) for name in _FIELDS})
-    if isinstance(message, Mapping):
-        return {key: _copy_of(value) for key, value in message.items()}
-    return message
-
-
-def _copy_of(value: Any) -> Any:
-    if hasattr(value, "to_ical"):  # icalendar's are dicts, whose own copy would lack their components
-        return deepcopy(value)
-    return value.copy() if isinstance(value, list | dict) else value
-
-
-def _arguments(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for ``compose``; a schedule or a mode other than inline is refused."""
-    unknown = message.keys() - _KEYS
-    if unknown or "recipients" not in message:
-        problem = (
-            f"has unknown arguments: {cut(', '.join(_with_hint(name) for name in sorted(unknown, key=str)), 1000)}"
-            if unknown
-            else "has no recipients"
-        )
-        raise TypeError(f"send_many(): message {index} {problem}")
-    schedule = Schedule.make(**{key: message.get(key) for key in ("send_at", "delay", "expires_at")})
-    if schedule.later:
-        raise InvalidMessage("send_at, delay: send_many() delivers at once; use send_email()")
-    if message.get("timeout") is not None:
-        raise InvalidMessage("timeout: send_many() waits for its connections as long as needed; use send_email()")
-    if message.get("background"):
-        raise InvalidMessage("background: send_many() delivers inline; leave it out, or use send_email()")
-    return {key: value for key, value in message.items() if key not in _OWN_KEYS}
-
-
-def _with_hint(name: object) -> str:
-    return f"{cut(shown(name))}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Drop an error's frames, which would keep messages alive for as long as its receipt is kept."""
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
