@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 # Documented for users of the component: a path that moves breaks their code.
 KEPT = {
     "openviper.core.email": """
-        Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed Cancel ConnectionFailed DeliveryError
+        Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed BulkProgress Cancel ConnectionFailed
+        DeliveryError
         DeliveryMode DeliveryReport DeliveryTimeout Email EmailBackend EmailError EmailMessageData EmailMiddleware
         EmailSettings InvalidAddress InvalidMessage MessageEvent MessageRefused PoolTimeout QueueUnavailable Receipt
         RecipientsRefused Refusal RenderedEmail SuppressionUnavailable TemplateFailed Verification build_message

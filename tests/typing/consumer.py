@@ -33,6 +33,7 @@ from openviper.core.email import (
     AttachmentData,
     AttachmentRefused,
     AuthenticationFailed,
+    BulkProgress,
     Cancel,
     ConnectionFailed,
     DeliveryError,
@@ -208,6 +209,18 @@ async def send_several() -> None:
     async for _ in send_many([{"recipients": "ana@example.com", "subject": "Hello", "text": "Hello."}]):
         pass
     async for _ in send_many(["ana@example.com"]):  # type: ignore[list-item]
+        pass
+
+
+def show_progress(counts: BulkProgress) -> None:
+    assert_type(counts.done + counts.failed, int)
+    assert_type(counts.total, int | None)
+
+
+async def queue_several() -> None:
+    async for receipt in send_many(messages(), background=True, progress=show_progress):
+        assert_type(receipt, Receipt)
+    async for _ in send_many([], progress=lambda done, failed: None):  # type: ignore[misc, arg-type]
         pass
 
 

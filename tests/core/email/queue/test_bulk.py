@@ -45,6 +45,13 @@ async def queue_all(given: Any, **more: Any) -> list[Receipt]:
     return [receipt async for receipt in send_many(given, background=True, **more)]
 
 
+def noting(read: list[Dict]) -> Iterator[Dict]:
+    """Three messages; ``read`` gets those that were asked for."""
+    for each in messages(3):
+        read.append(each)
+        yield each
+
+
 async def waiting() -> int:
     service = queue_service()
     assert service is not None
@@ -53,7 +60,8 @@ async def waiting() -> int:
 
 async def test_a_worker_delivers_each_of_several_batches_once(scene: Any) -> None:
     receipts = await queue_all(messages(450))
-    assert sorted(receipt.index for receipt in receipts) == list(range(450))
+    assert {receipt.index for receipt in receipts} == set(range(450))
+    assert len(receipts) == 450
     assert {(receipt.mode, receipt.outcome) for receipt in receipts} == {(DeliveryMode.QUEUED, "accepted")}
     assert len({receipt.message_id for receipt in receipts}) == 450
     assert scene.smtp.messages == []
@@ -85,7 +93,7 @@ async def test_what_is_wrong_with_one_message_stops_no_other(scene: Any) -> None
         message(4, timeout=5),
         message(5, background=True),
     ]
-    receipts = sorted(await queue_all(given), key=lambda receipt: receipt.index)
+    receipts = [receipt for _, receipt in sorted((receipt.index or 0, receipt) for receipt in await queue_all(given))]
     errors = [type(receipt.error) for receipt in receipts]
     nothing = type(None)
     assert errors == [nothing, InvalidAddress, nothing, InvalidMessage, InvalidMessage, nothing]
@@ -149,7 +157,7 @@ async def test_a_transaction_refuses_bulk_mail_and_says_what_to_do(redis_scene: 
 
     async def refused() -> None:
         async with transaction():
-            await queue_all(read.append(each) or each for each in messages(3))
+            await queue_all(noting(read))
 
     with pytest.raises(InvalidMessage, match="call it after the transaction, or in a function given to on_commit"):
         await refused()
@@ -174,7 +182,7 @@ async def test_without_a_broker_nothing_is_read_and_nothing_goes_inline(
         override(TASKS=redis_scene.tasks if tasks is None else tasks, EMAIL=redis_scene.email | email),
         pytest.raises(QueueUnavailable, match=remedy),
     ):
-        await queue_all(read.append(each) or each for each in messages(3))
+        await queue_all(noting(read))
     assert read == []
     assert redis_scene.smtp.messages == []
 
@@ -195,7 +203,7 @@ async def test_a_broker_that_dies_midway_leaves_a_receipt_for_each_message(scene
     async for receipt in send_many(given(), background=True):
         found.append(receipt)
         receipts.append(receipt)
-    assert sorted(receipt.index for receipt in found) == list(range(30))
+    assert len(found) == 30
     errors = {receipt.index: receipt.error for receipt in found}
     assert [errors[index] for index in range(10)] == [None] * 10
     assert {type(errors[index]) for index in range(10, 30)} == {QueueUnavailable}
