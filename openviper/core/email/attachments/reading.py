@@ -78,10 +78,19 @@ async def call(function: Callable[[], Any], filename: str) -> Any:
         if _is_async(function):
             result = function()
         else:
-            result = await asyncio.to_thread(function)
+            result = await asyncio.to_thread(_call_plain, function, filename)
         return await result if isinstance(result, Awaitable) else result
+    except AttachmentRefused:
+        raise
     except Exception as error:
         raise AttachmentRefused(filename, f"its function raised {type(error).__name__}") from error
+
+
+def _call_plain(function: Callable[[], Any], filename: str) -> Any:
+    try:
+        return function()
+    except StopIteration as error:  # of next(): up to Python 3.11 it would never reach who waits for the thread
+        raise AttachmentRefused(filename, "its function raised StopIteration") from error
 
 
 def read_message(message: "Message", limit: ByteLimit) -> bytes:

@@ -19,6 +19,7 @@ import pytest
 import werkzeug.datastructures
 from litestar.datastructures import UploadFile as LitestarUpload
 from starlette.datastructures import Headers, UploadFile
+from support.patience import PATIENCE
 from support.stalls import watched_loop
 from werkzeug.datastructures import FileStorage
 
@@ -342,6 +343,12 @@ async def test_what_a_function_may_not_return_is_refused() -> None:
     assert "'a.pdf': its function raised ZeroDivisionError" in str(error)
     assert isinstance(error.__cause__, ZeroDivisionError)
     assert "limit is 3 bytes" in str(await refusal(lambda: b"four", max_bytes=3))
+
+
+async def test_a_function_whose_iterator_is_exhausted_does_not_wait_for_ever() -> None:
+    async with asyncio.timeout(PATIENCE):
+        error = await refusal(("a.pdf", lambda: next(iter(()))))
+    assert "'a.pdf': its function raised StopIteration" in str(error)
 
 
 async def test_a_coroutine_says_what_to_give_instead() -> None:
