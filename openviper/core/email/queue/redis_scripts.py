@@ -27,6 +27,7 @@ __all__ = [
     "FAIL",
     "FINISH",
     "PROBE",
+    "PROBE_ADD",
     "PROMOTE",
     "PURGE",
     "RESCHEDULE",
@@ -96,6 +97,23 @@ redis.call('DEL', mail .. 'none')
 )
 
 PROBE = _DRAIN + _CHECK_KEYS
+
+# Runs each command that writes in ADD, on a key of its own: a user who lacks one of them could queue nothing.
+PROBE_ADD = """
+local probe = KEYS[1] .. 'probe'
+for _, command in ipairs({
+    {'DEL', probe}, {'ZADD', probe, 1, 'x'}, {'ZREM', probe, 'x'}, {'RPUSH', probe, 'x'}, {'DEL', probe},
+    {'HSET', probe, 'x', 1}, {'HINCRBY', probe, 'x', 1}, {'PEXPIRE', probe, 5000}, {'DEL', probe},
+}) do
+    local answer = redis.pcall(unpack(command))
+    if type(answer) == 'table' and answer.err then
+        if string.find(answer.err, 'user') then
+            return redis.error_reply('NOPERM this user has no permissions to run the ' .. command[1] .. ' command')
+        end
+        return answer
+    end
+end
+"""
 
 # ARGV: deadline, key, due or 0, time to keep the parts, digest, number of blobs, (blob, its upload) each, job's fields
 ADD = (

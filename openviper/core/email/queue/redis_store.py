@@ -75,6 +75,7 @@ class RedisJobStore:
         self._clock: tuple[float, float, float] | None = None
         register = self._worker_client.register_script
         self._check_keys = register(scripts.PROBE)
+        self._probe_add = register(scripts.PROBE_ADD)
         self._add = register(scripts.ADD)
         self._add_many = register(scripts.ADD_MANY)
         self._promote = register(scripts.PROMOTE)
@@ -97,6 +98,7 @@ class RedisJobStore:
             if not draining:
                 key = f"{self._prefix}probe"
                 self._send_client.pipeline(transaction=False).set(key, b"", px=_PROBE_KEPT).delete(key).execute()
+                self._probe_add(keys=[self._prefix], client=self._send_client)
 
     def add(self, job: NewJob, *, deadline: float) -> bool:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.

@@ -105,6 +105,15 @@ def test_every_key_is_below_the_prefix(restricted: Restricted) -> None:
         service.store.probe()
 
 
+@pytest.mark.parametrize("command", ["zadd", "hset", "rpush", "pexpire"])
+def test_a_missing_right_to_one_command_is_told_with_its_name(restricted: Restricted, command: str) -> None:
+    restricted.admin.execute_command("ACL", "SETUSER", "shop", f"-{command}")
+    service = queue_service()
+    assert service is not None
+    with pytest.raises(QueueUnavailable, match=f"run the {command.upper()} command"):
+        service.store.probe()
+
+
 @pytest.mark.parametrize("namespace", ["shop", "shop:live"])
 async def test_a_namespace_of_its_own_is_such_a_prefix(
     tmp_path: Path, redis_server: RedisServer, smtp: SmtpServer, namespace: str
