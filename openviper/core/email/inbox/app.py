@@ -8,6 +8,9 @@ from starlette.types import Receive, Scope, Send
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.inbox.api import Api
+from openviper.core.email.inbox.dead_letters import DeadLetters
+from openviper.core.email.inbox.failed_api import FailedApi
+from openviper.core.email.inbox.failed_pages import FailedPages
 from openviper.core.email.inbox.folder import Folder
 from openviper.core.email.inbox.folder_store import FolderStore
 from openviper.core.email.inbox.guard import PATH, path_below_root, refusal_reason
@@ -35,6 +38,7 @@ class Inbox:
         self._unfollow = self._store.follow()
         self._renderer = PageRenderer()
         live = Live(self._store)
+        letters = DeadLetters()
         self._router = Router(
             [
                 Route("/inbox.css", self._file),
@@ -42,6 +46,8 @@ class Inbox:
                 Route("/icon.svg", self._file),
                 Route("/events", live.stream),
                 *Api(self._store, live).routes,
+                *FailedApi(letters).routes,
+                *FailedPages(self._renderer, letters, mailer.settings).routes,
                 *TemplatePages(self._renderer, mailer, live).routes,
                 *MessagePages(self._renderer, self._store, mailer).routes,
             ],

@@ -1,7 +1,7 @@
 """The inbox's pages about templates: the list, and each template's preview."""
 
 import asyncio
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from starlette.routing import Route
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.errors import EmailError
 from openviper.core.email.inbox.entries import key_of
+from openviper.core.email.inbox.forms import read_form
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.markup import remote_content
@@ -23,7 +24,6 @@ from openviper.exceptions import OpenViperError
 __all__ = ["TemplatePages"]
 
 _TABS = {"html": "HTML", "text": "Text", "values": "Values"}
-_MAX_FORM_BYTES = 10_000
 
 
 class TemplatePages:
@@ -98,7 +98,7 @@ class TemplatePages:
         if not debug():
             raise HTTPException(404, "Sending templates needs DEBUG.")
         shown = await preview(self._mailer.renderer, request.path_params["name"])
-        to = await _address(request)
+        to = (await read_form(request)).get("to", [""])[0]
         if shown.rendered is None:
             return await self._page(request, shown, status=422)
         try:
@@ -113,12 +113,3 @@ class TemplatePages:
         except (EmailError, OpenViperError) as error:
             return await self._page(request, shown, problem=str(error), to=to, status=422)
         return RedirectResponse(f"{request.scope['root_path']}/{key_of(receipt.message_id)}", 303)
-
-
-async def _address(request: Request) -> str:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_FORM_BYTES:
-            raise HTTPException(413, "This form is too large.")
-    return parse_qs(body.decode("utf-8", "replace")).get("to", [""])[0]

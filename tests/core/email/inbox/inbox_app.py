@@ -1,5 +1,6 @@
 """An application in a process of its own that sends what a test asks for over HTTP; its mail goes to EMAIL_HOST."""
 
+import json
 import os
 
 from starlette.applications import Starlette
@@ -10,7 +11,11 @@ from starlette.routing import Route
 from openviper.conf import settings
 from openviper.core.email import EmailMiddleware, submit_email
 
-settings.configure(DEBUG=True, TEMPLATES_DIR=os.environ.get("OPENVIPER_TEST_TEMPLATES", "templates"))
+settings.configure(
+    DEBUG=True,
+    TEMPLATES_DIR=os.environ.get("OPENVIPER_TEST_TEMPLATES", "templates"),
+    TASKS=json.loads(os.environ.get("OPENVIPER_TEST_TASKS", "{}")),
+)
 
 
 async def send(request: Request) -> Response:

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
+import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
 from support.patience import PATIENCE
+from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
+from support.workers import Worker, write_project
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "redis_server"]
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><script>alert(1)</script></svg>'
 LOGO = {
@@ -68,11 +71,12 @@ def templates(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def served(templates: Path) -> Iterator[Site]:
+def served(templates: Path, tasks: Mapping[str, Any] | None = None) -> Iterator[Site]:
     with SmtpServer() as smtp:
         settings = smtp.settings(backend="SMTPBackend", default_sender="Shop <shop@example.test>")
         environment = {f"EMAIL_{name.upper()}": str(value) for name, value in settings.items()}
         environment["OPENVIPER_TEST_TEMPLATES"] = str(templates)
+        environment["OPENVIPER_TEST_TASKS"] = json.dumps(tasks or {})
         with Uvicorn("inbox_app:app", Path(__file__).parent, environment) as server:
             yield Site(server.url, smtp)
 
@@ -167,6 +171,52 @@ async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium:
         await page.get_by_role("button", name="Delete all 2").click()
         await expect(page.get_by_text("No mail yet")).to_be_visible()
     assert len(site.smtp.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("viewport", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone, dark", "desktop, light"]
+)
+async def test_dead_letters_are_read_retried_and_deleted(
+    templates: Path, tmp_path: Path, redis_server: RedisServer, chromium: Browser, viewport: ViewportSize, scheme: Any
+) -> None:
+    with served(templates, redis_server.tasks()) as site:
+        email = site.smtp.settings(default_sender="shop@example.test", on_uncertain="hold")
+        project = write_project(tmp_path / "project", tasks=redis_server.tasks(), email=email)
+        async with opened_context(chromium, viewport=viewport, color_scheme=scheme, bypass_csp=True) as context:
+            page = await context.new_page()
+            await page.goto(site.inbox)
+            await page.get_by_role("link", name="Failed", exact=True).click()
+            await expect(page.get_by_text("No failed mail")).to_be_visible()
+            site.smtp.refuse("gone@example.test", 550)
+            site.smtp.fault("body", "drop", nth=1)
+            await site.send(recipients="cut@example.test", subject="Cut off")
+            await site.send(recipients="gone@example.test", subject="Refused")
+            with Worker(project):
+                async with httpx.AsyncClient(timeout=PATIENCE) as client, asyncio.timeout(PATIENCE):
+                    while (await client.get(f"{site.inbox}api/failed")).json()["total"] < 2:
+                        await asyncio.sleep(0.1)
+            await page.reload()
+            cut = page.get_by_role("article", name="Cut off")
+            refused = page.get_by_role("article", name="Refused")
+            await expect(cut).to_contain_text("perhaps delivered")
+            await expect(refused).to_contain_text("550")
+            await expect(refused).not_to_contain_text("perhaps delivered")
+            await cut.get_by_text("Delete…").click()
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            assert width <= viewport["width"], f"the page is {width} pixels wide"
+            results = await Axe().run(page)
+            serious = [one["id"] for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
+            assert serious == []
+            await cut.get_by_role("button", name="Delete it").click()
+            await expect(page.get_by_text("1 message deleted.")).to_be_visible()
+            await expect(page.get_by_role("article")).to_have_count(1)
+            await refused.get_by_role("button", name="Retry Refused").click()
+            await expect(page.get_by_text("1 message queued again.")).to_be_visible()
+            await expect(page.get_by_text("No failed mail")).to_be_visible()
+        site.smtp.behave()
+        with Worker(project):
+            (message,) = await site.smtp.arrive(1)
+    assert message.recipients == ["gone@example.test"]
 
 
 HOSTILE_SUBJECT = "<script>alert(9)</script><h1>Hi"
@@ -403,6 +453,7 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         "source": lambda welcome, _: f"{welcome}?view=source",
         "check": lambda welcome, _: f"{welcome}?view=check",
         "failed": lambda _, refused: refused,
+        "dead letters": lambda *_: "failed",
         "templates": lambda *_: "templates",
         "preview": lambda *_: "templates/emails/order_shipped",
         "values": lambda *_: "templates/emails/order_shipped?view=values",
