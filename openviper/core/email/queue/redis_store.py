@@ -110,7 +110,8 @@ class RedisJobStore:
         """
         with translate_errors():
             blobs, fields = _separate_large_parts(job.payload)
-            fields = _fields(job, fields)
+            fields |= {"message_id": job.message_id, "head": job.payload.head}
+            fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
                 if not self._send_client.exists(f"{self._prefix}blob:{name}"):
@@ -151,11 +152,17 @@ class RedisJobStore:
         try:
             with translate_errors():
                 arguments: list[Any] = [self._latest_moment(deadline)]
+                progress, stored = None, ""
                 for _, job in jobs:
-                    fields = _fields(job, _separate_large_parts(job.payload)[1])
-                    arguments += [*self._terms(job), 2 * len(fields)]
-                    for pair in fields.items():
-                        arguments += pair
+                    if job.progress is not progress:  # those of one batch share it
+                        progress = job.progress
+                        stored = progress.to_json()
+                    head, parts = job.payload.head, job.payload.parts
+                    arguments += self._terms(job)
+                    arguments += (2 * len(parts) + 8, "message_id", job.message_id, "head", head)
+                    arguments += ("progress", stored, "parts", len(parts))
+                    for number, part in enumerate(parts):
+                        arguments += (f"part{number}", part)
                 verdicts = self._add_many(keys=[self._prefix], args=arguments, client=self._send_client)
         except QueueUnavailable as error:
             return [(position, QueueUnavailable(str(error))) for position, _ in jobs]
@@ -514,12 +521,6 @@ def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
 def _goes_alone(job: NewJob) -> bool:
     parts = job.payload.parts
     return len(parts) > _MOST_PARTS or any(len(part) >= _BLOB_FROM for part in parts)
-
-
-def _fields(job: NewJob, parts: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a job's hash; ``parts`` are those of its parts."""
-    head = {"message_id": job.message_id, "head": job.payload.head}
-    return {**parts, **head, "progress": job.progress.to_json(), "parts": len(job.payload.parts)}
 
 
 def _message_id(stored: bytes | None, key: str) -> str:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -253,7 +253,7 @@ class QueueService(JobQueue):
         self, entries: Sequence[QueueEntry], settings: EmailSettings, deadline: float, found: dict[int, AddResult]
     ) -> None:
         # Filled one by one: of a batch that takes too long, the results so far count.
-        found.update(self.store.add_many((_job(entry, settings) for entry in entries), deadline=deadline))
+        found.update(self.store.add_many(_jobs(entries, settings), deadline=deadline))
 
     def _add_job(
         self,
@@ -265,21 +265,25 @@ class QueueService(JobQueue):
     ) -> bool:
         if time.monotonic() > deadline:
             raise QueueUnavailable(f"{self.settings.address} is too slow")
-        return self.store.add(_job(QueueEntry(message, due_at, expires_at), settings), deadline=deadline)
+        (job,) = _jobs([QueueEntry(message, due_at, expires_at)], settings)
+        return self.store.add(job, deadline=deadline)
 
 
-def _job(entry: QueueEntry, settings: EmailSettings) -> NewJob:
-    message, due_at, expires_at = entry
+def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[NewJob]:
     now = time.time()
-    begin = now if due_at is None else max(now, due_at)
-    return NewJob(
-        key=job_key(message.message_id, message.envelope.recipients),
-        message_id=message.message_id,
-        payload=encode(_marked(message.prepared, settings)),
-        progress=Progress(since=begin, expires_at=expires_at),
-        keep=begin - now + settings.retry_max_age + settings.failed_keep + _SLACK,
-        due_at=due_at,
-    )
+    at_once = Progress(since=now)
+    keep = settings.retry_max_age + settings.failed_keep + _SLACK
+    for message, due_at, expires_at in entries:
+        begin = now if due_at is None else max(now, due_at)
+        plain = due_at is None and expires_at is None
+        yield NewJob(
+            job_key(message.message_id, message.envelope.recipients),
+            message.message_id,
+            encode(_marked(message.prepared, settings)),
+            at_once if plain else Progress(since=begin, expires_at=expires_at),
+            begin - now + keep,
+            due_at,
+        )
 
 
 def _marked(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:

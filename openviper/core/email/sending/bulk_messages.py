@@ -55,7 +55,9 @@ async def prepare_for_queue(mailer: Mailer, index: int, message: Any) -> tuple[O
     _check(index, message)
     if message.get("background") is False:
         raise InvalidMessage("background: send_many(background=True) queues every message; use send_email()")
-    schedule = Schedule.make(**{key: message.get(key) for key in _TIMES})
+    schedule = AT_ONCE
+    if not message.keys().isdisjoint(_TIMES):
+        schedule = Schedule.make(**{key: message.get(key) for key in _TIMES})
     return await _compose(mailer, message), schedule
 
 
@@ -64,7 +66,7 @@ def _check(index: int, message: Any) -> None:
         raise TypeError(
             f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}"
         )
-    unknown = message.keys() - _KEYS
+    unknown = () if message.keys() <= _KEYS else message.keys() - _KEYS
     if unknown or "recipients" not in message:
         problem = (
             f"has unknown arguments: {cut(', '.join(_with_hint(name) for name in sorted(unknown, key=str)), 1000)}"

@@ -94,7 +94,8 @@ class QueueRun:
     async def _prepare_all(self) -> None:
         try:
             while self._error is None:
-                if (taken := await self._take()) is None:
+                taken = self._source.take_now() if self._has_room else None
+                if taken is None and (taken := await self._take()) is None:
                     return
                 await self._prepare(*taken)
                 self._more.set()
@@ -151,15 +152,23 @@ class _Source:
         self._index = 0
         self._ended = False
         self._lock = asyncio.Lock()
-        self._iterator: Iterator[Message] | AsyncIterator[Message]
-        self._iterator = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
+        self._waiting: AsyncIterator[Message] | None = None
+        self._plain: Iterator[Message] | None = None
+        if isinstance(messages, AsyncIterable):
+            self._waiting = aiter(messages)
+        else:
+            self._plain = iter(messages)
+
+    def take_now(self) -> tuple[int, Message] | None:
+        """Return the next message of a plain iterable; None after the last, and of an async one."""
+        return None if self._ended or self._plain is None else self._numbered(next(self._plain, _END))
 
     async def take(self) -> tuple[int, Message] | None:
         """Return the next message, or None after the last."""
-        if isinstance(self._iterator, Iterator):
-            return self._numbered(next(self._iterator, _END))
+        if self._waiting is None:
+            return self.take_now()
         async with self._lock:
-            return None if self._ended else self._numbered(await anext(self._iterator, _END))
+            return None if self._ended else self._numbered(await anext(self._waiting, _END))
 
     def _numbered(self, message: Message | None) -> tuple[int, Message] | None:
         if message is _END:
@@ -170,5 +179,5 @@ class _Source:
 
     async def aclose(self) -> None:
         """Close an async generator, which nobody else can if it was made for this call."""
-        if isinstance(self._iterator, AsyncGenerator):
-            await self._iterator.aclose()
+        if isinstance(self._waiting, AsyncGenerator):
+            await self._waiting.aclose()
