@@ -71,6 +71,23 @@ def _forget(values: "ref[PerLoop[T]]", number: int, loop: ref[asyncio.AbstractEv
         del per_loop._kept[number]
 
 
+async def call_in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Return what ``function`` returns in a thread, for functions of the application.
+
+    Raises:
+        RuntimeError: it raised StopIteration, which up to Python 3.11 would never reach who waits for the thread.
+        Exception: anything else that it raised.
+    """
+
+    def call() -> T:
+        try:
+            return function(*arguments)
+        except StopIteration as error:
+            raise RuntimeError("raised StopIteration") from error
+
+    return await asyncio.to_thread(call)
+
+
 _closers: set[AsyncGenerator[None, None]] = set()
 
 

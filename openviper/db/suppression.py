@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openviper.db.engines import create_tables, engine
@@ -68,9 +69,10 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
     if "@" not in address or address.rstrip().endswith(">"):
         raise ValueError(f"add_suppression(): {shown(address)} is no address; give user@example.com, without a name")
     values = {"address": mail_key(address), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
-    async with (await engine()).begin() as connection:
-        await _delete(connection, address, stream or "")
-        await connection.execute(insert(_table).values(values))
+    try:
+        await _replace(address, values)
+    except IntegrityError:  # a report that was sent twice was added at the same moment
+        await _replace(address, values)
 
 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
@@ -102,6 +104,12 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
             for row in await connection.execute(query):
                 found[row.address] = row.stream or found.get(row.address)
     return found
+
+
+async def _replace(address: str, values: dict[str, Any]) -> None:
+    async with (await engine()).begin() as connection:
+        await _delete(connection, address, values["stream"])
+        await connection.execute(insert(_table).values(values))
 
 
 async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:

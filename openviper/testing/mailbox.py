@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from openviper.core.email.addresses import Address
 from openviper.core.email.delivery import using_transport
@@ -13,8 +13,29 @@ from openviper.testing.criteria import Criteria, Criterion, check, refuse_unknow
 from openviper.testing.failures import Failure, ReplyStep
 from openviper.testing.message import SentMessage
 from openviper.testing.report import describe_criteria, describe_mail, describe_message
+from openviper.text import shown, suggestion
 
 __all__ = ["Mailbox", "capture_mail"]
+
+
+class _Links(list[str]):
+    """Links of a message; an index that does not exist names the message."""
+
+    def __init__(self, links: list[str], message: str) -> None:
+        super().__init__(links)
+        self._message = message
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return super().__getitem__(index)
+        except IndexError:
+            raise IndexError(f"there is no link {index}: {self._message} has {len(self)} links") from None
+
+
+# As other mail libraries name the messages of a test.
+_NAMES_ELSEWHERE = dict.fromkeys(
+    ("outbox", "sent", "emails", "inbox", "mails"), "; iterate over it, or see its messages"
+)
 
 
 class Mailbox:
@@ -58,6 +79,12 @@ class Mailbox:
     def failed(self) -> list[tuple[SentMessage, str]]:
         """Return the messages that failed for good, each with its last error's text."""
         return self._capture.failed
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __getattr__(self, name: str) -> Any:
+            hint = _NAMES_ELSEWHERE.get(name) or suggestion(name, [each for each in dir(type(self)) if each[0] != "_"])
+            raise AttributeError(f"'Mailbox' object has no attribute {shown(name)}{hint}")
 
     def __len__(self) -> int:
         return len(self._capture.sent)
@@ -153,7 +180,7 @@ class Mailbox:
         messages = self.messages
         if not -len(messages) <= n < len(messages):
             raise AssertionError(f"there is no message {n}; {self._describe_mail({})}")
-        return messages[n].links()
+        return _Links(messages[n].links(), describe_message(messages[n]))
 
     def fail_with(
         self, reply: str, *, at: ReplyStep = "data", to: Criterion | Address | None = None, times: int | None = None

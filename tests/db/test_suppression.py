@@ -1,5 +1,7 @@
 """The table of suppressed addresses, on SQLite and PostgreSQL, and as ``EMAIL["suppress"]``."""
 
+import asyncio
+
 import pytest
 from sqlalchemy import MetaData
 from support.smtpd import SmtpServer
@@ -81,3 +83,9 @@ async def test_the_setting_takes_the_table() -> None:
         await mailer.aclose()
     assert receipt.suppressed == ("Ann@example.test",)
     assert receipt.accepted == ("ben@example.test",)
+
+
+async def test_reports_that_come_at_once_are_one_suppression() -> None:
+    await db.create_suppression_table()
+    await asyncio.gather(*(db.add_suppression("ann@example.test", f"bounce {number}") for number in range(5)))
+    assert len(await list_suppressions()) == 1

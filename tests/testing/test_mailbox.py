@@ -442,3 +442,17 @@ async def test_the_inner_of_two_captures_gets_the_mail() -> None:
         await send_email("outer@example.com", "Hi", text="Hello")
     assert [message.to for message in inner] == [("inner@example.com",)]
     assert [message.to for message in outer] == [("outer@example.com",)]
+
+
+async def test_an_attribute_of_another_library_is_answered_with_ours(mailbox: Mailbox) -> None:
+    with pytest.raises(AttributeError, match=r"has no attribute 'outbox'; iterate over it, or see its messages$"):
+        mailbox.outbox  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'mesages'; did you mean 'messages'\?$"):
+        mailbox.mesages  # type: ignore[attr-defined]  # noqa: B018
+
+
+async def test_a_link_that_is_not_there_names_the_message(mailbox: Mailbox) -> None:
+    with override(EMAIL={"default_sender": "shop@example.test"}):
+        await send_email("a@example.test", "Your order", text="No link")
+    with pytest.raises(IndexError, match=r"^there is no link 0: 'Your order' to a@example.test .* has 0 links$"):
+        mailbox.links()[0]

@@ -60,6 +60,16 @@ def test_a_failure_shows_the_difference_and_none_of_our_code(python: Path, proje
     assert "site-packages" not in shown
 
 
+def test_a_test_without_the_fixture_is_pointed_to_it(python: Path, project: Path) -> None:
+    (project / "without.py").write_text(
+        "import asyncio\nfrom openviper.conf import override\nfrom openviper.core.email import send_email\n"
+        "def test_it():\n    with override(EMAIL={'host': '127.0.0.1', 'port': 9, 'default_sender': 'a@b.c'}):\n"
+        "        asyncio.run(send_email('d@e.f', 'Hi', text='Hi'))\n"
+    )
+    shown = call(python, "-m", "pytest", "-q", "without.py", cwd=project, code=1)
+    assert "The fixture 'mailbox' captures it instead: def test_it(mailbox)." in shown
+
+
 def test_the_plugin_loads_nothing_of_mail_until_a_test_asks_for_it(python: Path, tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text(
         "import sys\n\n\n"

@@ -13,7 +13,8 @@ from openviper.core.email.settings import EmailSettings
 __all__ = ["Redirect", "Send", "check_redirected", "describe_redirect"]
 
 _HEADER = "X-Original-Recipients"
-_UNSUBSCRIBE = "list-unsubscribe"  # and list-unsubscribe-post: a tester must not unsubscribe a customer
+# Beginnings of header names, in lower case: a tester must not unsubscribe a customer, and the copy has its own header.
+_LEFT_OUT = ("list-unsubscribe", _HEADER.lower())
 
 Send = Callable[[OutgoingMessage], Awaitable[DeliveryReport]]
 
@@ -82,7 +83,7 @@ class Redirect:
         prepared = message.prepared
         shown = [*prepared.to, *prepared.cc, *(prepared.bcc if self._show_bcc else ())]
         names = [each.addr_spec for each in dict.fromkeys(shown) if each.addr_spec in redirected]
-        headers = [pair for pair in prepared.headers if not pair[0].lower().startswith(_UNSUBSCRIBE)]
+        headers = [pair for pair in prepared.headers if not pair[0].lower().startswith(_LEFT_OUT)]
         headers.append((_HEADER, ", ".join(names) or "(Bcc only)"))
         serialised = await serialise_message(
             prepared._replace(headers=tuple(headers)), max_message_bytes=self._max_message_bytes

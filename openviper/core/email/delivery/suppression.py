@@ -10,6 +10,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.loops import call_in_thread
 from openviper.network import mail_key
 from openviper.text import error_origin, shown
 
@@ -74,7 +75,7 @@ class Suppression:
     async def _call(self, recipients: tuple[str, ...], stream: str | None) -> object:
         if inspect.iscoroutinefunction(self._suppress) or inspect.iscoroutinefunction(type(self._suppress).__call__):
             return await self._suppress(list(recipients), stream)
-        result: object = await asyncio.to_thread(self._suppress, list(recipients), stream)
+        result: object = await call_in_thread(self._suppress, list(recipients), stream)
         return await result if isinstance(result, Awaitable) else result
 
     def _read(self, found: object, stream: str | None) -> frozenset[str]:

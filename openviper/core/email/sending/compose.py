@@ -22,6 +22,7 @@ from openviper.core.email.message import (
 )
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.settings import EmailSettings, settings_origin
+from openviper.core.email.templates import RenderedTemplate
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
@@ -115,6 +116,8 @@ async def _through_hooks(
     data.attachments = list_attachments(attachments)
     text, html = data.text, data.html
     data, reason = await apply_before_send(mailer.before_send, data)
+    if reason is not None:
+        data.attachments = []  # for a message that is not sent nothing is fetched
     if isinstance(data.html, str) and mailer.settings.inline_css:
         data.html = await inline_given(data.html)
     if derived and data.text == text and data.html != html and isinstance(data.html, str):
@@ -176,6 +179,7 @@ async def _bodies(
         raise InvalidMessage(f"context: must be a mapping of names to values, not {type(context).__name__}")
     if template is not None:
         rendered = await mailer.renderer.render(template, context)
+        _check_used(template, rendered, text=text, html=html, subject=subject)
         text = rendered.text if text is None else text
         html = rendered.html if html is None else html
         subject = rendered.subject if subject is None else subject
@@ -186,6 +190,22 @@ async def _bodies(
     if text is None and isinstance(html, str):  # of another type it is refused with the rest
         text = await _text_of(html)
     return text, html, subject
+
+
+def _check_used(
+    template: str, rendered: RenderedTemplate, *, text: str | None, html: str | None, subject: str | None
+) -> None:
+    """Refuse a template of which nothing is used, because all that it gives is given besides.
+
+    Raises:
+        InvalidMessage: it is one.
+    """
+    parts = ((rendered.text, text), (rendered.html, html), (rendered.subject, subject))
+    if all(part is None or given is not None for part, given in parts):
+        given_too = " and ".join(name for name, value in (("text", text), ("html", html)) if value is not None)
+        raise InvalidMessage(
+            f"template: nothing of {shown(template)} is used, because {given_too} is given too; leave one of them out"
+        )
 
 
 async def _text_of(html: str) -> str:

@@ -75,6 +75,11 @@ async def test_one_copy_goes_to_the_team_and_says_for_whom_it_was(server: SmtpSe
     assert receipt.accepted == ("ann@example.com", "ben@example.com", "cleo@example.com", "hidden@example.com")
 
 
+async def test_an_own_header_of_that_name_is_replaced(server: SmtpServer) -> None:
+    await send(mailer(server), recipients=["ann@example.com"], headers={"X-Original-Recipients": "mine"})
+    assert server.messages[0].parse().get_all("X-Original-Recipients") == ["ann@example.com"]
+
+
 @pytest.mark.parametrize(("show", "expected"), [(False, "(Bcc only)"), (True, "hidden@example.com")])
 async def test_bcc_is_shown_only_on_request(server: SmtpServer, show: bool, expected: str) -> None:
     await send(mailer(server, redirect_bcc=show), recipients=[QA], bcc=["hidden@example.com"])

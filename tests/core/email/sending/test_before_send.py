@@ -360,3 +360,9 @@ async def test_a_wrong_label_is_refused(given: dict[str, Any], text: str, mailbo
         await one(**given)
     assert str(raised.value).startswith(text)
     assert len(str(raised.value)) < 400
+
+
+async def test_nothing_is_fetched_for_a_cancelled_message(tmp_path: Path, mailbox: Mailbox) -> None:
+    with override(EMAIL={**SENDER, "before_send": cancel}):
+        receipt = await submit_email("a@example.test", "A holiday", text="Hi", attachments=str(tmp_path / "gone.pdf"))
+    assert receipt.outcome == "cancelled"

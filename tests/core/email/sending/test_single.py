@@ -225,6 +225,22 @@ async def test_a_template_gives_bodies_and_subject_and_explicit_values_beat_it(m
     assert "Hello Ann" in body(message, "html")
 
 
+@pytest.mark.parametrize(
+    ("template", "given"),
+    [
+        ("hi.html", {"subject": "Own", "html": "<p>Own</p>"}),
+        ("hi.txt", {"subject": "Own", "text": "Own"}),
+        ("hi.html", {"html": "<p>Own</p>", "subject": "Own", "text": "Own"}),
+    ],
+)
+async def test_a_template_of_which_nothing_is_used_is_a_mistake(
+    mailer: Mailer, tmp_path: Path, template: str, given: dict[str, Any]
+) -> None:
+    (tmp_path / template).write_text("{% block subject %}Hi{% endblock %}Hello")
+    with pytest.raises(InvalidMessage, match=rf"^template: nothing of '{template}' is used, because "):
+        await send_email("a@example.test", template=template, **given)
+
+
 async def test_a_text_template_makes_no_html_part(mailer: Mailer, tmp_path: Path) -> None:
     (tmp_path / "hi.txt").write_text("Hello {{ name }} & co")
     await send_email("a@example.test", "Hi", template="hi.txt", context={"name": "<b>"})
@@ -385,9 +401,8 @@ async def test_a_wrong_template_environment_names_the_setting() -> None:
         Mailer(settings)
 
 
-@pytest.mark.parametrize("more", [{}, {"text": "Hello"}, {"template": "letter.html"}, {"template": "letter.md"}])
+@pytest.mark.parametrize("more", [{}, {"text": "Hello"}, {"template": "letter.md"}])
 async def test_css_of_html_that_a_call_gives_is_inlined(tmp_path: Path, more: dict[str, Any]) -> None:
-    (tmp_path / "letter.html").write_text("{% block subject %}Letter{% endblock %}<b>Template</b>")
     (tmp_path / "letter.md").write_text("Letter")
     with override(TEMPLATES_DIR=tmp_path):
         mailer = Mailer(EmailSettings(backend="MemoryBackend", default_sender="a@example.test", inline_css=True))

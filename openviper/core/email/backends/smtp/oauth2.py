@@ -5,6 +5,7 @@ import contextlib
 import copy
 import inspect
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import timedelta
@@ -18,10 +19,13 @@ from openviper.core.email.backends.smtp.errors import peer_name
 from openviper.core.email.errors import AuthenticationFailed, DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+from openviper.loops import call_in_thread
 from openviper.network import is_loopback
 from openviper.text import error_origin, shown
 
 __all__ = ["OAuth2Client", "Token", "TokenSource", "google_oauth2", "microsoft_oauth2", "token_provider"]
+
+logger = logging.getLogger("openviper.email")
 
 Provider = Callable[[], Any]
 
@@ -146,7 +150,12 @@ class OAuth2Client:
         Raises:
             ImproperlyConfigured: ``token_url`` is not https, and not on this machine; or a value of ``form`` is empty.
         """
-        parts = urlsplit(token_url)
+        try:
+            parts = urlsplit(token_url)
+        except ValueError:
+            raise ImproperlyConfigured(f"token_url: {shown(token_url)} is not a URL") from None
+        if parts.username is not None or parts.password is not None:
+            raise ImproperlyConfigured("token_url: has a user name or password in it; give them in the form")
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
             raise ImproperlyConfigured(f"token_url: {shown(token_url)} would get the secret in clear text; use https")
         for name, value in form.items():
@@ -188,7 +197,12 @@ class OAuth2Client:
             return
         self._form["refresh_token"] = SecretStr(given)
         if self._on_refresh_token is not None:
-            self._on_refresh_token(given)
+            try:
+                self._on_refresh_token(given)
+            except Exception as error:  # noqa: BLE001 - the access token is good all the same
+                logger.error(
+                    "on_refresh_token raised %s; the new refresh token is used but not stored", type(error).__name__
+                )
 
     def _refusal(self, status: int, answer: Mapping[str, object]) -> str:
         """Return an error answer (RFC 6749 section 5.2) as text, without the secrets that it may repeat."""
@@ -259,7 +273,7 @@ def token_provider(settings: EmailSettings) -> Provider | None:
 async def _call(provider: Provider) -> object:
     if inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(type(provider).__call__):
         return await provider()
-    result: object = await asyncio.to_thread(provider)
+    result: object = await call_in_thread(provider)
     return await result if isinstance(result, Awaitable) else result
 
 

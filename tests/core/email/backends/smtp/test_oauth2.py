@@ -420,6 +420,40 @@ def test_secrets_do_not_travel_in_clear_text(url: str) -> None:
         OAuth2Client(url, {"client_id": "id"})
 
 
+@pytest.mark.parametrize("url", ["https://user:hush-hush@login.example/token", "https://[::1/token"])
+def test_a_wrong_token_url_is_told_without_its_secret(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^token_url: ") as raised:
+        OAuth2Client(url, {"client_id": "id"})
+    assert "hush" not in str(raised.value)
+
+
+async def test_a_refresh_token_that_cannot_be_stored_costs_no_mail(caplog: pytest.LogCaptureFixture) -> None:
+    def store(token: str) -> None:
+        raise OSError(f"no disk for {token}")
+
+    async with TokenEndpoint() as endpoint:
+        endpoint.answer(access_token=TOKEN, expires_in=60, refresh_token="hush-hush")
+        provider = microsoft_oauth2(
+            tenant="t",
+            client_id="i",
+            client_secret="s",
+            refresh_token="r",
+            on_refresh_token=store,
+            token_url=endpoint.url,
+        )
+        with serving() as server:
+            await send(server, provider)
+            assert len(server.messages) == 1
+    assert "on_refresh_token raised OSError" in caplog.text
+    assert "hush" not in caplog.text
+
+
+async def test_a_provider_that_raises_stop_iteration_is_not_waited_for() -> None:
+    source = TokenSource(lambda: next(iter([])), peer="mail.example:25", timeout=PATIENCE)
+    with pytest.raises(AuthenticationFailed, match="raised RuntimeError"):
+        await source.get()
+
+
 def test_an_empty_secret_is_told_by_its_name() -> None:
     """As an environment variable that is not set gives it."""
     with pytest.raises(ImproperlyConfigured, match=r"^client_secret: is empty"):
