@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import sender_option, settings_option
+from openviper.cli.options import mailer_option, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.exceptions import OpenViperError
 from openviper.terminal import colour, escape
@@ -36,8 +36,11 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bri
     show_default=True,
     help="Seconds for all checks together.",
 )
+@mailer_option
 @settings_option
-def check(path: Path, sender: str | None, as_json: bool, timeout: float, settings: str | None) -> None:
+def check(
+    path: Path, sender: str | None, as_json: bool, timeout: float, mailer: str | None, settings: str | None
+) -> None:
     """Check settings, mail server, queue and DNS records, and print remedies. Sends nothing.
 
     Exits with 0 if no check failed, with 1 if one did, and with 2 if the settings are wrong.
@@ -51,7 +54,7 @@ def check(path: Path, sender: str | None, as_json: bool, timeout: float, setting
     printer = _JsonPrinter() if as_json else _LinePrinter()
     try:
         project.load_settings()
-        email = EmailSettings.from_settings()
+        email = EmailSettings.from_settings().of_mailer(mailer)
         TaskSettings.from_settings()
         failed = asyncio.run(_print_all(check_results(email, sender, timeout, module=project.settings), printer))
     except (OpenViperError, click.ClickException) as error:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import settings_option
+from openviper.cli.options import mailer_option, settings_option
 from openviper.cli.project import Project, enter_project
 from openviper.terminal import colour, escape
 
@@ -22,18 +23,24 @@ __all__ = ["config"]
 @click.command()
 @project_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@mailer_option
 @settings_option
-def config(path: Path, as_json: bool, settings: str | None) -> None:
+def config(path: Path, as_json: bool, mailer: str | None, settings: str | None) -> None:
     """Show each mail setting with its origin, and the delivery mode that mail would have now. Secrets are masked.
 
     Settings passed to `Email({...})` or `EmailMiddleware(app, {...})` are not shown: only the application has them.
     """
+    from openviper.core.email.errors import InvalidMessage
     from openviper.core.email.settings import EmailSettings
 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    email = EmailSettings.from_settings()
-    origins = _origins(project, email)
+    every = EmailSettings.from_settings()
+    try:
+        email = every.of_mailer(mailer)
+    except InvalidMessage as error:
+        raise click.UsageError(str(error)) from error
+    origins = _origins(project, email, mailer)
     modes = asyncio.run(_modes(email))
     if as_json:
         _print_json(email, origins, modes)
@@ -41,8 +48,8 @@ def config(path: Path, as_json: bool, settings: str | None) -> None:
         _print_lines(email, origins, modes)
 
 
-def _origins(project: Project, email: "EmailSettings") -> dict[str, str]:
-    given = email.sources()
+def _origins(project: Project, email: "EmailSettings", mailer: str | None) -> dict[str, str]:
+    given = email.sources(mailer)
     origins = {}
     for name in type(email).model_fields:
         place = given.get(name, "default")
@@ -105,6 +112,8 @@ def _plain(value: object) -> Any:
         return "***"
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return list(value)  # the names of mailers; --mailer shows each
     if isinstance(value, tuple):
         return [str(item) for item in value]
     if isinstance(value, str | Path):

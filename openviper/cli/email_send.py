@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import project_path, sender_option, settings_option
+from openviper.cli.options import mailer_option, project_path, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.transport import describe_transport
 from openviper.terminal import escape
@@ -23,13 +23,14 @@ __all__ = ["send", "sendtestemail"]
 @click.argument("addresses", nargs=-1, required=True)
 @project_option
 @sender_option
+@mailer_option
 @settings_option
-def send(addresses: tuple[str, ...], path: Path, sender: str | None, settings: str | None) -> None:
+def send(addresses: tuple[str, ...], path: Path, sender: str | None, mailer: str | None, settings: str | None) -> None:
     """Send one test message to ADDRESSES and show the server's replies.
 
     The message is delivered at once, by this process. Exits with 1 if any recipient was refused.
     """
-    _send_test_message(path, addresses, sender=sender, settings=settings)
+    _send_test_message(path, addresses, sender=sender, settings=settings, mailer=mailer)
 
 
 @click.command()
@@ -42,12 +43,18 @@ def sendtestemail(path: Path, addresses: tuple[str, ...], sender: str | None, se
     _send_test_message(path, addresses, sender=sender, settings=settings)
 
 
-def _send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | None, settings: str | None) -> None:
-    from openviper.core.email import DeliveryError, EmailSettings, RecipientsRefused, submit_email
+def _send_test_message(
+    path: Path, addresses: tuple[str, ...], *, sender: str | None, settings: str | None, mailer: str | None = None
+) -> None:
+    from openviper.core.email import DeliveryError, EmailSettings, InvalidMessage, RecipientsRefused, submit_email
 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    click.echo(describe_transport(EmailSettings.from_settings()))
+    try:
+        own = EmailSettings.from_settings().of_mailer(mailer)
+    except InvalidMessage as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(describe_transport(own))
     try:
         receipt = asyncio.run(
             submit_email(
@@ -55,6 +62,7 @@ def _send_test_message(path: Path, addresses: tuple[str, ...], *, sender: str | 
                 subject=f"Test message from {project.folder.name}",
                 text=f"This is a test message.\n\nThe mail settings of {project.folder.name} work.\n",
                 sender=sender,
+                mailer=mailer,
                 background=False,
                 fail_silently=False,
             )

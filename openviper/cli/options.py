@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["project_path", "sender_option", "settings_option"]
+__all__ = ["mailer_option", "project_path", "sender_option", "settings_option"]
 
 project_path = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 settings_option = click.option(
@@ -27,6 +27,9 @@ def _address(_context: click.Context, _option: click.Parameter, value: str | Non
     return value
 
 
+mailer_option = click.option(
+    "--mailer", metavar="NAME", help='A mailer of EMAIL["mailers"]. Default: the one that EMAIL itself describes.'
+)
 sender_option = click.option(
     "--from",
     "sender",

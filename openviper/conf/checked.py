@@ -29,6 +29,10 @@ class CheckedSettings(BaseModel):
     def add_implied(cls, given: Given, source: Source) -> None:
         """Add what values of ``source`` imply, such as the parts of a URL; the source's own values replace them."""
 
+    @classmethod
+    def read_nested(cls, given: Given) -> None:
+        """Replace values that are settings themselves by their models; the faults found are added to ``given``."""
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         fields = type(self).model_fields
         return ((name, value) for name, value in super().__repr_args__() if value != fields[name or ""].default)
@@ -108,6 +112,7 @@ def report_faults(
     given = info.context
     if not isinstance(given, Given):
         given = collect(model, Source.keywords(model.__name__, values))
+    model.read_nested(given)
     settings, faults = _validate(handler, given.values)
     if settings is not None and not given.faults:
         return settings

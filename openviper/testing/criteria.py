@@ -50,6 +50,7 @@ class Criteria(TypedDict, total=False):
     attachment: Criterion
     headers: Mapping[str, Criterion]
     mode: str
+    mailer: Criterion
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]
         return [Verdict(name, wanted, match_addresses(wanted, found, field=name), list(found))]
     if name == "sender":
         return [Verdict(name, wanted, _match_address(wanted, message.sender, name), message.sender)]
+    if name == "mailer":
+        return [Verdict(name, wanted, _matches(wanted, message.mailer), message.mailer)]
     if name == "subject":
         return [Verdict(name, wanted, _matches(wanted, message.subject), message.subject)]
     if name in ("text_contains", "html_contains"):

@@ -23,7 +23,7 @@ class SentMessage:
     ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
     ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
     outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar`` is the text of an
-    invitation, with CRLF line ends.
+    invitation, with CRLF line ends. ``mailer`` is the one that was asked for.
     """
 
     message_id: str
@@ -44,6 +44,7 @@ class SentMessage:
     send_at: datetime | None = None
     expires_at: datetime | None = None
     calendar: str | None = None
+    mailer: str = "default"
     outgoing: OutgoingMessage = field(repr=False)
 
     @classmethod
@@ -77,6 +78,7 @@ class SentMessage:
             send_at=_moment(due_at),
             expires_at=_moment(expires_at),
             calendar=None if prepared.calendar is None else prepared.calendar.text,
+            mailer=outgoing.mailer,
             outgoing=outgoing,
         )
 

@@ -74,13 +74,14 @@ class DeliveryReport(NamedTuple):
     """Result of a delivery: the accepted addresses, the refused ones with the server's reply, and its last reply.
 
     Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. ``suppressed`` were
-    not mailed, as ``EMAIL["suppress"]`` says.
+    not mailed, as ``EMAIL["suppress"]`` says. ``via`` is the mailer that a failover used; None without a failover.
     """
 
     accepted: tuple[str, ...]
     refused: Mapping[str, Refusal] = NOTHING
     response: str = ""
     suppressed: tuple[str, ...] = ()
+    via: str | None = None
 
     @property
     def outcome(self) -> str:
@@ -152,6 +153,7 @@ class Circumstances(NamedTuple):
     attempt: int | None = None
     seconds: float | None = None
     code: int | None = None
+    via: str | None = None
 
 
 _UNKNOWN = Circumstances()
@@ -166,8 +168,9 @@ class MessageEvent:
     did; ``at`` is Unix time in seconds.
 
     ``mode`` is the delivery mode in which the message was accepted; None where none was chosen. Of an attempt:
-    ``attempt`` is its number, from 1; ``seconds`` how long it took; ``code`` the server's last reply code. Each is None
-    where there is none.
+    ``attempt`` is its number, from 1; ``seconds`` how long it took; ``code`` the server's last reply code; ``via`` the
+    mailer whose server took the message, which is ``mailer`` unless a failover used another one. Each is None where
+    there is none.
     """
 
     kind: EventKind
@@ -180,6 +183,13 @@ class MessageEvent:
     attempt: int | None = None
     seconds: float | None = None
     code: int | None = None
+    via: str | None = None
+
+    @property
+    def mailer(self) -> str:
+        """Return the name of the mailer that was asked for; "default" for the one that ``EMAIL`` itself describes."""
+        name: str = self.message.mailer
+        return name
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -258,6 +268,7 @@ def publish(
         attempt=circumstances.attempt,
         seconds=circumstances.seconds,
         code=circumstances.code,
+        via=circumstances.via,
     )
     for listener in (*_listeners, *listeners):
         try:

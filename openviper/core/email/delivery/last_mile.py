@@ -69,11 +69,12 @@ async def attempt_delivery(
     circumstances = NO_ATTEMPT
     if watched or listening():  # a listener may have come during the attempt
         seconds = None if began is None else time.perf_counter() - began
-        circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome))
+        via = (outcome.via or message.mailer) if isinstance(outcome, DeliveryReport) else None
+        circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome), via)
         if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
             _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE:
-        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error)
+        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error, message.mailer)
         _log_attempt(message.message_id, progress, decision, mode, remedy)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)

@@ -72,7 +72,7 @@ class Redirect:
         if redirected:
             outcome = await _attempt(send, await self.copy(message, redirected))
             if isinstance(outcome, DeliveryReport):
-                outcome = DeliveryReport(redirected, response=outcome.response)
+                outcome = DeliveryReport(redirected, response=outcome.response, via=outcome.via)
             elif isinstance(outcome, DeliveryError):
                 outcome.refused = {}  # by addresses that the message does not know
             outcomes.append((redirected, outcome))
@@ -128,19 +128,19 @@ def _combine(outcomes: Sequence[tuple[tuple[str, ...], DeliveryReport | Exceptio
         raise outcome
     accepted: list[str] = []
     refused: dict[str, Refusal] = {}
-    response = ""
+    response, via = "", None
     failure: Exception | None = None
     for recipients, outcome in outcomes:
         if isinstance(outcome, DeliveryReport):
             accepted += outcome.accepted
             refused.update(outcome.refused)
-            response = outcome.response
+            response, via = outcome.response, outcome.via
             continue
         if failure is None or (isinstance(outcome, DeliveryError) and outcome.uncertain):
             failure = outcome
         refused.update(_refusals(recipients, outcome))
     if accepted:
-        return DeliveryReport(tuple(accepted), refused, response)
+        return DeliveryReport(tuple(accepted), refused, response, via=via)
     assert failure is not None, "both envelopes failed"
     if isinstance(failure, DeliveryError):
         failure.refused = refused

@@ -75,7 +75,7 @@ async def submit(
             late = deadline.error(uncertain=receipt.error.uncertain)
             late.__cause__ = receipt.error
             return failed(late, message.message_id, fail_silently=fail_silently)
-        remedy = transport.remedy(receipt.error)
+        remedy = transport.remedy(receipt.error, message.mailer)
         if not fail_silently:
             if remedy:
                 receipt.error.add_note(f"-> {remedy}")

@@ -2,23 +2,26 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import Context
 from typing import Any
 from weakref import finalize, ref
 
 from openviper.core.email.backends import get_backend
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.failover import FailoverBackend
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.backends.null import NullBackend
+from openviper.core.email.backends.shared import SharedBackend
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.recipients import RecipientRules
-from openviper.core.email.errors import DeliveryError
-from openviper.core.email.events import Circumstances, DeliveryMode, EventKind, Listener, publish
+from openviper.core.email.errors import DeliveryError, InvalidMessage
+from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.storage import MUST_MAILER
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
-from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
 __all__ = ["NO_ATTEMPT", "BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
 
@@ -79,8 +82,8 @@ class Transport(ABC):
     def describe(self) -> str:
         """Return where mail goes, in a few words without secrets."""
 
-    def remedy(self, error: Exception | None) -> str | None:  # noqa: ARG002 - for transports that know more
-        """Return what may be done about a failed delivery, without secrets; None if nothing is known."""
+    def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:  # noqa: ARG002 - for others
+        """Return what may be done about a failed delivery by ``mailer``, without secrets; None if nothing is known."""
         return None
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:  # noqa: ARG002 - for transports that list them
@@ -103,13 +106,25 @@ class Transport(ABC):
 
 
 class BackendTransport(Transport):
-    """Delivers through the backend of ``EMAIL["backend"]``, and queues on the broker of ``TASKS``."""
+    """Delivers through the backend of each message's mailer, and queues on the broker of ``TASKS``.
+
+    The backends of ``EMAIL["mailers"]`` are built at once, so that a wrong one is told at the start, and opened at
+    their first message.
+    """
 
     def __init__(self, settings: EmailSettings) -> None:
-        self.backend: EmailBackend = get_backend(settings=settings)
-        self._abandoned: finalize[[EmailBackend, ref[asyncio.AbstractEventLoop]], BackendTransport] | None = None
-        self.pipelines = self.backend.supports_pipelining
-        self.in_memory = isinstance(self.backend, MemoryBackend | NullBackend)
+        self._settings = settings
+        self._own = get_backend(settings=settings)
+        self._others = {name: SharedBackend(get_backend(settings=own)) for name, own in settings.mailers.items()}
+        built: dict[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
+        self._routes = {name: _route(name, settings.of_mailer(name), built) for name in built}
+        self.backend: EmailBackend = self._routes[DEFAULT_MAILER]
+        self._abandoned: (
+            finalize[[tuple[EmailBackend, ...], ref[asyncio.AbstractEventLoop]], BackendTransport] | None
+        ) = None
+        kinds = (self._own, *(shared.backend for shared in self._others.values()))
+        self.pipelines = all(backend.supports_pipelining for backend in kinds)
+        self.in_memory = any(isinstance(backend, MemoryBackend | NullBackend) for backend in kinds)
         self.listeners = settings.functions("listeners")
         self.rules = RecipientRules.from_settings(settings)
         self.observed = bool(self.listeners)
@@ -121,44 +136,75 @@ class BackendTransport(Transport):
 
     async def open(self) -> None:
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
-        await self.backend.open()
-        self._abandoned = finalize(self, _close_abandoned, self.backend, ref(asyncio.get_running_loop()))
+        await self._own.open()
+        backends = (self._own, *self._others.values())
+        self._abandoned = finalize(self, _close_abandoned, backends, ref(asyncio.get_running_loop()))
         self._abandoned.atexit = False
         await super().open()
 
     async def aclose(self) -> None:
-        """Close the backend."""
+        """Close all backends that are open."""
         if self._abandoned is not None:
             self._abandoned.detach()
         await super().aclose()
-        await self.backend.aclose()
+        await _close_all((self._own, *self._others.values()))
 
     def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> Coroutine[Any, Any, DeliveryReport]:
-        """Send through the backend; see :meth:`Transport.send`."""
-        return self.backend.send_pipelined(message) if pipeline else self.backend.send(message)
+        """Send through the backend of the message's mailer; see :meth:`Transport.send`."""
+        backend = self.backend
+        must = message.prepared.must
+        if must is not NOTHING and MUST_MAILER in must:
+            backend = self._backend_of(must[MUST_MAILER])
+        return backend.send_pipelined(message) if pipeline else backend.send(message)
 
-    def remedy(self, error: Exception | None) -> str | None:
-        """Return the backend's remedy for a delivery error."""
-        return self.backend.remedy(error) if isinstance(error, DeliveryError) else None
+    def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:
+        """Return the remedy of the mailer's backend for a delivery error."""
+        backend = self._routes.get(mailer)
+        return backend.remedy(error) if backend is not None and isinstance(error, DeliveryError) else None
 
     def describe(self) -> str:
         """Return the backend's own description."""
         return self.backend.describe()
 
+    def _backend_of(self, mailer: object) -> EmailBackend:
+        backend = self._routes.get(mailer) if isinstance(mailer, str) else None
+        if backend is None:
+            try:
+                self._settings.of_mailer(mailer)
+            except InvalidMessage as error:
+                raise DeliveryError(f"{error}; another process accepted the message for it", temporary=True) from None
+        assert backend is not None, "each mailer of the settings has a backend"
+        return backend
+
+
+def _route(name: str, settings: EmailSettings, built: Mapping[str, EmailBackend]) -> EmailBackend:
+    """Return what sends the mail of a mailer: its own backend, or that with its failover."""
+    if not settings.failover:
+        return built[name]
+    backends = {each: built[each] for each in (name, *settings.failover)}
+    return FailoverBackend(backends, retry_period=settings.retry_period)
+
 
 _closing: set["asyncio.Task[None]"] = set()
 
 
-def _close_abandoned(backend: EmailBackend, kept: "ref[asyncio.AbstractEventLoop]") -> None:
-    """Close ``backend`` on its event loop; called on any thread."""
+async def _close_all(backends: Sequence[EmailBackend]) -> None:
+    """Close each, also after one that fails, whose error is raised at the end."""
+    async with AsyncExitStack() as stack:
+        for backend in backends:
+            stack.push_async_callback(backend.aclose)
+
+
+def _close_abandoned(backends: tuple[EmailBackend, ...], kept: "ref[asyncio.AbstractEventLoop]") -> None:
+    """Close ``backends`` on their event loop; called on any thread."""
     loop = kept()
     if loop is not None and loop.is_running():
         with suppress(RuntimeError):  # the loop has ended in this moment, and its connections with it
-            loop.call_soon_threadsafe(_start_closing, backend, context=Context())
+            loop.call_soon_threadsafe(_start_closing, backends, context=Context())
 
 
-def _start_closing(backend: EmailBackend) -> None:
-    task = asyncio.get_running_loop().create_task(backend.aclose())
+def _start_closing(backends: tuple[EmailBackend, ...]) -> None:
+    task = asyncio.get_running_loop().create_task(_close_all(backends))
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 

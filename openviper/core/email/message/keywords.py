@@ -36,6 +36,7 @@ _SPELLINGS = {
     "date": "datetime",
     "in_reply_to": "replyingto",
     "timeout": "deadline",
+    "mailer": "using connectionname transport",
     "calendar": "icalevent ical ics invitation",
 }
 _KEYWORDS = {spelling: keyword for keyword, spellings in _SPELLINGS.items() for spelling in spellings.split()}

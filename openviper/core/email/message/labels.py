@@ -1,22 +1,54 @@
 """Check what describes a message for those who watch it: tags, a reference, metadata, its stream."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message.model import EmailMessageData
+from openviper.core.email.message.validation import checked_headers
 from openviper.text import control_character, shown
 
-__all__ = ["checked_labels"]
+__all__ = ["MailerLabels", "checked_labels", "label_headers"]
 
 _LONGEST = 200  # characters of a tag, a reference, or a value: they travel with the message and stand in log lines
 _MOST = 50  # tags, or entries of metadata
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def checked_labels(data: EmailMessageData) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what goes to ``extra`` and to ``must`` of the prepared message.
+class MailerLabels(Protocol):
+    """The settings of a mailer that concern labels; see ``EmailSettings``."""
+
+    @property
+    def stream(self) -> str | None: ...
+    @property
+    def tag_header(self) -> str | None: ...
+    @property
+    def ref_header(self) -> str | None: ...
+    @property
+    def metadata_header(self) -> str | None: ...
+
+
+def label_headers(
+    extra: Mapping[str, Any], labels: MailerLabels, headers: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Return the headers by which a mail service reads tags, reference and metadata, as the mailer names them.
+
+    One that the application gave among ``headers`` stays as it is.
+    """
+    given = {name.lower() for name, _ in headers}
+    found = (
+        (labels.tag_header, ", ".join(extra.get("tags", ()))),
+        (labels.ref_header, extra.get("ref", "")),
+        (labels.metadata_header, json.dumps(extra["metadata"]) if extra.get("metadata") else ""),
+    )
+    values = {name: value for name, value in found if name is not None and value and name.lower() not in given}
+    return checked_headers(values) if values else ()
+
+
+def checked_labels(data: EmailMessageData, stream: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what goes to ``extra`` and to ``must`` of the prepared message; ``stream`` may be the mailer's.
 
     Raises:
         InvalidMessage: a value has another type, a control character, or is too long; the text names the field.
@@ -28,7 +60,12 @@ def checked_labels(data: EmailMessageData) -> tuple[dict[str, Any], dict[str, An
         extra["ref"] = _text(data.ref, "ref")
     if data.metadata:
         extra["metadata"] = _metadata(data.metadata)
-    return extra, {} if data.stream is None else {"stream": _stream(data.stream)}
+    must: dict[str, Any] = {}
+    if stream is not None:
+        must["stream"] = _stream(stream)
+    if data.mailer is not None and data.mailer != "default":
+        must["mailer"] = data.mailer
+    return extra, must
 
 
 def _tags(value: Sequence[str]) -> list[str]:

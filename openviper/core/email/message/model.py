@@ -52,6 +52,7 @@ class EmailMessageData:
     ref: str | None = None
     metadata: Mapping[str, str] = NOTHING
     stream: str | None = None
+    mailer: str | None = None
 
 
 fill_data = EmailMessageData.__init__
@@ -187,6 +188,11 @@ class OutgoingMessage(NamedTuple):
     def message_id(self) -> str:
         """Return the Message-ID with its angle brackets."""
         return self.prepared.message_id
+
+    @property
+    def mailer(self) -> str:
+        """Return the name of the mailer that was asked for."""
+        return str(self.prepared.must.get("mailer", "default"))
 
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
         """Return the same message addressed to ``recipients``, as a further attempt needs it."""

@@ -13,7 +13,7 @@ from openviper.core.email.errors import AttachmentRefused, InvalidAddress, Inval
 from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
-from openviper.core.email.message.labels import checked_labels
+from openviper.core.email.message.labels import MailerLabels, checked_labels, label_headers
 from openviper.core.email.message.model import (
     REPEATED_HEADERS,
     EmailMessageData,
@@ -54,12 +54,13 @@ async def prepare_message(
     *,
     inline_css: bool,
     recipients_required: bool = True,
+    labels: MailerLabels | None = None,
 ) -> OutgoingMessage:
     """Check, complete and serialise ``data``; large messages in a thread.
 
     The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``. ``inline_css``
     is for HTML that was not inlined before, when the text part was made from it. ``recipients_required`` False lets a
-    message pass that has none.
+    message pass that has none. ``labels`` are the settings of the message's mailer; None: it has none.
 
     Raises:
         InvalidMessage: a value cannot be sent as given, or the message is larger than ``max_message_bytes``.
@@ -70,9 +71,9 @@ async def prepare_message(
         data = replace(data, html=await inline_given(data.html))
     if _is_large(data):
         return await asyncio.to_thread(
-            _prepare, data, default_sender, auto_submitted, max_message_bytes, recipients_required
+            _prepare, data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels
         )
-    return _prepare(data, default_sender, auto_submitted, max_message_bytes, recipients_required)
+    return _prepare(data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels)
 
 
 def _prepare(
@@ -81,8 +82,11 @@ def _prepare(
     auto_submitted: bool,
     max_message_bytes: int,
     recipients_required: bool,
+    labels: MailerLabels | None,
 ) -> OutgoingMessage:
-    checked = check_message(data, default_sender, auto_submitted, recipients_required=recipients_required)
+    checked = check_message(
+        data, default_sender, auto_submitted, recipients_required=recipients_required, labels=labels
+    )
     return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
 
 
@@ -141,6 +145,7 @@ def check_message(
     *,
     now: datetime | None = None,
     recipients_required: bool = True,
+    labels: MailerLabels | None = None,
 ) -> PreparedMessage:
     """Check ``data`` and complete it: parsed addresses, one Message-ID on the sender's domain, one date.
 
@@ -193,10 +198,26 @@ def check_message(
         prepared = prepared._replace(must={REPEATED_HEADERS: True})
     if data.calendar is not None or data.calendar_attachment:
         prepared = prepared._replace(calendar=read_calendar(data.calendar, attached=data.calendar_attachment))
-    if data.tags or data.ref is not None or data.metadata is not NOTHING or data.stream is not None:
-        extra, must = checked_labels(data)
-        prepared = prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must})
+    stream = data.stream if data.stream is not None or labels is None else labels.stream
+    if (
+        data.tags
+        or data.ref is not None
+        or data.metadata is not NOTHING
+        or stream is not None
+        or data.mailer is not None
+    ):
+        return _labelled(prepared, data, labels, stream)
     return prepared
+
+
+def _labelled(
+    prepared: PreparedMessage, data: EmailMessageData, labels: MailerLabels | None, stream: str | None
+) -> PreparedMessage:
+    extra, must = checked_labels(data, stream)
+    headers = prepared.headers
+    if extra and labels is not None:
+        headers = (*headers, *label_headers(extra, labels, headers))
+    return prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must}, headers=headers)
 
 
 def _sender(given: AddressLike | None, default: str | None) -> Address:

@@ -24,6 +24,7 @@ from openviper.framing import frame, read_head, read_parts
 from openviper.text import cut, shown
 
 __all__ = [
+    "MUST_MAILER",
     "MUST_REDIRECT",
     "MUST_STREAM",
     "SUPPORTED",
@@ -51,7 +52,10 @@ MUST_REDIRECT = "redirect"
 MUST_STREAM = "stream"
 """The key of ``must`` for what a reader can opt out of."""
 
-SUPPORTED: frozenset[str] = frozenset({MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
+MUST_MAILER = "mailer"
+"""The key of ``must`` for the name of the mailer that was asked for, if it is not the default one."""
+
+SUPPORTED: frozenset[str] = frozenset({MUST_MAILER, MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(

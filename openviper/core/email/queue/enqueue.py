@@ -36,13 +36,15 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     reason = None
     if settings.before_send:
         data, reason = await apply_before_send(settings.functions("before_send"), data)
+    own = settings.of_mailer(data.mailer)
     try:
         message = await prepare_message(
             data,
-            default_sender=settings.default_sender,
-            auto_submitted=settings.auto_submitted,
-            max_message_bytes=settings.max_message_bytes,
-            inline_css=settings.inline_css,
+            default_sender=own.default_sender,
+            auto_submitted=own.auto_submitted,
+            max_message_bytes=own.max_message_bytes,
+            inline_css=own.inline_css,
+            labels=own,
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None

@@ -38,6 +38,7 @@ async def send_many(
     background: bool = False,
     pipeline: bool = False,
     progress: Callable[[BulkProgress], object] | None = None,
+    mailer: str | None = None,
 ) -> AsyncGenerator[Receipt, None]:
     """Deliver ``messages``, or queue them, and yield a receipt for each as soon as it is done.
 
@@ -65,8 +66,10 @@ async def send_many(
             uncertain (``DeliveryError.uncertain``). It changes nothing with ``background``.
         progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, with
             ``background`` once per batch. It must not block; what it raises ends the run and is raised here.
+        mailer: A name in ``EMAIL["mailers"]``, for messages that name none; None is the default mailer.
 
     Raises:
+        InvalidMessage: there is no mailer of that name.
         TypeError: a message is of another type, or has an unknown argument.
         ImproperlyConfigured: a setting is missing or wrong.
         InvalidMessage: ``background`` inside ``transaction()``, where a rollback could not undo it; nothing was read.
@@ -76,12 +79,13 @@ async def send_many(
     """
     if isinstance(messages, Mapping | EmailMessageData):
         raise TypeError("send_many(): takes many messages; give a list, or one message to send_email()")
-    mailer = await current_mailer()
+    loop_mailer = await current_mailer()
     run: _Run | QueueRun
     if background:
-        run = QueueRun(mailer, await require_queue(mailer.transport), messages)
+        loop_mailer.settings.of_mailer(mailer)
+        run = QueueRun(loop_mailer, await require_queue(loop_mailer.transport), messages, named=mailer)
     else:
-        run = _Run(mailer, messages, pipeline=pipeline)
+        run = _Run(loop_mailer, messages, pipeline=pipeline, named=mailer)
     done = failed = 0
     total = len(messages) if isinstance(messages, Sized) else None
     try:
@@ -99,12 +103,21 @@ async def send_many(
 class _Run:
     """Reads messages in one task, and prepares and delivers each in a task of its own; ``next`` returns receipts."""
 
-    def __init__(self, mailer: Mailer, messages: Iterable[Message] | AsyncIterable[Message], *, pipeline: bool) -> None:
+    def __init__(
+        self,
+        mailer: Mailer,
+        messages: Iterable[Message] | AsyncIterable[Message],
+        *,
+        pipeline: bool,
+        named: str | None,
+    ) -> None:
         self._mailer = mailer
+        self._named = named
+        pool_size = mailer.settings.of_mailer(named).pool_size
         self._transport = mailer.transport
         self._pipeline = pipeline and self._transport.pipelines
-        self._ahead = 2 * mailer.settings.pool_size
-        self._slots = asyncio.Semaphore(mailer.settings.pool_size)
+        self._ahead = 2 * pool_size
+        self._slots = asyncio.Semaphore(pool_size)
         self._in_progress = 0  # read, and its receipt not returned yet
         self._preparing = 0
         self._bytes = 0  # of the messages that are prepared and not delivered
@@ -183,7 +196,7 @@ class _Run:
     def _start(self, index: int, message: Message) -> None:
         self._in_progress += 1
         self._preparing += 1
-        task = asyncio.create_task(self._send(index, copy_message(message)))
+        task = asyncio.create_task(self._send(index, copy_message(message, self._named)))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

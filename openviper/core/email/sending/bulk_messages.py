@@ -86,12 +86,19 @@ def _with_hint(name: object) -> str:
     return f"{cut(shown(name))}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
 
 
-def copy_message(message: Any) -> Any:
-    """Copy a message and its lists, which a generator may refill for the next message."""
+def copy_message(message: Any, mailer: str | None) -> Any:
+    """Copy a message and its lists, which a generator may refill for the next message.
+
+    ``mailer`` is for a message that names none.
+    """
     if isinstance(message, EmailMessageData):
-        return replace(message, **{name: _copy_of(getattr(message, name)) for name in _FIELDS})
+        copied = replace(message, **{name: _copy_of(getattr(message, name)) for name in _FIELDS})
+        if copied.mailer is None:
+            copied.mailer = mailer
+        return copied
     if isinstance(message, Mapping):
-        return {key: _copy_of(value) for key, value in message.items()}
+        values = {key: _copy_of(value) for key, value in message.items()}
+        return values if mailer is None else {"mailer": mailer, **values}
     return message
 
 

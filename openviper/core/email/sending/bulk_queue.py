@@ -30,11 +30,18 @@ class _Prepared(NamedTuple):
 class QueueRun:
     """Prepares messages in a few tasks; ``next`` enqueues what is ready and returns the receipts."""
 
-    def __init__(self, mailer: Mailer, queue: JobQueue, messages: Iterable[Message] | AsyncIterable[Message]) -> None:
+    def __init__(
+        self,
+        mailer: Mailer,
+        queue: JobQueue,
+        messages: Iterable[Message] | AsyncIterable[Message],
+        *,
+        named: str | None,
+    ) -> None:
         self._mailer = mailer
         self._transport = mailer.transport
         self._queue = queue
-        self._source = _Source(messages)
+        self._source = _Source(messages, named)
         self._preparing = 0
         self._idle: set[asyncio.Task[None]] = set()  # preparers that have no message
         self._ready: list[_Prepared] = []
@@ -148,7 +155,8 @@ _END: Any = object()
 class _Source:
     """Hands out messages with their indexes, copied, since one object may be refilled for the next message."""
 
-    def __init__(self, messages: Iterable[Message] | AsyncIterable[Message]) -> None:
+    def __init__(self, messages: Iterable[Message] | AsyncIterable[Message], named: str | None) -> None:
+        self._named = named
         self._index = 0
         self._ended = False
         self._lock = asyncio.Lock()
@@ -175,7 +183,7 @@ class _Source:
             self._ended = True
             return None
         self._index += 1
-        return self._index - 1, copy_message(message)
+        return self._index - 1, copy_message(message, self._named)
 
     async def aclose(self) -> None:
         """Close an async generator, which nobody else can if it was made for this call."""

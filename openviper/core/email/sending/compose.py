@@ -33,7 +33,7 @@ _HTML_ON_LOOP = 64 * 1024
 
 
 async def compose(
-    mailer: Mailer,
+    loop_mailer: Mailer,
     recipients: Addresses,
     subject: str | None = None,
     text: str | None = None,
@@ -56,6 +56,7 @@ async def compose(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
     recipients_required: bool = True,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
@@ -67,8 +68,8 @@ async def compose(
         ImproperlyConfigured: no sender is given, and none is set.
         SendCancelled: ``before_send`` cancelled it.
     """
-    hooks = mailer.before_send
-    if html is not None and mailer.settings.inline_css and not hooks:
+    hooks = loop_mailer.before_send
+    if html is not None and loop_mailer.settings.inline_css and not hooks:
         html = await inline_given(html)
     derived = text is None
     if text is None or subject is None or template is not None or context is not None:
@@ -78,7 +79,7 @@ async def compose(
                 "give its values by name: send_email(recipients=..., subject=..., text=...)",
                 address=shown(recipients),
             )
-        text, html, subject = await _bodies(mailer, template, context, text, html, subject)
+        text, html, subject = await _bodies(loop_mailer, template, context, text, html, subject)
     data = EmailMessageData.__new__(EmailMessageData)
     fill_data(  # by position, as PreparedMessage is made
         data,
@@ -88,7 +89,7 @@ async def compose(
         html,
         () if cc is None else cc,
         () if bcc is None else bcc,
-        [] if attachments is None or hooks else await _attachments(mailer.settings, attachments),
+        [] if attachments is None or hooks else await _attachments(loop_mailer.settings, attachments),
         sender,
         () if reply_to is None else reply_to,
         headers or {},
@@ -101,10 +102,12 @@ async def compose(
         data.calendar, data.calendar_attachment = calendar, calendar_attachment
     if tags is not None or ref is not None or metadata is not None or stream is not None:
         data.tags, data.ref, data.metadata, data.stream = tags or (), ref, metadata or {}, stream
+    if mailer is not None:
+        data.mailer = mailer
     try:
         if hooks:
-            return await _through_hooks(mailer, data, attachments, derived=derived, required=recipients_required)
-        return await _prepare(mailer.settings, data, inlined=True, required=recipients_required)
+            return await _through_hooks(loop_mailer, data, attachments, derived=derived, required=recipients_required)
+        return await _prepare(loop_mailer.settings, data, inlined=True, required=recipients_required)
     except NoSender as error:
         raise _with_origin(error) from None
 
@@ -132,6 +135,8 @@ async def _through_hooks(
 def _prepare(
     settings: EmailSettings, data: EmailMessageData, *, inlined: bool, required: bool = True
 ) -> Coroutine[Any, Any, OutgoingMessage]:
+    if data.mailer is not None:
+        settings = settings.of_mailer(data.mailer)
     # No coroutine of its own, which would cost 0.5 % of a send.
     return prepare_message(
         data,
@@ -140,6 +145,7 @@ def _prepare(
         settings.max_message_bytes,
         inline_css=settings.inline_css and not inlined,
         recipients_required=required,
+        labels=settings,
     )
 
 

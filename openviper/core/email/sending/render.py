@@ -67,6 +67,7 @@ async def render_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
 ) -> RenderedEmail:
     """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
 
@@ -101,6 +102,7 @@ async def render_email(
         ref=ref,
         metadata=metadata,
         stream=stream,
+        mailer=mailer,
         recipients_required=False,
     )
     try:

@@ -59,6 +59,7 @@ async def submit_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -101,6 +102,7 @@ async def submit_email(
         ref: Your own reference to the message, such as an order number, likewise.
         metadata: Further values by name, likewise.
         stream: What a reader can opt out of, such as ``"news"``: it is passed to ``EMAIL["suppress"]``.
+        mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -139,6 +141,7 @@ async def submit_email(
         ref,
         metadata,
         stream,
+        mailer,
     )
 
 
@@ -171,6 +174,7 @@ async def _submit(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
 ) -> Receipt:
     """Submit what ``submit_email`` is given, all by position.
 
@@ -181,17 +185,17 @@ async def _submit(
     if send_at is not None or delay is not None or expires_at is not None:
         schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
     deadline = None if timeout is None else Deadline.after(timeout)
-    mailer = mailer_if_open()
-    if mailer is None:
+    loop_mailer = mailer_if_open()
+    if loop_mailer is None:
         opening = current_mailer()
         try:
-            mailer = await opening if deadline is None else await deadline.before(opening)
+            loop_mailer = await opening if deadline is None else await deadline.before(opening)
         except DeliveryTimeout as error:
             if deadline is None:
                 raise
             return failed(error, "", fail_silently=bool(fail_silently))
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
-        mailer,
+        loop_mailer,
         recipients,
         subject,
         text,
@@ -214,18 +218,19 @@ async def _submit(
         ref,
         metadata,
         stream,
+        mailer,
     )
-    silent = mailer.settings.fail_silently if fail_silently is None else fail_silently
+    silent = loop_mailer.settings.fail_silently if fail_silently is None else fail_silently
     try:
         message = await composing if deadline is None else await deadline.before(composing)
     except SendCancelled as cancelled:
-        return cancel(cancelled, mailer.transport)
+        return cancel(cancelled, loop_mailer.transport)
     except DeliveryTimeout as error:
         if deadline is None:
             raise
         return failed(error, "", fail_silently=silent)
     return await submit(
-        mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
+        loop_mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
     )
 
 
@@ -260,6 +265,7 @@ async def send_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -295,6 +301,7 @@ async def send_email(
         ref,
         metadata,
         stream,
+        mailer,
     )
     return bool(receipt)
 
@@ -330,6 +337,7 @@ def send_email_sync(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    mailer: str | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -376,6 +384,7 @@ def send_email_sync(
         ref=ref,
         metadata=metadata,
         stream=stream,
+        mailer=mailer,
     )
     loop = _serving_loop()
     if loop is None:

@@ -1,5 +1,6 @@
 """Mail settings; the only part of the component that reads ``openviper.conf``."""
 
+from openviper.core.email.settings.mailers import DEFAULT_MAILER
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import (
     debug,
@@ -11,6 +12,7 @@ from openviper.core.email.settings.project import (
 )
 
 __all__ = [
+    "DEFAULT_MAILER",
     "EmailSettings",
     "debug",
     "settings_module",

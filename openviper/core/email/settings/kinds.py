@@ -1,12 +1,13 @@
 """Validate and describe each kind of value in ``EMAIL``."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jinja2 import Environment
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr
 
 from openviper.conf.kinds import SettingKind, flag_from_text
 from openviper.core.email.addresses import read_address
@@ -25,9 +26,11 @@ __all__ = [
     "InboxMode",
     "Mailboxes",
     "MailboxesOrDomains",
+    "Mailers",
     "MaybeEnvironment",
     "MaybeFlag",
     "MaybeFunction",
+    "MaybeHeader",
     "MaybeHost",
     "MaybePath",
     "MaybeRate",
@@ -36,6 +39,7 @@ __all__ = [
     "MaybeText",
     "MaybeToken",
     "MaybeURL",
+    "NamedSettings",
     "OnUncertain",
     "OneOrMoreFunctions",
     "Period",
@@ -46,6 +50,7 @@ __all__ = [
     "Texts",
 ]
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,75}")
 _NONE = frozenset({"none", "auto"})
 
 
@@ -182,6 +187,26 @@ def _rate(value: object) -> Rate:
     return value if isinstance(value, Rate) else Rate.parse(_plain(value))
 
 
+class NamedSettings(dict[str, Any]):
+    """Settings by name, which are not changed after validation, so that what holds them can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override] # unlike a dict
+        return hash(frozenset(self.items()))
+
+
+def _mailers(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("is not a dict")
+    return NamedSettings(value)
+
+
+def _header_name(value: object) -> str:
+    text = _plain(value)
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError("is not the name of a header")
+    return text
+
+
 def _environment(value: object) -> Environment | str:
     return value if isinstance(value, Environment) else _plain(value)
 
@@ -275,6 +300,15 @@ MaybeFunction = Annotated[
     Callable[..., Any] | str | None,
     BeforeValidator(_optional(_function)),
     SettingKind("None, a function, or the dotted path of one"),
+]
+Mailers = Annotated[
+    Mapping[str, Any],
+    PlainValidator(_mailers),
+    # Its values hold passwords.
+    SettingKind("a dict of names to dicts of settings", secret=True),
+]
+MaybeHeader = Annotated[
+    str | None, BeforeValidator(_optional(_header_name)), SettingKind("None or the name of a header")
 ]
 Texts = Annotated[
     tuple[str, ...],

@@ -15,6 +15,7 @@ from openviper.conf.checked import CheckedSettings, Conflict, Conflicts, collect
 from openviper.conf.imports import import_string
 from openviper.conf.kinds import Flag
 from openviper.conf.sources import Given, Source, kinds, variables
+from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.settings.elsewhere import NAMES_ELSEWHERE, misplaced_values
 from openviper.core.email.settings.kinds import (
     Backend,
@@ -27,9 +28,11 @@ from openviper.core.email.settings.kinds import (
     InboxMode,
     Mailboxes,
     MailboxesOrDomains,
+    Mailers,
     MaybeEnvironment,
     MaybeFlag,
     MaybeFunction,
+    MaybeHeader,
     MaybeHost,
     MaybePath,
     MaybeRate,
@@ -38,6 +41,7 @@ from openviper.core.email.settings.kinds import (
     MaybeText,
     MaybeToken,
     MaybeURL,
+    NamedSettings,
     OneOrMoreFunctions,
     OnUncertain,
     Period,
@@ -47,10 +51,17 @@ from openviper.core.email.settings.kinds import (
     Span,
     Texts,
 )
+from openviper.core.email.settings.mailers import (
+    DEFAULT_MAILER,
+    OF_A_MAILER,
+    mailer_values,
+    read_mailers,
+    url_variables,
+)
 from openviper.core.email.settings.url import read_url
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
-from openviper.text import control_character, shown
+from openviper.text import control_character, shown, suggestion
 
 __all__ = ["EmailSettings"]
 
@@ -58,32 +69,8 @@ _PREFIX = "EMAIL_"
 _LONGEST_RETRY_DELAY = 3600.0
 _SECRETS = ("password", "xoauth2_token", "xoauth2_token_provider")
 _CREDENTIALS = frozenset({"username", *_SECRETS})
+_PARTS_OF_A_URL = frozenset({"host", "port", "username", "password", "use_tls", "use_ssl"})
 _BY_URL = ("host", "port", "username", *_SECRETS, "use_tls", "use_ssl")
-
-# Settings that a URL's query may have: those that differ by server, or by the mail that goes through it.
-_OF_A_MAILER = frozenset(
-    {
-        "xoauth2_token",
-        "xoauth2_token_provider",
-        "tls_ca_file",
-        "local_hostname",
-        "timeout",
-        "data_timeout",
-        "one_flight",
-        "default_sender",
-        "auto_submitted",
-        "backend",
-        "file_dir",
-        "pool_size",
-        "pool_warm",
-        "idle_timeout",
-        "max_messages_per_connection",
-        "max_connection_age",
-        "rate_limit",
-        "max_message_bytes",
-        "max_recipients_per_message",
-    }
-)
 
 
 class EmailSettings(CheckedSettings):
@@ -183,6 +170,20 @@ class EmailSettings(CheckedSettings):
         description="Function, or list of functions, async or plain, that gets each message before it is checked and "
         "returns it, edited or not, or `Cancel(reason)`. Called once for each send, in the caller.",
     )
+    mailers: Mailers = Field(
+        NamedSettings(),
+        description="Further mailers: names to settings, each of which replaces that of `EMAIL`. A mailer that names "
+        "`host`, `url` or `backend` inherits nothing that belongs to a server.",
+    )
+    failover: Texts = Field(
+        (),
+        description="Mailers to use, in this order, while this one's server does not answer.",
+    )
+    retry_period: Period = Field(30.0, description="Seconds after which a failover tries a server again.")
+    stream: MaybeText = Field(None, description="Stream of messages that name none; see `suppress`.")
+    tag_header: MaybeHeader = Field(None, description="Header for a message's tags, such as X-Mailgun-Tag.")
+    ref_header: MaybeHeader = Field(None, description="Header for a message's reference.")
+    metadata_header: MaybeHeader = Field(None, description="Header for a message's metadata, as a JSON object.")
     listeners: Functions = Field(
         (),
         description="Functions, async or plain, or their dotted paths, to call with each event of a message, in every "
@@ -305,7 +306,9 @@ class EmailSettings(CheckedSettings):
             given.discard(name)
         place = source.path("url")
         try:
-            parts = read_url(url, kinds(cls), _OF_A_MAILER)
+            parts = read_url(
+                url, kinds(cls), OF_A_MAILER - {"host", "port", "username", "password", "use_tls", "use_ssl"}
+            )
         except ValueError as error:
             given.faults.append(f"{place}: {error}")
             return
@@ -313,6 +316,25 @@ class EmailSettings(CheckedSettings):
         if values.get("use_tls") is True or values.get("use_ssl") is True:
             given.discard("use_tls")
             given.discard("use_ssl")
+
+    @classmethod
+    def read_nested(cls, given: Given) -> None:
+        """Read ``mailers``."""
+        read_mailers(cls, given)
+
+    def of_mailer(self, name: object) -> Self:
+        """Return the settings of the mailer ``name``; None and "default" are these.
+
+        Raises:
+            InvalidMessage: there is no such mailer.
+        """
+        if name is None or name == DEFAULT_MAILER:
+            return self
+        found: Self | None = self.mailers.get(name) if isinstance(name, str) else None
+        if found is None:
+            hint = suggestion(name, self.mailers, otherwise='name it in EMAIL["mailers"]')
+            raise InvalidMessage(f"mailer: there is no mailer {shown(name)}{hint}")
+        return found
 
     @model_validator(mode="before")
     @classmethod
@@ -354,17 +376,18 @@ class EmailSettings(CheckedSettings):
         return load_settings(cls, *cls._sources(overrides, email, call), misplaced=misplaced)
 
     @classmethod
-    def sources(cls) -> Mapping[str, str]:
+    def sources(cls, mailer: str | None = None) -> Mapping[str, str]:
         """Return where ``load()`` finds each value, as errors name it: ``EMAIL["host"]``, ``EMAIL_HOST (environment)``.
 
-        Settings that are not in it have their default.
+        Settings that are not in it have their default. ``mailer``: a name in ``mailers``; None for the default mailer.
         """
-        return collect(cls, *cls._sources()).origins
+        given = collect(cls, *cls._sources())
+        return given.origins if mailer in (None, DEFAULT_MAILER) else mailer_values(cls, given, mailer).origins
 
     @classmethod
     def from_settings(cls) -> "EmailSettings":
         """Return what ``load()`` returns, kept until the settings module or the environment changes."""
-        return _from_settings(conf.settings.version, *map(os.environ.get, variables(cls, _PREFIX)))
+        return _from_settings(conf.settings.version, *map(os.environ.get, variables(cls, _PREFIX)), *url_variables())
 
     @property
     def retry_delays(self) -> tuple[float, ...]:

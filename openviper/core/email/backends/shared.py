@@ -1,0 +1,51 @@
+"""Open a backend at its first message, for several users of it."""
+
+import asyncio
+
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.errors import DeliveryError
+from openviper.core.email.message import OutgoingMessage
+
+__all__ = ["SharedBackend"]
+
+
+class SharedBackend(EmailBackend):
+    """Opens ``backend`` when the first message is sent through it, and closes it if it was opened."""
+
+    def __init__(self, backend: EmailBackend) -> None:
+        super().__init__(backend.settings)
+        self.backend = backend
+        self._opening = asyncio.Lock()
+        self._opened = False
+
+    async def aclose(self) -> None:
+        """Close the backend, if a message has opened it."""
+        if self._opened:
+            self._opened = False
+            await self.backend.aclose()
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        """Send through the backend."""
+        if not self._opened:
+            await self._open()
+        return await self.backend.send(message)
+
+    async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
+        """Send through the backend, pipelined if it can."""
+        if not self._opened:
+            await self._open()
+        return await self.backend.send_pipelined(message)
+
+    def describe(self) -> str:
+        """Return the backend's description."""
+        return self.backend.describe()
+
+    def remedy(self, error: DeliveryError) -> str | None:
+        """Return the backend's remedy."""
+        return self.backend.remedy(error)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._opened:
+                await self.backend.open()
+                self._opened = True
