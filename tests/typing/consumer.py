@@ -443,6 +443,18 @@ async def cancel_a_message() -> None:
     assert_type(receipt.cancelled, str | None)
 
 
+async def send_through_another_mailer(event: MessageEvent, messages: list[EmailMessageData]) -> None:
+    settings = EmailSettings(url="smtps://u:p@mail.example", mailers={"bulk": {"host": "b.example"}}, failover=["bulk"])
+    assert_type(settings.of_mailer("bulk"), EmailSettings)
+    assert_type(await send_email("a@b.c", "Hi", "Hi", mailer="bulk"), bool)
+    assert_type((await submit_email("a@b.c", "Hi", "Hi", mailer=None)).mode, DeliveryMode)
+    async for receipt in send_many(messages, mailer="bulk"):
+        assert_type(receipt, Receipt)
+    assert_type(EmailMessageData("a@b.c", "Hi", mailer="bulk").mailer, str | None)
+    assert_type(event.mailer, str)
+    assert_type(event.via, str | None)
+
+
 async def suppress_an_address(metadata: MetaData) -> None:
     assert_type(suppression_table(metadata), Table)
     await create_suppression_table()

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 
 from openviper.core.email.backends.attempt import Attempt
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, missing_recipients
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.events import DeliveryMode
+from openviper.core.email.events import NOTHING, DeliveryMode
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Retry, RetryPolicy
+from openviper.core.email.settings import DEFAULT_MAILER
 
 __all__ = ["Delivery", "Dispatcher"]
 
@@ -37,7 +39,10 @@ class Delivery:
 
 
 class Dispatcher:
-    """Delivers accepted messages in tasks of its own, at most ``concurrency`` at a time, in the order accepted.
+    """Delivers accepted messages in tasks of its own, those of each mailer in the order accepted.
+
+    At most ``concurrency`` are sent at a time, and of a mailer in ``mailers`` at most as many as it says there: the
+    mail of one mailer does not wait for that of another.
 
     A temporary failure is retried after each of ``retry_delays`` (seconds); a final one is logged once with its message
     id. The dispatcher is full from ``max_messages`` messages or ``max_bytes`` of content on; what it accepts then is
@@ -52,15 +57,17 @@ class Dispatcher:
         max_bytes: int,
         retry_delays: tuple[float, ...],
         allow_partial: bool = True,
+        mailers: Mapping[str, int] = NOTHING,
     ) -> None:
-        self._concurrency = concurrency
+        self._concurrency = {DEFAULT_MAILER: concurrency, **mailers}
+        self._busy = dict.fromkeys(self._concurrency, 0)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._policy = DispatcherPolicy(retry_delays, allow_partial=allow_partial)
         self._no_retries = DispatcherPolicy((), allow_partial=allow_partial)
         self._without_pauses = DispatcherPolicy((0.0,) * len(retry_delays), allow_partial=allow_partial)
         self._arriving: deque[Delivery] = deque()
-        self._ready: deque[Delivery] = deque()
+        self._ready: dict[str, deque[Delivery]] = {name: deque() for name in self._concurrency}
         self._waiting: set[Delivery] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._messages = 0
@@ -130,7 +137,8 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _pending(self) -> list[Delivery]:
-        places = (*self._sending.values(), *self._waiting, *self._ready, *self._arriving)
+        ready = [delivery for each in self._ready.values() for delivery in each]
+        places = (*self._sending.values(), *self._waiting, *ready, *self._arriving)
         # Once each: a message whose attempt has just ended may already wait for the next one.
         return list(dict.fromkeys(delivery for delivery in places if not delivery.done.done()))
 
@@ -144,21 +152,28 @@ class Dispatcher:
             self._messages += 1
             self._bytes += size
             delivery.admitted.set_result(None)
-            self._ready.append(delivery)
+            self._ready[self._mailer_of(delivery)].append(delivery)
         self._start()
 
     def _start(self) -> None:
-        while self._ready and len(self._sending) < self._concurrency:
-            delivery = self._ready.popleft()
-            # An empty context: the task outlives the request and must not see its outbox or transaction.
-            task = asyncio.get_running_loop().create_task(self._attempt(delivery), context=Context())
-            self._sending[task] = delivery
-            task.add_done_callback(self._ended, context=Context())
+        for mailer, ready in self._ready.items():
+            while ready and self._busy[mailer] < self._concurrency[mailer]:
+                delivery = ready.popleft()
+                self._busy[mailer] += 1
+                # An empty context: the task outlives the request and must not see its outbox or transaction.
+                task = asyncio.get_running_loop().create_task(self._attempt(delivery), context=Context())
+                self._sending[task] = delivery
+                task.add_done_callback(self._ended, context=Context())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._sending[task]
+        self._busy[self._mailer_of(self._sending.pop(task))] -= 1
         if not self.closed:
             self._start()
+
+    def _mailer_of(self, delivery: Delivery) -> str:
+        """Return the mailer whose mail it waits with; an unknown one fails in its attempt."""
+        mailer = delivery.message.mailer
+        return mailer if mailer in self._ready else DEFAULT_MAILER
 
     async def _attempt(self, delivery: Delivery) -> None:
         delivery.attempt = Attempt()
@@ -200,7 +215,7 @@ class Dispatcher:
 
     def _retry(self, delivery: Delivery) -> None:
         self._waiting.discard(delivery)
-        self._ready.append(delivery)
+        self._ready[self._mailer_of(delivery)].append(delivery)
         self._admit()
 
     def _abandon(self, delivery: Delivery, reason: str) -> None:

@@ -47,6 +47,7 @@ class Mailer:
             max_bytes=settings.dispatcher_bytes,
             retry_delays=settings.retry_delays,
             allow_partial=settings.allow_partial,
+            mailers={name: own.pool_size for name, own in settings.mailers.items()},
         )
         self._opening = asyncio.Lock()
         self._prepared = False

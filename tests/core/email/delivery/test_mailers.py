@@ -75,6 +75,26 @@ async def test_deferred_mail_goes_through_its_mailer(servers: tuple[SmtpServer, 
     assert (len(main.messages), len(bulk.messages)) == (0, 1)
 
 
+async def test_deferred_mail_does_not_wait_for_that_of_another_mailer(servers: tuple[SmtpServer, SmtpServer]) -> None:
+    main, bulk = servers
+    gate = bulk.hold("body")
+    mailer = Mailer(EmailSettings(**email(main, bulk, pool_size=2)))
+    outbox = RequestOutbox()
+    with using_mailer(mailer), collecting(outbox):
+        for number in range(20):
+            await send_email("a@example.com", f"Bulk {number}", "Hi", mailer="bulk")
+        await send_email("a@example.com", "Reset", "Hi")
+    outbox.flush()
+    await gate.reached()
+    await main.arrive(1)
+    assert bulk.connections <= 2
+    assert not bulk.messages
+    gate.release()
+    await mailer.aclose()
+    assert [message.parse()["Subject"] for message in main.messages] == ["Reset"]
+    assert len(bulk.messages) == 20
+
+
 async def test_an_unknown_mailer_raises_at_the_call(servers: tuple[SmtpServer, SmtpServer]) -> None:
     mailer = Mailer(EmailSettings(**email(*servers)))
     with using_mailer(mailer):
