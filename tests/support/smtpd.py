@@ -300,24 +300,32 @@ class SmtpServer:
         listener = socket.create_server((self.host, self.port), family=family, backlog=256)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        accepting = asyncio.create_task(self._accept(listener))
+        self._unserved: set[socket.socket] = set()
+        self._loop.add_reader(listener, self._accept, listener)
         ready.set()
         await self._end.wait()
-        accepting.cancel()
+        self._loop.remove_reader(listener)
         listener.close()
         for task in tuple(self._sessions):
             task.cancel()
-        await asyncio.gather(accepting, *self._sessions, return_exceptions=True)
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+        for connection in self._unserved:  # its task was cancelled before it began
+            connection.close()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = await self._loop.sock_accept(listener)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._converse(connection))
-            self._sessions.add(task)
-            task.add_done_callback(self._sessions.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # the client has given up
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._unserved.add(connection)
+        task = self._loop.create_task(self._converse(connection))
+        self._sessions.add(task)
+        task.add_done_callback(self._sessions.discard)
 
     async def _converse(self, connection: socket.socket) -> None:
+        self._unserved.discard(connection)
         with self._changed:
             self.connections += 1
             self.open_connections += 1
