@@ -104,6 +104,7 @@ async def test_what_is_wrong_with_one_message_stops_no_other(scene: Any) -> None
 async def test_an_unknown_argument_raises_after_the_receipts_of_earlier_messages(redis_scene: Any) -> None:
     async def given() -> AsyncIterator[Dict]:
         yield message(0)
+        await asyncio.sleep(0.05)  # others wait for the next message, which never comes
         yield message(1, txt="Hello")
         await asyncio.Event().wait()
 
