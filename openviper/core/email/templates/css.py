@@ -1,6 +1,8 @@
 """Move the rules of style sheets into ``style`` attributes, which all mail clients follow."""
 
 import functools
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from openviper.conf.imports import require
@@ -10,6 +12,7 @@ __all__ = ["CssNotInlined", "inline_css", "load_inliner"]
 
 _IGNORE = ' data-css-inline="ignore"'  # css-inline's own mark; taken out again
 _SHOWN_IN_MAIL = frozenset({"", "all", "screen"})
+_IMPORTANT = re.compile(r"([-\w]+)(\s*:[^;]*?)\s*!\s*important\s*(?=;|$)", re.IGNORECASE)
 _CSS_TYPES = frozenset({"", "text/css"})
 
 
@@ -51,7 +54,35 @@ def inline_css(html: str) -> str:
         inlined = str(load_inliner().inline(_with_conditional_sheets_marked(html)))
     except ValueError as error:
         raise CssNotInlined(f"its CSS cannot be inlined: {error}") from error
-    return inlined.replace(f"<style{_IGNORE}", "<style")
+    return _without_moved_importance(inlined.replace(f"<style{_IGNORE}", "<style"), html)
+
+
+def _without_moved_importance(inlined: str, html: str) -> str:
+    """Drop ``!important`` from what was moved: in an attribute it would beat every rule that stays, @media included.
+
+    It has done its work when the values were chosen. Properties that ``html`` itself marks in an attribute keep it.
+    """
+    if "important" not in inlined:
+        return inlined
+    own = {match[1].lower() for _, value in _style_attributes(html) for match in _IMPORTANT.finditer(value)}
+    pieces: list[str] = []
+    position = 0
+    for start, value in _style_attributes(inlined):
+        kept = _IMPORTANT.sub(
+            lambda match: match[0] if match[1].lower() in own else match[0][: match.end(2) - match.start()], value
+        )
+        pieces += [inlined[position:start], kept]
+        position = start + len(value)
+    return "".join([*pieces, inlined[position:]])
+
+
+def _style_attributes(html: str) -> Iterator[tuple[int, str]]:
+    """Yield where the value of each ``style`` attribute begins, and the value."""
+    for tag in read_tags(html):
+        if tag.kind == "start":
+            for attribute in attributes(html, tag):
+                if attribute.name == "style":
+                    yield attribute.value_start + attribute.quoted, attribute.value
 
 
 def _with_conditional_sheets_marked(html: str) -> str:
