@@ -9,14 +9,14 @@ from openviper.core.email.templates import inline_css
     ("html", "attribute", "stays"),
     [
         (
-            "<style>.x{width:600px !important}@media (max-width:600px){.x{width:100%!important}}</style><p class=x>a</p>",
+            "<style>.x{width:600px !important}@media (max-width:9px){.x{width:100%!important}}</style><p class=x></p>",
             'style="width: 600px;"',
             "width:100%!important",
         ),
         (
             "<style>.x{color:blue!important}.x{color:green}.x:hover{color:red!important}</style><p class=x>a</p>",
             'style="color: blue;"',
-            "color:red!important",
+            "color: red!important",
         ),
         (
             '<style>.x{width:1px!important}</style><p class=x style="color:red!important">a</p>',
