@@ -8,7 +8,7 @@ from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 from weakref import ref
 
-__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end"]
+__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_in_thread"]
 
 T = TypeVar("T")
 
