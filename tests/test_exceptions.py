@@ -11,11 +11,13 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from support.messages import outgoing
 from support.raising import raise_chained
 
 import openviper
 from openviper.conf.checked import Conflict
 from openviper.core.email import DeliveryError, Refusal, parse_address
+from openviper.core.email.message import OutgoingMessage
 from openviper.exceptions import OpenViperError
 
 # Arguments by the annotation of a parameter, so that a new error is tested without a line here.
@@ -24,6 +26,7 @@ SAMPLES: dict[Any, Any] = {
     bool: True,
     int: 452,
     Conflict: Conflict("use_ssl", "both are True; keep one", excludes="use_tls"),
+    OutgoingMessage: outgoing(),
     DeliveryError: DeliveryError("10.0.0.1: RCPT TO: 452 full", temporary=True, code=452),
 }
 CONTAINERS: dict[Any, Any] = {

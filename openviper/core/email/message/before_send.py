@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage
+from openviper.exceptions import PicklableError
 
 __all__ = ["Cancel", "SendCancelled", "apply_before_send"]
 
@@ -20,7 +21,7 @@ class Cancel:
     reason: str
 
 
-class SendCancelled(Exception):
+class SendCancelled(PicklableError):
     """A hook cancelled the send; ``message`` is what would have been sent. Caught by every function that sends."""
 
     def __init__(self, message: OutgoingMessage, reason: str) -> None:

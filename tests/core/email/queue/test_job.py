@@ -79,8 +79,8 @@ def test_a_damaged_version_2_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_what_must_be_known_is_named_and_kept() -> None:
-    progress = Progress.from_json(replace(FULL, must={"stream": "bulk"}).to_json())
-    with pytest.raises(NewerPayload, match="it requires 'stream', which"):
+    progress = Progress.from_json(replace(FULL, must={"zstd": True}).to_json())
+    with pytest.raises(NewerPayload, match="it requires 'zstd', which"):
         progress.check_supported()
     assert progress.restart(now=3.0) == Progress(3.0, pending=("c@x.test", "d@x.test", "b@x.test"), must=progress.must)
 
