@@ -37,12 +37,12 @@ def enqueue(prepared: PreparedMessage, payload: Payload, progress: Progress) -> 
 
 def enqueue_newer() -> dict[str, str]:
     """Queue what only later versions can deliver; return the reason expected for each Message-ID."""
-    required, version, progress = message("required", must={"mailer": "bulk"}), message("version"), message("progress")
+    required, version, progress = message("required", must={"zstd": True}), message("version"), message("progress")
     payload = encode(version)
     later = {**json.loads(payload.head), "version": 3, "sizes": {"zstd": []}}
     unread: dict[str, Any] = {"version": 3, "since": time.time(), "attempts": 0, "expires_at": None, "lanes": []}
     return {
-        enqueue(required, encode(required), Progress(time.time())): "it requires 'mailer'",
+        enqueue(required, encode(required), Progress(time.time())): "it requires 'zstd'",
         enqueue(version, Payload(json.dumps(later).encode(), payload.parts), Progress(time.time())): "its version is 3",
         enqueue(progress, encode(progress), Progress(time.time(), unread=unread)): "the version of its progress is 3",
     }
