@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -70,9 +70,9 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
         raise ValueError(f"add_suppression(): {shown(address)} is no address; give user@example.com, without a name")
     values = {"address": mail_key(address), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
     try:
-        await _replace(address, values)
-    except IntegrityError:  # a report that was sent twice was added at the same moment
-        await _replace(address, values)
+        await _write(values)
+    except IntegrityError:  # the same report came twice, at the same moment; its row is there now
+        await _write(values)
 
 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
@@ -106,10 +106,11 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
     return found
 
 
-async def _replace(address: str, values: dict[str, Any]) -> None:
+async def _write(values: dict[str, Any]) -> None:
     async with (await engine()).begin() as connection:
-        await _delete(connection, address, values["stream"])
-        await connection.execute(insert(_table).values(values))
+        same = (_table.c.address == values["address"], _table.c.stream == values["stream"])
+        if not (await connection.execute(update(_table).where(*same).values(values))).rowcount:
+            await connection.execute(insert(_table).values(values))
 
 
 async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:

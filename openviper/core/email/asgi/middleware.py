@@ -17,6 +17,7 @@ from openviper.core.email.delivery.wrappers import wrappers
 from openviper.core.email.inbox import is_inbox_path
 from openviper.core.email.sending.single import send_email
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
 
 __all__ = ["Email", "EmailMiddleware", "Layer", "LifespanLayer"]
 
@@ -108,7 +109,7 @@ class Email:
 
         def __getattr__(self, name):
             remedy = "; write Email(settings).attach(app)" if name == "init_app" else ""
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{remedy}")
+            raise AttributeError(f"{shown(type(self).__name__)} object has no attribute {shown(name)}{remedy}")
 
     def attach(self, app: Application) -> Application:
         """Give a Starlette or FastAPI application mail, and return it.
@@ -199,8 +200,8 @@ class EmailMiddleware(LifespanLayer):
 
         def __getattr__(self, name):
             raise AttributeError(
-                f"'EmailMiddleware' object has no attribute {name!r}; use the application itself before it is wrapped, "
-                "or for Quart: app.asgi_app = EmailMiddleware(app.asgi_app)"
+                f"'EmailMiddleware' object has no attribute {shown(name)}; use the application itself before it is "
+                "wrapped, or for Quart: app.asgi_app = EmailMiddleware(app.asgi_app)"
             )
 
 

@@ -134,7 +134,7 @@ def _name_fault(model: type[CheckedSettings], name: object) -> str | None:
     if name == DEFAULT_MAILER:
         return "'default' is the mailer that EMAIL itself describes; write its settings there"
     if f"{name.replace('-', '_')}_url" in kinds(model):
-        return f"{name!r} would share {_url_variable(name)} with a setting; choose another name"
+        return f"{shown(name)} would share {_url_variable(name)} with a setting; choose another name"
     return None
 
 
@@ -151,7 +151,7 @@ def _failover_faults(given: Given, mailers: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{places[name]}: there is no mailer {shown(cut(other))}{hint}"
     for name in named:
         if name in _reached(name, named):
-            yield f"{places[name]}: leads back to {name!r}; name each mailer in one direction only"
+            yield f"{places[name]}: leads back to {shown(name)}; name each mailer in one direction only"
             return
 
 

@@ -256,7 +256,7 @@ class BytesPath:
         ({"content": b"x", "content_b64": ""}, "content and content_b64"),
         ({"contents": b"x"}, "unknown key 'contents'; did you mean 'content'"),
         ({"content": b"x", "name": "a"}, "did you mean 'filename'"),
-        ({"content": b"x", "Content-Type": "a"}, "did you mean 'content"),
+        ({"content": b"x", "Content-Type": "a"}, "did you mean 'mimetype"),
         ({"content": b"x", "mime_type": "a/b"}, "did you mean 'mimetype'"),
         ({"content": b"x", "zzz": "a/b"}, "the keys are path, url"),
         ({"content": b"x", 5: "a/b"}, "unknown key 5"),

@@ -85,7 +85,7 @@ def bodies(rng: random.Random, count: int) -> Iterator[bytes]:
 
 
 def properties(rng: random.Random) -> pika.BasicProperties:
-    headers = {rng.choice(["x", "x-death", "openviper-walk", "openviper-expires-at"]): rng.choice(WIRE)}
+    headers = {rng.choice(["x", "x-death", "openviper-walk"]): rng.choice(WIRE)}
     return pika.BasicProperties(
         headers=rng.choice([None, {}, headers]),
         content_type=rng.choice([None, "application/x"]),
