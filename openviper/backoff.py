@@ -6,6 +6,9 @@ __all__ = ["Backoff", "exponential", "jittered"]
 
 _LARGEST_POWER = 64.0  # a larger one could overflow a float
 
+# Without a state: that of the module ``random`` belongs to the application, which may have seeded it, and to its tests.
+_random = random.SystemRandom()
+
 
 def exponential(attempt: int, *, first: float, longest: float, factor: float = 2.0) -> float:
     """Return the seconds to wait after failed attempt number ``attempt``, counted from 1.
@@ -18,7 +21,7 @@ def exponential(attempt: int, *, first: float, longest: float, factor: float = 2
 
 def jittered(seconds: float) -> float:
     """Return a random delay from half of ``seconds`` to all of them, so that many clients do not retry together."""
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret depends on it
+    return seconds * _random.uniform(0.5, 1.0)
 
 
 class Backoff:
