@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import ref
 
-__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_in_thread"]
+__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_function", "is_async"]
 
 T = TypeVar("T")
 
@@ -71,21 +72,30 @@ def _forget(values: "ref[PerLoop[T]]", number: int, loop: ref[asyncio.AbstractEv
         del per_loop._kept[number]
 
 
-async def call_in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Return what ``function`` returns in a thread, for functions of the application.
+def is_async(function: Any) -> bool:
+    """True if calling ``function``, an object or a ``partial`` included, makes a coroutine or an async generator."""
+    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
+        function = function.func
+    functions = (function, getattr(type(function), "__call__", None))  # noqa: B004 - the method, not whether it is there
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions)
+
+
+async def call_function(function: Callable[..., Any], *arguments: object) -> Any:
+    """Return the result of an application's function: an async one is awaited here, a plain one runs in a thread.
 
     Raises:
-        RuntimeError: it raised StopIteration, which up to Python 3.11 would never reach who waits for the thread.
+        RuntimeError: a plain one raised StopIteration, which up to Python 3.11 never reaches who waits for the thread.
         Exception: anything else that it raised.
     """
+    result = function(*arguments) if is_async(function) else await asyncio.to_thread(_call_plain, function, arguments)
+    return await result if isinstance(result, Awaitable) else result
 
-    def call() -> T:
-        try:
-            return function(*arguments)
-        except StopIteration as error:
-            raise RuntimeError("raised StopIteration") from error
 
-    return await asyncio.to_thread(call)
+def _call_plain(function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("raised StopIteration") from error
 
 
 _closers: set[AsyncGenerator[None, None]] = set()

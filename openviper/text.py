@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CONTROLS", "control_character", "cut", "error_origin", "one_line", "shown", "suggestion", "without_quotes"]
+__all__ = [
+    "CONTROLS",
+    "control_character",
+    "cut",
+    "error_origin",
+    "function_name",
+    "one_line",
+    "shown",
+    "suggestion",
+    "without_quotes",
+]
 
 CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 """Inside the brackets of a pattern: C0 and C1 controls, the Unicode line separators, and lone surrogates.
@@ -96,6 +106,12 @@ def suggestion(
     if near is not None:
         return f"; did you mean {near!r}?"
     return f"; {otherwise}" if otherwise else ""
+
+
+def function_name(function: object) -> str:
+    """Return the dotted name of a function, or of the class of an object that can be called."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
 def error_origin(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from openviper.core.email.attachments.bytelimit import ByteLimit
 from openviper.core.email.attachments.temporary import ContentWriter, FileContent
 from openviper.core.email.errors import AttachmentRefused
+from openviper.loops import is_async
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -75,7 +76,7 @@ async def call(function: Callable[[], Any], filename: str) -> Any:
         AttachmentRefused: it raised an exception, which is chained.
     """
     try:
-        if _is_async(function):
+        if is_async(function):
             result = function()
         else:
             result = await asyncio.to_thread(_call_plain, function, filename)
@@ -212,10 +213,3 @@ async def _close(file: Any) -> None:
             await close()
         else:
             await asyncio.to_thread(close)
-
-
-def _is_async(function: Any) -> bool:
-    while hasattr(function, "func") and hasattr(function, "args"):  # functools.partial
-        function = function.func
-    functions = (function, getattr(type(function), "__call__", None))  # noqa: B004 - the method, not whether it is there
-    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions)

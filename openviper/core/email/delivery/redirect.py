@@ -6,8 +6,8 @@ from typing import Self
 from openviper.core.email.errors import DeliveryError, Refusal
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.model import MUST_REDIRECT
 from openviper.core.email.message.serialiser import serialise_message
-from openviper.core.email.message.storage import MUST_REDIRECT
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["Redirect", "Send", "check_redirected", "describe_redirect"]

@@ -2,17 +2,17 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from openviper.core.email.errors import SuppressionUnavailable
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.storage import MUST_STREAM
+from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
-from openviper.loops import call_in_thread
+from openviper.loops import call_function
 from openviper.network import mail_key
-from openviper.text import error_origin, shown
+from openviper.text import error_origin, function_name, shown
 
 __all__ = ["Suppression"]
 
@@ -43,7 +43,7 @@ class Suppression:
             return None
         if not _takes_two(function):
             raise ImproperlyConfigured(
-                f'EMAIL["suppress"]: {_name(function)}() is called with two arguments; write it as '
+                f'EMAIL["suppress"]: {function_name(function)}() is called with two arguments; write it as '
                 "(addresses: list[str], stream: str | None)"
             )
         return cls(function, always_streams=settings.always_streams, timeout=settings.timeout)
@@ -59,7 +59,7 @@ class Suppression:
         failure: str
         try:
             async with asyncio.timeout(self._timeout) as timeout:
-                found = await self._call(recipients, stream)
+                found = await call_function(self._suppress, list(recipients), stream)
             suppressed = self._read(found, stream)
             return tuple([address for address in recipients if mail_key(address) in suppressed])
         except TimeoutError:
@@ -68,15 +68,9 @@ class Suppression:
             failure = str(error) if isinstance(error, _WrongResultError) else f"raised {error_origin(error)}"
         # Outside any except block: the original error may hold an address, or a password of the database.
         raise SuppressionUnavailable(
-            f'EMAIL["suppress"]: {_name(self._suppress)} {failure}; nothing was sent',
+            f'EMAIL["suppress"]: {function_name(self._suppress)} {failure}; nothing was sent',
             temporary=True,
         )
-
-    async def _call(self, recipients: tuple[str, ...], stream: str | None) -> object:
-        if inspect.iscoroutinefunction(self._suppress) or inspect.iscoroutinefunction(type(self._suppress).__call__):
-            return await self._suppress(list(recipients), stream)
-        result: object = await call_in_thread(self._suppress, list(recipients), stream)
-        return await result if isinstance(result, Awaitable) else result
 
     def _read(self, found: object, stream: str | None) -> frozenset[str]:
         if isinstance(found, Mapping):
@@ -89,11 +83,6 @@ class Suppression:
         if wrong is not None:
             raise _WrongResultError(f"returned {shown(type(wrong).__name__)} in its list; return addresses as text")
         return frozenset([mail_key(address) for address in addresses])
-
-
-def _name(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"{getattr(function, '__module__', '?')}.{name}"
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -19,7 +19,7 @@ from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.storage import MUST_MAILER
+from openviper.core.email.message.model import MUST_MAILER
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 

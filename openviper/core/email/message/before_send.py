@@ -8,6 +8,7 @@ from typing import Any
 
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage
 from openviper.exceptions import PicklableError
+from openviper.text import function_name
 
 __all__ = ["Cancel", "SendCancelled", "apply_before_send"]
 
@@ -47,9 +48,9 @@ async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tu
         if isinstance(result, Cancel):
             return data, result.reason
         if not isinstance(result, EmailMessageData):
-            name = f"{getattr(hook, '__module__', '?')}.{getattr(hook, '__qualname__', type(hook).__qualname__)}"
             raise TypeError(
-                f'EMAIL["before_send"]: {name} returned {type(result).__name__}; return the message, or Cancel(reason)'
+                f'EMAIL["before_send"]: {function_name(hook)} returned {type(result).__name__}; '
+                "return the message, or Cancel(reason)"
             )
         data = result
     return data, None

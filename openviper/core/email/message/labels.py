@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message.model import EmailMessageData
+from openviper.core.email.message.model import MUST_MAILER, MUST_STREAM, EmailMessageData
 from openviper.core.email.message.validation import checked_headers
 from openviper.text import control_character, shown
 
@@ -62,9 +62,9 @@ def checked_labels(data: EmailMessageData, stream: str | None) -> tuple[dict[str
         extra["metadata"] = _metadata(data.metadata)
     must: dict[str, Any] = {}
     if stream is not None:
-        must["stream"] = _stream(stream)
+        must[MUST_STREAM] = _stream(stream)
     if data.mailer is not None and data.mailer != "default":
-        must["mailer"] = data.mailer
+        must[MUST_MAILER] = data.mailer
     return extra, must
 
 

@@ -16,6 +16,10 @@ from openviper.core.email.message.keywords import with_keyword_hints
 from openviper.core.email.message.transfer_encodings import Base64Slice, FileSlice
 
 __all__ = [
+    "MUST_MAILER",
+    "MUST_REDIRECT",
+    "MUST_STREAM",
+    "REPEATED_HEADERS",
     "Chunks",
     "CleanChunks",
     "Content",
@@ -61,6 +65,15 @@ fill_data = EmailMessageData.__init__
 if not TYPE_CHECKING:
     EmailMessageData.__init__ = with_keyword_hints(EmailMessageData.__init__, "EmailMessageData")
 
+
+MUST_REDIRECT = "redirect"
+"""The key of ``must`` in a message that was accepted under ``EMAIL["redirect_to"]``."""
+
+MUST_STREAM = "stream"
+"""The key of ``must`` for what a reader can opt out of."""
+
+MUST_MAILER = "mailer"
+"""The key of ``must`` for the name of the mailer that was asked for, if it is not the default one."""
 
 REPEATED_HEADERS = "repeated_headers"
 """Key in ``must`` of a message with several headers of one name: an earlier version would keep only the last."""
@@ -192,7 +205,7 @@ class OutgoingMessage(NamedTuple):
     @property
     def mailer(self) -> str:
         """Return the name of the mailer that was asked for."""
-        return str(self.prepared.must.get("mailer", "default"))
+        return str(self.prepared.must.get(MUST_MAILER, "default"))
 
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
         """Return the same message addressed to ``recipients``, as a further attempt needs it."""

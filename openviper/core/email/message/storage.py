@@ -18,15 +18,18 @@ from openviper.core.email.addresses import Address, parse_address, read_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.calendar import Calendar, read_calendar
-from openviper.core.email.message.model import REPEATED_HEADERS, PreparedMessage
+from openviper.core.email.message.model import (
+    MUST_MAILER,
+    MUST_REDIRECT,
+    MUST_STREAM,
+    REPEATED_HEADERS,
+    PreparedMessage,
+)
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
 from openviper.framing import frame, read_head, read_parts
 from openviper.text import cut, shown
 
 __all__ = [
-    "MUST_MAILER",
-    "MUST_REDIRECT",
-    "MUST_STREAM",
     "SUPPORTED",
     "VERSION",
     "DamagedPayload",
@@ -45,15 +48,6 @@ __all__ = [
 ]
 
 VERSION = 2
-
-MUST_REDIRECT = "redirect"
-"""The key of ``must`` in a message that was accepted under ``EMAIL["redirect_to"]``."""
-
-MUST_STREAM = "stream"
-"""The key of ``must`` for what a reader can opt out of."""
-
-MUST_MAILER = "mailer"
-"""The key of ``must`` for the name of the mailer that was asked for, if it is not the default one."""
 
 SUPPORTED: frozenset[str] = frozenset({MUST_MAILER, MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
 """The keys of ``must`` that this version carries out."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
-from openviper.core.email.message.storage import MUST_REDIRECT, encode
+from openviper.core.email.message.model import MUST_REDIRECT
+from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import AddResult, NewJob, Progress, job_key
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy

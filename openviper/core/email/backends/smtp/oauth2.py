@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import copy
-import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from datetime import timedelta
 from typing import Any, Self
@@ -19,9 +18,9 @@ from openviper.core.email.backends.smtp.errors import peer_name
 from openviper.core.email.errors import AuthenticationFailed, DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
-from openviper.loops import call_in_thread
+from openviper.loops import call_function
 from openviper.network import is_loopback
-from openviper.text import error_origin, shown
+from openviper.text import error_origin, function_name, shown
 
 __all__ = ["OAuth2Client", "Token", "TokenSource", "google_oauth2", "microsoft_oauth2", "token_provider"]
 
@@ -103,7 +102,7 @@ class TokenSource:
         failure: DeliveryError
         try:
             async with asyncio.timeout(self._timeout) as timeout:
-                token, life = _checked(await _call(self._provider))
+                token, life = _checked(await call_function(self._provider))
             renew_at = asked_at if life is None else asked_at + life - min(life * _MARGIN, _LONGEST_MARGIN)
             self._current = Token(token, renew_at)
             return self._current
@@ -270,13 +269,6 @@ def token_provider(settings: EmailSettings) -> Provider | None:
     return provider
 
 
-async def _call(provider: Provider) -> object:
-    if inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(type(provider).__call__):
-        return await provider()
-    result: object = await call_in_thread(provider)
-    return await result if isinstance(result, Awaitable) else result
-
-
 def _checked(result: object) -> tuple[str, float | None]:
     """Return the token and its life in seconds."""
     token, life = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
@@ -312,7 +304,4 @@ def _json_object(content: bytes) -> Mapping[str, object]:
 
 
 def _name(provider: Provider) -> str:
-    if isinstance(provider, OAuth2Client):
-        return type(provider).__name__
-    name = getattr(provider, "__qualname__", None) or type(provider).__qualname__
-    return f"{getattr(provider, '__module__', None) or type(provider).__module__}.{name}"
+    return type(provider).__name__ if isinstance(provider, OAuth2Client) else function_name(provider)
