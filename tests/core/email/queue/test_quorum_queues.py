@@ -268,7 +268,7 @@ async def test_mail_whose_workers_died_ten_times_is_failed_or_retried(
         for _ in range(10):
             worker.start()
             eventually(lambda: ready(quorum, "emails")[0] == ready(quorum, "emails.DQ")[0] == 0)
-            time.sleep(1)  # not between publishing and acknowledging
+            time.sleep(3)  # not between publishing and acknowledging, also where a worker starts slowly
             worker.kill()
             eventually(lambda: ready(quorum, "emails")[1] == ready(quorum, "emails.DQ")[1] == 0)
 

@@ -21,12 +21,13 @@ from openviper.core.email.queue.rabbitmq_claims import Claims
 
 DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "emails.XQ"}
 DEADLY = """
-import os, signal
+import os, signal, time
 from openviper.core.email.backends.smtp import SMTPBackend
 
 class Deadly(SMTPBackend):
     async def send(self, message):
         if message.prepared.subject == "Killing":
+            time.sleep(1)  # until the broker knows that the message before was delivered: else that one comes again
             os.kill(os.getpid(), signal.SIGKILL)
         if message.prepared.subject == "Greedy":
             import resource

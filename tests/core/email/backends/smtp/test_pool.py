@@ -448,7 +448,8 @@ async def test_a_password_that_is_changed_is_one_failed_login() -> None:
     """Change it on the server while all connections have ended, and log in again."""
     with SmtpServer(users={"me": "right"}) as server:
         async with pool_for(server, pool_size=5) as pool:
-            await asyncio.gather(*(pool.send(outgoing()) for _ in range(5)))
+            for connection in await asyncio.gather(*(pool.acquire() for _ in range(5))):
+                pool.release(connection)
             before = server.verbs.count("AUTH")
             server.users["me"] = "new"
             await asyncio.to_thread(server.hang_up)
