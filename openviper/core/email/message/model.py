@@ -16,6 +16,7 @@ from openviper.core.email.message.keywords import with_keyword_hints
 from openviper.core.email.message.transfer_encodings import Base64Slice, FileSlice
 
 __all__ = [
+    "MUST_KEY",
     "MUST_MAILER",
     "MUST_REDIRECT",
     "MUST_STREAM",
@@ -74,6 +75,9 @@ MUST_STREAM = "stream"
 
 MUST_MAILER = "mailer"
 """The key of ``must`` for the name of the mailer that was asked for, if it is not the default one."""
+
+MUST_KEY = "key"
+"""The key of ``must`` for an idempotency key: an object with its ``name`` and the ``fingerprint`` of the call."""
 
 REPEATED_HEADERS = "repeated_headers"
 """Key in ``must`` of a message with several headers of one name: an earlier version would keep only the last."""

@@ -19,6 +19,7 @@ from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.message.calendar import Calendar, read_calendar
 from openviper.core.email.message.model import (
+    MUST_KEY,
     MUST_MAILER,
     MUST_REDIRECT,
     MUST_STREAM,
@@ -49,7 +50,7 @@ __all__ = [
 
 VERSION = 2
 
-SUPPORTED: frozenset[str] = frozenset({MUST_MAILER, MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
+SUPPORTED: frozenset[str] = frozenset({MUST_KEY, MUST_MAILER, MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(
