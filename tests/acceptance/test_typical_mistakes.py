@@ -24,11 +24,14 @@ from openviper.core.email import (
     DeliveryError,
     Email,
     EmailMiddleware,
+    render_email,
     send_email,
     send_email_sync,
     send_many,
     subscribe,
+    verify,
 )
+from openviper.core.email.queue import enqueue_email_job
 from openviper.core.email.settings import EmailSettings, debug, template_dirs
 from openviper.db import dispose, on_commit, transaction
 from openviper.exceptions import MissingDependency, OpenViperError
@@ -94,7 +97,7 @@ def send(setting: Mapping[str, Any] = MEMORY, **changes: Any) -> Mistake:
     return sent
 
 
-def template(name: str, **more: Any) -> Mistake:
+def template(name: Any, **more: Any) -> Mistake:
     return send(text=..., template=name, **more)
 
 
@@ -499,6 +502,74 @@ CALLS: list[Row] = [
         "recipients: 'Your order' has no '@'; recipients come first: send_email(recipients, subject, text)",
     ),
     row(
+        "Django's order of arguments with a subject of one word",
+        send(recipients="Hello", subject="ana@example.com"),
+        "recipients: 'Hello' has no '@'; recipients come first: send_email(recipients, subject, text)",
+    ),
+    row(
+        "smtplib's order of arguments",
+        send(recipients="shop@example.com", subject=["ana@example.com"]),
+        "subject: must be a str, not list; recipients come first: send_email(recipients, subject, text)",
+    ),
+    row(
+        "Django's list of recipients as html",
+        send(html=["ana@example.com"]),
+        "html: must be a str, not list; recipients come first: send_email(recipients, subject, text), the sender is "
+        "sender=",
+    ),
+    row(
+        "a template's values as html",
+        send(html={"name": "Ana"}),
+        "html: must be a str, not dict; a template's values are given as context=",
+    ),
+    row(
+        "template and context in each other's places",
+        template({"name": "Ana"}, context="emails/welcome.html"),
+        "template: must be the name of a file, not its values; these are given as context=",
+    ),
+    row(
+        "a template as a path",
+        template(Path("emails/welcome.html")),
+        "template 'emails/welcome.html': the name must be a str, not PosixPath; write 'emails/hi.txt'",
+    ),
+    row(
+        "recipients for render_email()",
+        lambda: render_email("ana@example.com", "Your order", "Thank you!"),
+        "render_email() takes no recipients first, and the first value is an address: write render_email(subject, "
+        "text), with recipients=, or a subject that is an address, by name",
+    ),
+    row(
+        "too many values by position",
+        lambda: send_email(*["ana@example.com"] * 13),  # type: ignore[arg-type]
+        "send_email() takes at most 12 values by position, and was given 13; give those after sender by name",
+    ),
+    row(
+        "verify() of an address",
+        lambda: verify("ana@example.com"),  # type: ignore[call-arg]
+        "verify() takes at most 0 values by position, and was given 1; give them by name",
+    ),
+    row(
+        "a flag as text in a call",
+        send(fail_silently="false"),
+        "fail_silently: must be True, False or None, not 'false'",
+    ),
+    row(
+        "a queue's name as background",
+        send(background="emails"),
+        "background: must be True, False or None, not 'emails'",
+    ),
+    row(
+        "an attachment's content before its name",
+        send(attachments=[(b"x", "invoice.pdf")]),
+        "attachment 'attachments[0]': its filename must be a str, not bytes; write (filename, content)",
+    ),
+    row(
+        "a dict to enqueue",
+        lambda: enqueue_email_job(ORDER),  # type: ignore[arg-type]
+        "enqueue_email_job() takes one EmailMessageData, not dict; write EmailMessageData(recipients=..., subject=..., "
+        "text=...)",
+    ),
+    row(
         "Nodemailer's one dict",
         send(recipients={"to": "ana@example.com", "subject": "Your order"}, subject=..., text=...),
         "recipients: must be an address or a list of addresses, not a whole message as a dict; give its values by "
@@ -551,7 +622,7 @@ CALLS: list[Row] = [
         "subject: contains LF, which no header may hold; remove it",
     ),
     row("no body", send(text=...), 'text: there is no body; give text (text="" is valid), html or a template'),
-    row("bytes as text", send(text=b"x"), "text: must be a str, not bytes"),
+    row("bytes as text", send(text=b"x"), "text: must be a str, not bytes; decode it"),
     row(
         "no sender",
         send({"backend": "MemoryBackend"}),

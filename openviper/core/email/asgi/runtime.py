@@ -8,6 +8,7 @@ from typing import Any
 
 from openviper.core.email.asgi.notice import print_notice, shows_info
 from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
+from openviper.core.email.errors import DeliveryError
 from openviper.core.email.inbox import Inbox
 from openviper.core.email.settings import EmailSettings, debug, settings_origin, settings_were_read
 from openviper.loops import PerLoop, at_loop_end
@@ -80,7 +81,8 @@ class Runtime:
             )
             running = await self._start(waits=True)
             at_loop_end(self._close)
-        await running.mailer.open()
+        if not running.mailer.settings.fail_silently:  # else each send opens it, and keeps a delivery error to itself
+            await running.mailer.open()
         return running
 
     async def _close(self) -> None:
@@ -103,5 +105,10 @@ class Runtime:
                     " or ".join(("localhost", *(settings.inbox_hosts or ()))),
                 )
             await inbox.open()
-        await mailer.open()
+        try:
+            await mailer.open()
+        except DeliveryError as error:
+            if not settings.fail_silently:
+                raise
+            logger.warning("mail cannot be opened yet, and the next send tries again (fail_silently): %s", error)
         return running

@@ -377,7 +377,8 @@ def _filename(value: object, place: str) -> str | None:
                 place, f"its filename {shown(value)} is a media type; write (filename, content, mimetype)"
             )
         return value
-    raise AttachmentRefused(place, f"its filename must be a str, not {type(value).__name__}")
+    remedy = "; write (filename, content)" if isinstance(value, bytes | bytearray) else ""
+    raise AttachmentRefused(place, f"its filename must be a str, not {type(value).__name__}{remedy}")
 
 
 def _mimetype(value: object, place: str) -> str | None:

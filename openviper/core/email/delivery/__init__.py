@@ -3,6 +3,7 @@
 from openviper.core.email.delivery.current import (
     apart_from_other_requests,
     current_mailer,
+    current_settings,
     mailer_if_open,
     serving_event_loop,
     serving_loop,
@@ -30,6 +31,7 @@ __all__ = [
     "choose_mode",
     "current_mailer",
     "current_modes",
+    "current_settings",
     "deliver_inline",
     "describe_modes",
     "failed",

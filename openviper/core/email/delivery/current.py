@@ -18,6 +18,7 @@ from openviper.loops import PerLoop, at_loop_end
 __all__ = [
     "apart_from_other_requests",
     "current_mailer",
+    "current_settings",
     "mailer_if_open",
     "serving_event_loop",
     "serving_loop",
@@ -97,6 +98,16 @@ async def current_mailer() -> Mailer:
     if not mailer.opened:
         await mailer.open()
     return mailer
+
+
+def current_settings() -> EmailSettings:
+    """Return the settings of the mailer that is current, or would be, whether it is open or not.
+
+    Raises:
+        ImproperlyConfigured: they are wrong.
+    """
+    mailer = _known_mailer()
+    return EmailSettings.from_settings() if mailer is None else mailer.settings
 
 
 def _known_mailer() -> Mailer | None:

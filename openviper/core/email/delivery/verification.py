@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from openviper.core.email.addresses import AddressLike, read_address
 from openviper.core.email.delivery.current import mailer_if_open
+from openviper.core.email.message import with_keyword_hints
 from openviper.core.email.settings import EmailSettings, settings_module
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Verification:
         return "\n".join(map(str, self.checks))
 
 
+@with_keyword_hints
 async def verify(*, sender: AddressLike | None = None, timeout: float = 5.0) -> Verification:
     """Check settings, mail server, queue and DNS records as ``viperctl email check`` does. Sends nothing.
 

@@ -3,6 +3,7 @@
 from openviper.core.email.message.before_send import Cancel, SendCancelled, apply_before_send
 from openviper.core.email.message.calendar import Calendar, CalendarInput
 from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints
+from openviper.core.email.message.misplaced import ORDER, is_address_like, misplaced_argument
 from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
@@ -24,6 +25,7 @@ from openviper.core.email.message.prepare import (
 )
 
 __all__ = [
+    "ORDER",
     "Calendar",
     "CalendarInput",
     "Cancel",
@@ -41,8 +43,10 @@ __all__ = [
     "check_message",
     "fill_data",
     "inline_given",
+    "is_address_like",
     "keyword_hint",
     "lengths",
+    "misplaced_argument",
     "new_message_id",
     "prepare_message",
     "with_keyword_hints",

@@ -10,6 +10,8 @@ from openviper.text import cut, shown, suggestion
 
 __all__ = ["keyword_hint", "with_keyword_hints"]
 
+_BY_POSITION = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Spellings of Django, Flask-Mail, fastapi-mail, Nodemailer and their relatives, in lower case without underscores.
@@ -59,22 +61,35 @@ _REMEDIES = {
 }
 
 
-def with_keyword_hints(function: F, name: str | None = None) -> F:
-    """Let the TypeError for an unknown keyword name the right one; ``name``: of what is called, None the function's.
+def with_keyword_hints(
+    function: F, name: str | None = None, *, check_first: Callable[[object], object] | None = None
+) -> F:
+    """Let the TypeError for an unknown keyword, or too many values, name the remedy.
 
     A call that is right only passes through. The error is raised by the call, as without this, not by its ``await``.
+    ``name`` is that of what is called; None: the function's. ``check_first`` is called with the first value that is
+    given by position, and raises if it is another argument's.
     """
     called = name or function.__name__
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if check_first is not None and args:
+            check_first(args[0])
         try:
             return function(*args, **kwargs)
         except TypeError:
             parameters = inspect.signature(function).parameters
             unknown = [each for each in kwargs if each not in parameters]
-            if not unknown:
+            taken = [each for each, parameter in parameters.items() if parameter.kind is _BY_POSITION]
+            if not unknown and len(args) <= len(taken):
                 raise  # the function's own, or about something else
+        if not unknown:
+            by_name = f"those after {taken[-1]}" if taken else "them"
+            raise TypeError(
+                f"{called}() takes at most {len(taken)} values by position, and was given {len(args)}; give {by_name} "
+                "by name"
+            )
         raise TypeError(_complaint(called, unknown, [each for each in parameters if each != "self"]))
 
     if inspect.iscoroutinefunction(function):

@@ -14,6 +14,7 @@ from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
 from openviper.core.email.message.labels import MailerLabels, checked_labels, label_headers
+from openviper.core.email.message.misplaced import type_hint
 from openviper.core.email.message.model import (
     REPEATED_HEADERS,
     EmailMessageData,
@@ -270,7 +271,7 @@ def _body(value: Any, *, field: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
+        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}{type_hint(field, value)}")
     return value
 
 

@@ -12,6 +12,7 @@ from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, FileContent, ReadOnlyAttachment
 from openviper.core.email.errors import AttachmentRefused, InvalidMessage
 from openviper.core.email.message.header_lines import MAX_WORD, can_fold
+from openviper.core.email.message.misplaced import type_hint
 from openviper.text import control_character, shown
 
 __all__ = [
@@ -110,7 +111,7 @@ def checked_text(value: Any, *, field: str) -> str:
         InvalidMessage: not a str, too long, or with a control character or line separator in it.
     """
     if not isinstance(value, str):
-        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}")
+        raise InvalidMessage(f"{field}: must be a str, not {type(value).__name__}{type_hint(field, value)}")
     if len(value) > _MAX_HEADER:
         raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
     character = control_character(value)

@@ -27,6 +27,12 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         InvalidMessage: it cannot be sent as given, or its Message-ID is that of another message to the same recipients.
         QueueUnavailable: no real broker is configured, or it did not accept the message.
     """
+    given: object = data
+    if not isinstance(given, EmailMessageData):
+        raise TypeError(
+            f"enqueue_email_job() takes one EmailMessageData, not {type(given).__name__}; write "
+            "EmailMessageData(recipients=..., subject=..., text=...)"
+        )
     service = current_queue()
     if service is None:
         raise QueueUnavailable(

@@ -74,6 +74,7 @@ async def send_many(
         ImproperlyConfigured: a setting is missing or wrong.
         InvalidMessage: ``background`` inside ``transaction()``, where a rollback could not undo it; nothing was read.
         QueueUnavailable: ``background`` without a broker, or with one that does not answer; nothing was read.
+        DeliveryError: a backend of your own cannot be opened; nothing was read.
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """

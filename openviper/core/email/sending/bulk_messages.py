@@ -64,7 +64,8 @@ async def prepare_for_queue(mailer: Mailer, index: int, message: Any) -> tuple[O
 def _check(index: int, message: Any) -> None:
     if not isinstance(message, Mapping):
         raise TypeError(
-            f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}"
+            f"send_many(): message {index} must be EmailMessageData or a dict, not {type(message).__name__}; write "
+            '{"recipients": ..., "subject": ..., "text": ...} for each'
         )
     unknown = () if message.keys() <= _KEYS else message.keys() - _KEYS
     if unknown or "recipients" not in message:

@@ -1,6 +1,7 @@
 """Turn the arguments of a send into a prepared message: render bodies, load attachments."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from openviper.core.email.attachments import AttachmentData, AttachmentInput, li
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.message import (
+    ORDER,
     CalendarInput,
     EmailMessageData,
     NoSender,
@@ -18,6 +20,8 @@ from openviper.core.email.message import (
     apply_before_send,
     fill_data,
     inline_given,
+    is_address_like,
+    misplaced_argument,
     prepare_message,
 )
 from openviper.core.email.message.plaintext import html_to_text
@@ -27,6 +31,8 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
 __all__ = ["compose", "prepare_data"]
+
+logger = logging.getLogger("openviper.email")
 
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
@@ -69,6 +75,7 @@ async def compose(
         SendCancelled: ``before_send`` cancelled it.
     """
     hooks = loop_mailer.before_send
+    doubt = misplaced_argument(subject, text, html, template)
     if html is not None and loop_mailer.settings.inline_css and not hooks:
         html = await inline_given(html)
     derived = text is None
@@ -106,10 +113,31 @@ async def compose(
         data.mailer = mailer
     try:
         if hooks:
-            return await _through_hooks(loop_mailer, data, attachments, derived=derived, required=recipients_required)
-        return await _prepare(loop_mailer.settings, data, inlined=True, required=recipients_required)
-    except NoSender as error:
-        raise _with_origin(error) from None
+            message = await _through_hooks(
+                loop_mailer, data, attachments, derived=derived, required=recipients_required
+            )
+        else:
+            message = await _prepare(loop_mailer.settings, data, inlined=True, required=recipients_required)
+    except (NoSender, InvalidAddress) as error:
+        raise _explained(error, recipients, subject) from None
+    if doubt is not None:
+        logger.warning("message %s: %s", message.message_id, doubt)
+    return message
+
+
+def _explained(
+    error: NoSender | InvalidAddress, recipients: object, subject: object
+) -> ImproperlyConfigured | InvalidAddress:
+    """Return ``error`` with the settings' origin, or the order of the arguments if the subject holds the recipients."""
+    if isinstance(error, NoSender):
+        return _with_origin(error)
+    if error.address != recipients or ORDER in str(error) or not _holds_addresses(subject):
+        return error
+    return InvalidAddress(f"{error}; {ORDER}", address=error.address, reason=error.reason)
+
+
+def _holds_addresses(subject: object) -> bool:
+    return is_address_like(subject) or (isinstance(subject, list | tuple | set) and any(map(is_address_like, subject)))
 
 
 async def _through_hooks(
@@ -181,6 +209,8 @@ async def _bodies(
     html: str | None,
     subject: str | None,
 ) -> tuple[str | None, str | None, str]:
+    if isinstance(template, Mapping):
+        raise InvalidMessage("template: must be the name of a file, not its values; these are given as context=")
     if context is not None and not isinstance(context, Mapping):
         raise InvalidMessage(f"context: must be a mapping of names to values, not {type(context).__name__}")
     if template is not None:

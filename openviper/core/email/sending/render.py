@@ -4,12 +4,20 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
 from openviper.core.email.delivery import current_mailer
-from openviper.core.email.message import CalendarInput, OutgoingMessage, SendCancelled, with_keyword_hints
+from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.message import (
+    CalendarInput,
+    OutgoingMessage,
+    SendCancelled,
+    is_address_like,
+    with_keyword_hints,
+)
 from openviper.core.email.sending.compose import compose
 
 __all__ = ["RenderedEmail", "render_email"]
@@ -42,7 +50,16 @@ class RenderedEmail:
         return self.content
 
 
-@with_keyword_hints
+def _refuse_recipients(first: object) -> None:
+    """Raise if ``first``, which render_email() takes for the subject, is a recipient."""
+    if is_address_like(first) or (isinstance(first, list | tuple | set) and any(map(is_address_like, first))):
+        raise InvalidMessage(
+            "render_email() takes no recipients first, and the first value is an address: write "
+            "render_email(subject, text), with recipients=, or a subject that is an address, by name"
+        )
+
+
+@partial(with_keyword_hints, check_first=_refuse_recipients)
 async def render_email(
     subject: str | None = None,
     text: str | None = None,
@@ -75,7 +92,7 @@ async def render_email(
     the message, checked as there.
 
     Raises:
-        InvalidMessage: something given cannot be sent.
+        InvalidMessage: something given cannot be sent, or an address comes first, as in a call of ``send_email``.
         ImproperlyConfigured: a setting is missing or wrong.
     """
     composing = compose(

@@ -13,6 +13,7 @@ from openviper.core.email.delivery import (
     Deadline,
     cancel,
     current_mailer,
+    current_settings,
     failed,
     mailer_if_open,
     serving_event_loop,
@@ -20,10 +21,11 @@ from openviper.core.email.delivery import (
 )
 from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
-from openviper.core.email.errors import DeliveryTimeout
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage
 from openviper.core.email.events import Receipt
 from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints
 from openviper.core.email.sending.compose import compose
+from openviper.text import shown
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
@@ -184,16 +186,18 @@ async def _submit(
     schedule = AT_ONCE
     if send_at is not None or delay is not None or expires_at is not None:
         schedule = Schedule.make(send_at=send_at, delay=delay, expires_at=expires_at)
+    if fail_silently is not None or background is not None:
+        _check_flag(fail_silently, name="fail_silently")
+        _check_flag(background, name="background")
     deadline = None if timeout is None else Deadline.after(timeout)
     loop_mailer = mailer_if_open()
     if loop_mailer is None:
         opening = current_mailer()
         try:
             loop_mailer = await opening if deadline is None else await deadline.before(opening)
-        except DeliveryTimeout as error:
-            if deadline is None:
-                raise
-            return failed(error, "", fail_silently=bool(fail_silently))
+        except DeliveryError as error:  # of the deadline, or of a backend that cannot be opened
+            silent = current_settings().fail_silently if fail_silently is None else fail_silently
+            return failed(error, "", fail_silently=silent)
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
         loop_mailer,
         recipients,
@@ -232,6 +236,12 @@ async def _submit(
     return await submit(
         loop_mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
     )
+
+
+def _check_flag(value: object, *, name: str) -> None:
+    """Refuse text, which is true whatever it says."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidMessage(f"{name}: must be True, False or None, not {shown(value)}")
 
 
 @with_keyword_hints

@@ -15,6 +15,7 @@ __all__ = ["FolderLoader", "check_name"]
 
 _ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
 _LONGEST = 500
+_EXAMPLE = "emails/hi.txt"
 
 
 def check_name(name: object) -> str:
@@ -24,10 +25,12 @@ def check_name(name: object) -> str:
         TemplateFailed: it could lead out of the folders, or be read in two ways.
     """
     if not isinstance(name, str):
-        raise TemplateFailed(str(name)[:_LONGEST], f"the name must be a str, not {type(name).__name__}")
+        raise TemplateFailed(
+            str(name)[:_LONGEST], f"the name must be a str, not {type(name).__name__}; write '{_EXAMPLE}'"
+        )
     reason = _fault(name)
     if reason is not None:
-        raise TemplateFailed(name[:_LONGEST], f"{reason}; name a file below the template folders, as 'emails/hi.txt'")
+        raise TemplateFailed(name[:_LONGEST], f"{reason}; name a file below the template folders, as '{_EXAMPLE}'")
     return name
 
 

@@ -116,6 +116,16 @@ async def test_a_deadline_before_mail_is_open_is_silent_as_well(smtpd: SmtpServe
         await submit_email("a@example.com", "Hello", text="Hi", timeout=1e-9)
 
 
+async def test_a_deadline_before_mail_is_open_follows_the_setting(smtpd: SmtpServer) -> None:
+    email = smtpd.settings(default_sender="shop@example.com", fail_silently=True)
+    with override(EMAIL=email):
+        receipt = await submit_email("a@example.com", "Hello", text="Hi", timeout=1e-9)
+        assert isinstance(receipt.error, DeliveryTimeout)
+        with pytest.raises(DeliveryTimeout):
+            await submit_email("a@example.com", "Hello", text="Hi", timeout=1e-9, fail_silently=False)
+    assert smtpd.connections == 0
+
+
 async def test_a_late_message_ends_as_failed_for_listeners(smtpd: SmtpServer) -> None:
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)
