@@ -16,11 +16,13 @@ from support.patience import PATIENCE
 
 from openviper.core.email import DeliveryMode
 from openviper.core.email.settings import EmailSettings
+from scripts import write_examples
 from scripts.settings_reference import PAGE, page
 
 DOCS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
 PYTHON = [block for name in DOCS for block in blocks(name)]
 TESTS = [block for block in PYTHON if "def test_" in block.code]
+EXAMPLES = sorted(path for path in ROOT.glob("docs/examples/*/**/*") if path.is_file() and path.suffix != ".pyc")
 PROGRAMS = [block for block in PYTHON if block not in TESTS]
 
 
@@ -184,6 +186,27 @@ def test_a_broken_program_would_be_noticed(tmp_path: Path) -> None:
 
 def test_the_settings_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run scripts/settings_reference.py"
+
+
+@pytest.mark.parametrize("path", write_examples.pages(), ids=lambda path: path.name)
+def test_the_examples_of_a_page_are_the_files_that_tests_run(path: Path) -> None:
+    shown = path.read_text(encoding="utf-8")
+    assert shown == write_examples.with_examples(shown), "run scripts/write_examples.py"
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_is_at_most_80_columns_wide(file: Path) -> None:
+    """Wider ones scroll on a code host and on a telephone."""
+    assert [line for line in file.read_text(encoding="utf-8").splitlines() if len(line) > 80] == []
+
+
+def test_an_example_is_written_below_the_comment_that_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "app.py").write_text("new = 1\n")
+    old = "<!-- examples/app.py -->\n```python\nold = 1\n```\n\n```python\nother = 1\n```\n"
+    assert write_examples.with_examples(old, tmp_path) == old.replace("old", "new")
+    with pytest.raises(FileNotFoundError):
+        write_examples.with_examples(old.replace("app.py", "gone.py"), tmp_path)
 
 
 def test_every_setting_is_read_by_something() -> None:

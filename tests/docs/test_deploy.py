@@ -1,6 +1,7 @@
 """The files of "Workers in production": systemd and Compose would take them, and what they start delivers mail."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,7 +36,8 @@ def unit(name: str) -> dict[str, str]:
     """The section Service of a unit file."""
     parser = ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
-    parser.read_string((DEPLOY / f"shop-{name}.service").read_text())
+    text = (DEPLOY / f"shop-{name}.service").read_text()
+    parser.read_string(re.sub(r"\\\n\s*", "", text))  # systemd joins such lines
     return dict(parser["Service"])
 
 

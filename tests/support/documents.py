@@ -17,8 +17,8 @@ __all__ = ["ROOT", "Block", "Ran", "blocks", "included", "normalised", "pages", 
 ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# The block is a file of docs, put in when the site is built; tests/docs runs those files.
-_INCLUDED = re.compile(r'^--8<-- "([\w./-]+)"\n\Z')
+# The block is a file of docs, which scripts/write_examples.py wrote into the page; tests/docs runs those files.
+_INCLUDED = re.compile(r"<!-- (examples/[\w./-]+) -->\n\Z")
 # "`templates/emails/welcome.md`:" before a block says that the block is that file.
 _FILE_NAME = re.compile(r"`([\w./-]+\.\w+)`:\n\n\Z")
 
@@ -66,9 +66,9 @@ def blocks(page: str, language: str = "python") -> list[Block]:
 
 
 def included() -> set[Path]:
-    """The files that blocks of the docs include."""
-    code = [block.code for page in ROOT.glob("docs/*.md") for block, _ in _all_blocks(str(page.relative_to(ROOT)))]
-    return {ROOT / "docs" / name[1] for text in code if (name := _INCLUDED.search(text))}
+    """The files of docs/examples that blocks of the docs show."""
+    shown = [name for page in ROOT.glob("docs/*.md") for _, name in _all_blocks(str(page.relative_to(ROOT)))]
+    return {ROOT / "docs" / name for name in shown if name is not None and name.startswith("examples/")}
 
 
 def run(block: Block, folder: Path, *, then: str = "", env: dict[str, str] | None = None) -> Ran:
@@ -136,7 +136,7 @@ def _all_blocks(page: str) -> Iterator[tuple[Block, str | None]]:
         if name := _FILE_NAME.search(source[: fence.start()]):
             files[name[1]] = fence[2]
     for fence, following in zip(found, [*found[1:], None], strict=False):
-        name = _FILE_NAME.search(source[: fence.start()]) or _INCLUDED.search(fence[2])
+        name = _FILE_NAME.search(source[: fence.start()]) or _INCLUDED.search(source[: fence.start()])
         printed = following[2] if following is not None and following[1] == "text" else None
         line = source.count("\n", 0, fence.start()) + 1
         yield Block(page, line, fence[1], fence[2], printed, files), name[1] if name else None

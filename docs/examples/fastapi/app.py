@@ -27,7 +27,8 @@ class Order(BaseModel):
 @app.post("/orders")
 async def order(order: Order) -> dict[str, int]:
     try:
-        await send_email(order.email, "Your order 1001", text=f"Thank you! We are packing: {order.product}.")
+        text = f"Thank you! We are packing: {order.product}."
+        await send_email(order.email, "Your order 1001", text=text)
     except InvalidAddress as error:
         raise HTTPException(422, str(error)) from error
     return {"number": 1001}

@@ -20,10 +20,11 @@ settings.configure(
 
 async def order(request: Request) -> JSONResponse:
     values = await request.json()
+    link = "https://shop.example/orders/1001"
     await send_email(
         values["email"],
         "Your order 1001",
-        html='<h1>Thank you!</h1><p><a href="https://shop.example/orders/1001">See your order</a></p>',
+        html=f'<h1>Thank you!</h1><p><a href="{link}">See your order</a></p>',
     )
     return JSONResponse({"number": 1001})
 
