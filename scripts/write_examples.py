@@ -17,7 +17,8 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1] / "docs"
 
 _BLOCK = re.compile(
-    r"(?P<head>^<!-- (?P<file>examples/\S+) -->\n(?P<fence>`{3,})\w*\n).*?(?P<foot>^(?P=fence)$)", re.M | re.S
+    r"(?P<head>^<!-- (?P<file>examples/\S+) -->\n(?P<fence>`{3,})\w*\n).*?(?P<foot>^(?P=fence)$)",
+    re.MULTILINE | re.DOTALL,
 )
 
 
