@@ -253,7 +253,8 @@ SETTINGS: list[Row] = [
     row(
         "a rate without a period",
         email(rate_limit=14),
-        'EMAIL["rate_limit"]: 14 is not a string; give None or a rate such as "14/second" or "500/minute"',
+        'EMAIL["rate_limit"]: 14 is not a string; give None or a rate such as "14/second", "500/minute" or '
+        '"14/second shared"',
     ),
     row("a misspelt key", email(hots="x"), f"""EMAIL["hots"]: {NO_KEY} 'host'?"""),
     row(

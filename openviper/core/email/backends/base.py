@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from openviper.core.email.backends.rate_limit import Reserve
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
@@ -23,6 +24,13 @@ class EmailBackend(ABC):
 
     keeps_mail: ClassVar[bool] = False
     """True if mail stays on this machine: it is kept, printed or written to files, and sent to nobody."""
+
+    limits_rate: ClassVar[bool] = False
+    """True if ``send`` obeys ``EMAIL["rate_limit"]``."""
+
+    reserve: Reserve | None = None
+    """Reserves tokens of a ``rate_limit`` that all processes share, set before ``open``; None: it counts for this
+    process alone."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

@@ -1,6 +1,7 @@
 """Carry messages away: deliver them now through a backend, or give them to the workers of a queue."""
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.backends.shared import SharedBackend
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.recipients import RecipientRules
+from openviper.core.email.delivery.shared_rate import shared_rate, unshared_text
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
@@ -25,6 +27,7 @@ from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
 __all__ = ["NO_ATTEMPT", "BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
 
+logger = logging.getLogger("openviper.email")
 
 NO_ATTEMPT = Circumstances()
 """Of an event outside any attempt."""
@@ -114,8 +117,8 @@ class BackendTransport(Transport):
 
     def __init__(self, settings: EmailSettings) -> None:
         self._settings = settings
-        self._own = get_backend(settings=settings)
-        self._others = {name: SharedBackend(get_backend(settings=own)) for name, own in settings.mailers.items()}
+        self._own = _build_backend(settings)
+        self._others = {name: SharedBackend(_build_backend(own)) for name, own in settings.mailers.items()}
         built: dict[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
         self._routes = {name: _route(name, settings.of_mailer(name), built) for name in built}
         self.backend: EmailBackend = self._routes[DEFAULT_MAILER]
@@ -126,6 +129,7 @@ class BackendTransport(Transport):
         self.pipelines = all(backend.supports_pipelining for backend in kinds)
         self.in_memory = any(isinstance(backend, MemoryBackend | NullBackend) for backend in kinds)
         self.listeners = settings.functions("listeners")
+        self._limited = [each.settings for each in kinds if each.limits_rate]
         self.rules = RecipientRules.from_settings(settings)
         self.observed = bool(self.listeners)
 
@@ -137,6 +141,9 @@ class BackendTransport(Transport):
     async def open(self) -> None:
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
         await self._own.open()
+        for unshared in dict.fromkeys(map(unshared_text, self._limited)):
+            if unshared is not None:
+                logger.warning("%s", unshared)
         backends = (self._own, *self._others.values())
         self._abandoned = finalize(self, _close_abandoned, backends, ref(asyncio.get_running_loop()))
         self._abandoned.atexit = False
@@ -175,6 +182,13 @@ class BackendTransport(Transport):
                 raise DeliveryError(f"{error}; another process accepted the message for it", temporary=True) from None
         assert backend is not None, "each mailer of the settings has a backend"
         return backend
+
+
+def _build_backend(settings: EmailSettings) -> EmailBackend:
+    backend = get_backend(settings=settings)
+    if backend.limits_rate:
+        backend.reserve = shared_rate(settings)
+    return backend
 
 
 def _route(name: str, settings: EmailSettings, built: Mapping[str, EmailBackend]) -> EmailBackend:

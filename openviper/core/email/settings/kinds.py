@@ -243,7 +243,7 @@ Span = Annotated[
 MaybeRate = Annotated[
     Rate | None,
     BeforeValidator(_none_or(_rate)),
-    SettingKind('None or a rate such as "14/second" or "500/minute"', _rate_from_text),
+    SettingKind('None or a rate such as "14/second", "500/minute" or "14/second shared"', _rate_from_text),
 ]
 
 ServerName = Annotated[str, BeforeValidator(_host), SettingKind("a host name or IP address, without scheme and port")]

@@ -229,7 +229,8 @@ class EmailSettings(CheckedSettings):
     max_connection_age: Period = Field(600.0, description="Seconds after which a connection is replaced.")
     rate_limit: MaybeRate = Field(
         None,
-        description='Most SMTP transactions of this process, such as "14/second" or "500/minute". None: no limit.',
+        description='Most SMTP transactions of this process, such as "14/second" or "500/minute"; with "shared" after '
+        "it, of all processes together, through the Redis of `TASKS`. None: no limit.",
     )
 
     retries: Retries = Field(

@@ -8,7 +8,7 @@ from typing import Self
 __all__ = ["Rate", "byte_count", "seconds"]
 
 _QUANTITY = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]{1,7})\s*", re.ASCII)
-_RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per)\s*([A-Za-z]{1,7})\s*", re.ASCII)
+_RATE = re.compile(r"\s*(\d{1,9})\s*(?:/|per)\s*([A-Za-z]{1,7})(\s+shared)?\s*", re.ASCII | re.IGNORECASE)
 
 _SECONDS = {"s": 1, "second": 1, "m": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}
 _DURATION_UNITS = _SECONDS | {"sec": 1, "min": 60, "w": 604800, "week": 604800}
@@ -59,14 +59,15 @@ def _unit(name: str, units: dict[str, int]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Limit of ``count`` in ``period`` seconds."""
+    """Limit of ``count`` in ``period`` seconds; ``shared``: of all processes together."""
 
     count: int
     period: float
+    shared: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``"14/second"``, ``"500/minute"``, ``"10/s"``, ``"2000 per hour"``.
+        """Read ``"14/second"``, ``"500/minute"``, ``"10/s"``, ``"2000 per hour"``, ``"14/second shared"``.
 
         Raises:
             ValueError: it has another form, or the count is zero.
@@ -75,7 +76,7 @@ class Rate:
         period = None if match is None else _unit(match[2], _SECONDS)
         if match is None or period is None or int(match[1]) == 0:
             raise ValueError("is not a rate")
-        return cls(int(match[1]), float(period))
+        return cls(int(match[1]), float(period), match[3] is not None)
 
     @property
     def interval(self) -> float:
@@ -84,4 +85,4 @@ class Rate:
 
     def __str__(self) -> str:
         unit = next((name for name, length in _SECONDS.items() if len(name) > 1 and length == self.period), None)
-        return f"{self.count}/{unit}" if unit else f"{self.count} in {self.period:g} s"
+        return f"{self.count}{f'/{unit}' if unit else f' in {self.period:g} s'}{' shared' if self.shared else ''}"

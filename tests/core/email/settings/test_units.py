@@ -63,19 +63,35 @@ def test_what_is_no_size_is_refused(value: object) -> None:
     ("text", "count", "period"),
     [("14/second", 14, 1.0), ("500/minute", 500, 60.0), (" 10 / s ", 10, 1.0), ("2000 per hour", 2000, 3600.0)],
 )
-def test_a_rate_is_a_count_in_a_period(text: str, count: int, period: float) -> None:
-    rate = Rate.parse(text)
-    assert rate == Rate(count, period)
+@pytest.mark.parametrize("shared", ["", " shared", "  Shared "])
+def test_a_rate_is_a_count_in_a_period(text: str, count: int, period: float, shared: str) -> None:
+    rate = Rate.parse(text + shared)
+    assert rate == Rate(count, period, shared != "")
     assert rate.interval == pytest.approx(period / count)
 
 
-@pytest.mark.parametrize("text", ["", "14", "0/second", "-1/second", "14/fortnight", "1.5/second", "14//s", "/second"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "14",
+        "14/second alone",
+        "14/secondshared",
+        "shared",
+        "0/second",
+        "-1/second",
+        "14/fortnight",
+        "1.5/second",
+        "14//s",
+        "/second",
+    ],
+)
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a rate"):
         Rate.parse(text)
 
 
-@pytest.mark.parametrize("text", ["14/second", "500/minute", "2000/hour", "50000/day"])
+@pytest.mark.parametrize("text", ["14/second", "500/minute", "2000/hour", "50000/day", "14/second shared"])
 def test_a_rate_is_shown_as_it_is_written(text: str) -> None:
     assert str(Rate.parse(text)) == text
 

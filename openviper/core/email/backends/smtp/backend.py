@@ -28,6 +28,7 @@ class SMTPBackend(EmailBackend):
     """
 
     supports_pipelining = True
+    limits_rate = True
 
     def __init__(self, settings: EmailSettings) -> None:
         super().__init__(settings)
@@ -108,6 +109,6 @@ class SMTPBackend(EmailBackend):
         return pool
 
     def _make_pool(self) -> ConnectionPool:
-        pool = ConnectionPool(self.settings)
+        pool = ConnectionPool(self.settings, reserve=self.reserve)
         self._pools.set(pool)
         return pool

@@ -2,8 +2,6 @@
 
 import asyncio
 import copy
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import Context
@@ -11,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_waiting
+from openviper.core.email.backends.rate_limit import Reserve, limiter_of
 from openviper.core.email.backends.smtp.assignment import (
     Capacity,
     MessageLimit,
@@ -34,7 +33,6 @@ from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, 
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
-from openviper.core.email.settings.units import Rate
 from openviper.exceptions import OpenViperError
 
 __all__ = ["ConnectionPool", "PoolStats", "copy_error"]
@@ -76,41 +74,6 @@ class PoolStats:
     reconnects: int
 
 
-class _RateLimiter:
-    """A token bucket for ``EMAIL["rate_limit"]``: one token for each transaction.
-
-    It holds the tokens of one second, at least one. All event loops and threads of the process share it.
-    """
-
-    def __init__(self, rate: Rate) -> None:
-        self._interval = rate.interval
-        self._burst = max(1.0, rate.count / rate.period) * rate.interval
-        self._lock = threading.Lock()
-        self._next = 0.0  # when the next token is due, if none were saved
-
-    async def wait(self) -> None:
-        """Wait for a token, first come, first served. A cancelled wait has used its token."""
-        with self._lock:
-            now = time.monotonic()
-            self._next = max(self._next, now - self._burst + self._interval)
-            due = self._next
-            self._next += self._interval
-        if due > now:
-            await asyncio.sleep(due - now)
-
-
-_limiters: dict[tuple[str, int, str | None, Rate], _RateLimiter] = {}
-_limiters_lock = threading.Lock()
-
-
-def _shared_limiter(host: str, port: int, username: str | None, rate: Rate | None) -> _RateLimiter | None:
-    """Return the process's limiter for an account on a server; None if ``rate`` is None."""
-    if rate is None:
-        return None
-    with _limiters_lock:
-        return _limiters.setdefault((host, port, username, rate), _RateLimiter(rate))
-
-
 class ConnectionPool:
     """Connections to one server that are kept between messages. Belongs to the event loop that creates it.
 
@@ -124,10 +87,16 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, settings: EmailSettings, *, acquire_timeout: float | None = None, grow_after: float = _GROW_AFTER
+        self,
+        settings: EmailSettings,
+        *,
+        reserve: Reserve | None = None,
+        acquire_timeout: float | None = None,
+        grow_after: float = _GROW_AFTER,
     ) -> None:
         """Create an empty pool.
 
+        ``reserve``: reserves tokens of a ``rate_limit`` that all processes share; None: it counts for this process.
         ``acquire_timeout``: seconds that a sender waits for a connection; None: six times ``timeout``. ``grow_after``:
         seconds before more connections are opened than the server allowed.
         """
@@ -141,7 +110,7 @@ class ConnectionPool:
             timeout=settings.timeout,
             data_timeout=settings.data_timeout,
         )
-        self._limiter = _shared_limiter(settings.host, settings.port, settings.username, settings.rate_limit)
+        self._limiter = limiter_of(settings.host, settings.port, settings.username, settings.rate_limit, reserve)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         self._slots: list[Slot] = []  # idle ones: the longest idle one first

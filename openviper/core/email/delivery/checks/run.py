@@ -7,6 +7,7 @@ from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBacken
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
 from openviper.core.email.delivery.checks.domain import check_domain
 from openviper.core.email.delivery.checks.queue import check_queue
+from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
 from openviper.core.email.delivery.redirect import describe_redirect
@@ -39,6 +40,8 @@ async def check_results(
     if isinstance(backend, SMTPBackend):
         async for result in check_server(settings, sender, deadline):
             yield result
+        if (rate := await check_rate(settings, deadline)) is not None:
+            yield rate
     elif not own:
         for check in SERVER_CHECKS:
             yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
