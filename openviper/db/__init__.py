@@ -4,7 +4,6 @@ SQLAlchemy is imported at the first use of a name that needs it.
 """
 
 import asyncio
-import sys
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from openviper.db.errors import (
     DatabaseMisuse,
     ForbiddenInHook,
     NoTransaction,
+    OutboxMisplaced,
+    OutboxNotCreated,
     SessionInUse,
 )
 from openviper.lazy import lazy_names
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from openviper.db.engines import create_tables, dispose, engine, prepare_sqlite
     from openviper.db.hooks import LifecycleHooks, Model
+    from openviper.db.outbox.tables import outbox_tables
     from openviper.db.session import on_commit
     from openviper.db.suppression import (
         add_suppression,
@@ -49,6 +51,7 @@ else:
             "engine": "openviper.db.engines",
             "find_suppressed": "openviper.db.suppression",
             "on_commit": "openviper.db.session",
+            "outbox_tables": "openviper.db.outbox.tables",
             "prepare_sqlite": "openviper.db.engines",
             "remove_suppression": "openviper.db.suppression",
             "suppression_table": "openviper.db.suppression",
@@ -64,6 +67,8 @@ __all__ = [
     "LifecycleHooks",
     "Model",
     "NoTransaction",
+    "OutboxMisplaced",
+    "OutboxNotCreated",
     "SessionInUse",
     "add_suppression",
     "create_suppression_table",
@@ -72,6 +77,7 @@ __all__ = [
     "engine",
     "find_suppressed",
     "on_commit",
+    "outbox_tables",
     "prepare_sqlite",
     "remove_suppression",
     "suppression_table",
@@ -99,15 +105,20 @@ async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[A
         SessionInUse: another task is inside a ``transaction()`` on the session that would be shared or committed.
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """
-    if f"{__name__}.session" not in sys.modules:
-        await asyncio.to_thread(_session_module)  # importing SQLAlchemy takes a fifth of a second
-    async with _session_module().transaction(session) as opened:
+    # Importing SQLAlchemy takes a fifth of a second, and while a thread does so, an import here would wait for it.
+    module = _session_module or await asyncio.to_thread(_import_session_module)
+    async with module.transaction(session) as opened:
         yield opened
 
 
-def _session_module() -> Any:
+_session_module: Any = None
+
+
+def _import_session_module() -> Any:
+    global _session_module
     _require_sqlalchemy()
-    return import_module("openviper.db.session")
+    _session_module = import_module("openviper.db.session")
+    return _session_module
 
 
 def _require_sqlalchemy() -> None:

@@ -17,7 +17,7 @@ from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
-__all__ = ["create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
+__all__ = ["ONLY_READS", "create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
 
 logger = logging.getLogger("openviper.db")
 
@@ -25,6 +25,9 @@ logger = logging.getLogger("openviper.db")
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _ASYNCHRONOUS = {**_DRIVERS, "mysql": "mysql+aiomysql", "mariadb": "mariadb+aiomysql"}
 _PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver's package has its own name
+
+ONLY_READS = "openviper_only_reads"
+"""Execution option of a connection that only reads: on SQLite it begins no transaction, and waits for no writer."""
 
 _SQLITE_BUSY_SECONDS = 30.0
 _DISPOSE_SECONDS = 10.0
@@ -122,7 +125,8 @@ def prepare_sqlite(target: AsyncEngine) -> None:
 
     @event.listens_for(target.sync_engine, "begin")
     def began(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        options = connection.get_execution_options()
+        if options.get("isolation_level") != "AUTOCOMMIT" and not options.get(ONLY_READS):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

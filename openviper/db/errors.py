@@ -6,7 +6,9 @@
     ├─ NoTransaction              on_commit() without a transaction to commit
     ├─ ForbiddenInHook            flush(), commit() and the like inside a lifecycle hook
     ├─ AsyncSessionRequired       a synchronous Session where hooks or callbacks are awaited
-    └─ SessionInUse               two tasks nest transactions on one session
+    ├─ SessionInUse               two tasks nest transactions on one session
+    ├─ OutboxNotCreated           the database lacks the tables of the outbox
+    └─ OutboxMisplaced            a session is on another database than the outbox
 
     CommitUnanswered(TimeoutError)   the database did not answer; the rows may be there
 """
@@ -19,6 +21,8 @@ __all__ = [
     "DatabaseMisuse",
     "ForbiddenInHook",
     "NoTransaction",
+    "OutboxMisplaced",
+    "OutboxNotCreated",
     "SessionInUse",
 ]
 
@@ -41,6 +45,14 @@ class AsyncSessionRequired(DatabaseMisuse, TypeError):
 
 class SessionInUse(DatabaseMisuse):
     """A session serves one task at a time; another one has a savepoint open on it."""
+
+
+class OutboxNotCreated(DatabaseMisuse):
+    """The tables of ``EMAIL["outbox"]`` are missing, so a transaction with mail cannot be committed."""
+
+
+class OutboxMisplaced(DatabaseMisuse):
+    """Mail was sent in a transaction of another database than that of ``EMAIL["outbox"]``."""
 
 
 class CommitUnanswered(OpenViperError, TimeoutError):

@@ -15,7 +15,7 @@ from openviper.db.completion import to_completion
 from openviper.db.errors import AsyncSessionRequired
 from openviper.db.transaction import HeldSend, Record, outside
 
-__all__ = ["async_session_of", "finish", "innermost", "record_of"]
+__all__ = ["async_session_of", "finish", "innermost", "open_record_of", "record_of"]
 
 logger = logging.getLogger("openviper.db")
 
@@ -42,6 +42,12 @@ def record_of(transaction: SessionTransaction) -> Record:
         session = async_session_of(transaction.session, "hold anything until its commit")
         records[transaction] = Record(record_of(parent) if parent else None, scope=session)
     return records[transaction]
+
+
+def open_record_of(session: Session) -> Record | None:
+    """Return the record of the session's innermost transaction or savepoint, if anything has asked for one."""
+    record: Record | None = session.info.get(_RECORDS, {}).get(innermost(session))
+    return record
 
 
 def async_session_of(session: Session, purpose: str) -> AsyncSession:
@@ -117,6 +123,9 @@ def _after_commit(session: Session) -> None:
     if record.parent is not None:
         record.release()
     elif held := record.commit():
+        for each in held:
+            if each.stored is not None:
+                each.stored.committed()
         finisher = _finishers[transaction] = _Finisher(held)
         finisher.task.add_done_callback(lambda _: _finishers.pop(transaction, None))
 

@@ -5,20 +5,31 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["HeldSend", "Record", "current_record", "entered", "hold", "outside"]
+__all__ = ["HeldSend", "Record", "Stored", "current_record", "entered", "hold", "outside"]
 
 logger = logging.getLogger("openviper.db")
 
 _current: ContextVar["Record | None"] = ContextVar("openviper_db_record", default=None)
 
 
+class Stored(Protocol):
+    """A held send that the transaction itself stores."""
+
+    def committed(self) -> None:
+        """Note that the transaction is committed."""
+
+
 class HeldSend(NamedTuple):
-    """A send, or another callback, that waits for the commit; ``on_rollback`` is called if there will be none."""
+    """A send, or another callback, that waits for the commit; ``on_rollback`` is called if there will be none.
+
+    ``stored``: the send as the database outbox keeps it; None without one.
+    """
 
     on_commit: Callable[[], Awaitable[None] | None]
     on_rollback: Callable[[], None] | None = None
+    stored: Stored | None = None
 
 
 class Record:
@@ -55,6 +66,12 @@ class Record:
             if record._open:
                 record._held.append(held)
             return record._open
+
+    @property
+    def held(self) -> tuple[HeldSend, ...]:
+        """Return the sends that wait for the end of this transaction or savepoint, without those of inner ones."""
+        with self._lock:
+            return tuple(self._held)
 
     @property
     def innermost(self) -> "Record":
@@ -107,7 +124,11 @@ class Record:
         return held
 
 
-def hold(on_commit: Callable[[], Awaitable[None] | None], on_rollback: Callable[[], None] | None = None) -> bool:
+def hold(
+    on_commit: Callable[[], Awaitable[None] | None],
+    on_rollback: Callable[[], None] | None = None,
+    stored: Stored | None = None,
+) -> bool:
     """Keep ``on_commit`` until the transaction of this context has been committed.
 
     Returns False, and keeps nothing, if no transaction is open here: the caller then sends at once. Otherwise exactly
@@ -115,10 +136,11 @@ def hold(on_commit: Callable[[], Awaitable[None] | None], on_rollback: Callable[
     ended, and its result awaited if it is awaitable; or ``on_rollback`` is called because the transaction, or the
     savepoint in which this was held, ended in any other way.
 
-    A task belongs to the transaction in which it was started for as long as that is open.
+    ``stored.committed()`` is called before ``on_commit``. A task belongs to the transaction in which it was started for
+    as long as that is open.
     """
     record = current_record()
-    return record is not None and record.hold(HeldSend(on_commit, on_rollback))
+    return record is not None and record.hold(HeldSend(on_commit, on_rollback, stored))
 
 
 def current_record() -> Record | None:

@@ -81,6 +81,8 @@ from openviper.db import (
     LifecycleHooks,
     Model,
     NoTransaction,
+    OutboxMisplaced,
+    OutboxNotCreated,
     SessionInUse,
     add_suppression,
     create_suppression_table,
@@ -89,6 +91,7 @@ from openviper.db import (
     engine,
     find_suppressed,
     on_commit,
+    outbox_tables,
     prepare_sqlite,
     remove_suppression,
     suppression_table,
@@ -474,6 +477,7 @@ async def use_the_database(metadata: MetaData) -> None:
     opened = await engine()
     assert_type(opened, AsyncEngine)
     prepare_sqlite(opened)
+    assert_type(outbox_tables(metadata), tuple[Table, ...])
     await create_tables(metadata)
     try:
         async with transaction() as session, transaction(session) as inner_session:
@@ -486,7 +490,14 @@ async def use_the_database(metadata: MetaData) -> None:
     except CommitUnanswered as unanswered:
         timeout: TimeoutError = unanswered
         print(timeout)
-    except (AsyncSessionRequired, ForbiddenInHook, NoTransaction, SessionInUse) as error:
+    except (
+        AsyncSessionRequired,
+        ForbiddenInHook,
+        NoTransaction,
+        OutboxMisplaced,
+        OutboxNotCreated,
+        SessionInUse,
+    ) as error:
         misuse: DatabaseMisuse = error
         raise misuse from None
     finally:

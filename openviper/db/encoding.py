@@ -1,0 +1,27 @@
+"""Let the layer above say how a message becomes a row of the outbox, since nothing here knows mail."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+__all__ = ["EncodeMessage", "encode_with", "encoder"]
+
+EncodeMessage = Callable[..., Awaitable[Any]]
+"""Returns a ``NewRow``; called with the message, and the times of ``openviper.db.outbox.add`` by name."""
+
+_encoder: list[EncodeMessage] = []
+
+
+def encode_with(function: EncodeMessage) -> None:
+    """Have ``function`` encode messages."""
+    _encoder[:] = [function]
+
+
+def encoder() -> EncodeMessage:
+    """Return the function that encodes messages.
+
+    Raises:
+        RuntimeError: no mail component is imported, so that nothing can have made a message.
+    """
+    if not _encoder:
+        raise RuntimeError("import openviper.core.email first: it defines the messages that the outbox stores")
+    return _encoder[0]

@@ -1,0 +1,60 @@
+"""Store a message in a transaction that no AsyncSession commits: Core connections, and synchronous code."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.util.concurrency import await_only, in_greenlet
+
+from openviper.db.encoding import encoder
+from openviper.db.outbox.commit import insert_in
+from openviper.db.outbox.rows import NewRow
+from openviper.db.outbox.store import new_row_id
+from openviper.text import shown
+
+__all__ = ["add"]
+
+
+def add(
+    connection: Connection,
+    message: Any,
+    *,
+    send_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+) -> str:
+    """Store ``message`` in the transaction of ``connection``, and return its Message-ID.
+
+    ``message`` is an :class:`~openviper.core.email.EmailMessageData`. A relay delivers it within about a second of the
+    commit, by the queue's rules; a rollback, also of a savepoint, takes it back. ``connection`` is of the database that
+    ``EMAIL["outbox"]`` names. In synchronous code that is ``session.connection()`` or ``engine.begin()``; an
+    AsyncConnection calls ``await connection.run_sync(add, message)``. The times are those of ``send_email``.
+
+    Raises:
+        InvalidMessage: the message cannot be sent as given.
+        OutboxNotCreated: the database lacks the outbox's tables.
+        TypeError: ``connection`` is of another type.
+        RuntimeError: called on an event loop, which it would block.
+    """
+    if not isinstance(connection, Connection):
+        raise TypeError(
+            f"add(): takes a Connection, not {shown(type(connection).__name__)}; with an AsyncConnection write await "
+            "connection.run_sync(add, message), with a Session add(session.connection(), message)"
+        )
+    row = _run(encoder()(message, send_at=send_at, delay=delay, expires_at=expires_at))
+    insert_in(connection, [(new_row_id(), row)], token=None)
+    return row.message_id
+
+
+def _run(encoding: Any) -> NewRow:
+    if in_greenlet():
+        return await_only(encoding)  # type: ignore[no-any-return]
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(encoding)
+    if isinstance(encoding, Coroutine):
+        encoding.close()
+    raise RuntimeError("add() would block the event loop: use 'await connection.run_sync(add, message)' here")

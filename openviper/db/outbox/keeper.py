@@ -1,0 +1,231 @@
+"""Keep the leases of the rows that this process has, and record how each of them ends."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+
+from openviper.backoff import Backoff
+from openviper.db.completion import time_limit
+from openviper.db.outbox.rows import DELETE, Answer, ClaimedRow, NewRow
+from openviper.db.outbox.store import LEASE, OutboxStore, new_row_id
+
+__all__ = ["OutboxKeeper"]
+
+logger = logging.getLogger("openviper.db")
+
+_EXTEND_EVERY = LEASE / 3
+_UNSURE = LEASE / 6  # seconds before its end from which a lease is asked for instead of trusted
+_RIDE_WITHIN = 0.1  # seconds for which a deletion on SQLite waits for a commit that it can be part of
+_ROUNDS = 3  # for a deletion of a row that another transaction has locked
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An answer that is not recorded yet; ``at`` is when it was given (``time.monotonic()``)."""
+
+    answer: Answer
+    at: float
+    recorded: asyncio.Future[bool]
+    rounds: int = field(default=0)
+
+
+class OutboxKeeper:
+    """Has rows of ``store`` in hand, for one event loop: all of them under one token, by which its writes are fenced.
+
+    A task extends the leases and records answers while there are any. While the database does not answer, it repeats
+    that with growing pauses, and the messages go on from memory.
+    """
+
+    def __init__(self, store: OutboxStore) -> None:
+        self.store = store
+        self.token = secrets.token_hex(16)
+        self._in_hand: dict[str, float] = {}  # until when the lease is certain (time.monotonic())
+        self._pending: dict[str, _Pending] = {}
+        self._wake = asyncio.Event()
+        self._extended_at = time.monotonic()
+        self._backoff = Backoff(first=0.5, longest=30.0)
+        self._not_before = 0.0
+        self._hurried = False
+        self._task: asyncio.Task[None] | None = None
+
+    def take(self, row_id: str) -> None:
+        """Have a row in hand whose lease has just begun."""
+        if not self._in_hand:
+            self._extended_at = time.monotonic()
+        self._in_hand[row_id] = time.monotonic() + LEASE
+        self._work()
+
+    async def insert(self, rows: Sequence[NewRow]) -> list[str]:
+        """Store rows in a transaction of their own, have those in hand that are due now, and return their ids."""
+        ids = [new_row_id() for _ in rows]
+        async with asyncio.timeout(time_limit()):
+            await self.store.insert([*zip(ids, rows, strict=True)], token=self.token)
+        for row_id, row in zip(ids, rows, strict=True):
+            if row.due_at is None:
+                self.take(row_id)
+        return ids
+
+    async def claim(self, limit: int) -> list[ClaimedRow]:
+        """Claim at most ``limit`` rows that are due and that no process has."""
+        async with asyncio.timeout(time_limit()):
+            claimed = await self.store.claim(limit, token=self.token)
+        # Its lease has ended here, because the database did not answer, and its message is still being dealt with.
+        again = {row.id for row in claimed if row.id in self._in_hand}
+        for row in claimed:
+            self.take(row.id)
+        return [row for row in claimed if row.id not in again]
+
+    async def has(self, row_id: str) -> bool:
+        """True while no other process can have taken the row; asks the database where the lease may have ended."""
+        until = self._in_hand.get(row_id)
+        if until is None:
+            return False
+        if time.monotonic() < until - _UNSURE:
+            return True
+        try:
+            async with asyncio.timeout(time_limit()):
+                await self._extend([row_id])
+        except Exception as error:  # noqa: BLE001 - of any driver; sent twice is better than never
+            logger.debug("a lease could not be asked for: %s", type(error).__name__)
+            return True
+        return row_id in self._in_hand
+
+    def answer(self, row_id: str, answer: Answer) -> "asyncio.Future[bool]":
+        """Record how a row ends, soon.
+
+        The future resolves when that is done, with False if another process has the row by now.
+        """
+        pending = _Pending(answer, time.monotonic(), asyncio.get_running_loop().create_future())
+        if row_id not in self._in_hand:
+            pending.recorded.set_result(False)
+            return pending.recorded
+        self._pending[row_id] = pending
+        self._work()
+        return pending.recorded
+
+    async def release(self, row_ids: Iterable[str]) -> None:
+        """Let the relay of any process take rows whose messages have not been attempted."""
+        ids = [row_id for row_id in row_ids if self._in_hand.pop(row_id, None) is not None]
+        if ids:
+            async with asyncio.timeout(time_limit()):
+                await self.store.release(ids, token=self.token)
+
+    def deletions(self) -> list[str]:
+        """Return the rows whose deletion waits, on SQLite, for a commit of this process to be part of."""
+        return [row_id for row_id, pending in self._pending.items() if pending.answer is DELETE]
+
+    def deleted(self, row_ids: Iterable[str]) -> None:
+        """Note that a commit has deleted rows."""
+        for row_id in row_ids:
+            if row_id in self._pending:
+                self._finish(row_id, recorded=True)
+
+    async def aclose(self, timeout: float) -> None:
+        """Record the answers that are pending, for at most ``timeout`` seconds, and let the leases end."""
+        self._hurried = True
+        self._not_before = 0.0
+        self._wake.set()
+        if waiting := [pending.recorded for pending in self._pending.values()]:
+            await asyncio.wait(waiting, timeout=timeout)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for pending in self._pending.values():
+            pending.recorded.cancel()
+        self._pending.clear()
+        self._in_hand.clear()
+
+    async def hurry(self) -> None:
+        """Record now what is pending, and return when it is recorded or has failed once."""
+        self._hurried = True
+        self._wake.set()
+        waiting = [pending.recorded for pending in self._pending.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=time_limit())
+
+    def _work(self) -> None:
+        self._wake.set()
+        if self._task is None or self._task.done():
+            # An empty context: the task outlives the request and must not see its outbox or transaction.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+
+    async def _run(self) -> None:
+        while self._in_hand:
+            try:
+                async with asyncio.timeout(max(0.0, self._due_in())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if self._due_in() > 0:
+                continue
+            try:
+                async with asyncio.timeout(time_limit()):
+                    await self._record()
+                    if time.monotonic() >= self._extended_at + _EXTEND_EVERY:
+                        await self._extend(self._in_hand)
+                        self._extended_at = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - of any driver; rows must be kept in hand all the same
+                self._failed(error)
+            else:
+                self._not_before = 0.0
+                self._backoff.succeeded()
+
+    def _due_in(self) -> float:
+        now = time.monotonic()
+        due = self._extended_at + _EXTEND_EVERY
+        if self._pending:
+            first = min(pending.at for pending in self._pending.values())
+            waits = self.store.on_sqlite and not self._hurried
+            due = min(due, first + (_RIDE_WITHIN if waits else 0.0))
+        return max(due, self._not_before) - now
+
+    def _failed(self, error: Exception) -> None:
+        if not self._backoff.active:
+            logger.warning(
+                "the outbox does not answer (%s): its mail is delivered from memory, and what is delivered may be sent "
+                "again if this process ends before the database answers",
+                type(error).__name__,
+            )
+        self._not_before = time.monotonic() + self._backoff.failed()
+
+    async def _record(self) -> None:
+        pending = dict(self._pending)
+        if not pending:
+            return
+        self._hurried = False
+        now = time.monotonic()
+        answers = {row_id: _elapsed(each, now) for row_id, each in pending.items()}
+        done = await self.store.answer(answers, token=self.token)
+        for row_id, each in pending.items():
+            each.rounds += 1
+            each.at = now + _RIDE_WITHIN  # a row that is locked has a moment until the next round
+            if row_id in done or self.store.on_sqlite or each.rounds >= _ROUNDS:
+                self._finish(row_id, recorded=row_id in done)
+
+    def _finish(self, row_id: str, *, recorded: bool) -> None:
+        pending = self._pending.pop(row_id, None)
+        self._in_hand.pop(row_id, None)
+        if pending is not None and not pending.recorded.done():
+            pending.recorded.set_result(recorded)
+
+    async def _extend(self, row_ids: Iterable[str]) -> None:
+        asked, now = list(row_ids), time.monotonic()
+        kept = await self.store.extend(asked, token=self.token)
+        for row_id in asked:
+            if row_id in kept:
+                self._in_hand[row_id] = now + LEASE
+            elif row_id not in self._pending:
+                self._in_hand.pop(row_id, None)  # another process has it, or nobody: it is gone
+
+
+def _elapsed(pending: _Pending, now: float) -> Answer:
+    """Return the answer as of now: its delay counts from when it was given."""
+    answer = pending.answer
+    if answer.retry_in is None:
+        return answer
+    return answer._replace(retry_in=max(0.0, answer.retry_in - max(0.0, now - pending.at)))

@@ -1,0 +1,337 @@
+"""Read and write the outbox: insert, claim, extend leases, record answers. Times are the database's own."""
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from openviper.db.engines import ONLY_READS
+from openviper.db.outbox.rows import Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
+from openviper.db.outbox.tables import DATABASE_ID
+from openviper.db.outbox.tables import meta_table as _meta
+from openviper.db.outbox.tables import outbox_table as _outbox
+from openviper.db.outbox.tables import part_table as _part
+
+__all__ = ["LEASE", "OutboxStore", "delete_rows", "insert_rows", "new_row_id"]
+
+LEASE = 60.0
+"""Seconds for which a process has a row unless it extends them; a loaded event loop pauses for several."""
+
+_INLINE_BYTES = 16 * 1024  # parts up to this size are in the row itself: one INSERT and one DELETE for most messages
+_MOST_VALUES = 500  # ids in one statement: databases limit the parameters
+
+
+class _Clock(FunctionElement[float]):
+    """The database's clock in Unix seconds; the moment of the call, also in a long transaction."""
+
+    type = Double()
+    inherit_cache = True
+
+
+class _Now(FunctionElement[float]):
+    """The database's clock at the beginning of the transaction, which an index can be searched by."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(_Clock, "postgresql")
+def _clock_on_postgresql(*_: Any, **__: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(_Now, "postgresql")
+def _now_on_postgresql(*_: Any, **__: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM now()) AS DOUBLE PRECISION)"
+
+
+@compiles(_Clock)
+@compiles(_Now)
+def _on_sqlite(_element: FunctionElement[float], _compiler: SQLCompiler, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def new_row_id() -> str:
+    """Return a new id; later ones sort after earlier ones, so that an index grows at its end."""
+    return f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
+
+
+_INSERT = insert(_outbox).values(
+    state="open",
+    repeated=False,
+    created=_Clock(),
+    due=_Clock() + bindparam("due_in", type_=Double()),
+    lease=_Clock() + bindparam("lease_for", type_=Double()),
+)
+
+
+def insert_rows(connection: Connection, rows: Sequence[tuple[str, NewRow]], *, token: str | None) -> None:
+    """Insert rows under these ids in the transaction of ``connection``.
+
+    ``token``: of the process that has them, for as long as a lease lasts; None: the relay takes them when they are due.
+    A row that is due later is never leased.
+    """
+    now = time.time()
+    values = []
+    parts = []
+    for row_id, row in rows:
+        inline = sum(map(len, row.parts)) <= _INLINE_BYTES
+        leased = token is not None and row.due_at is None
+        values.append(
+            {
+                "id": row_id,
+                "message_id": row.message_id,
+                "mailer": row.mailer,
+                "claim": token if leased else None,
+                "lease_for": LEASE if leased else None,
+                # Relative: the clocks of this process and of the database may differ.
+                "due_in": 0.0 if row.due_at is None else max(0.0, row.due_at - now),
+                "progress": row.progress,
+                "head": row.head,
+                "parts": b"".join(row.parts) if inline else None,
+            }
+        )
+        if not inline:
+            parts += [{"outbox_id": row_id, "number": n, "content": content} for n, content in enumerate(row.parts)]
+    connection.execute(_INSERT, values)
+    if parts:
+        connection.execute(insert(_part), parts)
+
+
+class OutboxStore:
+    """The outbox of one database, for the event loop that ``engine`` belongs to. Each method is a transaction."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.on_sqlite = engine.dialect.name == "sqlite"
+        self.same_database: WeakSet[Engine] = WeakSet()  # further engines on this database
+        self._database_id: str | None = None
+
+    async def database_id(self) -> str | None:
+        """Return the random id of the database; None if no process has given it one yet."""
+        if self._database_id is None:
+            query = select(_meta.c.value).where(_meta.c.name == DATABASE_ID)
+            async with self.engine.connect() as connection:
+                reading = await connection.execution_options(**{ONLY_READS: True})
+                self._database_id = (await reading.execute(query)).scalar()
+        return self._database_id
+
+    async def insert(self, rows: Sequence[tuple[str, NewRow]], *, token: str | None) -> None:
+        """Insert rows; ``token`` as for :func:`insert_rows`."""
+        async with self.engine.begin() as connection:
+            await connection.run_sync(insert_rows, rows, token=token)
+
+    async def claim(self, limit: int, *, token: str) -> list[ClaimedRow]:
+        """Claim at most ``limit`` rows that are due and that no process has, for the time of a lease."""
+        if self.on_sqlite and not await self._anything_due():
+            return []  # without waiting for the only writer
+        async with self.engine.begin() as connection:
+            found = await connection.execute(_claim_statement(self.on_sqlite), {"most": limit, "token": token})
+            rows = [ClaimedRow(*row) for row in found]
+        return sorted(rows, key=lambda row: row.id)
+
+    async def _anything_due(self) -> bool:
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            return (await reading.execute(_DUE.limit(1))).first() is not None
+
+    async def parts(self, row_id: str) -> tuple[bytes, ...]:
+        """Return a row's parts that are in a table of their own."""
+        query = select(_part.c.content).where(_part.c.outbox_id == row_id).order_by(_part.c.number)
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            return tuple(bytes(content) for content in (await reading.execute(query)).scalars())
+
+    async def extend(self, row_ids: Iterable[str], *, token: str) -> set[str]:
+        """Begin the lease of these rows again; return those that this process still has."""
+        kept: set[str] = set()
+        async with self.engine.begin() as connection:
+            for ids in _slices(row_ids):
+                statement = (
+                    update(_outbox)
+                    .where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
+                    .values(lease=_Now() + LEASE)
+                    .returning(_outbox.c.id)
+                )
+                kept.update((await connection.execute(statement)).scalars())
+        return kept
+
+    async def answer(self, answers: Mapping[str, Answer], *, token: str) -> set[str]:
+        """Record how attempts at these rows ended, where this process still has them; return the ids of those rows.
+
+        A row that another transaction has locked at this moment is left out, as one is that another process has.
+        """
+        deleted = [row_id for row_id, answer in answers.items() if answer.retry_in is None and not answer.keep]
+        kept = {row_id: answer for row_id, answer in answers.items() if answer.retry_in is not None or answer.keep}
+        done: set[str] = set()
+        if kept:
+            async with self.engine.begin() as connection:
+                for row_id in sorted(kept):
+                    found = await connection.execute(_kept_statement(row_id, kept[row_id], token))
+                    done.update(found.scalars())
+        if deleted:
+            async with self.engine.begin() as connection:
+                if not self.on_sqlite:
+                    # A crash of the server may bring rows back, which are then sent twice; no other data is concerned.
+                    await connection.execute(text("SET LOCAL synchronous_commit = off"))
+                done.update(await connection.run_sync(delete_rows, deleted, token=token))
+        return done
+
+    async def release(self, row_ids: Iterable[str], *, token: str) -> None:
+        """Let the relay take these rows, whose messages have not been attempted."""
+        async with self.engine.begin() as connection:
+            for ids in _slices(row_ids):
+                await connection.execute(
+                    update(_outbox)
+                    .where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
+                    .values(lease=None, claim=None)
+                )
+
+    async def stats(self) -> OutboxStats:
+        """Count the rows by their state."""
+        due, free = _outbox.c.due <= _Now(), or_(_outbox.c.lease.is_(None), _outbox.c.lease <= _Now())
+        counts = (
+            _count(and_(due, free)),
+            _count(_outbox.c.due > _Now()),
+            _count(and_(due, _outbox.c.lease > _Now())),
+        )
+        opened = select(*counts, _Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open")
+        failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed")
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            waiting, later, in_hand, oldest = (await reading.execute(opened)).one()
+            return OutboxStats(waiting, later, in_hand, (await reading.execute(failed)).scalar_one(), oldest)
+
+    async def failed(self, limit: int | None = None) -> list[FailedRow]:
+        """Return the failed rows, oldest first."""
+        columns = (_outbox.c.id, _outbox.c.message_id, _outbox.c.head, _outbox.c.progress, _outbox.c.reason)
+        query = (
+            select(*columns, _outbox.c.failed_at)
+            .where(_outbox.c.state == "failed", _outbox.c.due > _Now())
+            .order_by(_outbox.c.failed_at, _outbox.c.id)
+            .limit(limit)
+        )
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            return [FailedRow(*row) for row in await reading.execute(query)]
+
+    async def retry_failed(self, row_id: str, progress: str) -> bool:
+        """Make a failed row due at once; False when it is failed no more."""
+        statement = (
+            update(_outbox)
+            .where(_outbox.c.id == row_id, _outbox.c.state == "failed")
+            .values(state="open", due=_Now(), lease=None, claim=None, failed_at=None, reason=None, progress=progress)
+        )
+        async with self.engine.begin() as connection:
+            return bool((await connection.execute(statement)).rowcount)
+
+    async def purge_failed(self, row_id: str) -> bool:
+        """Delete a failed row; False when it is failed no more."""
+        async with self.engine.begin() as connection:
+            return bool(await _delete(connection, and_(_outbox.c.id == row_id, _outbox.c.state == "failed")))
+
+    async def drop_expired(self) -> int:
+        """Delete failed rows that have been kept for long enough; return how many."""
+        expired = and_(_outbox.c.state == "failed", _outbox.c.due <= _Now())
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            if (await reading.execute(select(_outbox.c.id).where(expired).limit(1))).first() is None:
+                return 0
+        async with self.engine.begin() as connection:
+            return await _delete(connection, expired)
+
+
+def delete_rows(connection: Connection, row_ids: Iterable[str], *, token: str) -> set[str]:
+    """Delete those of the rows that the process of ``token`` has, and return their ids."""
+    deleted: set[str] = set()
+    for ids in _slices(row_ids):
+        own = select(_outbox.c.id).where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
+        if connection.dialect.name == "sqlite":
+            # Foreign keys are enforced only where the application has switched them on.
+            connection.execute(delete(_part).where(_part.c.outbox_id.in_(own)))
+        own = own.order_by(_outbox.c.id).with_for_update(skip_locked=True)  # SQLite's compiler leaves that out
+        found = connection.execute(delete(_outbox).where(_outbox.c.id.in_(own)).returning(_outbox.c.id))
+        deleted.update(found.scalars())
+    return deleted
+
+
+async def _delete(connection: AsyncConnection, where: ColumnElement[bool]) -> int:
+    await connection.execute(delete(_part).where(_part.c.outbox_id.in_(select(_outbox.c.id).where(where))))
+    return (await connection.execute(delete(_outbox).where(where))).rowcount
+
+
+_DUE: Select[Any] = select(_outbox.c.id).where(
+    _outbox.c.state == "open",
+    _outbox.c.due <= _Now(),
+    or_(_outbox.c.lease.is_(None), _outbox.c.lease <= _Now()),
+)
+
+
+def _claim(picked: ColumnElement[bool]) -> Update:
+    return (
+        update(_outbox)
+        .where(picked)
+        .values(
+            claim=bindparam("token"),
+            lease=_Now() + LEASE,
+            # Of the row as it was: a lease that nobody ended was left by a process that died, or was stopped.
+            repeated=case((_outbox.c.lease.is_not(None), True), else_=False),
+        )
+    )
+
+
+def _claim_statement(on_sqlite: bool) -> Any:
+    picked = _DUE.order_by(_outbox.c.due).limit(bindparam("most"))
+    if on_sqlite:
+        statement = _claim(_outbox.c.id.in_(picked))
+    else:
+        # Without SKIP LOCKED two claims at a time return the same rows; materialised, so that LIMIT is applied once.
+        locked = picked.with_for_update(skip_locked=True).cte("picked").prefix_with("MATERIALIZED")
+        statement = _claim(_outbox.c.id == locked.c.id)
+    columns = (_outbox.c.id, _outbox.c.message_id, _outbox.c.mailer, _outbox.c.head, _outbox.c.parts)
+    return statement.returning(*columns, _outbox.c.progress, _outbox.c.repeated)
+
+
+def _kept_statement(row_id: str, answer: Answer, token: str) -> Any:
+    values: dict[str, Any] = {"claim": None, "lease": None, "progress": answer.progress, "repeated": False}
+    if answer.retry_in is not None:
+        values |= {"due": _Now() + answer.retry_in}
+    else:
+        values |= {"state": "failed", "failed_at": _Now(), "due": _Now() + answer.keep, "reason": answer.reason}
+    return (
+        update(_outbox).where(_outbox.c.id == row_id, _outbox.c.claim == token).values(values).returning(_outbox.c.id)
+    )
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count(case((condition, 1), else_=null()))
+
+
+def _slices(row_ids: Iterable[str]) -> Iterable[list[str]]:
+    ids = sorted(row_ids)
+    return [ids[start : start + _MOST_VALUES] for start in range(0, len(ids), _MOST_VALUES)]
