@@ -1,11 +1,11 @@
 """Let the layer above say how a message becomes a row of the outbox, since nothing here knows mail."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 __all__ = ["EncodeMessage", "encode_with", "encoder"]
 
-EncodeMessage = Callable[..., Awaitable[Any]]
+EncodeMessage = Callable[..., Coroutine[Any, Any, Any]]
 """Returns a ``NewRow``; called with the message, and the times of ``openviper.db.outbox.add`` by name."""
 
 _encoder: list[EncodeMessage] = []

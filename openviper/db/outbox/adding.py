@@ -48,13 +48,12 @@ def add(
     return row.message_id
 
 
-def _run(encoding: Any) -> NewRow:
+def _run(encoding: Coroutine[Any, Any, NewRow]) -> NewRow:
     if in_greenlet():
-        return await_only(encoding)  # type: ignore[no-any-return]
+        return await_only(encoding)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(encoding)
-    if isinstance(encoding, Coroutine):
-        encoding.close()
+    encoding.close()
     raise RuntimeError("add() would block the event loop: use 'await connection.run_sync(add, message)' here")
