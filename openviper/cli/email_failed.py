@@ -1,5 +1,6 @@
 """``viperctl email failed``: list, show, retry and purge dead letters."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ def list_failed(path: Path, limit: int, settings: str | None) -> None:
     """List failed messages, oldest first: time, Message-ID, attempts. `show` adds addresses and reasons."""
     jobs = queue_of(path, settings).store.failed(limit)
     for job in jobs:
-        uncertain = "  perhaps delivered" if job.uncertain else ""
-        click.echo(f"{_when(job)}  {job.message_id}  {job.progress.attempts} attempts{uncertain}")
+        notes = f"{'  perhaps delivered' if job.uncertain else ''}{'  content not kept' if job.content_dropped else ''}"
+        click.echo(f"{_when(job)}  {job.message_id}  {job.progress.attempts} attempts{notes}")
     click.echo(f"{len(jobs)} failed", err=True)
 
 
@@ -65,9 +66,10 @@ def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
     """Queue failed messages again, for the recipients who have not received them."""
     wanted = _wanted(message_ids, everything)
     store = queue_of(path, settings).store
+    dropped = itertools.count()
     with _progress(store, "Queueing again") as advance:
-        count = store.retry_failed(wanted, advance)
-    _report(count, wanted, "queued again")
+        count = store.retry_failed(wanted, advance, on_dropped=lambda: next(dropped))
+    _report(count, wanted, "queued again", next(dropped))
 
 
 @failed.command()
@@ -101,8 +103,14 @@ def _wanted(message_ids: tuple[str, ...], everything: bool) -> frozenset[str] | 
     return None if everything else frozenset(map(_id, message_ids))
 
 
-def _report(count: int, wanted: frozenset[str] | None, done: str) -> None:
+def _report(count: int, wanted: frozenset[str] | None, done: str, dropped: int = 0) -> None:
+    """``dropped``: how many could not be retried because their content was not kept."""
     click.echo(f"{count} {done}")
+    if dropped:
+        raise click.ClickException(
+            f"{dropped} cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew "
+            "from your application, and remove with `viperctl email failed purge`"
+        )
     if wanted is not None and count < len(wanted):
         raise click.ClickException("some of these ids belong to no failed message; see `viperctl email failed list`")
 
@@ -120,6 +128,8 @@ def _print_job(job: "FailedJob") -> None:
     click.echo(f"Message-ID  {job.message_id}")
     click.echo(f"Failed      {_when(job)} after {job.progress.attempts} attempts")
     click.echo(f"Reason      {escape(job.reason)}")
+    if job.content_dropped:
+        click.echo("Content     not kept, because it was sent with sensitive=True: it cannot be retried")
     if job.uncertain:
         click.echo("Delivered   perhaps: the server's reply to the content is missing")
     for address, reply in job.progress.refused.items():

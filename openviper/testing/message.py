@@ -9,6 +9,7 @@ from email.policy import default
 
 from openviper.core.email import AttachmentData, DeliveryMode
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.redaction import is_sensitive
 from openviper.testing.links import links_in
 from openviper.testing.snapshot import snapshot
 
@@ -23,7 +24,7 @@ class SentMessage:
     ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
     ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
     outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar`` is the text of an
-    invitation, with CRLF line ends. ``mailer`` is the one that was asked for.
+    invitation, with CRLF line ends. ``mailer`` is the one that was asked for, ``sensitive`` the argument of that name.
     """
 
     message_id: str
@@ -45,6 +46,7 @@ class SentMessage:
     expires_at: datetime | None = None
     calendar: str | None = None
     mailer: str = "default"
+    sensitive: bool = False
     outgoing: OutgoingMessage = field(repr=False)
 
     @classmethod
@@ -79,6 +81,7 @@ class SentMessage:
             expires_at=_moment(expires_at),
             calendar=None if prepared.calendar is None else prepared.calendar.text,
             mailer=outgoing.mailer,
+            sensitive=is_sensitive(prepared),
             outgoing=outgoing,
         )
 

@@ -446,6 +446,14 @@ async def cancel_a_message() -> None:
     assert_type(receipt.cancelled, str | None)
 
 
+async def send_a_secret(event: MessageEvent, listener: Callable[[MessageEvent], None]) -> None:
+    assert_type(await send_email("a@b.c", "Reset", "https://b.c/reset", sensitive=True), bool)
+    assert_type((await submit_email("a@b.c", "Reset", "https://b.c/reset", sensitive=True)).mode, DeliveryMode)
+    assert_type(EmailMessageData("a@b.c", "Reset", sensitive=True).sensitive, bool)
+    assert_type(event.sensitive, bool)
+    assert_type(subscribe(listener, sensitive=True), Callable[[], None])
+
+
 async def send_through_another_mailer(event: MessageEvent, messages: list[EmailMessageData]) -> None:
     settings = EmailSettings(url="smtps://u:p@mail.example", mailers={"bulk": {"host": "b.example"}}, failover=["bulk"])
     assert_type(settings.of_mailer("bulk"), EmailSettings)

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from inspect import isawaitable, iscoroutine
 from typing import Any, Literal, NamedTuple, Never
@@ -209,6 +209,11 @@ class MessageEvent:
         return metadata
 
     @property
+    def sensitive(self) -> bool:
+        """True if the message was sent with ``sensitive=True``; its content is then for those who asked for it."""
+        return bool(self.message.prepared.must.get("sensitive"))
+
+    @property
     def stream(self) -> str | None:
         """Return the message's stream; None without one."""
         stream: str | None = self.message.prepared.must.get("stream")
@@ -217,10 +222,14 @@ class MessageEvent:
 
 Listener = Callable[[MessageEvent], Awaitable[None] | None]
 _listeners: list[Listener] = []
+_trusted: list[Listener] = []  # get the content of sensitive messages, too
 
 
-def subscribe(listener: Listener) -> Callable[[], None]:
+def subscribe(listener: Listener, *, sensitive: bool = False) -> Callable[[], None]:
     """Call ``listener`` for every event of this process; returns the function that ends it.
+
+    ``sensitive`` True gives it messages that were sent with ``sensitive=True`` as they are; False, with a notice in
+    place of their bodies and without attachments.
 
     A plain function runs where the event happens (usually on the event loop) and must not block; an async one runs in a
     task of its own. Exceptions are logged and go no further: an observer never changes what happens to mail. Besides,
@@ -232,18 +241,19 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     given: Any = listener
     if not callable(given):
         raise TypeError(f"subscribe(): the listener is a {type(given).__name__}; give a function of one MessageEvent")
-    _listeners.append(listener)
+    kept = _trusted if sensitive else _listeners
+    kept.append(listener)
 
     def unsubscribe() -> None:
-        if listener in _listeners:
-            _listeners.remove(listener)
+        if listener in kept:
+            kept.remove(listener)
 
     return unsubscribe
 
 
 def listening() -> bool:
     """True when there is a listener, which costs an event for each step of a message."""
-    return bool(_listeners)
+    return bool(_listeners or _trusted)
 
 
 def publish(
@@ -254,9 +264,13 @@ def publish(
     refused: tuple[str, ...] = (),
     circumstances: Circumstances = _UNKNOWN,
     listeners: Sequence[Listener] = (),
+    redact: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Call the listeners with an event of ``message``; ``listeners`` are called besides those that subscribed."""
-    if not _listeners and not listeners:
+    """Call the listeners with an event of ``message``; ``listeners`` are called besides those that subscribed.
+
+    ``redact`` returns a sensitive message as listeners may see it who did not subscribe to such ones; None for others.
+    """
+    if not _listeners and not _trusted and not listeners:
         return
     event = MessageEvent(
         kind=kind,
@@ -270,11 +284,18 @@ def publish(
         code=circumstances.code,
         via=circumstances.via,
     )
-    for listener in (*_listeners, *listeners):
+    if _trusted:
+        _call(_trusted, event)
+    if _listeners or listeners:
+        _call((*_listeners, *listeners), event if redact is None else replace(event, message=redact(message)))
+
+
+def _call(listeners: Iterable[Listener], event: MessageEvent) -> None:
+    for listener in tuple(listeners):
         try:
             result = listener(event)
         except Exception:  # a broken listener must not stop mail
-            logger.exception("a listener failed on the event %r of message %s", kind, event.message_id)
+            logger.exception("a listener failed on the event %r of message %s", event.kind, event.message_id)
         else:
             if result is not None and isawaitable(result):
                 _run(result, event)

@@ -94,7 +94,7 @@ class Runtime:
     async def _start(self, *, waits: bool) -> Running:
         settings = EmailSettings.load(self._overrides, call=self._call)
         mailer = Mailer(settings)
-        inbox = Inbox(mailer) if settings.inbox_enabled(debug=debug()) else None
+        inbox = Inbox(mailer, sensitive=debug()) if settings.inbox_enabled(debug=debug()) else None
         running = Running(mailer, inbox, waits)
         self._running.set(running)
         if inbox is not None:

@@ -22,6 +22,7 @@ from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_MAILER
+from openviper.core.email.message.redaction import is_sensitive, redact
 from openviper.core.email.queue import JobQueue, current_queue, using_queue
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
@@ -105,7 +106,15 @@ class Transport(ABC):
         """Publish an event of a message that this transport carries."""
         if circumstances is NO_ATTEMPT:
             circumstances = _CHOSEN.get(kind, NO_ATTEMPT)
-        publish(kind, message, detail, refused=refused, circumstances=circumstances, listeners=self.listeners)
+        publish(
+            kind,
+            message,
+            detail,
+            refused=refused,
+            circumstances=circumstances,
+            listeners=self.listeners,
+            redact=redact if is_sensitive(message.prepared) else None,
+        )
 
 
 class BackendTransport(Transport):

@@ -15,6 +15,7 @@ from openviper.core.email.inbox.lookup import attachment_response, entry_or_404,
 from openviper.core.email.inbox.responses import HEADERS, as_json
 from openviper.core.email.inbox.search import Query, search
 from openviper.core.email.inbox.store import Store
+from openviper.core.email.message.redaction import is_sensitive
 
 __all__ = ["Api"]
 
@@ -126,6 +127,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "state": entry.state,
         "refused": list(entry.missed),
         "read": entry.read,
+        "sensitive": is_sensitive(prepared),
         "size": entry.size,
         "attachments": [
             {

@@ -29,12 +29,13 @@ class Inbox:
 
     Answers only if the Host header names this machine or is listed in ``EMAIL["inbox_hosts"]``, so that a foreign name
     which resolves here cannot read mail (DNS rebinding). Changes must be requested by the page itself. ``mailer`` sends
-    for the page's buttons; its settings choose the store.
+    for the page's buttons; its settings choose the store. ``sensitive`` True shows messages that were sent with
+    ``sensitive=True`` whole.
     """
 
-    def __init__(self, mailer: Mailer) -> None:
+    def __init__(self, mailer: Mailer, *, sensitive: bool = False) -> None:
         self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
-        self._store = make_store(mailer.settings)
+        self._store = make_store(mailer.settings, sensitive=sensitive)
         self._unfollow = self._store.follow()
         self._renderer = PageRenderer()
         live = Live(self._store)
@@ -93,6 +94,8 @@ async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise HTTPException(404, "This page does not exist.")
 
 
-def make_store(settings: EmailSettings) -> Store:
+def make_store(settings: EmailSettings, *, sensitive: bool) -> Store:
     """Return the store that the settings choose: in memory, or in the folder ``inbox_dir``."""
-    return MemoryStore() if settings.inbox_dir is None else FolderStore(Folder(settings.inbox_dir))
+    if settings.inbox_dir is None:
+        return MemoryStore(sensitive=sensitive)
+    return FolderStore(Folder(settings.inbox_dir), sensitive=sensitive)

@@ -1,6 +1,7 @@
 """Read, retry and delete the queue's dead letters for the inbox page, off the event loop and with a time limit."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -10,7 +11,7 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.queue.job import FailedJob
 
-__all__ = ["Action", "DeadLetter", "DeadLetterList", "DeadLetters"]
+__all__ = ["Action", "ChangeResult", "DeadLetter", "DeadLetterList", "DeadLetters"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,13 @@ class DeadLetterList(NamedTuple):
     total: int
 
 
+class ChangeResult(NamedTuple):
+    """How many were retried or purged, and how many could not be retried because their content was not kept."""
+
+    changed: int
+    dropped: int = 0
+
+
 class DeadLetters:
     """The dead letters on the project's broker.
 
@@ -45,7 +53,7 @@ class DeadLetters:
     def __init__(self, limit: float = _LIMIT) -> None:
         self._limit = limit
         self._reading: Future[DeadLetterList | None] | None = None
-        self._change: Future[int | None] | None = None
+        self._change: Future[ChangeResult | None] | None = None
 
     async def read(self) -> DeadLetterList | None:
         """Return the dead letters, oldest first; None where no broker is configured.
@@ -58,7 +66,7 @@ class DeadLetters:
             self._reading = _in_thread(_read)
         return await self._result(self._reading)
 
-    async def change(self, action: Action, message_ids: frozenset[str] | None) -> int | None:
+    async def change(self, action: Action, message_ids: frozenset[str] | None) -> ChangeResult | None:
         """Retry or purge these (None: all), and return how many; None where no broker is configured.
 
         Raises:
@@ -100,12 +108,14 @@ def _head(job: FailedJob) -> Mapping[str, str]:
     return dict.fromkeys(("From", "To", "Cc", "Bcc", "Subject"), "") if job.payload is None else job.payload.summary()
 
 
-def _change(action: Action, message_ids: frozenset[str] | None) -> int | None:
+def _change(action: Action, message_ids: frozenset[str] | None) -> ChangeResult | None:
     service = queue_service()
     if service is None:
         return None
-    store = service.store
-    return store.retry_failed(message_ids) if action == "retry" else store.purge_failed(message_ids)
+    store, dropped = service.store, itertools.count()
+    if action == "purge":
+        return ChangeResult(store.purge_failed(message_ids))
+    return ChangeResult(store.retry_failed(message_ids, on_dropped=lambda: next(dropped)), next(dropped))
 
 
 def _in_thread(work: Callable[[], T]) -> "Future[T]":

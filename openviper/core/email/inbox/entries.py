@@ -5,6 +5,7 @@ from hashlib import blake2s
 
 from openviper.core.email.events import EventKind, MessageEvent
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
+from openviper.core.email.message.redaction import is_redacted
 
 __all__ = ["Entry", "TimelineStep", "footprint", "key_of", "with_step"]
 
@@ -54,6 +55,11 @@ class Entry:
             if step.kind == "delivered":
                 missed = {one: None for one in missed if one not in step.recipients} | dict.fromkeys(step.refused)
         return tuple(missed)
+
+    @property
+    def redacted(self) -> bool:
+        """True if its content is not here, so that it can only be looked at."""
+        return is_redacted(self.prepared)
 
     @property
     def status(self) -> str:

@@ -48,10 +48,16 @@ class FailedApi:
     async def _change(self, request: Request, action: Action) -> Response:
         message_ids = chosen_ids(request.query_params.getlist("id"), everything=request.query_params.get("all") == "1")
         try:
-            count = await self._letters.change(action, message_ids)
+            result = await self._letters.change(action, message_ids)
         except (QueueUnavailable, MissingDependency) as error:
             return await as_json({"error": str(error)}, 503)
-        return await as_json({"error": _NO_BROKER}, 409) if count is None else await as_json({"count": count})
+        if result is None:
+            return await as_json({"error": _NO_BROKER}, 409)
+        return await as_json(
+            {"count": result.changed}
+            if action == "purge"
+            else {"count": result.changed, "content_dropped": result.dropped}
+        )
 
 
 def _summary(letter: DeadLetter) -> dict[str, Any]:
@@ -61,6 +67,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "failed_at": datetime.fromtimestamp(job.failed_at, UTC).isoformat(),
         "reason": job.reason,
         "perhaps_delivered": job.uncertain,
+        "content_dropped": job.content_dropped,
         "attempts": job.progress.attempts,
         "subject": head["Subject"],
         "from": head["From"],

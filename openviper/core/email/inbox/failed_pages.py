@@ -39,6 +39,7 @@ class FailedPages:
             keep_days=self._keep / 86400,
             retried=_count(request, "retried"),
             purged=_count(request, "purged"),
+            dropped=_count(request, "dropped"),
         )
 
     async def _retry(self, request: Request) -> Response:
@@ -51,11 +52,13 @@ class FailedPages:
         form = await read_form(request)
         message_ids = chosen_ids(form.get("id", []), everything=form.get("all") == ["1"])
         try:
-            count = await self._letters.change(action, message_ids)
+            result = await self._letters.change(action, message_ids)
         except (QueueUnavailable, MissingDependency) as error:
             return await self._problem(request, error)
         done = {"retry": "retried", "purge": "purged"}[action]
-        return RedirectResponse(f"{request.scope['root_path']}/failed?{done}={count or 0}", 303)
+        count, dropped = (0, 0) if result is None else result
+        more = f"&dropped={dropped}" if dropped else ""
+        return RedirectResponse(f"{request.scope['root_path']}/failed?{done}={count}{more}", 303)
 
     async def _problem(self, request: Request, error: Exception) -> Response:
         return await self._renderer.render(request, "failed.html", 503, problem=str(error))

@@ -5,6 +5,7 @@ from asyncio import wrap_future
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from threading import Semaphore
 from typing import TypeVar
@@ -14,6 +15,7 @@ from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.folder import Folder
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.redaction import is_redacted, is_sensitive, redact, redact_prepared
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["FolderStore", "start_recording"]
@@ -52,8 +54,8 @@ class FolderStore(Store):
     Reads go through the same thread as writes, so they include everything that this process has sent before.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        super().__init__()
+    def __init__(self, folder: Folder, *, sensitive: bool = False) -> None:
+        super().__init__(sensitive=sensitive)
         self._folder = folder
         self._writer = _Writer(folder)
         self._seen: object = None
@@ -62,13 +64,23 @@ class FolderStore(Store):
         self._writer.write(event, self.changes.notify)
 
     async def newest_first(self) -> list[Entry]:
-        return await self._in_thread(self._folder.entries)
+        return [self._shown(entry) for entry in await self._in_thread(self._folder.entries)]
 
     async def get(self, key: str) -> Entry | None:
-        return await self._in_thread(partial(self._folder.entry, key))
+        entry = await self._in_thread(partial(self._folder.entry, key))
+        return None if entry is None else self._shown(entry)
 
     async def load(self, key: str) -> OutgoingMessage | None:
-        return await self._in_thread(partial(self._folder.load, key))
+        message = await self._in_thread(partial(self._folder.load, key))
+        if message is None or self._sensitive or not is_sensitive(message.prepared):
+            return message
+        return message if is_redacted(message.prepared) else redact(message)
+
+    def _shown(self, entry: Entry) -> Entry:
+        """Redact a sensitive message, which another process may have recorded whole."""
+        if self._sensitive or not is_sensitive(entry.prepared) or is_redacted(entry.prepared):
+            return entry
+        return replace(entry, prepared=redact_prepared(entry.prepared), attachment_sizes=())
 
     async def mark_read(self, key: str) -> None:
         await self._change(partial(self._folder.mark_read, key))
@@ -115,7 +127,7 @@ def start_recording(settings: EmailSettings, *, debug: bool) -> Callable[[], Non
     if settings.inbox_dir is None or not settings.inbox_enabled(debug=debug):
         return lambda: None
     writer = _Writer(Folder(settings.inbox_dir))
-    unsubscribe = subscribe(writer.write)
+    unsubscribe = subscribe(writer.write, sensitive=debug)
 
     def end() -> None:
         unsubscribe()

@@ -40,6 +40,8 @@ _MODES = {
     "held": "Held: sent after the commit",
 }
 
+_NOT_KEPT = "The content of this message was not kept, because it was sent with sensitive=True: send it anew."
+
 _IMAGE_HEADERS = {
     **HEADERS,
     # An SVG image that is opened as a page must not run scripts either.
@@ -93,7 +95,10 @@ class MessagePages:
     async def _message(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
         await self._store.mark_read(entry.key)
-        views = {name: label for name, label in _TABS.items() if name != "html" or entry.prepared.html is not None}
+        absent = {"check"} if entry.redacted else set()
+        if entry.prepared.html is None:
+            absent.add("html")
+        views = {name: label for name, label in _TABS.items() if name not in absent}
         view = choice(request, "view", views)
         findings = await asyncio.to_thread(lint, entry)
         values: dict[str, Any] = {
@@ -165,6 +170,8 @@ class MessagePages:
 
     async def _again(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
+        if entry.redacted:
+            raise HTTPException(409, _NOT_KEPT)
         message = (await message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
         return _redirect(request, key_of(await _send_copy(message, self._mailer)))
 
@@ -198,6 +205,8 @@ async def _retry_now(entry: Entry, store: Store, mailer: Mailer) -> bool:
     message = await store.load(entry.key)
     if message is None:
         return False
+    if entry.redacted:
+        raise HTTPException(409, _NOT_KEPT)
     if entry.state == "delivered":
         message = message.for_recipients(entry.missed)
     mailer.deliver_soon(message, "retried from the inbox page")

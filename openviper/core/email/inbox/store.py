@@ -75,14 +75,18 @@ class Changes:
 
 
 class Store(ABC):
-    """Stores the newest messages within limits and removes the oldest first. Belongs to one event loop."""
+    """Stores the newest messages within limits and removes the oldest first. Belongs to one event loop.
 
-    def __init__(self) -> None:
+    ``sensitive`` True keeps and returns messages that were sent with ``sensitive=True`` whole; False, redacted.
+    """
+
+    def __init__(self, *, sensitive: bool = False) -> None:
         self.changes = Changes()
+        self._sensitive = sensitive
 
     def follow(self) -> Callable[[], None]:
         """Record the events of this process until the returned function is called."""
-        return subscribe(self.record)
+        return subscribe(self.record, sensitive=self._sensitive)
 
     @abstractmethod
     def record(self, event: MessageEvent) -> None:
@@ -124,8 +128,10 @@ class Store(ABC):
 class MemoryStore(Store):
     """Stores the messages of this process in memory."""
 
-    def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
-        super().__init__()
+    def __init__(
+        self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES, sensitive: bool = False
+    ) -> None:
+        super().__init__(sensitive=sensitive)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._entries: dict[str, tuple[Entry, OutgoingMessage]] = {}

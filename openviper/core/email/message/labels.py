@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message.model import MUST_MAILER, MUST_STREAM, EmailMessageData
+from openviper.core.email.message.model import MUST_MAILER, MUST_SENSITIVE, MUST_STREAM, EmailMessageData
 from openviper.core.email.message.validation import checked_headers
 from openviper.text import control_character, shown
 
@@ -65,6 +65,8 @@ def checked_labels(data: EmailMessageData, stream: str | None) -> tuple[dict[str
         must[MUST_STREAM] = _stream(stream)
     if data.mailer is not None and data.mailer != "default":
         must[MUST_MAILER] = data.mailer
+    if data.sensitive is not False:
+        must[MUST_SENSITIVE] = _flag(data.sensitive, "sensitive")
     return extra, must
 
 
@@ -90,6 +92,12 @@ def _stream(value: object) -> str:
             f"stream: {shown(value)} is not a name of letters, digits, '.', '_' and '-', at most 64 characters"
         )
     return value
+
+
+def _flag(value: object, field: str) -> bool:
+    if value is not True:
+        raise InvalidMessage(f"{field}: must be True or False, not {shown(value)}")
+    return True
 
 
 def _text(value: object, field: str) -> str:

@@ -3,7 +3,7 @@
 Those that every send makes are named tuples: a frozen dataclass sets each field by a call, a tenth of a whole send.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ __all__ = [
     "MUST_KEY",
     "MUST_MAILER",
     "MUST_REDIRECT",
+    "MUST_SENSITIVE",
     "MUST_STREAM",
     "REPEATED_HEADERS",
     "Chunks",
@@ -31,6 +32,15 @@ __all__ = [
     "fill_data",
     "lengths",
 ]
+
+
+_BODIES = frozenset({"text", "html", "attachments", "calendar"})
+
+
+def _described(value: Any, names: Iterable[str], hidden: Collection[str]) -> str:
+    """Return what a dataclass's ``repr`` would, without the values of those ``hidden``."""
+    fields = [f"{name}={'<hidden>' if name in hidden else repr(getattr(value, name))}" for name in names]
+    return f"{type(value).__name__}({', '.join(fields)})"
 
 
 @dataclass(slots=True)
@@ -58,6 +68,11 @@ class EmailMessageData:
     metadata: Mapping[str, str] = NOTHING
     stream: str | None = None
     mailer: str | None = None
+    sensitive: bool = False
+
+    def __repr__(self) -> str:
+        hidden = _BODIES if self.sensitive else ()
+        return _described(self, EmailMessageData.__slots__, hidden)
 
 
 fill_data = EmailMessageData.__init__
@@ -78,6 +93,9 @@ MUST_MAILER = "mailer"
 
 MUST_KEY = "key"
 """The key of ``must`` for an idempotency key: an object with its ``name`` and the ``fingerprint`` of the call."""
+
+MUST_SENSITIVE = "sensitive"
+"""The key of ``must`` in a message whose bodies and attachments are kept and shown only where sending needs them."""
 
 REPEATED_HEADERS = "repeated_headers"
 """Key in ``must`` of a message with several headers of one name: an earlier version would keep only the last."""
@@ -111,6 +129,9 @@ class PreparedMessage(NamedTuple):
     extra: Mapping[str, Any] = NOTHING
     must: Mapping[str, Any] = NOTHING
     calendar: Calendar | None = None
+
+    def __repr__(self) -> str:
+        return _described(self, self._fields, _BODIES if MUST_SENSITIVE in self.must else ())
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -200,6 +221,9 @@ class OutgoingMessage(NamedTuple):
     envelope: Envelope
     content: Chunks
     size: int
+
+    def __repr__(self) -> str:
+        return _described(self, self._fields, ("content",) if MUST_SENSITIVE in self.prepared.must else ())
 
     @property
     def message_id(self) -> str:

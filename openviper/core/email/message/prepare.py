@@ -206,6 +206,7 @@ def check_message(
         or data.metadata is not NOTHING
         or stream is not None
         or data.mailer is not None
+        or data.sensitive is not False
     ):
         return _labelled(prepared, data, labels, stream)
     return prepared

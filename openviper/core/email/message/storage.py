@@ -22,6 +22,7 @@ from openviper.core.email.message.model import (
     MUST_KEY,
     MUST_MAILER,
     MUST_REDIRECT,
+    MUST_SENSITIVE,
     MUST_STREAM,
     REPEATED_HEADERS,
     PreparedMessage,
@@ -50,7 +51,9 @@ __all__ = [
 
 VERSION = 2
 
-SUPPORTED: frozenset[str] = frozenset({MUST_KEY, MUST_MAILER, MUST_REDIRECT, MUST_STREAM, REPEATED_HEADERS, "calendar"})
+SUPPORTED: frozenset[str] = frozenset(
+    {MUST_KEY, MUST_MAILER, MUST_REDIRECT, MUST_SENSITIVE, MUST_STREAM, REPEATED_HEADERS, "calendar"}
+)
 """The keys of ``must`` that this version carries out."""
 
 _KEYS = frozenset(
@@ -73,6 +76,8 @@ _KEYS = frozenset(
 )
 _KEYS_OF_VERSION_2 = frozenset({"extra", "must"})
 _VERSION_1 = b'{"version":1,'
+_SENSITIVE = f'"{MUST_SENSITIVE}"'.encode()
+_NO_PARTS = b'"sizes":[]'
 _DATE = re.compile(rb',"date":"[^"]*"')
 _ATTACHMENT_KEYS = frozenset({"filename", "mimetype", "inline", "content_id", "part"})
 
@@ -101,6 +106,24 @@ class Payload:
     def size(self) -> int:
         """Count the bytes of head and parts."""
         return len(self.head) + sum(map(len, self.parts))
+
+    @property
+    def sensitive(self) -> bool:
+        """True for a message sent with ``sensitive=True``; False where the head cannot be read."""
+        if _SENSITIVE not in self.head:  # nearly always, and without reading it
+            return False
+        must = _readable(self.head).get("must")
+        return isinstance(must, dict) and MUST_SENSITIVE in must
+
+    @property
+    def content_dropped(self) -> bool:
+        """True for what ``without_content`` returns: every message has a body, and so at least one part."""
+        return _NO_PARTS in self.head and _readable(self.head).get("sizes") == []
+
+    def without_content(self) -> "Payload":
+        """Return the head alone, marked so that it is not taken for a whole message."""
+        values = {**load_object(self.head), "sizes": []}
+        return Payload(json.dumps(values, separators=(",", ":")).encode(), ())
 
     def summary(self) -> dict[str, str]:
         """Return the header fields by which a person knows the message; empty texts where the head cannot be read."""
@@ -277,6 +300,14 @@ def load_object(raw: str | bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DamagedPayload("it is not a JSON object")
     return values
+
+
+def _readable(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object, empty if it cannot be read."""
+    try:
+        return load_object(raw)
+    except DamagedPayload:
+        return {}
 
 
 def stored_version(values: Mapping[str, Any]) -> int:

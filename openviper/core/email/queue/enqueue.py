@@ -3,6 +3,7 @@
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
 from openviper.core.email.message import EmailMessageData, NoSender, apply_before_send, prepare_message
+from openviper.core.email.message.redaction import is_sensitive, redact
 from openviper.core.email.queue.service import current_queue
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
@@ -54,14 +55,16 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         )
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
+    listeners, hide = settings.functions("listeners"), redact if is_sensitive(message.prepared) else None
     if reason is not None:
-        publish("cancelled", message, reason, listeners=settings.functions("listeners"))
+        publish("cancelled", message, reason, listeners=listeners, redact=hide)
         return Receipt(message.message_id, DeliveryMode.QUEUED, cancelled=reason)
     if await service.enqueue(message, settings):
         publish(
             "queued",
             message,
             circumstances=Circumstances(DeliveryMode.QUEUED),
-            listeners=settings.functions("listeners"),
+            listeners=listeners,
+            redact=hide,
         )
     return Receipt(message.message_id, DeliveryMode.QUEUED)

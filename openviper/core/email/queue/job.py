@@ -192,7 +192,7 @@ class ClaimedJob(NamedTuple):
     """A queued message that a worker attempts to deliver.
 
     ``repeated``: another worker died while it had claimed it, perhaps after sending. ``problem``: why ``payload`` or
-    ``progress`` cannot be read. ``token`` belongs to the store.
+    ``progress`` cannot be read; ``payload`` may then be the head alone. ``token`` belongs to the store.
     """
 
     key: str
@@ -202,6 +202,11 @@ class ClaimedJob(NamedTuple):
     repeated: bool = False
     problem: DamagedPayload | NewerPayload | None = None
     token: Any = None
+
+    @property
+    def sensitive(self) -> bool:
+        """True if its content must not be kept once it is given up; False also where that cannot be read."""
+        return self.payload is not None and self.payload.sensitive
 
     def __repr__(self) -> str:
         return f"<ClaimedJob {self.message_id}>"
@@ -216,6 +221,11 @@ class FailedJob(NamedTuple):
     uncertain: bool
     progress: Progress
     payload: Payload | None = None
+
+    @property
+    def content_dropped(self) -> bool:
+        """True if its content was not kept, because it was sent with ``sensitive=True``: it cannot be retried."""
+        return self.payload is not None and self.payload.content_dropped
 
 
 class QueueStats(NamedTuple):
@@ -267,7 +277,7 @@ class JobStore(Protocol):
         """Schedule another attempt after ``delay`` seconds."""
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
-        """Give it up, and keep it as failed for ``keep`` seconds (0: not)."""
+        """Give it up, and keep it as failed for ``keep`` seconds (0: not); of a sensitive one only the head."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -281,8 +291,18 @@ class JobStore(Protocol):
     def failed(self, limit: int) -> list[FailedJob]:
         """Return failed messages, oldest first, at most ``limit``."""
 
-    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
-        """Queue failed messages again (None: all); return how many. ``on_each`` is called for each failed one."""
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = ...,
+        *,
+        on_dropped: Callable[[], object] = ...,
+    ) -> int:
+        """Queue failed messages again (None: all); return how many.
+
+        ``on_each`` is called for each failed one, ``on_dropped`` for each of these that stays because its content was
+        dropped.
+        """
 
     def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
         """Drop failed messages (None: all); return how many. ``on_each`` is called for each failed one."""

@@ -24,7 +24,7 @@ from pika.data import encode_value
 from pika.exceptions import ChannelClosedByBroker, UnsupportedAMQPFieldException
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, split
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, join, split
 from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Progress, message_id_of
 from openviper.core.email.queue.publisher import Publisher
 from openviper.tasks.encoder import Sealed
@@ -310,6 +310,10 @@ def _adopted(body: bytes, death: _Death) -> bytes | None:
     }
     with contextlib.suppress(DamagedPayload):
         details = read_details(sealed_details)
+    with contextlib.suppress(DamagedPayload, NewerPayload):
+        payload = split(sealed)
+        if payload.sensitive:
+            sealed = Sealed(join(payload.without_content()))
     return encode(
         key,
         {

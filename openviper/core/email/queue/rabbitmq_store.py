@@ -205,7 +205,10 @@ class RabbitmqJobStore:
             "failed_at": time.time(),
             "uncertain": uncertain,
         }
-        body = encode(job.key, details, job.token)
+        sealed = job.token
+        if job.payload is not None and job.sensitive:
+            sealed = Sealed(join(job.payload.without_content()))
+        body = encode(job.key, details, sealed)
         self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000), patient=True))
 
     def close(self) -> None:
@@ -241,7 +244,13 @@ class RabbitmqJobStore:
             queue.walk(collect)
         return sorted(jobs.values(), key=lambda job: job.failed_at)[:limit]
 
-    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = lambda: None,
+        *,
+        on_dropped: Callable[[], object] = lambda: None,
+    ) -> int:
         """Publish them anew, then acknowledge the failed ones. Scheduled mail waits for its time again."""
         count = 0
 
@@ -250,6 +259,9 @@ class RabbitmqJobStore:
             on_each()
             job, now = message.job, time.time()
             if message_ids is not None and job.message_id not in message_ids:
+                return None
+            if job.content_dropped:
+                on_dropped()
                 return None
             count += 1
             if message.due_at is not None and message.due_at > now and job.progress.attempts == 0:

@@ -3,7 +3,7 @@
 Layout, below that prefix::
 
     job:<key>     hash: state (queued, waiting, claimed, sent, failed), turn, owner, progress, digest, payload
-    blob:<sha256> an attachment that jobs refer to
+    blob:<sha256> an attachment that jobs refer to; of a sensitive message the digest covers the job's key, too
     open          sorted set: jobs that are not done, by the time (ms) they were accepted
     later         sorted set: jobs that wait for their next attempt, by its time (ms)
     failed        sorted set: jobs that were given up, by the time (ms) at which they were
@@ -65,6 +65,13 @@ local function push(key, turn)
 end
 local function remove(key, ...)
     for _, name in ipairs({...}) do redis.pcall('ZREM', mail .. name, key) end
+end
+local function drop_parts(job) -- of a message that shares its blobs with no other
+    for i = 0, (whole(redis.call('HGET', job, 'parts'), 10000) or 0) - 1 do
+        local blob = redis.call('HGET', job, 'blob' .. i)
+        if blob then redis.call('DEL', mail .. 'blob:' .. blob) end
+        redis.call('HDEL', job, 'part' .. i, 'blob' .. i)
+    end
 end
 local function keep_parts(job, keep)
     for i = 0, (whole(redis.call('HGET', job, 'parts'), 10000) or 0) - 1 do
@@ -299,13 +306,14 @@ return answer
 """
 )
 
-# ARGV: key, time to remember it, ticket, worker
+# ARGV: key, time to remember it, ticket, worker, 1 when its blobs are its own
 # Also acknowledges the ticket, as Dramatiq's script would, in the same step.
 FINISH = (
     _DRAIN
     + """
 local key, job = ARGV[1], job_of(ARGV[1])
 local found = redis.pcall('HMGET', job, 'turn', 'digest')
+if ARGV[5] == '1' and not found.err then drop_parts(job) end
 redis.call('DEL', job)
 redis.call('HSET', job, 'state', 'sent', 'turn', found[1] or 0)
 if found[2] then redis.call('HSET', job, 'digest', found[2]) end
@@ -331,7 +339,8 @@ return 1
 """
 )
 
-# ARGV: key, owner, progress, reason, time to keep, 1 when it may have been delivered
+# ARGV: key, owner, progress, reason, time to keep, 1 when it may have been delivered,
+# the head that is left of a message whose content is not kept (of others '')
 FAIL = (
     _DRAIN
     + """
@@ -340,6 +349,10 @@ local found = redis.pcall('HMGET', job, 'state', 'owner')
 local damaged = found.err ~= nil
 if not damaged and (found[1] ~= 'claimed' or found[2] ~= ARGV[2]) then return 0 end
 remove(key, 'open', 'later')
+if ARGV[7] ~= '' and not damaged then
+    drop_parts(job)
+    redis.call('HSET', job, 'head', ARGV[7], 'parts', 0)
+end
 if keep == 0 then
     redis.call('DEL', job)
     redis.call('HSET', job, 'state', 'failed')

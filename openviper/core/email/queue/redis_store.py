@@ -109,7 +109,7 @@ class RedisJobStore:
             InvalidMessage: another message with the same Message-ID was accepted for the same recipients.
         """
         with translate_errors():
-            blobs, fields = _separate_large_parts(job.payload)
+            blobs, fields = _separate_large_parts(job)
             fields |= {"message_id": job.message_id, "head": job.payload.head}
             fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
             uploads = dict.fromkeys(blobs, "")
@@ -263,6 +263,7 @@ class RedisJobStore:
             problem = DamagedPayload("its head is missing")
         elif None in parts:
             problem = DamagedPayload("an attachment has expired")
+            payload = Payload(head, ())  # which says whether what is left may be kept
         else:
             payload = Payload(head, tuple(parts))
         try:
@@ -275,7 +276,7 @@ class RedisJobStore:
     def finish(self, job: ClaimedJob, *, remember: float) -> None:
         """Delete all but the fact that it was sent, and acknowledge its ticket."""
         broker, ticket = self._broker(), job.token[1]
-        arguments = [job.key, _ms(remember), ticket, broker.broker_id]
+        arguments = [job.key, _ms(remember), ticket, broker.broker_id, int(job.sensitive)]
         self._run_until_answered(self._finish, arguments)
         broker.settled.add((QUEUE, ticket))
 
@@ -287,7 +288,8 @@ class RedisJobStore:
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Move it to the failed jobs."""
         kept = 0 if keep == 0 else _ms(keep)
-        arguments = [job.key, job.token[0], progress.to_json(), reason, kept, int(uncertain)]
+        head = job.payload.without_content().head if job.payload is not None and job.sensitive else b""
+        arguments = [job.key, job.token[0], progress.to_json(), reason, kept, int(uncertain), head]
         self._run_until_answered(self._fail, arguments)
 
     def _run_until_answered(self, script: Any, arguments: list[Any]) -> Any:
@@ -342,13 +344,22 @@ class RedisJobStore:
             jobs += [dead.job for dead in self._dead_letters(limit)]
         return sorted(jobs, key=lambda job: job.failed_at)[:limit]
 
-    def retry_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = lambda: None,
+        *,
+        on_dropped: Callable[[], object] = lambda: None,
+    ) -> int:
         """Queue them again, from the first attempt, for the recipients who do not have the message."""
         count = 0
         with translate_errors():
             for key in list(self._failed_keys()):
                 job = self._failed_job(key)
-                if message_ids is None or job.message_id in message_ids:
+                wanted = message_ids is None or job.message_id in message_ids
+                if wanted and job.content_dropped:
+                    on_dropped()
+                elif wanted:
                     progress = job.progress.restart(now=time.time()).to_json()
                     count += int(self._retry_failed(keys=[self._prefix], args=[key, progress]))
                 on_each()
@@ -483,13 +494,18 @@ def _read_dead_ticket(data: bytes, name: bytes) -> tuple[str, str]:
     return args[0], "a worker could not process its ticket; the worker's log says why"
 
 
-def _separate_large_parts(payload: Payload) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the large parts by their digest, and the fields that hold the small ones or name a digest."""
+def _separate_large_parts(job: NewJob) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the large parts by their digest, and the fields that hold the small ones or name a digest.
+
+    A sensitive message shares none with others, so that they can be deleted with it.
+    """
     blobs: dict[str, bytes] = {}
     fields: dict[str, Any] = {}
-    for number, part in enumerate(payload.parts):
+    for number, part in enumerate(job.payload.parts):
         if len(part) >= _BLOB_FROM:
-            digest = hashlib.sha256(part).hexdigest()
+            hashed = hashlib.sha256(job.key.encode() if job.payload.sensitive else b"")
+            hashed.update(part)
+            digest = hashed.hexdigest()
             blobs[digest] = part
             fields[f"blob{number}"] = digest
         else:

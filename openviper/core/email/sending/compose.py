@@ -63,6 +63,7 @@ async def compose(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
     recipients_required: bool = True,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
@@ -111,6 +112,7 @@ async def compose(
         data.tags, data.ref, data.metadata, data.stream = tags or (), ref, metadata or {}, stream
     if mailer is not None:
         data.mailer = mailer
+    data.sensitive = sensitive
     try:
         if hooks:
             message = await _through_hooks(

@@ -85,6 +85,7 @@ async def render_email(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
 ) -> RenderedEmail:
     """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
 
@@ -120,6 +121,7 @@ async def render_email(
         metadata=metadata,
         stream=stream,
         mailer=mailer,
+        sensitive=sensitive,
         recipients_required=False,
     )
     try:

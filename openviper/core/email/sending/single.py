@@ -62,6 +62,7 @@ async def submit_email(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -105,6 +106,8 @@ async def submit_email(
         metadata: Further values by name, likewise.
         stream: What a reader can opt out of, such as ``"news"``: it is passed to ``EMAIL["suppress"]``.
         mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
+        sensitive: True for a secret, such as a link that resets a password: its bodies and attachments are dropped when
+            a worker gives it up, and neither events nor, without ``DEBUG``, the inbox page show them.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -144,6 +147,7 @@ async def submit_email(
         metadata,
         stream,
         mailer,
+        sensitive,
     )
 
 
@@ -177,6 +181,7 @@ async def _submit(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
 ) -> Receipt:
     """Submit what ``submit_email`` is given, all by position.
 
@@ -223,6 +228,7 @@ async def _submit(
         metadata,
         stream,
         mailer,
+        sensitive,
     )
     silent = loop_mailer.settings.fail_silently if fail_silently is None else fail_silently
     try:
@@ -276,6 +282,7 @@ async def send_email(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -312,6 +319,7 @@ async def send_email(
         metadata,
         stream,
         mailer,
+        sensitive,
     )
     return bool(receipt)
 
@@ -348,6 +356,7 @@ def send_email_sync(
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
     mailer: str | None = None,
+    sensitive: bool = False,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -395,6 +404,7 @@ def send_email_sync(
         metadata=metadata,
         stream=stream,
         mailer=mailer,
+        sensitive=sensitive,
     )
     loop = _serving_loop()
     if loop is None:

@@ -114,8 +114,8 @@ async def test_all_are_retried_or_deleted_by_the_api(inboxes: Inboxes, scene: Sc
             assert (await client.request(method, f"{path}?all=1&id=x")).status_code == 400
         assert (await client.post("/_mail/failed/purge", headers=SAME_ORIGIN)).status_code == 400
         bare = ids[0].strip("<>")
-        assert (await client.put(f"/_mail/api/failed/retry?id={bare}")).json() == {"count": 1}
-        assert (await client.put("/_mail/api/failed/retry?id=unknown")).json() == {"count": 0}
+        assert (await client.put(f"/_mail/api/failed/retry?id={bare}")).json() == {"count": 1, "content_dropped": 0}
+        assert (await client.put("/_mail/api/failed/retry?id=unknown")).json() == {"count": 0, "content_dropped": 0}
         assert (await client.delete("/_mail/api/failed?all=1")).json() == {"count": 2}
         assert await failed_of(client) == []
 

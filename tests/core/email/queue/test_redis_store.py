@@ -189,16 +189,19 @@ def test_each_death_counts_until_an_attempt_is_written_down(store: RedisJobStore
 
 
 def test_an_expired_attachment_is_told_as_damage(store: RedisJobStore) -> None:
-    message = check_message(
-        data(attachments=[AttachmentData("a.bin", b"x" * 100_000)]), default_sender="shop@example.com"
-    )
+    attachment = AttachmentData("a.bin", b"x" * 100_000)
+    message = check_message(data(attachments=[attachment], sensitive=True), default_sender="shop@example.com")
     one = NewJob("k", message.message_id, encode(message), Progress(time.time()), keep=60)
     store.add(one, deadline=time.monotonic() + PATIENCE)
     store._worker_client.delete(*store._worker_client.keys("dramatiq:mail:blob:*"))
     claimed = store.claim(*ticket(store))
     assert claimed is not None
-    assert claimed.payload is None
+    assert claimed.payload is not None
+    assert claimed.payload.parts == ()
     assert "expired" in str(claimed.problem)
+    store.fail(claimed, claimed.progress, "expired", keep=60, uncertain=False)
+    assert not [name for name in store._worker_client.hkeys("dramatiq:mail:job:k") if name.startswith(b"part")][1:]
+    assert store.failed(1)[0].content_dropped
 
 
 def test_failed_messages_are_kept_counted_retried_and_purged(store: RedisJobStore) -> None:
