@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openviper.core.email.asgi.applications import check_application, check_attachable, wrap_when_built
 from openviper.core.email.asgi.lifespan import LifespanConversation
+from openviper.core.email.asgi.notice import print_page
 from openviper.core.email.asgi.runtime import Running, Runtime
 from openviper.core.email.delivery import apart_from_other_requests, stay_with, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
@@ -42,6 +43,9 @@ class Layer:
             await self.app(scope, receive, send)
             return
         running = await self._runtime.running()
+        if self._runtime.page_unknown:
+            self._runtime.page_unknown = False
+            print_page(scope)
         if running.inbox is not None and is_inbox_path(scope):
             await running.inbox(scope, receive, send)
             return

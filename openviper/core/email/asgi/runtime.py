@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from openviper.core.email.asgi.notice import print_notice, shows_info
+from openviper.core.email.asgi.notice import print_notice, served_address, shows_info
 from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
+from openviper.core.email.delivery.wrappers import known_server
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.inbox import Inbox
 from openviper.core.email.settings import EmailSettings, debug, settings_origin, settings_were_read
@@ -39,13 +40,15 @@ class Running:
 class Runtime:
     """Opens mail for ``Email`` and ``EmailMiddleware``, once for each event loop.
 
-    ``call`` is the source text of the call that gives ``overrides``, up to them; errors show it.
+    ``call`` is the source text of the call that gives ``overrides``, up to them; errors show it. ``page_unknown``: the
+    first request is to show the inbox page's address.
     """
 
     def __init__(self, overrides: Mapping[str, Any] | None, *, call: str) -> None:
         self._overrides = overrides
         self._call = call
         self._running: PerLoop[Running] = PerLoop()
+        self.page_unknown = False
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[Running]:
@@ -55,7 +58,9 @@ class Runtime:
         modes = describe_modes(running.mailer)
         logger.info("%s", modes)
         if debug() and not shows_info(logger):
-            print_notice(modes, inbox=running.inbox is not None)
+            address = served_address()
+            print_notice(modes, inbox=running.inbox is not None, address=address)
+            self.page_unknown = running.inbox is not None and address is None and known_server() is not None
         if not self._overrides and not settings_were_read() and not EmailSettings.sources():
             logger.warning(
                 "no setting of EMAIL is given, so mail goes through %s; %s",

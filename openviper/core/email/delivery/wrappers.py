@@ -2,9 +2,11 @@
 
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
-__all__ = ["Wrappers", "known_server", "wrappers"]
+__all__ = ["Wrappers", "known_server", "server_frames", "wrappers"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -42,12 +44,19 @@ wrappers = Wrappers()
 def known_server() -> str | None:
     """Return the name of the ASGI server that runs the current event loop; None in scripts, workers and tests.
 
-    Found among the calls below the running task: a server starts its loop itself.
+    It is the one that was started: gunicorn, also where its worker is uvicorn's.
+    """
+    return next((package for package, _ in reversed(list(server_frames()))), None)
+
+
+def server_frames() -> Iterator[tuple[str, FrameType]]:
+    """Yield the ASGI servers among the calls below the running task, by name and frame, the innermost first.
+
+    A server that starts its loop itself is among them.
     """
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if package in _SERVERS:
-            return package
-    return None
+            yield package, frame

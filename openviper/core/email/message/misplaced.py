@@ -50,9 +50,7 @@ def _doubt_of_bodies(text: object, html: object) -> str | None:
         if len(body) < _LONGEST_FILE and _FILE.fullmatch(body):
             return f"its {name} is the name of a file; a template is given as template="
         if "{{" in body and _VARIABLE.search(body):
-            return (
-                f"its {name} has a variable in {{{{ }}}}, which only a template fills in: give template= and context="
-            )
+            return f"its {name} has a variable in {{{{ }}}}, which only a template fills in: template= and context="
     if isinstance(text, str) and html is None and "<" in text and _HTML.match(text):
         return "its text is HTML; give it as html="
     if isinstance(html, str) and html and "<" not in html and "&" not in html:

@@ -21,7 +21,7 @@ from support.lifespan import Lifespan
 from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 from support.testclient import TestClient
-from support.uvicorn import Uvicorn
+from support.uvicorn import Hypercorn, Uvicorn
 
 from openviper import OpenViper
 from openviper.conf import settings
@@ -275,16 +275,17 @@ def test_wrong_settings_stop_the_start_without_a_traceback(app: str) -> None:
     assert "Traceback" not in str(caught.value)
 
 
-def test_an_unwrapped_application_under_a_server_is_warned_of_once_and_by_name() -> None:
+@pytest.mark.parametrize(("kind", "name"), [(Uvicorn, "uvicorn"), (Hypercorn, "hypercorn")])
+def test_an_unwrapped_application_under_a_server_is_warned_of_once_and_by_name(kind: type[Uvicorn], name: str) -> None:
     with SmtpServer() as smtp:
-        with Uvicorn("starlette_app:application", APPS, env(smtp)) as server:
+        with kind("starlette_app:application", APPS, env(smtp)) as server:
             for path in ("/order", "/threaded", "/order"):
                 assert httpx.get(f"{server.url}{path}", timeout=PATIENCE).status_code == 200
-            assert server.stop()
+            server.stop()
         warnings = [line for line in server.log if "mail is not attached" in line]
         assert len(warnings) == 1
-        assert "uvicorn runs an application to which mail is not attached" in warnings[0]
-        assert "app = EmailMiddleware(api), then `uvicorn module:app`" in warnings[0]
+        assert f"{name} runs an application to which mail is not attached" in warnings[0]
+        assert f"app = EmailMiddleware(api), then `{name} module:app`" in warnings[0]
 
 
 @pytest.mark.parametrize("app", ["starlette_app:mounted_only", "starlette_app:app", "openviper_app:app"])

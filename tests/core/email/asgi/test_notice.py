@@ -1,14 +1,20 @@
 """What a developer sees on stderr at the start, where nothing configures the log."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from support.lifespan import Lifespan
-from support.uvicorn import Uvicorn
+from support.patience import PATIENCE
+from support.ports import lasting_port
+from support.uvicorn import Hypercorn, Uvicorn
 
 from openviper import OpenViper
 from openviper.conf import SETTINGS_VARIABLE, override
@@ -21,7 +27,7 @@ MODES = (
     "openviper.email: mail: deferred in requests (delivered after the response), inline elsewhere, through "
     "MemoryBackend; no message broker is in use"
 )
-PAGE = "openviper.email: inbox page: /_mail of this application, such as http://127.0.0.1:8000/_mail"
+PAGE = "openviper.email: inbox page: /_mail of this application"
 
 
 @pytest.fixture
@@ -115,13 +121,42 @@ def test_a_handler_of_a_parent_counts_by_its_level(level: int, handler_level: in
     assert not shows_info(child)
 
 
-def test_uvicorn_shows_both_lines(tmp_path: Path) -> None:
-    (tmp_path / "notice_settings.py").write_text(f"DEBUG = True\nEMAIL = {MEMORY!r}\n")
-    variables = {SETTINGS_VARIABLE: "notice_settings", "PYTHONPATH": str(tmp_path)}
-    with Uvicorn("fastapi_app:attached", APPS, variables) as server:
-        assert server.stop()
-    lines = [line.strip() for line in server.log]
-    assert lines.count(MODES) == lines.count(PAGE) == 1
+def project(folder: Path) -> dict[str, str]:
+    (folder / "notice_settings.py").write_text(f"DEBUG = True\nEMAIL = {MEMORY!r}\n")
+    return {SETTINGS_VARIABLE: "notice_settings", "PYTHONPATH": str(folder)}
+
+
+def pages(server: Uvicorn) -> list[str]:
+    return [line.strip() for line in server.log if "inbox page" in line]
+
+
+@pytest.mark.parametrize("kind", [Uvicorn, Hypercorn])
+def test_a_port_that_is_not_known_at_the_start_is_shown_with_the_first_request(
+    kind: type[Uvicorn], tmp_path: Path
+) -> None:
+    """uvicorn opens port 0 after the startup; Hypercorn keeps its ports to itself."""
+    with kind("fastapi_app:attached", APPS, project(tmp_path)) as server:
+        for _ in range(2):
+            assert httpx.get(f"{server.url}/order", timeout=PATIENCE).status_code == 200
+        server.stop()
+    assert [line.strip() for line in server.log].count(MODES) == 1
+    assert pages(server) == [PAGE, f"openviper.email: inbox page: {server.url}/_mail"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2"), ("--host", "0.0.0.0")])
+def test_uvicorns_own_port_is_shown_at_the_start(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    port = lasting_port()
+    done = [sys.executable, "-m", "uvicorn", "fastapi_app:attached", "--app-dir", str(APPS), "--port", str(port)]
+    process = subprocess.Popen(
+        [*done, *arguments], env={**os.environ, **project(tmp_path)}, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        line = next(line for line in process.stderr if "inbox page" in line)
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    assert line == f"openviper.email: inbox page: http://127.0.0.1:{port}/_mail\n"
 
 
 def test_a_process_that_nobody_has_configured_is_told(tmp_path: Path) -> None:

@@ -39,8 +39,13 @@ def test_other_text_is_no_address(value: object) -> None:
     [
         (ANA, "Hi", None, "its subject is an address; the order is send_email(recipients, subject, text), the sender"),
         ("Hi {{ name }}", "Hi", None, "its subject has a variable in {{ }}, which only a template's block 'subject'"),
-        ("Hi", "Hi {{ user.name }}", None, "its text has a variable in {{ }}, which only a template fills in: give "),
-        ("Hi", None, "<p>{{name}}</p>", "its html has a variable in {{ }}, which only a template fills in: give tem"),
+        (
+            "Hi",
+            "Hi {{ user.name }}",
+            None,
+            "its text has a variable in {{ }}, which only a template fills in",
+        ),
+        ("Hi", None, "<p>{{name}}</p>", "its html has a variable in {{ }}, which only a template fills in: templ"),
         ("Hi", "emails/welcome.html", None, "its text is the name of a file; a template is given as template="),
         ("Hi", None, "welcome.md", "its html is the name of a file; a template is given as template="),
         ("Hi", "<p>Hi</p>", None, "its text is HTML; give it as html="),
