@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
 _MAX_READ = 1000
+_MOST_SHOWN = 5
 _BAR_FROM = 20  # messages; fewer need no progress bar
 
 _ids = click.argument("message_ids", nargs=-1, metavar="[MESSAGE-ID]...")
@@ -69,7 +70,7 @@ def retry(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
     dropped = itertools.count()
     with _progress(store, "Queueing again") as advance:
         count = store.retry_failed(wanted, advance, on_dropped=lambda: next(dropped))
-    _report(count, wanted, "queued again", next(dropped))
+    _report(count, wanted, "queued again", next(dropped), store)
 
 
 @failed.command()
@@ -103,16 +104,32 @@ def _wanted(message_ids: tuple[str, ...], everything: bool) -> frozenset[str] | 
     return None if everything else frozenset(map(_id, message_ids))
 
 
-def _report(count: int, wanted: frozenset[str] | None, done: str, dropped: int = 0) -> None:
-    """``dropped``: how many could not be retried because their content was not kept."""
+def _report(
+    count: int, wanted: frozenset[str] | None, done: str, dropped: int = 0, store: "JobStore | None" = None
+) -> None:
+    """``dropped``: how many could not be retried because their content was not kept; ``store`` is for a retry."""
     click.echo(f"{count} {done}")
     if dropped:
         raise click.ClickException(
             f"{dropped} cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew "
             "from your application, and remove with `viperctl email failed purge`"
         )
+    if store is not None and (wanted is None or count < len(wanted)):
+        _explain_not_retried(store, wanted)
     if wanted is not None and count < len(wanted):
         raise click.ClickException("some of these ids belong to no failed message; see `viperctl email failed list`")
+
+
+def _explain_not_retried(store: "JobStore", wanted: frozenset[str] | None) -> None:
+    """Raise for entries that are no message, such as a ticket whose job is gone: nothing of them can be sent."""
+    chosen = [job for job in store.failed(_MAX_READ) if wanted is None or job.message_id in wanted]
+    if empty := [job for job in chosen if job.payload is None and not job.content_dropped]:
+        lines = [
+            f"{job.message_id} holds no message to send again: {escape(job.reason)}" for job in empty[:_MOST_SHOWN]
+        ]
+        lines += [f"{len(empty) - _MOST_SHOWN} more like these"] if len(empty) > _MOST_SHOWN else []
+        remedy = f"delete it with `viperctl email failed purge {empty[0].message_id.strip('<>')}`"
+        raise click.ClickException("\n".join([f"{lines[0]}; {remedy}", *lines[1:]]))
 
 
 def _id(given: str) -> str:

@@ -215,6 +215,14 @@ async def test_a_ticket_that_is_none_is_shown_and_purged_by_the_commands(
         in viperctl("email", "failed", "show", job.message_id, "--project", redis_scene.folder).stdout
     )
     assert worker.output.count("dead-lettered") == 1
+    assert job.message_id.startswith("<ticket-")
+    text = (
+        f"Error: {job.message_id} holds no message to send again: its ticket is not a Dramatiq message; delete it with "
+        f"`viperctl email failed purge {job.message_id.strip('<>')}`\n"
+    )
+    for which in (job.message_id, "--all"):
+        done = viperctl("email", "failed", "retry", which, "--project", redis_scene.folder)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "0 queued again\n", text)
     done = viperctl("email", "failed", "purge", job.message_id, "--project", redis_scene.folder)
     assert "1 deleted" in done.stdout
     assert await asyncio.to_thread(store.failed, 10) == []
