@@ -47,7 +47,7 @@ def check(
     """
     from openviper.core.email.delivery.checks.result import CheckResult
     from openviper.core.email.delivery.checks.run import check_results
-    from openviper.core.email.settings import EmailSettings
+    from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
     from openviper.tasks import TaskSettings
 
     project = enter_project(path, settings_module=settings)
@@ -56,7 +56,8 @@ def check(
         project.load_settings()
         email = EmailSettings.from_settings().of_mailer(mailer)
         TaskSettings.from_settings()
-        failed = asyncio.run(_print_all(check_results(email, sender, timeout, module=project.settings), printer))
+        results = check_results(email, sender, timeout, module=project.settings, mailer=mailer or DEFAULT_MAILER)
+        failed = asyncio.run(_print_all(results, printer))
     except (OpenViperError, click.ClickException) as error:
         text = error.message if isinstance(error, click.ClickException) else str(error)
         printer.add(CheckResult.failed("settings", text, "correct the settings"))

@@ -31,7 +31,11 @@ _DELAYED_PREFETCH = "1000"
 @project_path
 @click.argument("more_queues", nargs=-1, metavar="")
 @click.option(
-    "--queues", "-q", multiple=True, metavar="NAME", help="Queue to consume; may be repeated. Default: all queues."
+    "--queues",
+    "-q",
+    multiple=True,
+    metavar="NAME",
+    help="Queue to consume; may be repeated. emails: those of all mailers. Default: all queues.",
 )
 @click.option("--processes", "-p", type=click.IntRange(1, 256), help="Number of processes. Default: one for each CPU.")
 @click.option(
@@ -71,6 +75,7 @@ def runworker(
     project = enter_project(path, settings_module=settings)
     project.load_settings()
     tasks = _checked_settings(project)
+    names = _with_further_mailers(names)
     _check_modules(project.folder)
     _check_broker(tasks)
     run = _Run(project.folder, names, processes or os.cpu_count() or 1, threads, watch, pid_file, verbose)
@@ -107,6 +112,14 @@ class _Run:
     def _shared_options(self) -> list[str]:
         options = ["--processes", str(self.processes), "--threads", str(self.threads), *["-v"] * self.verbose]
         return options + ([] if self.pid_file is None else ["--pid-file", str(self.pid_file)])
+
+
+def _with_further_mailers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Add to the default mailer's queue those of the others."""
+    from openviper.core.email.queue.names import QUEUE, configured_queues
+
+    more = configured_queues() if QUEUE in names else ()
+    return tuple(dict.fromkeys((*names, *more)))
 
 
 def _checked_settings(project: Project) -> "TaskSettings":

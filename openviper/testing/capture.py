@@ -15,7 +15,7 @@ from openviper.core.email.events import Circumstances, EventKind
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import decode, encode
-from openviper.core.email.queue import JobQueue, configured_broker
+from openviper.core.email.queue import QUEUE, JobQueue, configured_broker
 from openviper.core.email.queue.retry import DispatcherPolicy, Retry
 from openviper.testing.failures import Failure
 from openviper.testing.message import SentMessage
@@ -306,7 +306,7 @@ class CaptureQueue(JobQueue):
         """True, because a failure that the test requests occurs in ``enqueue``."""
         return True
 
-    def consumers(self) -> int:
+    def consumers(self, queue: str = QUEUE) -> int:  # noqa: ARG002
         """Return 1."""
         return 1
 

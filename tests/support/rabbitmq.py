@@ -19,13 +19,13 @@ from support.watchdog import Watchdog
 
 __all__ = ["PROGRAMS", "QUORUM_QUEUES", "RabbitmqServer", "rabbitmq_server"]
 
-_DEAD = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "emails.XQ"}
-QUORUM_QUEUES: dict[str, dict[str, Any]] = {
-    "emails": _DEAD,
-    "emails.DQ": _DEAD,
-    "emails.XQ": {"x-message-ttl": 7 * 24 * 3600 * 1000},
-    "emails.failed": {},
-}
+
+def _queues(name: str) -> dict[str, dict[str, Any]]:
+    dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{name}.XQ"}
+    return {name: dead, f"{name}.DQ": dead, f"{name}.XQ": {"x-message-ttl": 7 * 24 * 3600 * 1000}}
+
+
+QUORUM_QUEUES: dict[str, dict[str, Any]] = {**_queues("emails"), **_queues("emails_bulk"), "emails.failed": {}}
 """The queues that an operator declares as quorum queues, with the arguments they need."""
 
 # Not those on PATH, which change to the user rabbitmq; these run as anybody.
@@ -104,7 +104,7 @@ class RabbitmqServer(BrokerServer):
         self.resume()
         with self.connect() as connection:
             channel = connection.channel()
-            for name in ("emails", "emails.DQ", "emails.XQ", "emails.failed"):
+            for name in QUORUM_QUEUES:
                 channel.queue_delete(name)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ _JUNK = b"\x00\x01 no message"
 _BALLAST = 20_000_000  # bytes, beside which the clients' buffers do not matter
 _ROOM = 400_000  # bytes until Redis is full
 _DELIVERY_LIMIT = 5
+_QUEUES = ("emails", "emails_bulk")
 
 
 class BrokerUnderTest(ABC):
@@ -173,13 +174,13 @@ class RedisUnderTest(BrokerUnderTest):
     def leftovers(self) -> dict[str, int]:
         with self.server.client() as client:
             counts: dict[str, Any] = {
-                "tickets": client.hlen("dramatiq:emails.msgs"),
-                "queued tickets": client.llen("dramatiq:emails"),
+                "tickets": sum(client.hlen(f"dramatiq:{queue}.msgs") for queue in _QUEUES),
+                "queued tickets": sum(client.llen(f"dramatiq:{queue}") for queue in _QUEUES),
                 # That of a killed process expires.
                 "lasting uploads": sum(client.ttl(key) == -1 for key in client.scan_iter("dramatiq:mail:upload:*")),
                 "claimed jobs": len(self._ids(client, b"claimed")),
                 "queued jobs": len(self._ids(client, b"queued")),
-                "unacknowledged": sum(client.scard(key) for key in client.scan_iter("dramatiq:__acks__.*.emails")),
+                "unacknowledged": sum(client.scard(key) for key in client.scan_iter("dramatiq:__acks__.*.emails*")),
             }
         return {name: number for name, number in counts.items() if number}
 
@@ -241,15 +242,17 @@ class RabbitmqUnderTest(BrokerUnderTest):
         found = set()
         with self.server.connect() as connection:
             channel = connection.channel()
-            while (got := channel.basic_get("emails.DQ", auto_ack=True))[0] is not None:
-                with contextlib.suppress(Exception):
-                    details: Mapping[str, Any] = json.loads(BytesEncoder().decode(got[2])["args"][1])
-                    found.add(details["message_id"])
+            for queue in _QUEUES:
+                while (got := channel.basic_get(f"{queue}.DQ", auto_ack=True))[0] is not None:
+                    with contextlib.suppress(Exception):
+                        details: Mapping[str, Any] = json.loads(BytesEncoder().decode(got[2])["args"][1])
+                        found.add(details["message_id"])
         return found
 
     def leftovers(self) -> dict[str, int]:
         with self.server.connect() as connection:
-            waiting = connection.channel().queue_declare("emails", passive=True).method.message_count
+            channel = connection.channel()
+            waiting = sum(channel.queue_declare(queue, passive=True).method.message_count for queue in _QUEUES)
         return {"waiting": waiting} if waiting else {}
 
 

@@ -72,7 +72,7 @@ class _Run:
         self._say = say
         self._began = time.monotonic()
         self._records = Records(redis=kind == "redis")
-        email = smtp.settings(default_sender="shop@example.com", timeout=PATIENCE)
+        email = {**smtp.settings(default_sender="shop@example.com", timeout=PATIENCE), "mailers": {"bulk": {}}}
         self._settings = {"TASKS": broker.server.tasks(), "EMAIL": email}
         self._project = write_project(folder / "project", tasks=self._settings["TASKS"], email=email)
         self._fleet = Fleet(self._project, broker, self._records)
@@ -348,7 +348,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _queue(self) -> "Iterator[JobStore]":
-        with override(TASKS=self._settings["TASKS"]):
+        with override(**self._settings):
             service = queue_service()
             assert service is not None
             yield service.store

@@ -36,6 +36,7 @@ async def send(message: dict[str, Any]) -> None:
             f"Message {message['number']}",
             text="x" * 200,
             delay=message["delay"],
+            mailer=message["mailer"],
             attachments=attachments if message["attachment"] else None,
         )
     except Exception as error:  # noqa: BLE001 - the run judges it

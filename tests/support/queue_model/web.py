@@ -61,6 +61,7 @@ class WebProcess:
                 "to": sent.planned.addresses,
                 "delay": sent.planned.delay,
                 "attachment": sent.planned.attachment,
+                "mailer": sent.planned.mailer,
             }
             for sent in messages
         ]

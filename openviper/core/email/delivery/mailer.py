@@ -13,7 +13,8 @@ from openviper.core.email.delivery.transport import BackendTransport, Transport,
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import drain_listeners
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.settings import EmailSettings, debug, settings_version, template_dirs
+from openviper.core.email.queue import queue_of
+from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
@@ -139,15 +140,22 @@ class Mailer:
             return
         if not await asyncio.to_thread(queue.available):
             return
-        try:
-            consumers = await asyncio.wait_for(asyncio.to_thread(queue.consumers), _DETECTION_LIMIT)
-        except (QueueUnavailable, TimeoutError):
-            return
-        if not consumers:
-            logger.warning(
-                "mail is queued on %s, but no worker consumes it now: start one with `viperctl runworker`",
-                queue.address,
-            )
+        for name in (DEFAULT_MAILER, *self.settings.mailers):
+            mail_queue = queue_of(name)
+            try:
+                counting = asyncio.to_thread(queue.consumers, mail_queue)
+                consumers = await asyncio.wait_for(counting, _DETECTION_LIMIT)
+            except (QueueUnavailable, TimeoutError):
+                return
+            if not consumers:
+                logger.warning(
+                    "mail%s is queued on %s, but no worker consumes the queue %s now: start one with `viperctl "
+                    "runworker`%s",
+                    "" if name == DEFAULT_MAILER else f" of the mailer {name}",
+                    queue.address,
+                    mail_queue,
+                    "" if name == DEFAULT_MAILER else ", or restart those that do not know this mailer",
+                )
 
 
 def _environment(settings: EmailSettings) -> Environment | None:

@@ -20,10 +20,12 @@ from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
 from openviper.core.email.queue import queue_service
-from openviper.core.email.queue.job import ACTOR, QUEUE, ClaimedJob, JobStore, RejectedTicket
+from openviper.core.email.queue.job import ACTOR, ClaimedJob, JobStore, RejectedTicket
+from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
 from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.loops import PerLoop, at_loop_end
+from openviper.tasks.shares import ThreadShares
 
 __all__ = ["after_death", "declare"]
 
@@ -36,10 +38,12 @@ _EXPIRED = "expired before it could be delivered"
 
 
 def declare(broker: Broker) -> None:
-    """Declare the actor of queued mail on ``broker``; may be called again."""
+    """Declare the actor of queued mail on ``broker``, and the queue of each mailer; may be called again."""
     if ACTOR in broker.actors:
         return
+    queues = configured_queues()
     broker.add_middleware(_Promoter())
+    broker.add_middleware(ThreadShares(queues))
     # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
     # attempt's result would never be recorded; an attempt has our own limit.
     make = dramatiq.actor(
@@ -51,6 +55,8 @@ def declare(broker: Broker) -> None:
         throws=RejectedTicket,
     )
     make(_deliver)
+    for queue in queues:
+        broker.declare_queue(queue)
 
 
 def _deliver(*ticket: Any) -> None:
@@ -194,7 +200,8 @@ class _Promoter(Middleware):
 
     def after_worker_boot(self, _broker: Broker, worker: Any) -> None:
         service = queue_service()
-        if QUEUE not in worker.consumers or service is None or service.settings.broker != "redis":
+        consumes_mail = any(map(is_mail_queue, worker.consumers))
+        if not consumes_mail or service is None or service.settings.broker != "redis":
             return
         self._end.clear()
         self._thread = threading.Thread(target=self._run, args=(service.store,), name="promoter", daemon=True)

@@ -4,6 +4,7 @@ Importing this package loads no broker's client library.
 """
 
 from openviper.core.email.queue.enqueue import enqueue_email_job, worker_available
+from openviper.core.email.queue.names import QUEUE, mailer_of, queue_of
 from openviper.core.email.queue.service import (
     JobQueue,
     QueueEntry,
@@ -16,6 +17,7 @@ from openviper.core.email.queue.service import (
 )
 
 __all__ = [
+    "QUEUE",
     "JobQueue",
     "QueueEntry",
     "QueueService",
@@ -23,6 +25,8 @@ __all__ = [
     "configured_broker",
     "current_queue",
     "enqueue_email_job",
+    "mailer_of",
+    "queue_of",
     "queue_service",
     "using_queue",
     "worker_available",

@@ -16,10 +16,10 @@ from openviper.core.email.message.storage import (
     load_object,
     stored_version,
 )
+from openviper.core.email.queue.names import QUEUE
 
 __all__ = [
     "ACTOR",
-    "QUEUE",
     "AddResult",
     "ClaimedJob",
     "FailedJob",
@@ -40,7 +40,6 @@ _PERHAPS = "perhaps delivered: "
 _LATEST = 1e12  # Unix seconds
 _MOST_ATTEMPTS = 10**9
 
-QUEUE = "emails"
 ACTOR = "deliver_email"
 
 
@@ -182,6 +181,7 @@ class NewJob(NamedTuple):
     progress: Progress
     keep: float
     due_at: float | None = None
+    queue: str = QUEUE
 
 
 AddResult = bool | EmailError
@@ -202,6 +202,7 @@ class ClaimedJob(NamedTuple):
     repeated: bool = False
     problem: DamagedPayload | NewerPayload | None = None
     token: Any = None
+    queue: str = QUEUE
 
     @property
     def sensitive(self) -> bool:
@@ -213,7 +214,10 @@ class ClaimedJob(NamedTuple):
 
 
 class FailedJob(NamedTuple):
-    """A message that was given up. ``failed_at`` is Unix seconds; ``payload`` is None where it cannot be read."""
+    """A message that was given up. ``failed_at`` is Unix seconds; ``payload`` is None where it cannot be read.
+
+    ``queue``: the one that it came from, and goes to when it is retried.
+    """
 
     message_id: str
     failed_at: float
@@ -221,6 +225,7 @@ class FailedJob(NamedTuple):
     uncertain: bool
     progress: Progress
     payload: Payload | None = None
+    queue: str = QUEUE
 
     @property
     def content_dropped(self) -> bool:
@@ -229,7 +234,7 @@ class FailedJob(NamedTuple):
 
 
 class QueueStats(NamedTuple):
-    """The queue's counts. None: the broker cannot tell. ``oldest``: seconds since the oldest message was accepted."""
+    """A queue's counts. None: the broker cannot tell. ``oldest``: seconds since the oldest message was accepted."""
 
     consumers: int
     waiting: int
@@ -282,11 +287,14 @@ class JobStore(Protocol):
     def close(self) -> None:
         """Close the connections."""
 
-    def consumers(self) -> int:
-        """Count the workers that consume the queue."""
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers that consume ``queue``."""
 
-    def stats(self) -> QueueStats:
-        """Count what the queue holds."""
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues of the mailers that the settings name, and others with mail as far as the broker knows."""
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count what ``queue`` holds; None: what all hold, and the consumers of the default mailer's."""
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return failed messages, oldest first, at most ``limit``."""

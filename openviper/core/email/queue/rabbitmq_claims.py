@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from openviper.core.email.queue.job import QUEUE
+from openviper.core.email.queue.names import QUEUE
 from openviper.core.email.queue.publisher import reason_of
 
 __all__ = ["Claims"]

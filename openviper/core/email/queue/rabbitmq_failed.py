@@ -11,7 +11,7 @@ import json
 import struct
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,14 +25,25 @@ from pika.exceptions import ChannelClosedByBroker, UnsupportedAMQPFieldException
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, join, split
-from openviper.core.email.queue.job import ACTOR, QUEUE, FailedJob, Progress, message_id_of
+from openviper.core.email.queue.job import ACTOR, FailedJob, Progress, message_id_of
+from openviper.core.email.queue.names import QUEUE, is_mail_queue
 from openviper.core.email.queue.publisher import Publisher
 from openviper.tasks.encoder import Sealed
 
 if TYPE_CHECKING:
     import pika
 
-__all__ = ["DEAD_MS", "FAILED_QUEUE", "FailedMessage", "FailedQueue", "confirmed", "encode", "read_details"]
+__all__ = [
+    "DEAD_MS",
+    "FAILED_QUEUE",
+    "FailedMessage",
+    "FailedQueue",
+    "confirmed",
+    "encode",
+    "own_queue",
+    "read_details",
+    "stored_queue",
+]
 
 FAILED_QUEUE = f"{QUEUE}.failed"
 DEAD_MS = 7 * 24 * 3600 * 1000  # as Dramatiq declares it
@@ -79,11 +90,13 @@ class FailedMessage:
 class FailedQueue:
     """The failed messages, for as long as ``connection`` is open; one reader at a time.
 
+    Those of all mailers are in one queue. Dead letters of ``queues`` are moved there first.
+
     Raises:
         QueueUnavailable: another reader does not end, or RabbitMQ confirms nothing. Nothing has been taken.
     """
 
-    def __init__(self, connection: "pika.BlockingConnection", publisher: Publisher) -> None:
+    def __init__(self, connection: "pika.BlockingConnection", publisher: Publisher, queues: Iterable[str]) -> None:
         self._connection = connection
         self._publisher = publisher
         self._walk_id = ""
@@ -92,7 +105,8 @@ class FailedQueue:
         # RabbitMQ blocks a connection at its first message, which it still confirms.
         for _ in range(2):
             self._confirmed([publisher.publish(_READER, b"")], _PROBE_LIMIT)
-        self._adopt_dead_letters()
+        for queue in queues:
+            self._adopt_dead_letters(queue)
 
     def walk(
         self, decide: "Callable[[FailedMessage], Future[None] | None]", latest: Mapping[str, float] | None = None
@@ -129,19 +143,22 @@ class FailedQueue:
         self._walk(FAILED_QUEUE, settle)
         return failed_at
 
-    def _adopt_dead_letters(self) -> None:
-        """Move mail that RabbitMQ gave up, or a worker rejected, to the failed mail; other messages stay."""
+    def _adopt_dead_letters(self, queue: str) -> None:
+        """Move mail of ``queue`` that RabbitMQ gave up, or a worker rejected, to the failed mail.
+
+        Other messages stay.
+        """
 
         def adopt(properties: "pika.BasicProperties", body: bytes) -> "Future[None]":
             death = _Death.of(properties)
             expires_at = _expires_at(properties, death.at)
             expires_at = death.at + DEAD_MS / 1000 if expires_at is None else expires_at
-            adopted = _adopted(body, death)
+            adopted = _adopted(body, death, queue)
             if adopted is None:
-                return self._publish(xq_name(QUEUE), body, expires_at, properties.headers)
+                return self._publish(xq_name(queue), body, expires_at, properties.headers)
             return self._publish(FAILED_QUEUE, adopted, expires_at)
 
-        self._walk(xq_name(QUEUE), adopt)
+        self._walk(xq_name(queue), adopt)
 
     def _walk(self, queue: str, settle: "Callable[[pika.BasicProperties, bytes], Future[None]]") -> None:
         self._walk_id = uuid.uuid4().hex
@@ -241,16 +258,29 @@ class _Death:
         return f"RabbitMQ gave it up: {self.reason}"
 
 
-def encode(key: str, details: Mapping[str, Any], sealed: Sealed, *, eta: int | None = None) -> bytes:
+def encode(
+    key: str, details: Mapping[str, Any], sealed: Sealed, *, queue: str = QUEUE, eta: int | None = None
+) -> bytes:
     """Return the Dramatiq message that carries a job. ``eta``: Unix milliseconds before which no worker begins it."""
     message: Message[Any] = Message(
-        queue_name=QUEUE if eta is None else dq_name(QUEUE),
+        queue_name=queue if eta is None else dq_name(queue),
         actor_name=ACTOR,
         args=(key, Sealed(json.dumps(details).encode()), sealed),
         kwargs={},
         options={} if eta is None else {"eta": eta},
     )
     return message.encode()
+
+
+def own_queue(queue: str) -> dict[str, str]:
+    """Return what a message's details say of its queue: nothing of the default mailer's, as earlier versions do."""
+    return {} if queue == QUEUE else {"queue": queue}
+
+
+def stored_queue(details: Mapping[str, Any]) -> str:
+    """Return the queue that a message's details name; the default mailer's if they name none."""
+    queue = details.get("queue")
+    return queue if is_mail_queue(queue) else QUEUE
 
 
 def read_details(sealed: Sealed) -> dict[str, Any]:
@@ -281,6 +311,7 @@ def _read_failed(body: bytes) -> FailedMessage | None:
             reason=details["reason"],
             uncertain=bool(details["uncertain"]) or progress.uncertain or bool(progress.unconfirmed),
             progress=progress,
+            queue=stored_queue(details),
         )
         due_at = details.get("due_at")
         texts = all(isinstance(text, str) for text in (key, job.message_id, job.reason))
@@ -294,8 +325,8 @@ def _read_failed(body: bytes) -> FailedMessage | None:
     return FailedMessage(key, job, due_at, sealed)
 
 
-def _adopted(body: bytes, death: _Death) -> bytes | None:
-    """Return a dead letter as a failed message; None if it is not queued mail."""
+def _adopted(body: bytes, death: _Death, queue: str) -> bytes | None:
+    """Return a dead letter of ``queue`` as a failed message; None if it is not queued mail."""
     try:
         message: Message[Any] = Message.decode(body)
         key, sealed_details, sealed = message.args
@@ -323,7 +354,8 @@ def _adopted(body: bytes, death: _Death) -> bytes | None:
             "reason": death.text,
             "failed_at": death.at,
             # No worker had begun with a message that was still waiting for its time.
-            "uncertain": death.queue != dq_name(QUEUE),
+            "uncertain": death.queue != dq_name(queue),
+            **own_queue(queue),
         },
         sealed,
     )

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -22,7 +23,6 @@ from openviper.backoff import Backoff
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
 from openviper.core.email.queue.job import (
-    QUEUE,
     AddResult,
     ClaimedJob,
     FailedJob,
@@ -32,6 +32,7 @@ from openviper.core.email.queue.job import (
     RejectedTicket,
     message_id_of,
 )
+from openviper.core.email.queue.names import QUEUE, configured_queues
 from openviper.core.email.queue.publisher import Declaration, Publisher, PublishRefused, alarm_text, reason_of
 from openviper.core.email.queue.rabbitmq_claims import Claims
 from openviper.core.email.queue.rabbitmq_failed import (
@@ -41,7 +42,9 @@ from openviper.core.email.queue.rabbitmq_failed import (
     FailedQueue,
     confirmed,
     encode,
+    own_queue,
     read_details,
+    stored_queue,
 )
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
@@ -61,6 +64,9 @@ _MOST_UNCONFIRMED = 4_000_000  # bytes of a batch
 _STEP = 1.0  # seconds between two looks at an alarm and at the worker's end
 _MOST_REFUSALS = 5  # in a row, of one message
 
+_Unconfirmed = tuple[int, str, "Future[None]"]
+"""A published job: its position, its queue, and the confirm."""
+
 
 class RabbitmqJobStore:
     """The job store of ``settings``; connects at first use."""
@@ -69,31 +75,29 @@ class RabbitmqJobStore:
         self._settings = settings
         self._claims = Claims(self._connect)
         self._told: set[str] = set()
-        parameters = connection_parameters(settings, limit=1.0)
-        parameters.blocked_connection_timeout = None  # what a worker has published is accepted when the alarm ends
-        dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": xq_name(QUEUE)}
-        self._declarations = (
-            Declaration(QUEUE, dead),
-            Declaration(dq_name(QUEUE), dead),
-            Declaration(xq_name(QUEUE), {"x-message-ttl": DEAD_MS}),
-            Declaration(FAILED_QUEUE, {}),
+        self._parameters = connection_parameters(settings, limit=1.0)
+        self._parameters.blocked_connection_timeout = (
+            None  # what a worker has published is accepted when the alarm ends
         )
-        self._publisher = Publisher(parameters, self._declarations)
+        self._lock = threading.Lock()
+        self._publisher = Publisher(self._parameters, (*_declarations(QUEUE), Declaration(FAILED_QUEUE, {})))
+        self._publishers = {QUEUE: self._publisher}
 
     def probe(self, *, draining: bool = False) -> None:
         """Publish to a short-lived queue and wait for the confirm, which alarms and missing rights prevent.
 
-        ``draining``: only ask whether the queue can be read, which an alarm does not prevent.
+        ``draining``: only ask whether the queues can be read, which an alarm does not prevent.
         """
         with self._connection(limit=1.0, blocked_limit=1.0) as connection:
-            _require_readable(connection, QUEUE)
+            for queue in configured_queues() if draining else (QUEUE,):
+                _require_readable(connection, queue)
             if draining:
                 return
             alarms: list[str] = []
             connection.add_on_connection_blocked_callback(
                 lambda _connection, frame: alarms.append(str(frame.method.reason))
             )
-            for declaration in self._declarations:
+            for declaration in (*_declarations(QUEUE), Declaration(FAILED_QUEUE, {})):
                 _ensure(connection, declaration)
             channel, own = _own_queue(connection)
             # With an alarm the first message is still confirmed, since it has no body, and nothing after it is read.
@@ -105,39 +109,38 @@ class RabbitmqJobStore:
     def add(self, job: NewJob, *, deadline: float) -> bool:
         """Return True once RabbitMQ has confirmed it. A paused server accepts, when it goes on, all it has received."""
         get_broker()  # sets the encoder
-        return self._await_confirm(self._send_job(job), deadline)
+        return self._await_confirm(self._send_job(job), job.queue, deadline)
 
     def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
         """Publish jobs one after another, and wait for confirms only when some megabytes are unconfirmed."""
         get_broker()  # sets the encoder
-        unconfirmed: list[tuple[int, Future[None]]] = []
+        unconfirmed: list[_Unconfirmed] = []
         size = 0
         for position, job in enumerate(jobs):
             if time.monotonic() > deadline:
                 yield position, QueueUnavailable("RabbitMQ is too slow")
                 continue
-            unconfirmed.append((position, self._send_job(job)))
+            unconfirmed.append((position, job.queue, self._send_job(job)))
             size += len(job.payload.head) + sum(map(len, job.payload.parts))
             if size >= _MOST_UNCONFIRMED:
                 yield from self._results(unconfirmed, deadline)
                 unconfirmed, size = [], 0
         yield from self._results(unconfirmed, deadline)
 
-    def _results(
-        self, unconfirmed: "list[tuple[int, Future[None]]]", deadline: float
-    ) -> Iterator[tuple[int, AddResult]]:
-        for position, future in unconfirmed:
+    def _results(self, unconfirmed: "list[_Unconfirmed]", deadline: float) -> Iterator[tuple[int, AddResult]]:
+        for position, queue, future in unconfirmed:
             try:
-                yield position, self._await_confirm(future, deadline)
+                yield position, self._await_confirm(future, queue, deadline)
             except (InvalidMessage, QueueUnavailable) as error:
                 yield position, error
 
     def _send_job(self, job: NewJob) -> "Future[None]":
         delay = 0.0 if job.due_at is None else job.due_at - time.time()
-        return self._send(job.key, job.message_id, job.progress, Sealed(join(job.payload)), job.due_at, delay)
+        sealed = Sealed(join(job.payload))
+        return self._send(job.queue, job.key, job.message_id, job.progress, sealed, job.due_at, delay)
 
-    def _await_confirm(self, future: "Future[None]", deadline: float) -> bool:
-        """Return True once RabbitMQ has confirmed it.
+    def _await_confirm(self, future: "Future[None]", queue: str, deadline: float) -> bool:
+        """Return True once RabbitMQ has confirmed what was published to ``queue``.
 
         Raises:
             InvalidMessage: it is too large.
@@ -147,7 +150,7 @@ class RabbitmqJobStore:
             future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             future.cancel()
-            self._publisher.drop()
+            self._publisher_of(queue).drop()
             raise QueueUnavailable("RabbitMQ did not confirm the message in time") from None
         except CancelledError:
             raise QueueUnavailable("RabbitMQ: the message was withdrawn before it was sent") from None
@@ -161,27 +164,30 @@ class RabbitmqJobStore:
         if [type(part) for part in ticket] != [str, Sealed, Sealed]:
             return _unreadable(ticket)
         key, sealed_details, sealed = ticket
-        payload, due_at = None, None
+        payload, due_at, queue = None, None, QUEUE
         problem: DamagedPayload | NewerPayload | None = None
         message_id, progress = message_id_of(key), Progress(time.time())
         try:
             details = read_details(sealed_details)
-            message_id, due_at = details["message_id"], details["due_at"]
+            message_id, due_at, queue = details["message_id"], details["due_at"], stored_queue(details)
             progress = Progress.from_json(details["progress"])
             payload = split(sealed)
         except (DamagedPayload, NewerPayload) as error:
             problem = error
         if due_at is not None and due_at > time.time():
             due = due_at
-            self._publish(lambda: self._send(key, message_id, progress, sealed, due, due - time.time(), patient=True))
+            self._publish(
+                queue,
+                lambda: self._send(queue, key, message_id, progress, sealed, due, due - time.time(), patient=True),
+            )
             return None
         redelivered = bool(self._broker().redelivered)
         if redelivered or progress.uncertain:
             deaths = self._claims.begin(key)
             # The first death leaves no record: the message may have been delivered, or never begun.
             progress = replace(progress, attempts=progress.attempts + deaths, uncertain=True)
-            return ClaimedJob(key, message_id, progress, payload, deaths > 0, problem, sealed)
-        return ClaimedJob(key, message_id, progress, payload, False, problem, sealed)
+            return ClaimedJob(key, message_id, progress, payload, deaths > 0, problem, sealed, queue)
+        return ClaimedJob(key, message_id, progress, payload, False, problem, sealed, queue)
 
     def finish(self, job: ClaimedJob, *, remember: float) -> None:  # noqa: ARG002 - RabbitMQ cannot
         """Leave the message to Dramatiq, which acknowledges it."""
@@ -191,7 +197,10 @@ class RabbitmqJobStore:
         """Publish it anew, confirmed before the old one is acknowledged."""
         self._end_claim(job)  # before: a worker that dies between publishing and acknowledging leaves a copy
         due_at = time.time() + delay
-        self._publish(lambda: self._send(job.key, job.message_id, progress, job.token, due_at, delay, patient=True))
+        self._publish(
+            job.queue,
+            lambda: self._send(job.queue, job.key, job.message_id, progress, job.token, due_at, delay, patient=True),
+        )
 
     def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:
         """Publish it to the queue of failed messages, where it expires."""
@@ -204,30 +213,43 @@ class RabbitmqJobStore:
             "reason": reason,
             "failed_at": time.time(),
             "uncertain": uncertain,
+            **own_queue(job.queue),
         }
         sealed = job.token
         if job.payload is not None and job.sensitive:
             sealed = Sealed(join(job.payload.without_content()))
-        body = encode(job.key, details, sealed)
-        self._publish(lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=int(keep * 1000), patient=True))
+        body, keep_ms = encode(job.key, details, sealed), int(keep * 1000)
+        self._publish(QUEUE, lambda: self._publisher.publish(FAILED_QUEUE, body, expires_ms=keep_ms, patient=True))
 
     def close(self) -> None:
-        """Close the publisher's connection."""
-        self._publisher.close()
+        """Close the publishers' connections."""
+        with self._lock:
+            publishers = list(self._publishers.values())
+        for publisher in publishers:
+            publisher.close()
 
-    def consumers(self) -> int:
-        """Count the queue's consumers."""
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the consumers of ``queue``."""
         with self._connection(limit=1.0) as connection:
-            return _declare_passively(connection, QUEUE)[0]
+            return _declare_passively(connection, queue)[0]
 
-    def stats(self) -> QueueStats:
-        """Count as the queues do: without delayed mail that workers hold, and with dead letters as failed."""
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues of the mailers that the settings name, and those to which this process has published."""
+        with self._lock:
+            return tuple(dict.fromkeys((*configured_queues(), *self._publishers)))
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count as the queues do: without delayed mail that workers hold, and with dead letters as failed.
+
+        Of one queue, mail that was given up does not count as failed: the queue of failed mail is shared by all.
+        """
+        names = self.queues() if queue is None else (queue,)
         with self._connection(limit=5.0) as connection:
-            consumers, waiting = _declare_passively(connection, QUEUE)
-            _, later = _declare_passively(connection, dq_name(QUEUE))
-            _, failed = _declare_passively(connection, FAILED_QUEUE)
-            _, dead = _declare_passively(connection, xq_name(QUEUE))
-        return QueueStats(consumers, waiting, later, failed + dead, None)
+            counts = [_declare_passively(connection, name) for name in names]
+            later = sum(_declare_passively(connection, dq_name(name))[1] for name in names)
+            failed = sum(_declare_passively(connection, xq_name(name))[1] for name in names)
+            failed += _declare_passively(connection, FAILED_QUEUE)[1] if queue is None else 0
+        return QueueStats(counts[0][0], sum(waiting for _, waiting in counts), later, failed, None)
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return the oldest, at most 1,000; mail that RabbitMQ itself gave up is among them."""
@@ -264,10 +286,10 @@ class RabbitmqJobStore:
                 on_dropped()
                 return None
             count += 1
+            progress, due_at, delay = job.progress.restart(now=now), None, 0.0
             if message.due_at is not None and message.due_at > now and job.progress.attempts == 0:
-                delay = message.due_at - now
-                return self._send(message.key, job.message_id, job.progress, message.sealed, message.due_at, delay)
-            return self._send(message.key, job.message_id, job.progress.restart(now=now), message.sealed, None, 0.0)
+                progress, due_at, delay = job.progress, message.due_at, message.due_at - now
+            return self._send(job.queue, message.key, job.message_id, progress, message.sealed, due_at, delay)
 
         with self._failed_queue() as queue:
             queue.walk(retry, queue.walk(lambda _: None))
@@ -292,7 +314,7 @@ class RabbitmqJobStore:
     def _failed_queue(self) -> Iterator[FailedQueue]:
         get_broker()  # sets the encoder
         with self._connection(limit=5.0) as connection:
-            yield FailedQueue(connection, self._publisher)
+            yield FailedQueue(connection, self._publisher, self.queues())
 
     def _end_claim(self, job: ClaimedJob) -> None:
         if job.progress.uncertain:  # else none was begun
@@ -301,8 +323,16 @@ class RabbitmqJobStore:
     def _broker(self) -> Any:
         return get_broker()
 
+    def _publisher_of(self, queue: str) -> Publisher:
+        """Return the publisher of ``queue``: each has a connection of its own, so that mail does not wait for bulk."""
+        with self._lock:
+            if queue not in self._publishers:
+                self._publishers[queue] = Publisher(self._parameters, _declarations(queue))
+            return self._publishers[queue]
+
     def _send(
         self,
+        queue: str,
         key: str,
         message_id: str,
         progress: Progress,
@@ -312,14 +342,17 @@ class RabbitmqJobStore:
         *,
         patient: bool = False,
     ) -> "Future[None]":
-        details = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at}
+        details = {"message_id": message_id, "progress": progress.to_json(), "due_at": due_at, **own_queue(queue)}
+        publisher = self._publisher_of(queue)
         if delay <= 0:
-            return self._publisher.publish(QUEUE, encode(key, details, sealed), patient=patient)
+            return publisher.publish(queue, encode(key, details, sealed, queue=queue), patient=patient)
         eta = math.ceil((time.time() + min(delay, LONGEST_HOP)) * 1000)
-        return self._publisher.publish(dq_name(QUEUE), encode(key, details, sealed, eta=eta), patient=patient)
+        return publisher.publish(dq_name(queue), encode(key, details, sealed, queue=queue, eta=eta), patient=patient)
 
-    def _publish(self, send: "Callable[[], Future[None]]") -> None:
-        """Publish until RabbitMQ confirms: only then may the old message be acknowledged.
+    def _publish(self, queue: str, send: "Callable[[], Future[None]]") -> None:
+        """Publish through the publisher of ``queue`` until RabbitMQ confirms.
+
+        Only then may the old message be acknowledged.
 
         Raises:
             RejectedTicket: it refuses the message for good; the old one then becomes a dead letter.
@@ -329,7 +362,7 @@ class RabbitmqJobStore:
         while True:
             future = send()
             try:
-                self._wait_confirmed(future)
+                self._wait_confirmed(future, self._publisher_of(queue))
             except InvalidMessage as error:  # it is too large
                 self._tell_once(str(error))
                 raise RejectedTicket(str(error)) from error
@@ -344,19 +377,19 @@ class RabbitmqJobStore:
                 self._told.clear()
                 return
 
-    def _wait_confirmed(self, future: "Future[None]") -> None:
+    def _wait_confirmed(self, future: "Future[None]", publisher: Publisher) -> None:
         deadline = time.monotonic() + _CONFIRM_LIMIT
         stopping = self._broker().stopping
         while not future.done():
             with contextlib.suppress(TimeoutError):
                 future.result(_STEP)
                 return
-            if self._publisher.blocked:  # it is accepted when the alarm ends; a second one would be a duplicate
+            if publisher.blocked:  # it is accepted when the alarm ends; a second one would be a duplicate
                 deadline = time.monotonic() + _CONFIRM_LIMIT
                 if stopping.is_set() and future.cancel():
                     self._give_back()
             elif time.monotonic() > deadline:
-                self._publisher.drop()
+                publisher.drop()
                 raise QueueUnavailable("RabbitMQ did not confirm a message in time")
         future.result()
 
@@ -388,6 +421,16 @@ class RabbitmqJobStore:
                     connection.close()
         except (AMQPError, AMQPConnectorException, OSError) as error:
             raise QueueUnavailable(f"RabbitMQ: {reason_of(error)}") from error
+
+
+def _declarations(queue: str) -> tuple[Declaration, ...]:
+    """Return ``queue`` with its queues of delayed mail and of dead letters, as Dramatiq declares them."""
+    dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": xq_name(queue)}
+    return (
+        Declaration(queue, dead),
+        Declaration(dq_name(queue), dead),
+        Declaration(xq_name(queue), {"x-message-ttl": DEAD_MS}),
+    )
 
 
 def _unreadable(ticket: tuple[Any, ...]) -> ClaimedJob:

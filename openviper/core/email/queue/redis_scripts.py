@@ -7,11 +7,13 @@ Layout, below that prefix::
     open          sorted set: jobs that are not done, by the time (ms) they were accepted
     later         sorted set: jobs that wait for their next attempt, by its time (ms)
     failed        sorted set: jobs that were given up, by the time (ms) at which they were
+    queues        sorted set: the queues of further mailers that have had mail; a job of theirs has the field ``queue``
 
 A ticket is the Dramatiq message that makes a worker claim a job; it is written as Dramatiq's own script does
 (``<namespace>:emails`` and ``<namespace>:emails.msgs``), and holds only the job's key and turn. Each attempt is a turn,
 and only a ticket of the present one counts, so that a ticket which comes twice does nothing twice. Tickets that no
-worker can process are Dramatiq's dead letters (``<namespace>:emails.XQ`` and ``<namespace>:emails.XQ.msgs``).
+worker can process are Dramatiq's dead letters (``<namespace>:emails.XQ`` and ``<namespace>:emails.XQ.msgs``). Each
+further mailer has a queue of its own for tickets, such as ``<namespace>:emails_bulk``; all else is shared.
 
 Above ``maxmemory`` Redis refuses a command that needs memory unless the script has written before. So a script that
 adds begins its writes with such a command and is refused as a whole, and one that drains begins with a DEL.
@@ -51,17 +53,22 @@ local function count(job, field)
     redis.pcall('HSET', job, field, 1)
     return now
 end
-local function ticket(key, turn, id)
+local function mail_queue(name)
+    local own = type(name) == 'string' and #name <= 47 and string.find(name, '^emails_[a-z][a-z0-9-]*$')
+    return own and name or 'emails'
+end
+local function queue_of(job) return mail_queue(redis.pcall('HGET', job, 'queue')) end
+local function ticket(key, turn, id, queue)
     local quoted = cjson.encode(id)
-    return '{"queue_name":"emails","actor_name":"deliver_email","args":[' .. cjson.encode(key) .. ','
+    return '{"queue_name":"' .. queue .. '","actor_name":"deliver_email","args":[' .. cjson.encode(key) .. ','
         .. string.format('%.0f', turn) .. ',' .. quoted
         .. '],"kwargs":{},"options":{"redis_message_id":' .. quoted .. '},"message_id":' .. quoted
         .. ',"message_timestamp":' .. string.format('%.0f', now) .. '}'
 end
-local function push(key, turn)
+local function push(key, turn, queue)
     local id = key .. ':' .. count(job_of(key), 'tickets')
-    redis.call('HSET', ns .. ':emails.msgs', id, ticket(key, turn, id))
-    redis.call('RPUSH', ns .. ':emails', id)
+    redis.call('HSET', ns .. ':' .. queue .. '.msgs', id, ticket(key, turn, id, queue))
+    redis.call('RPUSH', ns .. ':' .. queue, id)
 end
 local function remove(key, ...)
     for _, name in ipairs({...}) do redis.pcall('ZREM', mail .. name, key) end
@@ -83,12 +90,15 @@ local function keep_parts(job, keep)
 end
 """
 
-# What adds needs all of these keys, and must find out before its first write.
+# What adds needs all of these keys, and must find out before its first write. ``queues``: those that it adds to.
 _CHECK_KEYS = """
-for name, kind in pairs({
-    [ns .. ':emails'] = 'list', [ns .. ':emails.msgs'] = 'hash',
-    [mail .. 'open'] = 'zset', [mail .. 'later'] = 'zset', [mail .. 'failed'] = 'zset',
-}) do
+local kinds = {
+    [mail .. 'open'] = 'zset', [mail .. 'later'] = 'zset', [mail .. 'failed'] = 'zset', [mail .. 'queues'] = 'zset',
+}
+for _, queue in ipairs(queues) do
+    kinds[ns .. ':' .. queue], kinds[ns .. ':' .. queue .. '.msgs'] = 'list', 'hash'
+end
+for name, kind in pairs(kinds) do
     local found = redis.call('TYPE', name).ok
     if found ~= kind and found ~= 'none' then
         return redis.error_reply('WRONGTYPE ' .. name .. ' is a ' .. found .. ', not a ' .. kind)
@@ -103,7 +113,17 @@ redis.call('DEL', mail .. 'none')
 """
 )
 
-PROBE = _DRAIN + _CHECK_KEYS
+PROBE = (
+    _DRAIN
+    + """
+local queues = {'emails'}
+local others = redis.pcall('ZRANGE', mail .. 'queues', 0, 99)
+if not others.err then
+    for _, name in ipairs(others) do queues[#queues + 1] = mail_queue(name) end
+end
+"""
+    + _CHECK_KEYS
+)
 
 # Runs each command that writes in ADD, on a key of its own: a user who lacks one of them could queue nothing.
 PROBE_ADD = """
@@ -122,12 +142,22 @@ for _, command in ipairs({
 end
 """
 
+# KEYS[2] of those that add is the queue: ``<namespace>:emails``, below the prefix at which a user's rights may end.
+_ONE_QUEUE = """
+local queue = string.sub(KEYS[2], #ns + 2)
+local queues = {queue}
+"""
+_NOTE_QUEUE = """
+if queue ~= 'emails' then redis.call('ZADD', mail .. 'queues', 0, queue) end
+"""
+
 # ARGV: deadline, key, due or 0, time to keep the parts, digest, number of blobs, (blob, its upload) each, job's fields
 ADD = (
     _COMMON
     + """
 if now > tonumber(ARGV[1]) then return 'late' end
 """
+    + _ONE_QUEUE
     + _CHECK_KEYS
     + """
 local key, due, keep, digest, blobs = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -140,6 +170,9 @@ for at = 7, 5 + 2 * blobs, 2 do
         and (ARGV[at + 1] == '' or redis.call('EXISTS', ARGV[at + 1]) == 0) then return 'missing' end
 end
 redis.call('ZADD', mail .. 'open', now, key) -- the first write, refused above maxmemory
+"""
+    + _NOTE_QUEUE
+    + """
 for at = 7, 5 + 2 * blobs, 2 do
     local blob, upload = mail .. 'blob:' .. ARGV[at], ARGV[at + 1]
     if redis.call('EXISTS', blob) == 0 then
@@ -159,21 +192,22 @@ if due > now then
     redis.call('ZADD', mail .. 'later', due, key)
 else
     redis.call('HSET', job, 'state', 'queued')
-    push(key, 1)
+    push(key, 1, queue)
 end
 return 'queued'
 """
 )
 
 # ARGV: deadline, then for each job: key, due or 0, time to keep the parts, digest, number of values, job's fields
-# Answers with one verdict for each job, none of which has large parts. A job is accepted with its ticket or not at all:
-# the first write is refused above maxmemory, and with it the batch.
+# Answers with one verdict for each job; all are for one queue, and none has large parts. A job is accepted with its
+# ticket or not at all: the first write is refused above maxmemory, and with it the batch.
 ADD_MANY = (
     _COMMON
     + """
 local verdicts, fresh, seen, at = {}, {}, {}, 2
 if now > tonumber(ARGV[1]) then return 'late' end
 """
+    + _ONE_QUEUE
     + _CHECK_KEYS
     + """
 while at <= #ARGV do
@@ -197,6 +231,9 @@ if #fresh == 0 then return verdicts end
 local open, messages, ids = {}, {}, {}
 for i, each in ipairs(fresh) do open[2 * i - 1], open[2 * i] = now, each[1] end
 redis.call('ZADD', mail .. 'open', unpack(open)) -- the first write, refused above maxmemory
+"""
+    + _NOTE_QUEUE
+    + """
 for _, each in ipairs(fresh) do
     local key, first = each[1], each[2]
     local job, due, digest = job_of(key), tonumber(ARGV[first + 1]), ARGV[first + 3]
@@ -215,12 +252,12 @@ for _, each in ipairs(fresh) do
         local id = key .. ':1'
         ids[#ids + 1] = id
         messages[#messages + 1] = id
-        messages[#messages + 1] = ticket(key, 1, id)
+        messages[#messages + 1] = ticket(key, 1, id, queue)
     end
 end
 if #ids > 0 then
-    redis.call('HSET', ns .. ':emails.msgs', unpack(messages))
-    redis.call('RPUSH', ns .. ':emails', unpack(ids))
+    redis.call('HSET', ns .. ':' .. queue .. '.msgs', unpack(messages))
+    redis.call('RPUSH', ns .. ':' .. queue, unpack(ids))
 end
 return verdicts
 """
@@ -234,11 +271,11 @@ PROMOTE = (
 local due = redis.call('ZRANGEBYSCORE', mail .. 'later', 0, now, 'LIMIT', 0, ARGV[1])
 for _, key in ipairs(due) do
     redis.call('ZREM', mail .. 'later', key)
-    local found = redis.pcall('HMGET', job_of(key), 'state', 'turn')
+    local found = redis.pcall('HMGET', job_of(key), 'state', 'turn', 'queue')
     if found[1] == 'waiting' then redis.call('HSET', job_of(key), 'state', 'queued') end
     if found.err or (found[1] and found[1] ~= 'sent' and found[1] ~= 'failed')
         or (not found[1] and redis.call('ZSCORE', mail .. 'open', key)) then
-        push(key, whole(found[2], 1e15) or 0)
+        push(key, whole(found[2], 1e15) or 0, mail_queue(found[3]))
     end
 end
 return #due
@@ -254,13 +291,13 @@ CLAIM = (
 local key, turn, owner, worker = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local job = job_of(key)
 local found = redis.pcall(
-    'HMGET', job, 'state', 'turn', 'owner', 'worker', 'doubt', 'progress', 'message_id', 'head', 'parts'
+    'HMGET', job, 'state', 'turn', 'owner', 'worker', 'doubt', 'progress', 'message_id', 'head', 'parts', 'queue'
 )
 if found.err then
     if redis.pcall('ZSCORE', mail .. 'failed', key) then return {'failed'} end
     return {'damaged', 'its job is a ' .. redis.call('TYPE', job).ok .. ' on Redis, not a hash'}
 end
-local state, problem = found[1], ''
+local state, problem, queue = found[1], '', mail_queue(found[10])
 if not state then
     if redis.call('EXISTS', job) == 1 then
         problem = 'its state is missing'
@@ -275,7 +312,7 @@ local present = whole(found[2], 1e15)
 if not present and problem == '' then problem = 'its turn is not a number' end
 if present and present ~= turn then return {'stale'} end
 if state == 'claimed' and found[3] ~= owner then
-    local until_ = tonumber(redis.pcall('ZSCORE', ns .. ':consumers:emails', found[4] or ''))
+    local until_ = tonumber(redis.pcall('ZSCORE', ns .. ':consumers:' .. queue, found[4] or ''))
     local alive = until_ and until_ > now
     if alive or not found[5] then
         if alive then redis.call('HDEL', job, 'doubt') else redis.call('HSET', job, 'doubt', 1) end
@@ -290,7 +327,7 @@ remove(key, 'later')
 local deaths = whole(redis.call('HGET', job, 'deaths' .. turn), 1e15) or 0
 local parts = whole(found[9] or 0, 10000)
 if not parts and problem == '' then problem = 'the number of its parts cannot be read' end
-local answer = {'yours', deaths, problem, found[6], found[7], found[8]}
+local answer = {'yours', queue, deaths, problem, found[6], found[7], found[8]}
 for i = 0, (parts or 0) - 1 do
     local blob = redis.call('HGET', job, 'blob' .. i)
     local part
@@ -306,7 +343,7 @@ return answer
 """
 )
 
-# ARGV: key, time to remember it, ticket, worker, 1 when its blobs are its own
+# ARGV: key, time to remember it, ticket, worker, 1 when its blobs are its own, queue
 # Also acknowledges the ticket, as Dramatiq's script would, in the same step.
 FINISH = (
     _DRAIN
@@ -319,8 +356,8 @@ redis.call('HSET', job, 'state', 'sent', 'turn', found[1] or 0)
 if found[2] then redis.call('HSET', job, 'digest', found[2]) end
 redis.call('PEXPIRE', job, ARGV[2])
 remove(key, 'open', 'later', 'failed')
-if redis.pcall('SREM', ns .. ':__acks__.' .. ARGV[4] .. '.emails', ARGV[3]) == 1 then
-    redis.pcall('HDEL', ns .. ':emails.msgs', ARGV[3])
+if redis.pcall('SREM', ns .. ':__acks__.' .. ARGV[4] .. '.' .. ARGV[6], ARGV[3]) == 1 then
+    redis.pcall('HDEL', ns .. ':' .. ARGV[6] .. '.msgs', ARGV[3])
 end
 """
 )
@@ -385,25 +422,25 @@ keep_parts(job, whole(redis.call('HGET', job, 'keep'), 1e15) or 0)
 redis.call('HSET', job, 'state', 'queued', 'turn', turn, 'progress', ARGV[2])
 redis.call('HDEL', job, 'reason', 'failed_at', 'uncertain')
 redis.call('ZADD', mail .. 'open', now, key)
-push(key, turn)
+push(key, turn, queue_of(job))
 return 1
 """
 )
 
-# ARGV: id of the dead letter, key of its job
+# ARGV: id of the dead letter, key of its job, queue of the dead letter
 RETRY_DEAD = (
     _DRAIN
     + """
 local key, job = ARGV[2], job_of(ARGV[2])
 local found = redis.pcall('HMGET', job, 'state', 'turn')
 if not found[1] or found[1] == 'sent' or found[1] == 'failed' then return 0 end
-redis.call('ZREM', ns .. ':emails.XQ', ARGV[1])
-redis.call('HDEL', ns .. ':emails.XQ.msgs', ARGV[1])
+redis.call('ZREM', ns .. ':' .. ARGV[3] .. '.XQ', ARGV[1])
+redis.call('HDEL', ns .. ':' .. ARGV[3] .. '.XQ.msgs', ARGV[1])
 redis.call('ZADD', mail .. 'open', 'NX', now, key)
 if found[1] ~= 'waiting' then
     redis.call('HSET', job, 'state', 'queued')
     redis.call('HDEL', job, 'owner', 'worker', 'doubt')
-    push(key, whole(found[2], 1e15) or 0)
+    push(key, whole(found[2], 1e15) or 0, queue_of(job))
 end
 return 1
 """

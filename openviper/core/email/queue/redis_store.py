@@ -25,7 +25,6 @@ from openviper.core.email.message.validation import is_message_id
 from openviper.core.email.queue import redis_scripts as scripts
 from openviper.core.email.queue.job import (
     ACTOR,
-    QUEUE,
     AddResult,
     ClaimedJob,
     FailedJob,
@@ -35,6 +34,7 @@ from openviper.core.email.queue.job import (
     RejectedTicket,
     message_id_of,
 )
+from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.redis_broker import may_pass, presence_key, redis_client
@@ -57,6 +57,7 @@ _LATEST = 253_402_300_799_000.0  # ms; the last second of the year 9999
 _KEY = re.compile(r".@.+/[0-9a-f]{12}$")  # as job_key makes it
 _PROMOTED = 200  # jobs at most in one call
 _PAGE = 500
+_MOST_QUEUES = 100  # that Redis has noted; more than any project has, whoever wrote them
 _ARGUMENTS = ", with args beginning with"  # behind "unknown command", in the server's words
 
 
@@ -66,7 +67,6 @@ class RedisJobStore:
     def __init__(self, settings: TaskSettings) -> None:
         self._namespace = settings.namespace
         self._prefix = f"{settings.namespace}:mail:"
-        self._dead = f"{settings.namespace}:{xq_name(QUEUE)}"
         # Any: the library's annotations allow for answers that our settings of the client rule out.
         self._send_client: Any = redis_client(settings, timeout=_SEND_LIMIT)
         self._worker_client: Any = redis_client(settings, timeout=5.0)
@@ -112,6 +112,8 @@ class RedisJobStore:
             blobs, fields = _separate_large_parts(job)
             fields |= {"message_id": job.message_id, "head": job.payload.head}
             fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
+            if job.queue != QUEUE:
+                fields["queue"] = job.queue
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
                 if not self._send_client.exists(f"{self._prefix}blob:{name}"):
@@ -148,7 +150,7 @@ class RedisJobStore:
             return error
 
     def _add_together(self, jobs: "list[_Positioned]", deadline: float) -> list[tuple[int, AddResult]]:
-        """Add jobs without large parts in one script, which accepts all of them or none."""
+        """Add jobs of one queue, without large parts, in one script, which accepts all of them or none."""
         try:
             with translate_errors():
                 arguments: list[Any] = [self._latest_moment(deadline)]
@@ -158,12 +160,14 @@ class RedisJobStore:
                         progress = job.progress
                         stored = progress.to_json()
                     head, parts = job.payload.head, job.payload.parts
+                    own = () if job.queue == QUEUE else ("queue", job.queue)
                     arguments += self._terms(job)
-                    arguments += (2 * len(parts) + 8, "message_id", job.message_id, "head", head)
-                    arguments += ("progress", stored, "parts", len(parts))
+                    arguments += (2 * len(parts) + 8 + len(own), "message_id", job.message_id, "head", head)
+                    arguments += ("progress", stored, "parts", len(parts), *own)
                     for number, part in enumerate(parts):
                         arguments += (f"part{number}", part)
-                verdicts = self._add_many(keys=[self._prefix], args=arguments, client=self._send_client)
+                keys = [self._prefix, self._queue_key(jobs[0][1].queue)]
+                verdicts = self._add_many(keys=keys, args=arguments, client=self._send_client)
         except QueueUnavailable as error:
             return [(position, QueueUnavailable(str(error))) for position, _ in jobs]
         if verdicts == b"late":
@@ -191,7 +195,8 @@ class RedisJobStore:
         arguments = [self._latest_moment(deadline), *self._terms(job), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
-        answer: bytes = self._add(keys=[self._prefix], args=arguments, client=self._send_client)
+        keys = [self._prefix, self._queue_key(job.queue)]
+        answer: bytes = self._add(keys=keys, args=arguments, client=self._send_client)
         return answer
 
     def _latest_moment(self, deadline: float) -> int:
@@ -254,7 +259,7 @@ class RedisJobStore:
             raise _rejected(key, "its ticket names no job")
         if verdict != b"yours":
             return None
-        deaths, found, stored_progress, message_id, head, *parts = answer
+        raw_queue, deaths, found, stored_progress, message_id, head, *parts = answer
         payload: Payload | None = None
         problem: DamagedPayload | None = None
         if found:
@@ -271,14 +276,15 @@ class RedisJobStore:
             progress = replace(progress, attempts=progress.attempts + deaths)
         except DamagedPayload as error:
             progress, problem = Progress(time.time()), error if problem is None else problem
-        return ClaimedJob(key, _message_id(message_id, key), progress, payload, deaths > 0, problem, (owner, ticket))
+        message_id, queue = _message_id(message_id, key), raw_queue.decode()
+        return ClaimedJob(key, message_id, progress, payload, deaths > 0, problem, (owner, ticket), queue)
 
     def finish(self, job: ClaimedJob, *, remember: float) -> None:
         """Delete all but the fact that it was sent, and acknowledge its ticket."""
         broker, ticket = self._broker(), job.token[1]
-        arguments = [job.key, _ms(remember), ticket, broker.broker_id, int(job.sensitive)]
+        arguments = [job.key, _ms(remember), ticket, broker.broker_id, int(job.sensitive), job.queue]
         self._run_until_answered(self._finish, arguments)
-        broker.settled.add((QUEUE, ticket))
+        broker.settled.add((job.queue, ticket))
 
     def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
         """Schedule its next turn."""
@@ -318,13 +324,26 @@ class RedisJobStore:
         self._send_client.close()
         self._worker_client.close()
 
-    def consumers(self) -> int:
-        """Count the workers with a recent heartbeat."""
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers with a recent heartbeat that consume ``queue``."""
         with translate_errors():
-            return int(self._worker_client.zcount(presence_key(self._namespace, QUEUE), self._now(), math.inf))
+            return int(self._worker_client.zcount(presence_key(self._namespace, queue), self._now(), math.inf))
 
-    def stats(self) -> QueueStats:
-        """Count jobs by their state; those that could be sent now are waiting."""
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues of the mailers that the settings name, and those that have had mail."""
+        with translate_errors():
+            noted = self._worker_client.zrange(f"{self._prefix}queues", 0, _MOST_QUEUES - 1)
+        names = (name.decode(errors="replace") for name in noted)
+        return tuple(dict.fromkeys((*configured_queues(), *filter(is_mail_queue, names))))
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count jobs by their state; those that could be sent now are waiting.
+
+        Of one queue, tickets count as waiting mail; when its mail is due, or was accepted, is not known.
+        """
+        if queue is not None:
+            return self._stats_of(queue)
+        dead = map(self._dead, self.queues())
         with translate_errors():
             now = self._now()
             pipeline = self._worker_client.pipeline(transaction=False)
@@ -333,9 +352,17 @@ class RedisJobStore:
             pipeline.zcard(f"{self._prefix}later")
             pipeline.zrange(f"{self._prefix}open", 0, 0, withscores=True)
             consumers, unsent, later, oldest = pipeline.execute()
-            failed = sum(1 for _ in self._failed_keys()) + self._worker_client.zcard(self._dead)
+            failed = sum(1 for _ in self._failed_keys()) + sum(map(self._worker_client.zcard, dead))
         age = (now - oldest[0][1]) / 1000 if oldest else None
         return QueueStats(consumers, max(0, unsent - later), later, failed, age)
+
+    def _stats_of(self, queue: str) -> QueueStats:
+        with translate_errors():
+            consumers = self._worker_client.zcount(presence_key(self._namespace, queue), self._now(), math.inf)
+            waiting = self._worker_client.hlen(f"{self._queue_key(queue)}.msgs")
+            failed = sum(self._failed_job(key).queue == queue for key in self._failed_keys())
+            failed += self._worker_client.zcard(self._dead(queue))
+        return QueueStats(consumers, waiting, None, failed, None)
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return the failed jobs that are still kept, oldest first, and the tickets that no worker could process."""
@@ -365,7 +392,7 @@ class RedisJobStore:
                 on_each()
             for dead in self._dead_letters():
                 if message_ids is None or dead.job.message_id in message_ids:
-                    count += int(self._retry_dead(keys=[self._prefix], args=[dead.name, dead.key]))
+                    count += int(self._retry_dead(keys=[self._prefix], args=[dead.name, dead.key, dead.job.queue]))
                 on_each()
         return count
 
@@ -379,8 +406,9 @@ class RedisJobStore:
                 on_each()
             for dead in self._dead_letters():
                 if message_ids is None or dead.job.message_id in message_ids:
-                    self._worker_client.hdel(f"{self._dead}.msgs", dead.name)
-                    count += int(self._worker_client.zrem(self._dead, dead.name))
+                    letters = self._dead(dead.job.queue)
+                    self._worker_client.hdel(f"{letters}.msgs", dead.name)
+                    count += int(self._worker_client.zrem(letters, dead.name))
                 on_each()
         return count
 
@@ -435,17 +463,27 @@ class RedisJobStore:
             uncertain=fields.get(b"uncertain") == b"1" or bool(progress.unconfirmed),
             progress=progress,
             payload=Payload(fields[b"head"], ()) if b"head" in fields else None,
+            queue=_queue(fields.get(b"queue")),
         )
 
     def _dead_letters(self, limit: int | None = None) -> list["_DeadLetter"]:
-        """Return the tickets that no worker could process, oldest first, at most ``limit``."""
+        """Return the tickets that no worker could process, oldest first, at most ``limit`` of each queue."""
         last = -1 if limit is None else limit - 1
         letters = []
-        for name, score in self._worker_client.zrange(self._dead, 0, last, withscores=True):
-            key, reason = _read_dead_ticket(self._worker_client.hget(f"{self._dead}.msgs", name) or b"", name)
-            job = FailedJob(_message_id(None, key), _moment(score), reason, False, Progress(0))
-            letters.append(_DeadLetter(name, key, job))
+        for queue in self.queues():
+            dead = self._dead(queue)
+            for name, score in self._worker_client.zrange(dead, 0, last, withscores=True):
+                data = self._worker_client.hget(f"{dead}.msgs", name) or b""
+                key, reason = _read_dead_ticket(data, name, queue)
+                job = FailedJob(_message_id(None, key), _moment(score), reason, False, Progress(0), queue=queue)
+                letters.append(_DeadLetter(name, key, job))
         return letters
+
+    def _queue_key(self, queue: str) -> str:
+        return f"{self._namespace}:{queue}"
+
+    def _dead(self, queue: str) -> str:
+        return self._queue_key(xq_name(queue))
 
     def _job(self, key: bytes) -> bytes:
         return self._prefix.encode() + b"job:" + key
@@ -476,7 +514,7 @@ def _rejected(key: Any, reason: str) -> RejectedTicket:
     return error
 
 
-def _read_dead_ticket(data: bytes, name: bytes) -> tuple[str, str]:
+def _read_dead_ticket(data: bytes, name: bytes, queue: str) -> tuple[str, str]:
     """Return the key of the job that a dead letter was for, as far as that can be read, and why it is one."""
     text = name.decode(errors="replace")
     key = text.rpartition(":")[0]  # of the names that our scripts give: a job's key and a turn
@@ -487,8 +525,8 @@ def _read_dead_ticket(data: bytes, name: bytes) -> tuple[str, str]:
     except DecodeError:
         return key, "its ticket is not a Dramatiq message"
     args = message["args"]
-    if message["actor_name"] != ACTOR or message["queue_name"] != QUEUE:
-        return key, f"its ticket is not for the actor {ACTOR} on the queue {QUEUE}"
+    if message["actor_name"] != ACTOR or message["queue_name"] != queue:
+        return key, f"its ticket is not for the actor {ACTOR} on the queue {queue}"
     if not args or not isinstance(args[0], str) or not _KEY.search(args[0]):
         return key, "its ticket names no job"
     return args[0], "a worker could not process its ticket; the worker's log says why"
@@ -517,7 +555,10 @@ _Positioned = tuple[int, NewJob]
 
 
 def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
-    """Yield jobs with their positions in batches of about a megabyte; one with large parts is a batch of its own."""
+    """Yield jobs with their positions in batches of about a megabyte, each for one queue.
+
+    A job with large parts is a batch of its own.
+    """
     batch: list[_Positioned] = []
     size = 0
     for positioned in enumerate(jobs):
@@ -525,6 +566,9 @@ def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
         if _goes_alone(positioned[1]):
             yield [positioned]
             continue
+        if batch and batch[0][1].queue != positioned[1].queue:
+            yield batch
+            batch, size = [], 0
         batch.append(positioned)
         size += len(payload.head) + sum(map(len, payload.parts))
         if size >= _SLICE:
@@ -545,6 +589,12 @@ def _message_id(stored: bytes | None, key: str) -> str:
         if is_message_id(found):
             return found
     return f"<ticket-{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:16]}>"
+
+
+def _queue(stored: bytes | None) -> str:
+    """Return the stored queue's name; that of the default mailer's for none, and for one that no version stored."""
+    name = (stored or b"").decode(errors="replace")
+    return name if is_mail_queue(name) else QUEUE
 
 
 def _moment(milliseconds: bytes | float) -> float:

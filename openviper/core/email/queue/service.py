@@ -18,6 +18,7 @@ from openviper.core.email.message.model import MUST_REDIRECT
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import AddResult, NewJob, Progress, job_key
+from openviper.core.email.queue.names import QUEUE, queue_of
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
@@ -83,8 +84,8 @@ class JobQueue(ABC):
         return self.available() if self.known else await asyncio.to_thread(self.available)
 
     @abstractmethod
-    def consumers(self) -> int:
-        """Count the workers that consume queued mail now; blocks.
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers that consume ``queue`` now; blocks.
 
         Raises:
             QueueUnavailable: the broker does not answer.
@@ -176,13 +177,13 @@ class QueueService(JobQueue):
             if self._store is not None:
                 self._store.close()
 
-    def consumers(self) -> int:
-        """Count the workers that consume queued mail now; blocks.
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers that consume ``queue`` now; blocks.
 
         Raises:
             QueueUnavailable: the broker does not answer.
         """
-        return self.store.consumers()
+        return self.store.consumers(queue)
 
     def _probe(self) -> None:
         self.store.probe()
@@ -284,6 +285,7 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
             at_once if plain else Progress(since=begin, expires_at=expires_at),
             begin - now + keep,
             due_at,
+            queue_of(message.mailer),
         )
 
 

@@ -1,24 +1,28 @@
 """Several mailers: each message goes to the server of the mailer that it names, in every delivery mode."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.brokers import redis_server
+from support.patience import PATIENCE
 from support.redis import RedisServer
 from support.smtpd import SmtpServer
 from support.workers import Worker, viperctl, write_project
 
 from openviper.conf import override
-from openviper.core.email import MessageEvent, send_email, send_many, submit_email
+from openviper.core.email import MessageEvent, send_email, send_many
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.events import subscribe
-from openviper.core.email.message import EmailMessageData
-from openviper.core.email.queue import close_queue
+from openviper.core.email.message import EmailMessageData, check_message
+from openviper.core.email.message.storage import encode
+from openviper.core.email.queue import close_queue, queue_service
+from openviper.core.email.queue.job import NewJob, Progress
 from openviper.core.email.sending import render_email
 from openviper.core.email.settings import EmailSettings
 from openviper.testing import Mailbox
@@ -139,9 +143,20 @@ async def test_labels_become_headers_where_the_mailer_names_them(mailbox: Mailbo
     mailbox.assert_not_sent(subject="Three", mailer="bulk")
 
 
-async def test_a_worker_delivers_through_the_mailer_and_keeps_mail_for_one_that_it_lacks(
+def _add_to_the_default_queue() -> None:
+    data = EmailMessageData("a@example.com", "One", "1", sender="news@example.com", mailer="bulk")
+    message = check_message(data, default_sender=None)
+    progress = Progress(time.time())
+    service = queue_service()
+    assert service is not None
+    job = NewJob("1@example.com/0", message.message_id, encode(message), progress, keep=3600)
+    assert service.store.add(job, deadline=time.monotonic() + PATIENCE)
+
+
+async def test_a_worker_keeps_mail_for_a_mailer_that_it_lacks(
     servers: tuple[SmtpServer, SmtpServer], redis_server: RedisServer, tmp_path: Path
 ) -> None:
+    """Mail in the queue that it consumes, for a mailer whose queue it does not know."""
     main, bulk = servers
     settings = email(main, bulk)
     project = write_project(tmp_path / "with", tasks=redis_server.tasks(), email=settings)
@@ -149,7 +164,7 @@ async def test_a_worker_delivers_through_the_mailer_and_keeps_mail_for_one_that_
     without = write_project(tmp_path / "without", tasks=redis_server.tasks(), email=lacking)
     with override(TASKS=redis_server.tasks(), EMAIL=settings):
         try:
-            assert (await submit_email("a@example.com", "One", "1", mailer="bulk")).mode == "queued"
+            await asyncio.to_thread(_add_to_the_default_queue)
         finally:
             await asyncio.to_thread(close_queue)
     worker = Worker(without)
@@ -164,9 +179,9 @@ async def test_a_worker_delivers_through_the_mailer_and_keeps_mail_for_one_that_
     await asyncio.to_thread(viperctl, "email", "failed", "retry", number, "--project", project)
     worker = Worker(project)
     await asyncio.to_thread(worker.start)
-    (message,) = await bulk.arrive(1)
+    (received,) = await bulk.arrive(1)
     assert await asyncio.to_thread(worker.terminate) == 0
-    assert message.sender == "news@example.com"
+    assert received.sender == "news@example.com"
 
 
 def test_the_commands_show_and_check_a_mailer(servers: tuple[SmtpServer, SmtpServer], tmp_path: Path) -> None:

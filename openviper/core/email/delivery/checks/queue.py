@@ -5,7 +5,7 @@ from functools import partial
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.waiting import in_thread
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.queue import QueueService, queue_service
+from openviper.core.email.queue import QUEUE, QueueService, queue_of, queue_service
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import MissingDependency
@@ -13,8 +13,8 @@ from openviper.exceptions import MissingDependency
 __all__ = ["check_queue"]
 
 
-async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[CheckResult, CheckResult]:
-    """Check broker and workers until ``deadline`` (loop time). ``settings`` None: the backend uses no queue."""
+async def check_queue(settings: EmailSettings | None, mailer: str, deadline: float) -> tuple[CheckResult, CheckResult]:
+    """Check broker and the mailer's workers until ``deadline`` (loop time). ``settings`` None: no queue is used."""
     if settings is None:
         return _both_skipped("not used: mail does not leave this process")
     service = queue_service()
@@ -31,13 +31,14 @@ async def check_queue(settings: EmailSettings | None, deadline: float) -> tuple[
     except (QueueUnavailable, TimeoutError) as error:
         return _broker_failure(address, error), unreached
     try:
-        count = await in_thread(service.consumers, deadline)
+        queue = queue_of(mailer)
+        count = await in_thread(partial(service.consumers, queue), deadline)
     except (QueueUnavailable, TimeoutError) as error:
         worker = CheckResult.failed(
             "worker", f"cannot be counted: {str(error) or 'no answer in time'}", "look at the broker's log"
         )
     else:
-        worker = _worker(count)
+        worker = _worker(count, queue)
     return CheckResult.ok("broker", f"{address} answers"), worker
 
 
@@ -54,10 +55,13 @@ def _probe(service: QueueService) -> None:
     service.store.probe()  # the store's first use imports the client library, which would block the event loop
 
 
-def _worker(count: int) -> CheckResult:
+def _worker(count: int, queue: str) -> CheckResult:
     if count:
-        return CheckResult.ok("worker", f"workers on the emails queue: {count}")
-    return CheckResult.failed("worker", "no worker consumes the emails queue", "start one: viperctl runworker")
+        return CheckResult.ok("worker", f"workers on the queue {queue}: {count}")
+    remedy = "start one: viperctl runworker"
+    if queue != QUEUE:
+        remedy += "; restart those that started before the settings named this mailer"
+    return CheckResult.failed("worker", f"no worker consumes the queue {queue}", remedy)
 
 
 def _both_skipped(why: str) -> tuple[CheckResult, CheckResult]:

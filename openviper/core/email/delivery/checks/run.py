@@ -11,7 +11,7 @@ from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
 from openviper.core.email.delivery.redirect import describe_redirect
-from openviper.core.email.settings import EmailSettings
+from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
 __all__ = ["check_results"]
 
@@ -19,11 +19,12 @@ _OURS = "openviper.core.email.backends"
 
 
 async def check_results(
-    settings: EmailSettings, sender: str | None, limit: float, *, module: str | None
+    settings: EmailSettings, sender: str | None, limit: float, *, module: str | None, mailer: str = DEFAULT_MAILER
 ) -> AsyncIterator[CheckResult]:
     """Yield the result of each check, within ``limit`` seconds.
 
-    ``sender`` replaces the default sender; ``module`` is the settings module, None without one.
+    ``settings`` are those of ``mailer``. ``sender`` replaces the default sender. ``module`` is the settings module,
+    None without one.
 
     Raises:
         ImproperlyConfigured: the settings are wrong; raised before the first result.
@@ -32,7 +33,7 @@ async def check_results(
     sender = sender or settings.default_sender
     backend = get_backend(settings=settings)
     queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
-    queue = asyncio.create_task(check_queue(queue_settings, deadline))
+    queue = asyncio.create_task(check_queue(queue_settings, mailer, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
     redirect = describe_redirect(settings)
     yield CheckResult.ok("settings", f"{backend.describe()}{', ' if redirect else ''}{redirect}; {_origin(module)}")
