@@ -79,7 +79,8 @@ def remove(address: str, stream: str | None, path: Path, settings: str | None) -
 
 
 def _run(path: Path, settings: str | None, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    enter_project(path, settings_module=settings).load_settings()
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
     from sqlalchemy.exc import DBAPIError
 
     try:
@@ -88,5 +89,5 @@ def _run(path: Path, settings: str | None, call: Callable[[], Coroutine[Any, Any
         cause = getattr(error, "orig", None) or error
         raise click.ClickException(
             f"DATABASE_URL: {type(cause).__name__}: {escape(str(cause))[:200]}; "
-            "`viperctl email suppressed add` creates the table email_suppression"
+            f"`viperctl email suppressed add` creates the table email_suppression; {project.settings_origin()}"
         ) from error

@@ -6,6 +6,7 @@ Importing this package loads neither Dramatiq nor a broker's client library.
 from typing import TYPE_CHECKING
 
 from openviper.lazy import lazy_names
+from openviper.tasks.runner import check_modules
 from openviper.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -17,3 +18,5 @@ else:
     )
 
 __all__ = ["TaskSettings", "actor", "get_broker"]
+
+check_modules()

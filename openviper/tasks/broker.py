@@ -13,10 +13,13 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import after_fork_in_child
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.loop import WorkerLoop
+from openviper.tasks.runner import refuse_worker
 from openviper.tasks.settings import TaskSettings
 from openviper.text import shown
 
 __all__ = ["declaring_broker", "get_broker"]
+
+_NOT_ENABLED = 'TASKS["enabled"]: is not set, so there is no broker; set TASKS["broker"]'
 
 _lock = threading.Lock()
 _made: tuple[TaskSettings, Broker] | None = None
@@ -31,9 +34,7 @@ def get_broker() -> Broker:
     """
     settings = TaskSettings.from_settings()
     if not settings.enabled:
-        raise ImproperlyConfigured(
-            f'TASKS["enabled"]: is not set, so there is no broker; set TASKS["broker"]; {describe_origin()}'
-        )
+        raise ImproperlyConfigured(f"{_NOT_ENABLED}; {describe_origin()}")
     return _of(settings)
 
 
@@ -85,6 +86,11 @@ _MAKERS = {"redis": _redis, "rabbitmq": _rabbitmq, "stub": _stub}
 
 class _NoBroker(StubBroker):
     """Lets modules with actors be imported where tasks are off."""
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "worker_boot":
+            refuse_worker(f"{_NOT_ENABLED}; {describe_origin()}")
+        super().emit_before(signal, *args, **kwargs)
 
     def enqueue(self, message: "Message[Any]", *, delay: int | None = None) -> "Message[Any]":  # noqa: ARG002
         raise ImproperlyConfigured(

@@ -858,6 +858,33 @@ def test_a_worker_in_the_wrong_folder_says_which_settings_it_has(folder: Path) -
     )
 
 
+TASK = "from openviper.tasks import actor\n\n\n@actor\ndef hello() -> None: ...\n"
+NO_SETTINGS = f"no settings module was read: set {SETTINGS_VARIABLE}, or call settings.configure()"
+BY_HAND = (
+    "this module declares no tasks: queued mail and tasks are run by `viperctl runworker PATH`, with the project's "
+    "folder as PATH"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("openviper.core.email.queue", f"dramatiq: openviper.core.email.queue: {NO_SETTINGS}; {BY_HAND}"),
+        ("openviper.tasks", f"dramatiq: openviper.tasks: {NO_SETTINGS}; {BY_HAND}"),
+        (
+            "jobs",
+            'dramatiq: TASKS["enabled"]: is not set, so there is no broker; set TASKS["broker"]; ' + NO_SETTINGS,
+        ),
+    ],
+)
+def test_dramatiqs_own_command_without_settings_ends_with_one_line(folder: Path, module: str, line: str) -> None:
+    (folder / "jobs.py").write_text(TASK)
+    done = Cli(folder).run_program([sys.executable, "-m", "dramatiq", module, "--processes", "1", "--path", folder])
+    assert done.returncode != 0
+    assert line in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["status", "failed"])
 def test_a_look_at_the_queue_from_the_wrong_folder_says_which_settings_it_has(folder: Path, command: str) -> None:
     done = Cli(folder).run("email", command, *(["list"] if command == "failed" else []), "--project", "templates")

@@ -11,7 +11,7 @@ from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
 from openviper.core.email.delivery.redirect import describe_redirect
-from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
+from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings, settings_origin
 
 __all__ = ["check_results"]
 
@@ -54,5 +54,7 @@ async def check_results(
 
 def _origin(module: str | None) -> str:
     variables = sum("(environment)" in place for place in EmailSettings.sources().values())
+    if module is None and not variables:
+        return f"from the defaults: {settings_origin()}"
     more = f" and {variables} environment variables" if variables else ""
     return f"from {module or 'the defaults'}{more}"
