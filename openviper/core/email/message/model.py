@@ -3,7 +3,7 @@
 Those that every send makes are named tuples: a frozen dataclass sets each field by a call, a tenth of a whole send.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,7 @@ __all__ = [
     "Content",
     "EmailMessageData",
     "Envelope",
+    "LateContent",
     "OutgoingMessage",
     "PreparedMessage",
     "fill_data",
@@ -194,6 +195,22 @@ class Content:
     def literal(self) -> Iterator[bytes | None]:
         """Return the chunks that may hold a bare CR or LF, and None for each encoded one, which cannot."""
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
+
+
+class LateContent(Content):
+    """Content that is made by ``serialise`` when it is first read, of a message whose bytes may not be needed here."""
+
+    __slots__ = ("_serialise",)
+
+    def __init__(self, serialise: Callable[[], Iterable[bytes]]) -> None:
+        self._serialise = serialise
+
+    def __getattr__(self, name: str) -> Any:
+        """Fill the attributes of ``Content``, of which one is read for the first time."""
+        if name not in Content.__slots__:
+            raise AttributeError(name)
+        super().__init__(self._serialise())
+        return object.__getattribute__(self, name)
 
 
 class CleanChunks(tuple[bytes, ...]):

@@ -21,7 +21,7 @@ from openviper.core.email.message.model import (
     OutgoingMessage,
     PreparedMessage,
 )
-from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_message_sync
+from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_later, serialise_message_sync
 from openviper.core.email.message.validation import (
     checked_attachment,
     checked_headers,
@@ -56,12 +56,15 @@ async def prepare_message(
     inline_css: bool,
     recipients_required: bool = True,
     labels: MailerLabels | None = None,
+    serialised: bool = True,
 ) -> OutgoingMessage:
     """Check, complete and serialise ``data``; large messages in a thread.
 
     The arguments are the settings of the same names; see ``check_message`` and ``serialise_message``. ``inline_css``
     is for HTML that was not inlined before, when the text part was made from it. ``recipients_required`` False lets a
-    message pass that has none. ``labels`` are the settings of the message's mailer; None: it has none.
+    message pass that has none. ``labels`` are the settings of the message's mailer; None: it has none. ``serialised``
+    False lets a message without attachments be serialised only when its content is read; its ``size`` is then that of
+    the bodies as they are.
 
     Raises:
         InvalidMessage: a value cannot be sent as given, or the message is larger than ``max_message_bytes``.
@@ -72,9 +75,9 @@ async def prepare_message(
         data = replace(data, html=await inline_given(data.html))
     if _is_large(data):
         return await asyncio.to_thread(
-            _prepare, data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels
+            _prepare, data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels, serialised
         )
-    return _prepare(data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels)
+    return _prepare(data, default_sender, auto_submitted, max_message_bytes, recipients_required, labels, serialised)
 
 
 def _prepare(
@@ -84,10 +87,13 @@ def _prepare(
     max_message_bytes: int,
     recipients_required: bool,
     labels: MailerLabels | None,
+    serialised: bool,
 ) -> OutgoingMessage:
     checked = check_message(
         data, default_sender, auto_submitted, recipients_required=recipients_required, labels=labels
     )
+    if not serialised and (late := serialise_later(checked, max_message_bytes=max_message_bytes)) is not None:
+        return late
     return serialise_message_sync(checked, max_message_bytes=max_message_bytes)
 
 

@@ -8,7 +8,7 @@ prepared message, so every attempt sends the same ones.
 import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, FileContent
@@ -29,6 +29,7 @@ from openviper.core.email.message.model import (
     CleanChunks,
     Content,
     Envelope,
+    LateContent,
     OutgoingMessage,
     PreparedMessage,
     lengths,
@@ -45,7 +46,7 @@ from openviper.core.email.message.transfer_encodings import (
 from openviper.core.email.message.validation import HeaderSyntax, header_syntax, split_addresses, split_list_id
 from openviper.text import shown
 
-__all__ = ["BYTES_ON_LOOP", "serialise", "serialise_message", "serialise_message_sync"]
+__all__ = ["BYTES_ON_LOOP", "serialise", "serialise_later", "serialise_message", "serialise_message_sync"]
 
 # More octets of bodies and attachments than these are encoded in a thread: they would hold the event loop too long.
 BYTES_ON_LOOP = 256 * 1024
@@ -59,6 +60,9 @@ _TEXT_HEADERS = {
     for subtype in ("plain", "html")
     for encoding in ("quoted-printable", "base64")
 }
+# More bytes than a header has besides what is given, and than a character takes in it or in a body: four octets in
+# quoted-printable, and the ends of lines or encoded words.
+_HEADER_MOST, _ENCODED_MOST = 4096, 16
 # A message is joined from these.
 Piece = bytes | Base64Slice | FileSlice
 
@@ -89,6 +93,34 @@ def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) 
     # Bodies are ASCII, so that other octets can only come from an address in a header.
     smtputf8 = not (content[0].isascii() and message.envelope_sender.isascii() and all(map(str.isascii, recipients)))
     return OutgoingMessage(message, Envelope(message.envelope_sender, recipients, smtputf8), content, size)
+
+
+def serialise_later(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage | None:
+    """Put ``message`` in its envelope, to be serialised when its content is read.
+
+    ``size`` is that of the bodies as they are. None: only its bytes show whether it can be sent.
+    """
+    if message.attachments or message.calendar is not None:
+        return None
+    text, html, recipients = message.text or "", message.html or "", message.recipients
+    addresses = (message.envelope_sender, message.sender.addr_spec, *recipients)
+    if message.reply_to:
+        addresses += tuple([address.addr_spec for address in message.reply_to])
+    others = [part for pair in message.headers for part in pair] if message.headers else []
+    if not all(map(str.isascii, addresses)) or not all(map(str.isascii, others)):
+        return None  # whether it needs SMTPUTF8
+    names = message.to if not message.cc else (*message.to, *message.cc)
+    length = len(text) + len(html) + len(message.subject) + sum(map(len, addresses)) + sum(map(len, others))
+    length += sum([len(address.display_name) for address in names]) + len(message.sender.display_name)
+    if _HEADER_MOST + length * _ENCODED_MOST > max_message_bytes:
+        return None
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+        size += len(html) if html.isascii() else len(html.encode())
+    except UnicodeEncodeError:
+        return None
+    envelope = Envelope(message.envelope_sender, recipients)
+    return OutgoingMessage(message, envelope, LateContent(partial(serialise, message)), size)
 
 
 def serialise(message: PreparedMessage) -> Chunks:

@@ -79,6 +79,7 @@ _VERSION_1 = b'{"version":1,'
 _SENSITIVE = f'"{MUST_SENSITIVE}"'.encode()
 _NO_PARTS = b'"sizes":[]'
 _DATE = re.compile(rb',"date":"[^"]*"')
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _ATTACHMENT_KEYS = frozenset({"filename", "mimetype", "inline", "content_id", "part"})
 
 T = TypeVar("T")
@@ -152,7 +153,7 @@ def encode(message: PreparedMessage) -> Payload:
 
     head = encode_message(message, body=lambda text: add(text.encode()), content=add)
     head["sizes"] = [*map(len, parts)]
-    return Payload(json.dumps(head, separators=(",", ":")).encode(), tuple(parts))
+    return Payload(_to_json(head).encode(), tuple(parts))
 
 
 def decode(payload: Payload, *, supported: Collection[str] = SUPPORTED) -> PreparedMessage:
@@ -181,7 +182,7 @@ def fingerprint(payload: Payload) -> str:
     if not head.startswith(_VERSION_1):
         values = load_object(head)
         values.pop("extra", None)
-        head = json.dumps(values, separators=(",", ":")).encode()
+        head = _to_json(values).encode()
     # A quotation mark inside a JSON string has a backslash before it, so that this is the field.
     digest = hashlib.sha256(_DATE.sub(b"", head, count=1))
     for part in payload.parts:

@@ -58,6 +58,9 @@ class QueueEntry(NamedTuple):
 class JobQueue(ABC):
     """Accepts messages for the workers. Any thread and event loop may use it."""
 
+    reads_content = True
+    """True if it reads the bytes of messages; False if workers make them."""
+
     @property
     @abstractmethod
     def address(self) -> str:
@@ -123,6 +126,8 @@ class JobQueue(ABC):
 
 class QueueService(JobQueue):
     """The queue on the broker that ``settings`` name; nothing is connected or imported before its first use."""
+
+    reads_content = False
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings

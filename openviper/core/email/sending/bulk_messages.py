@@ -1,7 +1,7 @@
 """Read one message of a ``send_many``: copy what may be refilled, check its arguments, and prepare it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
@@ -42,8 +42,12 @@ async def prepare_inline(mailer: Mailer, index: int, message: Any) -> OutgoingMe
     return await _compose(mailer, message)
 
 
-async def prepare_for_queue(mailer: Mailer, index: int, message: Any) -> tuple[OutgoingMessage, Schedule]:
+async def prepare_for_queue(
+    mailer: Mailer, index: int, message: Any, *, serialised: bool
+) -> tuple[OutgoingMessage, Schedule]:
     """Prepare the message at ``index`` for the queue, which keeps it until its time.
+
+    ``serialised`` False: its bytes are not needed, as the worker makes them.
 
     Raises:
         InvalidMessage: it cannot be sent as given.
@@ -51,14 +55,14 @@ async def prepare_for_queue(mailer: Mailer, index: int, message: Any) -> tuple[O
         SendCancelled: ``before_send`` cancelled it.
     """
     if isinstance(message, EmailMessageData):
-        return await prepare_data(mailer, message), AT_ONCE
+        return await prepare_data(mailer, message, serialised=serialised), AT_ONCE
     _check(index, message)
     if message.get("background") is False:
         raise InvalidMessage("background: send_many(background=True) queues every message; use send_email()")
     schedule = AT_ONCE
     if not message.keys().isdisjoint(_TIMES):
         schedule = Schedule.make(**{key: message.get(key) for key in _TIMES})
-    return await _compose(mailer, message), schedule
+    return await _compose(mailer, message, serialised=serialised), schedule
 
 
 def _check(index: int, message: Any) -> None:
@@ -79,8 +83,11 @@ def _check(index: int, message: Any) -> None:
         raise InvalidMessage("timeout: send_many() waits for its connections as long as needed; use send_email()")
 
 
-async def _compose(mailer: Mailer, message: Mapping[str, Any]) -> OutgoingMessage:
-    return await compose(mailer, **{key: value for key, value in message.items() if key not in _OWN_KEYS})
+def _compose(
+    mailer: Mailer, message: Mapping[str, Any], *, serialised: bool = True
+) -> Coroutine[Any, Any, OutgoingMessage]:
+    arguments = {key: value for key, value in message.items() if key not in _OWN_KEYS}
+    return compose(mailer, **arguments, serialised=serialised)
 
 
 def _with_hint(name: object) -> str:

@@ -9,7 +9,7 @@ from openviper.core.email.delivery import Mailer, cancel
 from openviper.core.email.delivery.enqueueing import enqueue_many
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import EmailError
-from openviper.core.email.events import DeliveryMode, Receipt
+from openviper.core.email.events import DeliveryMode, Receipt, listening
 from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue import JobQueue
 from openviper.core.email.sending.bulk_messages import Message, copy_message, forget_frames, prepare_for_queue
@@ -130,7 +130,8 @@ class QueueRun:
     async def _prepare(self, index: int, message: Message) -> None:
         self._preparing += 1
         try:
-            prepared, schedule = await prepare_for_queue(self._mailer, index, message)
+            serialised = self._queue.reads_content or self._transport.observed or listening()
+            prepared, schedule = await prepare_for_queue(self._mailer, index, message, serialised=serialised)
         except SendCancelled as cancelled:
             self._receipts.append(cancel(cancelled, self._transport)._replace(mode=DeliveryMode.QUEUED, index=index))
         except EmailError as error:

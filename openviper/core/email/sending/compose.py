@@ -65,10 +65,12 @@ async def compose(
     mailer: str | None = None,
     sensitive: bool = False,
     recipients_required: bool = True,
+    serialised: bool = True,
 ) -> OutgoingMessage:
     """Return the prepared message of :func:`submit_email`'s arguments.
 
-    ``recipients_required`` False makes a message without any recipient, which cannot be sent.
+    ``recipients_required`` False makes a message without any recipient, which cannot be sent; ``serialised`` as in
+    :func:`prepare_message`.
 
     Raises:
         InvalidMessage: an argument cannot be sent as given.
@@ -116,10 +118,12 @@ async def compose(
     try:
         if hooks:
             message = await _through_hooks(
-                loop_mailer, data, attachments, derived=derived, required=recipients_required
+                loop_mailer, data, attachments, derived=derived, required=recipients_required, serialised=serialised
             )
         else:
-            message = await _prepare(loop_mailer.settings, data, inlined=True, required=recipients_required)
+            message = await _prepare(
+                loop_mailer.settings, data, inlined=True, required=recipients_required, serialised=serialised
+            )
     except (NoSender, InvalidAddress) as error:
         raise _explained(error, recipients, subject) from None
     if doubt is not None:
@@ -143,7 +147,7 @@ def _holds_addresses(subject: object) -> bool:
 
 
 async def _through_hooks(
-    mailer: Mailer, data: EmailMessageData, attachments: Any, *, derived: bool, required: bool
+    mailer: Mailer, data: EmailMessageData, attachments: Any, *, derived: bool, required: bool, serialised: bool
 ) -> OutgoingMessage:
     """Have ``before_send`` edit ``data``, then load the attachments, inline the CSS and derive the text again."""
     data.attachments = list_attachments(attachments)
@@ -156,14 +160,14 @@ async def _through_hooks(
     if derived and data.text == text and data.html != html and isinstance(data.html, str):
         data.text = await _text_of(data.html)
     data.attachments = await _attachments(mailer.settings, data.attachments) if data.attachments else []
-    message = await _prepare(mailer.settings, data, inlined=True, required=required)
+    message = await _prepare(mailer.settings, data, inlined=True, required=required, serialised=serialised)
     if reason is not None:
         raise SendCancelled(message, reason)
     return message
 
 
 def _prepare(
-    settings: EmailSettings, data: EmailMessageData, *, inlined: bool, required: bool = True
+    settings: EmailSettings, data: EmailMessageData, *, inlined: bool, required: bool = True, serialised: bool = True
 ) -> Coroutine[Any, Any, OutgoingMessage]:
     if data.mailer is not None:
         settings = settings.of_mailer(data.mailer)
@@ -176,6 +180,7 @@ def _prepare(
         inline_css=settings.inline_css and not inlined,
         recipients_required=required,
         labels=settings,
+        serialised=serialised,
     )
 
 
@@ -183,8 +188,10 @@ def _with_origin(error: NoSender) -> ImproperlyConfigured:
     return ImproperlyConfigured(f"{error}; {settings_origin()}")
 
 
-async def prepare_data(mailer: Mailer, data: EmailMessageData) -> OutgoingMessage:
+async def prepare_data(mailer: Mailer, data: EmailMessageData, *, serialised: bool = True) -> OutgoingMessage:
     """Prepare ``data`` as an application gives it, as the mailer's settings say.
+
+    ``serialised`` is as in :func:`prepare_message`.
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
@@ -195,7 +202,7 @@ async def prepare_data(mailer: Mailer, data: EmailMessageData) -> OutgoingMessag
     if mailer.before_send:
         data, reason = await apply_before_send(mailer.before_send, data)
     try:
-        message = await _prepare(mailer.settings, data, inlined=False)
+        message = await _prepare(mailer.settings, data, inlined=False, serialised=serialised)
     except NoSender as error:
         raise _with_origin(error) from None
     if reason is not None:

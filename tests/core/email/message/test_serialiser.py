@@ -4,6 +4,7 @@ import email
 import email.header
 import email.policy
 import email.utils
+import itertools
 import random
 import re
 import time
@@ -21,7 +22,13 @@ from openviper.core.email.addresses import AddressLike
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message import Content, EmailMessageData, PreparedMessage, build_message, check_message
-from openviper.core.email.message.serialiser import serialise, serialise_message
+from openviper.core.email.message.model import LateContent
+from openviper.core.email.message.serialiser import (
+    serialise,
+    serialise_later,
+    serialise_message,
+    serialise_message_sync,
+)
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -859,3 +866,55 @@ def test_content_can_be_gone_through_again_and_tells_its_lengths_without_encodin
     assert b"".join(content) == b"".join(content) == b"".join([content[number] for number in range(len(content))])
     (part,) = [part for part in email.message_from_bytes(b"".join(content)).walk() if part.get_filename()]
     assert part.get_payload(decode=True) == data
+
+
+def test_late_content_is_made_once_when_it_is_first_read() -> None:
+    made: list[int] = []
+
+    def make() -> list[bytes]:
+        made.append(1)
+        return [b"Subject: x\r\n", b"\r\nText\r\n"]
+
+    content = LateContent(make)
+    assert made == []
+    assert (len(content), list(content.lengths), content.in_file, content[1]) == (2, [12, 8], False, b"\r\nText\r\n")
+    assert b"".join(content) == b"Subject: x\r\n\r\nText\r\n"
+    assert made == [1]
+    with pytest.raises(AttributeError):
+        content.chunks  # noqa: B018
+
+
+@given(text=BODY_TEXT, html=st.none() | BODY_TEXT, subject=HEADER_TEXT, name=HEADER_TEXT, cc=st.booleans())
+@example("\n" * 2000, "\r" * 2000, "\U0001f40d" * 300, "\U0001f40d" * 300, True)
+@unhurried
+def test_what_is_serialised_later_has_the_same_bytes_and_is_within_the_limit(
+    text: str, html: str | None, subject: str, name: str, cc: bool
+) -> None:
+    recipient = (name, "to@example.com")
+    message = prepared(
+        text=text, html=html, subject=subject, recipients=[recipient], cc=[(name, "cc@example.com")] if cc else []
+    )
+    limit = next(limit for limit in itertools.count(4096, 64) if serialise_later(message, max_message_bytes=limit))
+    now, later = (
+        serialise_message_sync(message, max_message_bytes=limit),
+        serialise_later(message, max_message_bytes=limit),
+    )
+    assert later is not None
+    assert b"".join(later.content) == b"".join(now.content)
+    assert later.envelope == now.envelope
+    assert later.size == len((text + (html or "")).encode())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attachments": [AttachmentData("a.txt", b"x")]},
+        {"recipients": ["b\u00fccher@example.com"]},
+        {"reply_to": ["b\u00fccher@example.com"]},
+        {"headers": {"Message-ID": "<1@example.com>", "Sender": "b\u00fccher@example.com"}},
+        {"text": "\ud800"},
+        {"html": "x" * 100_000},
+    ],
+)
+def test_what_only_the_bytes_show_is_not_left_for_later(values: dict[str, Any]) -> None:
+    assert serialise_later(prepared(**values), max_message_bytes=1_000_000) is None

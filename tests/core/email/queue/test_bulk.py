@@ -331,3 +331,31 @@ async def test_the_test_kit_delivers_bulk_mail(redis_scene: Any, mailbox: Mailbo
     assert all(await queue_all(messages(3)))
     assert sorted(each.subject for each in mailbox) == ["Message 0", "Message 1", "Message 2"]
     assert await waiting() == 0
+
+
+@pytest.mark.parametrize("watched", [False, True])
+async def test_what_only_the_bytes_show_is_found_in_the_caller(redis_scene: Any, watched: bool) -> None:
+    events: list[MessageEvent] = []
+    end = subscribe(events.append) if watched else None
+    given = [
+        message(0, text="\ud800"),
+        message(1, html="x" * 70_000),
+        message(2, recipients="b\u00fccher@example.com"),
+        message(3, text="caf\u00e9 " * 2000),
+    ]
+    with override(EMAIL=redis_scene.email | {"max_message_bytes": 65_536}):
+        receipts = await queue_all(given)
+    if end is not None:
+        end()
+    errors = {receipt.index: str(receipt.error) for receipt in receipts if receipt.error is not None}
+    assert errors.keys() == {0, 1}
+    assert "text: contains the lone surrogate U+D800" in errors[0]
+    assert 'more than EMAIL["max_message_bytes"] (65,536)' in errors[1]
+    with redis_scene.worker():
+        arrived = await redis_scene.smtp.arrive(2)
+    by_recipient = {each.recipients[0]: each for each in arrived}
+    assert "SMTPUTF8" in by_recipient["b\u00fccher@example.com"].options
+    assert by_recipient["to3@example.com"].parse().get_content().rstrip("\r\n") == "caf\u00e9 " * 2000
+    # A listener reads the bytes that are sent.
+    queued = {event.message.envelope.recipients[0]: b"".join(event.message.content) for event in events}
+    assert queued == ({name: each.content for name, each in by_recipient.items()} if watched else {})
