@@ -70,6 +70,7 @@ class Dispatcher:
         self._ready: dict[str, deque[Delivery]] = {name: deque() for name in self._concurrency}
         self._waiting: set[Delivery] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
+        self._interrupted: list[Delivery] = []  # their tasks were cancelled from outside
         self._messages = 0
         self._bytes = 0
         self._draining = False
@@ -120,6 +121,7 @@ class Dispatcher:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         self._draining = True
+        self._resume_interrupted()
         for delivery in tuple(self._waiting):
             self._retry_last(delivery)
         # In rounds, since the last tasks of an application may still send.
@@ -135,6 +137,19 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _resume_interrupted(self) -> None:
+        """Attempt again what a cancelled task has not sent, and report what it may have sent.
+
+        The end of an event loop cancels all tasks, also where a server ends without the application's shutdown.
+        """
+        interrupted, self._interrupted = self._interrupted, []
+        for delivery in interrupted:
+            if delivery.attempt.nothing_sent:
+                self._retry_last(delivery)
+            else:
+                reason = "the event loop ended while it was being sent; it may have been delivered"
+                self._abandon(delivery, reason, attempts=delivery.progress.attempts + 1)
 
     def _pending(self) -> list[Delivery]:
         ready = [delivery for each in self._ready.values() for delivery in each]
@@ -166,7 +181,12 @@ class Dispatcher:
                 task.add_done_callback(self._ended, context=Context())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._busy[self._mailer_of(self._sending.pop(task))] -= 1
+        delivery = self._sending.pop(task)
+        self._busy[self._mailer_of(delivery)] -= 1
+        if task.cancelled() and not delivery.done.done():
+            self._interrupted.append(delivery)
+            if self._draining and not self.closed:
+                self._resume_interrupted()
         if not self.closed:
             self._start()
 
@@ -218,14 +238,14 @@ class Dispatcher:
         self._ready[self._mailer_of(delivery)].append(delivery)
         self._admit()
 
-    def _abandon(self, delivery: Delivery, reason: str) -> None:
-        """Report a message of which no further attempt can be made."""
+    def _abandon(self, delivery: Delivery, reason: str, *, attempts: int | None = None) -> None:
+        """Report a message of which no further attempt can be made; ``attempts`` None: those that are known of."""
         if delivery.progress.uncertain:
             reason += "; an earlier attempt may have delivered it"
         logger.error(
             "message %s was not delivered after %d attempt(s): %s",
             delivery.message.message_id,
-            delivery.progress.attempts + (delivery in self._sending.values()),
+            delivery.progress.attempts + (delivery in self._sending.values()) if attempts is None else attempts,
             reason,
         )
         delivery.transport.publish("failed", missing_recipients(delivery.message, delivery.progress), reason)

@@ -15,6 +15,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import MessageRefused, RecipientsRefused, Refusal
 from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.settings import EmailSettings
+from openviper.loops import at_loop_end
 
 
 async def test_messages_are_delivered_in_the_order_handed_over() -> None:
@@ -315,3 +316,42 @@ async def test_the_events_tell_the_story_of_a_retry() -> None:
     await finished(make_dispatcher(deliveries).accept_all([await make_outgoing()]))
     unsubscribe()
     assert kinds == ["sending", "retrying", "sending", "failed"]
+
+
+@pytest.mark.parametrize("step", ["MAIL", "body"])
+def test_what_the_end_of_its_event_loop_interrupts_is_attempted_again_or_reported(
+    step: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where uvicorn gets Ctrl+C twice, and leaves out the application's shutdown."""
+    sent: list[str] = []
+    with SmtpServer() as server:
+        server.capabilities = ()  # so that nothing is sent before the reply to MAIL
+        gate = server.hold(step)
+
+        async def main() -> None:
+            backend = SMTPBackend(EmailSettings(**server.settings()))
+            await backend.open()
+            dispatcher = make_dispatcher(backend.send, concurrency=1)
+            messages = [await make_outgoing(subject=subject) for subject in ("first", "second")]
+            sent.extend(message.message_id for message in messages)
+            dispatcher.accept_all(messages)
+
+            async def end() -> None:
+                gate.release()
+                await dispatcher.drain(PATIENCE)
+                await backend.aclose()
+
+            at_loop_end(end)
+            while step not in server.verbs:
+                await asyncio.sleep(0.01)
+
+        asyncio.run(main())
+        arrived = [str(message.parse()["Subject"]) for message in server.messages]
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    if step == "MAIL":
+        assert (sorted(arrived), errors) == (["first", "second"], [])
+    else:
+        assert arrived.count("second") == 1
+        (error,) = errors
+        reason = "the event loop ended while it was being sent; it may have been delivered"
+        assert error == f"message {sent[0]} was not delivered after 1 attempt(s): {reason}"
