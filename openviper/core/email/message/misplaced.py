@@ -31,8 +31,18 @@ def misplaced_argument(subject: object, text: object, html: object, template: ob
     Such a message can be sent, and may come from a user's own words: it is for a warning, not for an error. With a
     ``template`` only the subject is looked at.
     """
-    doubt = _doubt_of_subject(subject) if isinstance(subject, str) else None
-    return doubt if doubt is not None or template is not None else _doubt_of_bodies(text, html)
+    # Each send comes here: most are found right by searches for one character, which cost a thirtieth of those for two.
+    if type(subject) is str and ("@" in subject or "{" in subject):
+        doubt = _doubt_of_subject(subject)
+        if doubt is not None:
+            return doubt
+    if template is not None:
+        return None
+    if type(text) is str and (" " not in text or "{" in text or (html is None and "<" in text)):
+        return _doubt_of_bodies(text, html)
+    if type(html) is str and (" " not in html or "{" in html or "<" not in html):
+        return _doubt_of_bodies(text, html)
+    return None
 
 
 def _doubt_of_subject(subject: str) -> str | None:
