@@ -14,6 +14,7 @@ _ADDRESS = re.compile(r"(?:[^<>@]*<)?[^\s<>@,;:()\[\]]+@[A-Za-z0-9-]+(?:\.[A-Za-
 _LONGEST_ADDRESS = 320
 _FILE = re.compile(r"[\w./-]+\.(?:txt|html?|md|jinja2?|j2)")
 _LONGEST_FILE = 200
+_LOOKED_AT = 1000  # characters: a template's text has its first variable in the greeting, and CSS has many braces
 _HTML = re.compile(r"\s*<(?:!doctype|html|head|body|div|p|table|h[1-6]|br|span|a)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _VARIABLE = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}")
 
@@ -59,7 +60,7 @@ def _doubt_of_bodies(text: object, html: object) -> str | None:
             continue
         if len(body) < _LONGEST_FILE and _FILE.fullmatch(body):
             return f"its {name} is the name of a file; a template is given as template="
-        if "{{" in body and _VARIABLE.search(body):
+        if "{" in body and _VARIABLE.search(body, 0, _LOOKED_AT):
             return f"its {name} has a variable in {{{{ }}}}, which only a template fills in: template= and context="
     if isinstance(text, str) and html is None and "<" in text and _HTML.match(text):
         return "its text is HTML; give it as html="
