@@ -14,9 +14,12 @@ import pytest
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
 from support.patience import PATIENCE
 
+import openviper.core.email
+import openviper.db
+import openviper.testing
 from openviper.core.email import DeliveryMode
 from openviper.core.email.settings import EmailSettings
-from scripts import write_examples
+from scripts import api_reference, write_examples
 from scripts.settings_reference import PAGE, page
 
 DOCS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
@@ -186,6 +189,17 @@ def test_a_broken_program_would_be_noticed(tmp_path: Path) -> None:
 
 def test_the_settings_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run scripts/settings_reference.py"
+
+
+def test_the_api_page_is_up_to_date() -> None:
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.page(), "run scripts/api_reference.py"
+
+
+def test_every_public_name_is_on_the_page_of_the_api_or_of_the_errors() -> None:
+    reference = api_reference.PAGE.read_text(encoding="utf-8")
+    errors = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    names = [*openviper.core.email.__all__, *openviper.db.__all__, *openviper.testing.__all__]
+    assert [name for name in names if f"### {name}\n" not in reference and f"| `{name}`" not in errors] == []
 
 
 @pytest.mark.parametrize("path", write_examples.pages(), ids=lambda path: path.name)
