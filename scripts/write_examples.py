@@ -38,7 +38,7 @@ def with_examples(page: str, folder: Path = DOCS) -> str:
 
 def pages() -> list[Path]:
     """Return the pages that may show examples."""
-    return sorted(DOCS.rglob("*.md"))
+    return sorted(DOCS.glob("*.md"))
 
 
 if __name__ == "__main__":

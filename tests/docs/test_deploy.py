@@ -65,6 +65,19 @@ def test_both_ways_run_the_same_commands_with_the_same_patience(name: str) -> No
     assert (service["Restart"], container["restart"]) == ("always", "unless-stopped")
 
 
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_kubernetes_runs_the_same_commands_with_the_same_patience(name: str) -> None:
+    text = (DEPLOY / "kubernetes.yaml").read_text()
+    (pod,) = [
+        deployment["spec"]["template"]["spec"]
+        for deployment in yaml.safe_load_all(text)
+        if deployment["metadata"]["name"] == f"shop-{name}"
+    ]
+    (container,) = pod["containers"]
+    assert container["command"] == COMPOSE[name]["command"]
+    assert f"{pod['terminationGracePeriodSeconds']}s" == COMPOSE[name]["stop_grace_period"]
+
+
 def test_what_stops_them_waits_for_the_mail_in_hand() -> None:
     web, worker = unit("web"), unit("worker")
     words = shlex.split(web["ExecStart"])

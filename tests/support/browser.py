@@ -10,9 +10,18 @@ from playwright.async_api import Browser, BrowserContext, ViewportSize, async_pl
 
 from support.patience import PATIENCE
 
-__all__ = ["DESKTOP", "PHONE", "VIEWPORTS", "chromium", "needs_chromium", "opened_chromium", "opened_context"]
+__all__ = [
+    "CHROMIUM",
+    "DESKTOP",
+    "PHONE",
+    "VIEWPORTS",
+    "chromium",
+    "needs_chromium",
+    "opened_chromium",
+    "opened_context",
+]
 
-_PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing but what the test asks for: no sandbox (containers run as root), no services that call home.
 _ARGUMENTS = [
     "--no-sandbox",
@@ -29,14 +38,14 @@ VIEWPORTS = [pytest.param(PHONE, id="phone"), pytest.param(DESKTOP, id="desktop"
 _MILLISECONDS = PATIENCE * 1000
 expect.set_options(timeout=_MILLISECONDS)
 
-needs_chromium = pytest.mark.skipif(_PROGRAM is None, reason="chromium is not installed")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 @asynccontextmanager
 async def opened_chromium() -> AsyncIterator[Browser]:
     """A browser, closed at the end of the block."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=_PROGRAM, args=_ARGUMENTS, timeout=_MILLISECONDS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS, timeout=_MILLISECONDS)
         try:
             yield browser
         finally:

@@ -1,10 +1,9 @@
 import os
 
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel
-
 from openviper.conf import settings
 from openviper.core.email import Email, InvalidAddress, send_email
+from pydantic import BaseModel
 
 DEBUG = os.environ.get("DEBUG") == "1"
 settings.configure(

@@ -1,12 +1,11 @@
 import os
 
+from openviper.conf import settings
+from openviper.core.email import Email, send_email
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-
-from openviper.conf import settings
-from openviper.core.email import Email, send_email
 
 DEBUG = os.environ.get("DEBUG") == "1"
 settings.configure(
