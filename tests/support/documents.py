@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The block is a file of docs, which scripts/write_examples.py wrote into the page; tests/docs runs those files.
 _INCLUDED = re.compile(r"<!-- (examples/[\w./-]+) -->\n\Z")
+# The block is code for another library, named there, which is not installed.
+_OF_ANOTHER_LIBRARY = re.compile(r"<!-- (before: [\w. -]+) -->\n\Z")
 # "`templates/emails/welcome.md`:" before a block says that the block is that file.
 _FILE_NAME = re.compile(r"`([\w./-]+\.\w+)`:\n\n\Z")
 
@@ -61,7 +63,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: str, language: str = "python") -> list[Block]:
-    """The blocks of ``page`` (relative to the repository) in that language, but those that show or include a file."""
+    """The blocks of ``page`` (relative to the repository) in that language, but files and code for another library."""
     return [block for block, shown_file in _all_blocks(page) if block.language == language and shown_file is None]
 
 
@@ -136,7 +138,8 @@ def _all_blocks(page: str) -> Iterator[tuple[Block, str | None]]:
         if name := _FILE_NAME.search(source[: fence.start()]):
             files[name[1]] = fence[2]
     for fence, following in zip(found, [*found[1:], None], strict=False):
-        name = _FILE_NAME.search(source[: fence.start()]) or _INCLUDED.search(source[: fence.start()])
+        above = source[: fence.start()]
+        name = _FILE_NAME.search(above) or _INCLUDED.search(above) or _OF_ANOTHER_LIBRARY.search(above)
         printed = following[2] if following is not None and following[1] == "text" else None
         line = source.count("\n", 0, fence.start()) + 1
         yield Block(page, line, fence[1], fence[2], printed, files), name[1] if name else None

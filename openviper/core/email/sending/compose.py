@@ -34,9 +34,6 @@ __all__ = ["compose", "prepare_data"]
 
 logger = logging.getLogger("openviper.email")
 
-# A list with more addresses in To than this is rather a mailing, whose readers do not know each other.
-_MOST_VISIBLE = 20
-
 # Larger HTML is turned into text in a thread; below it the walk takes less than a thread would.
 _HTML_ON_LOOP = 64 * 1024
 
@@ -129,22 +126,9 @@ async def compose(
             )
     except (NoSender, InvalidAddress) as error:
         raise _explained(error, recipients, subject) from None
-    if doubt is not None or len(message.prepared.to) > _MOST_VISIBLE:
-        _warn(message, doubt)
-    return message
-
-
-def _warn(message: OutgoingMessage, doubt: str | None) -> None:
-    visible = len(message.prepared.to)
-    if visible > _MOST_VISIBLE:
-        logger.warning(
-            "message %s: each of its %d recipients sees the addresses of all others; send_many() gives each one a "
-            "message, bcc= hides them",
-            message.message_id,
-            visible,
-        )
     if doubt is not None:
         logger.warning("message %s: %s", message.message_id, doubt)
+    return message
 
 
 def _explained(

@@ -94,17 +94,3 @@ async def test_what_a_template_gives_is_not_doubted(caplog: pytest.LogCaptureFix
     assert caplog.records == []
     await send_email(ANA, "Welcome, {{ name }}", template="plain.html")
     assert "its subject has a variable" in caplog.text
-
-
-@pytest.mark.parametrize(("to", "bcc", "warned"), [(20, 0, False), (21, 0, True), (1, 21, False)])
-async def test_many_recipients_who_see_each_other_are_warned_of(
-    to: int, bcc: int, *, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    recipients = [f"to{number}@example.com" for number in range(to)]
-    await send_email(recipients, "News", "Hi", bcc=[f"bcc{number}@example.com" for number in range(bcc)])
-    lines = [record.getMessage().partition(": ")[2] for record in caplog.records]
-    text = (
-        f"each of its {to} recipients sees the addresses of all others; send_many() gives each one a message, bcc= "
-        "hides them"
-    )
-    assert lines == ([text] if warned else [])
