@@ -18,7 +18,7 @@ _SECTIONS = {
     "default_sender": "Messages",
     "backend": "Where mail goes",
     "pool_size": "Connections",
-    "retries": "Deferred mail, retries, shutdown",
+    "outbox": "Deferred mail, retries, shutdown",
     "max_attachment_bytes": "Limits",
     "inbox": "The inbox page",
 }

@@ -116,3 +116,15 @@ def test_the_base_install_sends_mail_without_any_extra(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Hello Ana" in done.stdout
     assert done.stdout.endswith("\nTrue\n")
+
+
+def test_a_send_without_the_outbox_loads_nothing_of_it_but_the_values_of_its_rows() -> None:
+    loaded = loaded_by(
+        "import asyncio\n"
+        "from openviper import conf\n"
+        "from openviper.core.email import send_email\n"
+        "conf.settings.configure(EMAIL={'backend': 'MemoryBackend', 'default_sender': 'shop@example.test'})\n"
+        "asyncio.run(send_email('a@example.test', 's', text='t'))"
+    )
+    assert {name for name in loaded if name.startswith("openviper.db.outbox.")} == {"openviper.db.outbox.rows"}
+    assert not libraries(loaded) & {"sqlalchemy", "asyncpg", "aiosqlite"}

@@ -6,7 +6,10 @@ from typing import Any
 __all__ = ["EncodeMessage", "encode_with", "encoder"]
 
 EncodeMessage = Callable[..., Coroutine[Any, Any, Any]]
-"""Returns a ``NewRow``; called with the message, and the times of ``openviper.db.outbox.add`` by name."""
+"""Returns a ``NewRow``, or None for a message that is not to be sent.
+
+Called with the message, and by name with the times that ``openviper.db.outbox.add`` was given.
+"""
 
 _encoder: list[EncodeMessage] = []
 

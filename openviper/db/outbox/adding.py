@@ -24,8 +24,10 @@ def add(
     send_at: datetime | None = None,
     delay: float | timedelta | None = None,
     expires_at: datetime | None = None,
-) -> str:
+) -> str | None:
     """Store ``message`` in the transaction of ``connection``, and return its Message-ID.
+
+    None is returned for a message that ``before_send`` cancels.
 
     ``message`` is an :class:`~openviper.core.email.EmailMessageData`. A relay delivers it within about a second of the
     commit, by the queue's rules; a rollback, also of a savepoint, takes it back. ``connection`` is of the database that
@@ -44,11 +46,13 @@ def add(
             "connection.run_sync(add, message), with a Session add(session.connection(), message)"
         )
     row = _run(encoder()(message, send_at=send_at, delay=delay, expires_at=expires_at))
+    if row is None:
+        return None
     insert_in(connection, [(new_row_id(), row)], token=None)
     return row.message_id
 
 
-def _run(encoding: Coroutine[Any, Any, NewRow]) -> NewRow:
+def _run(encoding: Coroutine[Any, Any, NewRow | None]) -> NewRow | None:
     if in_greenlet():
         return await_only(encoding)
     try:

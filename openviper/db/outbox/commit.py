@@ -68,11 +68,13 @@ def _insert_held(connection: Connection) -> None:
     record = None if session is None else open_record_of(session)
     if record is None:
         return
-    stored = [held.stored for held in record.held if isinstance(held.stored, StoredSend)]
+    # Without those of a thread's own event loop, which has ended before: they go on from memory.
+    stored = [held.stored for held in record.held if isinstance(held.stored, StoredSend) and held.stored.keeper.usable]
     if not stored:
         return
     keeper = stored[0].keeper
-    insert_in(connection, [(each.row_id, each.row) for each in stored], token=keeper.token)
+    for token in {each.keeper.token for each in stored}:
+        insert_in(connection, [(each.row_id, each.row) for each in stored if each.keeper.token == token], token=token)
     for each in stored:
         each.inserted = True
     if connection.dialect.name == "sqlite" and (along := keeper.deletions()):

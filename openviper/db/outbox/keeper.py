@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from weakref import ref
 
 from openviper.backoff import Backoff
 from openviper.db.completion import time_limit
@@ -42,6 +43,7 @@ class OutboxKeeper:
 
     def __init__(self, store: OutboxStore) -> None:
         self.store = store
+        self._loop = ref(asyncio.get_running_loop())
         self.token = secrets.token_hex(16)
         self._in_hand: dict[str, float] = {}  # until when the lease is certain (time.monotonic())
         self._pending: dict[str, _Pending] = {}
@@ -50,7 +52,13 @@ class OutboxKeeper:
         self._backoff = Backoff(first=0.5, longest=30.0)
         self._not_before = 0.0
         self._hurried = False
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """True on the event loop of this keeper, until it is closed."""
+        return not self._closed and self._loop() is asyncio.get_running_loop()
 
     def take(self, row_id: str) -> None:
         """Have a row in hand whose lease has just begun."""
@@ -114,6 +122,10 @@ class OutboxKeeper:
             async with asyncio.timeout(time_limit()):
                 await self.store.release(ids, token=self.token)
 
+    def unanswered(self) -> set[str]:
+        """Return the rows in hand for which no answer is pending."""
+        return self._in_hand.keys() - self._pending.keys()
+
     def deletions(self) -> list[str]:
         """Return the rows whose deletion waits, on SQLite, for a commit of this process to be part of."""
         return [row_id for row_id, pending in self._pending.items() if pending.answer is DELETE]
@@ -126,7 +138,7 @@ class OutboxKeeper:
 
     async def aclose(self, timeout: float) -> None:
         """Record the answers that are pending, for at most ``timeout`` seconds, and let the leases end."""
-        self._hurried = True
+        self._closed = self._hurried = True
         self._not_before = 0.0
         self._wake.set()
         if waiting := [pending.recorded for pending in self._pending.values()]:

@@ -86,9 +86,11 @@ def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
         metadata,
         Column("key", String(200), primary_key=True),
         Column("fingerprint", String(64), nullable=False),
-        Column("claim", String(32)),  # NULL: done
+        Column("message_id", Text, nullable=False),
+        Column("owner", String(64), nullable=False),
+        Column("sending", Boolean, nullable=False),  # the message may have been sent if its process dies now
         Column("until", Double, nullable=False),  # the end of the lease, or of the time for which it is remembered
-        Column("receipt", Text),
+        Column("result", Text),  # the receipt; NULL: in flight
     )
     Index("email_key_until", key.c.until)
     meta = Table(_META, metadata, Column("name", String(100), primary_key=True), Column("value", Text, nullable=False))

@@ -61,13 +61,16 @@ class Layer:
                     scope.pop(_OUTBOX, None)  # middleware outside may try the same scope once more
 
     async def _request(self, running: Running, scope: Scope, receive: Receive, send: Send) -> None:
-        outbox = scope[_OUTBOX] = RequestOutbox()
+        outbox = scope[_OUTBOX] = RequestOutbox(running.mailer.outbox)
+        stores_first = running.mailer.outbox is not None and running.mailer.settings.outbox_wait
         status = 0
 
         async def watched_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif stores_first and message["type"] == "http.response.body" and not message.get("more_body"):
+                await outbox.store()
             await send(message)
 
         try:
@@ -231,7 +234,7 @@ async def _end(running: Running, outbox: RequestOutbox, *, failure: str | None) 
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')
         return
-    deliveries = outbox.flush()
+    deliveries = outbox.flush() if running.mailer.outbox is None else await outbox.store_and_flush()
     waits = running.waits or any(delivery.transport.immediate for delivery in deliveries)
     if futures := [delivery.done if waits else delivery.admitted for delivery in deliveries]:
         await asyncio.wait(futures, timeout=None if waits else running.mailer.settings.shutdown_timeout)

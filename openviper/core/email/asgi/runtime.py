@@ -55,6 +55,7 @@ class Runtime:
         """Validate the settings, open, log the delivery mode; on leaving deliver what is left, and close."""
         running = await self._start(waits=False)
         await running.mailer.detect_broker()
+        await running.mailer.start_relay()
         modes = describe_modes(running.mailer)
         logger.info("%s", modes)
         if debug() and not shows_info(logger):

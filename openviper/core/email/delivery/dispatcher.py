@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from openviper.core.email.backends.attempt import Attempt
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, missing_recipients
+from openviper.core.email.delivery.outbox import StoredMessage
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.events import NOTHING, DeliveryMode
 from openviper.core.email.message import OutgoingMessage
@@ -25,7 +26,8 @@ logger = logging.getLogger("openviper.email")
 class Delivery:
     """A message that the dispatcher delivers.
 
-    ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made; neither has an error.
+    ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made here; neither has an
+    error. ``stored``: its row in the outbox, whose relay makes the attempts after a first one that fails.
     """
 
     message: OutgoingMessage
@@ -36,6 +38,7 @@ class Delivery:
     last_attempt: bool = False
     timer: asyncio.TimerHandle | None = None
     attempt: Attempt = field(default_factory=Attempt)
+    stored: StoredMessage | None = None
 
 
 class Dispatcher:
@@ -90,10 +93,12 @@ class Dispatcher:
         """Count the messages that are accepted and not done."""
         return self._messages + len(self._arriving)
 
-    def accept(self, message: OutgoingMessage, transport: Transport) -> Delivery:
+    def accept(self, message: OutgoingMessage, transport: Transport, stored: StoredMessage | None = None) -> Delivery:
         """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task."""
         loop = asyncio.get_running_loop()
-        delivery = Delivery(message, transport, loop.create_future(), loop.create_future())
+        delivery = Delivery(message, transport, loop.create_future(), loop.create_future(), stored=stored)
+        if stored is not None:
+            delivery.progress = stored.progress
         if self.closed:
             self._abandon(delivery, "the application has shut down; it was not sent")
         else:
@@ -196,6 +201,11 @@ class Dispatcher:
         return mailer if mailer in self._ready else DEFAULT_MAILER
 
     async def _attempt(self, delivery: Delivery) -> None:
+        if delivery.stored is not None and not await delivery.stored.is_ours():
+            logger.warning("message %s is left to the process that has taken it over", delivery.message.message_id)
+            if not delivery.done.done():
+                self._finish(delivery)
+            return
         delivery.attempt = Attempt()
         delivery.attempt.activate()
         decision = await attempt_delivery(
@@ -209,12 +219,16 @@ class Dispatcher:
             self._follow(delivery, decision)
 
     def _policy_for(self, delivery: Delivery) -> RetryPolicy:
+        if delivery.stored is not None:
+            return delivery.stored.policy
         if delivery.last_attempt:
             return self._no_retries
         return self._without_pauses if self._draining or delivery.transport.immediate else self._policy
 
     def _follow(self, delivery: Delivery, decision: Decision) -> None:
-        if not isinstance(decision, Retry):
+        if delivery.stored is not None:
+            delivery.stored.settle(decision)
+        if delivery.stored is not None or not isinstance(decision, Retry):
             self._finish(delivery)
             return
         delivery.progress = decision.progress
@@ -239,7 +253,13 @@ class Dispatcher:
         self._admit()
 
     def _abandon(self, delivery: Delivery, reason: str, *, attempts: int | None = None) -> None:
-        """Report a message of which no further attempt can be made; ``attempts`` None: those that are known of."""
+        """Report a message of which no further attempt can be made here; ``attempts`` None: those that are known of."""
+        if delivery.stored is not None:
+            waits = delivery not in self._sending.values() or delivery.attempt.nothing_sent
+            delivery.stored.abandon(nothing_sent=attempts is None and waits)
+            logger.info("message %s stays in the outbox, for the relay: %s", delivery.message.message_id, reason)
+            self._finish(delivery)
+            return
         if delivery.progress.uncertain:
             reason += "; an earlier attempt may have delivered it"
         logger.error(

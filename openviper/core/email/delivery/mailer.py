@@ -9,6 +9,8 @@ from jinja2 import Environment
 from openviper.conf.imports import import_string
 from openviper.core.email.backends import EmailBackend
 from openviper.core.email.delivery.dispatcher import Dispatcher
+from openviper.core.email.delivery.outbox import Outbox
+from openviper.core.email.delivery.relay import Relay
 from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transports
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import drain_listeners
@@ -50,6 +52,8 @@ class Mailer:
             allow_partial=settings.allow_partial,
             mailers={name: own.pool_size for name, own in settings.mailers.items()},
         )
+        self.outbox: Outbox | None = None
+        self._relay: Relay | None = None
         self._opening = asyncio.Lock()
         self._prepared = False
 
@@ -110,6 +114,7 @@ class Mailer:
         async with self._opening:
             if not self._prepared:
                 await self.renderer.prepare()
+                self.outbox = await Outbox.open(self.settings)
                 queue = self.transport.queue
                 if queue is not None and self.settings.use_background_worker is not False:
                     await asyncio.to_thread(queue.load)
@@ -122,10 +127,25 @@ class Mailer:
         """Deliver what the dispatcher holds within ``shutdown_timeout``, then close the transport."""
         if self.closed:
             return
+        if self.outbox is not None:
+            await self.outbox.settled(self.settings.shutdown_timeout)
+        relay_ended = None
+        if self._relay is not None:
+            relay_ended = asyncio.create_task(self._relay.stop(self.settings.shutdown_timeout))
         await self.dispatcher.drain(self.settings.shutdown_timeout)
+        if relay_ended is not None:
+            await relay_ended
+        if self.outbox is not None:
+            await self.outbox.aclose(self.settings.shutdown_timeout)
         await drain_listeners(self.settings.shutdown_timeout)
         if self.own_transport.opened:
             await self.own_transport.aclose()
+
+    async def start_relay(self) -> None:
+        """Deliver what the outbox holds and no living process has, until the open mailer is closed."""
+        if self.outbox is not None and self._relay is None:
+            self._relay = Relay(self.outbox, self.own_transport, self.settings)
+            await self._relay.start()
 
     def deliver_soon(self, message: OutgoingMessage, detail: str) -> None:
         """Give ``message`` to the dispatcher outside any request; ``detail`` says why, for listeners."""

@@ -5,8 +5,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from openviper.core.email.delivery.dispatcher import Delivery, Dispatcher
+from openviper.core.email.delivery.outbox import Outbox, StoredMessage
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.message import OutgoingMessage
 
@@ -15,39 +17,95 @@ __all__ = ["RequestOutbox", "collecting", "current_outbox", "stay_current"]
 logger = logging.getLogger("openviper.email")
 
 
+@dataclass(slots=True)
+class _Entry:
+    dispatcher: Dispatcher
+    message: OutgoingMessage
+    transport: Transport
+    stored: StoredMessage | None
+    unstorable: bool = False
+
+
 class RequestOutbox:
     """The mail of one request, in the order sent.
 
     It belongs to the request's scope and is mutable, so that tasks and threads which the request starts add to the
-    same one. What is added after ``flush`` goes straight to its dispatcher: a task may outlive its request.
+    same one. What is added after ``flush`` goes straight to its dispatcher: a task may outlive its request. ``outbox``:
+    the database outbox; None without one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox | None = None) -> None:
         self.loop = asyncio.get_running_loop()
-        self._messages: list[tuple[Dispatcher, OutgoingMessage, Transport]] = []
+        self._outbox = outbox
+        self._messages: list[_Entry] = []
         self._flushed = False
 
-    def add(self, dispatcher: Dispatcher, message: OutgoingMessage, transport: Transport) -> None:
-        """Keep ``message`` until the response has ended."""
+    def add(
+        self,
+        dispatcher: Dispatcher,
+        message: OutgoingMessage,
+        transport: Transport,
+        stored: StoredMessage | None = None,
+    ) -> None:
+        """Keep ``message`` until the response has ended; ``stored``: its row, if a commit has stored it."""
         transport.publish("deferred", message)
-        if self._flushed:
-            dispatcher.accept(message, transport)
+        entry = _Entry(dispatcher, message, transport, stored)
+        if not self._flushed:
+            self._messages.append(entry)
+        elif self._outbox is not None and stored is None and transport.durable:
+            self._outbox.spawn(self._store_and_accept(entry))
         else:
-            self._messages.append((dispatcher, message, transport))
+            dispatcher.accept(message, transport, stored)
 
     def flush(self) -> list[Delivery]:
         """Give everything to the dispatchers; called once, when the application call has returned or raised."""
-        return [dispatcher.accept(message, transport) for dispatcher, message, transport in self._take_all()]
+        return [entry.dispatcher.accept(entry.message, entry.transport, entry.stored) for entry in self._take_all()]
+
+    async def store(self) -> None:
+        """Store in the outbox, with one INSERT, what has no row yet. Never fails."""
+        while self._outbox is not None and (new := [entry for entry in self._messages if _is_to_be_stored(entry)]):
+            await self._store(self._outbox, new)
+
+    async def store_and_flush(self) -> list[Delivery]:
+        """Store everything, then give it to the dispatchers, also when the caller is cancelled meanwhile."""
+        deliveries: list[Delivery] = []
+
+        async def work() -> None:
+            await self.store()
+            deliveries.extend(self.flush())
+
+        if self._outbox is None or not any(map(_is_to_be_stored, self._messages)):
+            return self.flush()
+        await asyncio.shield(self._outbox.spawn(work()))
+        return deliveries
 
     def discard(self, reason: str) -> None:
         """Drop what was collected; each message is logged."""
-        for _, message, transport in self._take_all():
-            logger.warning("message %s is discarded: %s", message.message_id, reason)
-            transport.publish("discarded", message, reason)
+        for entry in self._take_all():
+            logger.warning("message %s is discarded: %s", entry.message.message_id, reason)
+            entry.transport.publish("discarded", entry.message, reason)
+            if entry.stored is not None:
+                entry.stored.delete()
 
-    def _take_all(self) -> list[tuple[Dispatcher, OutgoingMessage, Transport]]:
+    async def _store(self, outbox: Outbox, entries: list[_Entry]) -> None:
+        stored = await outbox.store([entry.message for entry in entries])
+        for entry, row in zip(entries, stored, strict=True):
+            entry.stored = row
+            if row is None:  # the database does not answer; it is not asked again for each message
+                entry.unstorable = True
+
+    async def _store_and_accept(self, entry: _Entry) -> None:
+        assert self._outbox is not None, "called with an outbox"
+        await self._store(self._outbox, [entry])
+        entry.dispatcher.accept(entry.message, entry.transport, entry.stored)
+
+    def _take_all(self) -> list[_Entry]:
         messages, self._messages, self._flushed = self._messages, [], True
         return messages
+
+
+def _is_to_be_stored(entry: _Entry) -> bool:
+    return entry.stored is None and entry.transport.durable and not entry.unstorable
 
 
 _current: ContextVar[RequestOutbox | None] = ContextVar("openviper.email.outbox", default=None)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.deadline import Deadline
@@ -11,6 +12,7 @@ from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
+from openviper.core.email.delivery.outbox import Outbox, StoredMessage
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.delivery.transport import Transport
@@ -19,6 +21,9 @@ from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.db.transaction import current_record, hold
+
+if TYPE_CHECKING:
+    from openviper.db.outbox.commit import StoredSend
 
 __all__ = ["cancel", "deliver_inline", "failed", "submit"]
 
@@ -155,7 +160,7 @@ class _Submission:
     """A message on its way into a delivery mode.
 
     ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
-    accept it. ``offered``: the broker may have accepted it.
+    accept it. ``offered``: the broker may have accepted it. ``stored``: its row, which the commit inserts.
     """
 
     mailer: Mailer
@@ -167,6 +172,7 @@ class _Submission:
     held_before: bool = False
     broker_failed: bool = False
     offered: bool = False
+    stored: "StoredSend | None" = None
 
     def choose_mode(self) -> DeliveryMode:
         """Return the mode that fits now."""
@@ -184,8 +190,11 @@ class _Submission:
             InvalidMessage: it must wait, and nothing can keep it until then.
             QueueUnavailable: likewise, because the broker does not answer.
         """
+        outbox = self._outbox
         if self.schedule.later and not self.held_before:
-            await self._check_that_it_can_wait()
+            await self._check_that_it_can_wait(outbox)
+        if mode is DeliveryMode.HELD and outbox is not None:
+            self.stored = await outbox.prepare(self.message, self.schedule)
         while True:
             if mode is DeliveryMode.HELD and not self._hold():
                 self.held_before = True  # the transaction has ended in this very moment
@@ -194,12 +203,26 @@ class _Submission:
             else:
                 break
             mode = self.choose_mode()
+        if outbox is not None and self.schedule.later and mode not in (DeliveryMode.HELD, DeliveryMode.QUEUED):
+            await outbox.store_for_relay([(self.message, self.schedule)])
+            self.transport.publish("queued", self.message)
+            return DeliveryMode.QUEUED
         if mode not in (DeliveryMode.HELD, DeliveryMode.QUEUED):
             self._warn_without_broker()
         if mode is DeliveryMode.DEFERRED:
             assert self.outbox is not None, "deferred means in a request"
-            self.outbox.add(self.mailer.dispatcher, self.message, self.transport)
+            self.outbox.add(self.mailer.dispatcher, self.message, self.transport, self._row)
         return mode
+
+    @property
+    def _outbox(self) -> Outbox | None:
+        """Return the outbox that keeps it; None without one, and for mail that is only captured."""
+        return self.mailer.outbox if self.transport.durable else None
+
+    @property
+    def _row(self) -> StoredMessage | None:
+        """Return its row, once a commit has stored it."""
+        return None if self.mailer.outbox is None else self.mailer.outbox.taken(self.stored)
 
     def _warn_without_broker(self) -> None:
         """Warn when the queue was asked for and there is none."""
@@ -216,6 +239,9 @@ class _Submission:
         The commit stands whatever happens to the mail, so nothing here raises a delivery error.
         """
         mailer = self.mailer
+        if mailer.closed and self._row is not None:
+            logger.info("message %s stays in the outbox, for the relay", self.message.message_id)
+            return
         if mailer.closed or not mailer.here:
             # Sent by a thread whose own loop, and this mailer with it, has ended before the transaction.
             mailer = await current_mailer()
@@ -223,6 +249,9 @@ class _Submission:
             await replace(self, mailer=mailer, transport=transport).release()
             return
         self.held_before = True
+        if self._row is not None and self.schedule.later:
+            self.transport.publish("queued", self.message)  # the relay takes it when it is due
+            return
         try:
             mode = await self.leave(self.choose_mode())
         except QueueUnavailable as error:
@@ -236,16 +265,21 @@ class _Submission:
         """Have the dispatcher deliver it: after the response in a request, else before this returns."""
         dispatcher = self.mailer.dispatcher
         if self.outbox is not None and not self.mailer.closed:
-            self.outbox.add(dispatcher, self.message, transport)
-        else:
-            await asyncio.shield(dispatcher.accept(self.message, transport).done)
+            self.outbox.add(dispatcher, self.message, transport, self._row)
+            return
+        row = self._row
+        await asyncio.shield(dispatcher.accept(self.message, transport, row).done)
+        if row is not None:
+            await row.recorded()  # a script may end now
 
     def drop(self) -> None:
         """Discard it: the transaction was rolled back."""
         logger.info("message %s is discarded: its transaction was rolled back", self.message.message_id)
         self.transport.publish("discarded", self.message, "the transaction was rolled back")
 
-    async def _check_that_it_can_wait(self) -> None:
+    async def _check_that_it_can_wait(self, outbox: Outbox | None) -> None:
+        if outbox is not None and self.background is not False:
+            return
         if self.background is False or (
             self.background is None and self.mailer.settings.use_background_worker is False
         ):
@@ -266,7 +300,7 @@ class _Submission:
     def _hold(self) -> bool:
         """True when it now waits for the commit of the transaction that is open here."""
         held = HeldMessage(self.release, self.drop)
-        if not hold(held.release, held.drop):
+        if not hold(held.release, held.drop, self.stored):
             return False
         self.transport.hold(self.message, held)
         return True
@@ -288,11 +322,13 @@ class _Submission:
             self.offered = False
             if isinstance(error, InvalidMessage) and not self.held_before:
                 raise
-            if schedule.later:
+            if schedule.later and self._outbox is None:
                 raise QueueUnavailable(str(error)) from error
             level = logging.WARNING if self._asked_for else logging.DEBUG
             logger.log(level, "message %s is not queued: %s", self.message.message_id, error)
             return False
+        if (row := self._row) is not None:
+            row.delete()
         if accepted:
             self.transport.publish("queued", self.message)
         return True

@@ -58,6 +58,8 @@ class Transport(ABC):
     """Who is mailed in place of the recipients; None: they are."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
+    durable = False
+    """True when messages are kept in the outbox until they are delivered, where the settings name one."""
     opened = False
     """True between ``open`` and ``aclose``."""
 
@@ -123,6 +125,8 @@ class BackendTransport(Transport):
     The backends of ``EMAIL["mailers"]`` are built at once, so that a wrong one is told at the start, and opened at
     their first message.
     """
+
+    durable = True
 
     def __init__(self, settings: EmailSettings) -> None:
         self._settings = settings

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,29 +10,27 @@ import dramatiq
 from dramatiq import Broker, Middleware
 from dramatiq.asyncio import get_event_loop_thread
 
-from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
+from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
+from openviper.core.email.delivery.last_mile import log_decision, missing_recipients
+from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.transport import BackendTransport, Transport
-from openviper.core.email.errors import DeliveryError, QueueUnavailable
-from openviper.core.email.events import DeliveryMode
+from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
-from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import ACTOR, ClaimedJob, JobStore, RejectedTicket
 from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
-from openviper.core.email.queue.retry import Decision, Done, GiveUp, QueuePolicy, Retry, after_attempt
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings, settings_version
+from openviper.exceptions import OpenViperError
 from openviper.loops import PerLoop, at_loop_end
 from openviper.tasks.shares import ThreadShares
 
-__all__ = ["after_death", "declare"]
+__all__ = ["declare"]
 
 logger = logging.getLogger("openviper.email")
 
-# Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
-_LONGEST_ATTEMPT = 1500.0
-_PROMOTE_EVERY = 0.5
-_EXPIRED = "expired before it could be delivered"
+_PROMOTE_EVERY = 0.5  # seconds
 
 
 def declare(broker: Broker) -> None:
@@ -44,6 +40,7 @@ def declare(broker: Broker) -> None:
     queues = configured_queues()
     broker.add_middleware(_Promoter())
     broker.add_middleware(ThreadShares(queues))
+    broker.add_middleware(_RelayMiddleware())
     # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
     # attempt's result would never be recorded; an attempt has our own limit.
     make = dramatiq.actor(
@@ -91,42 +88,24 @@ def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
     decision: Decision
     if job.repeated and job.problem is None:
         decision = after_death(job, settings)
-        log_decision(job.message_id, decision, queued=True)
-        return decision
-    try:
-        return thread.run_coroutine(_send(_read_message(job), job, settings))
-    except DamagedPayload as error:
-        decision = GiveUp(job.progress, f"cannot be read: {error}")
-    except NewerPayload as error:
-        if _expired(job):
-            decision = GiveUp(job.progress, _EXPIRED)
-        else:  # kept for a worker that supports it
-            decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
-    except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
-        decision = after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
+    else:
+        try:
+            return thread.run_coroutine(_send(read_message(job), job, settings))
+        except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
+            decision = after_error(job, error, settings)
     log_decision(job.message_id, decision, queued=True)
     return decision
 
 
-def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
-    """Decide as after an attempt that ended with its worker, perhaps after sending.
-
-    Nothing of the message is read before the result is recorded: it may be what workers die of.
-    """
-    progress = replace(job.progress, uncertain=True)
-    if _expired(job):
-        return GiveUp(progress, _EXPIRED)
-    death = DeliveryError("its worker died during the attempt, perhaps after sending", temporary=True, uncertain=True)
-    # The store has counted the death, and the decision counts it again.
-    progress = replace(progress, attempts=progress.attempts - 1)
-    return after_attempt(progress, death, QueuePolicy(settings), now=time.time())
+async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
+    return await attempt_job(prepared, job, settings, await _transport(settings))
 
 
 def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings) -> None:
     """Publish the failure of a message that was given up unread."""
 
     async def publish() -> None:
-        message = await serialise_message(_read_message(job), max_message_bytes=settings.max_message_bytes)
+        message = await serialise_message(read_message(job), max_message_bytes=settings.max_message_bytes)
         transport = await _transport(settings)
         transport.publish("failed", missing_recipients(message, decision.progress), decision.reason)
 
@@ -136,39 +115,6 @@ def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings)
         thread.run_coroutine(publish())
     except Exception:
         logger.debug("the failure of message %s was not published", job.message_id, exc_info=True)
-
-
-def _read_message(job: ClaimedJob) -> PreparedMessage:
-    if job.problem is not None:
-        raise job.problem
-    job.progress.check_supported()
-    assert job.payload is not None, "there is no problem"
-    return decode(job.payload)
-
-
-async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
-    """Attempt the delivery, unless nothing is to be sent any more."""
-    message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
-    if job.progress.pending is not None:
-        message = message.for_recipients(job.progress.pending)
-    transport = await _transport(settings)
-    if _expired(job):
-        transport.publish("failed", missing_recipients(message, job.progress), _EXPIRED)
-        decision = GiveUp(job.progress, _EXPIRED)
-        log_decision(job.message_id, decision, queued=True)
-        return decision
-    return await attempt_delivery(
-        message,
-        transport,
-        job.progress,
-        QueuePolicy(settings),
-        mode=DeliveryMode.QUEUED,
-        time_limit=_LONGEST_ATTEMPT,
-    )
-
-
-def _expired(job: ClaimedJob) -> bool:
-    return job.progress.expires_at is not None and time.time() > job.progress.expires_at
 
 
 _transports: PerLoop[tuple[EmailSettings, "asyncio.Task[Transport]"]] = PerLoop()
@@ -224,3 +170,33 @@ class _Promoter(Middleware):
                     logger.warning("no mail that is due can be queued: %s", error)
                     refusal = str(error)
                 self._end.wait(2)
+
+
+class _RelayMiddleware(Middleware):
+    """Runs the outbox's relay on the worker's event loop, where the settings name an outbox."""
+
+    def __init__(self) -> None:
+        self._mailer: Mailer | None = None
+
+    def after_worker_boot(self, _broker: Broker, worker: Any) -> None:
+        settings = _settings(settings_version())
+        if not any(map(is_mail_queue, worker.consumers)) or settings.outbox is None:
+            return
+        thread = get_event_loop_thread()
+        assert thread is not None, "the broker has the AsyncIO middleware"
+        try:
+            self._mailer = thread.run_coroutine(_start_relay(settings))
+        except OpenViperError as error:
+            logger.error("no relay: %s", error)
+
+    def before_worker_shutdown(self, _broker: Broker, _worker: Any) -> None:
+        thread = get_event_loop_thread()
+        if self._mailer is not None and thread is not None:
+            thread.run_coroutine(self._mailer.aclose())
+
+
+async def _start_relay(settings: EmailSettings) -> Mailer:
+    mailer = Mailer(settings)
+    await mailer.open()
+    await mailer.start_relay()
+    return mailer

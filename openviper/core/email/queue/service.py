@@ -34,6 +34,7 @@ __all__ = [
     "close_queue",
     "configured_broker",
     "current_queue",
+    "mark_redirected",
     "queue_service",
     "using_queue",
 ]
@@ -286,7 +287,7 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
         yield NewJob(
             job_key(message.message_id, message.envelope.recipients),
             message.message_id,
-            encode(_marked(message.prepared, settings)),
+            encode(mark_redirected(message.prepared, settings)),
             at_once if plain else Progress(since=begin, expires_at=expires_at),
             begin - now + keep,
             due_at,
@@ -294,7 +295,7 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
         )
 
 
-def _marked(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:
+def mark_redirected(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:
     """Have no process deliver it that does not redirect: a worker of staging may lack the setting."""
     return message._replace(must={**message.must, MUST_REDIRECT: True}) if settings.redirect_to else message
 

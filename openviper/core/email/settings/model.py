@@ -233,6 +233,16 @@ class EmailSettings(CheckedSettings):
         "it, of all processes together, through the Redis of `TASKS`. None: no limit.",
     )
 
+    outbox: MaybeText = Field(
+        None,
+        description="Keep accepted mail in your own database until it is delivered, stored with the commit that "
+        'promises it: "database" (that of `DATABASE_URL`), or the dotted path of an AsyncEngine. None: in memory.',
+    )
+    outbox_wait: Flag = Field(
+        False,
+        description="Store the deferred mail of a request before its response ends. False: just after it, so that the "
+        "response does not wait.",
+    )
     retries: Retries = Field(
         3, description="Retries of a deferred message after temporary failures, after 1, 5, 25, ... seconds."
     )

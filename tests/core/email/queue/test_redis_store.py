@@ -24,7 +24,7 @@ from openviper.core.email import (
     submit_email,
     subscribe,
 )
-from openviper.core.email.delivery.worker import after_death
+from openviper.core.email.delivery.job_attempt import after_death
 from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service

@@ -64,6 +64,8 @@ DEFAULTS: dict[str, Any] = {
     "max_messages_per_connection": 100,
     "max_connection_age": 600.0,
     "rate_limit": None,
+    "outbox": None,
+    "outbox_wait": False,
     "retries": 3,
     "retry_max_age": 24 * 3600.0,
     "on_uncertain": "retry",

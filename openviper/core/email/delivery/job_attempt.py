@@ -1,0 +1,86 @@
+"""Attempt to deliver a job of a store, in a worker or in the relay, and decide what follows where none is made."""
+
+import time
+from dataclasses import replace
+
+from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
+from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.errors import DeliveryError
+from openviper.core.email.events import DeliveryMode
+from openviper.core.email.message import PreparedMessage
+from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
+from openviper.core.email.queue.job import ClaimedJob
+from openviper.core.email.queue.retry import Decision, GiveUp, QueuePolicy, after_attempt
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["after_death", "after_error", "attempt_job", "expired", "read_message"]
+
+# Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
+_LONGEST_ATTEMPT = 1500.0
+_EXPIRED = "expired before it could be delivered"
+
+
+def read_message(job: ClaimedJob) -> PreparedMessage:
+    """Decode and check the job's message.
+
+    Raises:
+        DamagedPayload: no version could have written it.
+        NewerPayload: only a later version can deliver it.
+    """
+    if job.problem is not None:
+        raise job.problem
+    job.progress.check_supported()
+    assert job.payload is not None, "there is no problem"
+    return decode(job.payload)
+
+
+async def attempt_job(
+    prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings, transport: Transport
+) -> Decision:
+    """Attempt the delivery, unless nothing is to be sent any more."""
+    message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
+    if job.progress.pending is not None:
+        message = message.for_recipients(job.progress.pending)
+    if expired(job):
+        transport.publish("failed", missing_recipients(message, job.progress), _EXPIRED)
+        decision = GiveUp(job.progress, _EXPIRED)
+        log_decision(job.message_id, decision, queued=True)
+        return decision
+    return await attempt_delivery(
+        message,
+        transport,
+        job.progress,
+        QueuePolicy(settings),
+        mode=DeliveryMode.QUEUED,
+        time_limit=_LONGEST_ATTEMPT,
+    )
+
+
+def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> Decision:
+    """Decide what follows when no attempt could be made because of ``error``."""
+    if isinstance(error, DamagedPayload):
+        return GiveUp(job.progress, f"cannot be read: {error}")
+    if isinstance(error, NewerPayload) and expired(job):
+        return GiveUp(job.progress, _EXPIRED)
+    # A message for a later version is kept for a process that supports it.
+    return after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
+
+
+def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
+    """Decide as after an attempt that ended with its worker, perhaps after sending.
+
+    Nothing of the message is read before the result is recorded: it may be what workers die of.
+    """
+    progress = replace(job.progress, uncertain=True)
+    if expired(job):
+        return GiveUp(progress, _EXPIRED)
+    death = DeliveryError("its worker died during the attempt, perhaps after sending", temporary=True, uncertain=True)
+    # The store has counted the death, and the decision counts it again.
+    progress = replace(progress, attempts=progress.attempts - 1)
+    return after_attempt(progress, death, QueuePolicy(settings), now=time.time())
+
+
+def expired(job: ClaimedJob) -> bool:
+    """True when it may no longer be sent."""
+    return job.progress.expires_at is not None and time.time() > job.progress.expires_at

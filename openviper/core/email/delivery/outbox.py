@@ -1,0 +1,289 @@
+"""Keep accepted mail in the application's own database until it is delivered (``EMAIL["outbox"]``)."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from openviper.conf.imports import import_string, require
+from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
+from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.events import publish
+from openviper.core.email.message import EmailMessageData, OutgoingMessage, apply_before_send, prepare_message
+from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.outbox_rows import answer_of, new_row
+from openviper.core.email.queue.retry import Decision, QueuePolicy
+from openviper.core.email.settings import EmailSettings
+from openviper.db.encoding import encode_with
+from openviper.db.errors import OutboxNotCreated
+from openviper.db.outbox.rows import DELETE, NewRow
+from openviper.db.transaction import current_record
+from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from openviper.db.outbox.commit import StoredSend
+    from openviper.db.outbox.keeper import OutboxKeeper
+    from openviper.db.outbox.store import OutboxStore
+
+__all__ = ["Outbox", "StoredMessage", "outbox_engine"]
+
+logger = logging.getLogger("openviper.email")
+
+_IN_FILES = 256 * 1024  # bytes from which a message is encoded in a thread: attachments may be in temporary files
+_CREATE = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
+
+
+class StoredMessage:
+    """A message that has a row in the outbox, which this process has in hand."""
+
+    __slots__ = ("_outbox", "_recorded", "progress", "row_id")
+
+    def __init__(self, outbox: "Outbox", row_id: str, row: NewRow) -> None:
+        self._outbox = outbox
+        self.row_id = row_id
+        self.progress = Progress.from_json(row.progress)
+        self._recorded: asyncio.Future[bool] | None = None
+
+    @property
+    def policy(self) -> QueuePolicy:
+        """Return the rules of its retries: the queue's, since the outbox keeps it as long."""
+        return self._outbox.policy
+
+    async def is_ours(self) -> bool:
+        """True while no other process can have taken it."""
+        return await self._outbox.keeper.has(self.row_id)
+
+    def settle(self, decision: Decision) -> None:
+        """Record what follows from an attempt: a retry is the relay's."""
+        self._recorded = self._outbox.keeper.answer(self.row_id, answer_of(decision, self._outbox.settings))
+
+    def delete(self) -> None:
+        """Forget it: the broker has it, or nobody is to have it."""
+        self._recorded = self._outbox.keeper.answer(self.row_id, DELETE)
+
+    def abandon(self, *, nothing_sent: bool) -> None:
+        """Leave it to the relay of another process, at once if nothing of it can have been sent."""
+        if not nothing_sent:
+            self._outbox.maybe_sent.add(self.row_id)
+
+    async def recorded(self) -> None:
+        """Return when the database knows what became of it, or does not answer."""
+        if self._recorded is not None and not self._recorded.done():
+            await self._outbox.keeper.hurry()
+
+
+class Outbox:
+    """The outbox of one mailer: stores its messages, and records what becomes of them."""
+
+    def __init__(self, settings: EmailSettings, keeper: "OutboxKeeper") -> None:
+        self.settings = settings
+        self.keeper = keeper
+        self.policy = QueuePolicy(settings)
+        self.maybe_sent: set[str] = set()  # rows whose lease has to end by itself, so that the next attempt is repeated
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def open(cls, settings: EmailSettings) -> "Outbox | None":
+        """Return the outbox of the running loop; None without the setting. Connects to nothing yet.
+
+        Raises:
+            ImproperlyConfigured: the setting names no engine, or one of a database that is not supported.
+            MissingDependency: SQLAlchemy or the driver is not installed.
+        """
+        if settings.outbox is None:
+            return None
+        engine = await outbox_engine(settings)
+        keeper_class, store = await asyncio.to_thread(_load, engine)
+        return cls(settings, keeper_class(store))
+
+    async def check(self) -> None:
+        """At startup: log what would make transactions with mail fail. Never fails itself."""
+        from openviper.db.outbox.tables import database_id, missing_tables  # with the setting only
+
+        engine = self.keeper.store.engine
+        try:
+            missing = await missing_tables(engine)
+            if missing:
+                logger.error(
+                    'EMAIL["outbox"]: transactions with mail will fail: %s lacks %s; %s',
+                    engine.url.render_as_string(),
+                    ", ".join(missing),
+                    _CREATE,
+                )
+            elif await self.keeper.store.database_id() is None:
+                async with engine.begin() as connection:
+                    await connection.run_sync(database_id)
+        except Exception as error:  # noqa: BLE001 - of any driver; the database may answer later
+            logger.warning(
+                'EMAIL["outbox"]: %s does not answer (%s)', engine.url.render_as_string(), type(error).__name__
+            )
+
+    async def prepare(self, message: OutgoingMessage, schedule: Schedule) -> "StoredSend":
+        """Return ``message`` as the commit of the open transaction stores it.
+
+        Raises:
+            OutboxMisplaced: the transaction is of another database.
+        """
+        from openviper.db.outbox.commit import StoredSend, check_database
+
+        record = current_record()
+        if record is not None and record.scope is not None:
+            await check_database(record.scope, self.keeper)
+        return StoredSend(self.keeper, await self._row(message, schedule))
+
+    def taken(self, stored: "StoredSend | None") -> StoredMessage | None:
+        """Return the message that a commit has stored; None if it has not."""
+        return StoredMessage(self, stored.row_id, stored.row) if stored is not None and stored.inserted else None
+
+    async def store(self, messages: Sequence[OutgoingMessage]) -> list[StoredMessage | None]:
+        """Store messages that go on from memory, in one INSERT; None for each where the database does not answer."""
+        try:
+            rows = [await self._row(message, AT_ONCE) for message in messages]
+            ids = await self.keeper.insert(rows)
+        except Exception as error:  # noqa: BLE001 - of any driver; the mail is delivered all the same
+            logger.warning(
+                "%d message(s) are not in the outbox, and are lost if this process is killed before it has delivered "
+                "them: %s",
+                len(messages),
+                type(error).__name__,
+            )
+            return [None] * len(messages)
+        return [StoredMessage(self, row_id, row) for row_id, row in zip(ids, rows, strict=True)]
+
+    async def store_for_relay(self, messages: Sequence[tuple[OutgoingMessage, Schedule]]) -> None:
+        """Store messages that a relay is to deliver: in the open transaction, or else in one of their own.
+
+        Raises:
+            QueueUnavailable: the database has not accepted them.
+            OutboxMisplaced: the transaction is of another database.
+            OutboxNotCreated: the database lacks the tables.
+        """
+        from openviper.db.outbox.commit import check_database, insert_in
+        from openviper.db.outbox.store import new_row_id
+
+        rows = [(new_row_id(), await self._row(message, schedule)) for message, schedule in messages]
+        record = current_record()
+        if record is not None:
+            session = record.scope
+            await check_database(session, self.keeper)
+            await session.run_sync(lambda sync: insert_in(_connection(sync), rows, token=None))
+            return
+        try:
+            async with self.keeper.store.engine.begin() as connection:
+                await connection.run_sync(insert_in, rows, token=None)
+        except OutboxNotCreated:
+            raise
+        except Exception as error:  # noqa: BLE001 - of any driver
+            raise QueueUnavailable(f"the outbox has not accepted the message ({type(error).__name__})") from None
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run ``work`` in a task that nobody cancels, and that ``settled`` waits for."""
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def settled(self, timeout: float) -> None:
+        """Wait until what was spawned has ended, for at most ``timeout`` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    async def aclose(self, timeout: float) -> None:
+        """Record what is known, and leave the rest to the relays of other processes."""
+        try:
+            await self.keeper.release(self.keeper.unanswered() - self.maybe_sent)
+        except Exception as error:  # noqa: BLE001 - of any driver; the leases end by themselves
+            logger.debug("leases were not ended: %s", type(error).__name__)
+        await self.keeper.aclose(timeout)
+
+    async def _row(self, message: OutgoingMessage, schedule: Schedule) -> NewRow:
+        due_at = schedule.due_at if schedule.later else None
+        arguments = {"due_at": due_at, "expires_at": schedule.expires_at}
+        if message.size < _IN_FILES:
+            return new_row(message, self.settings, **arguments)
+        return await asyncio.to_thread(new_row, message, self.settings, **arguments)
+
+
+async def outbox_engine(settings: EmailSettings) -> "AsyncEngine":
+    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
+
+    Raises:
+        ImproperlyConfigured: it names no engine, or one of a database that is not supported.
+        MissingDependency: SQLAlchemy or the driver is not installed.
+    """
+    assert settings.outbox is not None, "asked only with the setting"
+    return _checked(await _named_engine(settings.outbox), settings.outbox)
+
+
+async def _named_engine(given: str) -> Any:
+    if given == "database":
+        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
+        return await engines.engine()
+    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
+
+
+def _checked(found: Any, given: str) -> "AsyncEngine":
+    dialect = getattr(getattr(found, "dialect", None), "name", None)
+    if dialect is None or not hasattr(found, "sync_engine"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
+            "of an AsyncEngine"
+        )
+    if dialect not in ("sqlite", "postgresql"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
+        )
+    engine: AsyncEngine = found
+    return engine
+
+
+def _load(engine: "AsyncEngine") -> "tuple[type[OutboxKeeper], OutboxStore]":
+    # In a thread: importing SQLAlchemy's ORM takes a tenth of a second.
+    import openviper.db.outbox.commit  # noqa: F401 - has commits store what is held
+    from openviper.db.outbox.keeper import OutboxKeeper
+    from openviper.db.outbox.store import OutboxStore
+
+    return OutboxKeeper, OutboxStore(engine)
+
+
+def _connection(session: Any) -> Any:
+    from openviper.db.outbox.tables import outbox_table
+
+    return session.connection(bind_arguments={"clause": outbox_table})
+
+
+async def _encode(data: Any, **times: Any) -> NewRow | None:
+    """Return the row of a message that ``openviper.db.outbox.add`` is given; None if ``before_send`` cancels it.
+
+    Raises:
+        InvalidMessage: it cannot be sent as given.
+        TypeError: it is no EmailMessageData.
+    """
+    if not isinstance(data, EmailMessageData):
+        raise TypeError(f"add(): the message must be EmailMessageData, not {shown(type(data).__name__)}")
+    schedule = Schedule.make(**times)
+    settings = EmailSettings.from_settings()
+    reason = None
+    if settings.before_send:
+        data, reason = await apply_before_send(settings.functions("before_send"), data)
+    own = settings.of_mailer(data.mailer)
+    message = await prepare_message(
+        data,
+        default_sender=own.default_sender,
+        auto_submitted=own.auto_submitted,
+        max_message_bytes=own.max_message_bytes,
+        inline_css=own.inline_css,
+        labels=own,
+    )
+    if reason is not None:
+        publish("cancelled", message, reason, listeners=settings.functions("listeners"))
+        return None
+    due_at = schedule.due_at if schedule.later else None
+    return await asyncio.to_thread(new_row, message, settings, due_at=due_at, expires_at=schedule.expires_at)
+
+
+encode_with(_encode)

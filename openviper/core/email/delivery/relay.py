@@ -1,0 +1,229 @@
+"""Deliver the outbox's mail that no living process has: orphans, retries and mail that is due later.
+
+With a broker in use the relay gives it to the workers' queue instead, and delivers nothing itself.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from typing import TypeVar
+
+from openviper.backoff import Backoff, jittered
+from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
+from openviper.core.email.delivery.last_mile import log_decision
+from openviper.core.email.delivery.outbox import Outbox
+from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.errors import InvalidMessage, QueueUnavailable
+from openviper.core.email.queue import QueueService, queue_service
+from openviper.core.email.queue.job import AddResult, ClaimedJob, NewJob, job_key
+from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
+from openviper.core.email.queue.retry import Decision, GiveUp, Retry
+from openviper.core.email.settings import EmailSettings
+from openviper.db.outbox.rows import DELETE, ClaimedRow
+
+__all__ = ["Relay"]
+
+logger = logging.getLogger("openviper.email")
+
+_EVERY = 1.0  # seconds between two looks at the database
+_LONGEST_PAUSE = 30.0  # seconds, while the database or the broker does not answer
+_DROP_EVERY = 60.0  # seconds between two removals of failed mail that was kept for long enough
+_LARGE = 256 * 1024  # bytes from which a message is decoded in a thread
+_BATCH = 100  # rows for the broker at a time
+_FEED_LIMIT = 10.0  # seconds for a batch
+_SLACK = 3600.0  # seconds for which the broker keeps parts beyond the time in which they can be needed
+
+T = TypeVar("T")
+
+
+class Relay:
+    """Claims rows that are due, and delivers them through ``transport`` or feeds the queue.
+
+    Any number of relays may run: each row is claimed by one of them. At most ``concurrency`` messages are delivered at
+    a time.
+    """
+
+    def __init__(self, outbox: Outbox, transport: Transport, settings: EmailSettings) -> None:
+        self._outbox = outbox
+        self._keeper = outbox.keeper
+        self._transport = transport
+        self._settings = settings
+        self._concurrency = settings.pool_size + sum(own.pool_size for own in settings.mailers.values())
+        self._slots = asyncio.Semaphore(self._concurrency)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._backoff = Backoff(first=_EVERY, longest=_LONGEST_PAUSE)
+        self._dropped_at = time.monotonic()
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Check the tables, and work in a task until :meth:`stop` is called."""
+        await self._outbox.check()
+        # An empty context: the task sees no request's outbox and no transaction.
+        self._running = asyncio.get_running_loop().create_task(self.run(), context=Context())
+
+    async def run(self) -> None:
+        """Work until :meth:`stop` is called; failures of the database are logged once and waited for."""
+        while not self._stopping.is_set():
+            try:
+                busy = await self._step()
+            except Exception as error:  # noqa: BLE001 - of any driver; the relay must outlive it
+                await self._pause(self._failed(error))
+            else:
+                self._backoff.succeeded()
+                if not busy:
+                    await self._pause(jittered(_EVERY))
+
+    async def stop(self, timeout: float) -> None:
+        """Claim nothing more, and wait for the deliveries in progress, at most ``timeout`` seconds."""
+        self._stopping.set()
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=timeout)
+            self._running.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()  # the lease ends by itself
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    def _failed(self, error: Exception) -> float:
+        if not self._backoff.active:
+            reason = str(error) if isinstance(error, QueueUnavailable) else type(error).__name__
+            logger.warning("the relay waits: %s", reason)
+        return self._backoff.failed()
+
+    async def _step(self) -> bool:
+        """Take one batch; True when there may be more at once."""
+        if time.monotonic() > self._dropped_at + _DROP_EVERY:
+            self._dropped_at = time.monotonic()
+            await self._keeper.store.drop_expired()
+        service = self._queue()
+        if service is not None:
+            return await self._feed(service)
+        # Twice as many as are sent at a time: the next ones are here when a delivery ends.
+        free = 2 * self._concurrency - len(self._tasks)
+        rows = await self._keeper.claim(free) if free > self._concurrency else []
+        for row in rows:
+            self._start(row)
+        if len(self._tasks) > self._concurrency:
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({*self._tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            return True
+        return bool(rows) and len(rows) == free
+
+    def _queue(self) -> QueueService | None:
+        """Return the broker's queue where mail is queued; None where this relay delivers."""
+        unused = self._settings.use_background_worker is False or self._transport.in_memory
+        return None if unused else queue_service()
+
+    def _start(self, row: ClaimedRow) -> None:
+        task = asyncio.get_running_loop().create_task(self._deliver(row), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, row: ClaimedRow) -> None:
+        try:
+            async with self._slots:
+                if not await self._keeper.has(row.id):
+                    logger.warning("message %s is left to the process that has taken it over", row.message_id)
+                    return
+                job = await self._job(row)
+                self._outbox.maybe_sent.add(row.id)
+                decision = await self._attempt(job)
+                self._outbox.maybe_sent.discard(row.id)
+        except Exception:  # of the database; the lease ends by itself, and the row is taken again
+            logger.warning("message %s is not attempted: the outbox does not answer", row.message_id, exc_info=True)
+            return
+        self._keeper.answer(row.id, answer_of(decision, self._settings))
+
+    async def _job(self, row: ClaimedRow) -> ClaimedJob:
+        return claimed_job(row, () if row.parts is not None else await self._keeper.store.parts(row.id))
+
+    async def _attempt(self, job: ClaimedJob) -> Decision:
+        if job.repeated and job.problem is None:
+            decision = after_death(job, self._settings)
+        else:
+            try:
+                prepared = await _read_in_time(job, read_message)
+                return await attempt_job(prepared, job, self._settings, self._transport)
+            except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
+                decision = after_error(job, error, self._settings)
+        log_decision(job.message_id, decision, queued=True)
+        return decision
+
+    async def _feed(self, service: QueueService) -> bool:
+        """Give a batch to the broker, and forget what it has accepted."""
+        if not await service.answers():
+            raise QueueUnavailable(f"the broker ({service.address}) does not answer, so mail stays in the outbox")
+        rows = await self._keeper.claim(_BATCH)
+        jobs: list[tuple[str, NewJob]] = []
+        for row in rows:
+            job = await self._job(row)
+            found = await _read_in_time(job, self._new_job)
+            if isinstance(found, NewJob):
+                jobs.append((row.id, found))
+            else:
+                log_decision(row.message_id, found, queued=True)
+                self._keeper.answer(row.id, answer_of(found, self._settings))
+        refused = await self._add(service, jobs) if jobs else 0
+        if refused:
+            raise QueueUnavailable(f"the broker ({service.address}) has not accepted {refused} message(s)")
+        return len(rows) == _BATCH
+
+    async def _add(self, service: QueueService, jobs: list[tuple[str, NewJob]]) -> int:
+        """Add jobs to the broker's queue; return how many stay in the outbox for now."""
+        deadline = time.monotonic() + _FEED_LIMIT
+
+        def add() -> dict[int, AddResult]:
+            return dict(service.store.add_many((job for _, job in jobs), deadline=deadline))
+
+        added = await asyncio.to_thread(add)
+        refused = 0
+        for position, (row_id, job) in enumerate(jobs):
+            result = added.get(position)
+            decision: Decision
+            if isinstance(result, bool):  # False: the process that had the row has queued it before it died
+                self._keeper.answer(row_id, DELETE)
+                continue
+            if isinstance(result, InvalidMessage):
+                decision = GiveUp(job.progress, str(result), result)
+                log_decision(job.message_id, decision, queued=True)
+            else:
+                refused += 1
+                decision = Retry(job.progress, _EVERY, "the broker has not accepted it")
+            self._keeper.answer(row_id, answer_of(decision, self._settings))
+        return refused
+
+    def _new_job(self, job: ClaimedJob) -> NewJob | Decision:
+        """Return what the broker is to have, or the decision about a message that it is not to have.
+
+        One whose process has died may have been sent, so that the rules for a worker's death apply.
+        """
+        try:
+            recipients = read_message(job).recipients
+        except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
+            return after_error(job, error, self._settings)
+        progress, due_at = job.progress, None
+        if job.repeated:
+            decision = after_death(job, self._settings)
+            if not isinstance(decision, Retry):
+                return decision
+            progress, due_at = decision.progress, time.time() + decision.delay
+        assert job.payload is not None, "it has been read"
+        keep = self._settings.retry_max_age + self._settings.failed_keep + _SLACK
+        return NewJob(job_key(job.message_id, recipients), job.message_id, job.payload, progress, keep, due_at)
+
+
+async def _read_in_time(job: ClaimedJob, read: Callable[[ClaimedJob], T]) -> T:
+    """Return ``read(job)``, called in a thread for a large message."""
+    large = job.payload is not None and job.payload.size > _LARGE
+    return await asyncio.to_thread(read, job) if large else read(job)

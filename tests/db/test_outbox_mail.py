@@ -1,0 +1,432 @@
+"""Mail with the database outbox: stored by its commit, delivered from memory, or else by a relay."""
+# ruff: noqa: PT012  # what raises here is a whole transaction block
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import event, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+from support.patience import PATIENCE
+
+from openviper import conf, db
+from openviper.core.email import (
+    ConnectionFailed,
+    DeliveryMode,
+    EmailMessageData,
+    EmailMiddleware,
+    InvalidMessage,
+    MessageRefused,
+    send_email,
+    submit_email,
+)
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.settings import EmailSettings
+from openviper.db import Model, OutboxNotCreated, transaction
+from openviper.db.outbox import add, create_outbox_tables
+from openviper.db.outbox.store import LEASE
+from openviper.db.outbox.tables import outbox_table
+
+pytestmark = pytest.mark.usefixtures("database")
+
+SENDER = "shop@example.test"
+failures: list[Exception] = []
+subjects: list[str] = []
+hanging = [True]  # mutable: empty once nothing hangs any more
+
+
+class Ticket(Model):
+    __tablename__ = "tickets"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    label: Mapped[str]
+
+    async def after_insert(self) -> None:
+        await send_email("a@example.test", f"inserted {self.label}", text="From a hook")
+
+
+class Recording(EmailBackend):
+    """Fails as often as told, and keeps what it delivered."""
+
+    async def send(self, message: OutgoingMessage) -> DeliveryReport:
+        if message.prepared.subject.startswith("hangs"):
+            while hanging:
+                await asyncio.sleep(0.01)
+        if failures:
+            raise failures.pop()
+        subjects.append(message.prepared.subject)
+        return DeliveryReport(message.envelope.recipients)
+
+
+@pytest.fixture(autouse=True)
+async def tables(database: None) -> AsyncIterator[None]:
+    await db.create_tables(Model.metadata)
+    await create_outbox_tables(await db.engine())
+    failures.clear()
+    subjects.clear()
+    hanging[:] = [True]
+    yield
+    hanging.clear()
+
+
+def outbox_settings(**more: object) -> EmailSettings:
+    values = {"backend": f"{__name__}.Recording", "default_sender": SENDER, "outbox": "database", **more}
+    return EmailSettings(**values)
+
+
+@asynccontextmanager
+async def opened(**more: object) -> AsyncIterator[Mailer]:
+    mailer = Mailer(outbox_settings(**more))
+    await mailer.open()
+    with using_mailer(mailer):
+        yield mailer
+    await mailer.aclose()
+
+
+async def send(subject: str, **more: object) -> DeliveryMode:
+    return (await submit_email("a@example.test", subject, text="Hello", **more)).mode  # type: ignore[arg-type]
+
+
+async def rows(*columns: str) -> list[tuple[object, ...]]:
+    query = select(*(outbox_table.c[name] for name in columns or ("state",))).order_by(outbox_table.c.created)
+    async with (await db.engine()).connect() as connection:
+        return [tuple(row) for row in await connection.execute(query)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def until_empty() -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await rows():
+            await asyncio.sleep(0.05)
+
+
+async def let_time_pass(seconds: float) -> None:
+    async with (await db.engine()).begin() as connection:
+        moments = {"due": outbox_table.c.due - seconds, "lease": outbox_table.c.lease - seconds}
+        await connection.execute(update(outbox_table).values(moments))
+
+
+async def test_mail_of_a_transaction_is_delivered_and_its_row_is_gone_when_the_block_returns() -> None:
+    async with opened():
+        async with transaction():
+            assert await send("a") is DeliveryMode.HELD
+            assert (await rows(), subjects) == ([], [])
+        assert subjects == ["a"]
+        assert await rows() == []
+
+
+async def test_mail_of_a_rolled_back_transaction_is_never_stored() -> None:
+    async with opened() as mailer:
+        await mailer.start_relay()
+        with pytest.raises(LookupError):
+            async with transaction() as session:
+                session.add(Ticket(label="x"))
+                await send("a")
+                await session.flush()
+                raise LookupError
+        assert (await rows(), subjects) == ([], [])
+
+
+async def test_mail_of_a_hook_in_a_plain_commit_is_stored_and_delivered() -> None:
+    async with opened():
+        async with AsyncSession(await db.engine()) as session:
+            session.add(Ticket(label="x"))
+            await session.commit()
+        assert subjects == ["inserted x"]
+        assert await rows() == []
+
+
+async def test_a_temporary_failure_stays_in_the_outbox_and_the_relay_retries_it() -> None:
+    failures.append(ConnectionFailed("down", temporary=True))
+    async with opened() as mailer:
+        async with transaction():
+            await send("a")
+        ((state, lease, progress),) = await rows("state", "lease", "progress")
+        assert (state, lease) == ("open", None)
+        assert '"attempts": 1' in str(progress)
+        assert subjects == []
+        await let_time_pass(10)
+        await mailer.start_relay()
+        await until(lambda: subjects == ["a"])
+        await until_empty()
+
+
+async def test_a_final_failure_is_kept_as_failed() -> None:
+    failures.append(MessageRefused("no", code=554))
+    async with opened():
+        async with transaction():
+            await send("a")
+        ((state, reason),) = await rows("state", "reason")
+        assert state == "failed"
+        assert "no" in str(reason)
+
+
+async def test_a_failure_is_not_kept_where_nothing_is_to_be_kept() -> None:
+    failures.append(MessageRefused("no", code=554))
+    async with opened(failed_keep=0):
+        async with transaction():
+            await send("a")
+        assert await rows() == []
+
+
+async def test_deferred_mail_of_a_request_is_stored_by_one_insert_after_the_response() -> None:
+    inserts: list[int] = []
+    events: list[str] = []
+
+    async def app(scope: object, receive: object, respond: Callable[[object], AsyncIterator[None]]) -> None:
+        for name in "abc":
+            assert await send(f"hangs {name}") is DeliveryMode.DEFERRED
+        await respond({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await respond({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+        events.append(f"{len(inserts)} inserts")
+
+    def count(_c: object, _cursor: object, statement: str, _p: object, _x: object, _many: object) -> None:
+        if "INSERT INTO email_outbox " in statement:
+            inserts.append(1)
+
+    async def ignore(_message: object) -> None:
+        pass
+
+    event.listen((await db.engine()).sync_engine, "before_cursor_execute", count)
+    wrapped = EmailMiddleware(app, {"backend": f"{__name__}.Recording", "default_sender": SENDER, "outbox": "database"})
+    async with lifespan(wrapped):
+        await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, ignore, ignore)
+        assert events == ["0 inserts"]
+        await until(lambda: len(inserts) == 1)
+        assert await rows() == [("open",)] * 3
+        hanging.clear()
+        await until(lambda: len(subjects) == 3)
+        await until_empty()
+        assert len(inserts) == 1
+
+
+async def test_outbox_wait_stores_the_mail_before_the_response_ends() -> None:
+    stored: list[int] = []
+
+    async def app(scope: object, receive: object, respond: Callable[[object], AsyncIterator[None]]) -> None:
+        await send("hangs")
+        await respond({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await respond({"type": "http.response.body", "body": b"1", "more_body": True})  # type: ignore[misc]
+        await respond({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+
+    async def look(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.body":
+            stored.append(len(await rows()))
+
+    values = {"backend": f"{__name__}.Recording", "default_sender": SENDER, "outbox": "database", "outbox_wait": True}
+    wrapped = EmailMiddleware(app, values)
+    async with lifespan(wrapped):
+        await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, look, look)
+        assert stored == [0, 1]
+        hanging.clear()
+        await until(lambda: subjects == ["hangs"])
+        await until_empty()
+
+
+@asynccontextmanager
+async def lifespan(app: EmailMiddleware) -> AsyncIterator[None]:
+    runtime = app._runtime
+    async with runtime.lifespan():
+        yield
+
+
+async def test_a_database_that_does_not_answer_keeps_no_deferred_mail_from_its_recipients(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: object, receive: object, respond: object) -> None:
+        await send("a")
+
+    async def ignore(_message: object) -> None:
+        pass
+
+    async with (await db.engine()).begin() as connection:
+        await connection.execute(text("DROP TABLE email_outbox_part"))
+        await connection.execute(text("DROP TABLE email_outbox"))
+    wrapped = EmailMiddleware(app, {"backend": f"{__name__}.Recording", "default_sender": SENDER, "outbox": "database"})
+    async with lifespan(wrapped):
+        assert "email outbox create" in caplog.text
+        await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, ignore, ignore)
+        await until(lambda: subjects == ["a"])
+    assert "1 message(s) are not in the outbox" in caplog.text
+
+
+async def test_a_transaction_with_mail_fails_without_the_tables() -> None:
+    async with (await db.engine()).begin() as connection:
+        await connection.execute(text("DROP TABLE email_outbox_part"))
+        await connection.execute(text("DROP TABLE email_outbox"))
+    async with opened():
+        with pytest.raises(OutboxNotCreated, match="viperctl email outbox create"):
+            async with transaction():
+                await send("a")
+    assert subjects == []
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+async def test_mail_for_later_waits_in_the_outbox_without_a_broker(in_transaction: bool) -> None:
+    async with opened() as mailer:
+        at = datetime.now(UTC) + timedelta(hours=1)
+        if in_transaction:
+            async with transaction():
+                assert await send("later", send_at=at) is DeliveryMode.HELD
+        else:
+            assert await send("later", send_at=at) is DeliveryMode.QUEUED
+        ((due, lease),) = await rows("due", "lease")
+        assert lease is None
+        assert abs(float(str(due)) - at.timestamp()) < 5
+        await mailer.start_relay()
+        await let_time_pass(3590)
+        await asyncio.sleep(1.2)
+        assert subjects == []
+        await let_time_pass(60)
+        await until(lambda: subjects == ["later"])
+        await until_empty()
+
+
+async def test_mail_for_later_is_refused_with_background_off() -> None:
+    async with opened():
+        with pytest.raises(InvalidMessage, match="background is False"):
+            await send("later", delay=60, background=False)
+
+
+async def test_what_a_shutdown_leaves_is_the_relays_of_another_process(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "openviper.email")
+    async with opened(shutdown_timeout=0.1, pool_size=1) as mailer:
+        async with asyncio.timeout(PATIENCE):
+            block = asyncio.create_task(_two_in_a_transaction())
+            await until(lambda: mailer.dispatcher.pending == 1)
+    await asyncio.gather(block, return_exceptions=True)
+    assert "stays in the outbox" in caplog.text
+    assert "was not delivered" not in caplog.text
+    hanging.clear()
+    await let_time_pass(LEASE + 1)
+    async with opened() as mailer:
+        await mailer.start_relay()
+        await until(lambda: "second" in subjects)
+        await let_time_pass(600)  # the first one may have been sent: it counts as an attempt
+        await until(lambda: sorted(subjects) == ["hangs", "second"])
+        await until_empty()
+
+
+async def _two_in_a_transaction() -> None:
+    async with transaction():
+        await send("hangs")
+        await send("second")
+
+
+_PROCESS = """
+import asyncio, sys
+from openviper import conf, db
+from openviper.core.email import send_email
+from openviper.core.email.backends.base import EmailBackend
+
+class Hanging(EmailBackend):
+    async def send(self, message):
+        await asyncio.sleep(600)
+
+async def main():
+    async with db.transaction():
+        for n in range(3):
+            await send_email("a@example.test", f"hangs {n}", text="Hello")
+        print("committing", flush=True)
+
+conf.settings.configure(
+    DATABASE_URL=sys.argv[1],
+    EMAIL={"backend": "__main__.Hanging", "default_sender": "shop@example.test", "outbox": "database"},
+)
+asyncio.run(main())
+"""
+
+
+async def test_mail_of_a_killed_process_is_delivered_by_the_relay_of_another(database_url: str) -> None:
+    def kill_while_it_sends() -> None:
+        command = [sys.executable, "-c", _PROCESS, database_url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "committing\n"
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and asyncio.run(_count(database_url)) < 3:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
+
+    await asyncio.to_thread(kill_while_it_sends)
+    assert len(await rows()) == 3
+    hanging.clear()
+    async with opened() as mailer:
+        await mailer.start_relay()
+        await let_time_pass(LEASE + 1)
+        async with asyncio.timeout(PATIENCE):  # it may have been sent: the relay counts an attempt first
+            while '"attempts": 1' not in str(await rows("progress")):
+                await asyncio.sleep(0.05)
+        while len(subjects) < 3:
+            await let_time_pass(10)
+            await asyncio.sleep(0.1)
+        await until_empty()
+        assert sorted(subjects) == ["hangs 0", "hangs 1", "hangs 2"]
+
+
+async def _count(database_url: str) -> int:
+    with conf.override(DATABASE_URL=database_url):
+        found = len(await rows())
+        await db.dispose()
+        return found
+
+
+async def test_core_connections_store_mail_in_their_transaction() -> None:
+    engine = await db.engine()
+    message = EmailMessageData(recipients=["a@example.test"], subject="core", text="Hello", sender=SENDER)
+    with conf.override(EMAIL={"outbox": "database"}):
+        async with engine.begin() as connection:
+            message_id = await connection.run_sync(add, message)
+        async with engine.connect() as connection:
+            await connection.run_sync(add, message)
+            await connection.rollback()
+        with pytest.raises(TypeError, match="run_sync"):
+            add(engine.connect(), message)  # type: ignore[arg-type]
+    assert await rows("message_id", "lease") == [(message_id, None)]
+    async with opened() as mailer:
+        await mailer.start_relay()
+        await until(lambda: subjects == ["core"])
+        await until_empty()
+
+
+async def test_two_relays_deliver_each_message_once() -> None:
+    engine = await db.engine()
+    with conf.override(EMAIL={"outbox": "database"}):
+        async with engine.begin() as connection:
+            for n in range(60):
+                data = EmailMessageData(recipients=["a@example.test"], subject=f"{n:02}", text="Hello", sender=SENDER)
+                await connection.run_sync(add, data)
+    async with opened() as first, opened() as second:
+        await first.start_relay()
+        await second.start_relay()
+        await until(lambda: len(subjects) >= 60)
+        await until_empty()
+    assert sorted(subjects) == [f"{n:02}" for n in range(60)]
+
+
+async def test_a_large_message_is_delivered_whole_by_the_relay() -> None:
+    content = bytes(range(256)) * 2000
+    async with opened() as mailer:
+        failures.append(ConnectionFailed("down", temporary=True))
+        async with transaction():
+            await send("large", attachments=[("data.bin", content, "application/octet-stream")])
+        await mailer.start_relay()
+        await let_time_pass(10)
+        await until(lambda: subjects == ["large"])
+        await until_empty()
