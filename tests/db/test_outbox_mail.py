@@ -176,6 +176,16 @@ async def test_a_final_failure_is_kept_as_failed() -> None:
         assert "no" in str(reason)
 
 
+async def test_of_sensitive_mail_that_failed_the_content_is_not_kept() -> None:
+    failures.append(MessageRefused("no", code=554))
+    async with opened():
+        async with transaction():
+            await submit_email("a@example.test", "reset", text="the-secret-link", sensitive=True)
+        ((state, head, parts),) = await rows("state", "head", "parts")
+        assert (state, parts) == ("failed", b"")
+        assert b"reset" in head  # type: ignore[operator]
+
+
 async def test_a_failure_is_not_kept_where_nothing_is_to_be_kept() -> None:
     failures.append(MessageRefused("no", code=554))
     async with opened(failed_keep=0):

@@ -159,6 +159,13 @@ async def test_failed_rows_are_kept_retried_purged_and_dropped_in_time(store: Ou
     assert (await store.stats())[:4] == (0, 0, 1, 0)
 
 
+async def test_of_a_failed_row_whose_content_is_not_kept_only_the_head_stays(store: OutboxStore) -> None:
+    row_id = await insert_one(store, row(parts=(b"1" * 20_000,)), token="web")
+    await store.answer({row_id: Answer("{}", reason="no", keep=600.0, head=b"left")}, token="web")
+    assert [each.head for each in await store.failed()] == [b"left"]
+    assert await store.parts(row_id) == ()
+
+
 async def test_a_deleted_row_takes_its_parts_along(store: OutboxStore) -> None:
     row_id = await insert_one(store, row(parts=(b"1" * 20_000,)), token="web")
     await store.answer({row_id: DELETE}, token="web")

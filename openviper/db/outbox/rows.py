@@ -56,6 +56,7 @@ class FailedRow(NamedTuple):
     progress: str
     reason: str
     failed_at: float
+    mailer: str
 
     def __repr__(self) -> str:
         return f"<FailedRow {self.message_id}>"
@@ -75,13 +76,14 @@ class Answer(NamedTuple):
     """How a row ends: deleted, or kept for another attempt, or kept as failed.
 
     ``retry_in``: seconds until the next attempt; None: there is none. ``keep``: seconds for which a failed row is kept.
-    With neither it is deleted.
+    With neither it is deleted. ``head``: what is left of a message whose content is not kept; None: all of it.
     """
 
     progress: str = ""
     retry_in: float | None = None
     reason: str = ""
     keep: float | None = None
+    head: bytes | None = None
 
 
 DELETE = Answer()

@@ -192,8 +192,10 @@ class OutboxStore:
         if kept:
             async with self.engine.begin() as connection:
                 for row_id in sorted(kept):
-                    found = await connection.execute(_kept_statement(row_id, kept[row_id], token))
-                    done.update(found.scalars())
+                    found = (await connection.execute(_kept_statement(row_id, kept[row_id], token))).scalars().all()
+                    done.update(found)
+                    if found and kept[row_id].head is not None:
+                        await connection.execute(delete(_part).where(_part.c.outbox_id == row_id))
         if deleted:
             async with self.engine.begin() as connection:
                 if not self.on_sqlite:
@@ -231,7 +233,7 @@ class OutboxStore:
         """Return the failed rows, oldest first."""
         columns = (_outbox.c.id, _outbox.c.message_id, _outbox.c.head, _outbox.c.progress, _outbox.c.reason)
         query = (
-            select(*columns, _outbox.c.failed_at)
+            select(*columns, _outbox.c.failed_at, _outbox.c.mailer)
             .where(_outbox.c.state == "failed", _outbox.c.due > _Now())
             .order_by(_outbox.c.failed_at, _outbox.c.id)
             .limit(limit)
@@ -323,6 +325,8 @@ def _kept_statement(row_id: str, answer: Answer, token: str) -> Any:
         values |= {"due": _Now() + answer.retry_in}
     else:
         values |= {"state": "failed", "failed_at": _Now(), "due": _Now() + answer.keep, "reason": answer.reason}
+        if answer.head is not None:
+            values |= {"head": answer.head, "parts": b""}
     return (
         update(_outbox).where(_outbox.c.id == row_id, _outbox.c.claim == token).values(values).returning(_outbox.c.id)
     )

@@ -40,12 +40,13 @@ _CREATE = "run `viperctl email outbox create`, or add openviper.db.outbox_tables
 class StoredMessage:
     """A message that has a row in the outbox, which this process has in hand."""
 
-    __slots__ = ("_outbox", "_recorded", "progress", "row_id")
+    __slots__ = ("_head", "_outbox", "_recorded", "progress", "row_id")
 
     def __init__(self, outbox: "Outbox", row_id: str, row: NewRow) -> None:
         self._outbox = outbox
         self.row_id = row_id
         self.progress = Progress.from_json(row.progress)
+        self._head = row.head
         self._recorded: asyncio.Future[bool] | None = None
 
     @property
@@ -59,7 +60,8 @@ class StoredMessage:
 
     def settle(self, decision: Decision) -> None:
         """Record what follows from an attempt: a retry is the relay's."""
-        self._recorded = self._outbox.keeper.answer(self.row_id, answer_of(decision, self._outbox.settings))
+        answer = answer_of(decision, self._outbox.settings, self._head)
+        self._recorded = self._outbox.keeper.answer(self.row_id, answer)
 
     def delete(self) -> None:
         """Forget it: the broker has it, or nobody is to have it."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import TypeVar
 
 from openviper.backoff import Backoff, jittered
@@ -19,6 +20,7 @@ from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.queue.job import AddResult, ClaimedJob, NewJob, job_key
+from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
 from openviper.core.email.queue.retry import Decision, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
@@ -143,7 +145,7 @@ class Relay:
         except Exception:  # of the database; the lease ends by itself, and the row is taken again
             logger.warning("message %s is not attempted: the outbox does not answer", row.message_id, exc_info=True)
             return
-        self._keeper.answer(row.id, answer_of(decision, self._settings))
+        self._keeper.answer(row.id, answer_of(decision, self._settings, row.head))
 
     async def _job(self, row: ClaimedRow) -> ClaimedJob:
         return claimed_job(row, () if row.parts is not None else await self._keeper.store.parts(row.id))
@@ -168,12 +170,12 @@ class Relay:
         jobs: list[tuple[str, NewJob]] = []
         for row in rows:
             job = await self._job(row)
-            found = await _read_in_time(job, self._new_job)
+            found = await _read_in_time(job, partial(self._new_job, row.mailer))
             if isinstance(found, NewJob):
                 jobs.append((row.id, found))
             else:
                 log_decision(row.message_id, found, queued=True)
-                self._keeper.answer(row.id, answer_of(found, self._settings))
+                self._keeper.answer(row.id, answer_of(found, self._settings, row.head))
         refused = await self._add(service, jobs) if jobs else 0
         if refused:
             raise QueueUnavailable(f"the broker ({service.address}) has not accepted {refused} message(s)")
@@ -200,10 +202,10 @@ class Relay:
             else:
                 refused += 1
                 decision = Retry(job.progress, _EVERY, "the broker has not accepted it")
-            self._keeper.answer(row_id, answer_of(decision, self._settings))
+            self._keeper.answer(row_id, answer_of(decision, self._settings, job.payload.head))
         return refused
 
-    def _new_job(self, job: ClaimedJob) -> NewJob | Decision:
+    def _new_job(self, mailer: str, job: ClaimedJob) -> NewJob | Decision:
         """Return what the broker is to have, or the decision about a message that it is not to have.
 
         One whose process has died may have been sent, so that the rules for a worker's death apply.
@@ -220,7 +222,8 @@ class Relay:
             progress, due_at = decision.progress, time.time() + decision.delay
         assert job.payload is not None, "it has been read"
         keep = self._settings.retry_max_age + self._settings.failed_keep + _SLACK
-        return NewJob(job_key(job.message_id, recipients), job.message_id, job.payload, progress, keep, due_at)
+        key, queue = job_key(job.message_id, recipients), queue_of(mailer)
+        return NewJob(key, job.message_id, job.payload, progress, keep, due_at, queue)
 
 
 async def _read_in_time(job: ClaimedJob, read: Callable[[ClaimedJob], T]) -> T:

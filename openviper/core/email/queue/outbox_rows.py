@@ -6,6 +6,7 @@ from dataclasses import replace
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, encode, split
 from openviper.core.email.queue.job import ClaimedJob, FailedJob, Progress
+from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.retry import Decision, Done, Retry
 from openviper.core.email.queue.service import mark_redirected
 from openviper.core.email.settings import EmailSettings
@@ -53,14 +54,18 @@ def failed_job(row: FailedRow) -> FailedJob:
     except DamagedPayload:
         progress = Progress(0)
     uncertain = progress.uncertain or bool(progress.unconfirmed)
-    return FailedJob(row.message_id, row.failed_at, row.reason, uncertain, progress, Payload(row.head, ()))
+    payload = Payload(row.head, ())
+    queue = queue_of(row.mailer)
+    return FailedJob(row.message_id, row.failed_at, row.reason, uncertain, progress, payload, queue)
 
 
-def answer_of(decision: Decision, settings: EmailSettings) -> Answer:
-    """Return what becomes of a row after an attempt."""
+def answer_of(decision: Decision, settings: EmailSettings, head: bytes) -> Answer:
+    """Return what becomes of a row after an attempt; ``head`` is the message's."""
     if isinstance(decision, Done):
         return DELETE
     progress = decision.progress.to_json()
     if isinstance(decision, Retry):
         return Answer(progress, retry_in=decision.delay)
-    return Answer(progress, reason=decision.reason, keep=settings.failed_keep)
+    payload = Payload(head, ())
+    left = payload.without_content().head if payload.sensitive else None
+    return Answer(progress, reason=decision.reason, keep=settings.failed_keep, head=left)
