@@ -142,13 +142,12 @@ def _when(job: "FailedJob") -> str:
 
 
 def _print_job(job: "FailedJob") -> None:
-    from openviper.core.email.queue import mailer_of
     from openviper.core.email.settings import DEFAULT_MAILER
 
     click.echo(f"Message-ID  {job.message_id}")
     click.echo(f"Failed      {_when(job)} after {job.progress.attempts} attempts")
-    if (mailer := mailer_of(job.queue)) != DEFAULT_MAILER:
-        click.echo(f"Mailer      {escape(mailer)}")
+    if job.mailer != DEFAULT_MAILER:
+        click.echo(f"Mailer      {escape(job.mailer)}")
     click.echo(f"Reason      {escape(job.reason)}")
     if job.content_dropped:
         click.echo("Content     not kept, because it was sent with sensitive=True: it cannot be retried")

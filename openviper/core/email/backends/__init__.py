@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from openviper.conf.imports import import_string
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.settings import EmailSettings
-from openviper.exceptions import ImproperlyConfigured
+from openviper.exceptions import ImproperlyConfigured, OpenViperError
 from openviper.lazy import lazy_names
 from openviper.text import shown, suggestion
 
@@ -63,8 +63,13 @@ def get_backend(name: str | None = None, settings: EmailSettings | None = None) 
     """
     if settings is None:
         settings = EmailSettings.from_settings()
-    setting = 'EMAIL["backend"]' if name is None else "get_backend(name)"
-    return _backend_class(settings.backend if name is None else name, setting)(settings)
+    setting = settings.path("backend") if name is None else "get_backend(name)"
+    backend_class = _backend_class(settings.backend if name is None else name, setting)
+    try:
+        return backend_class(settings)
+    except OpenViperError as error:
+        settings.name_paths_in(error)
+        raise
 
 
 def _backend_class(name: str, setting: str) -> type[EmailBackend]:

@@ -1,16 +1,20 @@
-"""Open a backend at its first message, for several users of it."""
+"""Open the backend of a further mailer at its first message, for several users of it."""
 
 import asyncio
 
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
+from openviper.exceptions import OpenViperError
 
 __all__ = ["SharedBackend"]
 
 
 class SharedBackend(EmailBackend):
-    """Opens ``backend`` when the first message is sent through it, and closes it if it was opened."""
+    """Opens ``backend`` when the first message is sent through it, and closes it if it was opened.
+
+    Errors and remedies name the settings of its mailer: ``EMAIL["mailers"]["bulk"]["host"]``.
+    """
 
     def __init__(self, backend: EmailBackend) -> None:
         super().__init__(backend.settings)
@@ -26,15 +30,23 @@ class SharedBackend(EmailBackend):
 
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Send through the backend."""
-        if not self._opened:
-            await self._open()
-        return await self.backend.send(message)
+        try:
+            if not self._opened:
+                await self._open()
+            return await self.backend.send(message)
+        except OpenViperError as error:
+            self.settings.name_paths_in(error)
+            raise
 
     async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
         """Send through the backend, pipelined if it can."""
-        if not self._opened:
-            await self._open()
-        return await self.backend.send_pipelined(message)
+        try:
+            if not self._opened:
+                await self._open()
+            return await self.backend.send_pipelined(message)
+        except OpenViperError as error:
+            self.settings.name_paths_in(error)
+            raise
 
     def describe(self) -> str:
         """Return the backend's description."""
@@ -42,7 +54,8 @@ class SharedBackend(EmailBackend):
 
     def remedy(self, error: DeliveryError) -> str | None:
         """Return the backend's remedy."""
-        return self.backend.remedy(error)
+        remedy = self.backend.remedy(error)
+        return None if remedy is None else self.settings.name_paths(remedy)
 
     async def _open(self) -> None:
         async with self._opening:

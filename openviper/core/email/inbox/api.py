@@ -124,6 +124,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "bcc": _addresses(prepared.bcc),
         "recipients": list(entry.envelope.recipients),
         "mode": entry.mode,
+        "mailer": prepared.mailer,
         "state": entry.state,
         "refused": list(entry.missed),
         "read": entry.read,

@@ -66,6 +66,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "message_id": job.message_id,
         "failed_at": datetime.fromtimestamp(job.failed_at, UTC).isoformat(),
         "reason": job.reason,
+        "mailer": job.mailer,
         "perhaps_delivered": job.uncertain,
         "content_dropped": job.content_dropped,
         "attempts": job.progress.attempts,

@@ -29,6 +29,7 @@ from openviper.core.email.inbox.search import Query, search
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage, new_message_id
 from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.settings import DEFAULT_MAILER
 
 __all__ = ["MessagePages"]
 
@@ -75,15 +76,20 @@ class MessagePages:
     async def _list(self, request: Request) -> Response:
         stored = await self._store.newest_first()
         words = request.query_params.get("q", "").strip()
+        # Those of mail that another process, or an earlier configuration, has sent are among them.
+        mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *(entry.prepared.mailer for entry in stored)})
+        chosen = request.query_params.get("mailer", "")
         entries = stored
-        if words:
-            entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words}))
+        if words or chosen:
+            entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words, "mailer": chosen}))
         unread = sum(not entry.read for entry in stored)
         return await self._renderer.render(
             request,
             "list.html",
             entries=entries,
             query=words,
+            mailers=mailers,
+            mailer=chosen,
             total=len(stored),
             unread=unread,
             backend=self._mailer.backend.describe(),

@@ -14,7 +14,7 @@ class Query:
 
     ``words``: each occurs in the subject, the addresses, the text, the Message-ID or the state. ``to``: a part of a
     recipient. ``subject``: a part of the subject. ``state``: the newest step's kind. ``after``: arrived after this
-    cursor.
+    cursor. ``mailer``: the name of the mailer that was asked for.
     """
 
     words: tuple[str, ...] = ()
@@ -22,22 +22,26 @@ class Query:
     subject: str = ""
     state: str = ""
     after: int = 0
+    mailer: str = ""
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Query":
-        """Make a query from the URL parameters ``q``, ``to``, ``subject``, ``state`` and ``after`` (a cursor)."""
+        """Make a query from the URL's ``q``, ``to``, ``subject``, ``state``, ``mailer`` and ``after`` (a cursor)."""
         after = parameters.get("after", "")
         return cls(
             words=tuple(parameters.get("q", "").casefold().split()),
             to=parameters.get("to", "").casefold(),
             subject=parameters.get("subject", "").casefold(),
             state=parameters.get("state", ""),
+            mailer=parameters.get("mailer", ""),
             after=int(after) if after.isascii() and after.isdecimal() and len(after) < 20 else 0,
         )
 
     def matches(self, entry: Entry) -> bool:
         """True if ``entry`` meets all conditions."""
         if entry.arrived <= self.after or (self.state and entry.state != self.state):
+            return False
+        if self.mailer and entry.prepared.mailer != self.mailer:
             return False
         if self.subject and self.subject not in entry.prepared.subject.casefold():
             return False

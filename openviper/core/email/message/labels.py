@@ -18,7 +18,7 @@ _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class MailerLabels(Protocol):
-    """The settings of a mailer that concern labels; see ``EmailSettings``."""
+    """The settings of a mailer that concern labels, and where errors name its settings; see ``EmailSettings``."""
 
     @property
     def stream(self) -> str | None: ...
@@ -28,6 +28,7 @@ class MailerLabels(Protocol):
     def ref_header(self) -> str | None: ...
     @property
     def metadata_header(self) -> str | None: ...
+    def path(self, name: str, /) -> str: ...
 
 
 def label_headers(

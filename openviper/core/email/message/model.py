@@ -131,6 +131,11 @@ class PreparedMessage(NamedTuple):
     must: Mapping[str, Any] = NOTHING
     calendar: Calendar | None = None
 
+    @property
+    def mailer(self) -> str:
+        """Return the name of the mailer that was asked for."""
+        return str(self.must.get(MUST_MAILER, "default"))
+
     def __repr__(self) -> str:
         return _described(self, self._fields, _BODIES if MUST_SENSITIVE in self.must else ())
 
@@ -250,7 +255,7 @@ class OutgoingMessage(NamedTuple):
     @property
     def mailer(self) -> str:
         """Return the name of the mailer that was asked for."""
-        return str(self.prepared.must.get(MUST_MAILER, "default"))
+        return self.prepared.mailer
 
     def for_recipients(self, recipients: tuple[str, ...]) -> "OutgoingMessage":
         """Return the same message addressed to ``recipients``, as a further attempt needs it."""

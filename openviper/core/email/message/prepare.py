@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoSender", "build_message", "check_message", "inline_given", "new_message_id", "prepare_message"]
 
+_DEFAULT_SENDER = 'EMAIL["default_sender"]'
+
 
 class NoSender(ImproperlyConfigured):
     """Neither the message nor ``EMAIL["default_sender"]`` gives a sender."""
@@ -165,7 +167,7 @@ def check_message(
         InvalidMessage: a value cannot be sent as given; the text names the field.
         ImproperlyConfigured: there is no sender, or the default one is not an address.
     """
-    sender = _sender(data.sender, default_sender)
+    sender = _sender(data.sender, default_sender, labels)
     to = _addresses(data.recipients, field="recipients")
     cc = _addresses(data.cc, field="cc")
     bcc = _addresses(data.bcc, field="bcc")
@@ -228,15 +230,20 @@ def _labelled(
     return prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must}, headers=headers)
 
 
-def _sender(given: AddressLike | None, default: str | None) -> Address:
+def _sender(given: AddressLike | None, default: str | None, labels: MailerLabels | None) -> Address:
     if given is not None:
         return read_address(given, field="sender")
     if not default:
-        raise NoSender('EMAIL["default_sender"]: is not set, and the message names no sender; set it, or pass sender=')
+        setting = _setting(labels)
+        raise NoSender(f"{setting}: is not set, and the message names no sender; set it, or pass sender=")
     try:
-        return read_address(default, field='EMAIL["default_sender"]')
+        return read_address(default, field=_DEFAULT_SENDER)
     except InvalidAddress as error:
-        raise ImproperlyConfigured(str(error)) from error
+        raise ImproperlyConfigured(str(error).replace(_DEFAULT_SENDER, _setting(labels))) from error
+
+
+def _setting(labels: MailerLabels | None) -> str:
+    return _DEFAULT_SENDER if labels is None else labels.path("default_sender")
 
 
 def _addresses(value: Addresses, *, field: str) -> tuple[Address, ...]:

@@ -16,7 +16,7 @@ from openviper.core.email.message.storage import (
     load_object,
     stored_version,
 )
-from openviper.core.email.queue.names import QUEUE
+from openviper.core.email.queue.names import QUEUE, mailer_of
 
 __all__ = [
     "ACTOR",
@@ -226,6 +226,11 @@ class FailedJob(NamedTuple):
     progress: Progress
     payload: Payload | None = None
     queue: str = QUEUE
+
+    @property
+    def mailer(self) -> str:
+        """Return the mailer whose queue it came from."""
+        return mailer_of(self.queue)
 
     @property
     def content_dropped(self) -> bool:

@@ -82,7 +82,8 @@ def read_mailers(model: type[CheckedSettings], given: Given) -> None:
                 continue
             values = mailer_values(model, given, name)
             try:
-                checked[name] = model.model_validate(values.values, context=values)
+                settings: Any = model.model_validate(values.values, context=values)
+                checked[name] = settings.with_paths({key: values.path(key) for key in _ALLOWED})
             except ImproperlyConfigured as error:
                 given.faults.extend(str(error).splitlines())
         if checked.keys() == mailers.keys():

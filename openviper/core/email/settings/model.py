@@ -1,12 +1,13 @@
 """The setting ``EMAIL`` as one checked, frozen value."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from openviper import conf
@@ -59,7 +60,7 @@ from openviper.core.email.settings.mailers import (
     url_variables,
 )
 from openviper.core.email.settings.url import read_url
-from openviper.exceptions import ImproperlyConfigured
+from openviper.exceptions import ImproperlyConfigured, OpenViperError
 from openviper.network import is_loopback
 from openviper.text import control_character, shown, suggestion
 
@@ -71,6 +72,10 @@ _SECRETS = ("password", "xoauth2_token", "xoauth2_token_provider")
 _CREDENTIALS = frozenset({"username", *_SECRETS})
 _PARTS_OF_A_URL = frozenset({"host", "port", "username", "password", "use_tls", "use_ssl"})
 _BY_URL = ("host", "port", "username", *_SECRETS, "use_tls", "use_ssl")
+
+
+_PATH = re.compile(r'\bEMAIL\["(\w+)"\]')
+_TWICE = re.compile(r'(EMAIL[\w"\[\]-]+(?: \(environment\))?) and \1(?![\w\[])')
 
 
 class EmailSettings(CheckedSettings):
@@ -300,6 +305,8 @@ class EmailSettings(CheckedSettings):
         None, description="Folder in which the inbox page keeps its messages. None: in memory only."
     )
 
+    _paths: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
     if TYPE_CHECKING:
         # The types of the fields are those after validation: "25 MB", a timedelta and aliases may be given as well.
         def __init__(self, **values: Any) -> None: ...
@@ -346,6 +353,28 @@ class EmailSettings(CheckedSettings):
             hint = suggestion(name, self.mailers, otherwise='name it in EMAIL["mailers"]')
             raise InvalidMessage(f"mailer: there is no mailer {shown(name)}{hint}")
         return found
+
+    def with_paths(self, paths: Mapping[str, str]) -> Self:
+        """Return the same settings of a mailer, with the places at which errors and remedies name its settings."""
+        named = self.model_copy()
+        named._paths = paths
+        return named
+
+    def path(self, name: str) -> str:
+        """Return where the setting ``name`` is given, or would be: a mailer's in ``EMAIL["mailers"]``."""
+        return self._paths.get(name, f'EMAIL["{name}"]')
+
+    def name_paths(self, text: str) -> str:
+        """Return a text about these settings, which names them ``EMAIL["host"]``, with their own paths."""
+        if not self._paths:
+            return text
+        named = _PATH.sub(lambda match: self.path(match[1]), text)
+        return _TWICE.sub(r"\1", named)  # host and port of one URL
+
+    def name_paths_in(self, error: OpenViperError) -> None:
+        """Name these settings in the text of ``error`` as ``name_paths`` does."""
+        if self._paths:
+            error.args = (self.name_paths(str(error)), *error.args[1:])
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from openviper.conf import override
 from openviper.core.email import MessageEvent, send_email, send_many
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
-from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.events import subscribe
 from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.storage import encode
@@ -25,6 +25,7 @@ from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.job import NewJob, Progress
 from openviper.core.email.sending import render_email
 from openviper.core.email.settings import EmailSettings
+from openviper.exceptions import ImproperlyConfigured
 from openviper.testing import Mailbox
 
 __all__ = ["redis_server"]
@@ -184,6 +185,50 @@ async def test_a_worker_keeps_mail_for_a_mailer_that_it_lacks(
     assert received.sender == "news@example.com"
 
 
+async def test_errors_and_remedies_name_the_mailers_own_settings(
+    servers: tuple[SmtpServer, SmtpServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    main, bulk = servers
+    closed = {"host": "127.0.0.1", "port": bulk.port}
+    bulk.stop()
+    mailers = {
+        "own": {**closed, "timeout": 2},
+        "url": {"url": f"smtp://127.0.0.1:{bulk.port}"},
+        "sparse": {"default_sender": None},
+        "tls": {"host": main.host, "port": main.port, "use_tls": True},
+    }
+    mailer = Mailer(EmailSettings.load(email={**main.settings(default_sender="shop@example.com"), "mailers": mailers}))
+
+    async def failure(name: str) -> str:
+        with pytest.raises((DeliveryError, ImproperlyConfigured)) as failed:
+            await send_email("a@example.com", "One", "1", background=False, mailer=name)
+        return "\n".join((str(failed.value), *getattr(failed.value, "__notes__", ())))
+
+    with using_mailer(mailer):
+        text = await failure("own")
+        assert 'correct EMAIL["mailers"]["own"]["host"] and EMAIL["mailers"]["own"]["port"]' in text
+        assert 'correct EMAIL["mailers"]["url"]["url"]; check' in await failure("url")
+        text = await failure("sparse")
+        assert text.startswith('EMAIL["mailers"]["sparse"]["default_sender"]: is not set')
+        text = await failure("tls")
+        assert 'STARTTLS is required (EMAIL["mailers"]["tls"]["use_tls"])' in text
+        assert 'EMAIL["use_tls"]' not in text
+    await mailer.aclose()
+    with pytest.raises(ImproperlyConfigured, match=r'^EMAIL\["mailers"\]\["x"\]\["backend"\]: there is no backend'):
+        Mailer(EmailSettings.load(email={"mailers": {"x": {"backend": "SMTPBackendd"}}}))
+
+
+def test_a_setting_that_a_mailer_inherits_is_named_where_it_is() -> None:
+    own = EmailSettings.load(email={"timeout": 3, "mailers": {"bulk": {"host": "bulk.example.com"}}}).of_mailer("bulk")
+    assert [own.path(name) for name in ("host", "port", "timeout")] == [
+        'EMAIL["mailers"]["bulk"]["host"]',
+        'EMAIL["mailers"]["bulk"]["port"]',
+        'EMAIL["timeout"]',
+    ]
+    once = own.name_paths('raise EMAIL["pool_size"] or EMAIL["retries"]')
+    assert once == own.name_paths(once) == 'raise EMAIL["mailers"]["bulk"]["pool_size"] or EMAIL["retries"]'
+
+
 def test_the_commands_show_and_check_a_mailer(servers: tuple[SmtpServer, SmtpServer], tmp_path: Path) -> None:
     main, bulk = servers
     project = write_project(tmp_path, tasks={}, email=email(main, bulk, rate_limit="3/second"))
@@ -195,6 +240,9 @@ def test_the_commands_show_and_check_a_mailer(servers: tuple[SmtpServer, SmtpSer
     assert not main.commands
     sent = viperctl("email", "send", "a@example.com", "--mailer", "bulk", "--project", project)
     assert (sent.returncode, len(bulk.messages), len(main.messages)) == (0, 1, 0)
+    bulk.stop()
+    checked = viperctl("email", "check", "--mailer", "bulk", "--project", project)
+    assert 'correct EMAIL["mailers"]["bulk"]["host"] and EMAIL["mailers"]["bulk"]["port"]' in checked.stdout
     unknown = viperctl("email", "config", "--mailer", "bluk", "--project", project)
     assert unknown.returncode == 2
     assert "there is no mailer 'bluk'; did you mean 'bulk'?" in unknown.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
@@ -29,6 +30,13 @@ async def check_results(
     Raises:
         ImproperlyConfigured: the settings are wrong; raised before the first result.
     """
+    async for result in _results(settings, sender, limit, module, mailer):
+        yield replace(result, found=settings.name_paths(result.found), remedy=settings.name_paths(result.remedy))
+
+
+async def _results(
+    settings: EmailSettings, sender: str | None, limit: float, module: str | None, mailer: str
+) -> AsyncIterator[CheckResult]:
     deadline = asyncio.get_running_loop().time() + limit
     sender = sender or settings.default_sender
     backend = get_backend(settings=settings)
@@ -36,7 +44,9 @@ async def check_results(
     queue = asyncio.create_task(check_queue(queue_settings, mailer, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
     redirect = describe_redirect(settings)
-    yield CheckResult.ok("settings", f"{backend.describe()}{', ' if redirect else ''}{redirect}; {_origin(module)}")
+    yield CheckResult.ok(
+        "settings", f"{backend.describe()}{', ' if redirect else ''}{redirect}; {_origin(module, mailer)}"
+    )
     own = not type(backend).__module__.startswith(f"{_OURS}.")
     if isinstance(backend, SMTPBackend):
         async for result in check_server(settings, sender, deadline):
@@ -52,8 +62,8 @@ async def check_results(
         yield result
 
 
-def _origin(module: str | None) -> str:
-    variables = sum("(environment)" in place for place in EmailSettings.sources().values())
+def _origin(module: str | None, mailer: str) -> str:
+    variables = sum("(environment)" in place for place in EmailSettings.sources(mailer).values())
     if module is None and not variables:
         return f"from the defaults: {settings_origin()}"
     more = f" and {variables} environment variables" if variables else ""
