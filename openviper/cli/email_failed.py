@@ -15,7 +15,8 @@ from openviper.cli.options import settings_option
 from openviper.terminal import escape
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue.job import FailedJob, JobStore
+    from openviper.core.email.queue.job import FailedJob
+    from openviper.core.email.queue.stored import MailReader
 
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 
@@ -88,7 +89,7 @@ def purge(path: Path, message_ids: tuple[str, ...], everything: bool, settings: 
 
 
 @contextmanager
-def _progress(store: "JobStore", label: str) -> Iterator[Callable[[], object]]:
+def _progress(store: "MailReader", label: str) -> Iterator[Callable[[], object]]:
     """Yield a function to call after each message; on a terminal it advances a bar if there are many."""
     many = store.stats().failed if sys.stderr.isatty() else 0
     if many < _BAR_FROM:
@@ -105,7 +106,7 @@ def _wanted(message_ids: tuple[str, ...], everything: bool) -> frozenset[str] | 
 
 
 def _report(
-    count: int, wanted: frozenset[str] | None, done: str, dropped: int = 0, store: "JobStore | None" = None
+    count: int, wanted: frozenset[str] | None, done: str, dropped: int = 0, store: "MailReader | None" = None
 ) -> None:
     """``dropped``: how many could not be retried because their content was not kept; ``store`` is for a retry."""
     click.echo(f"{count} {done}")
@@ -120,7 +121,7 @@ def _report(
         raise click.ClickException("some of these ids belong to no failed message; see `viperctl email failed list`")
 
 
-def _explain_not_retried(store: "JobStore", wanted: frozenset[str] | None) -> None:
+def _explain_not_retried(store: "MailReader", wanted: frozenset[str] | None) -> None:
     """Raise for entries that are no message, such as a ticket whose job is gone: nothing of them can be sent."""
     chosen = [job for job in store.failed(_MAX_READ) if wanted is None or job.message_id in wanted]
     if empty := [job for job in chosen if job.payload is None and not job.content_dropped]:

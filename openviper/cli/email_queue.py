@@ -8,7 +8,7 @@ import click
 from openviper.cli.project import enter_project
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue import QueueService
+    from openviper.core.email.queue import StoredMail
 
 __all__ = ["project_option", "queue_of"]
 
@@ -22,19 +22,20 @@ project_option = click.option(
 )
 
 
-def queue_of(path: Path, settings: str | None) -> "QueueService":
-    """Return the queue of the project in ``path``.
+def queue_of(path: Path, settings: str | None) -> "StoredMail":
+    """Return the queue of the project in ``path``: on its broker, in its outbox, or both.
 
     Raises:
-        click.ClickException: the project has no queue.
+        click.ClickException: the project has none.
     """
-    from openviper.core.email.queue import queue_service
+    from openviper.core.email.queue import stored_mail
 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
-    service = queue_service()
-    if service is None:
+    stored = stored_mail()
+    if stored is None:
         raise click.ClickException(
-            f'mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"; {project.settings_origin()}'
+            f'mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq", or EMAIL["outbox"]; '
+            f"{project.settings_origin()}"
         )
-    return service
+    return stored

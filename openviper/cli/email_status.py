@@ -29,16 +29,16 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
     from openviper.core.email.queue import queue_of as mail_queue
     from openviper.core.email.settings import EmailSettings
 
-    service = queue_of(path, settings)
-    store = service.store
+    stored = queue_of(path, settings)
+    store = stored.store
     try:
         EmailSettings.from_settings().of_mailer(mailer)
     except InvalidMessage as error:
         raise click.UsageError(str(error)) from error
     queues = store.queues() if mailer is None else (mail_queue(mailer),)
     single = {queue: store.stats(queue) for queue in queues}
-    click.echo(f"Broker   {service.settings.address}")
-    _print_stats(single[queues[0]] if mailer is not None else store.stats())
+    click.echo(f"Broker   {stored.address}")
+    _print_stats(single[queues[0]] if mailer is not None else store.stats(), stored.worker)
     if len(queues) > 1:
         click.echo("Mailers")
         names = {queue: mailer_of(queue) for queue in queues}
@@ -49,12 +49,12 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
     idle = [queue for queue, stats in single.items() if stats.waiting and not stats.consumers]
     if idle:
         raise click.ClickException(
-            f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `viperctl runworker`"
+            f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
         )
 
 
-def _print_stats(stats: "QueueStats") -> None:
-    click.echo(f"Workers  {stats.consumers or 'none: start one with `viperctl runworker`'}")
+def _print_stats(stats: "QueueStats", worker: str) -> None:
+    click.echo(f"Workers  {stats.consumers or f'none: start one with `{worker}`'}")
     oldest = "" if stats.oldest is None else f", the oldest unsent message is {_age(stats.oldest)} old"
     click.echo(f"Waiting  {stats.waiting}{oldest}")
     if stats.later is not None:

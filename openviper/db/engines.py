@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -17,7 +17,7 @@ from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
-__all__ = ["ONLY_READS", "create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
+__all__ = ["ONLY_READS", "copy_engine", "create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
 
 logger = logging.getLogger("openviper.db")
 
@@ -128,6 +128,18 @@ def prepare_sqlite(target: AsyncEngine) -> None:
         options = connection.get_execution_options()
         if options.get("isolation_level") != "AUTOCOMMIT" and not options.get(ONLY_READS):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def copy_engine(given: AsyncEngine) -> AsyncEngine:
+    """Return an engine on the same database with connections of its own, for another event loop than that of ``given``.
+
+    The caller disposes of it.
+    """
+    original = given.sync_engine
+    copied = AsyncEngine(Engine(original.pool.recreate(), original.dialect, original.url))
+    if original.dialect.name == "sqlite":
+        prepare_sqlite(copied)
+    return copied
 
 
 def _create(setting: str) -> AsyncEngine:

@@ -889,7 +889,7 @@ def test_dramatiqs_own_command_without_settings_ends_with_one_line(folder: Path,
 def test_a_look_at_the_queue_from_the_wrong_folder_says_which_settings_it_has(folder: Path, command: str) -> None:
     done = Cli(folder).run("email", command, *(["list"] if command == "failed" else []), "--project", "templates")
     assert done.stderr == (
-        'Error: mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq"; '
+        'Error: mail is not queued: set TASKS["broker"] to "redis" or "rabbitmq", or EMAIL["outbox"]; '
         f"there is no settings.py in {folder}/templates: give the project's folder, or --settings\n"
     )
 

@@ -34,7 +34,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.db import Model, OutboxNotCreated, transaction
 from openviper.db.outbox import add, create_outbox_tables
-from openviper.db.outbox.store import LEASE
+from openviper.db.outbox.rows import LEASE
 from openviper.db.outbox.tables import outbox_table
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -12,8 +12,8 @@ from support.patience import PATIENCE
 
 from openviper import db
 from openviper.db.outbox import create_outbox_tables, outbox_tables
-from openviper.db.outbox.rows import DELETE, Answer, NewRow
-from openviper.db.outbox.store import LEASE, OutboxStore, insert_rows, new_row_id
+from openviper.db.outbox.rows import DELETE, LEASE, Answer, NewRow
+from openviper.db.outbox.store import OutboxStore, insert_rows, new_row_id
 from openviper.db.outbox.tables import database_id, missing_tables, outbox_table, part_table
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -11,8 +11,8 @@ from weakref import ref
 
 from openviper.backoff import Backoff
 from openviper.db.completion import time_limit
-from openviper.db.outbox.rows import DELETE, Answer, ClaimedRow, NewRow
-from openviper.db.outbox.store import LEASE, OutboxStore, new_row_id
+from openviper.db.outbox.rows import DELETE, LEASE, Answer, ClaimedRow, NewRow
+from openviper.db.outbox.store import OutboxStore, new_row_id
 
 __all__ = ["OutboxKeeper"]
 

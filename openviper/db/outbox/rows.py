@@ -6,7 +6,11 @@ A row holds a message in a form that this package does not read: a head, parts, 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["DELETE", "Answer", "ClaimedRow", "FailedRow", "NewRow", "OutboxStats"]
+__all__ = ["DELETE", "LEASE", "Answer", "ClaimedRow", "FailedRow", "NewRow", "OutboxStats"]
+
+
+LEASE = 60.0
+"""Seconds for which a process has a row unless it extends them; a loaded event loop pauses for several."""
 
 
 class NewRow(NamedTuple):

@@ -12,10 +12,12 @@ from sqlalchemy import (
     Double,
     Engine,
     Select,
+    Text,
     Update,
     and_,
     bindparam,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -31,17 +34,15 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from openviper.db.engines import ONLY_READS
-from openviper.db.outbox.rows import Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
+from openviper.db.outbox.rows import LEASE, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
 from openviper.db.outbox.tables import DATABASE_ID
 from openviper.db.outbox.tables import meta_table as _meta
 from openviper.db.outbox.tables import outbox_table as _outbox
 from openviper.db.outbox.tables import part_table as _part
 
-__all__ = ["LEASE", "OutboxStore", "delete_rows", "insert_rows", "new_row_id"]
+__all__ = ["OutboxStore", "delete_rows", "insert_rows", "new_row_id"]
 
-LEASE = 60.0
-"""Seconds for which a process has a row unless it extends them; a loaded event loop pauses for several."""
-
+_RELAY = "relay:"  # of the names in the table of values
 _INLINE_BYTES = 16 * 1024  # parts up to this size are in the row itself: one INSERT and one DELETE for most messages
 _MOST_VALUES = 500  # ids in one statement: databases limit the parameters
 
@@ -214,20 +215,44 @@ class OutboxStore:
                     .values(lease=None, claim=None)
                 )
 
-    async def stats(self) -> OutboxStats:
-        """Count the rows by their state."""
+    async def stats(self, mailer: str | None = None) -> OutboxStats:
+        """Count the rows of ``mailer`` by their state; None: of all."""
         due, free = _outbox.c.due <= _Now(), or_(_outbox.c.lease.is_(None), _outbox.c.lease <= _Now())
         counts = (
             _count(and_(due, free)),
             _count(_outbox.c.due > _Now()),
             _count(and_(due, _outbox.c.lease > _Now())),
         )
-        opened = select(*counts, _Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open")
-        failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed")
+        concerned = true() if mailer is None else _outbox.c.mailer == mailer
+        opened = select(*counts, _Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open", concerned)
+        failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed", concerned)
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             waiting, later, in_hand, oldest = (await reading.execute(opened)).one()
             return OutboxStats(waiting, later, in_hand, (await reading.execute(failed)).scalar_one(), oldest)
+
+    async def announce(self, token: str) -> None:
+        """Note that the relay of ``token`` works, for the time of a lease."""
+        name, value = f"{_RELAY}{token}", cast(_Now() + LEASE, Text)
+        async with self.engine.begin() as connection:
+            noted = await connection.execute(update(_meta).where(_meta.c.name == name).values(value=value))
+            if not noted.rowcount:
+                await connection.execute(insert(_meta).values(name=name, value=value))
+
+    async def withdraw(self, token: str) -> None:
+        """Note that the relay of ``token`` has ended, and forget those that died."""
+        over = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=_Now() + 1.0) <= _Now()
+        async with self.engine.begin() as connection:
+            await connection.execute(delete(_meta).where(or_(_meta.c.name == f"{_RELAY}{token}", over)))
+
+    async def relays(self) -> int:
+        """Count the relays that work."""
+        # Only values that are times are cast: PostgreSQL may evaluate the conditions in any order.
+        times = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=0.0)
+        async with self.engine.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            query = select(func.count()).select_from(_meta).where(times > _Now())
+            return int((await reading.execute(query)).scalar_one())
 
     async def failed(self, limit: int | None = None) -> list[FailedRow]:
         """Return the failed rows, oldest first."""

@@ -6,20 +6,19 @@ from collections.abc import Coroutine, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from openviper.conf.imports import import_string, require
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import publish
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, apply_before_send, prepare_message
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
+from openviper.core.email.queue.outbox_store import outbox_engine
 from openviper.core.email.queue.retry import Decision, QueuePolicy
 from openviper.core.email.settings import EmailSettings
 from openviper.db.encoding import encode_with
 from openviper.db.errors import OutboxNotCreated
 from openviper.db.outbox.rows import DELETE, NewRow
 from openviper.db.transaction import current_record
-from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from openviper.db.outbox.keeper import OutboxKeeper
     from openviper.db.outbox.store import OutboxStore
 
-__all__ = ["Outbox", "StoredMessage", "outbox_engine"]
+__all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -98,7 +97,7 @@ class Outbox:
         """
         if settings.outbox is None:
             return None
-        engine = await outbox_engine(settings)
+        engine = await outbox_engine(settings.outbox)
         keeper_class, store = await asyncio.to_thread(_load, engine)
         return cls(settings, keeper_class(store))
 
@@ -208,39 +207,6 @@ class Outbox:
         if message.size < _IN_FILES:
             return new_row(message, self.settings, **arguments)
         return await asyncio.to_thread(new_row, message, self.settings, **arguments)
-
-
-async def outbox_engine(settings: EmailSettings) -> "AsyncEngine":
-    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
-
-    Raises:
-        ImproperlyConfigured: it names no engine, or one of a database that is not supported.
-        MissingDependency: SQLAlchemy or the driver is not installed.
-    """
-    assert settings.outbox is not None, "asked only with the setting"
-    return _checked(await _named_engine(settings.outbox), settings.outbox)
-
-
-async def _named_engine(given: str) -> Any:
-    if given == "database":
-        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
-        return await engines.engine()
-    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
-
-
-def _checked(found: Any, given: str) -> "AsyncEngine":
-    dialect = getattr(getattr(found, "dialect", None), "name", None)
-    if dialect is None or not hasattr(found, "sync_engine"):
-        raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
-            "of an AsyncEngine"
-        )
-    if dialect not in ("sqlite", "postgresql"):
-        raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
-        )
-    engine: AsyncEngine = found
-    return engine
 
 
 def _load(engine: "AsyncEngine") -> "tuple[type[OutboxKeeper], OutboxStore]":

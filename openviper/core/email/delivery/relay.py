@@ -24,7 +24,7 @@ from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
 from openviper.core.email.queue.retry import Decision, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
-from openviper.db.outbox.rows import DELETE, ClaimedRow
+from openviper.db.outbox.rows import DELETE, LEASE, ClaimedRow
 
 __all__ = ["Relay"]
 
@@ -36,6 +36,7 @@ _DROP_EVERY = 60.0  # seconds between two removals of failed mail that was kept 
 _LARGE = 256 * 1024  # bytes from which a message is decoded in a thread
 _BATCH = 100  # rows for the broker at a time
 _FEED_LIMIT = 10.0  # seconds for a batch
+_WITHDRAW = 2.0  # seconds
 _SLACK = 3600.0  # seconds for which the broker keeps parts beyond the time in which they can be needed
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Relay:
         self._stopping = asyncio.Event()
         self._backoff = Backoff(first=_EVERY, longest=_LONGEST_PAUSE)
         self._dropped_at = time.monotonic()
+        self._announced_at: float | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -90,6 +92,10 @@ class Relay:
         for task in self._tasks:
             task.cancel()  # the lease ends by itself
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._announced_at is not None:
+            with suppress(Exception):  # of any driver; it counts as gone when its time is over
+                async with asyncio.timeout(_WITHDRAW):
+                    await self._keeper.store.withdraw(self._keeper.token)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -104,8 +110,12 @@ class Relay:
 
     async def _step(self) -> bool:
         """Take one batch; True when there may be more at once."""
-        if time.monotonic() > self._dropped_at + _DROP_EVERY:
-            self._dropped_at = time.monotonic()
+        now = time.monotonic()
+        if self._announced_at is None or now > self._announced_at + LEASE / 3:
+            await self._keeper.store.announce(self._keeper.token)
+            self._announced_at = now
+        if now > self._dropped_at + _DROP_EVERY:
+            self._dropped_at = now
             await self._keeper.store.drop_expired()
         service = self._queue()
         if service is not None:

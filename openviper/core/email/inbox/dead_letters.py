@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Literal, NamedTuple, TypeVar
 
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.queue import QueueService, queue_service
+from openviper.core.email.queue import StoredMail, stored_mail
 from openviper.core.email.queue.job import FailedJob
 
 __all__ = ["Action", "ChangeResult", "DeadLetter", "DeadLetterList", "DeadLetters"]
@@ -56,7 +56,7 @@ class DeadLetters:
         self._change: Future[ChangeResult | None] | None = None
 
     async def read(self) -> DeadLetterList | None:
-        """Return the dead letters, oldest first; None where no broker is configured.
+        """Return the dead letters, oldest first; None without a broker and an outbox.
 
         Raises:
             QueueUnavailable: the broker did not answer, or not in time.
@@ -67,7 +67,7 @@ class DeadLetters:
         return await self._result(self._reading)
 
     async def change(self, action: Action, message_ids: frozenset[str] | None) -> ChangeResult | None:
-        """Retry or purge these (None: all), and return how many; None where no broker is configured.
+        """Retry or purge these (None: all), and return how many; None without a broker and an outbox.
 
         Raises:
             QueueUnavailable: the broker did not answer in time, when the change may still be made; or another change
@@ -92,16 +92,16 @@ class DeadLetters:
 
 
 def _read() -> DeadLetterList | None:
-    service = queue_service()
-    if service is None:
+    stored = stored_mail()
+    if stored is None:
         return None
-    jobs = service.store.failed(_MOST)
+    jobs = stored.store.failed(_MOST)
     letters = [DeadLetter(job, _head(job)) for job in jobs]
-    return DeadLetterList(service.address, letters, len(jobs) if len(jobs) < _MOST else _count(service, len(jobs)))
+    return DeadLetterList(stored.address, letters, len(jobs) if len(jobs) < _MOST else _count(stored, len(jobs)))
 
 
-def _count(service: QueueService, at_least: int) -> int:
-    return max(service.store.stats().failed, at_least)
+def _count(stored: StoredMail, at_least: int) -> int:
+    return max(stored.store.stats().failed, at_least)
 
 
 def _head(job: FailedJob) -> Mapping[str, str]:
@@ -109,10 +109,10 @@ def _head(job: FailedJob) -> Mapping[str, str]:
 
 
 def _change(action: Action, message_ids: frozenset[str] | None) -> ChangeResult | None:
-    service = queue_service()
-    if service is None:
+    stored = stored_mail()
+    if stored is None:
         return None
-    store, dropped = service.store, itertools.count()
+    store, dropped = stored.store, itertools.count()
     if action == "purge":
         return ChangeResult(store.purge_failed(message_ids))
     return ChangeResult(store.retry_failed(message_ids, on_dropped=lambda: next(dropped)), next(dropped))

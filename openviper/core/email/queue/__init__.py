@@ -15,12 +15,14 @@ from openviper.core.email.queue.service import (
     queue_service,
     using_queue,
 )
+from openviper.core.email.queue.stored import StoredMail, stored_mail
 
 __all__ = [
     "QUEUE",
     "JobQueue",
     "QueueEntry",
     "QueueService",
+    "StoredMail",
     "close_queue",
     "configured_broker",
     "current_queue",
@@ -28,6 +30,7 @@ __all__ = [
     "mailer_of",
     "queue_of",
     "queue_service",
+    "stored_mail",
     "using_queue",
     "worker_available",
 ]

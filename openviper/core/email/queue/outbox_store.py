@@ -1,0 +1,215 @@
+"""Keep jobs in the database outbox, as the third job store: for commands, the inbox page, and whoever works alone."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from openviper.conf.imports import import_string, require
+from openviper.core.email.errors import EmailError, QueueUnavailable
+from openviper.core.email.message.storage import DamagedPayload
+from openviper.core.email.queue.job import AddResult, ClaimedJob, FailedJob, NewJob, Progress, QueueStats
+from openviper.core.email.queue.names import QUEUE, configured_queues, mailer_of
+from openviper.core.email.queue.outbox_rows import claimed_job, failed_job
+from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
+from openviper.exceptions import ImproperlyConfigured, MissingDependency
+from openviper.text import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from openviper.db.outbox.store import OutboxStore
+
+__all__ = ["OutboxJobStore", "outbox_engine"]
+
+T = TypeVar("T")
+
+
+class OutboxJobStore:
+    """The outbox that ``EMAIL["outbox"]`` names, as a ``JobStore``; each call runs an event loop of its own.
+
+    A claim is for 60 seconds, and nothing here extends it: a relay works with the rows themselves.
+    """
+
+    def __init__(self, outbox: str) -> None:
+        self._outbox = outbox
+
+    def probe(self, *, draining: bool = False) -> None:  # noqa: ARG002 - both need the same of a database
+        """Ask for the tables.
+
+        Raises:
+            QueueUnavailable: the database does not answer, or lacks them.
+        """
+        self._run(lambda store: store.stats())
+
+    def add(self, job: NewJob, *, deadline: float) -> bool:  # noqa: ARG002 - a commit answers
+        """Insert a row, which a relay takes when it is due. Return True."""
+        self._run(lambda store: store.insert([(secrets.token_hex(16), _row(job))], token=None))
+        return True
+
+    def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
+        """Insert a row for each job, one by one."""
+        for position, job in enumerate(jobs):
+            try:
+                yield position, self.add(job, deadline=deadline)
+            except EmailError as error:
+                yield position, error
+
+    def claim(self, *ticket: Any) -> ClaimedJob | None:  # noqa: ARG002 - a row needs no ticket
+        """Claim the row that has been due for longest; None when none is due."""
+        token = secrets.token_hex(16)
+
+        async def claim(store: "OutboxStore") -> ClaimedJob | None:
+            for row in await store.claim(1, token=token):
+                parts = () if row.parts is not None else await store.parts(row.id)
+                return claimed_job(row, parts)._replace(token=token)
+            return None
+
+        return self._run(claim)
+
+    def finish(self, job: ClaimedJob, *, remember: float) -> None:  # noqa: ARG002 - nothing is remembered
+        """Delete the row."""
+        self._answer(job, DELETE)
+
+    def retry(self, job: ClaimedJob, progress: Progress, *, delay: float) -> None:
+        """Make the row due after ``delay`` seconds."""
+        self._answer(job, Answer(progress.to_json(), retry_in=delay))
+
+    def fail(self, job: ClaimedJob, progress: Progress, reason: str, *, keep: float, uncertain: bool) -> None:  # noqa: ARG002 - the progress says so
+        """Keep the row as failed for ``keep`` seconds (0: not); of a sensitive message only the head."""
+        head = job.payload.without_content().head if job.payload is not None and job.sensitive else None
+        self._answer(job, Answer(progress.to_json(), reason=reason, keep=keep, head=head))
+
+    def close(self) -> None:
+        """Do nothing: no connection outlives a call."""
+
+    def consumers(self, queue: str = QUEUE) -> int:  # noqa: ARG002 - a relay delivers the mail of every mailer
+        """Count the relays."""
+        return self._run(lambda store: store.relays())
+
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues of the mailers that the settings name."""
+        return configured_queues()
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count the rows by their state; those that a process has count as waiting."""
+
+        async def count(store: "OutboxStore") -> QueueStats:
+            found = await store.stats(None if queue is None else mailer_of(queue))
+            waiting = found.waiting + found.in_hand
+            return QueueStats(await store.relays(), waiting, found.later, found.failed, found.oldest)
+
+        return self._run(count)
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        """Return failed messages, oldest first, at most ``limit``."""
+        return [failed_job(row) for row in self._run(lambda store: store.failed(limit))]
+
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = lambda: None,
+        *,
+        on_dropped: Callable[[], object] = lambda: None,
+    ) -> int:
+        """Make them due, from the first attempt, for the recipients who do not have the message."""
+
+        async def retry(store: "OutboxStore", row: FailedRow) -> bool:
+            job = failed_job(row)
+            if job.content_dropped:
+                on_dropped()
+                return False
+            return await store.retry_failed(row.id, _restarted(row, job))
+
+        return self._change(message_ids, retry, on_each)
+
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+        """Delete them."""
+        return self._change(message_ids, lambda store, row: store.purge_failed(row.id), on_each)
+
+    def _change(
+        self,
+        message_ids: frozenset[str] | None,
+        change: "Callable[[OutboxStore, FailedRow], Awaitable[bool]]",
+        on_each: Callable[[], object],
+    ) -> int:
+        async def change_all(store: "OutboxStore") -> int:
+            count = 0
+            for row in await store.failed():
+                if message_ids is None or row.message_id in message_ids:
+                    count += await change(store, row)
+                on_each()
+            return count
+
+        return self._run(change_all)
+
+    def _answer(self, job: ClaimedJob, answer: Answer) -> None:
+        self._run(lambda store: store.answer({job.key: answer}, token=job.token))
+
+    def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]") -> T:
+        async def run() -> T:
+            from openviper.db.engines import copy_engine
+            from openviper.db.outbox.store import OutboxStore
+
+            found = await outbox_engine(self._outbox)
+            # The application's own engine belongs to the application's event loop.
+            engine = found if self._outbox == "database" else copy_engine(found)
+            try:
+                return await work(OutboxStore(engine))
+            finally:
+                await engine.dispose()
+
+        try:
+            return asyncio.run(run())
+        except (ImproperlyConfigured, MissingDependency):
+            raise
+        except Exception as error:  # noqa: BLE001 - of any driver
+            # SQLAlchemy's text holds the statement's parameters, which are the message.
+            reason = type(getattr(error, "orig", None) or error).__name__
+            raise QueueUnavailable(f"the outbox does not answer: {reason}") from None
+
+
+def _row(job: NewJob) -> NewRow:
+    mailer = mailer_of(job.queue)
+    return NewRow(job.message_id, mailer, job.payload.head, job.payload.parts, job.progress.to_json(), job.due_at)
+
+
+def _restarted(row: FailedRow, job: FailedJob) -> str:
+    try:
+        Progress.from_json(row.progress)
+    except DamagedPayload:
+        return row.progress  # for whoever can read it
+    return job.progress.restart(now=time.time()).to_json()
+
+
+async def outbox_engine(outbox: str) -> "AsyncEngine":
+    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
+
+    Raises:
+        ImproperlyConfigured: it names no engine, or one of a database that is not supported.
+        MissingDependency: SQLAlchemy or the driver is not installed.
+    """
+    return _checked(await _named_engine(outbox), outbox)
+
+
+async def _named_engine(given: str) -> Any:
+    if given == "database":
+        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
+        return await engines.engine()
+    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
+
+
+def _checked(found: Any, given: str) -> "AsyncEngine":
+    dialect = getattr(getattr(found, "dialect", None), "name", None)
+    if dialect is None or not hasattr(found, "sync_engine"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
+            "of an AsyncEngine"
+        )
+    if dialect not in ("sqlite", "postgresql"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
+        )
+    engine: AsyncEngine = found
+    return engine

@@ -1,0 +1,112 @@
+"""Find where a project's mail is stored: on the broker, in the database outbox, or in both."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from openviper.core.email.queue.job import FailedJob, QueueStats
+from openviper.core.email.queue.names import QUEUE
+from openviper.core.email.queue.service import queue_service
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["MailReader", "StoredMail", "stored_mail"]
+
+
+class MailReader(Protocol):
+    """What commands and pages ask of job stores; see ``JobStore``."""
+
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues that may hold mail."""
+
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers and relays that deliver the queue's mail."""
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count what ``queue`` holds; None: what all hold."""
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        """Return failed messages, oldest first, at most ``limit``."""
+
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = ...,
+        *,
+        on_dropped: Callable[[], object] = ...,
+    ) -> int:
+        """Queue failed messages again (None: all); return how many."""
+
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
+        """Drop failed messages (None: all); return how many."""
+
+
+class StoredMail(NamedTuple):
+    """``store`` reads and changes what is stored; ``address`` says where that is, without a password.
+
+    ``worker``: the command that starts what delivers it.
+    """
+
+    address: str
+    store: MailReader
+    worker: str
+
+
+def stored_mail() -> StoredMail | None:
+    """Return where mail is stored by the project's settings; None without a broker and an outbox.
+
+    The first call imports a client library: not on an event loop.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    service = queue_service()
+    outbox = EmailSettings.from_settings().outbox
+    if outbox is None:
+        return None if service is None else StoredMail(service.address, service.store, "viperctl runworker")
+    from openviper.core.email.queue.outbox_store import OutboxJobStore  # with the setting only
+
+    kept = OutboxJobStore(outbox)
+    where = "the database outbox" if outbox == "database" else f"the outbox ({outbox})"
+    if service is None:
+        return StoredMail(where, kept, "viperctl email relay")
+    return StoredMail(f"{service.address} and {where}", _Joined([service.store, kept]), "viperctl runworker")
+
+
+class _Joined:
+    """Several stores as one: a relay feeds the broker, and keeps what the broker does not accept."""
+
+    def __init__(self, stores: Sequence[MailReader]) -> None:
+        self._stores = stores
+
+    def queues(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(queue for store in self._stores for queue in store.queues()))
+
+    def consumers(self, queue: str = QUEUE) -> int:
+        return self._stores[0].consumers(queue)
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        every = [store.stats(queue) for store in self._stores]
+        ages = [stats.oldest for stats in every if stats.oldest is not None]
+        later = [stats.later for stats in every if stats.later is not None]
+        return QueueStats(
+            every[0].consumers,
+            sum(stats.waiting for stats in every),
+            sum(later) if later else None,
+            sum(stats.failed for stats in every),
+            max(ages, default=None),
+        )
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        found = [job for store in self._stores for job in store.failed(limit)]
+        return sorted(found, key=lambda job: job.failed_at)[:limit]
+
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = lambda: None,
+        *,
+        on_dropped: Callable[[], object] = lambda: None,
+    ) -> int:
+        return sum(store.retry_failed(message_ids, on_each, on_dropped=on_dropped) for store in self._stores)
+
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = lambda: None) -> int:
+        return sum(store.purge_failed(message_ids, on_each) for store in self._stores)
