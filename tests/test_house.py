@@ -16,8 +16,9 @@ KEPT = {
     "openviper.core.email": """
         Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed BulkProgress Cancel ConnectionFailed
         DeliveryError
-        DeliveryMode DeliveryReport DeliveryTimeout Email EmailBackend EmailError EmailMessageData EmailMiddleware
-        EmailSettings InvalidAddress InvalidMessage MessageEvent MessageRefused PoolTimeout QueueUnavailable Receipt
+        DeliveryMode DeliveryReport DeliveryTimeout DuplicateKey Email EmailBackend EmailError EmailMessageData
+        EmailMiddleware EmailSettings InvalidAddress InvalidMessage KeysUnavailable MessageEvent MessageRefused
+        PoolTimeout QueueUnavailable Receipt
         RecipientsRefused Refusal RenderedEmail SuppressionUnavailable TemplateFailed Verification build_message
         get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many submit_email
         subscribe verify

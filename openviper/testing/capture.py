@@ -16,6 +16,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import decode, encode
 from openviper.core.email.queue import QUEUE, JobQueue, configured_broker
+from openviper.core.email.queue.keys import KeyStore, ProcessKeyStore
 from openviper.core.email.queue.retry import DispatcherPolicy, Retry
 from openviper.testing.failures import Failure
 from openviper.testing.message import SentMessage
@@ -40,6 +41,8 @@ class Capture:
         self._sent: list[SentMessage] = []
         self._failed: list[tuple[SentMessage, str]] = []
         self._cancelled: list[tuple[SentMessage, str]] = []
+        self._duplicates: list[tuple[SentMessage, str]] = []
+        self.keys = ProcessKeyStore()
         self._held: dict[str, PendingMessage] = {}
         self._modes: dict[str, DeliveryMode] = {}
         self._times: dict[str, tuple[float | None, float | None]] = {}
@@ -66,6 +69,12 @@ class Capture:
             return list(self._cancelled)
 
     @property
+    def duplicates(self) -> list[tuple[SentMessage, str]]:
+        """Return the messages that were not sent, because an earlier one had their key, each with the reason."""
+        with self._lock:
+            return list(self._duplicates)
+
+    @property
     def held(self) -> list[PendingMessage]:
         with self._lock:
             return list(self._held.values())
@@ -75,6 +84,7 @@ class Capture:
             self._sent.clear()
             self._failed.clear()
             self._cancelled.clear()
+            self._duplicates.clear()
 
     def add_failure(self, failure: Failure) -> Callable[[], None]:
         """Make attempts fail as ``failure`` describes until the returned function is called.
@@ -181,12 +191,15 @@ class Capture:
             elif kind == "delivered" and message_id in self._temporarily_refused:
                 # A retry for the refused recipients may follow; if so, its event is published at once.
                 asyncio.get_running_loop().call_soon(self._settle, message_id)
-            elif kind in ("delivered", "failed", "discarded") or (
+            elif kind in ("delivered", "failed", "discarded", "duplicate") or (
                 kind == "suppressed" and len(refused) == len(message.envelope.recipients)
             ):
                 self._in_progress.discard(message_id)
             if kind == "cancelled":
                 self._cancelled.append((SentMessage.make(message, DeliveryMode.INLINE), detail))
+            if kind == "duplicate":
+                mode = self._modes.get(message_id, DeliveryMode.INLINE)
+                self._duplicates.append((SentMessage.make(message, mode), detail))
             if kind == "failed":
                 mode = self._modes.get(message_id, DeliveryMode.INLINE)
                 self._failed.append((SentMessage.make(message, mode), detail))
@@ -246,6 +259,11 @@ class CaptureTransport(Transport):
     def queue(self) -> JobQueue | None:
         """Return the capturing queue; None if the application would use no queue."""
         return None if self.in_memory or configured_broker() is None else CaptureQueue(self._capture)
+
+    @property
+    def key_store(self) -> KeyStore:
+        """Return keys that no other test knows."""
+        return self._capture.keys
 
     async def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> DeliveryReport:  # noqa: ARG002
         """Capture the message.

@@ -51,6 +51,7 @@ class Criteria(TypedDict, total=False):
     headers: Mapping[str, Criterion]
     mode: str
     mailer: Criterion
+    key: Criterion
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ def _verdicts(message: SentMessage, name: str, wanted: Any) -> Iterable[Verdict]
         return [Verdict(name, wanted, _match_address(wanted, message.sender, name), message.sender)]
     if name == "mailer":
         return [Verdict(name, wanted, _matches(wanted, message.mailer), message.mailer)]
+    if name == "key":
+        return [Verdict(name, wanted, message.key is not None and _matches(wanted, message.key), message.key)]
     if name == "subject":
         return [Verdict(name, wanted, _matches(wanted, message.subject), message.subject)]
     if name in ("text_contains", "html_contains"):

@@ -76,6 +76,11 @@ class Mailbox:
         return self._capture.cancelled
 
     @property
+    def duplicates(self) -> list[tuple[SentMessage, str]]:
+        """Return the messages that were not sent because an earlier send had their ``key``, each with the reason."""
+        return self._capture.duplicates
+
+    @property
     def failed(self) -> list[tuple[SentMessage, str]]:
         """Return the messages that failed for good, each with its last error's text."""
         return self._capture.failed
@@ -99,7 +104,7 @@ class Mailbox:
         return f"<Mailbox {[describe_message(message) for message in self.messages]}>"
 
     def clear(self) -> None:
-        """Forget sent and failed messages; held messages and ``fail_with`` stay."""
+        """Forget sent and failed messages; held messages, keys and ``fail_with`` stay."""
         self._capture.clear()
 
     def assert_sent(self, *, count: int | None = None, **criteria: Unpack[Criteria]) -> SentMessage:

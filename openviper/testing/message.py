@@ -8,8 +8,9 @@ from email.message import EmailMessage
 from email.policy import default
 
 from openviper.core.email import AttachmentData, DeliveryMode
-from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.message.redaction import is_sensitive
+from openviper.core.email.queue.keys import read_key
 from openviper.testing.links import links_in
 from openviper.testing.snapshot import snapshot
 
@@ -24,7 +25,8 @@ class SentMessage:
     ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
     ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
     outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar`` is the text of an
-    invitation, with CRLF line ends. ``mailer`` is the one that was asked for, ``sensitive`` the argument of that name.
+    invitation, with CRLF line ends. ``mailer`` is the one that was asked for, ``sensitive`` and ``key`` are the
+    arguments of these names.
     """
 
     message_id: str
@@ -47,6 +49,7 @@ class SentMessage:
     calendar: str | None = None
     mailer: str = "default"
     sensitive: bool = False
+    key: str | None = None
     outgoing: OutgoingMessage = field(repr=False)
 
     @classmethod
@@ -82,6 +85,7 @@ class SentMessage:
             calendar=None if prepared.calendar is None else prepared.calendar.text,
             mailer=outgoing.mailer,
             sensitive=is_sensitive(prepared),
+            key=_key(prepared),
             outgoing=outgoing,
         )
 
@@ -116,6 +120,11 @@ def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
+
+
+def _key(prepared: PreparedMessage) -> str | None:
+    found = read_key(prepared.must)
+    return None if found is None else found[0]
 
 
 def _moment(seconds: float | None) -> datetime | None:

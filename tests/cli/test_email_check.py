@@ -70,7 +70,7 @@ def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> No
     assert checked.code == 0
     assert checked.printed["ok"] is True
     assert list(checked.checks) == (
-        ["settings", "dns", "tcp", "tls", "ehlo", "auth", "sender", "broker", "worker", "spf", "dmarc"]
+        ["settings", "dns", "tcp", "tls", "ehlo", "auth", "sender", "broker", "worker", "keys", "spf", "dmarc"]
     )
     assert "days left" in checked.checks["tls"]["found"]
     assert "PIPELINING" in checked.checks["ehlo"]["found"]
@@ -78,6 +78,7 @@ def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> No
     assert checked.checks["auth"]["found"] == "logged in as shop"
     assert "shop@example.com is accepted" in checked.checks["sender"]["found"]
     assert [checked.status(name) for name in ("broker", "worker")] == ["skipped", "skipped"]
+    assert checked.checks["keys"]["found"].startswith("kept in this process only; set TASKS")
     assert server.messages == []
     assert server.connections == 1
     assert server.verbs[-3:] == ["MAIL", "RSET", "QUIT"]
@@ -462,7 +463,7 @@ def test_an_own_backend_is_checked_by_its_hook(cli: Cli, project: Path, name: st
     (project / "own.py").write_text(OWN)
     configure(project, backend=f"own.{name}")
     checked = Checked(cli, project)
-    assert list(checked.checks) == ["settings", "backend", "broker", "worker", "spf", "dmarc"]
+    assert list(checked.checks) == ["settings", "backend", "broker", "worker", "keys", "spf", "dmarc"]
     assert checked.status("backend") == status
     assert found in checked.checks["backend"]["found"]
     assert checked.code == (1 if status == "failed" else 0)

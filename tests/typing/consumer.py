@@ -40,6 +40,7 @@ from openviper.core.email import (
     DeliveryMode,
     DeliveryReport,
     DeliveryTimeout,
+    DuplicateKey,
     Email,
     EmailBackend,
     EmailError,
@@ -48,6 +49,7 @@ from openviper.core.email import (
     EmailSettings,
     InvalidAddress,
     InvalidMessage,
+    KeysUnavailable,
     MessageEvent,
     MessageRefused,
     PoolTimeout,
@@ -466,6 +468,27 @@ async def send_through_another_mailer(event: MessageEvent, messages: list[EmailM
     assert_type(event.via, str | None)
 
 
+async def send_with_a_key(event: MessageEvent, mailbox: Mailbox) -> None:
+    assert_type(await send_email("a@b.c", "Hi", "Hi", key="order-7"), bool)
+    assert_type(send_email_sync("a@b.c", "Hi", "Hi", key="order-7"), bool)
+    try:
+        receipt = await submit_email("a@b.c", "Hi", "Hi", key="order-7")
+    except DuplicateKey as error:
+        assert_type((error.key, error.message_id), tuple[str, str])
+    except KeysUnavailable as error:
+        assert_type(error.temporary, bool)
+    else:
+        assert_type(receipt.duplicate, bool | None)
+        assert_type(receipt.in_flight, bool)
+    async for each in send_many([EmailMessageData("a@b.c", "Hi", key="n-1"), {"recipients": "a@b.c", "key": "n-2"}]):
+        assert_type(each.duplicate, bool | None)
+    await send_email("a@b.c", "Hi", "Hi", key=7)  # type: ignore[arg-type]
+    assert_type(event.key, str | None)
+    assert_type(mailbox.duplicates, list[tuple[SentMessage, str]])
+    assert_type(mailbox.assert_sent(key="order-7").key, str | None)
+    EmailSettings(key_ttl="2 days")
+
+
 async def suppress_an_address(metadata: MetaData) -> None:
     assert_type(suppression_table(metadata), Table)
     await create_suppression_table()
@@ -478,7 +501,7 @@ async def suppress_an_address(metadata: MetaData) -> None:
         assert_type(error.temporary, bool)
     else:
         assert_type(receipt.suppressed, tuple[str, ...])
-        assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "cancelled", "failed"])
+        assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "cancelled", "failed", "in_flight"])
 
 
 async def use_the_database(metadata: MetaData) -> None:

@@ -6,12 +6,14 @@
     ├─ InvalidMessage(ValueError)          the input is wrong; raised before anything is sent
     │  ├─ InvalidAddress                   .address, .reason
     │  ├─ AttachmentRefused                .filename, .reason
+    │  ├─ DuplicateKey                     .key, .message_id
     │  └─ TemplateFailed                   .template
     ├─ DeliveryError                       .temporary, .uncertain, .code, .enhanced, .refused
     │  ├─ ConnectionFailed(ConnectionError)
     │  │  └─ AuthenticationFailed
     │  ├─ DeliveryTimeout(TimeoutError)
     │  │  └─ PoolTimeout
+    │  ├─ KeysUnavailable
     │  ├─ SuppressionUnavailable
     │  ├─ MessageRefused
     │  └─ RecipientsRefused                .accepted
@@ -31,9 +33,11 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryError",
     "DeliveryTimeout",
+    "DuplicateKey",
     "EmailError",
     "InvalidAddress",
     "InvalidMessage",
+    "KeysUnavailable",
     "MessageRefused",
     "PoolTimeout",
     "QueueUnavailable",
@@ -111,6 +115,18 @@ class TemplateFailed(InvalidMessage):
         self.template = template
 
 
+class DuplicateKey(InvalidMessage):
+    """An idempotency key was used for a message with other content; ``message_id`` is that message's."""
+
+    def __init__(self, key: str, message_id: str) -> None:
+        super().__init__(
+            f"key: {shown(key)} was used for another message ({message_id}), with other recipients, content or "
+            "attachments; give each message a key of its own, and send the same one again unchanged"
+        )
+        self.key = key
+        self.message_id = message_id
+
+
 class DeliveryError(EmailError):
     """The message could not be delivered.
 
@@ -152,6 +168,10 @@ class DeliveryTimeout(DeliveryError, TimeoutError):
 
 class PoolTimeout(DeliveryTimeout):
     """No connection of the pool became free in time; nothing was sent."""
+
+
+class KeysUnavailable(DeliveryError):
+    """Nothing can say whether an idempotency key was used before, so the message was not sent; temporary."""
 
 
 class SuppressionUnavailable(DeliveryError):

@@ -100,6 +100,11 @@ class Receipt(NamedTuple):
     ``accepted``, ``refused`` (address to :class:`Refusal`, which may be uncertain) and ``suppressed`` (not mailed, as
     ``EMAIL["suppress"]`` says) are known for inline messages only. ``index`` is the message's position in a
     ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid message, which has none.
+
+    ``duplicate``: True if nothing was sent, because an earlier send had the same ``key``, or a queued message the same
+    Message-ID: the rest is then of that send. None if that is not known yet: the message is held, or what keeps the
+    keys did not answer. ``in_flight``: that send has not ended; such a receipt is false, too, for nobody can say what
+    becomes of it.
     """
 
     message_id: str
@@ -111,24 +116,29 @@ class Receipt(NamedTuple):
     index: int | None = None  # type: ignore[assignment] # in the place of tuple.index, which no receipt needs
     suppressed: tuple[str, ...] = ()
     cancelled: str | None = None
+    duplicate: bool | None = False
+    in_flight: bool = False
 
     @property
-    def outcome(self) -> Literal["delivered", "accepted", "suppressed", "cancelled", "failed"]:
+    def outcome(self) -> Literal["delivered", "accepted", "suppressed", "cancelled", "failed", "in_flight"]:
         """Return what became of the message when the call returned.
 
         "accepted": it is deferred, queued or held. "suppressed": nobody was mailed, because all are suppressed.
-        "cancelled": by ``EMAIL["before_send"]``, with the reason in ``cancelled``.
+        "cancelled": by ``EMAIL["before_send"]``, with the reason in ``cancelled``. "in_flight": an earlier send with
+        its key has not ended yet.
         """
         if self.cancelled is not None:
             return "cancelled"
         if self.error is not None:
             return "failed"
+        if self.in_flight:
+            return "in_flight"
         if self.suppressed and not self.accepted and not self.refused:
             return "suppressed"
         return "delivered" if self.mode is DeliveryMode.INLINE else "accepted"
 
     def __bool__(self) -> bool:
-        return self.error is None
+        return self.error is None and not self.in_flight
 
 
 EventKind = Literal[
@@ -142,6 +152,7 @@ EventKind = Literal[
     "suppressed",  # recipients were left out, as EMAIL["suppress"] says; if all of them were, nothing follows
     "redirected",  # a copy goes to EMAIL["redirect_to"]; detail says for whom it was
     "cancelled",  # EMAIL["before_send"] cancelled it; detail is the reason
+    "duplicate",  # not sent: an earlier send had its key, or a queued message its Message-ID
     "discarded",  # its transaction was rolled back, or discard_on_error dropped it
 ]
 
@@ -218,6 +229,13 @@ class MessageEvent:
         """Return the message's stream; None without one."""
         stream: str | None = self.message.prepared.must.get("stream")
         return stream
+
+    @property
+    def key(self) -> str | None:
+        """Return the message's idempotency key; None without one."""
+        given = self.message.prepared.must.get("key")
+        name: str | None = given.get("name") if isinstance(given, Mapping) else None
+        return name
 
 
 Listener = Callable[[MessageEvent], Awaitable[None] | None]

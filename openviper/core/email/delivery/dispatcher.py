@@ -3,15 +3,18 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from openviper.core.email.backends.attempt import Attempt
-from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, missing_recipients
+from openviper.core.email.backends.attempt import Attempt, mark_offered
+from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
+from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, fail_attempt, missing_recipients
 from openviper.core.email.delivery.outbox import StoredMessage
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.events import NOTHING, DeliveryMode
+from openviper.core.email.errors import DuplicateKey, EmailError, KeysUnavailable
+from openviper.core.email.events import NOTHING, DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Retry, RetryPolicy
@@ -27,7 +30,8 @@ class Delivery:
     """A message that the dispatcher delivers.
 
     ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made here; neither has an
-    error. ``stored``: its row in the outbox, whose relay makes the attempts after a first one that fails.
+    error. ``stored``: its row in the outbox, whose relay makes the attempts after a first one that fails. ``keyed``:
+    its idempotency key, which may not be claimed yet; None without one.
     """
 
     message: OutgoingMessage
@@ -39,6 +43,7 @@ class Delivery:
     timer: asyncio.TimerHandle | None = None
     attempt: Attempt = field(default_factory=Attempt)
     stored: StoredMessage | None = None
+    keyed: KeyedSend | None = None
 
 
 class Dispatcher:
@@ -93,10 +98,16 @@ class Dispatcher:
         """Count the messages that are accepted and not done."""
         return self._messages + len(self._arriving)
 
-    def accept(self, message: OutgoingMessage, transport: Transport, stored: StoredMessage | None = None) -> Delivery:
+    def accept(
+        self,
+        message: OutgoingMessage,
+        transport: Transport,
+        stored: StoredMessage | None = None,
+        keyed: KeyedSend | None = None,
+    ) -> Delivery:
         """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task."""
         loop = asyncio.get_running_loop()
-        delivery = Delivery(message, transport, loop.create_future(), loop.create_future(), stored=stored)
+        delivery = Delivery(message, transport, loop.create_future(), loop.create_future(), stored=stored, keyed=keyed)
         if stored is not None:
             delivery.progress = stored.progress
         if self.closed:
@@ -208,15 +219,52 @@ class Dispatcher:
             return
         delivery.attempt = Attempt()
         delivery.attempt.activate()
-        decision = await attempt_delivery(
+        if delivery.keyed is None:
+            decision: Decision | None = await self._send(delivery)
+        else:
+            decision = await self._send_keyed(delivery, delivery.keyed)
+        if not delivery.done.done():  # else the end of the drain has cut the attempt short and reported it
+            if decision is None:
+                self._finish(delivery)
+            else:
+                self._follow(delivery, decision)
+
+    def _send(self, delivery: Delivery) -> Coroutine[Any, Any, Decision]:
+        return attempt_delivery(
             delivery.message,
             delivery.transport,
             delivery.progress,
             self._policy_for(delivery),
             mode=DeliveryMode.DEFERRED,
         )
-        if not delivery.done.done():  # else the end of the drain has cut the attempt short and reported it
-            self._follow(delivery, decision)
+
+    async def _send_keyed(self, delivery: Delivery, keyed: KeyedSend) -> Decision | None:
+        """Attempt the delivery if its key is ours; None if another send has it, and the message is dropped."""
+        message, transport = delivery.message, delivery.transport
+        delivery.attempt.waiting = True
+        failure: EmailError | None = None
+        duplicate = None
+        try:
+            duplicate = await keyed.begin()
+        except (KeysUnavailable, DuplicateKey) as error:
+            failure = error
+        if duplicate is not None:
+            failure = duplicate.error
+            if failure is None:
+                report_duplicate(message, transport, duplicate)
+                if delivery.stored is not None:
+                    delivery.stored.delete()
+                return None
+        if failure is not None:
+            policy = self._policy_for(delivery)
+            return fail_attempt(message, transport, delivery.progress, policy, failure, mode=DeliveryMode.DEFERRED)
+        if delivery.stored is not None:  # the outbox has accepted it
+            await keyed.settle(Receipt(message.message_id, DeliveryMode.DEFERRED))
+        mark_offered()
+        decision = await self._send(delivery)
+        if delivery.stored is None and not delivery.done.done():
+            await keyed.settle_decision(decision)
+        return decision
 
     def _policy_for(self, delivery: Delivery) -> RetryPolicy:
         if delivery.stored is not None:
@@ -269,6 +317,9 @@ class Dispatcher:
             reason,
         )
         delivery.transport.publish("failed", missing_recipients(delivery.message, delivery.progress), reason)
+        if delivery.keyed is not None and delivery.keyed.claimed:
+            sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
+            delivery.keyed.cut_short(uncertain=sending or delivery.progress.uncertain)
         self._finish(delivery)
 
     def _finish(self, delivery: Delivery) -> None:

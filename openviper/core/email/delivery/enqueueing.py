@@ -2,29 +2,72 @@
 
 from collections.abc import Sequence
 
+from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
-from openviper.core.email.errors import ConnectionFailed, EmailError, InvalidMessage, QueueUnavailable
-from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, EventKind, Receipt
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DuplicateKey,
+    EmailError,
+    InvalidMessage,
+    KeysUnavailable,
+    QueueUnavailable,
+)
+from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, DeliveryReport, EventKind, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue import JobQueue, QueueEntry
+from openviper.core.email.queue.job import Accepted, AddResult
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import current_record
 
 __all__ = ["EnqueueTransport", "enqueue", "enqueue_many", "require_queue"]
 
 
-async def enqueue(queue: JobQueue, message: OutgoingMessage, settings: EmailSettings, schedule: Schedule) -> bool:
-    """Return once ``queue`` has accepted ``message``; False if it had accepted the same message before.
+async def enqueue(
+    queue: JobQueue,
+    message: OutgoingMessage,
+    settings: EmailSettings,
+    schedule: Schedule,
+    keyed: KeyedSend | None = None,
+) -> Receipt:
+    """Return once ``queue`` has accepted ``message``; a duplicate's receipt if it is not to be sent again.
+
+    ``keyed`` is claimed and recorded here, unless the queue keeps keys itself and does so as it accepts the message.
 
     Raises:
+        DuplicateKey: another message has its key.
         InvalidMessage: another message with its Message-ID was accepted for the same recipients, or the broker does not
             accept messages of this size.
+        KeysUnavailable: what keeps its key does not answer.
         QueueUnavailable: the broker does not answer, or did not accept it.
     """
     if not await queue.answers():
         raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
-    return await queue.enqueue(message, settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
+    if keyed is not None and not queue.keeps_keys:
+        duplicate = await keyed.claim()
+        if duplicate is not None:
+            return duplicate
+        return await keyed.record(_enqueue(queue, message, settings, schedule, None))
+    return await _enqueue(queue, message, settings, schedule, keyed)
+
+
+async def _enqueue(
+    queue: JobQueue, message: OutgoingMessage, settings: EmailSettings, schedule: Schedule, keyed: KeyedSend | None
+) -> Receipt:
+    accepted = await queue.enqueue(message, settings, due_at=schedule.due_at, expires_at=schedule.expires_at)
+    return _receipt_of(accepted, message, keyed)
+
+
+def _receipt_of(accepted: Accepted, message: OutgoingMessage, keyed: KeyedSend | None) -> Receipt:
+    """Return the receipt of a message that the queue has accepted, or knows.
+
+    Raises:
+        DuplicateKey: another message has its key.
+    """
+    if not isinstance(accepted, bool):
+        assert keyed is not None, "only a message with a key has another one's record"
+        return keyed.answer(accepted)
+    return Receipt(message.message_id, DeliveryMode.QUEUED, duplicate=not accepted)
 
 
 async def require_queue(transport: Transport) -> JobQueue:
@@ -62,19 +105,56 @@ async def enqueue_many(
     settings: EmailSettings,
 ) -> list[Receipt]:
     """Give a batch of messages with their indexes to ``queue``; return receipts, with the error of a refused one."""
-    results: Sequence[bool | EmailError]
-    if await queue.answers():
-        entries = [QueueEntry(message, schedule.due_at, schedule.expires_at) for _, message, schedule in messages]
-        results = await queue.enqueue_many(entries, settings)
+    if not await queue.answers():
+        error = QueueUnavailable(f"the broker ({queue.address}) does not answer")
+        return [
+            Receipt(message.message_id, DeliveryMode.QUEUED, error=error, index=index) for index, message, _ in messages
+        ]
+    receipts: dict[int, Receipt] = {}
+    entries: dict[int, tuple[QueueEntry, KeyedSend | None]] = {}
+    for index, message, schedule in messages:
+        keyed = None
+        if message.prepared.must is not NOTHING:
+            keyed = KeyedSend.of(message, transport, ttl=settings.key_ttl)
+        taken = None if keyed is None or queue.keeps_keys else await _claim(keyed, message)
+        if taken is None:
+            entries[index] = QueueEntry(message, schedule.due_at, schedule.expires_at), keyed
+        else:
+            receipts[index] = taken
+    results = await queue.enqueue_many([entry for entry, _ in entries.values()], settings)
+    for (index, (entry, keyed)), result in zip(entries.items(), results, strict=True):
+        receipts[index] = _receipt_of_many(result, entry.message, keyed)
+        if keyed is not None and keyed.claimed:
+            await keyed.settle(receipts[index])
+    for index, message, _ in messages:
+        _publish(message, transport, receipts[index])
+    return [receipts[index]._replace(index=index) for index, _, _ in messages]
+
+
+def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt) -> None:
+    if receipt.error is not None:
+        return
+    if receipt.duplicate:
+        report_duplicate(message, transport, receipt)
     else:
-        results = [QueueUnavailable(f"the broker ({queue.address}) does not answer") for _ in messages]
-    receipts = []
-    for (index, message, _), result in zip(messages, results, strict=True):
-        error = None if isinstance(result, bool) else result
-        if result is True:
-            transport.publish("queued", message)
-        receipts.append(Receipt(message.message_id, DeliveryMode.QUEUED, error=error, index=index))
-    return receipts
+        transport.publish("queued", message)
+
+
+async def _claim(send: KeyedSend, message: OutgoingMessage) -> Receipt | None:
+    """Claim a key; return the receipt of a message that is not to be queued."""
+    try:
+        return await send.claim()
+    except (DuplicateKey, KeysUnavailable) as error:
+        return Receipt(message.message_id, DeliveryMode.QUEUED, error=error)
+
+
+def _receipt_of_many(result: AddResult, message: OutgoingMessage, keyed: KeyedSend | None) -> Receipt:
+    if not isinstance(result, EmailError):
+        try:
+            return _receipt_of(result, message, keyed)
+        except DuplicateKey as error:
+            result = error
+    return Receipt(message.message_id, DeliveryMode.QUEUED, error=result)
 
 
 class EnqueueTransport(Transport):
@@ -84,7 +164,11 @@ class EnqueueTransport(Transport):
     as it retries deliveries, within the same bounds.
     """
 
-    def __init__(self, transport: Transport, settings: EmailSettings, schedule: Schedule) -> None:
+    def __init__(
+        self, transport: Transport, settings: EmailSettings, schedule: Schedule, keyed: KeyedSend | None
+    ) -> None:
+        self._keyed = keyed
+        self._duplicate: Receipt | None = None
         self._transport = transport
         self._settings = settings
         self._schedule = schedule
@@ -101,14 +185,20 @@ class EnqueueTransport(Transport):
 
         Raises:
             ConnectionFailed: the broker did not accept it; temporary.
+            DeliveryError: an earlier send with its key may have been delivered.
+            DuplicateKey: another message has its key.
+            KeysUnavailable: what keeps its key does not answer; temporary.
         """
         queue = self.queue
         try:
             if queue is None:
                 raise QueueUnavailable("no message broker is configured any more")
-            await enqueue(queue, message, self._settings, self._schedule)
+            receipt = await enqueue(queue, message, self._settings, self._schedule, self._keyed)
         except QueueUnavailable as error:
             raise ConnectionFailed(f"not queued: {error}", temporary=True) from error
+        if receipt.error is not None:
+            raise receipt.error
+        self._duplicate = receipt if receipt.duplicate else None
         return DeliveryReport(message.envelope.recipients, response="queued")
 
     def describe(self) -> str:
@@ -124,8 +214,10 @@ class EnqueueTransport(Transport):
         refused: tuple[str, ...] = (),
         circumstances: Circumstances = NO_ATTEMPT,
     ) -> None:
-        """Publish an accepted message as queued."""
-        if kind == "delivered":
+        """Publish an accepted message as queued, or as a duplicate."""
+        if kind == "delivered" and self._duplicate is not None:
+            report_duplicate(message, self._transport, self._duplicate)
+        elif kind == "delivered":
             self._transport.publish("queued", message)
         elif kind != "sending":
             self._transport.publish(kind, message, detail, refused=refused, circumstances=circumstances)

@@ -18,7 +18,7 @@ from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry, RetryPolicy, after_attempt
 
-__all__ = ["FIRST_ATTEMPT", "attempt_delivery", "log_decision", "missing_recipients"]
+__all__ = ["FIRST_ATTEMPT", "attempt_delivery", "fail_attempt", "log_decision", "missing_recipients"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -78,6 +78,23 @@ async def attempt_delivery(
         _log_attempt(message.message_id, progress, decision, mode, remedy)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)
+    return decision
+
+
+def fail_attempt(
+    message: OutgoingMessage,
+    transport: Transport,
+    progress: Progress,
+    policy: RetryPolicy,
+    error: Exception,
+    *,
+    mode: DeliveryMode,
+) -> Decision:
+    """Decide, log and publish as for an attempt that ended with ``error`` before anything was sent."""
+    decision = after_attempt(progress, error, policy, now=time.time())
+    _log_attempt(message.message_id, progress, decision, mode, None)
+    if not isinstance(decision, Done):
+        _publish_decision(message, transport, decision, Circumstances(mode, progress.attempts + 1))
     return decision
 
 

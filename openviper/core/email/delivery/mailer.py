@@ -9,6 +9,7 @@ from jinja2 import Environment
 from openviper.conf.imports import import_string
 from openviper.core.email.backends import EmailBackend
 from openviper.core.email.delivery.dispatcher import Dispatcher
+from openviper.core.email.delivery.keyed_send import record_pending
 from openviper.core.email.delivery.outbox import Outbox
 from openviper.core.email.delivery.relay import Relay
 from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transports
@@ -133,6 +134,7 @@ class Mailer:
         if self._relay is not None:
             relay_ended = asyncio.create_task(self._relay.stop(self.settings.shutdown_timeout))
         await self.dispatcher.drain(self.settings.shutdown_timeout)
+        await record_pending(self.settings.shutdown_timeout)
         if relay_ended is not None:
             await relay_ended
         if self.outbox is not None:

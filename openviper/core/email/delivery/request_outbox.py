@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from openviper.core.email.delivery.dispatcher import Delivery, Dispatcher
+from openviper.core.email.delivery.keyed_send import KeyedSend
 from openviper.core.email.delivery.outbox import Outbox, StoredMessage
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.message import OutgoingMessage
@@ -23,7 +24,12 @@ class _Entry:
     message: OutgoingMessage
     transport: Transport
     stored: StoredMessage | None
+    keyed: KeyedSend | None = None
     unstorable: bool = False
+
+    def accept(self) -> Delivery:
+        """Give it to its dispatcher."""
+        return self.dispatcher.accept(self.message, self.transport, self.stored, self.keyed)
 
 
 class RequestOutbox:
@@ -46,20 +52,24 @@ class RequestOutbox:
         message: OutgoingMessage,
         transport: Transport,
         stored: StoredMessage | None = None,
+        keyed: KeyedSend | None = None,
     ) -> None:
-        """Keep ``message`` until the response has ended; ``stored``: its row, if a commit has stored it."""
+        """Keep ``message`` until the response has ended.
+
+        ``stored``: its row, if a commit has stored it; ``keyed``: its idempotency key.
+        """
         transport.publish("deferred", message)
-        entry = _Entry(dispatcher, message, transport, stored)
+        entry = _Entry(dispatcher, message, transport, stored, keyed)
         if not self._flushed:
             self._messages.append(entry)
         elif self._outbox is not None and stored is None and transport.durable:
             self._outbox.spawn(self._store_and_accept(entry))
         else:
-            dispatcher.accept(message, transport, stored)
+            entry.accept()
 
     def flush(self) -> list[Delivery]:
         """Give everything to the dispatchers; called once, when the application call has returned or raised."""
-        return [entry.dispatcher.accept(entry.message, entry.transport, entry.stored) for entry in self._take_all()]
+        return [entry.accept() for entry in self._take_all()]
 
     async def store(self) -> None:
         """Store in the outbox, with one INSERT, what has no row yet. Never fails."""
@@ -86,6 +96,8 @@ class RequestOutbox:
             entry.transport.publish("discarded", entry.message, reason)
             if entry.stored is not None:
                 entry.stored.delete()
+            if entry.keyed is not None and entry.keyed.claimed:
+                entry.keyed.cut_short(uncertain=False)
 
     async def _store(self, outbox: Outbox, entries: list[_Entry]) -> None:
         stored = await outbox.store([entry.message for entry in entries])
@@ -97,7 +109,7 @@ class RequestOutbox:
     async def _store_and_accept(self, entry: _Entry) -> None:
         assert self._outbox is not None, "called with an outbox"
         await self._store(self._outbox, [entry])
-        entry.dispatcher.accept(entry.message, entry.transport, entry.stored)
+        entry.accept()
 
     def _take_all(self) -> list[_Entry]:
         messages, self._messages, self._flushed = self._messages, [], True

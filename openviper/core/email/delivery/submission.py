@@ -9,6 +9,7 @@ from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.deadline import Deadline
 from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue
 from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
@@ -16,10 +17,19 @@ from openviper.core.email.delivery.outbox import Outbox, StoredMessage
 from openviper.core.email.delivery.request_outbox import RequestOutbox, current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage, QueueUnavailable
-from openviper.core.email.events import DeliveryMode, Receipt
+from openviper.core.email.errors import (
+    DeliveryError,
+    DeliveryTimeout,
+    DuplicateKey,
+    EmailError,
+    InvalidMessage,
+    KeysUnavailable,
+    QueueUnavailable,
+)
+from openviper.core.email.events import NOTHING, DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
+from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import current_record, hold
 
 if TYPE_CHECKING:
@@ -61,20 +71,22 @@ async def submit(
     transport, outbox = mailer.transport, current_outbox()
     mode = _fitting_mode(mailer, transport, message, background, outbox)
     later = schedule is not AT_ONCE and schedule.later
-    if mode is not _INLINE or later or background or mailer.settings.use_background_worker:
-        submission = _Submission(mailer, transport, message, background, outbox, schedule)
-        if deadline is None:
-            mode = await submission.leave(mode)
-        else:
-            try:
-                mode = await deadline.before(submission.leave(mode), uncertain=lambda: submission.offered)
-            except DeliveryTimeout as error:
-                return failed(error, message.message_id, fail_silently=fail_silently)
-        if mode is not _INLINE:
-            return Receipt(message.message_id, mode)
+    keyed = None
+    if message.prepared.must is not NOTHING:
+        keyed = KeyedSend.of(message, transport, ttl=mailer.settings.key_ttl)
+    if mode is not _INLINE or later or background or mailer.settings.use_background_worker or keyed is not None:
+        submission = _Submission(mailer, transport, message, background, outbox, schedule, keyed)
+        left = await _leave(submission, mode, deadline, fail_silently=fail_silently)
+        if left is not None:
+            return left
     time_limit = None if deadline is None else deadline.left
-    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, time_limit=time_limit)
-    receipt = _receipt(message, decision)
+    if keyed is None:
+        decision = await attempt_delivery(
+            message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, time_limit=time_limit
+        )
+        receipt = _receipt(message, decision)
+    else:
+        receipt = await keyed.record(_deliver(message, transport, time_limit=time_limit))
     if receipt.error is not None:
         if deadline is not None and isinstance(receipt.error, DeliveryTimeout) and not deadline.left:
             late = deadline.error(uncertain=receipt.error.uncertain)
@@ -94,6 +106,30 @@ async def submit(
     return receipt
 
 
+async def _leave(
+    submission: "_Submission", mode: DeliveryMode, deadline: Deadline | None, *, fail_silently: bool
+) -> Receipt | None:
+    """Return the receipt of a message that is not to be delivered here; None if it is.
+
+    Raises:
+        DeliveryError: the deadline has passed, its key cannot be claimed, or an earlier send with it is uncertain; and
+            ``fail_silently`` is off.
+        EmailError: as of ``_Submission.leave``.
+    """
+    message_id = submission.message.message_id
+    leaving = submission.leave(mode)
+    try:
+        if deadline is not None:
+            leaving = deadline.before(leaving, uncertain=lambda: submission.offered)
+        receipt = await leaving
+    except (DeliveryTimeout, KeysUnavailable) as error:
+        return failed(error, message_id, fail_silently=fail_silently)
+    if receipt is not None and isinstance(receipt.error, DeliveryError):
+        silent = failed(receipt.error, message_id, fail_silently=fail_silently)
+        return silent._replace(message_id=receipt.message_id, refused=receipt.refused, duplicate=True)
+    return receipt
+
+
 def failed(error: DeliveryError, message_id: str, *, fail_silently: bool) -> Receipt:
     """Return the receipt of a message that was not delivered in time, or raise; ``message_id`` "" for one not made."""
     if not fail_silently:
@@ -110,13 +146,34 @@ def cancel(cancelled: SendCancelled, transport: Transport) -> Receipt:
     return Receipt(message.message_id, _INLINE, cancelled=cancelled.reason)
 
 
-async def deliver_inline(message: OutgoingMessage, transport: Transport, *, pipeline: bool = False) -> Receipt:
+async def deliver_inline(
+    message: OutgoingMessage, transport: Transport, settings: EmailSettings, *, pipeline: bool = False
+) -> Receipt:
     """Deliver ``message`` now; a failed delivery is a receipt with the error.
 
     Raises:
+        DuplicateKey: another message has its key.
+        KeysUnavailable: what keeps its key does not answer.
         Exception: what a backend raised that is not a delivery error.
     """
-    decision = await attempt_delivery(message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, pipeline=pipeline)
+    if message.prepared.must is not NOTHING:
+        keyed = KeyedSend.of(message, transport, ttl=settings.key_ttl)
+        if keyed is not None:
+            duplicate = await keyed.claim(sending=True)
+            if duplicate is None:
+                return await keyed.record(_deliver(message, transport, pipeline=pipeline))
+            if duplicate.error is None:
+                report_duplicate(message, transport, duplicate)
+            return duplicate
+    return await _deliver(message, transport, pipeline=pipeline)
+
+
+async def _deliver(
+    message: OutgoingMessage, transport: Transport, *, pipeline: bool = False, time_limit: float | None = None
+) -> Receipt:
+    decision = await attempt_delivery(
+        message, transport, FIRST_ATTEMPT, _POLICY, mode=_INLINE, pipeline=pipeline, time_limit=time_limit
+    )
     return _receipt(message, decision)
 
 
@@ -159,6 +216,7 @@ def _fitting_mode(
 class _Submission:
     """A message on its way into a delivery mode.
 
+    ``keyed``: its idempotency key, claimed here where that can still be told to the caller.
     ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
     accept it. ``offered``: the broker may have accepted it. ``stored``: its row, which the commit inserts.
     """
@@ -169,6 +227,7 @@ class _Submission:
     background: bool | None
     outbox: RequestOutbox | None
     schedule: Schedule
+    keyed: KeyedSend | None = None
     held_before: bool = False
     broker_failed: bool = False
     offered: bool = False
@@ -181,38 +240,80 @@ class _Submission:
             self.mailer, transport, self.message, self.background, self.outbox, held_before=self.held_before
         )
 
-    async def leave(self, mode: DeliveryMode) -> DeliveryMode:
-        """Hold, queue or defer it as ``mode`` says, or as the mode that fits when that fails.
+    async def leave(self, mode: DeliveryMode) -> Receipt | None:
+        """Hold, queue or defer it as ``mode`` says, or as the mode that fits when that fails; return its receipt.
 
-        ``INLINE``: it is still to be delivered.
+        None: it is still to be delivered, inline or after a commit, and what is to be claimed for that is claimed.
+        A duplicate's receipt: it is not to be sent at all.
 
         Raises:
+            DuplicateKey: another message has its key.
             InvalidMessage: it must wait, and nothing can keep it until then.
-            QueueUnavailable: likewise, because the broker does not answer.
+            KeysUnavailable: it is to be delivered inline, and what keeps its key does not answer.
+            QueueUnavailable: it must wait, and the broker does not answer.
         """
         outbox = self._outbox
         if self.schedule.later and not self.held_before:
             await self._check_that_it_can_wait(outbox)
         if mode is DeliveryMode.HELD and outbox is not None:
             self.stored = await outbox.prepare(self.message, self.schedule)
+        receipt = None
         while True:
             if mode is DeliveryMode.HELD and not self._hold():
                 self.held_before = True  # the transaction has ended in this very moment
-            elif mode is DeliveryMode.QUEUED and not await self._enqueue():
+            elif mode is DeliveryMode.QUEUED and (receipt := await self._enqueue()) is None:
                 self.broker_failed = True
             else:
                 break
             mode = self.choose_mode()
-        if outbox is not None and self.schedule.later and mode not in (DeliveryMode.HELD, DeliveryMode.QUEUED):
-            await outbox.store_for_relay([(self.message, self.schedule)])
-            self.transport.publish("queued", self.message)
-            return DeliveryMode.QUEUED
-        if mode not in (DeliveryMode.HELD, DeliveryMode.QUEUED):
+        if mode is DeliveryMode.HELD:
+            return Receipt(self.message.message_id, mode, duplicate=None)
+        if receipt is None and outbox is not None and self.schedule.later:
+            return await self._store(outbox)
+        if receipt is None:
             self._warn_without_broker()
-        if mode is DeliveryMode.DEFERRED:
-            assert self.outbox is not None, "deferred means in a request"
-            self.outbox.add(self.mailer.dispatcher, self.message, self.transport, self._row)
-        return mode
+            if self.keyed is not None and not self.held_before:
+                receipt = await self._claim(self.keyed, mode)
+        self._report(receipt)
+        return self._defer() if receipt is None and mode is DeliveryMode.DEFERRED else receipt
+
+    async def _store(self, outbox: Outbox) -> Receipt:
+        """Store it for the relay, which sends it when it is due; return its receipt, or a duplicate's."""
+        duplicate = None if self.keyed is None else await self.keyed.claim()
+        if duplicate is not None:
+            self._report(duplicate)
+            return duplicate
+        storing = self._store_for_relay(outbox)
+        return await (storing if self.keyed is None else self.keyed.record(storing))
+
+    async def _store_for_relay(self, outbox: Outbox) -> Receipt:
+        await outbox.store_for_relay([(self.message, self.schedule)])
+        self.transport.publish("queued", self.message)
+        return Receipt(self.message.message_id, DeliveryMode.QUEUED)
+
+    def _report(self, receipt: Receipt | None) -> None:
+        """Publish a duplicate, and drop its row."""
+        if receipt is not None and receipt.duplicate and receipt.error is None:
+            report_duplicate(self.message, self.transport, receipt)
+            if (row := self._row) is not None:
+                row.delete()
+
+    def _defer(self) -> Receipt:
+        assert self.outbox is not None, "deferred means in a request"
+        self.outbox.add(self.mailer.dispatcher, self.message, self.transport, self._row, self.keyed)
+        unknown = self.keyed is not None and not self.keyed.claimed
+        return Receipt(self.message.message_id, DeliveryMode.DEFERRED, duplicate=None if unknown else False)
+
+    async def _claim(self, keyed: KeyedSend, mode: DeliveryMode) -> Receipt | None:
+        """Claim its key for a delivery in ``mode``; return a duplicate's receipt."""
+        try:
+            return await keyed.claim(sending=mode is DeliveryMode.INLINE)
+        except KeysUnavailable as error:
+            if mode is DeliveryMode.INLINE:
+                raise
+            # The dispatcher asks again before each attempt.
+            logger.warning("message %s waits until its key can be claimed: %s", self.message.message_id, error)
+            return None
 
     @property
     def _outbox(self) -> Outbox | None:
@@ -253,22 +354,34 @@ class _Submission:
             self.transport.publish("queued", self.message)  # the relay takes it when it is due
             return
         try:
-            mode = await self.leave(self.choose_mode())
+            receipt = await self.leave(self.choose_mode())
         except QueueUnavailable as error:
             logger.warning("message %s is not queued yet, although it must wait: %s", self.message.message_id, error)
-            await self._dispatch(EnqueueTransport(self.transport, mailer.settings, self.schedule))
+            await self._dispatch(EnqueueTransport(self.transport, mailer.settings, self.schedule, self.keyed), None)
             return
-        if mode is DeliveryMode.INLINE:
-            await self._dispatch(self.transport)
+        except DuplicateKey as error:
+            self._drop_refused(error)
+            return
+        if receipt is None:
+            await self._dispatch(self.transport, self.keyed)
+        elif receipt.error is not None:
+            self._drop_refused(receipt.error)
 
-    async def _dispatch(self, transport: Transport) -> None:
+    def _drop_refused(self, error: EmailError) -> None:
+        """Report, after the commit, a message that its key keeps from being sent."""
+        logger.error("message %s is not sent: %s", self.message.message_id, error)
+        self.transport.publish("failed", self.message, str(error))
+        if (row := self._row) is not None:
+            row.delete()
+
+    async def _dispatch(self, transport: Transport, keyed: KeyedSend | None) -> None:
         """Have the dispatcher deliver it: after the response in a request, else before this returns."""
         dispatcher = self.mailer.dispatcher
         if self.outbox is not None and not self.mailer.closed:
-            self.outbox.add(dispatcher, self.message, transport, self._row)
+            self.outbox.add(dispatcher, self.message, transport, self._row, keyed)
             return
         row = self._row
-        await asyncio.shield(dispatcher.accept(self.message, transport, row).done)
+        await asyncio.shield(dispatcher.accept(self.message, transport, row, keyed).done)
         if row is not None:
             await row.recorded()  # a script may end now
 
@@ -305,10 +418,11 @@ class _Submission:
         self.transport.hold(self.message, held)
         return True
 
-    async def _enqueue(self) -> bool:
-        """True once the broker has accepted it.
+    async def _enqueue(self) -> Receipt | None:
+        """Return its receipt once the broker has accepted it, or a duplicate's; None if it goes another way.
 
         Raises:
+            DuplicateKey: another message has its key.
             InvalidMessage: it is too large for the broker, or its Message-ID is that of another message to the same
                 recipients, and no commit has promised it.
             QueueUnavailable: the broker did not accept it, and it has no other mode because it must wait.
@@ -317,21 +431,22 @@ class _Submission:
         assert queue is not None, "queued means that there is a queue"
         self.offered = True
         try:
-            accepted = await enqueue(queue, self.message, self.mailer.settings, schedule)
+            receipt = await enqueue(queue, self.message, self.mailer.settings, schedule, self.keyed)
         except (QueueUnavailable, InvalidMessage) as error:
             self.offered = False
-            if isinstance(error, InvalidMessage) and not self.held_before:
+            if isinstance(error, DuplicateKey) or (isinstance(error, InvalidMessage) and not self.held_before):
                 raise
             if schedule.later and self._outbox is None:
                 raise QueueUnavailable(str(error)) from error
             level = logging.WARNING if self._asked_for else logging.DEBUG
             logger.log(level, "message %s is not queued: %s", self.message.message_id, error)
-            return False
+            return None
+        if receipt.duplicate:
+            return receipt
         if (row := self._row) is not None:
             row.delete()
-        if accepted:
-            self.transport.publish("queued", self.message)
-        return True
+        self.transport.publish("queued", self.message)
+        return receipt
 
     @property
     def _asked_for(self) -> bool:

@@ -23,7 +23,8 @@ from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, Ev
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_MAILER
 from openviper.core.email.message.redaction import is_sensitive, redact
-from openviper.core.email.queue import JobQueue, current_queue, using_queue
+from openviper.core.email.queue import JobQueue, current_key_store, current_queue, using_queue
+from openviper.core.email.queue.keys import KeyStore, process_keys
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
 __all__ = ["NO_ATTEMPT", "BackendTransport", "Transport", "TransportFactory", "installed_transports", "using_transport"]
@@ -67,6 +68,11 @@ class Transport(ABC):
     @abstractmethod
     def queue(self) -> JobQueue | None:
         """Return the queue that workers consume; None where mail cannot be queued."""
+
+    @property
+    def key_store(self) -> KeyStore:
+        """Return where the idempotency keys of its messages are kept."""
+        return process_keys
 
     async def open(self) -> None:
         """Open what ``send`` needs."""
@@ -150,6 +156,11 @@ class BackendTransport(Transport):
     def queue(self) -> JobQueue | None:
         """Return the project's queue; None without a broker, and for mail that is kept in memory."""
         return None if self.in_memory else current_queue()
+
+    @property
+    def key_store(self) -> KeyStore:
+        """Return the project's keys, or this process's for mail that is kept in memory."""
+        return process_keys if self.in_memory else current_key_store()
 
     async def open(self) -> None:
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""

@@ -2,6 +2,7 @@
 
 from openviper.core.email.message.before_send import Cancel, SendCancelled, apply_before_send
 from openviper.core.email.message.calendar import Calendar, CalendarInput
+from openviper.core.email.message.fingerprint import Given, KeyedCall, identify_call, identify_data, with_key
 from openviper.core.email.message.keywords import keyword_hint, with_keyword_hints
 from openviper.core.email.message.misplaced import ORDER, is_address_like, misplaced_argument
 from openviper.core.email.message.model import (
@@ -34,6 +35,8 @@ __all__ = [
     "Content",
     "EmailMessageData",
     "Envelope",
+    "Given",
+    "KeyedCall",
     "NoSender",
     "OutgoingMessage",
     "PreparedMessage",
@@ -42,6 +45,8 @@ __all__ = [
     "build_message",
     "check_message",
     "fill_data",
+    "identify_call",
+    "identify_data",
     "inline_given",
     "is_address_like",
     "keyword_hint",
@@ -49,5 +54,6 @@ __all__ = [
     "misplaced_argument",
     "new_message_id",
     "prepare_message",
+    "with_key",
     "with_keyword_hints",
 ]

@@ -38,6 +38,7 @@ _SPELLINGS = {
     "date": "datetime",
     "in_reply_to": "replyingto",
     "timeout": "deadline",
+    "key": "idempotencykey dedupekey deduplicationkey deduplicationid uniquekey",
     "mailer": "using connectionname transport",
     "calendar": "icalevent ical ics invitation",
 }

@@ -70,6 +70,7 @@ class EmailMessageData:
     stream: str | None = None
     mailer: str | None = None
     sensitive: bool = False
+    key: str | None = None
 
     def __repr__(self) -> str:
         hidden = _BODIES if self.sensitive else ()

@@ -2,9 +2,18 @@
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
-from openviper.core.email.message import EmailMessageData, NoSender, apply_before_send, prepare_message
+from openviper.core.email.message import (
+    EmailMessageData,
+    NoSender,
+    OutgoingMessage,
+    apply_before_send,
+    identify_data,
+    prepare_message,
+    with_key,
+)
 from openviper.core.email.message.redaction import is_sensitive, redact
-from openviper.core.email.queue.service import current_queue
+from openviper.core.email.queue.keys import KeyRecord, answer_duplicate, claim_for, encode_receipt
+from openviper.core.email.queue.service import JobQueue, current_key_store, current_queue
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
 
@@ -25,6 +34,7 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers the message here.
 
     Raises:
+        DuplicateKey: another message has its key.
         InvalidMessage: it cannot be sent as given, or its Message-ID is that of another message to the same recipients.
         QueueUnavailable: no real broker is configured, or it did not accept the message.
     """
@@ -40,7 +50,9 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
             f'no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"; {settings_origin()}'
         )
     settings = EmailSettings.from_settings()
-    reason = None
+    reason = call = None
+    if data.key is not None:
+        data, call = await identify_data(data)
     if settings.before_send:
         data, reason = await apply_before_send(settings.functions("before_send"), data)
     own = settings.of_mailer(data.mailer)
@@ -59,12 +71,37 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     if reason is not None:
         publish("cancelled", message, reason, listeners=listeners, redact=hide)
         return Receipt(message.message_id, DeliveryMode.QUEUED, cancelled=reason)
-    if await service.enqueue(message, settings):
-        publish(
-            "queued",
-            message,
-            circumstances=Circumstances(DeliveryMode.QUEUED),
-            listeners=listeners,
-            redact=hide,
-        )
-    return Receipt(message.message_id, DeliveryMode.QUEUED)
+    if call is not None:
+        message = with_key(message, call)
+    receipt = await _enqueue(service, message, settings)
+    publish(
+        "duplicate" if receipt.duplicate else "queued",
+        message,
+        f"its key was used for message {receipt.message_id}" if receipt.duplicate else "",
+        circumstances=Circumstances(DeliveryMode.QUEUED),
+        listeners=listeners,
+        redact=hide,
+    )
+    return receipt
+
+
+async def _enqueue(service: JobQueue, message: OutgoingMessage, settings: EmailSettings) -> Receipt:
+    """Queue ``message`` with its key, and return its receipt, or that of the send which has the key."""
+    claim = claim_for(message.prepared, ttl=settings.key_ttl)
+    store = None if claim is None or service.keeps_keys else current_key_store()
+    accepted: bool | KeyRecord | None = None
+    if claim is not None and store is not None:
+        accepted = await store.claim(claim)
+    if accepted is None:
+        try:
+            accepted = await service.enqueue(message, settings)
+        except BaseException:
+            if claim is not None and store is not None:
+                await store.release(claim)
+            raise
+    receipt = Receipt(message.message_id, DeliveryMode.QUEUED, duplicate=accepted is False)
+    if claim is not None and not isinstance(accepted, bool):
+        return answer_duplicate(claim, accepted)
+    if claim is not None and store is not None:
+        await store.finish(claim, encode_receipt(receipt))
+    return receipt

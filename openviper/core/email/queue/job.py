@@ -16,10 +16,12 @@ from openviper.core.email.message.storage import (
     load_object,
     stored_version,
 )
+from openviper.core.email.queue.keys import KeyClaim, KeyRecord
 from openviper.core.email.queue.names import QUEUE, mailer_of
 
 __all__ = [
     "ACTOR",
+    "Accepted",
     "AddResult",
     "ClaimedJob",
     "FailedJob",
@@ -173,7 +175,10 @@ class RejectedTicket(Exception):
 
 
 class NewJob(NamedTuple):
-    """A message to queue. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which its parts are needed."""
+    """A message to queue. ``due_at``: Unix seconds, None at once; ``keep``: seconds for which its parts are needed.
+
+    ``claim``: of its idempotency key, for stores that keep keys, too; others leave it to the caller.
+    """
 
     key: str
     message_id: str
@@ -182,10 +187,15 @@ class NewJob(NamedTuple):
     keep: float
     due_at: float | None = None
     queue: str = QUEUE
+    claim: KeyClaim | None = None
 
 
-AddResult = bool | EmailError
-"""True: the broker has accepted it; False: it had accepted this very message before; else why it has not."""
+Accepted = bool | KeyRecord
+"""True: the broker has accepted it; False: it had accepted this very message before; a record: of the send that has its
+idempotency key."""
+
+AddResult = Accepted | EmailError
+"""What became of a job; an error says why it was not accepted."""
 
 
 class ClaimedJob(NamedTuple):
@@ -258,10 +268,11 @@ class JobStore(Protocol):
     def probe(self, *, draining: bool = False) -> None:
         """Ask the broker for what a send needs, or with ``draining`` only for what a worker does; at most a second."""
 
-    def add(self, job: NewJob, *, deadline: float) -> bool:
+    def add(self, job: NewJob, *, deadline: float) -> Accepted:
         """Return once the broker has accepted it; after ``deadline`` (``time.monotonic()``) it may no longer do so.
 
-        False: the broker had accepted this very message before, and has not queued it again.
+        False: the broker had accepted this very message before, and has not queued it again; nor has it queued one
+        whose key another send has, and returns that send's record.
 
         Raises:
             InvalidMessage: the broker has another message with this Message-ID for the same recipients.

@@ -1,13 +1,29 @@
 """Keep idempotency keys: which send has which key, and what came of it. Where it is kept decides who shares it."""
 
+import json
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from openviper.core.email.message.model import MUST_KEY
+from openviper.core.email.errors import DeliveryError, DuplicateKey, Refusal
+from openviper.core.email.events import DeliveryMode, Receipt
+from openviper.core.email.message.model import MUST_KEY, PreparedMessage
+from openviper.text import shown
 
-__all__ = ["KEY_LEASE", "KeyClaim", "KeyRecord", "KeyStore", "ProcessKeyStore", "read_key"]
+__all__ = [
+    "KEY_LEASE",
+    "KeyClaim",
+    "KeyRecord",
+    "KeyStore",
+    "ProcessKeyStore",
+    "answer_duplicate",
+    "claim_for",
+    "encode_receipt",
+    "process_keys",
+    "read_key",
+]
 
 KEY_LEASE = 60.0
 """Seconds for which a claim holds without being renewed: more than a loaded event loop pauses."""
@@ -78,6 +94,62 @@ def read_key(must: Mapping[str, Any]) -> tuple[str, str] | None:
         return None
     name, fingerprint = given.get("name"), given.get("fingerprint")
     return (name, fingerprint) if isinstance(name, str) and isinstance(fingerprint, str) else None
+
+
+def claim_for(message: PreparedMessage, *, ttl: float) -> KeyClaim | None:
+    """Return a new claim of the message's key, which no other send has; None without a key."""
+    key = read_key(message.must)
+    return None if key is None else KeyClaim(*key, message.message_id, uuid.uuid4().hex, ttl)
+
+
+def encode_receipt(receipt: Receipt) -> str:
+    """Return a receipt as JSON, of its error only the text."""
+    values: dict[str, Any] = {"mode": receipt.mode}
+    if receipt.mode is DeliveryMode.INLINE or receipt.error is not None:
+        values |= {"accepted": receipt.accepted, "response": receipt.response, "suppressed": receipt.suppressed}
+        values["refused"] = {who: (why.code, why.text, why.uncertain) for who, why in receipt.refused.items()}
+        values["error"] = None if receipt.error is None else str(receipt.error)
+    return json.dumps(values)
+
+
+def answer_duplicate(claim: KeyClaim, record: KeyRecord) -> Receipt:
+    """Return the receipt for a send whose key another one has: that one's own, marked as a duplicate.
+
+    If nobody knows whether the other one was delivered, the receipt has an uncertain error that says so.
+
+    Raises:
+        DuplicateKey: the other one was given something else.
+    """
+    if record.fingerprint != claim.fingerprint:
+        raise DuplicateKey(claim.name, record.message_id)
+    if record.state == "in_flight":
+        return Receipt(record.message_id, DeliveryMode.INLINE, duplicate=True, in_flight=True)
+    if record.state == "abandoned":
+        return _uncertain(claim, record, "the process that sent it ended meanwhile")
+    try:
+        values = json.loads(record.result)
+        receipt = Receipt(
+            record.message_id,
+            DeliveryMode(values["mode"]),
+            tuple(values.get("accepted", ())),
+            {who: Refusal(*why) for who, why in values.get("refused", {}).items()},
+            values.get("response", ""),
+            suppressed=tuple(values.get("suppressed", ())),
+            duplicate=True,
+        )
+        error = values.get("error")
+    except (ValueError, TypeError, KeyError, AttributeError):  # whoever can write to the store can write anything
+        return _uncertain(claim, record, "its receipt cannot be read")
+    return receipt if error is None else _uncertain(claim, record, str(error))._replace(refused=receipt.refused)
+
+
+def _uncertain(claim: KeyClaim, record: KeyRecord, reason: str) -> Receipt:
+    error = DeliveryError(
+        f"key: {shown(claim.name)} was used for message {record.message_id}, which may have been delivered ({reason}); "
+        "look for it in the mail server's log, and to send it all the same give another key",
+        uncertain=True,
+    )
+    return Receipt(record.message_id, DeliveryMode.INLINE, error=error, duplicate=True)
 
 
 class _Entry(NamedTuple):
@@ -157,3 +229,7 @@ def _record(entry: _Entry, now: float) -> KeyRecord:
     if entry.result is not None:
         return KeyRecord("done", claim.fingerprint, claim.message_id, entry.result)
     return KeyRecord("in_flight" if now <= entry.until else "abandoned", claim.fingerprint, claim.message_id)
+
+
+process_keys = ProcessKeyStore()
+"""The keys of this process, for mail that no shared store knows."""

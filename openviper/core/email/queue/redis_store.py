@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 from dramatiq.brokers.redis import RedisBroker
@@ -20,11 +20,13 @@ from dramatiq.errors import DecodeError
 
 from openviper.backoff import Backoff
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
+from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message.storage import DamagedPayload, Payload, fingerprint
 from openviper.core.email.message.validation import is_message_id
 from openviper.core.email.queue import redis_scripts as scripts
 from openviper.core.email.queue.job import (
     ACTOR,
+    Accepted,
     AddResult,
     ClaimedJob,
     FailedJob,
@@ -34,7 +36,9 @@ from openviper.core.email.queue.job import (
     RejectedTicket,
     message_id_of,
 )
+from openviper.core.email.queue.keys import encode_receipt
 from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
+from openviper.core.email.queue.redis_keys import ADD_WITH_KEY, RedisKeys, key_arguments, read_record
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.redis_broker import may_pass, presence_key, redis_client
@@ -43,6 +47,8 @@ from openviper.text import shown
 __all__ = ["RedisJobStore", "translate_errors"]
 
 logger = logging.getLogger("openviper.email")
+
+T = TypeVar("T")
 
 _BLOB_FROM = 64 * 1024  # bytes from which a part is stored once for all messages that have it
 _MOST_PARTS = 100  # of a job that is added together with others: Lua passes some thousand arguments at most
@@ -58,6 +64,7 @@ _KEY = re.compile(r".@.+/[0-9a-f]{12}$")  # as job_key makes it
 _PROMOTED = 200  # jobs at most in one call
 _PAGE = 500
 _MOST_QUEUES = 100  # that Redis has noted; more than any project has, whoever wrote them
+_QUEUED = encode_receipt(Receipt("", DeliveryMode.QUEUED))
 _ARGUMENTS = ", with args beginning with"  # behind "unknown command", in the server's words
 
 
@@ -86,6 +93,8 @@ class RedisJobStore:
         self._retry_failed = register(scripts.RETRY_FAILED)
         self._retry_dead = register(scripts.RETRY_DEAD)
         self._purge = register(scripts.PURGE)
+        self._add_with_key = register(ADD_WITH_KEY)
+        self._keys = RedisKeys(self._prefix, self._send_client, self._latest_moment)
 
     def probe(self, *, draining: bool = False) -> None:
         """Ask for what a send needs, or with ``draining`` for what a worker does, which a full server grants.
@@ -100,20 +109,22 @@ class RedisJobStore:
                 self._send_client.pipeline(transaction=False).set(key, b"", px=_PROBE_KEPT).delete(key).execute()
                 self._probe_add(keys=[self._prefix], client=self._send_client)
 
-    def add(self, job: NewJob, *, deadline: float) -> bool:
+    def use_keys(self, use: Callable[[RedisKeys], T]) -> T:
+        """Return what ``use`` returns for the idempotency keys on this Redis."""
+        with translate_errors():
+            return use(self._keys)
+
+    def add(self, job: NewJob, *, deadline: float) -> Accepted:
         """Store the message and its ticket in one step, which the server refuses after ``deadline`` by its own clock.
 
         So a command that a paused server executes late does nothing. False: this very message was accepted before.
+        A record: another send has its idempotency key, which else is done in the same step.
 
         Raises:
             InvalidMessage: another message with the same Message-ID was accepted for the same recipients.
         """
         with translate_errors():
-            blobs, fields = _separate_large_parts(job)
-            fields |= {"message_id": job.message_id, "head": job.payload.head}
-            fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
-            if job.queue != QUEUE:
-                fields["queue"] = job.queue
+            blobs, fields = _fields_of(job)
             uploads = dict.fromkeys(blobs, "")
             for name in blobs:
                 if not self._send_client.exists(f"{self._prefix}blob:{name}"):
@@ -136,6 +147,8 @@ class RedisJobStore:
                 results = [(position, QueueUnavailable(failure)) for position, _ in batch]
             elif _goes_alone(batch[0][1]):
                 results = [(batch[0][0], self._try_add(batch[0][1], deadline))]
+            elif batch[0][1].claim is not None:
+                results = self._add_with_keys(batch, deadline)
             else:
                 results = self._add_together(batch, deadline)
             for position, result in results:
@@ -174,13 +187,30 @@ class RedisJobStore:
             verdicts = [verdicts] * len(jobs)
         return [(position, self._result(verdict, job)) for (position, job), verdict in zip(jobs, verdicts, strict=True)]
 
-    def _result(self, verdict: bytes, job: NewJob) -> AddResult:
+    def _add_with_keys(self, jobs: "list[_Positioned]", deadline: float) -> list[tuple[int, AddResult]]:
+        """Add jobs without large parts in one round trip, each with its key in a step of its own."""
         try:
-            return self._interpret(verdict, job)
+            with translate_errors():
+                pipeline = self._send_client.pipeline(transaction=False)
+                for _, job in jobs:
+                    self._add_in_one_step(job, deadline, {}, _fields_of(job)[1], client=pipeline)
+                verdicts = pipeline.execute(raise_on_error=False)
+        except QueueUnavailable as error:
+            return [(position, QueueUnavailable(str(error))) for position, _ in jobs]
+        return [(position, self._result(verdict, job)) for (position, job), verdict in zip(jobs, verdicts, strict=True)]
+
+    def _result(self, verdict: bytes | list[bytes] | Exception, job: NewJob) -> AddResult:
+        try:
+            with translate_errors():
+                if isinstance(verdict, Exception):
+                    raise verdict
+                return self._interpret(verdict, job)
         except (InvalidMessage, QueueUnavailable) as error:
             return error
 
-    def _interpret(self, verdict: bytes, job: NewJob) -> bool:
+    def _interpret(self, verdict: bytes | list[bytes], job: NewJob) -> Accepted:
+        if isinstance(verdict, list):
+            return read_record(verdict)
         if verdict == b"other":
             raise InvalidMessage(
                 f"headers: the Message-ID {job.message_id} is in use: another message with it was queued for the same "
@@ -191,13 +221,19 @@ class RedisJobStore:
             raise QueueUnavailable("Redis took too long; the message was not queued")
         return verdict == b"queued"
 
-    def _add_in_one_step(self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any]) -> bytes:
+    def _add_in_one_step(
+        self, job: NewJob, deadline: float, uploads: dict[str, str], fields: dict[str, Any], client: Any = None
+    ) -> Any:
+        """Run the script that adds; ``client``: a pipeline that runs it later."""
         arguments = [self._latest_moment(deadline), *self._terms(job), len(uploads)]
         for pair in (*uploads.items(), *fields.items()):
             arguments += pair
         keys = [self._prefix, self._queue_key(job.queue)]
-        answer: bytes = self._add(keys=keys, args=arguments, client=self._send_client)
-        return answer
+        script = self._add
+        if job.claim is not None:
+            script = self._add_with_key
+            arguments += key_arguments(job.claim, _QUEUED)
+        return script(keys=keys, args=arguments, client=self._send_client if client is None else client)
 
     def _latest_moment(self, deadline: float) -> int:
         """Return the server's time (ms) until which it may accept a message."""
@@ -551,6 +587,16 @@ def _separate_large_parts(job: NewJob) -> tuple[dict[str, bytes], dict[str, Any]
     return blobs, fields
 
 
+def _fields_of(job: NewJob) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the large parts of a job by their digest, and the fields of its hash."""
+    blobs, fields = _separate_large_parts(job)
+    fields |= {"message_id": job.message_id, "head": job.payload.head}
+    fields |= {"progress": job.progress.to_json(), "parts": len(job.payload.parts)}
+    if job.queue != QUEUE:
+        fields["queue"] = job.queue
+    return blobs, fields
+
+
 _Positioned = tuple[int, NewJob]
 
 
@@ -566,7 +612,7 @@ def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
         if _goes_alone(positioned[1]):
             yield [positioned]
             continue
-        if batch and batch[0][1].queue != positioned[1].queue:
+        if batch and _kind_of(batch[0][1]) != _kind_of(positioned[1]):
             yield batch
             batch, size = [], 0
         batch.append(positioned)
@@ -576,6 +622,11 @@ def _batches(jobs: Iterable[NewJob]) -> "Iterator[list[_Positioned]]":
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _kind_of(job: NewJob) -> tuple[str, bool]:
+    """Return what the jobs of one batch have in common: the queue, and whether they have keys."""
+    return job.queue, job.claim is None
 
 
 def _goes_alone(job: NewJob) -> bool:

@@ -7,17 +7,19 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from openviper.core.email.errors import EmailError, QueueUnavailable
+from openviper.core.email.events import NOTHING
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.message.model import MUST_REDIRECT
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue.detection import Detector
-from openviper.core.email.queue.job import AddResult, NewJob, Progress, job_key
+from openviper.core.email.queue.job import Accepted, AddResult, NewJob, Progress, job_key
+from openviper.core.email.queue.keys import KEY_LEASE, KeyClaim, KeyRecord, KeyStore, claim_for, process_keys
 from openviper.core.email.queue.names import QUEUE, queue_of
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
@@ -26,13 +28,16 @@ from openviper.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import JobStore
+    from openviper.core.email.queue.redis_keys import RedisKeys
 
 __all__ = [
     "JobQueue",
     "QueueEntry",
     "QueueService",
+    "RedisKeyStore",
     "close_queue",
     "configured_broker",
+    "current_key_store",
     "current_queue",
     "mark_redirected",
     "queue_service",
@@ -40,6 +45,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("openviper.email")
+
+T = TypeVar("T")
 
 _LIMIT = 1.8  # seconds that one send waits for the broker
 _MARGIN = 0.3  # seconds from the last moment at which the broker may accept a message to giving up on it
@@ -66,6 +73,11 @@ class JobQueue(ABC):
     @abstractmethod
     def address(self) -> str:
         """Return the broker's address, without a password."""
+
+    @property
+    def keeps_keys(self) -> bool:
+        """True when idempotency keys are kept here, too: a message and its key are then accepted together."""
+        return False
 
     @property
     @abstractmethod
@@ -103,8 +115,10 @@ class JobQueue(ABC):
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> bool:
+    ) -> Accepted:
         """Return once the queue has accepted ``message``; False if it had accepted the same message before.
+
+        A record instead of True: another send has the message's idempotency key; only if ``keeps_keys``.
 
         ``due_at`` and ``expires_at`` are Unix seconds: not before, not after; None sets no limit.
 
@@ -133,6 +147,7 @@ class QueueService(JobQueue):
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
         self.detector = Detector(self._probe, settings.address)
+        self.key_store = RedisKeyStore(self) if self.keeps_keys else None
         self._store: JobStore | None = None
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="openviper-queue")
@@ -158,6 +173,30 @@ class QueueService(JobQueue):
     def known(self) -> bool:
         """True once the broker has answered."""
         return self.detector.known
+
+    @property
+    def keeps_keys(self) -> bool:
+        """True on Redis."""
+        return self.settings.broker == "redis"
+
+    async def use_keys(self, use: "Callable[[RedisKeys, float], T]") -> T:
+        """Call ``use`` in a thread with the keys on Redis and the moment at which this gives up.
+
+        Raises:
+            QueueUnavailable: Redis does not answer, or has not done it.
+        """
+        if not await self.answers():
+            raise QueueUnavailable(f"{self.settings.address} does not answer")
+        deadline = time.monotonic() + _LIMIT
+        done = asyncio.get_running_loop().run_in_executor(self._threads, self._use_keys, use, deadline - _MARGIN)
+        return await self._answer(done, _LIMIT)
+
+    def _use_keys(self, use: "Callable[[RedisKeys, float], T]", deadline: float) -> T:
+        if time.monotonic() > deadline:
+            raise QueueUnavailable(f"{self.settings.address} is too slow")
+        store: Any = self.store  # Redis's, the only one that keeps keys
+        result: T = store.use_keys(lambda keys: use(keys, deadline))
+        return result
 
     def load(self) -> None:
         """Import the broker's client library; blocks.
@@ -201,8 +240,8 @@ class QueueService(JobQueue):
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> bool:
-        """Return once the broker has accepted ``message``; False if it had accepted the same message before.
+    ) -> Accepted:
+        """Return once the broker has accepted ``message``; see :meth:`JobQueue.enqueue`.
 
         Raises:
             InvalidMessage: another message with its Message-ID was accepted for the same recipients, or it does not
@@ -215,23 +254,32 @@ class QueueService(JobQueue):
         done = loop.run_in_executor(
             self._threads, self._add_job, message, settings, due_at, expires_at, deadline - _MARGIN
         )
+        accepted = await self._answer(done, limit)
+        if accepted is False:
+            logger.warning(
+                "message %s is not queued again: the same message with this Message-ID was queued before",
+                message.message_id,
+            )
+        return accepted
+
+    async def _answer(self, done: "asyncio.Future[T]", limit: float) -> T:
+        """Wait up to ``limit`` seconds for what a thread asks the broker, and note whether it answers.
+
+        Raises:
+            QueueUnavailable: it does not.
+        """
         done.add_done_callback(_retrieve_error)  # nobody else does when the sender is cancelled
         await asyncio.wait([done], timeout=limit)
         if not done.done():
             self.detector.failed("no answer in time")
             raise QueueUnavailable(f"{self.settings.address} gave no answer in time")
         try:
-            accepted = done.result()
+            result = done.result()
         except QueueUnavailable as error:
             self.detector.failed(str(error), broker_remedy(error) or START_BROKER)
             raise
         self.detector.succeeded()
-        if not accepted:
-            logger.warning(
-                "message %s is not queued again: the same message with this Message-ID was queued before",
-                message.message_id,
-            )
-        return accepted
+        return result
 
     async def enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
         """Enqueue several messages in few round trips; those without an answer in time have QueueUnavailable."""
@@ -270,7 +318,7 @@ class QueueService(JobQueue):
         due_at: float | None,
         expires_at: float | None,
         deadline: float,
-    ) -> bool:
+    ) -> Accepted:
         if time.monotonic() > deadline:
             raise QueueUnavailable(f"{self.settings.address} is too slow")
         (job,) = _jobs([QueueEntry(message, due_at, expires_at)], settings)
@@ -292,12 +340,51 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
             begin - now + keep,
             due_at,
             queue_of(message.mailer),
+            None if message.prepared.must is NOTHING else claim_for(message.prepared, ttl=settings.key_ttl),
         )
 
 
 def mark_redirected(message: PreparedMessage, settings: EmailSettings) -> PreparedMessage:
     """Have no process deliver it that does not redirect: a worker of staging may lack the setting."""
     return message._replace(must={**message.must, MUST_REDIRECT: True}) if settings.redirect_to else message
+
+
+class RedisKeyStore:
+    """Keeps keys on the Redis of a service, for all processes of the project."""
+
+    shared = True
+
+    def __init__(self, service: QueueService, *, lease: float = KEY_LEASE) -> None:
+        self._service = service
+        self._lease = lease
+
+    def describe(self) -> str:
+        """Return the address of Redis."""
+        return self._service.address
+
+    async def claim(self, claim: KeyClaim) -> KeyRecord | None:
+        """Claim a key; see :class:`KeyStore`."""
+        return await self._service.use_keys(
+            lambda keys, deadline: keys.claim(claim, lease=self._lease, deadline=deadline)
+        )
+
+    async def renew(self, claims: Sequence[KeyClaim]) -> list[bool]:
+        """Begin leases anew; see :class:`KeyStore`."""
+        return await self._service.use_keys(lambda keys, _: keys.renew(claims, lease=self._lease))
+
+    async def finish(self, claim: KeyClaim, result: str) -> None:
+        """Record a receipt; see :class:`KeyStore`."""
+        await self._service.use_keys(lambda keys, _: keys.finish(claim, result))
+
+    async def release(self, claim: KeyClaim) -> None:
+        """Free a key; see :class:`KeyStore`."""
+        await self._service.use_keys(lambda keys, _: keys.release(claim))
+
+
+def current_key_store() -> KeyStore:
+    """Return where the project's keys are kept: on the Redis that ``TASKS`` names, or else in this process."""
+    service = queue_service()
+    return service.key_store if service is not None and service.key_store is not None else process_keys
 
 
 _replacements: list[JobQueue] = []

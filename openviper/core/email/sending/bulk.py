@@ -232,9 +232,9 @@ class _Run:
         self._bytes += message.size
         try:
             if self._pipeline:
-                return await deliver_inline(message, self._transport, pipeline=True)
+                return await deliver_inline(message, self._transport, self._mailer.settings, pipeline=True)
             async with self._slots:  # waits here without a limit; in the pool the wait is limited
-                return await deliver_inline(message, self._transport)
+                return await deliver_inline(message, self._transport, self._mailer.settings)
         finally:
             self._bytes -= message.size
 

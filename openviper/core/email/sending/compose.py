@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from openviper.core.email.addresses import Address, Addresses, AddressLike
+from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses
 from openviper.core.email.attachments import AttachmentData, AttachmentInput, list_attachments, resolve_attachments
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
@@ -14,15 +14,19 @@ from openviper.core.email.message import (
     ORDER,
     CalendarInput,
     EmailMessageData,
+    Given,
     NoSender,
     OutgoingMessage,
     SendCancelled,
     apply_before_send,
     fill_data,
+    identify_call,
+    identify_data,
     inline_given,
     is_address_like,
     misplaced_argument,
     prepare_message,
+    with_key,
 )
 from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.settings import EmailSettings, settings_origin
@@ -64,6 +68,7 @@ async def compose(
     stream: str | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
+    key: str | None = None,
     recipients_required: bool = True,
     serialised: bool = True,
 ) -> OutgoingMessage:
@@ -79,6 +84,18 @@ async def compose(
     """
     hooks = loop_mailer.before_send
     doubt = misplaced_argument(subject, text, html, template)
+    call = None
+    if key is not None:
+        recipients, cc = parse_addresses(recipients, field="recipients"), parse_addresses(cc, field="cc")
+        bcc, reply_to = parse_addresses(bcc, field="bcc"), parse_addresses(reply_to, field="reply_to")
+        given = list_attachments(attachments)
+        attachments = given or None
+        call = await identify_call(
+            key,
+            Given(
+                recipients, cc, bcc, reply_to, sender, subject, text, html, template, context, headers, given, calendar
+            ),
+        )
     if html is not None and loop_mailer.settings.inline_css and not hooks:
         html = await inline_given(html)
     derived = text is None
@@ -112,23 +129,24 @@ async def compose(
         data.calendar, data.calendar_attachment = calendar, calendar_attachment
     if tags is not None or ref is not None or metadata is not None or stream is not None:
         data.tags, data.ref, data.metadata, data.stream = tags or (), ref, metadata or {}, stream
-    if mailer is not None:
-        data.mailer = mailer
+    if mailer is not None or key is not None:
+        data.mailer, data.key = mailer, key
     data.sensitive = sensitive
+    settings = loop_mailer.settings
+    preparing = (
+        _through_hooks(
+            loop_mailer, data, attachments, derived=derived, required=recipients_required, serialised=serialised
+        )
+        if hooks
+        else _prepare(settings, data, inlined=True, required=recipients_required, serialised=serialised)
+    )
     try:
-        if hooks:
-            message = await _through_hooks(
-                loop_mailer, data, attachments, derived=derived, required=recipients_required, serialised=serialised
-            )
-        else:
-            message = await _prepare(
-                loop_mailer.settings, data, inlined=True, required=recipients_required, serialised=serialised
-            )
+        message = await preparing
     except (NoSender, InvalidAddress) as error:
         raise _explained(error, recipients, subject) from None
     if doubt is not None:
         logger.warning("message %s: %s", message.message_id, doubt)
-    return message
+    return message if call is None else with_key(message, call)
 
 
 def _explained(
@@ -198,7 +216,9 @@ async def prepare_data(mailer: Mailer, data: EmailMessageData, *, serialised: bo
         ImproperlyConfigured: no sender is given, and none is set.
         SendCancelled: ``before_send`` cancelled it.
     """
-    reason = None
+    reason = call = None
+    if data.key is not None:
+        data, call = await identify_data(data)
     if mailer.before_send:
         data, reason = await apply_before_send(mailer.before_send, data)
     try:
@@ -207,7 +227,7 @@ async def prepare_data(mailer: Mailer, data: EmailMessageData, *, serialised: bo
         raise _with_origin(error) from None
     if reason is not None:
         raise SendCancelled(message, reason)
-    return message
+    return message if call is None else with_key(message, call)
 
 
 async def _bodies(

@@ -27,6 +27,9 @@ from openviper.core.email.message import CalendarInput, SendCancelled, with_keyw
 from openviper.core.email.sending.compose import compose
 from openviper.text import shown
 
+# Tags, reference, metadata and stream: as one value, so that the call with all of them has at most 30.
+_Labels = tuple[Sequence[str] | None, str | None, Mapping[str, str] | None, str | None]
+
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
 
@@ -63,6 +66,7 @@ async def submit_email(
     stream: str | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
+    key: str | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -108,9 +112,14 @@ async def submit_email(
         mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
         sensitive: True for a secret, such as a link that resets a password: its bodies and attachments are dropped when
             a worker gives it up, and neither events nor, without ``DEBUG``, the inbox page show them.
+        key: Your own name for this one message, such as ``"order-7-confirmation"``, at most 200 characters: a further
+            send with it, within ``EMAIL["key_ttl"]`` and by any process where keys are shared, sends nothing and
+            returns the receipt of the first with ``duplicate`` True. None: every call sends.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
+        DuplicateKey: ``key`` was used for another message; nothing was sent.
+        KeysUnavailable: nothing can say whether ``key`` was used, so the message was not sent.
         QueueUnavailable: ``send_at`` or ``delay`` is given and the broker does not answer; nothing was queued.
         ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
@@ -142,12 +151,15 @@ async def submit_email(
         calendar,
         calendar_attachment,
         timeout,
-        tags,
-        ref,
-        metadata,
-        stream,
+        (
+            tags,
+            ref,
+            metadata,
+            stream,
+        ),
         mailer,
         sensitive,
+        key,
     )
 
 
@@ -176,12 +188,10 @@ async def _submit(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
-    tags: Sequence[str] | None = None,
-    ref: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    stream: str | None = None,
+    labels: _Labels = (None, None, None, None),
     mailer: str | None = None,
     sensitive: bool = False,
+    key: str | None = None,
 ) -> Receipt:
     """Submit what ``submit_email`` is given, all by position.
 
@@ -203,6 +213,7 @@ async def _submit(
         except DeliveryError as error:  # of the deadline, or of a backend that cannot be opened
             silent = current_settings().fail_silently if fail_silently is None else fail_silently
             return failed(error, "", fail_silently=silent)
+    tags, ref, metadata, stream = labels
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
         loop_mailer,
         recipients,
@@ -229,6 +240,7 @@ async def _submit(
         stream,
         mailer,
         sensitive,
+        key,
     )
     silent = loop_mailer.settings.fail_silently if fail_silently is None else fail_silently
     try:
@@ -283,11 +295,12 @@ async def send_email(
     stream: str | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
+    key: str | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
     The arguments and errors are those of :func:`submit_email`, and so is everything else. False means that the
-    delivery failed and ``fail_silently`` was set.
+    delivery failed and ``fail_silently`` was set, or that another send with its ``key`` has not ended yet.
     """
     receipt = await _submit(
         recipients,
@@ -314,12 +327,15 @@ async def send_email(
         calendar,
         calendar_attachment,
         timeout,
-        tags,
-        ref,
-        metadata,
-        stream,
+        (
+            tags,
+            ref,
+            metadata,
+            stream,
+        ),
         mailer,
         sensitive,
+        key,
     )
     return bool(receipt)
 
@@ -357,6 +373,7 @@ def send_email_sync(
     stream: str | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
+    key: str | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -405,6 +422,7 @@ def send_email_sync(
         stream=stream,
         mailer=mailer,
         sensitive=sensitive,
+        key=key,
     )
     loop = _serving_loop()
     if loop is None:

@@ -256,6 +256,11 @@ class EmailSettings(CheckedSettings):
         description="Seconds for which the queue retries a message (at most an hour between retries); also a "
         'timedelta or "24 hours". 0: no retry.',
     )
+    key_ttl: Period = Field(
+        86400.0,
+        description="Seconds for which the idempotency key of a sent message is kept (`key=`); also a timedelta or "
+        '"24 hours".',
+    )
     on_uncertain: OnUncertain = Field(
         "retry",
         description="How the queue treats a message that the server may have accepted: the connection ended, or the "

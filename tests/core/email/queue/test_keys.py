@@ -1,10 +1,14 @@
 """Stores of idempotency keys: each of them keeps the same promises."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
+from openviper.conf import override
+from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.keys import KEY_LEASE, KeyClaim, KeyRecord, KeyStore, ProcessKeyStore, read_key
+from openviper.core.email.queue.service import RedisKeyStore
 
 SHORT = 0.3  # seconds of a lease that a test waits for
 
@@ -14,9 +18,17 @@ def lease() -> float:
     return KEY_LEASE
 
 
-@pytest.fixture
-def store(lease: float) -> KeyStore:
-    return ProcessKeyStore(lease=lease)
+@pytest.fixture(params=["process", "redis"])
+def store(request: pytest.FixtureRequest, lease: float) -> Iterator[KeyStore]:
+    if request.param == "process":
+        yield ProcessKeyStore(lease=lease)
+        return
+    server = request.getfixturevalue("redis_server")
+    with override(TASKS=server.tasks()):
+        service = queue_service()
+        assert service is not None
+        yield RedisKeyStore(service, lease=lease)
+        close_queue()
 
 
 def claim(owner: str, *, name: str = "order-7", sending: bool = False, ttl: float = 60.0) -> KeyClaim:

@@ -5,12 +5,25 @@ from functools import partial
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.waiting import in_thread
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.queue import QUEUE, QueueService, queue_of, queue_service
+from openviper.core.email.queue import QUEUE, QueueService, current_key_store, queue_of, queue_service
+from openviper.core.email.queue.keys import process_keys
 from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import MissingDependency
 
-__all__ = ["check_queue"]
+__all__ = ["check_keys", "check_queue"]
+
+
+def check_keys(settings: EmailSettings | None) -> CheckResult:
+    """Find out who shares idempotency keys. ``settings`` None: mail does not leave this process."""
+    store = process_keys if settings is None else current_key_store()
+    where = store.describe()
+    if store.shared:
+        return CheckResult.ok("keys", f"shared by all processes through {where}")
+    remedy = 'set TASKS["broker"] to "redis" if several processes send with key='
+    if settings is None:
+        return CheckResult.ok("keys", f"kept in {where}, as its mail is")
+    return CheckResult.ok("keys", f"kept in {where}; {remedy}")
 
 
 async def check_queue(settings: EmailSettings | None, mailer: str, deadline: float) -> tuple[CheckResult, CheckResult]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
 from openviper.core.email.delivery.checks.domain import check_domain
-from openviper.core.email.delivery.checks.queue import check_queue
+from openviper.core.email.delivery.checks.queue import check_keys, check_queue
 from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
@@ -58,7 +58,7 @@ async def _results(
             yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
     if own and (has_check(backend) or not isinstance(backend, SMTPBackend)):
         yield await check_backend(backend, deadline)
-    for result in (*await queue, *await domain):
+    for result in (*await queue, check_keys(queue_settings), *await domain):
         yield result
 
 
