@@ -205,16 +205,17 @@ class SmtpServer:
             values["tls_ca_file"] = str(self.ca_file)
         return values | more
 
-    def fault(self, verb: str, action: Action, *, nth: int | None = None) -> None:
+    def fault(self, verb: str, action: Action, *, nth: int | None = None, address: str | None = None) -> None:
         """Misbehave at ``verb``: "drop", "reset", "silence", "garbage", a code, or a literal reply.
 
-        ``nth``: only at the nth time that this verb is met from now on; None: each time.
+        ``nth``: only at the nth time that this verb is met from now on; None: each time. ``address``: only at "RCPT" or
+        "body" for this recipient.
         """
-        self._rules.append(_Rule(verb, action, nth))
+        self._rules.append(_Rule(verb, action, nth, address))
 
     def refuse(self, address: str, code: int, *, nth: int | None = None) -> None:
         """Answer ``code`` to RCPT for this recipient."""
-        self._rules.append(_Rule("RCPT", code, nth, address))
+        self.fault("RCPT", code, nth=nth, address=address)
 
     def delay(self, verb: str, seconds: float, *, nth: int | None = None) -> None:
         """Wait before acting on ``verb``."""
@@ -630,7 +631,7 @@ class _Session:
             user=self._user,
         )
         self._reset()
-        if not await self._scripted("body", ""):
+        if not await self._scripted("body", " ".join(f"<{each}>" for each in message.recipients)):
             self._server._keep(message)
             await self._reply("250 2.0.0 taken")
             self._taken += 1
