@@ -31,7 +31,10 @@ __all__ = ["RenderedTemplate", "TemplateRenderer"]
 
 _logger = logging.getLogger("openviper.email")
 
-_LONG_RENDERING = 0.005  # seconds; a template that took longer is rendered in a thread from then on
+# Seconds; a template that took longer is rendered in a thread from then on. If it used little of the processor, it has
+# waited for something, or the machine was busy: then only the last of several times in a row counts.
+_LONG_RENDERING = 0.005
+_LONG_IN_A_ROW = 3
 _LONG_CONTENT = 50_000  # characters; more is converted in a thread
 _LONG_TO_INLINE = 5_000  # characters; inlining takes a tenfold time
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>:/?#]+\.[^\s@<>:/?#]+")
@@ -48,10 +51,14 @@ class RenderedTemplate:
 
 @dataclass(slots=True)
 class _Plan:
-    """The files behind a name. ``on_loop``: everything it needs is compiled, and it has been quick."""
+    """The files behind a name. ``on_loop``: everything it needs is compiled, and it has been quick.
+
+    ``long``: how many times in a row it has taken long.
+    """
 
     files: tuple[tuple[TemplateKind, str], ...]
     on_loop: bool = False
+    long: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +140,19 @@ class TemplateRenderer:
         plan = _Plan(self.library.files(name))
         complete = self.library.compile(name, plan.files)
         result = self._finish(name, self._render(name, plan, values))
-        plan.on_loop = complete and not self._debug
+        plan.on_loop, plan.long = complete and not self._debug, 0  # a first time, and in a thread, is no measure
         self._plans[name] = plan
         return result
 
     def _render(self, name: str, plan: _Plan, values: dict[str, Any]) -> list[_Body]:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.thread_time()
         bodies = [self._run(name, kind, file, values) for kind, file in plan.files]
-        if time.perf_counter() - begun > _LONG_RENDERING:
-            plan.on_loop = False
+        if time.perf_counter() - begun <= _LONG_RENDERING:
+            plan.long = 0
+        else:
+            plan.long += 1
+            if time.thread_time() - used > _LONG_RENDERING / 2 or plan.long >= _LONG_IN_A_ROW:
+                plan.on_loop = False
         return bodies
 
     def _finish(self, name: str, bodies: list[_Body]) -> RenderedTemplate:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -337,6 +338,25 @@ async def test_a_slow_template_leaves_the_event_loop(tmp_path: Path) -> None:
     for _ in range(3):
         await renderer.render("t.txt", {"slow": slow})
     assert [thread is threading.main_thread() for thread in threads] == [False, True, False]
+
+
+async def test_a_template_that_waits_leaves_the_event_loop_after_three_times_in_a_row(tmp_path: Path) -> None:
+    """A busy machine interrupts now and then; that moves no template into a thread for good."""
+    _write(tmp_path, {"t.txt": "{{ wait() }}"})
+    threads: list[threading.Thread] = []
+    waits = iter([False, True, True, False, True, True, True, False])
+
+    def wait() -> str:
+        threads.append(threading.current_thread())
+        if next(waits):
+            signal.sigtimedwait({signal.SIGUSR1}, 0.02)
+        return "x"
+
+    renderer = TemplateRenderer([tmp_path], debug=False)
+    for _ in range(8):
+        await renderer.render("t.txt", {"wait": wait})
+    on_loop = [thread is threading.main_thread() for thread in threads]
+    assert on_loop == [False, True, True, True, True, True, True, False]
 
 
 async def test_a_long_text_is_converted_in_a_thread(tmp_path: Path) -> None:
@@ -687,3 +707,13 @@ async def test_without_python_markdown_headings_paragraphs_and_links_are_convert
 async def test_without_css_inline_the_extra_is_named(tmp_path: Path) -> None:
     _write(tmp_path, {"t.md": "x"})
     assert "pip install 'openviper-email[css]'" in await _without("css_inline", tmp_path, "css")
+
+
+@pytest.mark.parametrize("name", ["alt", "ALT", "title", "data-title", "style"])
+async def test_a_text_for_people_is_no_target_and_hides_none(tmp_path: Path, name: str) -> None:
+    _write(tmp_path, {"t.html": f'<img {name}="Tea: black &amp; green"><a {name}=x href="{{{{ url }}}}">go</a>'})
+    renderer = TemplateRenderer([tmp_path], debug=False)
+    kept = await renderer.render("t.html", {"url": "https://shop.test/"})
+    assert kept.html == f'<img {name}="Tea: black &amp; green"><a {name}=x href="https://shop.test/">go</a>'
+    taken_out = await renderer.render("t.html", {"url": "javascript:alert(1)"})
+    assert taken_out.html == f'<img {name}="Tea: black &amp; green"><a {name}=x>go</a>'
