@@ -1,10 +1,10 @@
-"""The message that every sender sends; ``{n}`` stands for the message's number."""
+"""The messages that every sender sends: an order's, whose number ``{n}`` stands for, and a newsletter."""
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Content", "write_content"]
+__all__ = ["Content", "write_content", "write_newsletter"]
 
 SENDER = "Vipera Shop <shop@example.com>"
 
@@ -47,14 +47,39 @@ and will be with you within two working days.</p>
 """
 
 
+TEMPLATE = Path(__file__).resolve().parent / "templates" / "newsletter.html"
+
+ARTICLES = [
+    {
+        "slug": f"teapot-{number}",
+        "title": f"Teapot number {number}, blue & white",
+        "price": f"{number + 17},80 €",
+        "text": (
+            "Thrown by hand in a workshop by the sea, glazed twice and fired for two days, this teapot holds a litre "
+            "and a half, pours without a drop on the cloth and keeps its tea hot for an hour. The lid does not fall "
+            "when the last cup is poured; the handle stays cool. It comes with a strainer, and with our word that we "
+            "take it back if you do not like it after a month of tea. "
+        )
+        * 2,
+    }
+    for number in range(1, 9)
+]
+
+
 class Content(NamedTuple):
-    """A message as a template; ``attachment`` is the path of a file to attach, or None."""
+    """A message as a template; ``attachment`` is the path of a file to attach, or None.
+
+    ``template``: the HTML file of a newsletter, which a template engine fills with ``context`` in place of ``text`` and
+    ``html``; the text is derived from the HTML. Jinja2, Django and Nunjucks read it alike.
+    """
 
     sender: str
     subject: str
     text: str
     html: str
     attachment: str | None
+    template: str | None = None
+    articles: list[dict[str, str]] = []  # noqa: RUF012 - never changed
 
     @classmethod
     def read(cls, path: str) -> "Content":
@@ -69,6 +94,17 @@ class Content(NamedTuple):
             self.text.replace("{n}", number),
             self.html.replace("{n}", number),
         )
+
+    def context(self, n: int) -> dict[str, Any]:
+        """Return the values of the newsletter's template for reader ``n``."""
+        return {"number": n, "name": f"Zoë {n}", "points": 7 * n % 500, "articles": self.articles}
+
+
+def write_newsletter(path: Path) -> Path:
+    """Write the newsletter as JSON."""
+    content = Content(SENDER, "News for reader {n}", "", "", None, str(TEMPLATE), ARTICLES)
+    path.write_text(json.dumps(content._asdict()), encoding="utf-8")
+    return path
 
 
 def write_content(path: Path, attachment: Path | None = None) -> Path:

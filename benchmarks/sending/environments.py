@@ -15,6 +15,11 @@ BUILD = PROJECT / "build" / "benchmarks"
 OWN = ["-e", f"{PROJECT}[markdown]", "uvicorn", "uvloop"]
 QUEUE = ["-e", f"{PROJECT}[redis,rabbitmq]", "pytest"]
 PEERS = ["fastapi-mail", "Django", "aiosmtplib", "emails", "Flask-Mail"]
+NODE = {
+    "nodemailer": "Nodemailer",
+    "nunjucks": "Nunjucks",
+    "nodemailer-html-to-text": "nodemailer-html-to-text",
+}
 # It requires Python 3.14; older ones try it all the same, and leave it out if it does not start.
 OLD = ["openviper[tasks-redis,tasks-rabbitmq]==0.1.1"]
 
@@ -40,9 +45,11 @@ class Environments(NamedTuple):
         node = shutil.which("node") if shutil.which("npm") else None
         modules = BUILD / "node"
         if node is not None:
-            _install_nodemailer(modules)
-            package = json.loads((modules / "node_modules/nodemailer/package.json").read_text())
-            versions |= {"Node": _output([node, "--version"]), "Nodemailer": package["version"]}
+            _install_node_packages(modules)
+            versions["Node"] = _output([node, "--version"])
+            for package, name in NODE.items():
+                listed = json.loads((modules / "node_modules" / package / "package.json").read_text())
+                versions[name] = listed["version"]
         return cls(own, peers, old, node, modules, versions)
 
 
@@ -97,11 +104,11 @@ def _virtual(python: str, name: str, requirements: list[str], versions: dict[str
     return made
 
 
-def _install_nodemailer(where: Path) -> None:
-    if (where / "node_modules" / "nodemailer").exists():
+def _install_node_packages(where: Path) -> None:
+    if all((where / "node_modules" / name).exists() for name in NODE):
         return
     where.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "nodemailer"], cwd=where, check=True)
+    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE], cwd=where, check=True)
 
 
 def _output(command: list[str]) -> str:

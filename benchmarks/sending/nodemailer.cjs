@@ -16,7 +16,8 @@ const { values } = parseArgs({
     recipients: { type: "string", default: "1" },
   },
 });
-const nodemailer = createRequire(`${values.modules}/`)("nodemailer");
+const load = createRequire(`${values.modules}/`);
+const nodemailer = load("nodemailer");
 const concurrency = Number(values.concurrency);
 const limit = values.messages === undefined ? null : Number(values.messages);
 const to =
@@ -34,6 +35,16 @@ const transport = nodemailer.createTransport({
   ignoreTLS: true,
 });
 
+let render = null;
+if (content.template) {
+  const path = require("node:path");
+  const engine = load("nunjucks").configure(path.dirname(content.template), { autoescape: true });
+  const template = engine.getTemplate(path.basename(content.template), true);
+  render = (n) =>
+    template.render({ number: n, name: `Zoë ${n}`, points: (7 * Number(n)) % 500, articles: content.articles });
+  transport.use("compile", load("nodemailer-html-to-text").htmlToText());
+}
+
 let number = 0;
 let sent = 0;
 
@@ -44,8 +55,7 @@ function send() {
     from: content.sender,
     to,
     subject: fill(content.subject),
-    text: fill(content.text),
-    html: fill(content.html),
+    ...(render === null ? { text: fill(content.text), html: fill(content.html) } : { html: render(n) }),
   };
   if (n !== "0" && attachment !== null) {
     message.attachments = [{ filename: "photos.zip", content: attachment, contentType: "application/zip" }];

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from content import write_content
+from content import write_content, write_newsletter
 from environments import BUILD, Environments, python_named
 from own import import_cost, parts, responses
 from tables import page, put_below
@@ -25,7 +25,7 @@ def main() -> None:
     """Run the command line."""
     options = _options()
     BUILD.mkdir(parents=True, exist_ok=True)
-    plain, heavy = _contents()
+    plain, heavy, newsletter = _contents()
     python = python_named(options.python)
     environments = Environments.make(python, python_named(options.old_python) if options.old_python else python)
     measured: dict[str, Any] = {
@@ -36,7 +36,12 @@ def main() -> None:
     }
     began = time.monotonic()
     measured["runs"] = {
-        scenario.name: _interleaved(environments, scenario, heavy if scenario.attachment else plain, options)
+        scenario.name: _interleaved(
+            environments,
+            scenario,
+            newsletter if scenario.newsletter else heavy if scenario.attachment else plain,
+            options,
+        )
         for scenario in (*SCENARIOS, *RECIPIENTS)
         if scenario.name in options.scenarios
     }
@@ -72,11 +77,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _contents() -> tuple[Path, Path]:
+def _contents() -> tuple[Path, Path, Path]:
     attachment = BUILD / "attachment.bin"
     if not attachment.exists():
         attachment.write_bytes(os.urandom(ATTACHMENT_BYTES))
-    return write_content(BUILD / "message.json"), write_content(BUILD / "message-25mb.json", attachment)
+    newsletter = write_newsletter(BUILD / "newsletter.json")
+    return write_content(BUILD / "message.json"), write_content(BUILD / "message-25mb.json", attachment), newsletter
 
 
 def _interleaved(

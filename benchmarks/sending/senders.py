@@ -38,7 +38,17 @@ def _configure(job: Job) -> None:
     from openviper.conf import settings
 
     email = {"host": HOST, "port": job.port, "default_sender": job.content.sender, "pool_size": job.connections}
-    settings.configure(EMAIL=email)
+    if job.content.template is None:
+        settings.configure(EMAIL=email)
+    else:
+        settings.configure(EMAIL=email, TEMPLATES_DIR=str(Path(job.content.template).parent))
+
+
+def _newsletter(job: Job, n: int) -> dict[str, Any]:
+    template = job.content.template
+    assert template is not None
+    subject = job.content.filled(n)[0]
+    return {"recipients": TO, "subject": subject, "template": Path(template).name, "context": job.content.context(n)}
 
 
 async def openviper(job: Job) -> dict[str, float]:
@@ -52,7 +62,10 @@ async def openviper(job: Job) -> dict[str, float]:
         subject, text, html = job.content.filled(n)
         await send_email(job.to, subject, text, html, attachments=attachments if n else None)
 
-    return await job.stopwatch.run(send)
+    async def send_newsletter(n: int) -> None:
+        await send_email(**_newsletter(job, n))
+
+    return await job.stopwatch.run(send if job.content.template is None else send_newsletter)
 
 
 async def openviper_many(job: Job, *, pipeline: bool = False) -> dict[str, float]:
@@ -67,7 +80,9 @@ async def openviper_many(job: Job, *, pipeline: bool = False) -> dict[str, float
                 raise receipt.error
             yield receipt
 
-    def message(n: int) -> dict[str, str]:
+    def message(n: int) -> dict[str, Any]:
+        if job.content.template is not None:
+            return _newsletter(job, n)
         subject, text, html = job.content.filled(n)
         return {"recipients": TO, "subject": subject, "text": text, "html": html}
 
@@ -141,11 +156,13 @@ def _standard_message(job: Job, n: int) -> Any:
 async def fastapi_mail(job: Job) -> dict[str, float]:
     """Measure fastapi-mail, which connects for each message."""
     from fastapi_mail import ConnectionConfig, FastMail, MessageSchema, MessageType, MultipartSubtypeEnum
+    from markupsafe import Markup
 
     config = ConnectionConfig(
         MAIL_USERNAME="", MAIL_PASSWORD="", MAIL_FROM="shop@example.com", MAIL_FROM_NAME="Vipera Shop",
         MAIL_SERVER=HOST, MAIL_PORT=job.port, MAIL_STARTTLS=False, MAIL_SSL_TLS=False, USE_CREDENTIALS=False,
         VALIDATE_CERTS=False,
+        TEMPLATE_FOLDER=None if job.content.template is None else Path(job.content.template).parent,
     )  # fmt: skip
     mail = FastMail(config)
     attachments: list[Any] = []
@@ -153,8 +170,16 @@ async def fastapi_mail(job: Job) -> dict[str, float]:
         maintype, subtype = FILE_TYPE
         attachments = [{"file": job.content.attachment, "mime_type": maintype, "mime_subtype": subtype}]
 
+    render: Callable[..., str] | None = None
+    if job.content.template is not None:
+        # It derives no text, so the HTML is rendered here; Jinja2's own function takes the tags out of it.
+        render = config.template_engine().get_template(Path(job.content.template).name).render
+
     async def send(n: int) -> None:
         subject, text, html = job.content.filled(n)
+        if render is not None:
+            html = render(job.content.context(n))
+            text = Markup(html).striptags()
         message = MessageSchema(
             subject=subject, recipients=[TO], body=html, alternative_body=text, subtype=MessageType.html,
             multipart_subtype=MultipartSubtypeEnum.alternative, attachments=attachments if n else [],
@@ -170,8 +195,12 @@ def django(job: Job) -> dict[str, float]:
     from django.conf import settings
     from django.core.mail import EmailMultiAlternatives
     from django.core.mail.backends.smtp import EmailBackend
+    from django.template.loader import render_to_string
+    from django.utils.html import strip_tags
 
-    settings.configure()
+    template = None if job.content.template is None else Path(job.content.template)
+    folders = [] if template is None else [template.parent]
+    settings.configure(TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": folders}])
     framework.setup()
 
     def open_sender() -> Callable[[int], object]:
@@ -180,6 +209,9 @@ def django(job: Job) -> dict[str, float]:
 
         def send(n: int) -> None:
             subject, text, html = job.content.filled(n)
+            if template is not None:
+                html = render_to_string(template.name, job.content.context(n))
+                text = strip_tags(html)
             message = EmailMultiAlternatives(subject, text, job.content.sender, [TO])
             message.attach_alternative(html, "text/html")
             if n and job.attachment is not None:

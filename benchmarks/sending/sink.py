@@ -8,12 +8,15 @@ import asyncio
 import email
 import email.policy
 import hashlib
+import html
 import json
 import os
+import re
 import sys
 from collections import deque
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 from content import Content
 
@@ -170,6 +173,11 @@ class Checker:
     def __init__(self, content: Content) -> None:
         self._content = content
         self._attachment = None if content.attachment is None else _digest(Path(content.attachment).read_bytes())
+        self._newsletter: Any = None
+        if content.template is not None:
+            from jinja2 import Environment
+
+            self._newsletter = Environment(autoescape=True).from_string(Path(content.template).read_text("utf-8"))
         self.seen: set[int] = set()
 
     def find_fault(self, data: bytes, *, stuffed: bool) -> str | None:
@@ -179,14 +187,16 @@ class Checker:
         message = email.message_from_bytes(data, policy=email.policy.compat32)
         parts = {part.get_content_type(): part for part in message.walk()}
         text = _text(parts.get("text/plain"))
-        number = text.partition("your order ")[2].partition(".")[0]
-        if not number.isdigit():
+        found = re.search(r"your (?:order|issue) (\d+)\.", text)
+        if found is None:
             return f"no text part with a number, but {sorted(parts)}"
-        subject, *bodies = self._content.filled(int(number))
+        number = found[1]
+        subject = self._content.filled(int(number))[0]
         if message["Subject"] != subject:
             return f"message {number}: subject {message['Subject']!r}"
-        if [_lines(text), _lines(_text(parts.get("text/html")))] != [_lines(body) for body in bodies]:
-            return f"message {number}: a body is not what was sent"
+        fault = self._find_body_fault(int(number), text, _text(parts.get("text/html")))
+        if fault is not None:
+            return f"message {number}: {fault}"
         if self._attachment is not None and number != "0":
             attached = [part for part in message.walk() if part.get_filename()]
             if [_digest(part.get_payload(decode=True)) for part in attached] != [self._attachment]:
@@ -194,6 +204,20 @@ class Checker:
         if int(number) in self.seen:
             return f"message {number}: is a duplicate"
         self.seen.add(int(number))
+        return None
+
+    def _find_body_fault(self, number: int, text: str, markup: str) -> str | None:
+        if self._newsletter is None:
+            same = [_lines(text), _lines(markup)] == [_lines(body) for body in self._content.filled(number)[1:]]
+            return None if same else "a body is not what was sent"
+        context = self._content.context(number)
+        if markup.split() != self._newsletter.render(context).split():
+            return "the HTML is not what was rendered"
+        # Django's strip_tags() leaves character references as they are.
+        plain = " ".join(html.unescape(text).split())
+        wanted = [context["name"], *(article["title"] for article in context["articles"])]
+        if any(each not in plain for each in wanted) or "<p" in text:
+            return "the text is not that of its HTML"
         return None
 
 

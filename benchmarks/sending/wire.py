@@ -50,6 +50,7 @@ class Scenario(NamedTuple):
     chunking: bool = True
     attachment: bool = False
     recipients: int = 1
+    newsletter: bool = False
     length: int = 1
     senders: tuple[str, ...] = SENDERS
 
@@ -69,12 +70,16 @@ SCENARIOS = (
         "plain", "20 ms delay, one connection; neither", delay=0.02, chunking=False, pipelining=False, length=4,
         senders=(OWN, NODEMAILER),
     ),
+    Scenario(
+        "newsletter", "A newsletter from a template, its text derived, 10 at a time, no delay", concurrency=10,
+        newsletter=True, senders=(OWN, BULK[0], "fastapi-mail", "Django", NODEMAILER),
+    ),
     Scenario("attachment", "A 25 MB attachment, one after another, no delay", messages=3, attachment=True),
 )  # fmt: skip
 
 # As "plain", with several recipients; all are in one table.
 RECIPIENTS = tuple(
-    SCENARIOS[-2]._replace(name=f"recipients-{n}", title=f"{n} recipients", recipients=n) for n in (2, 5, 10)
+    SCENARIOS[-3]._replace(name=f"recipients-{n}", title=f"{n} recipients", recipients=n) for n in (2, 5, 10)
 )
 
 
