@@ -198,6 +198,12 @@ class Content:
             position += length
         return Content(chunks), first
 
+    def with_header_lines(self, lines: bytes) -> "Content":
+        """Return the same content with further header lines in front."""
+        first = self._chunks[0]
+        assert isinstance(first, bytes)  # the header, as the serialiser makes it
+        return Content((lines + first, *self._chunks[1:]))
+
     def literal(self) -> Iterator[bytes | None]:
         """Return the chunks that may hold a bare CR or LF, and None for each encoded one, which cannot."""
         return (chunk if isinstance(chunk, bytes) else None for chunk in self._chunks)
