@@ -18,6 +18,7 @@ from openviper.core.email.backends.shared import SharedBackend
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.delivery.shared_rate import shared_rate, unshared_text
+from openviper.core.email.delivery.signing import Signing
 from openviper.core.email.errors import DeliveryError, InvalidMessage
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
@@ -151,6 +152,7 @@ class BackendTransport(Transport):
         self._limited = [each.settings for each in kinds if each.limits_rate]
         self.rules = RecipientRules.from_settings(settings)
         self.observed = bool(self.listeners)
+        self._signing: Signing | None = None
 
     @property
     def queue(self) -> JobQueue | None:
@@ -164,6 +166,8 @@ class BackendTransport(Transport):
 
     async def open(self) -> None:
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
+        if self._settings.dkim:
+            self._signing = await Signing.load(self._settings)
         await self._own.open()
         for unshared in dict.fromkeys(map(unshared_text, self._limited)):
             if unshared is not None:
@@ -186,6 +190,8 @@ class BackendTransport(Transport):
         must = message.prepared.must
         if must is not NOTHING and MUST_MAILER in must:
             backend = self._backend_of(must[MUST_MAILER])
+        if self._signing is not None:
+            return _send_signed(message, self._signing, backend, pipeline)
         return backend.send_pipelined(message) if pipeline else backend.send(message)
 
     def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:
@@ -213,6 +219,13 @@ def _build_backend(settings: EmailSettings) -> EmailBackend:
     if backend.limits_rate:
         backend.reserve = shared_rate(settings)
     return backend
+
+
+async def _send_signed(
+    message: OutgoingMessage, signing: Signing, backend: EmailBackend, pipeline: bool
+) -> DeliveryReport:
+    signed = await signing.sign(message)
+    return await (backend.send_pipelined(signed) if pipeline else backend.send(signed))
 
 
 def _route(name: str, settings: EmailSettings, built: Mapping[str, EmailBackend]) -> EmailBackend:

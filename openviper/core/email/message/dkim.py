@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-__all__ = ["DkimKey", "DkimSigner", "KeyRefused", "load_key", "public_record"]
+__all__ = ["SIGNED_HEADERS", "DkimKey", "DkimSigner", "KeyRefused", "load_key", "public_record"]
 
 SIGNED_HEADERS = (
     "from",
@@ -137,9 +137,7 @@ class DkimSigner:
         body = b64encode(body_hash)
         now = int(time.time())
         signatures = b"".join([self._signature(key, fields, body, now) for key in self.keys])
-        return message._replace(
-            content=_with_first(signatures, message.content), size=message.size + len(signatures)
-        )
+        return message._replace(content=_with_first(signatures, message.content), size=message.size + len(signatures))
 
     def _signature(self, key: DkimKey, fields: Sequence[tuple[bytes, bytes]], body: bytes, now: int) -> bytes:
         names: list[bytes] = []

@@ -20,6 +20,7 @@ __all__ = [
     "Bytes",
     "Count",
     "Directory",
+    "DkimKeys",
     "Folders",
     "Functions",
     "Hosts",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,75}")
+_SELECTOR = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _NONE = frozenset({"none", "auto"})
 
 
@@ -200,6 +202,28 @@ def _mailers(value: object) -> dict[str, Any]:
     return NamedSettings(value)
 
 
+def _dkim(value: object) -> NamedSettings:
+    """Return domains in their ASCII form with their selectors and keys; none for None and False."""
+    if value is None or value is False or value == "":
+        return NamedSettings()
+    if not isinstance(value, Mapping):
+        raise ValueError("is not a dict")
+    return NamedSettings(
+        {_mailbox(f"postmaster@{name}").partition("@")[2]: _keys(name, of) for name, of in value.items()}
+    )
+
+
+def _keys(domain: object, value: object) -> NamedSettings:
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"has no dict of a selector and a key at {domain!s:.100}")
+    for selector, key in value.items():
+        if not isinstance(selector, str) or not _SELECTOR.fullmatch(selector):
+            raise ValueError(f"has a name that is no selector at {domain!s:.100}")
+        if not (callable(key) or isinstance(key, str | bytes | Path)) or not key:
+            raise ValueError(f"has no key at {domain!s:.100}")
+    return NamedSettings(value)
+
+
 def _header_name(value: object) -> str:
     text = _plain(value)
     if not _HEADER_NAME.fullmatch(text):
@@ -306,6 +330,12 @@ Mailers = Annotated[
     PlainValidator(_mailers),
     # Its values hold passwords.
     SettingKind("a dict of names to dicts of settings", secret=True),
+]
+DkimKeys = Annotated[
+    Mapping[str, Mapping[str, Any]],
+    PlainValidator(_dkim),
+    # Its values may be keys.
+    SettingKind("None, False, or a dict of domains to dicts of selectors to keys", secret=True),
 ]
 MaybeHeader = Annotated[
     str | None, BeforeValidator(_optional(_header_name)), SettingKind("None or the name of a header")

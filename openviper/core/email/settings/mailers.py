@@ -57,6 +57,7 @@ OF_A_MAILER = _OF_A_SERVER | {
     "tag_header",
     "ref_header",
     "metadata_header",
+    "dkim",
 }
 """The settings that may differ by mailer, besides ``url``, ``failover`` and ``retry_period``."""
 _ALLOWED = OF_A_MAILER | {"url", "failover", "retry_period"}
@@ -104,6 +105,8 @@ def mailer_values(model: type[CheckedSettings], given: Given, name: str) -> Give
         # The path of one of them would name no fault of this mailer.
         others = {key: value for key, value in own.items() if _field(model, key) in kinds(model).keys() - _ALLOWED}
         found.faults += [f'{place}["{key}"]: is one for all mailers; set EMAIL["{key}"]' for key in others]
+        if own.get("dkim") not in (None, False):
+            found.faults.append(f'{place}["dkim"]: keys are for all mailers; set EMAIL["dkim"], or False here')
         own = {key: value for key, value in own.items() if key not in others}
         sources = [sources[0]._replace(values=own)]
     variable = _url_variable(name)

@@ -23,6 +23,7 @@ from openviper.core.email.settings.kinds import (
     Bytes,
     Count,
     Directory,
+    DkimKeys,
     Folders,
     Functions,
     Hosts,
@@ -211,6 +212,16 @@ class EmailSettings(CheckedSettings):
         (), description="Addresses and domains whose mail `redirect_to` leaves alone."
     )
     redirect_bcc: Flag = Field(False, description="Name Bcc recipients, too, in the header of a redirected copy.")
+    dkim: DkimKeys = Field(
+        NamedSettings(),
+        repr=False,  # the values may be keys
+        description="DKIM keys: domains to selectors to private keys, at most one RSA and one Ed25519 key each. A "
+        "key is a path, PEM text, `env:NAME`, or a function that returns one of them. False in a mailer: its mail "
+        "is not signed.",
+    )
+    dkim_unsigned: Texts = Field(
+        (), description="Header fields to leave unsigned, as a server on the way rewrites them."
+    )
     fail_silently: Flag = Field(
         False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
     )

@@ -56,6 +56,8 @@ DEFAULTS: dict[str, Any] = {
     "redirect_to": (),
     "redirect_except": (),
     "redirect_bcc": False,
+    "dkim": {},
+    "dkim_unsigned": (),
     "fail_silently": False,
     "use_background_worker": None,
     "pool_size": 5,
