@@ -25,6 +25,7 @@ SAMPLES: dict[Any, Any] = {
     str: "orders.csv",
     bool: True,
     int: 452,
+    float: 1_796_000_000.0,
     Conflict: Conflict("use_ssl", "both are True; keep one", excludes="use_tls"),
     OutgoingMessage: outgoing(),
     DeliveryError: DeliveryError("10.0.0.1: RCPT TO: 452 full", temporary=True, code=452),

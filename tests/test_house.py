@@ -19,9 +19,9 @@ KEPT = {
         DeliveryMode DeliveryReport DeliveryTimeout DuplicateKey Email EmailBackend EmailError EmailMessageData
         EmailMiddleware EmailSettings InvalidAddress InvalidMessage KeysUnavailable MessageEvent MessageRefused
         PoolTimeout QueueUnavailable Receipt
-        RecipientsRefused Refusal RenderedEmail SuppressionUnavailable TemplateFailed Verification build_message
-        get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many submit_email
-        subscribe verify
+        RecipientsRefused Refusal RenderedEmail SendingPaused SuppressionUnavailable TemplateFailed Verification
+        build_message get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many
+        submit_email subscribe verify
     """,
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
     "openviper.core.email.attachments": "AttachmentData resolve_attachments",

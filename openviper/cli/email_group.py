@@ -5,6 +5,7 @@ import click
 from openviper.cli.email_check import check
 from openviper.cli.email_config import config
 from openviper.cli.email_failed import failed
+from openviper.cli.email_pause import pause, resume
 from openviper.cli.email_preview import preview
 from openviper.cli.email_send import send
 from openviper.cli.email_status import status
@@ -18,5 +19,5 @@ def email() -> None:
     """Test a project's mail, inspect its settings and templates, and manage its queue."""
 
 
-for _command in (check, config, failed, preview, send, status, suppressed):
+for _command in (check, config, failed, pause, preview, resume, send, status, suppressed):
     email.add_command(_command)

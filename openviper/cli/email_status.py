@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openviper.cli.email_pause import describe_pauses
 from openviper.cli.email_queue import project_option, queue_of
 from openviper.cli.options import mailer_option, settings_option
+from openviper.cli.project import enter_project
 from openviper.terminal import escape
 
 if TYPE_CHECKING:
@@ -20,15 +22,20 @@ __all__ = ["status"]
 @mailer_option
 @settings_option
 def status(path: Path, mailer: str | None, settings: str | None) -> None:
-    """Show the broker, the number of workers, and the queue's stats: of all mailers, or with --mailer of one.
+    """Show what is paused, the broker, the number of workers, and the queue's stats: of all mailers, or of one.
 
-    Exits with 1 if mail waits and no worker delivers it.
+    Exits with 1 if mail waits and no worker delivers it, unless sending is paused.
     """
     from openviper.core.email.errors import InvalidMessage
-    from openviper.core.email.queue import mailer_of
+    from openviper.core.email.queue import mailer_of, queue_service
     from openviper.core.email.queue import queue_of as mail_queue
     from openviper.core.email.settings import EmailSettings
 
+    project = enter_project(path, settings_module=settings)
+    project.load_settings()
+    paused = _print_pauses()  # names of mailers, None for all
+    if paused and queue_service() is None and EmailSettings.from_settings().outbox is None:
+        return  # mail waits in memory, which only its process can count
     stored = queue_of(path, settings)
     store = stored.store
     try:
@@ -47,6 +54,7 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
             workers = f"{stats.consumers} worker(s)" if stats.consumers else "no workers"
             click.echo(f"  {escape(names[queue]):<{width}}  {stats.waiting} waiting, {workers}")
     idle = [queue for queue, stats in single.items() if stats.waiting and not stats.consumers]
+    idle = [queue for queue in idle if not paused & {None, mailer_of(queue)}]
     if idle:
         raise click.ClickException(
             f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
@@ -60,6 +68,20 @@ def _print_stats(stats: "QueueStats", worker: str) -> None:
     if stats.later is not None:
         click.echo(f"Later    {stats.later} (scheduled, or waiting for a retry)")
     click.echo(f"Failed   {stats.failed}")
+
+
+def _print_pauses() -> set[str | None]:
+    """Print what is paused, and return the mailers whose mail is (None: all mail)."""
+    from openviper.core.email.delivery.pause.flag import pause_store
+    from openviper.core.email.settings import EmailSettings
+
+    store = pause_store(EmailSettings.from_settings())
+    if store is None:
+        return set()
+    pauses, lines = describe_pauses(store)
+    for line in lines:
+        click.echo(line)
+    return {pause.mailer for pause in pauses}
 
 
 def _age(seconds: float) -> str:

@@ -30,6 +30,7 @@ NOBODY = "openviper.no.such.queue"
 _ACCESS_REFUSED = 403
 _PRECONDITION_FAILED = 406  # the queue exists with other arguments
 _FARTHEST = 10 * 365 * 24 * 3600.0  # seconds ahead until which a delay can be meant
+_LONGEST_HOLD = 1200.0  # seconds
 _HEARTBEAT = 30  # seconds, unless the URL says another
 
 
@@ -71,6 +72,7 @@ class _RabbitmqBroker(RabbitmqBroker):
         self.parameters = connection
         self.stopping = threading.Event()
         self.current = threading.local()
+        self.holds: Callable[[str], bool] = lambda _queue: False  # True: nothing may be taken from the queue now
 
     @property
     def redelivered(self) -> bool:
@@ -160,7 +162,22 @@ class _Consumer(_RabbitmqConsumer):
     1 again: there the same tag is another message, which RabbitMQ would delete.
     """
 
+    def __init__(self, broker: _RabbitmqBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)
+        self._prefetch = prefetch
+        self._timeout = timeout / 1000
+        self._held_since: float | None = None  # time.monotonic()
+        self._passing = 0
+
     def __next__(self) -> Any:
+        if not self.broker.holds(self.queue_name):
+            self._held_since, self._passing = None, 0
+        elif not self._may_pass():
+            try:
+                self.connection.process_data_events(self._timeout)  # answers heartbeats
+            except AMQPError as error:
+                raise ConnectionClosed(error) from None
+            return None
         message = super().__next__()
         if message is None:
             return None
@@ -174,6 +191,22 @@ class _Consumer(_RabbitmqConsumer):
             self.nack(message)
             return None
         return message
+
+    def _may_pass(self) -> bool:
+        """True for the messages that RabbitMQ has delivered already, once they have been held for long.
+
+        It closes the channel of a consumer that leaves one unacknowledged for 30 minutes. What takes them puts them on
+        the queue again.
+        """
+        now = time.monotonic()
+        if self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since > _LONGEST_HOLD:
+            self._held_since, self._passing = now, self._prefetch
+        if self._passing == 0:
+            return False
+        self._passing -= 1
+        return True
 
     def ack(self, message: Any) -> None:
         if message.consumer is self:

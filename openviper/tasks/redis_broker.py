@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -137,6 +137,7 @@ class _RedisBroker(RedisBroker):
         self.scripts["dispatch"] = _Dispatch(self.client, _scripts["dispatch"])
         self.presence = self.client.register_script(_PRESENCE)
         self._enqueueing = threading.local()
+        self.holds: Callable[[str], bool] = lambda _queue: False  # True: nothing may be taken from the queue now
 
     @property
     def consumer_class(self) -> "type[_Consumer]":
@@ -193,6 +194,9 @@ class _Consumer(_RedisConsumer):
 
     def __next__(self) -> Any:
         """Return the next message; None after a pause, or instead of a dead letter."""
+        if self.broker.holds(self.queue_name):
+            time.sleep(self.timeout / 1000)
+            return None
         if not self.message_cache and self.outstanding_message_count < self.prefetch:
             self._fetch()
         if not self.message_cache:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event, select, text, update
@@ -30,7 +31,10 @@ from openviper.core.email import (
 )
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.delivery.pause.flag import change_state
+from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue.job import Progress
 from openviper.core.email.settings import EmailSettings
 from openviper.db import Model, OutboxNotCreated, transaction
 from openviper.db.outbox import add, create_outbox_tables
@@ -440,3 +444,20 @@ async def test_a_large_message_is_delivered_whole_by_the_relay() -> None:
         await let_time_pass(10)
         await until(lambda: subjects == ["large"])
         await until_empty()
+
+
+async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed_afterwards(tmp_path: Path) -> None:
+    store = FolderPauseStore(tmp_path / "state")
+    await asyncio.to_thread(store.open)
+    await asyncio.to_thread(change_state, store, None, seconds=None, stop=True)
+    async with opened(state_dir=tmp_path / "state") as mailer:
+        await mailer.start_relay()
+        async with transaction():
+            assert await send("held") is DeliveryMode.HELD
+        await until(lambda: mailer.dispatcher.pending == 0)
+        await asyncio.sleep(2)  # in which the relay has looked for what is due
+        assert subjects == []
+        ((state, progress),) = await rows("state", "progress")
+        assert (state, Progress.from_json(str(progress)).attempts) == ("open", 0)
+        await asyncio.to_thread(change_state, store, None, seconds=None, stop=False)
+        await until(lambda: subjects == ["held"])

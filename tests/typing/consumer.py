@@ -58,6 +58,7 @@ from openviper.core.email import (
     RecipientsRefused,
     Refusal,
     RenderedEmail,
+    SendingPaused,
     SuppressionUnavailable,
     TemplateFailed,
     Verification,
@@ -499,6 +500,9 @@ async def suppress_an_address(metadata: MetaData) -> None:
         receipt = await submit_email("ana@example.com", "Hello", "Hello.")
     except SuppressionUnavailable as error:
         assert_type(error.temporary, bool)
+    except SendingPaused as error:
+        assert_type(error.mailer, str | None)
+        assert_type(error.until, float | None)
     else:
         assert_type(receipt.suppressed, tuple[str, ...])
         assert_type(receipt.outcome, Literal["delivered", "accepted", "suppressed", "cancelled", "failed", "in_flight"])

@@ -23,6 +23,7 @@ from openviper.core.email.errors import (
     QueueUnavailable,
     RecipientsRefused,
     Refusal,
+    SendingPaused,
     SuppressionUnavailable,
     TemplateFailed,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "RecipientsRefused",
     "Refusal",
     "RenderedEmail",
+    "SendingPaused",
     "SuppressionUnavailable",
     "TemplateFailed",
     "Verification",

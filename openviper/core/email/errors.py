@@ -14,6 +14,7 @@
     │  ├─ DeliveryTimeout(TimeoutError)
     │  │  └─ PoolTimeout
     │  ├─ KeysUnavailable
+    │  ├─ SendingPaused                    .mailer, .until
     │  ├─ SuppressionUnavailable
     │  ├─ MessageRefused
     │  └─ RecipientsRefused                .accepted
@@ -43,6 +44,7 @@ __all__ = [
     "QueueUnavailable",
     "RecipientsRefused",
     "Refusal",
+    "SendingPaused",
     "SuppressionUnavailable",
     "TemplateFailed",
 ]
@@ -172,6 +174,18 @@ class PoolTimeout(DeliveryTimeout):
 
 class KeysUnavailable(DeliveryError):
     """Nothing can say whether an idempotency key was used before, so the message was not sent; temporary."""
+
+
+class SendingPaused(DeliveryError):
+    """Sending is paused, by ``viperctl email pause``; temporary, and nothing was sent.
+
+    ``mailer``: the mailer whose mail is paused, None for all mail. ``until``: Unix seconds, None without a known end.
+    """
+
+    def __init__(self, message: str, *, mailer: str | None, until: float | None) -> None:
+        super().__init__(message, temporary=True)
+        self.mailer = mailer
+        self.until = until
 
 
 class SuppressionUnavailable(DeliveryError):

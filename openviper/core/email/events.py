@@ -149,6 +149,7 @@ EventKind = Literal[
     "delivered",  # the server accepted it for every recipient, or for some: then refused names the others
     "retrying",  # an attempt failed; another one follows
     "failed",  # no further attempt is made
+    "paused",  # sending is paused; it waits for the end of the pause, or "failed" follows because nobody keeps it
     "suppressed",  # recipients were left out, as EMAIL["suppress"] says; if all of them were, nothing follows
     "redirected",  # a copy goes to EMAIL["redirect_to"]; detail says for whom it was
     "cancelled",  # EMAIL["before_send"] cancelled it; detail is the reason

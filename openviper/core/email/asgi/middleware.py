@@ -229,12 +229,12 @@ async def _end(running: Running, outbox: RequestOutbox, *, failure: str | None) 
     """Flush the outbox, then wait until the dispatcher has room.
 
     The wait ends after ``shutdown_timeout``, because a server that stops waits for its requests before it lets mail be
-    drained. Without a lifespan, and with an immediate transport, wait for the delivery itself.
+    drained. Without a lifespan, and with an immediate transport, wait for the delivery itself, but for no pause's end.
     """
     if failure is not None and running.mailer.settings.discard_on_error:
         outbox.discard(f'the request failed ({failure}) and EMAIL["discard_on_error"] is set')
         return
     deliveries = outbox.flush() if running.mailer.outbox is None else await outbox.store_and_flush()
     waits = running.waits or any(delivery.transport.immediate for delivery in deliveries)
-    if futures := [delivery.done if waits else delivery.admitted for delivery in deliveries]:
+    if futures := [delivery.wait_settled() if waits else delivery.admitted for delivery in deliveries]:
         await asyncio.wait(futures, timeout=None if waits else running.mailer.settings.shutdown_timeout)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from openviper.core.email.backends.brake import Brake
 from openviper.core.email.backends.rate_limit import Reserve
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import DeliveryReport
@@ -31,6 +32,9 @@ class EmailBackend(ABC):
     reserve: Reserve | None = None
     """Reserves tokens of a ``rate_limit`` that all processes share, set before ``open``; None: it counts for this
     process alone."""
+
+    brake: Brake | None = None
+    """Asked before each transaction by backends whose messages wait, set before ``open``; None: nothing is paused."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

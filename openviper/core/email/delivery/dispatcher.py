@@ -3,26 +3,34 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, fail_attempt, missing_recipients
 from openviper.core.email.delivery.outbox import StoredMessage
+from openviper.core.email.delivery.pause.watch import PauseWatch
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import DuplicateKey, EmailError, KeysUnavailable
-from openviper.core.email.events import NOTHING, DeliveryMode, Receipt
+from openviper.core.email.errors import DuplicateKey, EmailError, KeysUnavailable, QueueUnavailable
+from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Retry, RetryPolicy
+from openviper.core.email.queue import QueueEntry
+from openviper.core.email.queue.job import AddResult, Progress
+from openviper.core.email.queue.keys import KeyRecord
+from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Postpone, Retry, RetryPolicy
 from openviper.core.email.settings import DEFAULT_MAILER
 
 __all__ = ["Delivery", "Dispatcher"]
 
 logger = logging.getLogger("openviper.email")
+
+_MOST, _MOST_BYTES = 100, 1024 * 1024  # of a batch that is given to the broker at shutdown
+_RELAYED = 1.0  # seconds after which the relay looks at what is left to it
+_LEAST = 2.0  # seconds that the broker has for it, however short shutdown_timeout is
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +39,8 @@ class Delivery:
 
     ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made here; neither has an
     error. ``stored``: its row in the outbox, whose relay makes the attempts after a first one that fails. ``keyed``:
-    its idempotency key, which may not be claimed yet; None without one.
+    its idempotency key, which may not be claimed yet; None without one. ``paused``: sending is paused, and it
+    waits here until it may be sent.
     """
 
     message: OutgoingMessage
@@ -40,10 +49,29 @@ class Delivery:
     admitted: asyncio.Future[None]
     progress: Progress = FIRST_ATTEMPT
     last_attempt: bool = False
+    paused: bool = False
+    settled: asyncio.Future[None] | None = None
     timer: asyncio.TimerHandle | None = None
     attempt: Attempt = field(default_factory=Attempt)
     stored: StoredMessage | None = None
     keyed: KeyedSend | None = None
+
+    def wait_settled(self) -> "asyncio.Future[None]":
+        """Return a future that resolves when it is done, or waits for the end of a pause: whichever comes first.
+
+        Nobody should wait for the end of a pause, which may be hours away.
+        """
+        if self.settled is None:
+            self.settled = self.done.get_loop().create_future()
+            self.done.add_done_callback(lambda _: self.settle())
+            if self.paused:
+                self.settle()
+        return self.settled
+
+    def settle(self) -> None:
+        """Resolve what ``wait_settled`` has returned, if it was asked for."""
+        if self.settled is not None and not self.settled.done():
+            self.settled.set_result(None)
 
 
 class Dispatcher:
@@ -55,6 +83,9 @@ class Dispatcher:
     A temporary failure is retried after each of ``retry_delays`` (seconds); a final one is logged once with its message
     id. The dispatcher is full from ``max_messages`` messages or ``max_bytes`` of content on; what it accepts then is
     kept all the same, and is admitted when there is room. ``allow_partial`` is the setting.
+
+    While sending is paused, messages wait within these bounds and no attempt is counted; those in the outbox are left
+    to its relay. At shutdown they are given to the broker; what it does not take is logged as lost, and never sent.
     """
 
     def __init__(
@@ -79,6 +110,8 @@ class Dispatcher:
         self._waiting: set[Delivery] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._interrupted: list[Delivery] = []  # their tasks were cancelled from outside
+        self._paused: dict[Delivery, None] = {}  # in order
+        self._handing_over: asyncio.Task[None] | None = None
         self._messages = 0
         self._bytes = 0
         self._draining = False
@@ -133,23 +166,30 @@ class Dispatcher:
     async def drain(self, timeout: float) -> None:
         """Deliver what is left within ``timeout`` seconds, then close; what could not be is logged one by one.
 
-        A message that waits for its retry gets one attempt at once, and so does one that fails meanwhile.
+        A message that waits for its retry gets one attempt at once, and so does one that fails meanwhile. One that may
+        not be sent, because sending is paused, is given to the broker.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         self._draining = True
         self._resume_interrupted()
         for delivery in tuple(self._waiting):
             self._retry_last(delivery)
+        self._hand_over_paused()
+        if self._handing_over is not None:
+            await asyncio.wait([self._handing_over], timeout=max(timeout, _LEAST))
         # In rounds, since the last tasks of an application may still send.
         while (pending := self._pending()) and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait([delivery.done for delivery in pending], timeout=left)
         self.closed = True
         for delivery in self._pending():
+            if delivery.paused:
+                self._abandon(delivery, "sending is paused, and the broker did not accept it in time; it was not sent")
+                continue
             unsent = "it was not sent again" if delivery.progress.uncertain else "it was not sent"
             maybe_sent = delivery in self._sending.values() and not delivery.attempt.nothing_sent
             reason = "it was being sent and may have been delivered" if maybe_sent else unsent
             self._abandon(delivery, f"the shutdown_timeout of {timeout:g} s has passed; {reason}")
-        tasks = list(self._sending)
+        tasks = [*self._sending, *([] if self._handing_over is None else [self._handing_over])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -169,7 +209,7 @@ class Dispatcher:
 
     def _pending(self) -> list[Delivery]:
         ready = [delivery for each in self._ready.values() for delivery in each]
-        places = (*self._sending.values(), *self._waiting, *ready, *self._arriving)
+        places = (*self._sending.values(), *self._waiting, *self._paused, *ready, *self._arriving)
         # Once each: a message whose attempt has just ended may already wait for the next one.
         return list(dict.fromkeys(delivery for delivery in places if not delivery.done.done()))
 
@@ -190,6 +230,12 @@ class Dispatcher:
         for mailer, ready in self._ready.items():
             while ready and self._busy[mailer] < self._concurrency[mailer]:
                 delivery = ready.popleft()
+                pause = delivery.transport.pause
+                if pause is not None and pause.on and (error := pause.error(delivery.message.mailer)) is not None:
+                    chosen = Circumstances(DeliveryMode.DEFERRED)
+                    delivery.transport.publish("paused", delivery.message, str(error), circumstances=chosen)
+                    self._hold(delivery, pause)
+                    continue
                 self._busy[mailer] += 1
                 # An empty context: the task outlives the request and must not see its outbox or transaction.
                 task = asyncio.get_running_loop().create_task(self._attempt(delivery), context=Context())
@@ -274,6 +320,10 @@ class Dispatcher:
         return self._without_pauses if self._draining or delivery.transport.immediate else self._policy
 
     def _follow(self, delivery: Delivery, decision: Decision) -> None:
+        if isinstance(decision, Postpone):
+            assert delivery.transport.pause is not None, "it has just stopped the message"
+            self._hold(delivery, delivery.transport.pause)
+            return
         if delivery.stored is not None:
             delivery.stored.settle(decision)
         if delivery.stored is not None or not isinstance(decision, Retry):
@@ -288,6 +338,93 @@ class Dispatcher:
         else:
             loop = asyncio.get_running_loop()
             delivery.timer = loop.call_later(decision.delay, self._retry, delivery, context=Context())
+
+    def _hold(self, delivery: Delivery, pause: PauseWatch) -> None:
+        """Keep a message that may not be sent until ``pause`` says that something has changed."""
+        first = not self._paused
+        delivery.paused = True
+        self._paused[delivery] = None
+        delivery.settle()
+        if delivery.stored is not None:
+            # Not at once: what is finished admits others, and so on.
+            asyncio.get_running_loop().call_soon(self._leave_to_relay, context=Context())
+        if first:
+            self._await_change(pause)
+        if self._draining:
+            self._hand_over_paused()
+
+    def _await_change(self, pause: PauseWatch) -> None:
+        # An empty context: what may be sent then must not see a request's transaction.
+        loop = asyncio.get_running_loop()
+        pause.call_at_change(partial(loop.call_soon_threadsafe, self._changed, pause, context=Context()))
+        loop.call_soon(self._release_paused, pause, context=Context())  # it may have changed just before
+
+    def _changed(self, pause: PauseWatch) -> None:
+        if self._paused and not self.closed:
+            self._await_change(pause)
+
+    def _release_paused(self, pause: PauseWatch) -> None:
+        """Send what may be sent again."""
+        if self.closed or self._handing_over is not None:
+            return
+        released = [each for each in self._paused if not pause.on or pause.find(each.message.mailer) is None]
+        for delivery in reversed(released):
+            del self._paused[delivery]
+            delivery.paused = False
+            self._ready[self._mailer_of(delivery)].appendleft(delivery)
+        if released:
+            self._start()
+
+    def _leave_to_relay(self) -> None:
+        """Leave to the outbox's relay what it keeps and may not be sent, so that it fills no memory here.
+
+        A key that is not claimed yet keeps a message here: the relay claims none.
+        """
+        for delivery in tuple(self._paused):
+            keyed = delivery.keyed
+            if delivery.stored is None or (keyed is not None and not keyed.claimed):
+                continue
+            if keyed is not None:  # the outbox has accepted the message
+                keyed.settle_soon(Receipt(delivery.message.message_id, DeliveryMode.DEFERRED))
+            del self._paused[delivery]
+            delivery.paused = False
+            delivery.stored.settle(Retry(delivery.progress, _RELAYED, "sending is paused"))
+            self._finish(delivery)
+
+    def _hand_over_paused(self) -> None:
+        self._leave_to_relay()
+        for delivery in [each for each in self._paused if each.stored is not None]:
+            del self._paused[delivery]
+            self._abandon(delivery, "sending is paused")
+        if self._paused and self._handing_over is None:
+            self._handing_over = asyncio.get_running_loop().create_task(self._enqueue_paused(), context=Context())
+
+    async def _enqueue_paused(self) -> None:
+        """Give what may not be sent to what keeps it over the shutdown, in batches."""
+        while batch := _batch(self._paused):
+            transport = batch[0].transport
+            for delivery in batch:
+                if delivery.keyed is not None and delivery.keyed.claimed:
+                    await delivery.keyed.release()  # the queue claims it as it accepts the message
+            entries = [QueueEntry(each.message, progress=each.progress) for each in batch]
+            results: Sequence[AddResult]
+            try:
+                results = await transport.enqueue_unsent(entries)
+            except QueueUnavailable as error:
+                results = [error] * len(batch)
+            for delivery, result in zip(batch, results, strict=True):
+                if delivery.done.done():
+                    continue  # the drain took too long, and has reported it
+                del self._paused[delivery]
+                if isinstance(result, KeyRecord):
+                    report_duplicate(delivery.message, transport, Receipt(result.message_id, DeliveryMode.QUEUED))
+                    self._finish(delivery)
+                elif isinstance(result, bool):
+                    logger.info("message %s is queued: sending is paused", delivery.message.message_id)
+                    self._finish(delivery)
+                else:
+                    self._abandon(delivery, f"sending is paused, and it was not sent: {result}")
+        self._handing_over = None
 
     def _retry_last(self, delivery: Delivery) -> None:
         if delivery.timer is not None:
@@ -331,3 +468,15 @@ class Dispatcher:
         delivery.done.set_result(None)
         if not self.closed:
             self._admit()
+
+
+def _batch(paused: Iterable[Delivery]) -> list[Delivery]:
+    """Return the first messages of one transport, about a megabyte of them."""
+    batch: list[Delivery] = []
+    size = 0
+    for delivery in paused:
+        if batch and (delivery.transport is not batch[0].transport or size >= _MOST_BYTES or len(batch) == _MOST):
+            break
+        batch.append(delivery)
+        size += delivery.message.size
+    return batch

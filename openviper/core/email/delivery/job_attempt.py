@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
+from openviper.core.email.delivery.pause.watch import pause_watch
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import DeliveryMode
@@ -11,6 +13,7 @@ from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
 from openviper.core.email.queue.job import ClaimedJob
+from openviper.core.email.queue.names import mailer_of
 from openviper.core.email.queue.retry import Decision, GiveUp, QueuePolicy, after_attempt
 from openviper.core.email.settings import EmailSettings
 
@@ -51,10 +54,16 @@ async def attempt_job(
         message,
         transport,
         job.progress,
-        QueuePolicy(settings),
+        _policy(settings, message.mailer),
         mode=DeliveryMode.QUEUED,
         time_limit=_LONGEST_ATTEMPT,
     )
+
+
+def _policy(settings: EmailSettings, mailer: str) -> QueuePolicy:
+    """Return the policy for mail of ``mailer``, which does not age while it is paused."""
+    watch = pause_watch(settings)
+    return QueuePolicy(settings, seconds_paused=None if watch is None else partial(watch.seconds_paused, mailer))
 
 
 def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> Decision:
@@ -64,7 +73,7 @@ def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> D
     if isinstance(error, NewerPayload) and expired(job):
         return GiveUp(job.progress, _EXPIRED)
     # A message for a later version is kept for a process that supports it.
-    return after_attempt(job.progress, error, QueuePolicy(settings), now=time.time())
+    return after_attempt(job.progress, error, _policy(settings, mailer_of(job.queue)), now=time.time())
 
 
 def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
@@ -78,7 +87,7 @@ def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
     death = DeliveryError("its worker died during the attempt, perhaps after sending", temporary=True, uncertain=True)
     # The store has counted the death, and the decision counts it again.
     progress = replace(progress, attempts=progress.attempts - 1)
-    return after_attempt(progress, death, QueuePolicy(settings), now=time.time())
+    return after_attempt(progress, death, _policy(settings, mailer_of(job.queue)), now=time.time())
 
 
 def expired(job: ClaimedJob) -> bool:

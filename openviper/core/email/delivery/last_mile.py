@@ -1,6 +1,6 @@
 """Attempt a delivery: the one place where a message leaves, for every delivery mode and every process.
 
-Steps that concern each attempt (a pause, a suppression, a signature over the bytes) belong here.
+Steps that concern each attempt (a pause, a suppression, a signature over the bytes) belong here, in that order.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ import traceback
 from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.redirect import check_redirected
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
-from openviper.core.email.errors import DeliveryError, DeliveryTimeout
+from openviper.core.email.errors import DeliveryError, DeliveryTimeout, SendingPaused
 from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry, RetryPolicy, after_attempt
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
 
 __all__ = ["FIRST_ATTEMPT", "attempt_delivery", "fail_attempt", "log_decision", "missing_recipients"]
 
@@ -48,11 +48,14 @@ async def attempt_delivery(
     """
     watched = transport.observed or listening()
     began: float | None = None
-    if watched:
+    paused = transport.pause.error(message.mailer) if transport.pause is not None and transport.pause.on else None
+    if watched and paused is None:
         began = time.perf_counter()
         transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
     outcome: DeliveryReport | Exception
     try:
+        if paused is not None:
+            raise paused
         if transport.rules is None and time_limit is None:
             outcome = await transport.send(message, pipeline=pipeline)
         elif time_limit is None:
@@ -73,11 +76,8 @@ async def attempt_delivery(
         circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome), via)
         if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
             _publish_delivered(message, transport, outcome, progress, circumstances)
-    if mode is not _INLINE:
-        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error, message.mailer)
-        _log_attempt(message.message_id, progress, decision, mode, remedy)
-    if not isinstance(decision, Done):
-        _publish_decision(message, transport, decision, circumstances)
+    if mode is not _INLINE or not isinstance(decision, Done):
+        _report(message, transport, progress, decision, mode, circumstances)
     return decision
 
 
@@ -154,6 +154,22 @@ async def _send_in_time(
         raise DeliveryTimeout(f"the attempt took too long; {outcome}", temporary=True, uncertain=uncertain) from error
 
 
+def _report(
+    message: OutgoingMessage,
+    transport: Transport,
+    progress: Progress,
+    decision: Decision,
+    mode: DeliveryMode,
+    circumstances: Circumstances,
+) -> None:
+    """Log what follows from an attempt, unless it is inline, and publish it, unless the message is delivered."""
+    if mode is not _INLINE:
+        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error, message.mailer)
+        _log_attempt(message.message_id, progress, decision, mode, remedy)
+    if not isinstance(decision, Done):
+        _publish_decision(message, transport, decision, circumstances)
+
+
 def _reply_code(outcome: DeliveryReport | Exception) -> int | None:
     if isinstance(outcome, DeliveryReport):
         first = outcome.response[:3]
@@ -178,8 +194,12 @@ def _publish_delivered(
 
 
 def _publish_decision(
-    message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp, circumstances: Circumstances
+    message: OutgoingMessage, transport: Transport, decision: Retry | GiveUp | Postpone, circumstances: Circumstances
 ) -> None:
+    if isinstance(decision.error, SendingPaused):
+        transport.publish("paused", message, str(decision.error), circumstances=circumstances)
+    if isinstance(decision, Postpone):
+        return
     if isinstance(decision, Retry):
         pending = decision.progress.pending
         transport.publish(
@@ -213,6 +233,9 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: s
     A server may repeat an address in it; the text is kept with the message. ``remedy`` ends the line where the first
     attempt failed and where no other one follows.
     """
+    if isinstance(decision, Postpone):
+        logger.debug("message %s waits: %s", message_id, decision.reason)
+        return
     error = None if isinstance(decision, Done) else decision.error
     if queued and error is not None:
         _log_error(message_id, error)

@@ -120,6 +120,8 @@ class Relay:
         service = self._queue()
         if service is not None:
             return await self._feed(service)
+        if self._transport.pause is not None and self._transport.pause.holds_all:
+            return False  # rows stay unclaimed
         # Twice as many as are sent at a time: the next ones are here when a delivery ends.
         free = 2 * self._concurrency - len(self._tasks)
         rows = await self._keeper.claim(free) if free > self._concurrency else []

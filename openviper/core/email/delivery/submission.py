@@ -381,7 +381,7 @@ class _Submission:
             self.outbox.add(dispatcher, self.message, transport, self._row, keyed)
             return
         row = self._row
-        await asyncio.shield(dispatcher.accept(self.message, transport, row, keyed).done)
+        await dispatcher.accept(self.message, transport, row, keyed).wait_settled()
         if row is not None:
             await row.recorded()  # a script may end now
 

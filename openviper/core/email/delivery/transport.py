@@ -16,15 +16,17 @@ from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.backends.shared import SharedBackend
 from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.delivery.shared_rate import shared_rate, unshared_text
 from openviper.core.email.delivery.signing import Signing
-from openviper.core.email.errors import DeliveryError, InvalidMessage
+from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_MAILER
 from openviper.core.email.message.redaction import is_sensitive, redact
-from openviper.core.email.queue import JobQueue, current_key_store, current_queue, using_queue
+from openviper.core.email.queue import JobQueue, QueueEntry, current_key_store, current_queue, using_queue
+from openviper.core.email.queue.job import AddResult
 from openviper.core.email.queue.keys import KeyStore, process_keys
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
 
@@ -58,6 +60,8 @@ class Transport(ABC):
     """Functions to call with each event, besides those that subscribed."""
     rules: RecipientRules | None = None
     """Who is mailed in place of the recipients; None: they are."""
+    pause: PauseWatch | None = None
+    """Whether sending is paused; None: it never is."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     durable = False
@@ -98,6 +102,14 @@ class Transport(ABC):
     def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:  # noqa: ARG002 - for others
         """Return what may be done about a failed delivery by ``mailer``, without secrets; None if nothing is known."""
         return None
+
+    async def enqueue_unsent(self, entries: Sequence[QueueEntry]) -> Sequence[AddResult]:  # noqa: ARG002 - for others
+        """Give messages that may not be sent to what outlives this process; return for each True, or why it was not.
+
+        Raises:
+            QueueUnavailable: there is no such thing, or it does not answer.
+        """
+        raise QueueUnavailable("no message broker keeps mail over a stop")
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:  # noqa: ARG002 - for transports that list them
         """Note that a transaction holds ``message``; ``held`` releases or drops it."""
@@ -148,6 +160,9 @@ class BackendTransport(Transport):
         kinds = (self._own, *(shared.backend for shared in self._others.values()))
         self.pipelines = all(backend.supports_pipelining for backend in kinds)
         self.in_memory = any(isinstance(backend, MemoryBackend | NullBackend) for backend in kinds)
+        self.pause = None if self.in_memory else pause_watch(settings)  # mail in memory asks no broker
+        for backend in kinds:
+            backend.brake = self.pause
         self.listeners = settings.functions("listeners")
         self._limited = [each.settings for each in kinds if each.limits_rate]
         self.rules = RecipientRules.from_settings(settings)
@@ -168,6 +183,9 @@ class BackendTransport(Transport):
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
         if self._settings.dkim:
             self._signing = await Signing.load(self._settings)
+        if self.pause is not None:
+            # Before anything can be sent; afterwards a thread follows the flag.
+            await asyncio.to_thread(self.pause.start)
         await self._own.open()
         for unshared in dict.fromkeys(map(unshared_text, self._limited)):
             if unshared is not None:
@@ -193,6 +211,19 @@ class BackendTransport(Transport):
         if self._signing is not None:
             return _send_signed(message, self._signing, backend, pipeline)
         return backend.send_pipelined(message) if pipeline else backend.send(message)
+
+    async def enqueue_unsent(self, entries: Sequence[QueueEntry]) -> Sequence[AddResult]:
+        """Queue messages that may not be sent, for the workers."""
+        queue = self.queue
+        if queue is None:
+            return await super().enqueue_unsent(entries)
+        if not await queue.answers():
+            raise QueueUnavailable(f"the broker ({queue.address}) does not answer")
+        results = await queue.enqueue_many(entries, self._settings)
+        for entry, result in zip(entries, results, strict=True):
+            if result is True:
+                self.publish("queued", entry.message)
+        return results
 
     def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:
         """Return the remedy of the mailer's backend for a delivery error."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import dramatiq
@@ -13,14 +13,15 @@ from dramatiq.asyncio import get_event_loop_thread
 from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
 from openviper.core.email.delivery.last_mile import log_decision, missing_recipients
 from openviper.core.email.delivery.mailer import Mailer
+from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import ACTOR, ClaimedJob, JobStore, RejectedTicket
-from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
-from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
+from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue, mailer_of
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry
 from openviper.core.email.settings import EmailSettings, settings_version
 from openviper.exceptions import OpenViperError
 from openviper.loops import PerLoop, at_loop_end
@@ -33,6 +34,10 @@ logger = logging.getLogger("openviper.email")
 _PROMOTE_EVERY = 0.5  # seconds
 
 
+_UNCLAIMED = 1.0  # seconds after which mail that was at hand when a pause began is on the queue again
+_ASTRAY = 30.0  # seconds after which such mail is looked at again if its queue is another mailer's
+
+
 def declare(broker: Broker) -> None:
     """Declare the actor of queued mail on ``broker``, and the queue of each mailer; may be called again."""
     if ACTOR in broker.actors:
@@ -41,6 +46,7 @@ def declare(broker: Broker) -> None:
     broker.add_middleware(_Promoter())
     broker.add_middleware(ThreadShares(queues))
     broker.add_middleware(_RelayMiddleware())
+    broker.add_middleware(_Hold())
     # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
     # attempt's result would never be recorded; an attempt has our own limit.
     make = dramatiq.actor(
@@ -60,7 +66,13 @@ def _deliver(*ticket: Any) -> None:
     service = queue_service()
     assert service is not None, "a worker has a broker"
     job = service.store.claim(*ticket)
-    if job is not None:
+    if job is None:
+        return
+    watch = _watch(settings_version())
+    if watch is not None and watch.on and job.problem is None and _is_held(watch, job.queue):
+        # It was in this process when the pause began; what is still on the queue stays there.
+        service.store.retry(job, job.progress, delay=_UNCLAIMED)
+    else:
         _settle(service.store, job, _settings(settings_version()))
 
 
@@ -70,12 +82,22 @@ def _settings(_version: int) -> EmailSettings:
     return EmailSettings.from_settings()
 
 
+@lru_cache(maxsize=1)
+def _watch(version: int) -> PauseWatch | None:
+    """Return the watch of the pause flag; kept, so that its thread goes on."""
+    return pause_watch(_settings(version))
+
+
 def _settle(store: JobStore, job: ClaimedJob, settings: EmailSettings) -> None:
     decision = _attempt(job, settings)
     if isinstance(decision, Done):
         store.finish(job, remember=max(3600.0, settings.retry_max_age))
     elif isinstance(decision, Retry):
         store.retry(job, decision.progress, delay=decision.delay)
+    elif isinstance(decision, Postpone):
+        watch = _watch(settings_version())
+        held = watch is not None and _is_held(watch, job.queue)
+        store.retry(job, decision.progress, delay=_UNCLAIMED if held else _ASTRAY)
     else:
         store.fail(job, decision.progress, decision.reason, keep=settings.failed_keep, uncertain=decision.uncertain)
         if job.repeated:
@@ -135,6 +157,21 @@ async def _open(settings: EmailSettings) -> Transport:
     await transport.open()
     at_loop_end(transport.aclose)
     return transport
+
+
+class _Hold(Middleware):
+    """While sending is paused, has the worker's consumers leave mail on the queue."""
+
+    def before_worker_boot(self, broker: Any, _worker: Any) -> None:
+        watch = _watch(settings_version())
+        if watch is not None:
+            watch.start()
+            broker.holds = partial(_is_held, watch)
+
+
+def _is_held(watch: PauseWatch, queue_name: str) -> bool:
+    """True if the mail of the queue's mailer is paused; for queues of other tasks False."""
+    return watch.on and is_mail_queue(queue_name) and watch.find(mailer_of(queue_name)) is not None
 
 
 class _Promoter(Middleware):

@@ -1,5 +1,8 @@
 """The inbox page as an ASGI application."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -7,6 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.delivery.pause.state import Pause
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.dead_letters import DeadLetters
 from openviper.core.email.inbox.failed_api import FailedApi
@@ -37,7 +41,7 @@ class Inbox:
         self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
         self._store = make_store(mailer.settings, sensitive=sensitive)
         self._unfollow = self._store.follow()
-        self._renderer = PageRenderer()
+        self._renderer = PageRenderer(partial(_pauses, mailer))
         live = Live(self._store)
         letters = DeadLetters()
         self._router = Router(
@@ -88,6 +92,11 @@ class Inbox:
 
     async def _file(self, request: Request) -> Response:
         return self._renderer.file(request.scope["path"].rpartition("/")[2])
+
+
+def _pauses(mailer: Mailer) -> Sequence[Pause]:
+    watch = mailer.transport.pause
+    return () if watch is None else watch.find_all()
 
 
 async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:

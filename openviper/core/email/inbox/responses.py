@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import format_datetime
 from importlib.resources import files
 from time import localtime, strftime, time
@@ -13,6 +13,7 @@ from jinja2 import DictLoader, Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from openviper.core.email.delivery.pause.state import Pause
 from openviper.terminal import escape
 
 __all__ = ["HEADERS", "PageRenderer", "as_download", "as_json", "redirect_home"]
@@ -33,9 +34,13 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 class PageRenderer:
-    """Renders the inbox's own pages; their files are read once."""
+    """Renders the inbox's own pages; their files are read once.
 
-    def __init__(self) -> None:
+    ``find_pauses`` returns the pauses that each page shows.
+    """
+
+    def __init__(self, find_pauses: Callable[[], Sequence[Pause]]) -> None:
+        self._find_pauses = find_pauses
         self._environment: Environment | None = None
         self._files: Mapping[str, str] = {}
 
@@ -64,7 +69,7 @@ class PageRenderer:
 
     def _render(self, name: str, base: str, values: Mapping[str, Any]) -> str:
         assert self._environment is not None
-        return self._environment.get_template(name).render(base=base, **values)
+        return self._environment.get_template(name).render(base=base, pauses=self._find_pauses(), **values)
 
     def file(self, name: str) -> Response:
         """Send a style sheet, script or picture."""

@@ -7,13 +7,15 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, encode, split
 from openviper.core.email.queue.job import ClaimedJob, FailedJob, Progress
 from openviper.core.email.queue.names import queue_of
-from openviper.core.email.queue.retry import Decision, Done, Retry
+from openviper.core.email.queue.retry import Decision, Done, Postpone, Retry
 from openviper.core.email.queue.service import mark_redirected
 from openviper.core.email.settings import EmailSettings
 from openviper.db.outbox.rows import DELETE, Answer, ClaimedRow, FailedRow, NewRow
 from openviper.framing import frame
 
 __all__ = ["answer_of", "claimed_job", "failed_job", "new_row"]
+
+_POSTPONED = 15.0  # seconds after which the relay looks again at mail of a mailer that is paused
 
 
 def new_row(
@@ -66,6 +68,8 @@ def answer_of(decision: Decision, settings: EmailSettings, head: bytes) -> Answe
     progress = decision.progress.to_json()
     if isinstance(decision, Retry):
         return Answer(progress, retry_in=decision.delay)
+    if isinstance(decision, Postpone):
+        return Answer(progress, retry_in=_POSTPONED)
     payload = Payload(head, ())
     left = payload.without_content().head if payload.sensitive else None
     return Answer(progress, reason=decision.reason, keep=settings.failed_keep, head=left)

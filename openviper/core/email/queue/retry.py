@@ -1,12 +1,19 @@
 """Decide whether to finish, retry or give up after an attempt at a delivery."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from openviper.backoff import exponential, jittered
-from openviper.core.email.errors import ConnectionFailed, DeliveryError, InvalidMessage, RecipientsRefused, Refusal
+from openviper.core.email.errors import (
+    ConnectionFailed,
+    DeliveryError,
+    InvalidMessage,
+    RecipientsRefused,
+    Refusal,
+    SendingPaused,
+)
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.settings import EmailSettings
@@ -17,6 +24,7 @@ __all__ = [
     "Done",
     "GiveUp",
     "InlinePolicy",
+    "Postpone",
     "QueuePolicy",
     "Retry",
     "RetryPolicy",
@@ -59,7 +67,16 @@ class GiveUp:
         return self.progress.uncertain
 
 
-Decision = Done | Retry | GiveUp
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Another attempt at the end of a pause; this one does not count, since it did not begin."""
+
+    progress: Progress
+    reason: str
+    error: SendingPaused
+
+
+Decision = Done | Retry | GiveUp | Postpone
 
 
 class RetryPolicy(ABC):
@@ -111,20 +128,29 @@ class InlinePolicy(RetryPolicy):
 
 
 class QueuePolicy(RetryPolicy):
-    """Retry with growing pauses for ``retry_max_age``, and keep what fails: for mail that a job store keeps."""
+    """Retry with growing pauses for ``retry_max_age``, and keep what fails: for mail that a job store keeps.
 
-    __slots__ = ("_max_age", "allow_partial", "hold_uncertain")
+    ``seconds_paused(since, now)``: for how long sending was paused between two moments (Unix seconds), in which mail
+    does not age; None: it was not.
+    """
+
+    __slots__ = ("_max_age", "_seconds_paused", "allow_partial", "hold_uncertain")
 
     keeps_failures = True
 
-    def __init__(self, settings: EmailSettings) -> None:
+    def __init__(
+        self, settings: EmailSettings, *, seconds_paused: Callable[[float, float], float] | None = None
+    ) -> None:
         self._max_age = settings.retry_max_age
+        self._seconds_paused = seconds_paused
         self.allow_partial = settings.allow_partial
         self.hold_uncertain = settings.on_uncertain == "hold"
 
     def delay_after(self, progress: Progress, *, now: float) -> float | None:
         """Return a growing delay with jitter; the last attempt is made when ``retry_max_age`` ends."""
         remaining = progress.since + self._max_age - now
+        if self._seconds_paused is not None:
+            remaining += self._seconds_paused(progress.since, now)
         return None if remaining <= 0 or self._max_age == 0 else min(retry_delay(progress.attempts), remaining)
 
     def may_pass(self, error: Exception) -> bool:
@@ -155,7 +181,12 @@ def after_attempt(
         if not outcome.refused and not progress.refused and not progress.unconfirmed:
             return Done(outcome)
         return _after_refusals(_count_attempt(progress), outcome.refused, outcome, policy, now)
-    progress = _count_attempt(progress)
+    if isinstance(outcome, SendingPaused) and not (outcome.refused or policy.sender_decides):
+        return Postpone(progress, str(outcome), outcome)
+    return _after_error(_count_attempt(progress), outcome, policy, now)
+
+
+def _after_error(progress: Progress, outcome: Exception, policy: RetryPolicy, now: float) -> Decision:
     reason = str(outcome) if isinstance(outcome, InvalidMessage) else f"{type(outcome).__name__}: {outcome}"
     if isinstance(outcome, DeliveryError):
         if outcome.refused and (policy.allow_partial or outcome.uncertain):

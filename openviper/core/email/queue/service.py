@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from openviper.core.email.errors import EmailError, QueueUnavailable
@@ -56,11 +57,15 @@ _SLACK = 3600.0  # seconds for which parts are kept beyond the time in which the
 
 
 class QueueEntry(NamedTuple):
-    """A message for the queue; ``due_at`` and ``expires_at`` as in :meth:`JobQueue.enqueue`."""
+    """A message for the queue; ``due_at`` and ``expires_at`` as in :meth:`JobQueue.enqueue`.
+
+    ``progress``: that of earlier attempts, of a message that was deferred; its age begins anew. None: there were none.
+    """
 
     message: OutgoingMessage
     due_at: float | None = None
     expires_at: float | None = None
+    progress: Progress | None = None
 
 
 class JobQueue(ABC):
@@ -131,7 +136,7 @@ class JobQueue(ABC):
     async def enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
         """Enqueue several messages, and return for each what ``enqueue`` returns or raises."""
         results: list[AddResult] = []
-        for message, due_at, expires_at in entries:
+        for message, due_at, expires_at, _ in entries:
             try:
                 results.append(await self.enqueue(message, settings, due_at=due_at, expires_at=expires_at))
             except EmailError as error:
@@ -329,14 +334,14 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
     now = time.time()
     at_once = Progress(since=now)
     keep = settings.retry_max_age + settings.failed_keep + _SLACK
-    for message, due_at, expires_at in entries:
+    for message, due_at, expires_at, before in entries:
         begin = now if due_at is None else max(now, due_at)
         plain = due_at is None and expires_at is None
         yield NewJob(
             job_key(message.message_id, message.envelope.recipients),
             message.message_id,
             encode(mark_redirected(message.prepared, settings)),
-            at_once if plain else Progress(since=begin, expires_at=expires_at),
+            at_once if plain and before is None else replace(before or at_once, since=begin, expires_at=expires_at),
             begin - now + keep,
             due_at,
             queue_of(message.mailer),

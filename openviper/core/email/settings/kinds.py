@@ -28,6 +28,7 @@ __all__ = [
     "Mailboxes",
     "MailboxesOrDomains",
     "Mailers",
+    "MaybeAbsolutePath",
     "MaybeEnvironment",
     "MaybeFlag",
     "MaybeFunction",
@@ -174,6 +175,13 @@ def _path(value: object) -> Path:
     if value == "":
         raise ValueError("is empty")
     return Path(_plain(value))
+
+
+def _absolute_path(value: object) -> Path:
+    path = _path(value)
+    if not path.is_absolute():
+        raise ValueError("is a relative path, which processes started in different folders would not share")
+    return path
 
 
 def _each(check: Callable[[object], object]) -> Callable[[object], object]:
@@ -367,6 +375,9 @@ MaybeEnvironment = Annotated[
 
 Directory = Annotated[Path, BeforeValidator(_path), SettingKind("a path")]
 MaybePath = Annotated[Path | None, BeforeValidator(_optional(_path)), SettingKind("None or a path")]
+MaybeAbsolutePath = Annotated[
+    Path | None, BeforeValidator(_optional(_absolute_path)), SettingKind("None or an absolute path")
+]
 Folders = Annotated[
     tuple[Path, ...] | None,
     BeforeValidator(_none_or(_each(_path))),

@@ -31,6 +31,7 @@ from openviper.core.email.settings.kinds import (
     Mailboxes,
     MailboxesOrDomains,
     Mailers,
+    MaybeAbsolutePath,
     MaybeEnvironment,
     MaybeFlag,
     MaybeFunction,
@@ -288,6 +289,11 @@ class EmailSettings(CheckedSettings):
     dispatcher_messages: Count = Field(1000, description="Most deferred messages in memory.")
     dispatcher_bytes: Bytes = Field(
         64 * 1024**2, description='Most bytes of deferred messages in memory, or "64 MB" (1 MB = 1,048,576 bytes).'
+    )
+    state_dir: MaybeAbsolutePath = Field(
+        None,
+        description="Folder that keeps the pause flag of `viperctl email pause` where no Redis is configured; created "
+        "with mode 0700, and refused if another user owns or may use it. None: only Redis keeps one.",
     )
     discard_on_error: Flag = Field(
         False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."

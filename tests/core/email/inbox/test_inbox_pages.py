@@ -19,6 +19,8 @@ from support.smtpd import SmtpServer
 
 from openviper.core.email import AttachmentData, send_email
 from openviper.core.email.backends import DeliveryReport, MemoryBackend
+from openviper.core.email.delivery.pause.flag import change_state
+from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
 from openviper.core.email.events import publish
 from openviper.core.email.inbox.store import MAX_MESSAGES
 from openviper.core.email.message import OutgoingMessage
@@ -285,6 +287,21 @@ async def test_an_empty_page_names_the_backend_and_the_first_call(
         assert words in page
         assert "await send_email(" in page
         assert "await send_email(" not in (await client.get("/_mail/?q=absent")).text
+
+
+async def test_every_page_says_what_is_paused_and_until_when(inboxes: Inboxes, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"backend": "FileBackend", "file_dir": tmp_path, "state_dir": tmp_path / "state"}
+    store = FolderPauseStore(tmp_path / "state")
+    await asyncio.to_thread(store.open)
+    await asyncio.to_thread(change_state, store, None, seconds=None, stop=True)
+    async with inboxes.open(**settings) as client:
+        for page in ("", "failed", "templates"):
+            text = (await client.get(f"/_mail/{page}")).text
+            assert "Sending is paused: all mail, until `viperctl email resume`." in text
+        await asyncio.to_thread(change_state, store, None, seconds=None, stop=False)
+        async with asyncio.timeout(PATIENCE):
+            while "Sending is paused" in (await client.get("/_mail/")).text:
+                await asyncio.sleep(0.05)
 
 
 class Forwarding(MemoryBackend):

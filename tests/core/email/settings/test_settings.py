@@ -76,6 +76,7 @@ DEFAULTS: dict[str, Any] = {
     "shutdown_timeout": 20.0,
     "dispatcher_messages": 1000,
     "dispatcher_bytes": 64 * 1024 * 1024,
+    "state_dir": None,
     "discard_on_error": False,
     "allow_partial": True,
     "max_attachment_bytes": 25 * 1024 * 1024,

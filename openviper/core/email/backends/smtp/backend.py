@@ -109,6 +109,6 @@ class SMTPBackend(EmailBackend):
         return pool
 
     def _make_pool(self) -> ConnectionPool:
-        pool = ConnectionPool(self.settings, reserve=self.reserve)
+        pool = ConnectionPool(self.settings, brake=self.brake, reserve=self.reserve)
         self._pools.set(pool)
         return pool

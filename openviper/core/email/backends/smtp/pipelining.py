@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 
+from openviper.core.email.backends.brake import Brake
 from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import check_content
@@ -44,8 +45,9 @@ class PipelinedConnection:
     After ``broken`` was set no further message is sent; the connection is closed with its last reservation.
     """
 
-    def __init__(self, connection: Connection, options: TransactionOptions) -> None:
+    def __init__(self, connection: Connection, options: TransactionOptions, brake: Brake | None = None) -> None:
         self.connection = connection
+        self._brake = brake
         self.in_flight = 0
         self.broken = False
         self._bytes = 0
@@ -87,6 +89,7 @@ class PipelinedConnection:
 
         Raises:
             NotAccepted: the message will not be delivered, and may be sent again.
+            SendingPaused: sending was paused before the transaction could begin.
             ChunkingRefused: likewise, by DATA, because the server does not know BDAT.
             TooManyRecipients: the envelope has more than the server allows; nothing was sent.
             InvalidMessage: the content has invalid line ends; nothing was sent.
@@ -101,7 +104,7 @@ class PipelinedConnection:
         commands = (mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients))
         flight = b"".join((b"RSET\r\n", *commands, b"BDAT %d LAST\r\n" % size, *message.content))
         self._time_limit = max(self._time_limit, self._options.time_limit(len(recipients), size))
-        exchange, before = await self._write(flight, len(recipients) + 3)
+        exchange, before = await self._write(flight, len(recipients) + 3, message)
         interpreter = _FlightInterpreter(connection, recipients)
         try:
             await exchange.waiter
@@ -133,10 +136,13 @@ class PipelinedConnection:
             self._misaligned = refused.code in UNKNOWN_COMMAND and next_reset.code != _COMPLETED
         return self._misaligned
 
-    async def _write(self, flight: bytes, replies: int) -> tuple[Exchange, Exchange | None]:
+    async def _write(self, flight: bytes, replies: int, message: OutgoingMessage) -> tuple[Exchange, Exchange | None]:
         """Write ``flight`` once all earlier bytes have left this process, so that it is known which flights have.
 
         Return its exchange, and that of the flight before.
+
+        Raises:
+            SendingPaused: ``message`` may not be sent now.
         """
         connection = self.connection
         async with self._write_lock:
@@ -145,6 +151,8 @@ class PipelinedConnection:
                     await connection.drain()
                 if self.closed:
                     raise NotAccepted
+                if self._brake is not None and self._brake.on:
+                    self._brake.check(message.mailer)
                 connection.expire_at(self._loop.time() + self._time_limit * self.in_flight)
                 exchange = connection.request(flight, replies, final_limit=self._options.data_timeout)
             except WireFailure as failure:
@@ -354,7 +362,7 @@ class PipelinedSender:
                 self._decline_waiting(error)
         if connection is None:
             return
-        pipelined = PipelinedConnection(connection, self.pool.options)
+        pipelined = PipelinedConnection(connection, self.pool.options, self.pool.brake)
         self._pipelined.append(pipelined)
         self._assign()
         self._release_if_unused(pipelined)

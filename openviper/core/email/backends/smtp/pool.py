@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_waiting
+from openviper.core.email.backends.brake import Brake
 from openviper.core.email.backends.rate_limit import Reserve, limiter_of
 from openviper.core.email.backends.smtp.assignment import (
     Capacity,
@@ -90,17 +91,20 @@ class ConnectionPool:
         self,
         settings: EmailSettings,
         *,
+        brake: Brake | None = None,
         reserve: Reserve | None = None,
         acquire_timeout: float | None = None,
         grow_after: float = _GROW_AFTER,
     ) -> None:
         """Create an empty pool.
 
+        ``brake``: asked before each transaction whether mail may be sent; None: it may.
         ``reserve``: reserves tokens of a ``rate_limit`` that all processes share; None: it counts for this process.
         ``acquire_timeout``: seconds that a sender waits for a connection; None: six times ``timeout``. ``grow_after``:
         seconds before more connections are opened than the server allowed.
         """
         self._settings = settings
+        self.brake = brake
         self._tokens = TokenSource.from_settings(settings)
         self._peer = peer_name(settings)
         self._acquire_timeout = _ACQUIRE_TIMEOUTS * settings.timeout if acquire_timeout is None else acquire_timeout
@@ -164,6 +168,7 @@ class ConnectionPool:
 
         Raises:
             PoolTimeout: no connection became free in time.
+            SendingPaused: sending was paused before the transaction could begin.
             TooManyRecipients: the envelope has more than the server allows; nothing was sent.
             DeliveryError: see ``run_transaction`` and ``connect``.
         """
@@ -173,6 +178,8 @@ class ConnectionPool:
         connection = self._take_idle() or await self.acquire()
         repeats = 0
         while True:
+            if self.brake is not None and self.brake.on:
+                self._check_brake(connection, message)
             connection.messages += 1
             try:
                 report = await run_transaction(connection, message, self.options)
@@ -185,6 +192,15 @@ class ConnectionPool:
             finally:
                 self.release(connection)
             connection = await self.acquire(first=True)
+
+    def _check_brake(self, connection: Connection, message: OutgoingMessage) -> None:
+        """Give the connection back if the message may not be sent."""
+        assert self.brake is not None
+        try:
+            self.brake.check(message.mailer)
+        except DeliveryError:
+            self.release(connection)
+            raise
 
     def record_sent(self, connection: Connection) -> None:
         """Count a transaction that the server has accepted."""
