@@ -438,9 +438,10 @@ async def test_the_same_message_again_is_the_first_one_and_one_line(
         second = await own()
     finally:
         unsubscribe()
-    assert (second, second.message_id) == (first, "<order-7@shop.example>")
+    assert (first.duplicate, second.duplicate) == (False, True)
+    assert (second, second.message_id) == (first._replace(duplicate=True), "<order-7@shop.example>")
     assert second.mode is DeliveryMode.QUEUED
-    assert events.count("queued") == 1
+    assert (events.count("queued"), events.count("duplicate")) == (1, 1)
     assert (await asyncio.to_thread(store.stats)).waiting == int(not sent)
     (line,) = [record.getMessage() for record in caplog.records if "not queued again" in record.getMessage()]
     assert "<order-7@shop.example>" in line
