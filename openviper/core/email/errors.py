@@ -137,6 +137,7 @@ class DeliveryError(EmailError):
     ``code``: the server's reply code, None when the server did not say no; ``enhanced``: the enhanced status code of
     that reply (see :attr:`Refusal.enhanced`), None without one. ``refused``: address to :class:`Refusal`
     for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
+    ``summary``: the reason for logs, without addresses, content and the server's words; None where there is none.
     """
 
     def __init__(
@@ -147,12 +148,14 @@ class DeliveryError(EmailError):
         uncertain: bool = False,
         code: int | None = None,
         enhanced: str | None = None,
+        summary: str | None = None,
     ) -> None:
         super().__init__(message)
         self.temporary = temporary
         self.uncertain = uncertain
         self.code = code
         self.enhanced = enhanced
+        self.summary = summary
         self.refused: dict[str, Refusal] = {}
 
 
@@ -203,7 +206,9 @@ class RecipientsRefused(DeliveryError):
     delivered); ``refused``: address to :class:`Refusal`. ``temporary`` and ``uncertain`` are True when a refusal is.
     """
 
-    def __init__(self, message: str, *, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> None:
+    def __init__(
+        self, message: str, *, accepted: Sequence[str], refused: Mapping[str, Refusal], summary: str | None = None
+    ) -> None:
         codes = {refusal.code for refusal in refused.values()}
         enhanced = {refusal.enhanced for refusal in refused.values()}
         super().__init__(
@@ -212,6 +217,7 @@ class RecipientsRefused(DeliveryError):
             uncertain=any(refusal.uncertain for refusal in refused.values()),
             code=codes.pop() if len(codes) == 1 else None,
             enhanced=enhanced.pop() if len(enhanced) == 1 else None,
+            summary=summary,
         )
         self.accepted = tuple(accepted)
         self.refused = dict(refused)

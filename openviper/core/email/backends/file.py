@@ -65,10 +65,8 @@ class FileBackend(EmailBackend):
         try:
             await asyncio.to_thread(_write_message, self.folder, name, message)
         except OSError as error:
-            raise DeliveryError(
-                f'EMAIL["file_dir"]: cannot write to {shown(str(self.folder), whole=200)}: {error.strerror or error}',
-                temporary=error.errno in _TEMPORARY_ERRNOS,
-            ) from error
+            text = f'EMAIL["file_dir"]: cannot write to {shown(str(self.folder), whole=200)}: {error.strerror or error}'
+            raise DeliveryError(text, temporary=error.errno in _TEMPORARY_ERRNOS, summary=text) from error
         return DeliveryReport(accepted=message.envelope.recipients, response=f"written to {name}.eml")
 
 

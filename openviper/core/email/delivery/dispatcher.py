@@ -137,12 +137,18 @@ class Dispatcher:
         transport: Transport,
         stored: StoredMessage | None = None,
         keyed: KeyedSend | None = None,
+        expires_at: float | None = None,
     ) -> Delivery:
-        """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task."""
+        """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task.
+
+        No attempt begins after ``expires_at`` (Unix seconds); None sets no limit.
+        """
         loop = asyncio.get_running_loop()
         delivery = Delivery(message, transport, loop.create_future(), loop.create_future(), stored=stored, keyed=keyed)
         if stored is not None:
             delivery.progress = stored.progress
+        if expires_at is not None:
+            delivery.progress = replace(delivery.progress, expires_at=expires_at)
         if self.closed:
             self._abandon(delivery, "the application has shut down; it was not sent")
         else:

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from openviper.core.email.delivery.last_mile import attempt_delivery, log_decision, missing_recipients
+from openviper.core.email.delivery.last_mile import EXPIRED, attempt_delivery, has_expired
 from openviper.core.email.delivery.pause.watch import pause_watch
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError
@@ -17,11 +17,10 @@ from openviper.core.email.queue.names import mailer_of
 from openviper.core.email.queue.retry import Decision, GiveUp, QueuePolicy, after_attempt
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["after_death", "after_error", "attempt_job", "expired", "read_message"]
+__all__ = ["after_death", "after_error", "attempt_job", "read_message"]
 
 # Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
 _LONGEST_ATTEMPT = 1500.0
-_EXPIRED = "expired before it could be delivered"
 
 
 def read_message(job: ClaimedJob) -> PreparedMessage:
@@ -41,15 +40,10 @@ def read_message(job: ClaimedJob) -> PreparedMessage:
 async def attempt_job(
     prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings, transport: Transport
 ) -> Decision:
-    """Attempt the delivery, unless nothing is to be sent any more."""
+    """Attempt the delivery."""
     message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
     if job.progress.pending is not None:
         message = message.for_recipients(job.progress.pending)
-    if expired(job):
-        transport.publish("failed", missing_recipients(message, job.progress), _EXPIRED)
-        decision = GiveUp(job.progress, _EXPIRED)
-        log_decision(job.message_id, decision, queued=True)
-        return decision
     return await attempt_delivery(
         message,
         transport,
@@ -70,8 +64,8 @@ def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> D
     """Decide what follows when no attempt could be made because of ``error``."""
     if isinstance(error, DamagedPayload):
         return GiveUp(job.progress, f"cannot be read: {error}")
-    if isinstance(error, NewerPayload) and expired(job):
-        return GiveUp(job.progress, _EXPIRED)
+    if isinstance(error, NewerPayload) and has_expired(job.progress):
+        return GiveUp(job.progress, EXPIRED)
     # A message for a later version is kept for a process that supports it.
     return after_attempt(job.progress, error, _policy(settings, mailer_of(job.queue)), now=time.time())
 
@@ -82,14 +76,10 @@ def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
     Nothing of the message is read before the result is recorded: it may be what workers die of.
     """
     progress = replace(job.progress, uncertain=True)
-    if expired(job):
-        return GiveUp(progress, _EXPIRED)
-    death = DeliveryError("its worker died during the attempt, perhaps after sending", temporary=True, uncertain=True)
+    if has_expired(job.progress):
+        return GiveUp(progress, EXPIRED)
+    text = "its worker died during the attempt, perhaps after sending"
+    death = DeliveryError(text, temporary=True, uncertain=True, summary=text)
     # The store has counted the death, and the decision counts it again.
     progress = replace(progress, attempts=progress.attempts - 1)
     return after_attempt(progress, death, _policy(settings, mailer_of(job.queue)), now=time.time())
-
-
-def expired(job: ClaimedJob) -> bool:
-    """True when it may no longer be sent."""
-    return job.progress.expires_at is not None and time.time() > job.progress.expires_at

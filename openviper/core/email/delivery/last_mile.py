@@ -17,13 +17,24 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
+from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["FIRST_ATTEMPT", "attempt_delivery", "fail_attempt", "log_decision", "missing_recipients"]
+__all__ = [
+    "EXPIRED",
+    "FIRST_ATTEMPT",
+    "attempt_delivery",
+    "fail_attempt",
+    "has_expired",
+    "log_decision",
+    "missing_recipients",
+]
 
 logger = logging.getLogger("openviper.email")
 
 _INLINE = DeliveryMode.INLINE
 
+EXPIRED = "expired before it could be delivered"
+"""The reason of a message that is given up because of its ``expires_at``."""
 FIRST_ATTEMPT = Progress(since=0.0)
 """The progress before any attempt, where no store keeps it."""
 
@@ -38,7 +49,7 @@ async def attempt_delivery(
     pipeline: bool = False,
     time_limit: float | None = None,
 ) -> Decision:
-    """Attempt to deliver ``message`` once, publish what happened, and return what follows.
+    """Attempt to deliver ``message`` once, or give it up if it has expired; publish that, and return what follows.
 
     ``progress`` is that of the attempts before; ``message`` is already addressed to the recipients of this one.
     ``mode`` is the one it was accepted in: inline failures are for the caller to log, all others are logged here.
@@ -46,6 +57,8 @@ async def attempt_delivery(
     nothing was sent; None leaves the limits to the transport. Never raises what a delivery can raise: the decision
     holds the error.
     """
+    if has_expired(progress):
+        return _expire(message, transport, progress, mode)
     watched = transport.observed or listening()
     began: float | None = None
     paused = transport.pause.error(message.mailer) if transport.pause is not None and transport.pause.on else None
@@ -71,11 +84,8 @@ async def attempt_delivery(
     decision = after_attempt(progress, outcome, policy, now=time.time())
     circumstances = NO_ATTEMPT
     if watched or listening():  # a listener may have come during the attempt
-        seconds = None if began is None else time.perf_counter() - began
-        via = (outcome.via or message.mailer) if isinstance(outcome, DeliveryReport) else None
-        circumstances = Circumstances(mode, progress.attempts + 1, seconds, _reply_code(outcome), via)
-        if isinstance(outcome, DeliveryReport) and message.envelope.recipients:
-            _publish_delivered(message, transport, outcome, progress, circumstances)
+        circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
+        _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE or not isinstance(decision, Done):
         _report(message, transport, progress, decision, mode, circumstances)
     return decision
@@ -95,6 +105,20 @@ def fail_attempt(
     _log_attempt(message.message_id, progress, decision, mode, None)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, Circumstances(mode, progress.attempts + 1))
+    return decision
+
+
+def has_expired(progress: Progress) -> bool:
+    """True after ``expires_at``: no attempt may begin."""
+    return progress.expires_at is not None and time.time() > progress.expires_at
+
+
+def _expire(message: OutgoingMessage, transport: Transport, progress: Progress, mode: DeliveryMode) -> GiveUp:
+    decision = GiveUp(progress, EXPIRED)
+    log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
+    transport.publish(
+        "failed", missing_recipients(message, progress), _detail(decision), circumstances=Circumstances(mode)
+    )
     return decision
 
 
@@ -151,7 +175,16 @@ async def _send_in_time(
             raise
         uncertain = not attempt.nothing_sent
         outcome = "it may have been delivered" if uncertain else "nothing was sent"
-        raise DeliveryTimeout(f"the attempt took too long; {outcome}", temporary=True, uncertain=uncertain) from error
+        text = f"the attempt took too long; {outcome}"
+        raise DeliveryTimeout(text, temporary=True, uncertain=uncertain, summary=text) from error
+
+
+def _circumstances(
+    mode: DeliveryMode, attempt: int, began: float | None, outcome: DeliveryReport | Exception, mailer: str
+) -> Circumstances:
+    seconds = None if began is None else time.perf_counter() - began
+    via = (outcome.via or mailer) if isinstance(outcome, DeliveryReport) else None
+    return Circumstances(mode, attempt, seconds, _reply_code(outcome), via)
 
 
 def _report(
@@ -180,10 +213,12 @@ def _reply_code(outcome: DeliveryReport | Exception) -> int | None:
 def _publish_delivered(
     message: OutgoingMessage,
     transport: Transport,
-    report: DeliveryReport,
+    report: DeliveryReport | Exception,
     progress: Progress,
     circumstances: Circumstances,
 ) -> None:
+    if not isinstance(report, DeliveryReport) or not message.envelope.recipients:
+        return
     # No event names those whom an attempt refused that nobody received.
     before = {address: why for address, why in progress.refused.items() if address not in report.refused}
     detail = report.outcome
@@ -228,7 +263,7 @@ def _log_attempt(
 
 
 def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: str | None = None) -> None:
-    """Log what follows from an attempt, for queued mail without the error's text.
+    """Log what follows from an attempt, for queued mail with the error's summary in place of its text.
 
     A server may repeat an address in it; the text is kept with the message. ``remedy`` ends the line where the first
     attempt failed and where no other one follows.
@@ -237,11 +272,15 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: s
         logger.debug("message %s waits: %s", message_id, decision.reason)
         return
     error = None if isinstance(decision, Done) else decision.error
+    first = isinstance(decision, Retry) and decision.progress.attempts == 1
     if queued and error is not None:
-        _log_error(message_id, error)
+        _log_error(message_id, error, remedy if first else None)
     if isinstance(decision, Retry):
-        first = decision.progress.attempts == 1 and not queued
-        reason = "" if queued else f": {_detail(decision)}"
+        first = first and not queued
+        reason = f": {_detail(decision)}"
+        if queued:
+            refused = decision.progress.pending if error is None else None
+            reason = f": {len(refused)} recipient(s) refused for now" if refused else ""
         logger.log(
             # The first failure is often a set-up mistake, and INFO is not shown without a configuration of the log.
             logging.WARNING if first else logging.INFO,
@@ -279,12 +318,22 @@ def _detail(decision: Retry | GiveUp) -> str:
     return detail
 
 
-def _log_error(message_id: str, error: Exception) -> None:
+def _log_error(message_id: str, error: Exception, remedy: str | None) -> None:
     if isinstance(error, NewerPayload):
         logger.warning("message %s waits for a newer worker: %s", message_id, error)
     elif isinstance(error, DeliveryError):
         code = f" {error.code}" if error.code is not None else ""
-        logger.warning("message %s: %s%s", message_id, type(error).__name__, code)
+        summary = f": {error.summary}" if error.summary else ""
+        logger.warning(
+            "message %s: %s%s%s%s",
+            message_id,
+            type(error).__name__,
+            code,
+            summary,
+            f"; {remedy}" if remedy else "",
+        )
+    elif isinstance(error, ImproperlyConfigured):
+        logger.error("message %s: %s: %s", message_id, type(error).__name__, error)
     else:
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("message %s: unexpected %s\n%s", message_id, type(error).__name__, frames)

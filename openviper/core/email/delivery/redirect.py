@@ -106,11 +106,11 @@ def check_redirected(message: OutgoingMessage) -> None:
         DeliveryError: it is one; temporary.
     """
     if MUST_REDIRECT in message.prepared.must:
-        raise DeliveryError(
+        text = (
             'the message was accepted under EMAIL["redirect_to"], and this process has no such setting; '
-            "set it here as well, or purge the message",
-            temporary=True,
+            "set it here as well, or purge the message"
         )
+        raise DeliveryError(text, temporary=True, summary=text)
 
 
 async def _attempt(send: Send, message: OutgoingMessage) -> DeliveryReport | Exception:

@@ -25,11 +25,12 @@ class _Entry:
     transport: Transport
     stored: StoredMessage | None
     keyed: KeyedSend | None = None
+    expires_at: float | None = None
     unstorable: bool = False
 
     def accept(self) -> Delivery:
         """Give it to its dispatcher."""
-        return self.dispatcher.accept(self.message, self.transport, self.stored, self.keyed)
+        return self.dispatcher.accept(self.message, self.transport, self.stored, self.keyed, self.expires_at)
 
 
 class RequestOutbox:
@@ -53,13 +54,15 @@ class RequestOutbox:
         transport: Transport,
         stored: StoredMessage | None = None,
         keyed: KeyedSend | None = None,
+        expires_at: float | None = None,
     ) -> None:
         """Keep ``message`` until the response has ended.
 
-        ``stored``: its row, if a commit has stored it; ``keyed``: its idempotency key.
+        ``stored``: its row, if a commit has stored it; ``keyed``: its idempotency key; ``expires_at`` as in
+        :meth:`Dispatcher.accept`.
         """
         transport.publish("deferred", message)
-        entry = _Entry(dispatcher, message, transport, stored, keyed)
+        entry = _Entry(dispatcher, message, transport, stored, keyed, expires_at)
         if not self._flushed:
             self._messages.append(entry)
         elif self._outbox is not None and stored is None and transport.durable:

@@ -300,7 +300,8 @@ class _Submission:
 
     def _defer(self) -> Receipt:
         assert self.outbox is not None, "deferred means in a request"
-        self.outbox.add(self.mailer.dispatcher, self.message, self.transport, self._row, self.keyed)
+        expires_at = self.schedule.expires_at
+        self.outbox.add(self.mailer.dispatcher, self.message, self.transport, self._row, self.keyed, expires_at)
         unknown = self.keyed is not None and not self.keyed.claimed
         return Receipt(self.message.message_id, DeliveryMode.DEFERRED, duplicate=None if unknown else False)
 
@@ -376,12 +377,12 @@ class _Submission:
 
     async def _dispatch(self, transport: Transport, keyed: KeyedSend | None) -> None:
         """Have the dispatcher deliver it: after the response in a request, else before this returns."""
-        dispatcher = self.mailer.dispatcher
+        dispatcher, expires_at = self.mailer.dispatcher, self.schedule.expires_at
         if self.outbox is not None and not self.mailer.closed:
-            self.outbox.add(dispatcher, self.message, transport, self._row, keyed)
+            self.outbox.add(dispatcher, self.message, transport, self._row, keyed, expires_at)
             return
         row = self._row
-        await dispatcher.accept(self.message, transport, row, keyed).wait_settled()
+        await dispatcher.accept(self.message, transport, row, keyed, expires_at).wait_settled()
         if row is not None:
             await row.recorded()  # a script may end now
 

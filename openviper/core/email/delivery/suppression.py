@@ -67,10 +67,8 @@ class Suppression:
         except Exception as error:  # noqa: BLE001 - the function is the user's code
             failure = str(error) if isinstance(error, _WrongResultError) else f"raised {error_origin(error)}"
         # Outside any except block: the original error may hold an address, or a password of the database.
-        raise SuppressionUnavailable(
-            f'EMAIL["suppress"]: {function_name(self._suppress)} {failure}; nothing was sent',
-            temporary=True,
-        )
+        text = f'EMAIL["suppress"]: {function_name(self._suppress)} {failure}; nothing was sent'
+        raise SuppressionUnavailable(text, temporary=True, summary=text)
 
     def _read(self, found: object, stream: str | None) -> frozenset[str]:
         if isinstance(found, Mapping):

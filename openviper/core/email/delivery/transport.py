@@ -240,7 +240,8 @@ class BackendTransport(Transport):
             try:
                 self._settings.of_mailer(mailer)
             except InvalidMessage as error:
-                raise DeliveryError(f"{error}; another process accepted the message for it", temporary=True) from None
+                text = f"{error}; another process accepted the message for it"
+                raise DeliveryError(text, temporary=True, summary=text) from None
         assert backend is not None, "each mailer of the settings has a backend"
         return backend
 

@@ -96,7 +96,7 @@ async def submit_email(
             ``""`` the null path.
         send_at: Not before this moment; a datetime with a time zone. Needs the queue.
         delay: Not before so many seconds, or a timedelta, have passed. Needs the queue; excludes ``send_at``.
-        expires_at: The queue does not send it after this moment; what does not go through the queue leaves at once.
+        expires_at: No attempt begins after this moment, in whatever delivery mode; the message is then given up.
         date: The Date header, a datetime with a time zone; None is the present moment. It delays nothing.
         in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or several.
         references: Message ids of the thread, oldest first; None with ``in_reply_to`` are those.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 import pytest
 from support.deliveries import Deliveries, finished, make_dispatcher, temporary
@@ -12,6 +13,7 @@ from support.smtpd import SmtpServer
 from openviper.core.email.backends.base import DeliveryReport
 from openviper.core.email.backends.smtp import SMTPBackend
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.delivery.request_outbox import RequestOutbox
 from openviper.core.email.errors import MessageRefused, RecipientsRefused, Refusal
 from openviper.core.email.events import MessageEvent, subscribe
 from openviper.core.email.settings import EmailSettings
@@ -103,6 +105,22 @@ async def test_recipients_who_are_refused_for_now_to_the_end_are_counted_and_rep
         f"message {message.message_id} was not delivered to 1 recipient(s) after 3 attempt(s): "
         "given up after 3 attempts: 1 recipients refused for now: 451 later"
     )
+
+
+async def test_a_message_that_has_expired_is_given_up_at_its_retry(caplog: pytest.LogCaptureFixture) -> None:
+    deliveries = Deliveries()
+    deliveries.outcomes = [temporary(), temporary()]
+    dispatcher = make_dispatcher(deliveries, retry_delays=(0.5, 0.0))
+    message = await make_outgoing()
+    events: list[tuple[str, str]] = []
+    unsubscribe = subscribe(lambda event: events.append((event.kind, event.detail)))
+    outbox = RequestOutbox()
+    outbox.add(dispatcher, message, dispatcher.transport, expires_at=time.time() + 0.3)
+    await finished(outbox.flush())
+    unsubscribe()
+    assert deliveries.attempts == [message]
+    assert events[-1] == ("failed", "expired before it could be delivered")
+    assert f"message {message.message_id} was not delivered after 1 attempt(s): expired" in caplog.text
 
 
 async def test_without_allow_partial_nobody_gets_what_one_recipient_is_refused_for_good() -> None:

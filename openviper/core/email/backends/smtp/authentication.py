@@ -59,7 +59,7 @@ def _decisive(refusals: list[DeliveryError]) -> DeliveryError:
     if last is first or last.code in _METHOD_REFUSALS or (last.code is None and not last.temporary):
         return first
     if last.code is None:
-        return type(last)(f"{last}; before that: {first}", temporary=True)
+        return type(last)(f"{last}; before that: {first}", temporary=True, summary=last.summary)
     return last
 
 
@@ -69,10 +69,11 @@ def _require_private_connection(client: aiosmtplib.SMTP, peer: str) -> None:
         return
     address = transport.get_extra_info("peername")
     if not is_loopback(address[0]):
-        raise AuthenticationFailed(
+        text = (
             f"{peer}: AUTH: the password would be sent in clear text; "
             'set EMAIL["use_tls"] (STARTTLS) or EMAIL["use_ssl"]'
         )
+        raise AuthenticationFailed(text, summary=text)
 
 
 def _auth_methods(client: aiosmtplib.SMTP, peer: str, *, with_token: bool) -> list[str]:
@@ -83,7 +84,8 @@ def _auth_methods(client: aiosmtplib.SMTP, peer: str, *, with_token: bool) -> li
         required = "XOAUTH2" if with_token else "CRAM-MD5, PLAIN or LOGIN"
         remedy = "leave the login out, or use the port for clients (587 with use_tls, 465 with use_ssl)"
         text = f'{peer}: AUTH: EMAIL["username"] is set, but the server {offer}, not {required}'
-        raise AuthenticationFailed(text if offered else f"{text}; {remedy}")
+        text = text if offered else f"{text}; {remedy}"
+        raise AuthenticationFailed(text, summary=text)
     return methods
 
 
@@ -106,7 +108,7 @@ async def _try_method(
     else:
         if reply is None:
             text = f"{peer}: AUTH: the server asked for something that {name.upper()} does not send; it was cancelled"
-            return AuthenticationFailed(text), True
+            return AuthenticationFailed(text, summary=text), True
         if 200 <= reply.code < 300:
             return None, False
         safe = _without_secrets(aiosmtplib.SMTPAuthenticationError(reply.code, reply.message), username, secret)

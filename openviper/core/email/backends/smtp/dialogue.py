@@ -81,7 +81,8 @@ class Dialogue:
     def check_reset(self, reply: Reply) -> None:
         """Raise if RSET was refused: the last transaction may still be open, so the connection is unusable."""
         if not reply.positive:
-            raise StaleConnection(ConnectionFailed(f"{self._peer}: RSET: {reply}", temporary=True))
+            summary = f"{self._peer}: RSET"
+            raise StaleConnection(ConnectionFailed(f"{summary}: {reply}", temporary=True, summary=summary))
 
     def interpret_envelope(self, replies: Sequence[Reply]) -> None:
         """Record the recipients accepted and refused; raise if the message may go to none of them.

@@ -67,6 +67,13 @@ HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
 
 FailureKind = Literal["lost", "silent", "broken"]
 
+# For logs: a failure's own detail may quote the server.
+_SUMMARIES: Mapping[FailureKind, str] = {
+    "lost": "the connection was lost",
+    "silent": "no answer in time",
+    "broken": "an invalid reply",
+}
+
 
 class WireFailure(PicklableError):
     """The connection ended: lost, silent for too long, or broken by an invalid reply.
@@ -128,13 +135,16 @@ def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -
     """
     end = "; the message may or may not have been accepted" if body_sent else ""
     kind = DeliveryTimeout if failure.kind == "silent" else ConnectionFailed
-    return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent)
+    summary = f"{peer}: {step}: {_SUMMARIES[failure.kind]}{end}"
+    return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent, summary=summary)
 
 
 def server_closing_error(peer: str, step: str, reply: Reply) -> DeliveryError:
     """Return the error for 421, with which the server may answer any command before it closes the connection."""
     enhanced = reply.refusal().enhanced
-    return ConnectionFailed(f"{peer}: {step}: {reply}", temporary=True, code=reply.code, enhanced=enhanced)
+    summary = f"{peer}: {step}"
+    text = f"{summary}: {reply}"
+    return ConnectionFailed(text, temporary=True, code=reply.code, enhanced=enhanced, summary=summary)
 
 
 def message_refused_error(peer: str, step: str, reply: Reply, *, hint: bool = True) -> DeliveryError:
@@ -145,8 +155,14 @@ def message_refused_error(peer: str, step: str, reply: Reply, *, hint: bool = Tr
     """
     refusal = reply.refusal()
     kind = AuthenticationFailed if requires_login(refusal) else MessageRefused
-    text = f"{peer}: {step}: {reply}{_hint(refusal) if hint else ''}"
-    return kind(text, temporary=refusal.temporary, code=reply.code, enhanced=refusal.enhanced)
+    remedy = _hint(refusal) if hint else ""
+    return kind(
+        f"{peer}: {step}: {reply}{remedy}",
+        temporary=refusal.temporary,
+        code=reply.code,
+        enhanced=refusal.enhanced,
+        summary=f"{peer}: {step}{remedy}",
+    )
 
 
 def recipients_refused_error(peer: str, accepted: Sequence[str], refused: Mapping[str, Refusal]) -> DeliveryError:
@@ -157,13 +173,19 @@ def recipients_refused_error(peer: str, accepted: Sequence[str], refused: Mappin
     refusals = tuple(refused.values())
     if not accepted and all(map(requires_login, refusals)):
         first_reply = refusals[0]
-        text = f"{peer}: RCPT TO: {first_reply}{_hint(first_reply)}"
-        return AuthenticationFailed(text, code=first_reply.code, enhanced=first_reply.enhanced)
+        hint = _hint(first_reply)
+        return AuthenticationFailed(
+            f"{peer}: RCPT TO: {first_reply}{hint}",
+            code=first_reply.code,
+            enhanced=first_reply.enhanced,
+            summary=f"{peer}: RCPT TO{hint}",
+        )
     replies = sorted({str(refusal) for refusal in refused.values()})
     first = "; ".join(replies[:3]) + ("; ..." if len(replies) > 3 else "")
     count = f"{len(refused)} of {len(accepted) + len(refused)} recipients refused, nothing was sent"
     hint = next(filter(None, map(_hint, refusals)), "")
-    return RecipientsRefused(f"{peer}: RCPT TO: {count}: {first}{hint}", accepted=accepted, refused=refused)
+    text, summary = f"{peer}: RCPT TO: {count}: {first}{hint}", f"{peer}: RCPT TO: {count}{hint}"
+    return RecipientsRefused(text, accepted=accepted, refused=refused, summary=summary)
 
 
 def _hint(refusal: Refusal) -> str:
@@ -181,11 +203,11 @@ def too_large_error(peer: str, message: OutgoingMessage, size: int, limit: int) 
     parts = [(each.size, f"attachment {shown(each.filename)}") for each in prepared.attachments]
     parts += [(len(body), name) for name, body in (("text", prepared.text), ("html", prepared.html)) if body]
     # Exact numbers, because messages often exceed the limit by little.
-    text = f"{peer}: the message has {size:,} bytes and the server accepts at most {limit:,} bytes"
+    text = summary = f"{peer}: the message has {size:,} bytes and the server accepts at most {limit:,} bytes"
     if parts:
         largest, name = max(parts)
         text += f"; the largest part is {name} with {largest:,} bytes"
-    return MessageRefused(text)
+    return MessageRefused(text, summary=summary)
 
 
 def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError:
@@ -204,10 +226,14 @@ def handshake_error(peer: str, step: str, error: BaseException) -> DeliveryError
     if step == HandshakeStep.CONNECT and _was_connected(chain):
         step = HandshakeStep.GREETING
     if isinstance(error, ConnectTimeout):
-        return DeliveryTimeout(f"{peer}: {step}: {error}", temporary=True)
+        text = f"{peer}: {step}: {error}"
+        return DeliveryTimeout(text, temporary=True, summary=text)
     if isinstance(error, TimeoutError) or _is_tls_timeout(chain):
-        return DeliveryTimeout(f"{peer}: {step}: the server did not answer in time", temporary=True)
-    return ConnectionFailed(f"{peer}: {step}: {_reason(chain)}", temporary=True)
+        text = f"{peer}: {step}: the server did not answer in time"
+        return DeliveryTimeout(text, temporary=True, summary=text)
+    reason = _known_reason(chain)
+    text = f"{peer}: {step}: {reason or _quoted_reason(chain[0])}"
+    return ConnectionFailed(text, temporary=True, summary=text if reason else f"{peer}: {step}")
 
 
 def is_greeting_error(error: DeliveryError) -> bool:
@@ -253,20 +279,23 @@ def _reply_error(peer: str, step: str, error: aiosmtplib.SMTPResponseException) 
     about_login = isinstance(error, aiosmtplib.SMTPAuthenticationError) and error.code != 421
     kind = AuthenticationFailed if about_login else ConnectionFailed
     code = error.code if error.code >= 400 else None
-    return kind(text, temporary=error.code < 500, code=code, enhanced=refusal.enhanced)
+    summary = f"{peer}: {step}"
+    return kind(text, temporary=error.code < 500, code=code, enhanced=refusal.enhanced, summary=summary)
 
 
 def _tls_error(peer: str, error: ssl.SSLError) -> DeliveryError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionFailed(
+        text = (
             f"{peer}: TLS: the server's certificate is not trusted: {error.verify_message or error.reason}"
             ' (EMAIL["host"] must be the name in it; EMAIL["tls_ca_file"] adds an authority)'
         )
+        return ConnectionFailed(text, summary=text)
     cut_off = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     hint = ""
     if error.reason == "WRONG_VERSION_NUMBER":
         hint = '; this port does not begin with TLS: EMAIL["use_ssl"] is for port 465, EMAIL["use_tls"] for 587'
-    return ConnectionFailed(f"{peer}: TLS: {error.reason or 'the handshake failed'}{hint}", temporary=cut_off)
+    text = f"{peer}: TLS: {error.reason or 'the handshake failed'}{hint}"
+    return ConnectionFailed(text, temporary=cut_off, summary=text)
 
 
 def _is_tls_timeout(chain: tuple[BaseException, ...]) -> bool:
@@ -274,7 +303,8 @@ def _is_tls_timeout(chain: tuple[BaseException, ...]) -> bool:
     return any(isinstance(cause, ConnectionAbortedError | asyncio.TimeoutError) for cause in chain)
 
 
-def _reason(chain: tuple[BaseException, ...]) -> str:
+def _known_reason(chain: tuple[BaseException, ...]) -> str | None:
+    """Return why the connection failed, without the server's words; None if only these say it."""
     if isinstance(chain[0], ConnectFailed):
         return str(chain[0])
     for cause in chain:
@@ -284,8 +314,12 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
             return os.strerror(cause.errno)
     if any(isinstance(cause, aiosmtplib.SMTPServerDisconnected) for cause in chain):
         return "the server closed the connection"
-    message = getattr(chain[0], "message", None)
-    return reply_text(message if isinstance(message, str) else str(chain[0]))
+    return None
+
+
+def _quoted_reason(error: BaseException) -> str:
+    message = getattr(error, "message", None)
+    return reply_text(message if isinstance(message, str) else str(error))
 
 
 def causes(error: BaseException | None) -> tuple[BaseException, ...]:

@@ -157,10 +157,11 @@ class Handshake:
     async def start_tls(self) -> None:
         """Send STARTTLS; EHLO must follow, because earlier extensions are void (RFC 3207 section 4.2)."""
         if not self.client.supports_extension("starttls"):
-            raise ConnectionFailed(
+            text = (
                 f'{self._peer}: STARTTLS is required (EMAIL["use_tls"]), but the server does not offer it here; '
                 'use the port that offers it (587), or EMAIL["use_ssl"] with port 465'
             )
+            raise ConnectionFailed(text, summary=text)
         try:
             await self.client.starttls()
         except HANDSHAKE_ERRORS as error:
@@ -191,12 +192,12 @@ class Handshake:
         client = self.client
         transport, protocol = cast("Transport | None", client.transport), client.protocol
         if protocol is None or transport is None or transport.is_closing():
-            raise ConnectionFailed(
-                f"{self._peer}: the server closed the connection after it was opened", temporary=True
-            )
+            text = f"{self._peer}: the server closed the connection after it was opened"
+            raise ConnectionFailed(text, temporary=True, summary=text)
         # aiosmtplib keeps the bytes behind the last reply here.
         if getattr(protocol, "_buffer", b""):
-            raise ConnectionFailed(f"{self._peer}: unsolicited reply", temporary=True)
+            text = f"{self._peer}: unsolicited reply"
+            raise ConnectionFailed(text, temporary=True, summary=text)
         return Connection(
             transport,
             peer=self._peer,

@@ -110,11 +110,13 @@ class TokenSource:
             text = (
                 f"did not return within {self._timeout:g} s" if timeout.expired() else f"raised {error_origin(error)}"
             )
-            failure = DeliveryTimeout(f"{self._text} {text}", temporary=True)
+            failure = DeliveryTimeout(f"{self._text} {text}", temporary=True, summary=f"{self._text} {text}")
         except _NoTokenError as error:
-            failure = AuthenticationFailed(f"{self._text} {error}", temporary=error.temporary)
+            text = f"{self._text} {error}"
+            failure = AuthenticationFailed(text, temporary=error.temporary, summary=self._text)
         except Exception as error:  # noqa: BLE001 - the provider is the user's code
-            failure = AuthenticationFailed(f"{self._text} raised {error_origin(error)}", temporary=True)
+            text = f"{self._text} raised {error_origin(error)}"
+            failure = AuthenticationFailed(text, temporary=True, summary=text)
         # Outside any except block: the frames and the text of the original error may hold tokens.
         raise failure
 

@@ -525,16 +525,15 @@ class ConnectionPool:
 
     def _time_out(self, waiter: asyncio.Future[Connection]) -> None:
         if not waiter.done():
-            waiter.set_exception(
-                PoolTimeout(
-                    f'{self._peer}: none of {self._settings.pool_size} connections (EMAIL["pool_size"]) became free '
-                    f"in {self._acquire_timeout:g} s",
-                    temporary=True,
-                )
+            text = (
+                f'{self._peer}: none of {self._settings.pool_size} connections (EMAIL["pool_size"]) became free '
+                f"in {self._acquire_timeout:g} s"
             )
+            waiter.set_exception(PoolTimeout(text, temporary=True, summary=text))
 
     def _closed_error(self) -> DeliveryError:
-        return ConnectionFailed(f"{self._peer}: the connection pool is closed", temporary=True)
+        text = f"{self._peer}: the connection pool is closed"
+        return ConnectionFailed(text, temporary=True, summary=text)
 
     def _schedule_expiry(self) -> None:
         for slot in self._slots:

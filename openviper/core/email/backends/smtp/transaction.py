@@ -110,10 +110,11 @@ def check_limits(connection: Connection, message: OutgoingMessage, size: int) ->
     if capabilities.max_size is not None and size > capabilities.max_size:
         raise too_large_error(peer, message, size, capabilities.max_size)
     if not capabilities.smtputf8 and needs_smtputf8(message.envelope):
-        raise MessageRefused(
+        text = (
             f"{peer}: an address of this message is not ASCII, and the server does not offer SMTPUTF8 (RFC 6531); "
             "use an ASCII address, or a server that offers it"
         )
+        raise MessageRefused(text, summary=text)
 
 
 def _may_send_one_flight(connection: Connection, now: float) -> bool:
