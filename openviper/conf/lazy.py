@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
-__all__ = ["SETTINGS_VARIABLE", "Settings", "describe_origin", "override", "settings"]
+__all__ = ["SETTINGS_VARIABLE", "Settings", "describe_origin", "in_use", "override", "settings"]
 
 SETTINGS_VARIABLE = "OPENVIPER_SETTINGS_MODULE"
 
@@ -118,16 +119,48 @@ settings = Settings()
 
 @contextmanager
 def override(**values: Any) -> Iterator[Settings]:
-    """Replace the given settings for a block, then restore the earlier ones. For tests; not for concurrent use."""
+    """Replace the given settings for a block, then restore the earlier ones. For tests; not for concurrent use.
+
+    A value replaces the whole earlier one; ``{**settings.EMAIL, "port": 25}`` changes one key. Enter the block before
+    the application starts, which reads its settings then; too late is a warning.
+    """
     _check_names(values)
     before = settings._values
     current = settings._read() if before is None else before
+    _warn_of_late_changes(current, values)
     origin = settings._origin
     settings._install({**current, **values}, origin=origin or "override()")
     try:
         yield settings
     finally:
         settings._install(before, origin=origin)
+
+
+_in_use: list[tuple[frozenset[str], str]] = []  # names, and whose they are
+
+
+@contextmanager
+def in_use(*names: str, by: str) -> Iterator[None]:
+    """Have ``override()`` warn during a block that ``names`` do not change for ``by``, which has read them already."""
+    entry = frozenset(names), by
+    _in_use.append(entry)
+    try:
+        yield
+    finally:
+        _in_use.remove(entry)
+
+
+def _warn_of_late_changes(current: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    for names, by in _in_use:
+        late = sorted(name for name in names & values.keys() if values[name] != current.get(name))
+        if late:
+            warnings.warn(
+                f"override({', '.join(f'{name}=...' for name in late)}) changes nothing for {by}; "
+                "enter override() before it starts",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def describe_origin() -> str:

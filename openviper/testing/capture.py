@@ -219,8 +219,12 @@ class Capture:
     def _keep(self, message: OutgoingMessage, accepted: tuple[str, ...]) -> None:
         message_id = message.message_id
         for index, sent in enumerate(self._sent):
-            # A retry for refused recipients, not the same message sent twice.
-            if sent.message_id == message_id and not {*sent.recipients} & {*accepted}:
+            # A retry for refused recipients, not the same message sent twice, and not the copy for redirect_to.
+            if (
+                sent.message_id == message_id
+                and sent.outgoing.prepared.headers == message.prepared.headers
+                and not {*sent.recipients} & {*accepted}
+            ):
                 self._sent[index] = sent.with_recipients(accepted)
                 return
         due_at, expires_at = self._times.get(message_id, (None, None))

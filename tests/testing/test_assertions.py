@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from openviper.core.email import Address, InvalidAddress, send_email
+from openviper.core.email import Address, InvalidMessage, send_email
 from openviper.testing import Mailbox
 
 
@@ -212,7 +212,7 @@ async def test_a_snapshot_is_the_same_for_the_same_message(mailbox: Mailbox) -> 
 
 @pytest.mark.usefixtures("order")
 async def test_a_bare_pair_is_no_criterion_for_several_addresses(mailbox: Mailbox) -> None:
-    with pytest.raises(InvalidAddress, match=r"^to: .* is a bare pair; write \[\(name, address\)\]$"):
+    with pytest.raises(InvalidMessage, match=r"^to: .* is a bare pair; write \[\(name, address\)\]$"):
         mailbox.assert_sent(to=("Alice Ä", "alice@example.com"))
     with pytest.raises(AssertionError, match="found 0"):
         mailbox.assert_sent(to=[("Bob", "alice@example.com"), "bob@example.com"])

@@ -188,6 +188,21 @@ async def test_a_broker_that_fails_leaves_the_other_modes(mailbox: Mailbox, redi
     assert (await submit_email("alice@example.com", "Hi", text="Hello")).mode is DeliveryMode.QUEUED
 
 
+@pytest.mark.parametrize("queued", [False, True])
+async def test_a_redirected_copy_is_a_message_of_its_own_beside_that_of_an_exception(
+    mailbox: Mailbox, queued: bool
+) -> None:
+    email = {"default_sender": "shop@example.com", "redirect_to": ["team@example.com"], "redirect_except": ["qa.test"]}
+    with override(EMAIL=email, TASKS={"broker": "stub"} if queued else {}):
+        await send_email(["alice@example.com", "bob@qa.test"], "Order", text="Thank you!")
+    mailbox.assert_sent(recipients="bob@qa.test", to=["alice@example.com", "bob@qa.test"], count=1)
+    copy = mailbox.assert_sent(
+        recipients="team@example.com", headers={"X-Original-Recipients": "alice@example.com"}, count=1
+    )
+    assert copy.parsed["X-Original-Recipients"] == "alice@example.com"
+    assert len(mailbox) == 2
+
+
 async def test_mistakes_of_the_caller_raise_as_ever(mailbox: Mailbox) -> None:
     with pytest.raises(InvalidAddress):
         await send_email("nobody", "Hi", text="Hello")

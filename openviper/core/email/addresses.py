@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import idna
 
-from openviper.core.email.errors import InvalidAddress
+from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.encoded_words import MalformedWord, decode_words
 from openviper.text import control_character, shown
 
@@ -160,7 +160,8 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
     """Parse one address or a list of them; None is an empty list. Nothing is deduplicated.
 
     Raises:
-        InvalidAddress: as of :func:`read_address`; a bare pair is told from two addresses.
+        InvalidAddress: as of :func:`read_address`.
+        InvalidMessage: it is a bare pair, which is the caller's mistake and not that of an address.
     """
     if value is None or value == ():
         return ()
@@ -177,7 +178,10 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
         return tuple([read_address(item, field=field, in_list=True) for item in value])
     except InvalidAddress as error:
         if _is_bare_pair(value, error):
-            raise _invalid(value, "is a bare pair; write [(name, address)]", field) from None
+            reason = "is a bare pair; write [(name, address)]"
+            if isinstance(value, tuple):  # no form or JSON has one
+                raise InvalidMessage(f"{field}: {shown(value)} {reason}") from None
+            raise _invalid(value, reason, field) from None
         if isinstance(value, tuple) and error.reason.startswith(_NO_AT) and error.address == value[0]:
             reason = f"{_NO_AT}; a recipient with a name is written [(name, address)]"
             raise _invalid(value[0], reason, field) from None

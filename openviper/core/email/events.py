@@ -159,13 +159,17 @@ EventKind = Literal[
 
 
 class Circumstances(NamedTuple):
-    """How and at which attempt something happened to a message; see :class:`MessageEvent`."""
+    """How, at which attempt and when something happened to a message; see :class:`MessageEvent`.
+
+    ``at`` None: now.
+    """
 
     mode: DeliveryMode | None = None
     attempt: int | None = None
     seconds: float | None = None
     code: int | None = None
     via: str | None = None
+    at: float | None = None
 
 
 _UNKNOWN = Circumstances()
@@ -297,6 +301,7 @@ def publish(
         message=message,
         detail=detail,
         refused=refused,
+        at=time.time() if circumstances.at is None else circumstances.at,
         mode=circumstances.mode,
         attempt=circumstances.attempt,
         seconds=circumstances.seconds,

@@ -510,8 +510,10 @@ def test_two_addresses_in_a_bare_tuple_stay_two_addresses() -> None:
 
 @pytest.mark.parametrize("pair", [("Ana", "a@b.c"), ("Costa, Ana", "a@b.c"), ("", "a@b.c"), ["Ana", "a@b.c"]])
 def test_a_bare_pair_names_the_list_it_belongs_in(pair: Any) -> None:
-    with pytest.raises(InvalidAddress) as caught:
+    """A tuple is the caller's own mistake, a list may be what a customer has entered."""
+    with pytest.raises(InvalidMessage) as caught:
         parse_addresses(pair, field="cc")
+    assert isinstance(caught.value, InvalidAddress) is isinstance(pair, list)
     assert str(caught.value) == f"cc: {pair!r} is a bare pair; write [(name, address)]"
 
 

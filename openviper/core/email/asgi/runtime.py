@@ -11,7 +11,7 @@ from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
 from openviper.core.email.delivery.wrappers import known_server
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.inbox import Inbox
-from openviper.core.email.settings import EmailSettings, debug, settings_origin, settings_were_read
+from openviper.core.email.settings import EmailSettings, debug, settings_in_use, settings_origin, settings_were_read
 from openviper.loops import PerLoop, at_loop_end
 
 __all__ = ["Running", "Runtime"]
@@ -57,7 +57,8 @@ class Runtime:
         await running.mailer.detect_broker()
         await running.mailer.start_relay()
         modes = describe_modes(running.mailer)
-        logger.info("%s", modes)
+        # A redirect is unusual and must not be missed where the log shows no INFO, as under uvicorn.
+        logger.log(logging.WARNING if running.mailer.settings.redirect_to else logging.INFO, "%s", modes)
         if debug() and not shows_info(logger):
             address = served_address()
             print_notice(modes, inbox=running.inbox is not None, address=address)
@@ -68,7 +69,7 @@ class Runtime:
                 running.mailer.transport.describe(),
                 settings_origin(),
             )
-        with serving_loop(running.mailer):
+        with serving_loop(running.mailer), settings_in_use():
             try:
                 yield running
             finally:

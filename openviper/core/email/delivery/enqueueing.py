@@ -1,5 +1,7 @@
 """Give a message to the queue, at once or as the dispatcher's retries allow."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 
 from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
@@ -20,7 +22,7 @@ from openviper.core.email.queue.job import Accepted, AddResult
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import current_record
 
-__all__ = ["EnqueueTransport", "enqueue", "enqueue_many", "require_queue"]
+__all__ = ["EnqueueTransport", "enqueue", "enqueue_many", "queued_at", "require_queue"]
 
 
 async def enqueue(
@@ -93,7 +95,7 @@ async def require_queue(transport: Transport) -> JobQueue:
             'background: no message broker is configured; set TASKS["broker"] to "redis" or "rabbitmq", or leave '
             "background out"
         )
-    if not await queue.answers():
+    if not await asyncio.to_thread(queue.ask):
         raise QueueUnavailable(f"background: the broker ({queue.address}) does not answer; nothing was queued")
     return queue
 
@@ -110,6 +112,7 @@ async def enqueue_many(
         return [
             Receipt(message.message_id, DeliveryMode.QUEUED, error=error, index=index) for index, message, _ in messages
         ]
+    circumstances = queued_at(time.time())
     receipts: dict[int, Receipt] = {}
     entries: dict[int, tuple[QueueEntry, KeyedSend | None]] = {}
     for index, message, schedule in messages:
@@ -127,17 +130,19 @@ async def enqueue_many(
         if keyed is not None and keyed.claimed:
             await keyed.settle(receipts[index])
     for index, message, _ in messages:
-        _publish(message, transport, receipts[index])
+        _publish(message, transport, receipts[index], circumstances)
     return [receipts[index]._replace(index=index) for index, _, _ in messages]
 
 
-def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt) -> None:
+def _publish(
+    message: OutgoingMessage, transport: Transport, receipt: Receipt, circumstances: Circumstances
+) -> None:
     if receipt.error is not None:
         return
     if receipt.duplicate:
         report_duplicate(message, transport, receipt)
     else:
-        transport.publish("queued", message)
+        transport.publish("queued", message, circumstances=circumstances)
 
 
 async def _claim(send: KeyedSend, message: OutgoingMessage) -> Receipt | None:
@@ -157,6 +162,11 @@ def _receipt_of_many(result: AddResult, message: OutgoingMessage, keyed: KeyedSe
     return Receipt(message.message_id, DeliveryMode.QUEUED, error=result)
 
 
+def queued_at(moment: float) -> Circumstances:
+    """Return the circumstances of a "queued" event for a message that was offered at ``moment`` (Unix seconds)."""
+    return Circumstances(DeliveryMode.QUEUED, at=moment)
+
+
 class EnqueueTransport(Transport):
     """Delivers a message to the queue instead of a mail server.
 
@@ -172,6 +182,7 @@ class EnqueueTransport(Transport):
         self._transport = transport
         self._settings = settings
         self._schedule = schedule
+        self._offered_at: float | None = None
         self.immediate = transport.immediate
         self.observed = transport.observed
 
@@ -189,7 +200,7 @@ class EnqueueTransport(Transport):
             DuplicateKey: another message has its key.
             KeysUnavailable: what keeps its key does not answer; temporary.
         """
-        queue = self.queue
+        queue, self._offered_at = self.queue, time.time()
         try:
             if queue is None:
                 raise QueueUnavailable("no message broker is configured any more")
@@ -218,6 +229,7 @@ class EnqueueTransport(Transport):
         if kind == "delivered" and self._duplicate is not None:
             report_duplicate(message, self._transport, self._duplicate)
         elif kind == "delivered":
-            self._transport.publish("queued", message)
+            circumstances = Circumstances(DeliveryMode.QUEUED, at=self._offered_at)
+            self._transport.publish("queued", message, circumstances=circumstances)
         elif kind != "sending":
             self._transport.publish(kind, message, detail, refused=refused, circumstances=circumstances)

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.deadline import Deadline
-from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue
+from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue, queued_at
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
 from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery
@@ -431,6 +432,7 @@ class _Submission:
         queue, schedule = self.transport.queue, self.schedule
         assert queue is not None, "queued means that there is a queue"
         self.offered = True
+        offered_at = time.time()
         try:
             receipt = await enqueue(queue, self.message, self.mailer.settings, schedule, self.keyed)
         except (QueueUnavailable, InvalidMessage) as error:
@@ -446,7 +448,8 @@ class _Submission:
             return receipt
         if (row := self._row) is not None:
             row.delete()
-        self.transport.publish("queued", self.message)
+        # A worker may have begun already, which must not seem earlier.
+        self.transport.publish("queued", self.message, circumstances=queued_at(offered_at))
         return receipt
 
     @property

@@ -50,6 +50,18 @@ class Detector:
             self._ask()
         return bool(self._up)
 
+    def ask(self) -> bool:
+        """Return whether the broker answers now: one that answered the last time is probed once more; blocks."""
+        if not self._up:
+            return self.available()
+        try:
+            self._probe()
+        except QueueUnavailable as error:
+            self.failed(str(error), broker_remedy(error) or START_BROKER)
+        else:
+            self.succeeded()
+        return bool(self._up)
+
     def succeeded(self) -> None:
         """Record that the broker has just answered."""
         self._note(up=True)

@@ -100,6 +100,10 @@ class JobQueue(ABC):
             MissingDependency: a library is not installed.
         """
 
+    def ask(self) -> bool:
+        """Ask the broker now, and return whether it answers; blocks, for two seconds at most."""
+        return self.available()
+
     async def answers(self) -> bool:
         """Return ``available()`` without blocking the event loop."""
         return self.available() if self.known else await asyncio.to_thread(self.available)
@@ -219,6 +223,10 @@ class QueueService(JobQueue):
     def available(self) -> bool:
         """True when the broker answered the last time it was asked."""
         return self.detector.available()
+
+    def ask(self) -> bool:
+        """Probe the broker, and return whether it answers; blocks."""
+        return self.detector.ask()
 
     def close(self) -> None:
         """Finish what is being queued, then close connections and threads."""

@@ -4,6 +4,7 @@ from openviper.core.email.settings.mailers import DEFAULT_MAILER
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import (
     debug,
+    settings_in_use,
     settings_module,
     settings_origin,
     settings_version,
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_MAILER",
     "EmailSettings",
     "debug",
+    "settings_in_use",
     "settings_module",
     "settings_origin",
     "settings_version",

@@ -373,7 +373,8 @@ class EmailSettings(CheckedSettings):
         found: Self | None = self.mailers.get(name) if isinstance(name, str) else None
         if found is None:
             hint = suggestion(name, self.mailers, otherwise='name it in EMAIL["mailers"]')
-            raise InvalidMessage(f"mailer: there is no mailer {shown(name)}{hint}")
+            unread = "" if conf.settings.origin is not None or self.mailers else f"; {conf.describe_origin()}"
+            raise InvalidMessage(f"mailer: there is no mailer {shown(name)}{hint}{unread}")
         return found
 
     def with_paths(self, paths: Mapping[str, str]) -> Self:

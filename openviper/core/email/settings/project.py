@@ -1,13 +1,22 @@
 """Read the project's other settings that mail depends on."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from openviper import conf
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
-__all__ = ["debug", "settings_module", "settings_origin", "settings_version", "settings_were_read", "template_dirs"]
+__all__ = [
+    "debug",
+    "settings_in_use",
+    "settings_module",
+    "settings_origin",
+    "settings_version",
+    "settings_were_read",
+    "template_dirs",
+]
 
 
 def debug() -> bool:
@@ -50,6 +59,11 @@ def template_dirs() -> tuple[Path, ...]:
     if not isinstance(folders, list | tuple) or not all(isinstance(folder, str | os.PathLike) for folder in folders):
         raise ImproperlyConfigured(f"TEMPLATES_DIR: {shown(value)} is not a folder; give a path or a list of paths")
     return tuple(Path(folder) for folder in folders)
+
+
+def settings_in_use() -> AbstractContextManager[None]:
+    """Have ``override()`` warn during a block that what was read of the project's settings no longer changes."""
+    return conf.in_use("EMAIL", "DEBUG", "TEMPLATES_DIR", by="an application that is running")
 
 
 def settings_version() -> int:

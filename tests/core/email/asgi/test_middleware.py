@@ -18,6 +18,7 @@ from support.lifespan import Lifespan
 from support.patience import PATIENCE
 
 from openviper import OpenViper
+from openviper.conf import override
 from openviper.core.email import DeliveryMode, Email, EmailMiddleware, send_email, submit_email
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.backends.memory import MemoryBackend
@@ -86,13 +87,29 @@ async def test_one_line_at_startup_says_which_mode_mail_takes(caplog: pytest.Log
 
 
 async def test_the_line_at_startup_names_a_redirect(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "openviper.email")
+    """Also where the log shows warnings only, as under a server that configures its own loggers alone."""
+    caplog.set_level(logging.WARNING, "openviper.email")
     app = OpenViper()
     app.add_extension(Email({**MEMORY, "redirect_to": ["team@example.com"], "redirect_except": ["example.org"]}))
     async with client_of(app):
         pass
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("mail: ")]
     assert line.endswith("; redirected to team@example.com, except mail for example.org")
+
+
+async def test_an_override_while_the_application_runs_warns_that_it_comes_too_late() -> None:
+    app = OpenViper()
+    app.add_extension(Email())
+    with override(EMAIL=MEMORY):
+        async with client_of(app):
+            late = pytest.warns(RuntimeWarning, match=r"^override\(EMAIL=\.\.\.\) changes nothing for an application")
+            with late as found, override(EMAIL={**MEMORY, "redirect_to": ["team@example.com"]}, TASKS={}):
+                pass
+            assert [warning.filename for warning in found] == [__file__]
+            with override(EMAIL=dict(MEMORY), TASKS={"broker": "stub"}):  # nothing else than before
+                pass
+        with override(EMAIL={}):
+            pass
 
 
 async def test_wrong_settings_fail_the_start() -> None:

@@ -144,7 +144,7 @@ async def test_pairs_and_addresses_are_taken_wherever_an_address_is(mailer: Mail
 @pytest.mark.parametrize("field", ["recipients", "cc", "bcc", "reply_to"])
 async def test_a_bare_pair_is_refused_where_several_addresses_are_taken(mailer: Mailer, field: str) -> None:
     arguments: dict[str, Any] = {"recipients": "a@example.test", field: ("Costa, Ana", "ana@example.test")}
-    with pytest.raises(InvalidAddress, match=rf"^{field}: .* is a bare pair; write \[\(name, address\)\]$"):
+    with pytest.raises(InvalidMessage, match=rf"^{field}: .* is a bare pair; write \[\(name, address\)\]$"):
         await send_email(subject="Hello", text="", **arguments)
     assert isinstance(mailer.backend, MemoryBackend)
     assert len(mailer.backend.messages) == 0

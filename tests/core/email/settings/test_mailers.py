@@ -61,6 +61,8 @@ def test_an_unknown_mailer_is_the_callers_mistake() -> None:
         load({"bulk": {}}).of_mailer("bluk")
     with pytest.raises(InvalidMessage, match=r"there is no mailer 'bulk'; name it in EMAIL\[\"mailers\"\]"):
         EmailSettings.load(None, email=FLAT).of_mailer("bulk")
+    with pytest.raises(InvalidMessage, match='EMAIL\\["mailers"\\]; no settings module was read: set OPENVIPER_'):
+        EmailSettings.load(None).of_mailer("bulk")
     with pytest.raises(InvalidMessage, match="there is no mailer 7"):
         load({"bulk": {}}).of_mailer(7)
 
