@@ -3,20 +3,22 @@
 from dataclasses import dataclass, replace
 from hashlib import blake2s
 
-from openviper.core.email.events import EventKind, MessageEvent
+from openviper.core.email.events import DeliveryMode, EventKind, MessageEvent
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 from openviper.core.email.message.redaction import is_redacted
 
-__all__ = ["Entry", "TimelineStep", "footprint", "key_of", "with_step"]
+__all__ = ["Entry", "TimelineStep", "begins", "footprint", "key_of", "with_step"]
 
 _MAX_STEPS = 200
+_FIRST_KINDS = ("held", "deferred", "queued")
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineStep:
     """One event; ``at`` is Unix time in seconds.
 
-    ``recipients`` are those of the attempt; ``refused`` are the ones refused in a delivery that others accepted.
+    ``recipients`` are those of the attempt; ``refused`` are the ones refused in a delivery that others accepted;
+    ``mode`` is the delivery mode, None where it is unknown.
     """
 
     kind: EventKind
@@ -24,6 +26,7 @@ class TimelineStep:
     detail: str
     recipients: tuple[str, ...]
     refused: tuple[str, ...] = ()
+    mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ class Entry:
     @property
     def mode(self) -> str:
         """Return the delivery mode: "held", "deferred", "queued" or "inline"."""
-        first = self.steps[0].kind
-        return first if first in ("held", "deferred", "queued") else "inline"
+        first = self.steps[0]
+        return first.kind if first.kind in _FIRST_KINDS else first.mode or "inline"
 
     @property
     def arrived(self) -> int:
@@ -88,10 +91,21 @@ def footprint(message: OutgoingMessage) -> int:
     return message.size + sum(part.size for part in message.prepared.attachments)
 
 
+def begins(event: MessageEvent) -> float:
+    """Return the Unix time at which the life of the event's message began, as far as the event says it.
+
+    An attempt at deferred or queued mail is not its beginning; the message's date is near it.
+    """
+    if event.kind in (*_FIRST_KINDS, "cancelled") or event.mode is DeliveryMode.INLINE:
+        return event.at
+    message: OutgoingMessage = event.message
+    return min(event.at, message.prepared.date.timestamp())
+
+
 def with_step(entry: Entry | None, event: MessageEvent) -> Entry:
     """Return ``entry`` with ``event`` as its newest step, or a new entry if ``entry`` is None."""
     message: OutgoingMessage = event.message
-    step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused)
+    step = TimelineStep(event.kind, event.at, event.detail, message.envelope.recipients, event.refused, event.mode)
     if entry is None:
         prepared = message.prepared
         sizes = tuple(part.size for part in prepared.attachments)

@@ -10,22 +10,52 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.entries import Entry, TimelineStep, footprint, key_of
+from openviper.core.email.inbox.entries import Entry, TimelineStep, begins, footprint, key_of
 from openviper.core.email.inbox.records import parse_entry, parse_step, serialise_event, serialise_message_fields
 from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "Unwritten"]
 
 logger = logging.getLogger("openviper.email")
 
 _MAX_DELAY = 2.0  # seconds between an event and the moment at which its process writes it
+_ROOM_EVERY = 50  # messages added, after which room is made
 _ABANDONED_AFTER = 600.0  # seconds after which an unfinished folder, left by a killed process, is removed
+
+
+class _Kept(NamedTuple):
+    """When a message of the folder began, in Unix seconds, and its footprint in bytes."""
+
+    began: float
+    size: int
+
+
+class Unwritten:
+    """Events of one message that are to be written, the first of which is ``event``.
+
+    ``message`` may be set to None where it need not be added if it is not in the folder.
+    """
+
+    __slots__ = ("began", "key", "lines", "message")
+
+    def __init__(self, event: MessageEvent) -> None:
+        self.key = key_of(event.message_id)
+        self.message: OutgoingMessage | None = event.message
+        self.began = begins(event)
+        self.lines: list[bytes] = []
+        self.add(event)
+
+    def add(self, event: MessageEvent) -> None:
+        """Add a further event of the same message."""
+        self.lines.append(serialise_event(event).encode())
 
 
 class Folder:
@@ -36,14 +66,36 @@ class Folder:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._known: dict[str, Entry] = {}
+        self._kept: dict[str, _Kept] = {}  # as last seen
+        self._bytes = 0
         self._failing = False
 
     def write(self, event: MessageEvent) -> None:
-        """Write an event, and with a message's first event the message. Logs once that the folder is not writable."""
+        """Write one event; see :meth:`write_all`."""
+        self.write_all([Unwritten(event)])
+
+    def write_all(self, unwritten: Iterable[Unwritten]) -> None:
+        """Write events, and with a message's first event the message. Logs once that the folder is not writable.
+
+        A message that is older than all of a full folder is left out: it was removed for newer ones.
+        """
+        self._refresh()
+        added = 0
+        for each in unwritten:
+            added += self._write(each)
+            if added >= _ROOM_EVERY:
+                self._make_room()
+                added = 0
+        if added:
+            self._make_room()
+
+    def _write(self, unwritten: Unwritten) -> bool:
+        """Return True if it has added a message."""
         try:
-            self._append(key_of(event.message_id), event)
+            added = self._append(unwritten)
             self._failing = False
         except OSError as error:
+            added = False
             if not self._failing:
                 logger.error(
                     'EMAIL["inbox_dir"]: cannot write to %s: %s; make it writable for this process',
@@ -51,22 +103,34 @@ class Folder:
                     error,
                 )
             self._failing = True
+        return added
 
-    def _append(self, key: str, event: MessageEvent) -> None:
-        steps = self._folder / key / "steps"
-        line = serialise_event(event).encode()
+    def _append(self, unwritten: Unwritten) -> bool:
+        steps = self._folder / unwritten.key / "steps"
+        lines = b"".join(unwritten.lines)
         try:
             # A single append, so that lines from two processes do not mix.
             descriptor = os.open(steps, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
-            self._add(key, event.message, line)
-            return
+            message = unwritten.message
+            if message is None or self._has_outlived(unwritten.began, footprint(message)):
+                return False
+            self._add(unwritten.key, message, lines, unwritten.began)
+            return True
         try:
-            os.write(descriptor, line)
+            os.write(descriptor, lines)
         finally:
             os.close(descriptor)
+        return False
 
-    def _add(self, key: str, message: OutgoingMessage, line: bytes) -> None:
+    def _has_outlived(self, began: float, size: int) -> bool:
+        if len(self._kept) < self._max_messages and self._bytes + size <= self._max_bytes:
+            return False
+        # Where the oldest is of the future, the clock was set back.
+        return began < min(kept.began for kept in self._kept.values()) <= time.time()
+
+    def _add(self, key: str, message: OutgoingMessage, line: bytes, began: float) -> None:
+        size = footprint(message)
         unfinished = self._folder / f".new-{secrets.token_hex(8)}"
         unfinished.mkdir(parents=True, mode=0o700)
         try:
@@ -76,7 +140,8 @@ class Folder:
             for index, part in enumerate(message.prepared.attachments):
                 with (unfinished / f"part-{index}").open("wb") as file:
                     file.writelines((part.stored,) if isinstance(part.stored, bytes) else part.stored)
-            (unfinished / "footprint").write_text(str(footprint(message)), encoding="ascii")
+            (unfinished / "footprint").write_text(str(size), encoding="ascii")
+            os.utime(unfinished / "footprint", (began, began))
             (unfinished / "steps").write_bytes(line)
             unfinished.rename(self._folder / key)
         except OSError:
@@ -86,39 +151,51 @@ class Folder:
                 raise
             with (self._folder / key / "steps").open("ab") as file:
                 file.write(line)
-        self._make_room(key)
+        self._keep(key, _Kept(began, size))
 
-    def _make_room(self, newest: str) -> None:
-        found = sorted((path.stat().st_mtime_ns, key) for key in self._keys() if (path := self._path(key, "footprint")))
-        sizes = {key: self._footprint(key) for _, key in found}
-        total = sum(sizes.values())
-        for _, key in found:
-            if len(sizes) <= self._max_messages and total <= self._max_bytes:
-                break
-            if key != newest:
-                total -= sizes.pop(key)
-                self.remove(key)
-        for path in self._folder.glob(".*-*"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
-                    shutil.rmtree(path, ignore_errors=True)
+    def _keep(self, key: str, kept: _Kept) -> None:
+        self._forget(key)
+        self._kept[key] = kept
+        self._bytes += kept.size
 
-    def _footprint(self, key: str) -> int:
+    def _forget(self, key: str) -> None:
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._bytes -= kept.size
+
+    def _refresh(self) -> None:
+        """Learn what other processes have added and removed; what is known already is not read again."""
+        names = self._names()
+        present = {name for name in names if _is_key(name)}
+        for key in self._kept.keys() - present:
+            self._forget(key)
+        for key in present - self._kept.keys():
+            path = self._folder / key / "footprint"
+            with suppress(OSError, ValueError):
+                self._keep(key, _Kept(path.stat().st_mtime, int(path.read_text(encoding="ascii"))))
+        for name in names:
+            if name.startswith(".") and "-" in name:
+                with suppress(OSError):
+                    if time.time() - (self._folder / name).stat().st_mtime > _ABANDONED_AFTER:
+                        shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _make_room(self) -> None:
+        """Remove the oldest messages beyond the limits; one always stays."""
+        self._refresh()
+        if len(self._kept) <= self._max_messages and self._bytes <= self._max_bytes:
+            return
+        for key in sorted(self._kept, key=lambda key: self._kept[key].began)[:-1]:
+            self.remove(key)
+            if len(self._kept) <= self._max_messages and self._bytes <= self._max_bytes:
+                return
+
+    def _names(self) -> list[str]:
         try:
-            return int((self._folder / key / "footprint").read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return 0
-
-    def _path(self, key: str, name: str) -> Path | None:
-        path = self._folder / key / name
-        return path if path.is_file() else None
+            return os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
+        except OSError:  # does not exist yet; write_all() logs a folder that is not writable
+            return []
 
     def _keys(self) -> list[str]:
-        try:
-            names = os.listdir(self._folder)  # noqa: PTH208 - names are wanted, not paths
-        except OSError:  # does not exist yet; write() logs a folder that is not writable
-            return []
-        return [name for name in names if _is_key(name)]
+        return [name for name in self._names() if _is_key(name)]
 
     def entries(self) -> list[Entry]:
         """Return all messages, newest first."""
@@ -172,6 +249,7 @@ class Folder:
         """Remove one message."""
         if not _is_key(key):
             return
+        self._forget(key)
         removed = self._folder / f".old-{secrets.token_hex(8)}"
         with suppress(OSError):  # another process has removed it
             (self._folder / key).rename(removed)

@@ -2,18 +2,19 @@
 
 import time
 from asyncio import wrap_future
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from threading import Semaphore
+from threading import Lock
 from typing import TypeVar
 
 from openviper.core.email.events import MessageEvent, subscribe
-from openviper.core.email.inbox.entries import Entry
-from openviper.core.email.inbox.folder import Folder
-from openviper.core.email.inbox.store import Store
+from openviper.core.email.inbox.entries import Entry, footprint
+from openviper.core.email.inbox.folder import Folder, Unwritten
+from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Store
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.redaction import is_redacted, is_sensitive, redact, redact_prepared
 from openviper.core.email.settings import EmailSettings
@@ -23,29 +24,56 @@ __all__ = ["FolderStore", "start_recording"]
 T = TypeVar("T")
 
 _POLL = 0.5  # seconds between two checks for changes by other processes
-_MAX_PENDING = 1_000  # events waiting to be written; further ones are not recorded
+_MAX_PENDING = 20_000  # messages with events waiting to be written; those of further ones are not recorded
 
 
 class _Writer:
-    """Runs everything that uses ``folder`` in one thread, in order."""
+    """Runs everything that uses ``folder`` in one thread, in order, and calls ``then`` after each write.
 
-    def __init__(self, folder: Folder) -> None:
+    What is recorded during a write is written together by the next one. Of messages that wait, only as many are kept
+    whole as the folder keeps; of older ones the events, in case that the folder has them.
+    """
+
+    def __init__(self, folder: Folder, then: Callable[[], None] | None = None) -> None:
         self._folder = folder
-        self._room = Semaphore(_MAX_PENDING)
+        self._then = then
+        self._lock = Lock()
+        self._pending: dict[str, Unwritten] = {}
+        self._whole: deque[tuple[Unwritten, int]] = deque()
+        self._bytes = 0
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="openviper-inbox")
 
-    def write(self, event: MessageEvent, then: Callable[[], None] | None = None) -> None:
-        """Write ``event`` in the thread, then call ``then`` there. Does not block."""
-        if not self._room.acquire(blocking=False):
-            return
-        with suppress(RuntimeError):  # closed: the last events of a process that ends
-            self.thread.submit(self._write, event, then)
+    def write(self, event: MessageEvent) -> None:
+        """Have ``event`` written in the thread. Does not block."""
+        with self._lock:
+            first = not self._pending
+            found = self._pending.get(event.message_id)
+            if found is not None:
+                found.add(event)
+            elif len(self._pending) < _MAX_PENDING:
+                self._add(event)
+        if first:
+            with suppress(RuntimeError):  # closed: the last events of a process that ends
+                self.thread.submit(self._write)
 
-    def _write(self, event: MessageEvent, then: Callable[[], None] | None) -> None:
-        self._room.release()
-        self._folder.write(event)
-        if then is not None:
-            then()
+    def _add(self, event: MessageEvent) -> None:
+        unwritten = self._pending[event.message_id] = Unwritten(event)
+        size = footprint(event.message)
+        self._whole.append((unwritten, size))
+        self._bytes += size
+        while len(self._whole) > 1 and (len(self._whole) > MAX_MESSAGES or self._bytes > MAX_BYTES):
+            oldest, size = self._whole.popleft()
+            oldest.message = None
+            self._bytes -= size
+
+    def _write(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            self._whole.clear()
+            self._bytes = 0
+        self._folder.write_all(pending.values())
+        if self._then is not None:
+            self._then()
 
 
 class FolderStore(Store):
@@ -57,11 +85,11 @@ class FolderStore(Store):
     def __init__(self, folder: Folder, *, sensitive: bool = False) -> None:
         super().__init__(sensitive=sensitive)
         self._folder = folder
-        self._writer = _Writer(folder)
+        self._writer = _Writer(folder, self.changes.notify)
         self._seen: object = None
 
     def record(self, event: MessageEvent) -> None:
-        self._writer.write(event, self.changes.notify)
+        self._writer.write(event)
 
     async def newest_first(self) -> list[Entry]:
         return [self._shown(entry) for entry in await self._in_thread(self._folder.entries)]

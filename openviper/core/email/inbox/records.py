@@ -44,7 +44,7 @@ def parse_entry(key: str, record: str, steps: tuple[TimelineStep, ...], *, read:
 def serialise_event(event: MessageEvent) -> str:
     """Return an event as one line of JSON, including the line end."""
     step: dict[str, Any] = {"kind": event.kind, "at": event.at, "detail": event.detail}
-    step |= {"recipients": event.message.envelope.recipients, "refused": event.refused}
+    step |= {"recipients": event.message.envelope.recipients, "refused": event.refused, "mode": event.mode}
     return json.dumps(step) + "\n"
 
 
@@ -53,7 +53,8 @@ def parse_step(line: str) -> TimelineStep | None:
     try:
         values = json.loads(line)
         people = tuple(values["recipients"]), tuple(values["refused"])
-        return TimelineStep(values["kind"], float(values["at"]), str(values["detail"]), *people)
+        mode = values.get("mode")  # later than the first version
+        return TimelineStep(values["kind"], float(values["at"]), str(values["detail"]), *people, mode)
     except (ValueError, LookupError, TypeError):
         return None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from threading import Lock
 
 from openviper.core.email.events import MessageEvent, subscribe
-from openviper.core.email.inbox.entries import Entry, footprint, key_of, with_step
+from openviper.core.email.inbox.entries import Entry, begins, footprint, key_of, with_step
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "Changes", "MemoryStore", "Store"]
@@ -144,6 +144,8 @@ class MemoryStore(Store):
         with self._lock:
             entry, message = self._entries.get(key) or (None, message)
             if entry is None:
+                if self._has_outlived(event):
+                    return
                 self._bytes += footprint(message)
             self._entries[key] = with_step(entry, event), message
             # One message always stays, however large: it is the one that the developer wants to see.
@@ -184,6 +186,13 @@ class MemoryStore(Store):
             self._entries.clear()
             self._bytes = 0
         self.changes.notify()
+
+    def _has_outlived(self, event: MessageEvent) -> bool:
+        """True if the message is older than all that are left: it was removed for newer ones, and stays so."""
+        if len(self._entries) < self._max_messages:
+            return False
+        oldest, _ = next(iter(self._entries.values()))
+        return begins(event) * 1_000_000 < oldest.arrived
 
     def _forget(self, key: str) -> None:
         if found := self._entries.pop(key, None):

@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 from support.patience import PATIENCE
 from support.prepared import make_outgoing
 
-from openviper.core.email import AttachmentData, EmailSettings, send_email
-from openviper.core.email.events import MessageEvent, publish
+from openviper.core.email import AttachmentData, DeliveryMode, EmailSettings, send_email
+from openviper.core.email.events import Circumstances, MessageEvent, publish
 from openviper.core.email.inbox import start_recording
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.folder import Folder
@@ -124,6 +126,41 @@ def test_the_oldest_go_when_there_are_too_many_messages_or_bytes(tmp_path: Path)
     assert len(folder.entries()) < 3
     folder.write(event(made(subject="huge", text="x" * 5000), at=10.0))
     assert [entry.prepared.subject for entry in folder.entries()] == ["huge"]
+
+
+def test_a_flow_larger_than_the_folder_leaves_the_newest_messages_at_their_end(tmp_path: Path) -> None:
+    """A worker's attempts bring no message back that was removed for newer ones."""
+    web, worker = Folder(tmp_path, max_messages=5), Folder(tmp_path, max_messages=5)
+    messages = [made(subject=f"n{number}") for number in range(20)]
+    began = time.time()
+    for number, message in enumerate(messages):
+        web.write(event(message, "queued", at=began + number / 1000))
+    time.sleep(0.05)  # the folder is not of the future
+    for message in messages:
+        for kind in ("sending", "delivered"):
+            worker.write(replace(event(message, kind, at=began + 1), mode=DeliveryMode.QUEUED))
+    entries = web.entries()
+    assert [entry.prepared.subject for entry in entries] == ["n19", "n18", "n17", "n16", "n15"]
+    assert {(entry.mode, entry.state) for entry in entries} == {("queued", "delivered")}
+
+
+def test_an_attempt_of_a_message_that_nobody_has_recorded_tells_its_mode(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write(replace(event(made()), mode=DeliveryMode.QUEUED))
+    (entry,) = folder.entries()
+    assert (entry.mode, entry.state) == ("queued", "sending")
+
+
+def test_no_end_of_a_message_is_lost_when_events_come_faster_than_they_are_written(tmp_path: Path) -> None:
+    end = start_recording(EmailSettings(inbox_dir=str(tmp_path)), debug=True)
+    messages = [made(subject=f"n{number}") for number in range(600)]
+    for kind in ("queued", "sending", "delivered"):
+        for message in messages:
+            publish(kind, message, circumstances=Circumstances(DeliveryMode.QUEUED, 1))
+    end()
+    entries = Folder(tmp_path).entries()
+    assert len(entries) == 500
+    assert {(entry.mode, entry.state, len(entry.steps)) for entry in entries} == {("queued", "delivered", 3)}
 
 
 def test_two_writers_add_the_same_message_once(tmp_path: Path) -> None:
