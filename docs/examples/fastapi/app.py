@@ -29,5 +29,5 @@ async def order(order: Order) -> dict[str, int]:
         text = f"Thank you! We are packing: {order.product}."
         await send_email(order.email, "Your order 1001", text=text)
     except InvalidAddress as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(422, f"This address {error.reason}") from error
     return {"number": 1001}

@@ -144,11 +144,11 @@ def read_address(value: AddressLike, *, field: str, in_list: bool = False) -> Ad
     except _Several as several:
         raise _invalid(value, several.text(in_list=in_list), field) from None
     except _Refused as refused:
-        reason = str(refused)
+        reason, remedy = str(refused), ""
         if reason == _NO_AT and field == "recipients" and isinstance(value, str) and " " in value:
             # A sentence: the subject or text of a call whose arguments are in another order.
-            reason += "; recipients come first: send_email(recipients, subject, text)"
-        raise _invalid(value, reason, field) from None
+            remedy = "; recipients come first: send_email(recipients, subject, text)"
+        raise _invalid(value, reason, field, remedy) from None
     raise InvalidAddress(
         f"{field}: an address must be a str, a pair (name, address) or an Address, not {type(value).__name__}",
         address=shown(value),
@@ -183,14 +183,15 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
                 raise InvalidMessage(f"{field}: {shown(value)} {reason}") from None
             raise _invalid(value, reason, field) from None
         if isinstance(value, tuple) and error.reason.startswith(_NO_AT) and error.address == value[0]:
-            reason = f"{_NO_AT}; a recipient with a name is written [(name, address)]"
-            raise _invalid(value[0], reason, field) from None
+            remedy = "; a recipient with a name is written [(name, address)]"
+            raise _invalid(value[0], error.reason, field, remedy) from None
         raise
 
 
-def _invalid(value: object, reason: str, field: str) -> InvalidAddress:
+def _invalid(value: object, reason: str, field: str, remedy: str = "") -> InvalidAddress:
+    """Return the error; ``remedy`` is for the programmer, so that it is no part of the error's own ``reason``."""
     given = value if isinstance(value, str) else shown(value)
-    return InvalidAddress(f"{field}: {shown(value)} {reason}", address=given, reason=reason)
+    return InvalidAddress(f"{field}: {shown(value)} {reason}{remedy}", address=given, reason=reason)
 
 
 def _is_bare_pair(value: object, error: InvalidAddress) -> bool:

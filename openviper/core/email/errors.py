@@ -5,7 +5,7 @@
     EmailError
     ├─ InvalidMessage(ValueError)          the input is wrong; raised before anything is sent
     │  ├─ InvalidAddress                   .address, .reason
-    │  ├─ AttachmentRefused                .filename, .reason
+    │  ├─ AttachmentRefused                .filename, .reason, .too_large
     │  ├─ DuplicateKey                     .key, .message_id
     │  └─ TemplateFailed                   .template
     ├─ DeliveryError                       .temporary, .uncertain, .code, .enhanced, .refused
@@ -92,7 +92,10 @@ class InvalidMessage(EmailError, ValueError):
 
 
 class InvalidAddress(InvalidMessage):
-    """An address cannot be used; ``address`` is the value as given, ``reason`` says what is wrong, and the remedy."""
+    """An address cannot be used; ``address`` is the value as given, ``reason`` says what is wrong with it.
+
+    ``reason`` continues a sentence ("This address ...") and may be shown to whoever has entered the address.
+    """
 
     def __init__(self, message: str, *, address: str, reason: str = "") -> None:
         super().__init__(message)
@@ -101,12 +104,16 @@ class InvalidAddress(InvalidMessage):
 
 
 class AttachmentRefused(InvalidMessage):
-    """An attachment cannot be read or is not allowed; ``filename`` names it, ``reason`` says why."""
+    """An attachment cannot be read or is not allowed; ``filename`` names it, ``reason`` says why.
 
-    def __init__(self, filename: str, reason: str) -> None:
+    ``too_large``: it, or all attachments together, have more bytes than the settings allow.
+    """
+
+    def __init__(self, filename: str, reason: str, *, too_large: bool = False) -> None:
         super().__init__(f"attachment {shown(filename)}: {reason}")
         self.filename = filename
         self.reason = reason
+        self.too_large = too_large
 
 
 class TemplateFailed(InvalidMessage):

@@ -539,3 +539,10 @@ def test_a_refusal_keeps_its_reason_through_pickle() -> None:
     assert str(caught.value) == "address: 'nobody' has no '@'"
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.address, again.reason) == ("nobody", "has no '@'")
+
+
+def test_the_reason_holds_nothing_for_the_programmer_alone() -> None:
+    with pytest.raises(InvalidAddress) as caught:
+        parse_addresses("alice at example.com", field="recipients")
+    assert caught.value.reason == "has no '@'"
+    assert str(caught.value).endswith("; recipients come first: send_email(recipients, subject, text)")

@@ -33,6 +33,7 @@ class TotalLimit:
                 filename,
                 f"all attachments together are larger than the limit of {self._max_bytes} bytes"
                 """ (EMAIL["max_message_bytes"])""",
+                too_large=True,
             )
 
 
@@ -59,13 +60,14 @@ class ByteLimit:
             AttachmentRefused: ``size`` is above the limit of this attachment or of the sum.
         """
         if size > self.max_bytes:
-            raise AttachmentRefused(self.filename, f"has {size} bytes; {self._limit_text}")
+            raise AttachmentRefused(self.filename, f"has {size} bytes; {self._limit_text}", too_large=True)
         shared = self._total.room
         if shared is not None and size > shared:
             raise AttachmentRefused(
                 self.filename,
                 f"has {size} bytes; all attachments together may have only {shared} more"
                 """ (EMAIL["max_message_bytes"])""",
+                too_large=True,
             )
 
     def spend(self, count: int) -> None:
@@ -76,7 +78,7 @@ class ByteLimit:
         """
         self._spent += count
         if self._spent > self.max_bytes:
-            raise AttachmentRefused(self.filename, f"is too large; {self._limit_text}")
+            raise AttachmentRefused(self.filename, f"is too large; {self._limit_text}", too_large=True)
         self._total.spend(count, self.filename)
 
     @property

@@ -257,6 +257,7 @@ async def test_an_async_generator_is_closed_where_it_passes_the_limit() -> None:
 
     error = await refusal(endless(), max_bytes=25)
     assert 'the limit is 25 bytes (EMAIL["max_attachment_bytes"])' in str(error)
+    assert error.too_large
     assert ended == [3]
     error = await refusal(endless(), max_total_bytes=15)
     assert 'EMAIL["max_message_bytes"]' in str(error)
