@@ -36,6 +36,9 @@ All mail settings are keys of one dict, `EMAIL`. Each is taken from the first of
    `settings.configure(EMAIL={...})` of a script,
 4. the default.
 
+Keys of your own may stand beside `EMAIL` in the settings module, in capitals: `PUBLIC_URL = "https://shop.example"`.
+Your code reads them with `from openviper.conf import settings` as `settings.PUBLIC_URL`.
+
 ```python
 import os
 
