@@ -6,7 +6,6 @@ import newsletter
 import orders
 from database import Base, engine
 from fastapi import FastAPI
-
 from openviper.core.email import Email
 
 

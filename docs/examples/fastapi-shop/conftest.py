@@ -3,7 +3,11 @@ from collections.abc import AsyncIterator, Iterator
 
 os.environ["OPENVIPER_SETTINGS_MODULE"] = "settings"
 os.environ["DATABASE_URL"] = "sqlite+aiosqlite:///test.sqlite3"
-for name in ("DEBUG", "BROKER_URL", "PUBLIC_URL"):  # set in a shell, they would change the tests
+for name in (
+    "DEBUG",
+    "BROKER_URL",
+    "PUBLIC_URL",
+):  # set in a shell, they would change the tests
     os.environ.pop(name, None)
 
 import httpx
@@ -11,7 +15,6 @@ import pytest
 from app import app
 from asgi_lifespan import LifespanManager
 from database import Base, engine
-
 from openviper.conf import override, settings
 
 
@@ -28,7 +31,9 @@ def queue() -> Iterator[None]:
 
 @pytest.fixture
 def staging() -> Iterator[None]:
-    with override(EMAIL={**settings.EMAIL, "redirect_to": ["team@shop.example"]}):
+    with override(
+        EMAIL={**settings.EMAIL, "redirect_to": ["team@shop.example"]}
+    ):
         yield
 
 
@@ -37,5 +42,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.drop_all)
     transport = httpx.ASGITransport(app)
-    async with LifespanManager(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with (
+        LifespanManager(app),
+        httpx.AsyncClient(
+            transport=transport, base_url="http://localhost"
+        ) as client,
+    ):
         yield client

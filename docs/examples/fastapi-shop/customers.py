@@ -2,11 +2,10 @@ import secrets
 
 from database import Customer, Session
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel
-from sqlalchemy import select
-
 from openviper.conf import settings
 from openviper.core.email import InvalidAddress, send_email
+from pydantic import BaseModel
+from sqlalchemy import select
 
 router = APIRouter()
 
@@ -33,7 +32,9 @@ async def sign_up(values: SignUp, session: Session) -> dict[str, str]:
 
 @router.get("/confirm/{token}")
 async def confirm(token: str, session: Session) -> dict[str, str]:
-    customer = await session.scalar(select(Customer).where(Customer.token == token))
+    customer = await session.scalar(
+        select(Customer).where(Customer.token == token)
+    )
     if customer is None:
         raise HTTPException(404, "This link is not valid")
     customer.confirmed = True

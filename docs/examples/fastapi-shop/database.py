@@ -2,13 +2,18 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
 from openviper.conf import settings
 from openviper.db import prepare_sqlite, transaction
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-engine = create_async_engine(settings.DATABASE_URL, connect_args={"timeout": 30})
+engine = create_async_engine(
+    settings.DATABASE_URL, connect_args={"timeout": 30}
+)
 prepare_sqlite(engine)  # for SQLite only
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
@@ -36,5 +41,5 @@ async def open_session() -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# "function": it is committed before the response begins, so a commit that fails is a 500.
+# "function": the commit comes before the response, and a failing one is a 500.
 Session = Annotated[AsyncSession, Depends(open_session, scope="function")]

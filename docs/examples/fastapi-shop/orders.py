@@ -2,9 +2,8 @@ from typing import Annotated
 
 from database import Order, Session
 from fastapi import APIRouter, Form, HTTPException, UploadFile
-from pydantic import BaseModel
-
 from openviper.core.email import AttachmentRefused, InvalidAddress, send_email
+from pydantic import BaseModel
 
 router = APIRouter()
 
@@ -29,9 +28,16 @@ async def place_order(values: NewOrder, session: Session) -> dict[str, int]:
 
 
 @router.post("/orders/{number}/invoice")
-async def send_invoice(number: int, email: Annotated[str, Form()], invoice: UploadFile) -> dict[str, str]:
+async def send_invoice(
+    number: int, email: Annotated[str, Form()], invoice: UploadFile
+) -> dict[str, str]:
     try:
-        await send_email(email, f"Invoice of order {number}", text="It is attached.", attachments=[invoice])
+        await send_email(
+            email,
+            f"Invoice of order {number}",
+            text="It is attached.",
+            attachments=[invoice],
+        )
     except InvalidAddress as error:
         raise HTTPException(422, f"This address {error.reason}") from error
     except AttachmentRefused as error:

@@ -31,5 +31,6 @@ async def support(
             attachments=[file],
         )
     except AttachmentRefused as error:
-        raise HTTPException(413, f"{error.filename} {error.reason}") from error
+        code = 413 if error.too_large else 422
+        raise HTTPException(code, f"{error.filename} {error.reason}") from error
     return {"ok": True}
