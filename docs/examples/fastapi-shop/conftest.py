@@ -3,11 +3,8 @@ from collections.abc import AsyncIterator, Iterator
 
 os.environ["OPENVIPER_SETTINGS_MODULE"] = "settings"
 os.environ["DATABASE_URL"] = "sqlite+aiosqlite:///test.sqlite3"
-for name in (
-    "DEBUG",
-    "BROKER_URL",
-    "PUBLIC_URL",
-):  # set in a shell, they would change the tests
+# Set in a shell, these would change the tests.
+for name in ("DEBUG", "BROKER_URL", "PUBLIC_URL"):
     os.environ.pop(name, None)
 
 import httpx
