@@ -134,9 +134,7 @@ async def enqueue_many(
     return [receipts[index]._replace(index=index) for index, _, _ in messages]
 
 
-def _publish(
-    message: OutgoingMessage, transport: Transport, receipt: Receipt, circumstances: Circumstances
-) -> None:
+def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt, circumstances: Circumstances) -> None:
     if receipt.error is not None:
         return
     if receipt.duplicate:
