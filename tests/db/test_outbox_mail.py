@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, select, text, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from support.patience import PATIENCE
@@ -27,6 +27,7 @@ from openviper.core.email import (
     InvalidMessage,
     MessageRefused,
     send_email,
+    send_many,
     submit_email,
 )
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
@@ -417,6 +418,67 @@ async def test_core_connections_store_mail_in_their_transaction() -> None:
         await mailer.start_relay()
         await until(lambda: subjects == ["core"])
         await until_empty()
+
+
+async def bulk(names: Iterable[str] | AsyncIterable[str]) -> list[tuple[DeliveryMode, bool]]:
+    async def messages() -> AsyncIterator[dict[str, object]]:
+        if isinstance(names, AsyncIterable):
+            async for name in names:
+                yield {"recipients": "a@example.test", "subject": name, "text": "Hello"}
+        else:
+            for name in names:
+                yield {"recipients": "a@example.test", "subject": name, "text": "Hello"}
+
+    return [(receipt.mode, bool(receipt)) async for receipt in send_many(messages(), background=True)]
+
+
+async def test_bulk_mail_without_a_broker_is_stored_and_delivered_by_the_relay() -> None:
+    async with opened() as mailer:
+        assert await bulk(f"{n:03}" for n in range(300)) == [(DeliveryMode.QUEUED, True)] * 300
+        assert set(await rows("lease")) == {(None,)}
+        await mailer.start_relay()
+        await until_empty()
+    assert sorted(subjects) == [f"{n:03}" for n in range(300)]
+
+
+async def test_bulk_mail_in_a_transaction_is_part_of_it_even_if_read_from_its_session() -> None:
+    async def labels(session: AsyncSession) -> AsyncIterator[str]:
+        for number in range(300):
+            label = await session.scalar(select(Ticket.label).where(Ticket.id == number + 1))
+            assert label is not None
+            yield label
+
+    async with opened() as mailer:
+        async with AsyncSession(await db.engine()) as session:
+            await session.execute(insert(Ticket), [{"label": f"{n:03}"} for n in range(300)])
+            await session.commit()
+        async with transaction() as session:
+            assert await bulk(labels(session)) == [(DeliveryMode.HELD, True)] * 300
+            with pytest.raises(LookupError):
+                async with transaction():
+                    await bulk(["dropped"])
+                    raise LookupError
+        with pytest.raises(LookupError):
+            async with transaction():
+                await bulk(["rolled back"])
+                raise LookupError
+        assert len(await rows()) == 300
+        await mailer.start_relay()
+        await until_empty()
+    assert sorted(subjects) == [f"{n:03}" for n in range(300)]
+
+
+async def test_bulk_mail_that_outlives_its_transaction_is_refused() -> None:
+    messages = [{"recipients": "a@example.test", "subject": f"{n}", "text": "Hello"} for n in range(1000)]
+    async with opened():
+        receipts = send_many(messages, background=True)
+        async with transaction():
+            stored = [await anext(receipts)]
+        stored += [receipt async for receipt in receipts]
+        refused = [receipt for receipt in stored if receipt.error is not None]
+        assert {type(receipt.error) for receipt in refused} == {InvalidMessage}
+        assert len(stored) == 1000
+        assert len(await rows()) == 1000 - len(refused) > 0
 
 
 async def test_two_relays_deliver_each_message_once() -> None:

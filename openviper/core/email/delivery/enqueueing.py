@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 
 from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
+from openviper.core.email.delivery.outbox import Outbox
+from openviper.core.email.delivery.outbox_queue import OutboxQueue
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import (
@@ -72,17 +74,24 @@ def _receipt_of(accepted: Accepted, message: OutgoingMessage, keyed: KeyedSend |
     return Receipt(message.message_id, DeliveryMode.QUEUED, duplicate=not accepted)
 
 
-async def require_queue(transport: Transport) -> JobQueue:
-    """Return the queue for bulk mail, which has no other mode.
+async def require_queue(transport: Transport, outbox: Outbox | None) -> JobQueue:
+    """Return the queue for bulk mail, which has no other mode: the broker's, or the ``outbox``.
+
+    The outbox takes it inside a transaction, whose rollback then takes it back, and where no broker answers.
 
     Raises:
         InvalidMessage: a transaction is open, whose rollback could not undo it.
         QueueUnavailable: there is no broker, or it does not answer.
     """
-    if current_record() is not None:
+    record = current_record()
+    if outbox is not None and transport.durable:
+        queue = transport.queue
+        if record is not None or queue is None or not await queue.answers():
+            return OutboxQueue(outbox, record)
+    if record is not None:
         raise InvalidMessage(
             "background: send_many() queues at once, which a rollback could not undo; call it after the transaction, "
-            "or in a function given to on_commit()"
+            'or in a function given to on_commit(), or set EMAIL["outbox"]'
         )
     queue = transport.queue
     if queue is None and transport.in_memory:
@@ -129,9 +138,17 @@ async def enqueue_many(
         receipts[index] = _receipt_of_many(result, entry.message, keyed)
         if keyed is not None and keyed.claimed:
             await keyed.settle(receipts[index])
+    if queue.held:
+        receipts = {index: _held(receipt) for index, receipt in receipts.items()}
     for index, message, _ in messages:
         _publish(message, transport, receipts[index], circumstances)
     return [receipts[index]._replace(index=index) for index, _, _ in messages]
+
+
+def _held(receipt: Receipt) -> Receipt:
+    """Return the receipt of a message that the open transaction decides about."""
+    accepted = receipt.error is None and not receipt.duplicate
+    return receipt._replace(mode=DeliveryMode.HELD) if accepted else receipt
 
 
 def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt, circumstances: Circumstances) -> None:
@@ -140,7 +157,8 @@ def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt, c
     if receipt.duplicate:
         report_duplicate(message, transport, receipt)
     else:
-        transport.publish("queued", message, circumstances=circumstances)
+        kind: EventKind = "queued" if receipt.mode is DeliveryMode.QUEUED else "held"
+        transport.publish(kind, message, circumstances=circumstances)
 
 
 async def _claim(send: KeyedSend, message: OutgoingMessage) -> Receipt | None:

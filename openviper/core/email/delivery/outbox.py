@@ -18,7 +18,7 @@ from openviper.core.email.settings import EmailSettings
 from openviper.db.encoding import encode_with
 from openviper.db.errors import OutboxNotCreated
 from openviper.db.outbox.rows import DELETE, NewRow
-from openviper.db.transaction import current_record
+from openviper.db.transaction import Record, current_record
 from openviper.text import shown
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
 
-_IN_FILES = 256 * 1024  # bytes from which a message is encoded in a thread: attachments may be in temporary files
 _CREATE = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
 
 
@@ -155,8 +154,10 @@ class Outbox:
             return [None] * len(messages)
         return [StoredMessage(self, row_id, row) for row_id, row in zip(ids, rows, strict=True)]
 
-    async def store_for_relay(self, messages: Sequence[tuple[OutgoingMessage, Schedule]]) -> None:
-        """Store messages that a relay is to deliver: in the open transaction, or else in one of their own.
+    async def store_for_relay(
+        self, messages: Sequence[tuple[OutgoingMessage, Schedule]], record: Record | None = None
+    ) -> None:
+        """Store messages that a relay is to deliver: in the transaction of ``record``, or else in one of their own.
 
         Raises:
             QueueUnavailable: the database has not accepted them.
@@ -167,7 +168,6 @@ class Outbox:
         from openviper.db.outbox.store import new_row_id
 
         rows = [(new_row_id(), await self._row(message, schedule)) for message, schedule in messages]
-        record = current_record()
         if record is not None:
             session = record.scope
             await check_database(session, self.keeper)
@@ -204,7 +204,7 @@ class Outbox:
     async def _row(self, message: OutgoingMessage, schedule: Schedule) -> NewRow:
         due_at = schedule.due_at if schedule.later else None
         arguments = {"due_at": due_at, "expires_at": schedule.expires_at}
-        if message.size < _IN_FILES:
+        if not message.prepared.attachments:  # those may be in temporary files
             return new_row(message, self.settings, **arguments)
         return await asyncio.to_thread(new_row, message, self.settings, **arguments)
 

@@ -108,6 +108,11 @@ class JobQueue(ABC):
         """Return ``available()`` without blocking the event loop."""
         return self.available() if self.known else await asyncio.to_thread(self.available)
 
+    @property
+    def held(self) -> bool:
+        """True when what it accepts is sent only if the open transaction is committed."""
+        return False
+
     @abstractmethod
     def consumers(self, queue: str = QUEUE) -> int:
         """Count the workers that consume ``queue`` now; blocks.

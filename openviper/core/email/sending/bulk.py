@@ -43,7 +43,8 @@ async def send_many(
     """Deliver ``messages``, or queue them, and yield a receipt for each as soon as it is done.
 
     Every message is delivered inline, also in a request and inside ``transaction()``: none is deferred or held. With
-    ``background`` all are queued in batches instead, and a receipt means that the broker has accepted the message.
+    ``background`` all are queued in batches instead, and a receipt means that the broker has accepted the message, or
+    the database outbox: inside ``transaction()`` as part of it, and outside where no broker answers.
     A message that is invalid, could not be delivered or was not accepted yields a receipt with ``error``; ``index``
     identifies it.
 
@@ -72,8 +73,9 @@ async def send_many(
         InvalidMessage: there is no mailer of that name.
         TypeError: a message is of another type, or has an unknown argument.
         ImproperlyConfigured: a setting is missing or wrong.
-        InvalidMessage: ``background`` inside ``transaction()``, where a rollback could not undo it; nothing was read.
-        QueueUnavailable: ``background`` without a broker, or with one that does not answer; nothing was read.
+        InvalidMessage: ``background`` inside ``transaction()`` without ``EMAIL["outbox"]``, where a rollback could not
+            undo it; nothing was read.
+        QueueUnavailable: ``background`` with neither an outbox nor a broker that answers; nothing was read.
         DeliveryError: a backend of your own cannot be opened; nothing was read.
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
@@ -84,7 +86,9 @@ async def send_many(
     run: _Run | QueueRun
     if background:
         loop_mailer.settings.of_mailer(mailer)
-        run = QueueRun(loop_mailer, await require_queue(loop_mailer.transport), messages, named=mailer)
+        run = QueueRun(
+            loop_mailer, await require_queue(loop_mailer.transport, loop_mailer.outbox), messages, named=mailer
+        )
     else:
         run = _Run(loop_mailer, messages, pipeline=pipeline, named=mailer)
     done = failed = 0

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from openviper.core.email.delivery import Mailer, cancel
@@ -86,12 +87,17 @@ class QueueRun:
 
     async def _enqueue(self, batch: list[_Prepared]) -> list[Receipt]:
         # A task of its own: the broker accepts the batch although the caller is cancelled, and aclose() waits for it.
-        self._enqueueing = asyncio.create_task(enqueue_many(self._queue, self._transport, batch, self._mailer.settings))
+        self._enqueueing = asyncio.create_task(self._enqueue_batch(batch))
         receipts = await asyncio.shield(self._enqueueing)
         self._enqueueing = None
         for receipt in receipts:
             forget_frames(receipt.error)
         return receipts
+
+    async def _enqueue_batch(self, batch: list[_Prepared]) -> list[Receipt]:
+        # The outbox inserts by the caller's own session, which the messages may be read from.
+        async with self._source.paused() if self._queue.held else nullcontext():
+            return await enqueue_many(self._queue, self._transport, batch, self._mailer.settings)
 
     @property
     def _has_room(self) -> bool:
@@ -178,6 +184,12 @@ class _Source:
             return self.take_now()
         async with self._lock:
             return None if self._ended else self._numbered(await anext(self._waiting, _END))
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Read no message of an async iterable during a block."""
+        async with self._lock:
+            yield
 
     def _numbered(self, message: Message | None) -> tuple[int, Message] | None:
         if message is _END:
