@@ -1,9 +1,8 @@
 import os
 
 DEBUG = os.environ.get("DEBUG") == "1"
-PUBLIC_URL = os.environ.get(
-    "PUBLIC_URL", "http://127.0.0.1:8000"
-)  # a key of your own
+# A key of your own:
+PUBLIC_URL = os.environ.get("PUBLIC_URL", "http://127.0.0.1:8000")
 DATABASE_URL = os.environ.get(
     "DATABASE_URL", "sqlite+aiosqlite:///shop.sqlite3"
 )
