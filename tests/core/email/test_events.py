@@ -1,9 +1,12 @@
 """Listeners: what an event says in each delivery mode and process, and that they cannot harm mail."""
 
 import asyncio
+import copy
 import json
 import logging
-from collections.abc import Iterator
+import operator
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.events import drain_listeners, publish
+from openviper.core.email.message.storage import decode, encode
 from openviper.core.email.queue import close_queue
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
@@ -106,6 +110,45 @@ async def test_listeners_of_the_setting_and_those_that_subscribed_get_the_same_e
     unsubscribe()
     assert by_setting == subscribed
     assert len(by_setting) == 2
+
+
+async def test_a_listener_cannot_change_what_is_sent(server: SmtpServer) -> None:
+    def meddle(event: MessageEvent) -> None:
+        prepared = event.message.prepared
+        given: Any = event
+        changes: list[Callable[[], object]] = [
+            lambda: given.metadata.update(shop="other"),
+            lambda: prepared.extra.pop("ref"),
+            lambda: prepared.extra["tags"].append("other"),
+            lambda: operator.setitem(prepared.must, "stream", "other"),
+            lambda: operator.ior(prepared.must, {"stream": "other"}),
+            lambda: setattr(prepared.attachments[0], "filename", "other"),
+            lambda: setattr(given, "kind", "other"),
+        ]
+        for change in changes:
+            with pytest.raises((TypeError, AttributeError)):
+                change()
+        tried.append(event)
+
+    tried: list[MessageEvent] = []
+    made = Listening(server, meddle).mailer
+    with using_mailer(made):
+        await submit_email(
+            "a@example.test",
+            "Hello",
+            text="Hi",
+            attachments=[("a.txt", b"a")],
+            tags=["welcome"],
+            ref="order-7",
+            metadata={"shop": "de"},
+            stream="news",
+        )
+    await made.aclose()
+    assert [event.kind for event in tried] == ["sending", "delivered"]
+    prepared = tried[-1].message.prepared
+    for copied in (prepared, pickle.loads(pickle.dumps(prepared)), copy.deepcopy(prepared), decode(encode(prepared))):
+        assert copied.extra == {"tags": ("welcome",), "ref": "order-7", "metadata": {"shop": "de"}}
+        assert copied.must == {"stream": "news"}
 
 
 async def test_an_async_listener_runs_in_a_task_and_is_waited_for_at_the_end(server: SmtpServer) -> None:

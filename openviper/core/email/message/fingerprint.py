@@ -18,7 +18,7 @@ from uuid import UUID
 from openviper.core.email.addresses import Address, parse_addresses
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.message.model import MUST_KEY, EmailMessageData, OutgoingMessage
+from openviper.core.email.message.model import MUST_KEY, EmailMessageData, OutgoingMessage, read_only
 from openviper.text import control_character, shown
 
 __all__ = ["Given", "KeyedCall", "identify_call", "identify_data", "with_key"]
@@ -89,7 +89,7 @@ async def identify_data(data: EmailMessageData) -> tuple[EmailMessageData, Keyed
 
 def with_key(message: OutgoingMessage, call: KeyedCall) -> OutgoingMessage:
     """Return ``message`` with the key, which travels in ``must``."""
-    must = {**message.prepared.must, MUST_KEY: call._asdict()}
+    must = read_only({**message.prepared.must, MUST_KEY: call._asdict()})
     return message._replace(prepared=message.prepared._replace(must=must))
 
 

@@ -6,7 +6,7 @@ Those that every send makes are named tuples: a frozen dataclass sets each field
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentData
@@ -30,8 +30,10 @@ __all__ = [
     "LateContent",
     "OutgoingMessage",
     "PreparedMessage",
+    "ReadOnlyDict",
     "fill_data",
     "lengths",
+    "read_only",
 ]
 
 
@@ -101,6 +103,28 @@ MUST_SENSITIVE = "sensitive"
 
 REPEATED_HEADERS = "repeated_headers"
 """Key in ``must`` of a message with several headers of one name: an earlier version would keep only the last."""
+
+
+class ReadOnlyDict(dict[str, Any]):
+    """A dict of JSON values that refuses changes: listeners get the same message that is sent."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_given: object, **_named: object) -> Never:
+        raise TypeError("the message is prepared, and read-only")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
+def read_only(value: Any) -> Any:
+    """Return a JSON value whose objects and arrays refuse changes; arrays become tuples."""
+    if isinstance(value, Mapping):
+        return ReadOnlyDict({name: read_only(each) for name, each in value.items()})
+    return tuple(map(read_only, value)) if isinstance(value, list | tuple) else value
 
 
 class PreparedMessage(NamedTuple):

@@ -20,6 +20,7 @@ from openviper.core.email.message.model import (
     EmailMessageData,
     OutgoingMessage,
     PreparedMessage,
+    read_only,
 )
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_later, serialise_message_sync
 from openviper.core.email.message.validation import (
@@ -204,7 +205,7 @@ def check_message(
         _envelope_sender(data.envelope_sender, sender),
     )
     if len(headers) > 1 and _has_repeated(headers):
-        prepared = prepared._replace(must={REPEATED_HEADERS: True})
+        prepared = prepared._replace(must=read_only({REPEATED_HEADERS: True}))
     if data.calendar is not None or data.calendar_attachment:
         prepared = prepared._replace(calendar=read_calendar(data.calendar, attached=data.calendar_attachment))
     stream = data.stream if data.stream is not None or labels is None else labels.stream
@@ -227,7 +228,8 @@ def _labelled(
     headers = prepared.headers
     if extra and labels is not None:
         headers = (*headers, *label_headers(extra, labels, headers))
-    return prepared._replace(extra={**prepared.extra, **extra}, must={**prepared.must, **must}, headers=headers)
+    extra, must = read_only({**prepared.extra, **extra}), read_only({**prepared.must, **must})
+    return prepared._replace(extra=extra, must=must, headers=headers)
 
 
 def _sender(given: AddressLike | None, default: str | None, labels: MailerLabels | None) -> Address:

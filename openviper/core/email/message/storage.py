@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from openviper.core.email.addresses import Address, parse_address, read_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import DeliveryError, InvalidMessage
+from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import Calendar, read_calendar
 from openviper.core.email.message.model import (
     MUST_KEY,
@@ -26,6 +27,7 @@ from openviper.core.email.message.model import (
     MUST_STREAM,
     REPEATED_HEADERS,
     PreparedMessage,
+    read_only,
 )
 from openviper.core.email.message.validation import checked_attachment, checked_headers, checked_text, is_message_id
 from openviper.framing import frame, read_head, read_parts
@@ -282,8 +284,8 @@ def decode_message(
         attachments=_field(values, "attachments", lambda value: tuple([_attachment(one, content) for one in value])),
         headers=_field(values, "headers", lambda value: checked_headers(_by_name(value)) if value else ()),
         envelope_sender=_field(values, "envelope_sender", _envelope_sender),
-        extra=_field(values, "extra", _object) if "extra" in values else {},
-        must=must,
+        extra=read_only(_field(values, "extra", _object)) if "extra" in values else NOTHING,
+        must=read_only(must) if must else NOTHING,
         calendar=calendar,
     )
 

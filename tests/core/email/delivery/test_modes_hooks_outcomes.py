@@ -248,13 +248,15 @@ class Row:
     async def play(self) -> str:
         """Send the message; return the receipt's outcome, or the name of the error, raised or not."""
         wrong = "wrong-" if self.hook == "edits" else ""
-        message = {
+        message: dict[str, Any] = {
             "recipients": [f"{wrong}{address}" for address in self.addresses(self.row.people)],
             "subject": self.name,
             "html": "<p>Hello</p>",
             "attachments": [("given.txt", b"given")],
             "tags": [self.hook],
         }
+        if self.outcome == "redirected":
+            message["bcc"] = [f"hidden.{self.how.send.__name__}@example.com"]
         try:
             receipt = await self.how.send(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the table says which
@@ -294,6 +296,7 @@ class Row:
         names = [part.get_filename() for part in parsed.iter_attachments()]
         assert names == (["given.txt", "terms.txt"] if edited else ["given.txt"])
         assert "wrong-" not in parsed["To"]
+        assert b"hidden." not in message.content, "a Bcc recipient"
 
 
 def rows(modes: Mapping[str, Mode], outcomes: Mapping[str, Outcome]) -> list[Row]:

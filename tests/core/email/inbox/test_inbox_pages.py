@@ -336,3 +336,13 @@ async def test_without_a_shared_folder_the_page_says_whose_mail_it_shows(
 async def test_a_message_that_ended_here_names_no_worker(inboxes: Inboxes) -> None:
     async with inboxes.with_message() as (client, path):
         assert "What the worker does" not in (await client.get(path)).text
+
+
+async def test_a_redirected_message_says_for_whom_it_was(inboxes: Inboxes) -> None:
+    async with inboxes.open(redirect_to=["team@staging.example"]) as client:
+        await send_email("ann@example.test", "Hello", text="Hi")
+        (key,) = keys_of((await client.get("/_mail/")).text)
+        page = (await client.get(f"/_mail/{key}")).text
+        timeline = (await client.get(f"/_mail/api/messages/{key}")).json()["timeline"]
+    assert "to team@staging.example, was for ann@example.test" in page
+    assert [step["kind"] for step in timeline] == ["sending", "redirected", "delivered"]

@@ -109,7 +109,7 @@ def test_version_1_is_written_while_nothing_is_new() -> None:
 
 
 def test_what_travels_with_a_message_comes_back_and_changes_none_of_its_bytes() -> None:
-    message = full_message()._replace(extra={"trace": "00-ab-01", "tags": ["a", {"b": None}]}, must={"mailer": "bulk"})
+    message = full_message()._replace(extra={"trace": "00-ab-01", "tags": ("a", {"b": None})}, must={"mailer": "bulk"})
     payload = encode(message)
     assert json.loads(payload.head)["version"] == 2
     again = decode(split(join(payload)), supported={"mailer"})
