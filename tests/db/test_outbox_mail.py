@@ -523,3 +523,45 @@ async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed
         assert (state, Progress.from_json(str(progress)).attempts) == ("open", 0)
         await asyncio.to_thread(change_state, store, None, seconds=None, stop=False)
         await until(lambda: subjects == ["held"])
+
+
+async def test_key_that_was_used_before_the_commit_drops_the_message_and_its_row(tmp_path: Path) -> None:
+    key = f"order-{tmp_path.name}"
+    async with opened():
+        await send("first", key=key, background=False)
+        async with transaction():
+            await send("first", key=key)
+            await send("other", key=f"{key}-other")
+        await until_empty()
+    assert subjects == ["first", "other"]
+
+
+@pytest.mark.parametrize("subject", ["first", "changed"])
+async def test_relay_drops_a_message_whose_key_another_one_has(
+    tmp_path: Path, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = f"order-{tmp_path.name}"
+    data = EmailMessageData(recipients="a@example.test", subject=subject, text="Hello", key=key)
+    async with opened() as mailer:
+        receipt = await submit_email("a@example.test", "first", text="Hello", key=key, background=False)
+        with conf.override(EMAIL={"outbox": "database", "default_sender": SENDER}):
+            async with (await db.engine()).begin() as connection:
+                await connection.run_sync(add, data)
+        await mailer.start_relay()
+        await until_empty()
+    assert subjects == ["first"]
+    assert (receipt.message_id in caplog.text) is (subject == "changed")
+
+
+async def test_message_that_the_relay_sends_has_its_key_from_then_on(tmp_path: Path) -> None:
+    key = f"order-{tmp_path.name}"
+    data = EmailMessageData(recipients="a@example.test", subject="first", text="Hello", key=key)
+    async with opened() as mailer:
+        with conf.override(EMAIL={"outbox": "database", "default_sender": SENDER}):
+            async with (await db.engine()).begin() as connection:
+                await connection.run_sync(add, data)
+        await mailer.start_relay()
+        await until_empty()
+        again = EmailMessageData(recipients="a@example.test", subject="first", text="Hello", key=key)
+        (receipt,) = [each async for each in send_many([again])]
+    assert (receipt.duplicate, subjects) == (True, ["first"])

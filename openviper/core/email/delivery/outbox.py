@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import publish
-from openviper.core.email.message import EmailMessageData, OutgoingMessage, apply_before_send, prepare_message
+from openviper.core.email.message import (
+    EmailMessageData,
+    OutgoingMessage,
+    apply_before_send,
+    identify_data,
+    prepare_message,
+    with_key,
+)
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.outbox_store import outbox_engine
@@ -235,7 +242,9 @@ async def _encode(data: Any, **times: Any) -> NewRow | None:
         raise TypeError(f"add(): the message must be EmailMessageData, not {shown(type(data).__name__)}")
     schedule = Schedule.make(**times)
     settings = EmailSettings.from_settings()
-    reason = None
+    reason = call = None
+    if data.key is not None:
+        data, call = await identify_data(data)
     if settings.before_send:
         data, reason = await apply_before_send(settings.functions("before_send"), data)
     own = settings.of_mailer(data.mailer)
@@ -250,6 +259,8 @@ async def _encode(data: Any, **times: Any) -> NewRow | None:
     if reason is not None:
         publish("cancelled", message, reason, listeners=settings.functions("listeners"))
         return None
+    if call is not None:
+        message = with_key(message, call)
     due_at = schedule.due_at if schedule.later else None
     return await asyncio.to_thread(new_row, message, settings, due_at=due_at, expires_at=schedule.expires_at)
 

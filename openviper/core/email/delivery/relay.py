@@ -14,15 +14,21 @@ from typing import TypeVar
 
 from openviper.backoff import Backoff, jittered
 from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
+from openviper.core.email.delivery.keyed_send import report_duplicate
 from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.outbox import Outbox
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import InvalidMessage, QueueUnavailable
+from openviper.core.email.errors import DeliveryError, DuplicateKey, EmailError, InvalidMessage, QueueUnavailable
+from openviper.core.email.events import DeliveryMode, DeliveryReport, Receipt
+from openviper.core.email.message import PreparedMessage
+from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.message.storage import decode
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.queue.job import AddResult, ClaimedJob, NewJob, job_key
+from openviper.core.email.queue.keys import KeyClaim, KeyRecord, answer_duplicate, claim_for, encode_receipt
 from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
-from openviper.core.email.queue.retry import Decision, GiveUp, Retry
+from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
 from openviper.db.outbox.rows import DELETE, LEASE, ClaimedRow
 
@@ -168,6 +174,8 @@ class Relay:
         else:
             try:
                 prepared = await _read_in_time(job, read_message)
+                if await self._is_duplicate(prepared):
+                    return Done(DeliveryReport(()))
                 return await attempt_job(prepared, job, self._settings, self._transport)
             except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
                 decision = after_error(job, error, self._settings)
@@ -202,10 +210,17 @@ class Relay:
 
         added = await asyncio.to_thread(add)
         refused = 0
+        own: list[tuple[str, NewJob]] = []
         for position, (row_id, job) in enumerate(jobs):
             result = added.get(position)
             decision: Decision
-            if isinstance(result, bool):  # False: the process that had the row has queued it before it died
+            if isinstance(result, KeyRecord) and result.message_id == job.message_id:
+                own.append((row_id, job._replace(claim=None)))  # its key is its own since it was stored
+                continue
+            if isinstance(result, KeyRecord):
+                assert job.claim is not None, "only a message with a key has another one's record"
+                await self._drop(decode(job.payload), job.claim, result)
+            if isinstance(result, bool | KeyRecord):  # False: the process that had the row has queued it before it died
                 self._keeper.answer(row_id, DELETE)
                 continue
             if isinstance(result, InvalidMessage):
@@ -215,7 +230,43 @@ class Relay:
                 refused += 1
                 decision = Retry(job.progress, _EVERY, "the broker has not accepted it")
             self._keeper.answer(row_id, answer_of(decision, self._settings, job.payload.head))
-        return refused
+        return refused + (await self._add(service, own) if own else 0)
+
+    async def _is_duplicate(self, prepared: PreparedMessage) -> bool:
+        """Claim the key of a message that its own process has left; True if another one has it.
+
+        Raises:
+            DeliveryError: the send that has the key has not ended; temporary.
+            QueueUnavailable: what keeps the keys does not answer.
+        """
+        claim = claim_for(prepared, ttl=self._settings.key_ttl)
+        if claim is None:
+            return False
+        record = await self._transport.key_store.claim(claim)
+        if record is None:  # the outbox has accepted the message
+            receipt = Receipt(claim.message_id, DeliveryMode.QUEUED)
+            await self._transport.key_store.finish(claim, encode_receipt(receipt))
+        if record is None or record.message_id == claim.message_id:
+            return False
+        if record.state == "in_flight":
+            raise DeliveryError(f"message {record.message_id} has its key, and has not ended yet", temporary=True)
+        await self._drop(prepared, claim, record)
+        return True
+
+    async def _drop(self, prepared: PreparedMessage, claim: KeyClaim, record: KeyRecord) -> None:
+        """Report a message whose idempotency key another one has."""
+        message = await serialise_message(prepared, max_message_bytes=self._settings.max_message_bytes)
+        error: EmailError | None
+        try:
+            receipt = answer_duplicate(claim, record)
+            error = receipt.error
+        except DuplicateKey as found:
+            error = found
+        if error is None:
+            report_duplicate(message, self._transport, receipt)
+            return
+        logger.error("message %s is not sent: %s", claim.message_id, error)
+        self._transport.publish("failed", message, str(error))
 
     def _new_job(self, mailer: str, job: ClaimedJob) -> NewJob | Decision:
         """Return what the broker is to have, or the decision about a message that it is not to have.
@@ -223,7 +274,7 @@ class Relay:
         One whose process has died may have been sent, so that the rules for a worker's death apply.
         """
         try:
-            recipients = read_message(job).recipients
+            message = read_message(job)
         except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
             return after_error(job, error, self._settings)
         progress, due_at = job.progress, None
@@ -234,8 +285,9 @@ class Relay:
             progress, due_at = decision.progress, time.time() + decision.delay
         assert job.payload is not None, "it has been read"
         keep = self._settings.retry_max_age + self._settings.failed_keep + _SLACK
-        key, queue = job_key(job.message_id, recipients), queue_of(mailer)
-        return NewJob(key, job.message_id, job.payload, progress, keep, due_at, queue)
+        key, queue = job_key(job.message_id, message.recipients), queue_of(mailer)
+        claim = claim_for(message, ttl=self._settings.key_ttl)
+        return NewJob(key, job.message_id, job.payload, progress, keep, due_at, queue, claim)
 
 
 async def _read_in_time(job: ClaimedJob, read: Callable[[ClaimedJob], T]) -> T:

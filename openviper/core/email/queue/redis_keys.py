@@ -107,13 +107,14 @@ if owns(ARGV[1], ARGV[2]) then redis.call('DEL', key_of(ARGV[1])) end
 )
 
 # ARGV: those of ADD, then name, fingerprint, message id, receipt, ttl
-# The message is queued and its key is done, or neither.
+# The message is queued and its key is done, or neither. A claim of this very message is no obstacle: it was deferred
+# before, and is queued instead.
 ADD_WITH_KEY = (
     _COMMON
     + """
 local given = #ARGV - 5
 local found = record_of(ARGV[given + 1])
-if found then return found end
+if found and (found[1] == 'done' or found[3] ~= ARGV[given + 3]) then return found end
 local arguments = {}
 for at = 1, given do arguments[at] = ARGV[at] end
 local function add(ARGV)

@@ -29,6 +29,7 @@ from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.job import NewJob, Progress, job_key
+from openviper.core.email.queue.keys import KeyClaim, KeyRecord
 from openviper.core.email.queue.redis_store import RedisJobStore, translate_errors
 from openviper.core.email.queue.retry import GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
@@ -445,6 +446,23 @@ async def test_the_same_message_again_is_the_first_one_and_one_line(
     assert (await asyncio.to_thread(store.stats)).waiting == int(not sent)
     (line,) = [record.getMessage() for record in caplog.records if "not queued again" in record.getMessage()]
     assert "<order-7@shop.example>" in line
+
+
+def test_a_claim_of_the_very_message_that_is_queued_is_no_obstacle(redis_scene: Any, store: RedisJobStore) -> None:
+    """It was deferred, and what is left of it at the end of its process is queued."""
+    job = new_job()
+    claim = KeyClaim("order-7", "print", job.message_id, "owner", 60.0)
+    job = job._replace(claim=claim)
+    other = job._replace(claim=claim._replace(message_id="<other@example.com>"))
+
+    def add(added: NewJob) -> object:
+        return store.add(added, deadline=time.monotonic() + PATIENCE)
+
+    store.use_keys(lambda keys: keys.claim(claim, lease=60, deadline=time.monotonic() + PATIENCE))
+    assert add(other) == KeyRecord("in_flight", "print", job.message_id)
+    assert add(job) is True
+    assert add(other) == KeyRecord("done", "print", job.message_id, '{"mode": "queued"}')
+    assert store.stats().waiting == 1
 
 
 async def test_a_message_id_may_be_used_for_each_recipient(redis_scene: Any, store: RedisJobStore) -> None:
