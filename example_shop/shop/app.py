@@ -15,7 +15,8 @@ from openviper.db import dispose
 
 from .cart import MAX_QUANTITY, load_lines, read_cart, write_cart
 from .catalogue import all_products, prepare_database
-from .forms import read_customer, read_form
+from .forms import email_fault, read_customer, read_form, read_news
+from .newsletter import count_readers, join, leave, send_newsletter
 from .orders import Customer, OutOfStock, find_order, latest_orders, place_order, ship_order
 from .pages import page, see_other, shop_url, show_error, show_failure
 from .staff import require_staff
@@ -101,7 +102,7 @@ async def show_order(request: Request) -> Response:
 @app.get("/staff")
 async def show_staff_page(request: Request) -> Response:
     require_staff(request)
-    return await page(request, "staff.html", orders=await latest_orders())
+    return await _staff_page(request)
 
 
 @app.post("/staff/orders/{order_id:int}/ship")
@@ -111,6 +112,63 @@ async def ship(request: Request) -> Response:
     if await ship_order(request.path_params["order_id"]) is None:
         raise HTTPException(404, "This order does not exist.")
     return see_other("/staff")
+
+
+@app.post("/staff/newsletter")
+async def send_news(request: Request) -> Response:
+    require_staff(request)
+    subject, text, fault = read_news(await read_form(request))
+    if fault:
+        return await _staff_page(request, fault, status=422)
+    sent = await send_newsletter(subject, text, shop_url(request))
+    return see_other(f"/staff?sent={sent}")
+
+
+@app.post("/newsletter")
+async def join_newsletter(request: Request) -> Response:
+    email = (await read_form(request)).get("email", "").strip()
+    if fault := email_fault(email, "the news go there"):
+        return await _newsletter_page(request, fault=fault, status=422)
+    await join(email)
+    return see_other("/newsletter")
+
+
+@app.get("/newsletter")
+async def show_joined(request: Request) -> Response:
+    return await _newsletter_page(request)
+
+
+@app.get("/newsletter/leave/{token}")
+async def show_leaving(request: Request) -> Response:
+    return await _newsletter_page(request, token=request.path_params["token"])
+
+
+@app.post("/newsletter/leave/{token}")
+async def leave_newsletter(request: Request) -> Response:
+    await read_form(request)
+    if not await leave(request.path_params["token"]):
+        raise HTTPException(404, "This reader does not exist, or has left.")
+    return await _newsletter_page(request, left=True)
+
+
+async def _newsletter_page(
+    request: Request, *, token: str | None = None, left: bool = False, fault: str | None = None, status: int = 200
+) -> Response:
+    """Ask whether the reader with ``token`` leaves, or say what happened."""
+    return await page(request, "newsletter.html", status, token=token, left=left, fault=fault)
+
+
+async def _staff_page(request: Request, fault: str | None = None, *, status: int = 200) -> Response:
+    sent = request.query_params.get("sent", "")
+    return await page(
+        request,
+        "staff.html",
+        status,
+        orders=await latest_orders(),
+        readers=await count_readers(),
+        sent=sent if sent.isdecimal() else None,
+        fault=fault,
+    )
 
 
 async def _checkout_page(

@@ -9,7 +9,7 @@ from openviper.core.email.addresses import parse_address
 
 from .orders import Customer
 
-__all__ = ["read_customer", "read_form"]
+__all__ = ["email_fault", "read_customer", "read_form", "read_news"]
 
 _MAX_BYTES = 16 * 1024
 _MAX_FIELDS = 20
@@ -44,7 +44,7 @@ def read_customer(form: dict[str, str]) -> tuple[Customer, dict[str, str]]:
     )
     checks = {
         "name": _text_fault(customer.name, "your name", 80),
-        "email": _email_fault(customer.email),
+        "email": email_fault(customer.email, "the confirmation goes there"),
         "address": _text_fault(customer.address.replace("\n", " "), "the address to ship to", 400),
     }
     return customer, {field: fault for field, fault in checks.items() if fault}
@@ -60,9 +60,17 @@ def _text_fault(value: str, name: str, max_length: int) -> str | None:
     return None
 
 
-def _email_fault(value: str) -> str | None:
+def read_news(form: dict[str, str]) -> tuple[str, str, str | None]:
+    """Return the subject and the text of a newsletter, and what is wrong with them; None if nothing is."""
+    subject, text = form.get("subject", "").strip(), form.get("text", "").strip().replace("\r\n", "\n")
+    fault = _text_fault(subject, "a subject", 150) or _text_fault(text.replace("\n", " "), "a text", 10_000)
+    return subject, text, fault
+
+
+def email_fault(value: str, purpose: str) -> str | None:
+    """Return what is wrong with an email address, as a form tells it; None if nothing is."""
     if not value:
-        return "Please enter your email address: the confirmation goes there."
+        return f"Please enter your email address: {purpose}."
     try:
         address = parse_address(value, field="email")
     except InvalidAddress:

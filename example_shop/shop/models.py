@@ -1,4 +1,4 @@
-"""The shop's database models: products, and orders that send mail when they are placed and shipped."""
+"""The shop's database models: products, readers, and orders that send mail when they are placed and shipped."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -15,7 +15,7 @@ from openviper.db import Model
 from .money import Money
 from .rendering import render
 
-__all__ = ["Order", "OrderLine", "Product"]
+__all__ = ["Order", "OrderLine", "Product", "Reader"]
 
 # The HTML shows it as cid:logo.
 _LOGO = {"path": Path(__file__).parent / "static" / "logo.png", "inline": True, "content_id": "logo"}
@@ -32,6 +32,16 @@ class Product(Model):
     art: Mapped[str] = mapped_column(String(20))
     price: Mapped[Decimal] = mapped_column(Money)
     stock: Mapped[int]
+
+
+class Reader(Model):
+    """A reader of the newsletter. ``token`` is the secret part of the page on which they leave."""
+
+    __tablename__ = "readers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    token: Mapped[str] = mapped_column(String(22), unique=True)
 
 
 class OrderLine(Model):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from openviper.exceptions import ImproperlyConfigured
 
+from .footer import add_footer
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 # In debug mode, the default, the staff page is open on this machine, and /_mail shows the mail that was sent.
@@ -15,9 +17,19 @@ DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT / 'shop.sq
 
 TEMPLATES_DIR = PROJECT / "shop" / "templates"
 
+# Orders are confirmed by the default mailer. The newsletter has its own, so that no confirmation waits for it:
+# EMAIL_BULK_URL names its mail server, which otherwise is the default mailer's.
 EMAIL = {
     "backend": "MemoryBackend",
     "default_sender": "Viper Supplies <orders@shop.example>",
+    "before_send": add_footer,
+    "mailers": {
+        "bulk": {
+            "default_sender": "Viper Supplies News <news@shop.example>",
+            "rate_limit": "14/second",
+            "stream": "news",
+        },
+    },
 }
 
 # With redis://... or amqp://... mail is queued, and `viperctl runworker example_shop` delivers it.
