@@ -459,7 +459,8 @@ class Dispatcher:
             delivery.progress.attempts + (delivery in self._sending.values()) if attempts is None else attempts,
             reason,
         )
-        delivery.transport.publish("failed", missing_recipients(delivery.message, delivery.progress), reason)
+        missing, chosen = missing_recipients(delivery.message, delivery.progress), Circumstances(DeliveryMode.DEFERRED)
+        delivery.transport.publish("failed", missing, reason, circumstances=chosen)
         if delivery.keyed is not None and delivery.keyed.claimed:
             sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
             delivery.keyed.cut_short(uncertain=sending or delivery.progress.uncertain)

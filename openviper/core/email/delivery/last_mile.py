@@ -72,9 +72,13 @@ async def attempt_delivery(
         if transport.rules is None and time_limit is None:
             outcome = await transport.send(message, pipeline=pipeline)
         elif time_limit is None:
-            message, outcome = await _send_by_rules(message, transport, pipeline)
+            message, outcome = await _send_by_rules(
+                message, transport, pipeline, Circumstances(mode, progress.attempts + 1)
+            )
         else:
-            message, outcome = await _send_in_time(message, transport, time_limit)
+            message, outcome = await _send_in_time(
+                message, transport, time_limit, Circumstances(mode, progress.attempts + 1)
+            )
         if not isinstance(outcome, DeliveryReport):
             raise TypeError(
                 f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
@@ -128,7 +132,7 @@ def missing_recipients(message: OutgoingMessage, progress: Progress) -> Outgoing
 
 
 async def _send_by_rules(
-    message: OutgoingMessage, transport: Transport, pipeline: bool
+    message: OutgoingMessage, transport: Transport, pipeline: bool, circumstances: Circumstances
 ) -> tuple[OutgoingMessage, DeliveryReport]:
     """Send to those whom the rules allow, and return the message as addressed to them."""
 
@@ -141,27 +145,30 @@ async def _send_by_rules(
         check_redirected(message)
     suppressed = () if suppression is None else await suppression.find(message)
     if suppressed:
-        message = _leave_out(message, suppressed, transport)
+        message = _leave_out(message, suppressed, transport, circumstances)
         if not message.envelope.recipients:
             return message, DeliveryReport((), suppressed=suppressed)
     if redirect is None:
         report = await send(message)
     else:
         if redirected := redirect.split(message)[1]:
-            transport.publish("redirected", message, redirect.describe(redirected))
+            transport.publish("redirected", message, redirect.describe(redirected), circumstances=circumstances)
         report = await redirect.send(message, send)
     return message, report._replace(suppressed=suppressed) if suppressed else report
 
 
-def _leave_out(message: OutgoingMessage, suppressed: tuple[str, ...], transport: Transport) -> OutgoingMessage:
+def _leave_out(
+    message: OutgoingMessage, suppressed: tuple[str, ...], transport: Transport, circumstances: Circumstances
+) -> OutgoingMessage:
     logger.info("message %s: %d recipient(s) are suppressed", message.message_id, len(suppressed))
-    transport.publish("suppressed", message, f"not mailed: {', '.join(suppressed)}", refused=suppressed)
+    detail = f"not mailed: {', '.join(suppressed)}"
+    transport.publish("suppressed", message, detail, refused=suppressed, circumstances=circumstances)
     others = [address for address in message.envelope.recipients if address not in suppressed]
     return message.for_recipients(tuple(others))
 
 
 async def _send_in_time(
-    message: OutgoingMessage, transport: Transport, limit: float
+    message: OutgoingMessage, transport: Transport, limit: float, circumstances: Circumstances
 ) -> tuple[OutgoingMessage, DeliveryReport]:
     attempt = Attempt()
     try:
@@ -169,7 +176,7 @@ async def _send_in_time(
             async with asyncio.timeout(limit) as timeout:
                 if limit <= 0:
                     await asyncio.sleep(0)  # which the timeout ends, before anything is sent
-                return await _send_by_rules(message, transport, pipeline=False)
+                return await _send_by_rules(message, transport, False, circumstances)
     except TimeoutError as error:
         if not timeout.expired():
             raise

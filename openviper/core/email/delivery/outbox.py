@@ -17,6 +17,7 @@ from openviper.core.email.message import (
     prepare_message,
     with_key,
 )
+from openviper.core.email.message.redaction import is_sensitive, redact
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.outbox_store import outbox_engine
@@ -257,7 +258,8 @@ async def _encode(data: Any, **times: Any) -> NewRow | None:
         labels=own,
     )
     if reason is not None:
-        publish("cancelled", message, reason, listeners=settings.functions("listeners"))
+        hide = redact if is_sensitive(message.prepared) else None
+        publish("cancelled", message, reason, listeners=settings.functions("listeners"), redact=hide)
         return None
     if call is not None:
         message = with_key(message, call)

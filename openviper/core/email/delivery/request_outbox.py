@@ -11,6 +11,7 @@ from openviper.core.email.delivery.dispatcher import Delivery, Dispatcher
 from openviper.core.email.delivery.keyed_send import KeyedSend
 from openviper.core.email.delivery.outbox import Outbox, StoredMessage
 from openviper.core.email.delivery.transport import Transport
+from openviper.core.email.events import Circumstances, DeliveryMode
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["RequestOutbox", "collecting", "current_outbox", "stay_current"]
@@ -96,7 +97,8 @@ class RequestOutbox:
         """Drop what was collected; each message is logged."""
         for entry in self._take_all():
             logger.warning("message %s is discarded: %s", entry.message.message_id, reason)
-            entry.transport.publish("discarded", entry.message, reason)
+            chosen = Circumstances(DeliveryMode.DEFERRED)
+            entry.transport.publish("discarded", entry.message, reason, circumstances=chosen)
             if entry.stored is not None:
                 entry.stored.delete()
             if entry.keyed is not None and entry.keyed.claimed:

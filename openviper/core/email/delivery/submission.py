@@ -27,7 +27,7 @@ from openviper.core.email.errors import (
     KeysUnavailable,
     QueueUnavailable,
 )
-from openviper.core.email.events import NOTHING, DeliveryMode, Receipt
+from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.core.email.settings import EmailSettings
@@ -372,7 +372,7 @@ class _Submission:
     def _drop_refused(self, error: EmailError) -> None:
         """Report, after the commit, a message that its key keeps from being sent."""
         logger.error("message %s is not sent: %s", self.message.message_id, error)
-        self.transport.publish("failed", self.message, str(error))
+        self.transport.publish("failed", self.message, str(error), circumstances=Circumstances(DeliveryMode.HELD))
         if (row := self._row) is not None:
             row.delete()
 
@@ -390,7 +390,8 @@ class _Submission:
     def drop(self) -> None:
         """Discard it: the transaction was rolled back."""
         logger.info("message %s is discarded: its transaction was rolled back", self.message.message_id)
-        self.transport.publish("discarded", self.message, "the transaction was rolled back")
+        chosen = Circumstances(DeliveryMode.HELD)
+        self.transport.publish("discarded", self.message, "the transaction was rolled back", circumstances=chosen)
 
     async def _check_that_it_can_wait(self, outbox: Outbox | None) -> None:
         if outbox is not None and self.background is not False:

@@ -16,6 +16,7 @@ from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.events import Circumstances, DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.queue import queue_service
@@ -129,7 +130,8 @@ def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings)
     async def publish() -> None:
         message = await serialise_message(read_message(job), max_message_bytes=settings.max_message_bytes)
         transport = await _transport(settings)
-        transport.publish("failed", missing_recipients(message, decision.progress), decision.reason)
+        missing, queued = missing_recipients(message, decision.progress), Circumstances(DeliveryMode.QUEUED)
+        transport.publish("failed", missing, decision.reason, circumstances=queued)
 
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"

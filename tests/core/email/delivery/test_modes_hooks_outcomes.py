@@ -350,6 +350,11 @@ def suppress(addresses: list[str], stream: str | None) -> list[str]:
     return [address for address in addresses if address.startswith("gone.")]
 
 
+def described(event: MessageEvent) -> str:
+    """The kind; each event says in which mode the message was accepted, but for one that was not."""
+    return event.kind if event.mode or event.kind == "cancelled" else f"{event.kind} without its mode"
+
+
 def raising(event: MessageEvent) -> None:
     raise LookupError("broken listener")
 
@@ -374,7 +379,7 @@ def refuse(data):
 
 def note(event):
     with open({log!r}, "a") as log:
-        print(json.dumps([event.message.prepared.subject, event.kind]), file=log)
+        print(json.dumps([event.message.prepared.subject, event.kind if event.mode else "without its mode"]), file=log)
 
 def raising(event):
     raise LookupError("broken listener")
@@ -411,7 +416,7 @@ async def test_in_the_web_process(server: SmtpServer, mode: str, shape: str, red
     events: dict[str, list[str]] = defaultdict(list)
 
     def note(event: MessageEvent) -> None:
-        events[event.message.prepared.subject].append(event.kind)
+        events[event.message.prepared.subject].append(described(event))
 
     listeners = [raising, raising_later, hanging, note]
     email = settings(server, redirect=redirect, before_send=SHAPES[shape], suppress=suppress, listeners=listeners)
@@ -434,7 +439,7 @@ async def test_with_a_worker(tmp_path: Path, broker: BrokerServer, server: SmtpS
     events: dict[str, list[str]] = defaultdict(list)
 
     def note(event: MessageEvent) -> None:
-        events[event.message.prepared.subject].append(event.kind)
+        events[event.message.prepared.subject].append(described(event))
 
     log = tmp_path / "events.log"
     table = rows(QUEUE_MODES, outcomes_of(redirect))
