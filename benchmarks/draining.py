@@ -38,7 +38,7 @@ class Drained(ABC):
     reaches_the_sink = True
 
     @abstractmethod
-    def check_message(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
+    def prepare(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
         """Write a project that delivers to ``port``."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Noop(Drained):
 
     reaches_the_sink = False
 
-    def check_message(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:  # noqa: ARG002
+    def prepare(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:  # noqa: ARG002
         write_project(folder, tasks=tasks, email={})
         (folder / "tasks.py").write_text(
             "import os\n"
@@ -77,7 +77,7 @@ class Noop(Drained):
 class Mail(Drained):
     """Mail of this component."""
 
-    def check_message(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
+    def prepare(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
         write_project(folder, tasks=tasks, email={"host": "127.0.0.1", "port": port, "default_sender": SENDER})
 
     def fill(self, folder: Path, content: Path, count: int) -> None:  # noqa: ARG002
@@ -93,7 +93,7 @@ class Mail011(Drained):
     def __init__(self, python: str) -> None:
         self._python = Path(python)
 
-    def check_message(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
+    def prepare(self, folder: Path, tasks: Mapping[str, Any], port: int) -> None:
         # In another Redis database, because both use the same queue name.
         url = str(tasks["broker_url"])
         url = f"{url.removesuffix('/0')}/1" if tasks["broker"] == "redis" else url
