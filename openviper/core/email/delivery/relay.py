@@ -128,12 +128,13 @@ class Relay:
             return await self._feed(service)
         if self._transport.pause is not None and self._transport.pause.holds_all:
             return False  # rows stay unclaimed
-        # Twice as many as are sent at a time: the next ones are here when a delivery ends.
-        free = 2 * self._concurrency - len(self._tasks)
-        rows = await self._keeper.claim(free) if free > self._concurrency else []
+        # More than are sent at a time: the next ones are here when a delivery ends.
+        enough = 2 * self._concurrency
+        free = 2 * enough - len(self._tasks)
+        rows = await self._keeper.claim(free) if free >= enough else []
         for row in rows:
             self._start(row)
-        if len(self._tasks) > self._concurrency:
+        if len(self._tasks) > enough:
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({*self._tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
