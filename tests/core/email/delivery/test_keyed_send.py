@@ -34,6 +34,7 @@ from openviper.core.email import (
     submit_email,
 )
 from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.delivery.checks.run import check_results
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.db.transaction import Record, entered
 from openviper.testing import Mailbox
@@ -485,3 +486,35 @@ async def test_stream_counts_by_its_type_and_is_still_attached(mailbox: Mailbox,
         await order(key, attachments=[("a.txt", io.BytesIO(b"one"))])
         assert (await order(key, attachments=[("a.txt", io.BytesIO(b"two"))])).duplicate
     assert mailbox.last.attachments[0].content == b"one"
+
+
+async def test_duplicate_is_shown_to_a_test(mailbox: Mailbox, key: str) -> None:
+    with override(EMAIL=SENDER):
+        await order(key)
+        await order(key)
+        mailbox.assert_sent(key=key, count=1)
+        mailbox.assert_not_sent(key=f"{key}-2")
+        ((message, reason),) = mailbox.duplicates
+        assert (message.key, mailbox.last.message_id in reason) == (key, True)
+        mailbox.clear()
+        await order(key)
+    mailbox.assert_not_sent()
+    assert len(mailbox.duplicates) == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "backend", "words"),
+    [
+        ({"broker": "redis"}, {}, "shared by all processes through redis at localhost:6379"),
+        ({"broker": "rabbitmq"}, {}, "kept in this process only; set TASKS"),
+        ({}, {}, "kept in this process only; set TASKS"),
+        ({"broker": "redis"}, {"backend": "MemoryBackend"}, "kept in this process only, as its mail is"),
+    ],
+)
+async def test_check_says_who_shares_keys(tasks: dict[str, Any], backend: dict[str, Any], words: str) -> None:
+    with override(TASKS=tasks, EMAIL={**SENDER, "port": 1, **backend}):
+        found = {
+            each.check: each async for each in check_results(EmailSettings.from_settings(), None, 0.2, module=None)
+        }
+    assert found["keys"].found.startswith(words)
+    assert found["keys"].status == "ok"

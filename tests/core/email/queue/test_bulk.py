@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +18,7 @@ from openviper.core.email import (
     BulkProgress,
     Cancel,
     DeliveryMode,
+    DuplicateKey,
     EmailMessageData,
     InvalidAddress,
     InvalidMessage,
@@ -25,7 +28,7 @@ from openviper.core.email import (
     send_many,
     subscribe,
 )
-from openviper.core.email.queue import queue_service
+from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.redis_scripts import ADD_MANY
 from openviper.db import transaction
 from openviper.testing import Mailbox
@@ -68,6 +71,42 @@ async def test_a_worker_delivers_each_of_several_batches_once(scene: Any) -> Non
     with scene.worker():
         arrived = await scene.smtp.arrive(450)
     assert sorted(each.recipients[0] for each in arrived) == sorted(f"to{number}@example.com" for number in range(450))
+
+
+async def test_run_that_is_started_again_from_the_top_queues_each_message_once(scene: Any) -> None:
+    """Without keys, with them, and with a large part."""
+    run = uuid.uuid4().hex  # RabbitMQ leaves keys to the process, which has other tests
+    given = [message(number, key=f"{run}-{number}") for number in range(220)]
+    given[3]["attachments"] = [("large.bin", bytes(300_000))]
+    plain = message(1000)
+    assert len(await queue_all([plain, *given[:100]])) == 101
+    again = {each.index: each for each in await queue_all([plain, *given])}
+    assert [again[index].duplicate for index in (0, 1, 4, 100, 101, 220)] == [False, True, True, True, False, False]
+    assert {each.outcome for each in again.values()} == {"accepted"}
+    assert sum(each.duplicate is True for each in again.values()) == 100
+    changed = await queue_all([{**given[7], "text": "Changed"}])
+    assert isinstance(changed[0].error, DuplicateKey)
+    assert await waiting() == 222
+
+
+async def test_same_key_twice_in_one_batch_is_queued_once(scene: Any) -> None:
+    key = uuid.uuid4().hex
+    receipts = await queue_all([message(key=key), message(key=key)])
+    assert sorted(each.duplicate is True for each in receipts) == [False, True]
+    assert await waiting() == 1
+
+
+async def test_job_with_a_key_is_queued_once(scene: Any) -> None:
+    events: list[MessageEvent] = []
+    data = EmailMessageData("to@example.com", "Hello", text="Hi", key=uuid.uuid4().hex)
+    unsubscribe = subscribe(events.append)
+    first, second = await enqueue_email_job(data), await enqueue_email_job(data)
+    unsubscribe()
+    assert (first.duplicate, second) == (False, first._replace(duplicate=True))
+    assert [(event.kind, event.key) for event in events] == [("queued", data.key), ("duplicate", data.key)]
+    with pytest.raises(DuplicateKey):
+        await enqueue_email_job(replace(data, text="Changed"))
+    assert await waiting() == 1
 
 
 async def test_attachments_of_all_sizes_arrive_unchanged(scene: Any) -> None:
