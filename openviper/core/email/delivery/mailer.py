@@ -112,6 +112,9 @@ class Mailer:
         """
         if self.opened:
             return
+        if not self.here and (loop := self.loop) is not None:  # called in a thread of the application that it serves
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.open(), loop))
+            return
         async with self._opening:
             if not self._prepared:
                 await self.renderer.prepare()

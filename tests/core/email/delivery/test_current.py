@@ -5,12 +5,14 @@ import gc
 from weakref import WeakSet
 
 from support.mailers import memory_mailer
+from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
 from openviper.core.email import (
     DeliveryMode,
     send_email,
+    send_email_sync,
     submit_email,
 )
 from openviper.core.email.delivery import current_mailer, serving_loop, using_mailer
@@ -53,6 +55,17 @@ async def test_a_request_uses_its_own_applications_mailer() -> None:
             assert await current_mailer() is of_request
             assert await asyncio.create_task(current_mailer()) is of_request
         assert await current_mailer() is of_loop
+
+
+async def test_threads_that_use_a_requests_mailer_at_once_open_it_on_its_own_loop() -> None:
+    """Each thread runs a loop of its own, and a lock of one loop cannot wake who waits on another."""
+    mailer = memory_mailer()
+    try:
+        with using_mailer(mailer):
+            sending = (asyncio.to_thread(send_email_sync, "a@example.test", "Hello", text="...") for _ in range(5))
+            assert await asyncio.wait_for(asyncio.gather(*sending), PATIENCE) == [True] * 5
+    finally:
+        await mailer.aclose()
 
 
 async def test_a_mailer_that_changed_settings_have_replaced_closes_its_connections() -> None:
