@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import create_engine, event, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Mapped, Session, mapped_column
 from support.patience import PATIENCE
 
 from openviper import conf, db
@@ -36,14 +36,16 @@ from openviper.core.email.delivery.pause.flag import change_state
 from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.outbox_store import OutboxJobStore
 from openviper.core.email.settings import EmailSettings
-from openviper.db import Model, OutboxNotCreated, transaction
+from openviper.db import Model, OutboxMisplaced, OutboxNotCreated, transaction
 from openviper.db.outbox import add, create_outbox_tables
 from openviper.db.outbox.rows import LEASE
-from openviper.db.outbox.tables import outbox_table
+from openviper.db.outbox.tables import database_id, outbox_table
 
 pytestmark = pytest.mark.usefixtures("database")
 
+own_engine: AsyncEngine
 SENDER = "shop@example.test"
 failures: list[Exception] = []
 subjects: list[str] = []
@@ -481,6 +483,70 @@ async def test_bulk_mail_that_outlives_its_transaction_is_refused() -> None:
         assert len(await rows()) == 1000 - len(refused) > 0
 
 
+async def test_synchronous_code_stores_mail_in_its_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "sync.sqlite3"
+    with conf.override(DATABASE_URL=f"sqlite+aiosqlite:///{path}", EMAIL={"outbox": "database"}):
+        await create_outbox_tables(await db.engine())
+
+        def place_order() -> str | None:
+            engine = create_engine(f"sqlite:///{path}")
+            message = EmailMessageData(recipients=["a@example.test"], subject="sync", text="Hello", sender=SENDER)
+            with engine.begin() as connection:
+                message_id = add(connection, message, delay=0.01)
+            with Session(engine) as session:
+                add(session.connection(), message)
+                session.rollback()
+            engine.dispose()
+            return message_id
+
+        message_id = await asyncio.to_thread(place_order)
+        assert await rows("message_id", "lease") == [(message_id, None)]
+        async with opened() as mailer:
+            await mailer.start_relay()
+            await until(lambda: subjects == ["sync"])
+            await until_empty()
+        await db.dispose()
+
+
+async def test_add_on_the_event_loop_names_the_way_that_does_not_block_it() -> None:
+    engine = create_engine("sqlite://")
+    message = EmailMessageData(recipients=["a@example.test"], subject="sync", text="Hello", sender=SENDER)
+    with engine.connect() as connection, pytest.raises(RuntimeError, match="run_sync"):
+        add(connection, message)
+    engine.dispose()
+
+
+async def test_an_engine_of_ones_own_keeps_the_mail_of_its_sessions(database_url: str) -> None:
+    global own_engine
+    own_engine = create_async_engine(database_url)
+    try:
+        async with opened(outbox=f"{__name__}.own_engine"):
+            async with AsyncSession(own_engine) as session, transaction(session):
+                await send("own")
+            assert subjects == ["own"]
+            failures.append(MessageRefused("no", code=554))
+            async with AsyncSession(own_engine) as session, transaction(session):
+                await send("fails")
+        found = await asyncio.to_thread(OutboxJobStore(f"{__name__}.own_engine").failed, 10)
+        assert [job.reason for job in found] == ["MessageRefused: no"]
+        async with AsyncSession(own_engine) as session:  # its connections are still those of this loop
+            assert await session.scalar(text("SELECT 1")) == 1
+    finally:
+        await own_engine.dispose()
+
+
+async def test_a_transaction_of_another_database_is_refused_at_the_send(tmp_path: Path) -> None:
+    engine = await db.engine()
+    async with engine.begin() as connection:
+        await connection.run_sync(database_id)
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite3'}")
+    async with opened(), AsyncSession(other) as session, transaction(session):
+        with pytest.raises(OutboxMisplaced, match="another database"):
+            await send("misplaced")
+    await other.dispose()
+    assert (await rows(), subjects) == ([], [])
+
+
 async def test_two_relays_deliver_each_message_once() -> None:
     engine = await db.engine()
     with conf.override(EMAIL={"outbox": "database"}):
@@ -494,6 +560,34 @@ async def test_two_relays_deliver_each_message_once() -> None:
         await until(lambda: len(subjects) >= 60)
         await until_empty()
     assert sorted(subjects) == [f"{n:02}" for n in range(60)]
+
+
+async def test_a_relay_that_was_stopped_for_longer_than_its_lease_changes_nothing_afterwards() -> None:
+    """The other one counts its attempt as uncertain, and sends the message again."""
+    engine = await db.engine()
+    with conf.override(EMAIL={"outbox": "database"}):
+        async with engine.begin() as connection:
+            data = EmailMessageData(recipients=["a@example.test"], subject="hangs", text="Hello", sender=SENDER)
+            await connection.run_sync(add, data)
+    async with opened() as stopped, opened() as other:
+        await stopped.start_relay()
+        async with asyncio.timeout(PATIENCE):
+            while (await rows("claim"))[0][0] is None:
+                await asyncio.sleep(0.01)
+        await let_time_pass(LEASE + 1)
+        await other.start_relay()
+        async with asyncio.timeout(PATIENCE):
+            while '"attempts": 1' not in str((await rows("progress"))[0]):
+                await asyncio.sleep(0.01)
+        hanging.clear()
+        await until(lambda: subjects == ["hangs"])
+        await asyncio.sleep(0.3)  # for the late answer
+        ((state, progress, due),) = await rows("state", "progress", "due")
+        assert (state, '"uncertain": true' in str(progress)) == ("open", True)
+        assert float(str(due)) > time.time()
+        await let_time_pass(10)
+        await until(lambda: subjects == ["hangs", "hangs"])
+        await until_empty()
 
 
 async def test_a_large_message_is_delivered_whole_by_the_relay() -> None:
