@@ -29,13 +29,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from openviper.db.engines import ONLY_READS
+from openviper.db.outbox.clock import Clock, Now
 from openviper.db.outbox.rows import LEASE, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
 from openviper.db.outbox.tables import DATABASE_ID
+from openviper.db.outbox.tables import key_table as _key
 from openviper.db.outbox.tables import meta_table as _meta
 from openviper.db.outbox.tables import outbox_table as _outbox
 from openviper.db.outbox.tables import part_table as _part
@@ -47,36 +46,6 @@ _INLINE_BYTES = 16 * 1024  # parts up to this size are in the row itself: one IN
 _MOST_VALUES = 500  # ids in one statement: databases limit the parameters
 
 
-class _Clock(FunctionElement[float]):
-    """The database's clock in Unix seconds; the moment of the call, also in a long transaction."""
-
-    type = Double()
-    inherit_cache = True
-
-
-class _Now(FunctionElement[float]):
-    """The database's clock at the beginning of the transaction, which an index can be searched by."""
-
-    type = Double()
-    inherit_cache = True
-
-
-@compiles(_Clock, "postgresql")
-def _clock_on_postgresql(*_: Any, **__: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
-
-
-@compiles(_Now, "postgresql")
-def _now_on_postgresql(*_: Any, **__: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM now()) AS DOUBLE PRECISION)"
-
-
-@compiles(_Clock)
-@compiles(_Now)
-def _on_sqlite(_element: FunctionElement[float], _compiler: SQLCompiler, **_: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
 def new_row_id() -> str:
     """Return a new id; later ones sort after earlier ones, so that an index grows at its end."""
     return f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
@@ -85,9 +54,9 @@ def new_row_id() -> str:
 _INSERT = insert(_outbox).values(
     state="open",
     repeated=False,
-    created=_Clock(),
-    due=_Clock() + bindparam("due_in", type_=Double()),
-    lease=_Clock() + bindparam("lease_for", type_=Double()),
+    created=Clock(),
+    due=Clock() + bindparam("due_in", type_=Double()),
+    lease=Clock() + bindparam("lease_for", type_=Double()),
 )
 
 
@@ -176,7 +145,7 @@ class OutboxStore:
                 statement = (
                     update(_outbox)
                     .where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
-                    .values(lease=_Now() + LEASE)
+                    .values(lease=Now() + LEASE)
                     .returning(_outbox.c.id)
                 )
                 kept.update((await connection.execute(statement)).scalars())
@@ -217,14 +186,14 @@ class OutboxStore:
 
     async def stats(self, mailer: str | None = None) -> OutboxStats:
         """Count the rows of ``mailer`` by their state; None: of all."""
-        due, free = _outbox.c.due <= _Now(), or_(_outbox.c.lease.is_(None), _outbox.c.lease <= _Now())
+        due, free = _outbox.c.due <= Now(), or_(_outbox.c.lease.is_(None), _outbox.c.lease <= Now())
         counts = (
             _count(and_(due, free)),
-            _count(_outbox.c.due > _Now()),
-            _count(and_(due, _outbox.c.lease > _Now())),
+            _count(_outbox.c.due > Now()),
+            _count(and_(due, _outbox.c.lease > Now())),
         )
         concerned = true() if mailer is None else _outbox.c.mailer == mailer
-        opened = select(*counts, _Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open", concerned)
+        opened = select(*counts, Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open", concerned)
         failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed", concerned)
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
@@ -233,7 +202,7 @@ class OutboxStore:
 
     async def announce(self, token: str) -> None:
         """Note that the relay of ``token`` works, for the time of a lease."""
-        name, value = f"{_RELAY}{token}", cast(_Now() + LEASE, Text)
+        name, value = f"{_RELAY}{token}", cast(Now() + LEASE, Text)
         async with self.engine.begin() as connection:
             noted = await connection.execute(update(_meta).where(_meta.c.name == name).values(value=value))
             if not noted.rowcount:
@@ -241,7 +210,7 @@ class OutboxStore:
 
     async def withdraw(self, token: str) -> None:
         """Note that the relay of ``token`` has ended, and forget those that died."""
-        over = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=_Now() + 1.0) <= _Now()
+        over = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=Now() + 1.0) <= Now()
         async with self.engine.begin() as connection:
             await connection.execute(delete(_meta).where(or_(_meta.c.name == f"{_RELAY}{token}", over)))
 
@@ -251,7 +220,7 @@ class OutboxStore:
         times = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=0.0)
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
-            query = select(func.count()).select_from(_meta).where(times > _Now())
+            query = select(func.count()).select_from(_meta).where(times > Now())
             return int((await reading.execute(query)).scalar_one())
 
     async def failed(self, limit: int | None = None) -> list[FailedRow]:
@@ -259,7 +228,7 @@ class OutboxStore:
         columns = (_outbox.c.id, _outbox.c.message_id, _outbox.c.head, _outbox.c.progress, _outbox.c.reason)
         query = (
             select(*columns, _outbox.c.failed_at, _outbox.c.mailer)
-            .where(_outbox.c.state == "failed", _outbox.c.due > _Now())
+            .where(_outbox.c.state == "failed", _outbox.c.due > Now())
             .order_by(_outbox.c.failed_at, _outbox.c.id)
             .limit(limit)
         )
@@ -272,7 +241,7 @@ class OutboxStore:
         statement = (
             update(_outbox)
             .where(_outbox.c.id == row_id, _outbox.c.state == "failed")
-            .values(state="open", due=_Now(), lease=None, claim=None, failed_at=None, reason=None, progress=progress)
+            .values(state="open", due=Now(), lease=None, claim=None, failed_at=None, reason=None, progress=progress)
         )
         async with self.engine.begin() as connection:
             return bool((await connection.execute(statement)).rowcount)
@@ -283,13 +252,16 @@ class OutboxStore:
             return bool(await _delete(connection, and_(_outbox.c.id == row_id, _outbox.c.state == "failed")))
 
     async def drop_expired(self) -> int:
-        """Delete failed rows that have been kept for long enough; return how many."""
-        expired = and_(_outbox.c.state == "failed", _outbox.c.due <= _Now())
+        """Delete failed rows, and keys, that have been kept for long enough; return how many rows."""
+        expired = and_(_outbox.c.state == "failed", _outbox.c.due <= Now())
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
-            if (await reading.execute(select(_outbox.c.id).where(expired).limit(1))).first() is None:
-                return 0
+            rows = (await reading.execute(select(_outbox.c.id).where(expired).limit(1))).first()
+            keys = (await reading.execute(select(_key.c.key).where(_key.c.expires <= Now()).limit(1))).first()
+        if rows is None and keys is None:
+            return 0
         async with self.engine.begin() as connection:
+            await connection.execute(delete(_key).where(_key.c.expires <= Now()))
             return await _delete(connection, expired)
 
 
@@ -314,8 +286,8 @@ async def _delete(connection: AsyncConnection, where: ColumnElement[bool]) -> in
 
 _DUE: Select[Any] = select(_outbox.c.id).where(
     _outbox.c.state == "open",
-    _outbox.c.due <= _Now(),
-    or_(_outbox.c.lease.is_(None), _outbox.c.lease <= _Now()),
+    _outbox.c.due <= Now(),
+    or_(_outbox.c.lease.is_(None), _outbox.c.lease <= Now()),
 )
 
 
@@ -325,7 +297,7 @@ def _claim(picked: ColumnElement[bool]) -> Update:
         .where(picked)
         .values(
             claim=bindparam("token"),
-            lease=_Now() + LEASE,
+            lease=Now() + LEASE,
             # Of the row as it was: a lease that nobody ended was left by a process that died, or was stopped.
             repeated=case((_outbox.c.lease.is_not(None), True), else_=False),
         )
@@ -347,9 +319,9 @@ def _claim_statement(on_sqlite: bool) -> Any:
 def _kept_statement(row_id: str, answer: Answer, token: str) -> Any:
     values: dict[str, Any] = {"claim": None, "lease": None, "progress": answer.progress, "repeated": False}
     if answer.retry_in is not None:
-        values |= {"due": _Now() + answer.retry_in}
+        values |= {"due": Now() + answer.retry_in}
     else:
-        values |= {"state": "failed", "failed_at": _Now(), "due": _Now() + answer.keep, "reason": answer.reason}
+        values |= {"state": "failed", "failed_at": Now(), "due": Now() + answer.keep, "reason": answer.reason}
         if answer.head is not None:
             values |= {"head": answer.head, "parts": b""}
     return (

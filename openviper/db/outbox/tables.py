@@ -89,10 +89,11 @@ def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
         Column("message_id", Text, nullable=False),
         Column("owner", String(64), nullable=False),
         Column("sending", Boolean, nullable=False),  # the message may have been sent if its process dies now
-        Column("until", Double, nullable=False),  # the end of the lease, or of the time for which it is remembered
+        Column("until", Double, nullable=False),  # the end of the lease
+        Column("expires", Double, nullable=False),  # from when on the key is free
         Column("result", Text),  # the receipt; NULL: in flight
     )
-    Index("email_key_until", key.c.until)
+    Index("email_key_expires", key.c.expires)
     meta = Table(_META, metadata, Column("name", String(100), primary_key=True), Column("value", Text, nullable=False))
     tables = (outbox, part, key, meta)
     for table in (outbox, part):

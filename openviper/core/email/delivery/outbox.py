@@ -19,8 +19,8 @@ from openviper.core.email.message import (
 )
 from openviper.core.email.message.redaction import is_sensitive, redact
 from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.outbox_engine import outbox_engine
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
-from openviper.core.email.queue.outbox_store import outbox_engine
 from openviper.core.email.queue.retry import Decision, QueuePolicy
 from openviper.core.email.settings import EmailSettings
 from openviper.db.encoding import encode_with

@@ -6,22 +6,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openviper.conf.imports import import_string, require
 from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload
 from openviper.core.email.queue.job import AddResult, ClaimedJob, FailedJob, NewJob, Progress, QueueStats
 from openviper.core.email.queue.names import QUEUE, configured_queues, mailer_of
+from openviper.core.email.queue.outbox_engine import outbox_engine
 from openviper.core.email.queue.outbox_rows import claimed_job, failed_job
 from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
-from openviper.text import shown
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from openviper.db.outbox.store import OutboxStore
 
-__all__ = ["OutboxJobStore", "outbox_engine"]
+__all__ = ["OutboxJobStore"]
 
 T = TypeVar("T")
 
@@ -181,35 +178,3 @@ def _restarted(row: FailedRow, job: FailedJob) -> str:
     except DamagedPayload:
         return row.progress  # for whoever can read it
     return job.progress.restart(now=time.time()).to_json()
-
-
-async def outbox_engine(outbox: str) -> "AsyncEngine":
-    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
-
-    Raises:
-        ImproperlyConfigured: it names no engine, or one of a database that is not supported.
-        MissingDependency: SQLAlchemy or the driver is not installed.
-    """
-    return _checked(await _named_engine(outbox), outbox)
-
-
-async def _named_engine(given: str) -> Any:
-    if given == "database":
-        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
-        return await engines.engine()
-    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
-
-
-def _checked(found: Any, given: str) -> "AsyncEngine":
-    dialect = getattr(getattr(found, "dialect", None), "name", None)
-    if dialect is None or not hasattr(found, "sync_engine"):
-        raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
-            "of an AsyncEngine"
-        )
-    if dialect not in ("sqlite", "postgresql"):
-        raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
-        )
-    engine: AsyncEngine = found
-    return engine

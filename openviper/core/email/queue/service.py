@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from openviper.core.email.errors import EmailError, QueueUnavailable
@@ -400,9 +401,19 @@ class RedisKeyStore:
 
 
 def current_key_store() -> KeyStore:
-    """Return where the project's keys are kept: on the Redis that ``TASKS`` names, or else in this process."""
+    """Return where the project's keys are kept: on the Redis of ``TASKS``, else in the outbox, or in this process."""
     service = queue_service()
-    return service.key_store if service is not None and service.key_store is not None else process_keys
+    if service is not None and service.key_store is not None:
+        return service.key_store
+    outbox = EmailSettings.from_settings().outbox
+    return process_keys if outbox is None else _outbox_keys(outbox)
+
+
+@lru_cache(maxsize=1)
+def _outbox_keys(outbox: str) -> KeyStore:
+    from openviper.core.email.queue.outbox_keys import OutboxKeyStore  # with the setting only
+
+    return OutboxKeyStore(outbox)
 
 
 _replacements: list[JobQueue] = []

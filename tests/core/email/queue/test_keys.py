@@ -2,13 +2,22 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
+from support.postgres import postgres_url
 
+from openviper import db
 from openviper.conf import override
 from openviper.core.email.queue import close_queue, queue_service
 from openviper.core.email.queue.keys import KEY_LEASE, KeyClaim, KeyRecord, KeyStore, ProcessKeyStore, read_key
+from openviper.core.email.queue.outbox_keys import OutboxKeyStore
 from openviper.core.email.queue.service import RedisKeyStore
+from openviper.db.outbox import create_outbox_tables
+from openviper.db.outbox.tables import key_table
+
+__all__ = ["postgres_url"]
 
 SHORT = 0.3  # seconds of a lease that a test waits for
 
@@ -18,10 +27,18 @@ def lease() -> float:
     return KEY_LEASE
 
 
-@pytest.fixture(params=["process", "redis"])
-def store(request: pytest.FixtureRequest, lease: float) -> Iterator[KeyStore]:
+@pytest.fixture(params=["process", "redis", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, lease: float, tmp_path: Path) -> Iterator[KeyStore]:
     if request.param == "process":
         yield ProcessKeyStore(lease=lease)
+        return
+    if request.param in ("sqlite", "postgresql"):
+        url = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+        if request.param == "postgresql":
+            url = request.getfixturevalue("postgres_url")
+        with override(DATABASE_URL=url):
+            asyncio.run(_empty_tables())
+            yield OutboxKeyStore("database", lease=lease)
         return
     server = request.getfixturevalue("redis_server")
     with override(TASKS=server.tasks()):
@@ -29,6 +46,13 @@ def store(request: pytest.FixtureRequest, lease: float) -> Iterator[KeyStore]:
         assert service is not None
         yield RedisKeyStore(service, lease=lease)
         close_queue()
+
+
+async def _empty_tables() -> None:
+    engine = await db.engine()
+    await create_outbox_tables(engine)
+    async with engine.begin() as connection:
+        await connection.execute(delete(key_table))
 
 
 def claim(owner: str, *, name: str = "order-7", sending: bool = False, ttl: float = 60.0) -> KeyClaim:

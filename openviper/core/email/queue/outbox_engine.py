@@ -1,0 +1,45 @@
+"""Find the engine that ``EMAIL["outbox"]`` names."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from openviper.conf.imports import import_string, require
+from openviper.exceptions import ImproperlyConfigured
+from openviper.text import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["outbox_engine"]
+
+
+async def outbox_engine(outbox: str) -> "AsyncEngine":
+    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
+
+    Raises:
+        ImproperlyConfigured: it names no engine, or one of a database that is not supported.
+        MissingDependency: SQLAlchemy or the driver is not installed.
+    """
+    return _checked(await _named_engine(outbox), outbox)
+
+
+async def _named_engine(given: str) -> Any:
+    if given == "database":
+        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
+        return await engines.engine()
+    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
+
+
+def _checked(found: Any, given: str) -> "AsyncEngine":
+    dialect = getattr(getattr(found, "dialect", None), "name", None)
+    if dialect is None or not hasattr(found, "sync_engine"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
+            "of an AsyncEngine"
+        )
+    if dialect not in ("sqlite", "postgresql"):
+        raise ImproperlyConfigured(
+            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
+        )
+    engine: AsyncEngine = found
+    return engine
