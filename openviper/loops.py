@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import inspect
 import os
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import ref
 
-__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_function", "is_async"]
+__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_function", "is_async", "mark_coroutine_function"]
 
 T = TypeVar("T")
 
@@ -119,3 +120,12 @@ def at_loop_end(close: Callable[[], Awaitable[None]]) -> None:
     _closers.add(generator)  # the loop keeps only a weak reference
     with contextlib.suppress(StopIteration):
         generator.__anext__().send(None)  # runs up to the yield, without an iteration of the loop
+
+
+def mark_coroutine_function(call: Any) -> None:
+    """Let frameworks see that ``call`` returns a coroutine: Starlette would run it in a thread and await nothing."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(call)
+    else:
+        # The flag is what inspect asks; the interpreter itself goes by the first instructions.
+        call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)

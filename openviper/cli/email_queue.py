@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from openviper.cli.project import enter_project
+from openviper.cli.project import Project, enter_project
 
 if TYPE_CHECKING:
     from openviper.core.email.queue import StoredMail
 
-__all__ = ["project_option", "queue_of"]
+__all__ = ["project_option", "queue_in", "queue_of"]
 
 project_option = click.option(
     "--project",
@@ -28,10 +28,15 @@ def queue_of(path: Path, settings: str | None) -> "StoredMail":
     Raises:
         click.ClickException: the project has none.
     """
-    from openviper.core.email.queue import stored_mail
-
     project = enter_project(path, settings_module=settings)
     project.load_settings()
+    return queue_in(project)
+
+
+def queue_in(project: Project) -> "StoredMail":
+    """Do as :func:`queue_of`, for a project that was entered before."""
+    from openviper.core.email.queue import stored_mail
+
     stored = stored_mail()
     if stored is None:
         raise click.ClickException(

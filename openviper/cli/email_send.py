@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import mailer_option, project_path, sender_option, settings_option
+from openviper.cli.options import AddressCommand, mailer_option, project_path, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.transport import describe_transport
 from openviper.terminal import escape
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["send", "sendtestemail"]
 
 
-@click.command()
+@click.command(cls=AddressCommand)
 @click.argument("addresses", nargs=-1, required=True)
 @project_option
 @sender_option
@@ -33,7 +33,7 @@ def send(addresses: tuple[str, ...], path: Path, sender: str | None, mailer: str
     _send_test_message(path, addresses, sender=sender, settings=settings, mailer=mailer)
 
 
-@click.command()
+@click.command(cls=AddressCommand)
 @project_path
 @click.argument("addresses", nargs=-1, required=True)
 @sender_option

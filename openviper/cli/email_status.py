@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from openviper.cli.email_pause import describe_pauses
-from openviper.cli.email_queue import project_option, queue_of
+from openviper.cli.email_queue import project_option, queue_in
 from openviper.cli.options import mailer_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.terminal import escape
@@ -36,7 +36,7 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
     paused = _print_pauses()  # names of mailers, None for all
     if paused and queue_service() is None and EmailSettings.from_settings().outbox is None:
         return  # mail waits in memory, which only its process can count
-    stored = queue_of(path, settings)
+    stored = queue_in(project)
     store = stored.store
     try:
         EmailSettings.from_settings().of_mailer(mailer)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import settings_option
+from openviper.cli.options import AddressCommand, settings_option
 from openviper.cli.project import enter_project
 from openviper.terminal import escape
 
@@ -39,7 +39,7 @@ def list_suppressed(path: Path, settings: str | None) -> None:
     click.echo(f"{len(rows)} suppressed", err=True)
 
 
-@suppressed.command()
+@suppressed.command(cls=AddressCommand)
 @_address
 @click.option("--reason", default="by hand", show_default=True, help="Why it is suppressed.")
 @_stream
@@ -64,7 +64,7 @@ def add(address: str, reason: str, stream: str | None, path: Path, settings: str
     click.echo(f"{addr_spec} is suppressed")
 
 
-@suppressed.command()
+@suppressed.command(cls=AddressCommand)
 @_address
 @_stream
 @project_option
@@ -83,11 +83,14 @@ def _run(path: Path, settings: str | None, call: Callable[[], Coroutine[Any, Any
     project.load_settings()
     from sqlalchemy.exc import DBAPIError
 
+    from openviper.db import SuppressionNotCreated
+
     try:
         return asyncio.run(call())
+    except SuppressionNotCreated as error:
+        raise click.ClickException(f"{error}; {project.settings_origin()}") from error
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise click.ClickException(
-            f"DATABASE_URL: {type(cause).__name__}: {escape(str(cause))[:200]}; "
-            f"`viperctl email suppressed add` creates the table email_suppression; {project.settings_origin()}"
+            f"DATABASE_URL: {type(cause).__name__}: {escape(str(cause))[:200]}; {project.settings_origin()}"
         ) from error

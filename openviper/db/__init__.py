@@ -19,6 +19,7 @@ from openviper.db.errors import (
     OutboxMisplaced,
     OutboxNotCreated,
     SessionInUse,
+    SuppressionNotCreated,
 )
 from openviper.lazy import lazy_names
 
@@ -70,6 +71,7 @@ __all__ = [
     "OutboxMisplaced",
     "OutboxNotCreated",
     "SessionInUse",
+    "SuppressionNotCreated",
     "add_suppression",
     "create_suppression_table",
     "create_tables",

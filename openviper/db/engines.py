@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import MetaData, event, make_url
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
@@ -17,7 +17,16 @@ from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
-__all__ = ["ONLY_READS", "copy_engine", "create_tables", "dispose", "engine", "new_session", "prepare_sqlite"]
+__all__ = [
+    "ONLY_READS",
+    "copy_engine",
+    "create_tables",
+    "dispose",
+    "engine",
+    "lacks_table",
+    "new_session",
+    "prepare_sqlite",
+]
 
 logger = logging.getLogger("openviper.db")
 
@@ -103,6 +112,14 @@ async def create_tables(metadata: MetaData) -> None:
     """Create the tables of ``metadata`` that do not exist yet; existing tables are not changed."""
     async with (await engine()).begin() as connection:
         await connection.run_sync(metadata.create_all)
+
+
+def lacks_table(error: DBAPIError) -> bool:
+    """Return True if a statement failed because a table or a column does not exist."""
+    original: Any = error.orig
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    text = str(original)
+    return state in ("42P01", "42703") or any(each in text for each in ("no such table", "has no column", "(1146, "))
 
 
 def prepare_sqlite(target: AsyncEngine) -> None:

@@ -8,7 +8,8 @@
     ├─ AsyncSessionRequired       a synchronous Session where hooks or callbacks are awaited
     ├─ SessionInUse               two tasks nest transactions on one session
     ├─ OutboxNotCreated           the database lacks the tables of the outbox
-    └─ OutboxMisplaced            a session is on another database than the outbox
+    ├─ OutboxMisplaced            a session is on another database than the outbox
+    └─ SuppressionNotCreated      the database lacks the table of suppressed addresses
 
     CommitUnanswered(TimeoutError)   the database did not answer; the rows may be there
 """
@@ -24,6 +25,7 @@ __all__ = [
     "OutboxMisplaced",
     "OutboxNotCreated",
     "SessionInUse",
+    "SuppressionNotCreated",
 ]
 
 
@@ -53,6 +55,10 @@ class OutboxNotCreated(DatabaseMisuse):
 
 class OutboxMisplaced(DatabaseMisuse):
     """Mail was sent in a transaction of another database than that of ``EMAIL["outbox"]``."""
+
+
+class SuppressionNotCreated(DatabaseMisuse):
+    """The table of suppressed addresses is missing on ``DATABASE_URL``."""
 
 
 class CommitUnanswered(OpenViperError, TimeoutError):

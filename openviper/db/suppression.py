@@ -1,14 +1,16 @@
 """Keep a table of addresses that must not be mailed: bounces, complaints, and readers who opted out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, DateTime, MetaData, String, Table, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from openviper.db.engines import create_tables, engine
+from openviper.db.engines import create_tables, engine, lacks_table
+from openviper.db.errors import SuppressionNotCreated
 from openviper.network import mail_key
 from openviper.text import shown
 
@@ -64,6 +66,7 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
     """Suppress ``address``, for one stream or, with None, for every one; a second call replaces the reason.
 
     Raises:
+        SuppressionNotCreated: there is no table.
         ValueError: ``address`` is no bare address, so that it would never be found.
     """
     if "@" not in address or address.rstrip().endswith(">"):
@@ -77,14 +80,16 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
     """Mail ``address`` again; True if it was suppressed for exactly this ``stream`` (None: for every one)."""
-    async with (await engine()).begin() as connection:
-        return await _delete(connection, address, stream or "")
+    with _table_required():
+        async with (await engine()).begin() as connection:
+            return await _delete(connection, address, stream or "")
 
 
 async def list_suppressions() -> list[SuppressedAddress]:
     """Return every row, oldest first."""
-    async with (await engine()).connect() as connection:
-        rows = (await connection.execute(select(_table).order_by(_table.c.since))).all()
+    with _table_required():
+        async with (await engine()).connect() as connection:
+            rows = (await connection.execute(select(_table).order_by(_table.c.since))).all()
     return [SuppressedAddress(row.address, row.stream or None, row.reason, row.since) for row in rows]
 
 
@@ -95,22 +100,39 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
     """
     found: dict[str, str | None] = {}
     wanted = [mail_key(address) for address in addresses]
-    async with (await engine()).connect() as connection:
-        for start in range(0, len(wanted), _MOST_VALUES):
-            part = wanted[start : start + _MOST_VALUES]
-            query = select(_table.c.address, _table.c.stream).where(
-                _table.c.address.in_(part), _table.c.stream.in_(["", stream or ""])
-            )
-            for row in await connection.execute(query):
-                found[row.address] = row.stream or found.get(row.address)
+    with _table_required():
+        async with (await engine()).connect() as connection:
+            for start in range(0, len(wanted), _MOST_VALUES):
+                part = wanted[start : start + _MOST_VALUES]
+                query = select(_table.c.address, _table.c.stream).where(
+                    _table.c.address.in_(part), _table.c.stream.in_(["", stream or ""])
+                )
+                for row in await connection.execute(query):
+                    found[row.address] = row.stream or found.get(row.address)
     return found
 
 
+@contextmanager
+def _table_required() -> Iterator[None]:
+    """Raise SuppressionNotCreated where a statement of the block finds no table."""
+    try:
+        yield
+    except DBAPIError as error:
+        error.hide_parameters = True  # they are addresses
+        if not lacks_table(error):
+            raise
+        raise SuppressionNotCreated(
+            f"there is no table {_NAME} on DATABASE_URL; create it with `await create_suppression_table()`, or "
+            "`viperctl email suppressed add`"
+        ) from None
+
+
 async def _write(values: dict[str, Any]) -> None:
-    async with (await engine()).begin() as connection:
-        same = (_table.c.address == values["address"], _table.c.stream == values["stream"])
-        if not (await connection.execute(update(_table).where(*same).values(values))).rowcount:
-            await connection.execute(insert(_table).values(values))
+    with _table_required():
+        async with (await engine()).begin() as connection:
+            same = (_table.c.address == values["address"], _table.c.stream == values["stream"])
+            if not (await connection.execute(update(_table).where(*same).values(values))).rowcount:
+                await connection.execute(insert(_table).values(values))
 
 
 async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:

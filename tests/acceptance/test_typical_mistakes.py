@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from email.mime.application import MIMEApplication
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from openviper.core.email import (
 )
 from openviper.core.email.queue import enqueue_email_job
 from openviper.core.email.settings import EmailSettings, debug, template_dirs
-from openviper.db import dispose, on_commit, transaction
+from openviper.db import add_suppression, dispose, find_suppressed, on_commit, transaction
 from openviper.exceptions import MissingDependency, OpenViperError
 from openviper.tasks import TaskSettings, get_broker
 
@@ -109,6 +110,43 @@ def with_setting(mistake: Callable[[], Any], **values: Any) -> Mistake:
     return run
 
 
+def standard_message() -> EmailMessage:
+    message = EmailMessage()
+    message["To"], message["Subject"] = "ana@example.com", "Your order"
+    message.set_content("Thank you!")
+    return message
+
+
+class FlaskMessage:
+    """A message as other mail libraries have it."""
+
+    subject = "Your order"
+    recipients = ("ana@example.com",)
+
+
+async def suppress_without_a_table() -> None:
+    settings.configure(EMAIL={**MEMORY, "suppress": find_suppressed}, DATABASE_URL="sqlite:///shop.sqlite3")
+    try:
+        await send_email("ana@example.com", "Your order", "Thank you!")
+    finally:
+        await dispose()
+
+
+async def add_to_no_table() -> None:
+    try:
+        await add_suppression("ana@example.com", "bounce")
+    finally:
+        await dispose()
+
+
+async def started(*middleware: Any, **options: Any) -> None:
+    """Start an application that has this middleware."""
+    app = FastAPI()
+    app.add_middleware(*middleware, **options)
+    async with Lifespan(app):
+        pass
+
+
 async def send_many_of_one() -> None:
     async for _ in send_many(ORDER):  # type: ignore[arg-type]
         pass
@@ -151,12 +189,6 @@ def attach_twice() -> None:
     Email().attach(app)
 
 
-def as_middleware() -> None:
-    app = FastAPI()
-    app.add_middleware(Email)  # type: ignore[arg-type]
-    app.build_middleware_stack()
-
-
 def create_app() -> FastAPI:
     return FastAPI()
 
@@ -167,12 +199,6 @@ def one_argument(address: str) -> list[str]:
 
 async def on_commit_of_a_coroutine() -> None:
     on_commit(send_email("ana@example.com", "Your order", "Thank you!"))  # type: ignore[arg-type]
-
-
-def with_settings_as_middleware() -> None:
-    app = FastAPI()
-    app.add_middleware(Email, MEMORY)  # type: ignore[arg-type]
-    app.build_middleware_stack()
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Any:
@@ -394,6 +420,16 @@ SETTINGS: list[Row] = [
     ),
 ]
 
+NO_MIDDLEWARE = (
+    "add_middleware(Email): Email is not a middleware; write Email(settings).attach(app), or "
+    "app.add_middleware(EmailMiddleware, settings=...)"
+)
+BY_NAME = "give its values by name: send_email(recipients=..., subject=..., text=...)"
+NO_TABLE = (
+    "there is no table email_suppression on DATABASE_URL; create it with `await create_suppression_table()`, or "
+    "`viperctl email suppressed add`"
+)
+
 APPLICATIONS: list[Row] = [
     row(
         "settings as keywords",
@@ -409,18 +445,6 @@ APPLICATIONS: list[Row] = [
         "an application as settings",
         lambda: Email(FastAPI()),  # type: ignore[arg-type]
         "Email(FastAPI): these are settings; an application is given to Email(settings).attach(app), or "
-        "EmailMiddleware(app)",
-    ),
-    row(
-        "Email added as middleware",
-        as_middleware,
-        "Email(ExceptionMiddleware): these are settings; an application is given to Email(settings).attach(app), or "
-        "EmailMiddleware(app)",
-    ),
-    row(
-        "Email added as middleware with settings",
-        with_settings_as_middleware,
-        "Email(ExceptionMiddleware): these are settings; an application is given to Email(settings).attach(app), or "
         "EmailMiddleware(app)",
     ),
     row(
@@ -490,7 +514,51 @@ APPLICATIONS: list[Row] = [
     ),
 ]
 
+STARTS: list[Row] = [
+    row("Email added as middleware", lambda: started(Email), NO_MIDDLEWARE),
+    row("Email added as middleware with settings", lambda: started(Email, MEMORY), NO_MIDDLEWARE),
+    row(
+        "the middleware added with an application in it",
+        lambda: started(EmailMiddleware(FastAPI(), MEMORY)),
+        "add_middleware(EmailMiddleware(app)): give the class, with its settings by name: "
+        "app.add_middleware(EmailMiddleware, settings=...)",
+    ),
+]
+
 CALLS: list[Row] = [
+    row(
+        "a message of the standard library",
+        send(recipients=standard_message(), subject=..., text=...),
+        f"recipients: must be an address or a list of addresses, not EmailMessage; {BY_NAME}, or attach it: "
+        "attachments=[message]",
+    ),
+    row(
+        "a message of the standard library with a subject",
+        send(recipients=standard_message()),
+        f"recipients: must be an address or a list of addresses, not EmailMessage; {BY_NAME}, or attach it: "
+        "attachments=[message]",
+    ),
+    row(
+        "a message of another library",
+        send(recipients=FlaskMessage(), subject=..., text=...),
+        f"recipients: must be an address or a list of addresses, not FlaskMessage; {BY_NAME}",
+    ),
+    row(
+        "recipients of another type and no subject",
+        send(recipients=7, subject=..., text=...),
+        "recipients: must be an address or a list of addresses, not int",
+    ),
+    row(
+        "a message of the standard library as copy",
+        send(cc=standard_message()),
+        "cc: must be an address or a list of addresses, not EmailMessage",
+    ),
+    row(
+        "no table of suppressed addresses",
+        suppress_without_a_table,
+        f'EMAIL["suppress"]: openviper.db.suppression.find_suppressed failed: {NO_TABLE}; nothing was sent',
+    ),
+    row("no table for a suppressed address", add_to_no_table, NO_TABLE),
     row("nobody", send(recipients=[]), "recipients: there is no recipient, not in cc or bcc either; give an address"),
     row(
         "two recipients in one text",
@@ -771,7 +839,7 @@ async def text_of(mistake: Mistake) -> tuple[str, list[str]]:
     raise AssertionError("nothing was said")
 
 
-@pytest.mark.parametrize(("mistake", "text"), named(SETTINGS + APPLICATIONS))
+@pytest.mark.parametrize(("mistake", "text"), named(SETTINGS + APPLICATIONS + STARTS))
 async def test_a_wrong_setting_or_application_is_named_with_the_remedy(mistake: Mistake, text: str) -> None:
     said, buried = await text_of(mistake)
     assert said == text
@@ -937,6 +1005,22 @@ async def test_a_database_in_the_environment_that_is_not_read_is_warned_of_once(
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ("send --to ana@example.com", "addresses are arguments: viperctl email send ADDRESSES..."),
+        ("send ana@example.com --sender s@example.com", "did you mean '--from'?"),
+        ("send ana@example.com --subject Hi", "the test message has a subject and a text of its own"),
+        ("suppressed add --address ana@example.com", "addresses are arguments: viperctl email suppressed add ADDRESS"),
+    ],
+)
+def test_an_option_of_other_programs_has_its_remedy(folder: Path, options: str, remedy: str) -> None:
+    done = Cli(folder).run("email", *options.split())
+    option = next(word for word in options.split() if word.startswith("--"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"Error: No such option '{option}'; {remedy}"
+
+
 def test_a_call_that_is_not_awaited_is_named(folder: Path) -> None:
     (folder / "script.py").write_text(
         "import openviper.core.email as mail\nmail.send_email('a@example.com', 'Hello', 'Hi')"
@@ -946,4 +1030,4 @@ def test_a_call_that_is_not_awaited_is_named(folder: Path) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(SETTINGS + APPLICATIONS + CALLS) >= 60
+    assert len(SETTINGS + APPLICATIONS + STARTS + CALLS) >= 60

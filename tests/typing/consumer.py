@@ -87,6 +87,7 @@ from openviper.db import (
     OutboxMisplaced,
     OutboxNotCreated,
     SessionInUse,
+    SuppressionNotCreated,
     add_suppression,
     create_suppression_table,
     create_tables,
@@ -532,6 +533,7 @@ async def use_the_database(metadata: MetaData) -> None:
         OutboxMisplaced,
         OutboxNotCreated,
         SessionInUse,
+        SuppressionNotCreated,
     ) as error:
         misuse: DatabaseMisuse = error
         raise misuse from None

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from functools import lru_cache
 
 import idna
@@ -19,7 +20,7 @@ from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.encoded_words import MalformedWord, decode_words
 from openviper.text import control_character, shown
 
-__all__ = ["Address", "AddressLike", "Addresses", "parse_address", "parse_addresses", "read_address"]
+__all__ = ["Address", "AddressLike", "Addresses", "parse_address", "parse_addresses", "read_address", "refuse_message"]
 
 # Far above any real address or name; keeps the work small whatever is given.
 _MAX_LENGTH = 1000
@@ -167,13 +168,8 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
         return ()
     if isinstance(value, str | Address):
         return (read_address(value, field=field, in_list=True),)
-    if isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
-        given: object = value
-        remedy = "; give [(name, address)], or the address alone" if isinstance(given, Mapping) else ""
-        raise InvalidAddress(
-            f"{field}: must be an address or a list of addresses, not {type(value).__name__}{remedy}",
-            address=shown(value),
-        )
+    if not _is_list(value):
+        raise _no_addresses(value, field)
     try:
         return tuple([read_address(item, field=field, in_list=True) for item in value])
     except InvalidAddress as error:
@@ -186,6 +182,37 @@ def parse_addresses(value: Addresses | None, *, field: str) -> tuple[Address, ..
             remedy = "; a recipient with a name is written [(name, address)]"
             raise _invalid(value[0], error.reason, field, remedy) from None
         raise
+
+
+def refuse_message(value: object, *, field: str) -> None:
+    """Refuse an object of another mail library, or any other that holds no addresses, in the place of addresses.
+
+    Raises:
+        InvalidAddress: it is one.
+    """
+    if value is not None and not isinstance(value, Address) and not _is_list(value):
+        raise _no_addresses(value, field)
+
+
+def _is_list(value: object) -> bool:
+    # A message of the standard library can be iterated, over the names of its headers.
+    return isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | Mapping | Message)
+
+
+def _no_addresses(value: object, field: str) -> InvalidAddress:
+    remedy = ""
+    if isinstance(value, Mapping):
+        remedy = "; give [(name, address)], or the address alone"
+    elif field == "recipients" and (isinstance(value, Message) or hasattr(value, "subject")):
+        remedy = "; give its values by name: send_email(recipients=..., subject=..., text=...)"
+        if isinstance(value, Message):
+            remedy += ", or attach it: attachments=[message]"
+    # Not the value: it may be a whole message.
+    kind = type(value).__name__
+    return InvalidAddress(
+        f"{field}: must be an address or a list of addresses, not {kind}{remedy}",
+        address=f"<{kind}>" if isinstance(value, Message) else shown(value),
+    )
 
 
 def _invalid(value: object, reason: str, field: str, remedy: str = "") -> InvalidAddress:

@@ -1,6 +1,5 @@
 """Store held mail with the commit that promises it: rows are inserted in the last moment of the transaction."""
 
-from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Engine, event, select
@@ -8,6 +7,7 @@ from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from openviper.db.engines import lacks_table
 from openviper.db.errors import OutboxMisplaced, OutboxNotCreated
 from openviper.db.outbox.keeper import OutboxKeeper
 from openviper.db.outbox.rows import NewRow
@@ -107,10 +107,7 @@ def insert_in(connection: Connection, rows: list[tuple[str, NewRow]], *, token: 
 
 def translate_missing_table(error: DBAPIError) -> None:
     """Raise OutboxNotCreated if ``error`` says that a table or a column is missing."""
-    original: Any = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    text = str(original)
-    if state in ("42P01", "42703") or "no such table" in text or "has no column" in text:
+    if lacks_table(error):
         raise OutboxNotCreated(
             "the outbox's tables are missing, or of another version: add openviper.db.outbox_tables(metadata) to your "
             "migrations, or run `viperctl email outbox create`"

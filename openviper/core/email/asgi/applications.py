@@ -2,20 +2,43 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from weakref import WeakSet
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
-__all__ = ["check_application", "check_attachable", "wrap_when_built"]
+__all__ = ["FailedStart", "called_by_add_middleware", "check_application", "check_attachable", "wrap_when_built"]
 
 logger = logging.getLogger("openviper.email")
 
 _attached: WeakSet[Starlette] = WeakSet()
+
+
+class FailedStart:
+    """Takes the place of a middleware that cannot be used, and fails the start of the application with ``problem``.
+
+    Starlette makes its middleware at the first call, which is the lifespan's. An exception there would tell the server
+    that the application does not support the lifespan scope, and every request would fail instead.
+    """
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": self._problem})
+        raise ImproperlyConfigured(self._problem)
+
+
+def called_by_add_middleware() -> bool:
+    """Return True if this function's caller is called by Starlette or FastAPI where they make their middleware."""
+    return sys._getframe(2).f_code.co_name == "build_middleware_stack"
 
 
 def check_application(app: object, *, call: str) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openviper.core.email.asgi.applications import check_application, check_attachable, wrap_when_built
+from openviper.core.email.asgi.applications import (
+    FailedStart,
+    called_by_add_middleware,
+    check_application,
+    check_attachable,
+    wrap_when_built,
+)
 from openviper.core.email.asgi.lifespan import LifespanConversation
 from openviper.core.email.asgi.notice import print_page
 from openviper.core.email.asgi.runtime import Running, Runtime
@@ -18,6 +24,7 @@ from openviper.core.email.delivery.wrappers import wrappers
 from openviper.core.email.inbox import is_inbox_path
 from openviper.core.email.sending.single import send_email
 from openviper.exceptions import ImproperlyConfigured
+from openviper.loops import mark_coroutine_function
 from openviper.text import shown
 
 __all__ = ["Email", "EmailMiddleware", "Layer", "LifespanLayer"]
@@ -103,14 +110,23 @@ class Email:
 
     name = "email"
 
+    if not TYPE_CHECKING:
+
+        def __new__(cls, settings=None, *_more, **_unknown):
+            if callable(settings) and called_by_add_middleware():
+                return FailedStart(
+                    "add_middleware(Email): Email is not a middleware; write Email(settings).attach(app), or "
+                    "app.add_middleware(EmailMiddleware, settings=...)"
+                )
+            return super().__new__(cls)
+
     def __init__(self, settings: Mapping[str, Any] | None = None, *more: Never, **unknown: Never) -> None:
-        # add_middleware(Email, ...) gives the application first, as in EmailMiddleware.
-        if more and not callable(settings):
+        if more:
             raise TypeError(f"Email() takes one dict of settings, and was given {1 + len(more)} arguments")
         _check_settings(settings, unknown, call="Email(")
         self._settings = settings
         self._runtime = Runtime(settings, call="Email(")
-        wrappers.made = True
+        wrappers.note("Email(settings)", settings)
 
     if not TYPE_CHECKING:
 
@@ -203,7 +219,17 @@ class EmailMiddleware(LifespanLayer):
             _check_settings(settings, unknown, call="EmailMiddleware(app, ")
             check_application(app, call="EmailMiddleware(app)")
             super().__init__(app, Runtime(settings, call="EmailMiddleware(app, "))
-            wrappers.made = True
+            wrappers.note("EmailMiddleware(app, settings)", settings)
+
+        def __call__(self, scope, receive=None, send=None):
+            if send is None and called_by_add_middleware():
+                return FailedStart(
+                    "add_middleware(EmailMiddleware(app)): give the class, with its settings by name: "
+                    "app.add_middleware(EmailMiddleware, settings=...)"
+                )
+            return super().__call__(scope, receive, send)
+
+        mark_coroutine_function(__call__)  # servers take an application for one of ASGI 2 otherwise
 
         def __getattr__(self, name):
             raise AttributeError(

@@ -9,7 +9,8 @@ from openviper.core.email.errors import SuppressionUnavailable
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
-from openviper.exceptions import ImproperlyConfigured
+from openviper.db.errors import DatabaseMisuse
+from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import call_function
 from openviper.network import mail_key
 from openviper.text import error_origin, function_name, shown
@@ -65,7 +66,7 @@ class Suppression:
         except TimeoutError:
             failure = f"did not return within {self._timeout:g} s" if timeout.expired() else "raised TimeoutError"
         except Exception as error:  # noqa: BLE001 - the function is the user's code
-            failure = str(error) if isinstance(error, _WrongResultError) else f"raised {error_origin(error)}"
+            failure = _failure(error)
         # Outside any except block: the original error may hold an address, or a password of the database.
         text = f'EMAIL["suppress"]: {function_name(self._suppress)} {failure}; nothing was sent'
         raise SuppressionUnavailable(text, temporary=True, summary=text)
@@ -81,6 +82,15 @@ class Suppression:
         if wrong is not None:
             raise _WrongResultError(f"returned {shown(type(wrong).__name__)} in its list; return addresses as text")
         return frozenset([mail_key(address) for address in addresses])
+
+
+def _failure(error: Exception) -> str:
+    """Return what is said of ``error``; its text only where it holds no address and no secret."""
+    if isinstance(error, _WrongResultError):
+        return str(error)
+    if isinstance(error, DatabaseMisuse | ImproperlyConfigured | MissingDependency):
+        return f"failed: {error}"
+    return f"raised {error_origin(error)}"
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -15,11 +15,34 @@ _SERVERS = frozenset({"uvicorn", "hypercorn", "granian", "gunicorn"})
 
 @dataclass(slots=True)
 class Wrappers:
-    """Remembers whether this process has wrapped an application, and whether a server has called a wrapper since."""
+    """Remembers whether this process has wrapped an application, and whether a server has called a wrapper since.
+
+    ``configured``: the source text of the call that gave settings of its own, "" without one.
+    """
 
     made: bool = False
     reached: bool = False
     warned: bool = False
+    configured: str = ""
+
+    def note(self, call: str, settings: Mapping[str, object] | None) -> None:
+        """Note that ``call`` has wrapped an application, or is going to, with ``settings`` or without."""
+        self.made = True
+        if settings:
+            self.configured = call
+
+    def unreached_settings(self) -> str | None:
+        """Return, for an error about a missing setting, why the settings of the wrapper do not hold; None if they do.
+
+        It is that a server runs another application than the wrapped one.
+        """
+        if not self.configured or self.reached or (server := known_server()) is None:
+            return None
+        return (
+            f"mail was set up by {self.configured}, but {server} runs an application without it: give {server} the "
+            f"wrapped one (app = EmailMiddleware(api, settings), then `{server} module:app`), or attach mail to the "
+            "one that it runs: Email(settings).attach(api)"
+        )
 
     def warn_if_unreached(self) -> None:
         """Warn, once, when a server runs this event loop and has called none of the wrappers that were made.

@@ -1,11 +1,11 @@
 """Name the right keyword for a wrong one: misspelt, or as other mail libraries spell it."""
 
 import inspect
-import sys
 from collections.abc import Callable, Collection, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
+from openviper.loops import mark_coroutine_function
 from openviper.text import cut, shown, suggestion
 
 __all__ = ["keyword_hint", "with_keyword_hints"]
@@ -94,7 +94,7 @@ def with_keyword_hints(
         raise TypeError(_complaint(called, unknown, [each for each in parameters if each != "self"]))
 
     if inspect.iscoroutinefunction(function):
-        _mark_coroutine_function(call)
+        mark_coroutine_function(call)
     return call  # type: ignore[return-value]
 
 
@@ -118,12 +118,3 @@ def _plain(name: str) -> str:
 def _complaint(called: str, unknown: Iterable[str], keywords: Collection[str]) -> str:
     first, *others = [f"{cut(shown(each), 60)}{keyword_hint(each, keywords)}" for each in unknown]
     return cut(f"{called}() got an unexpected keyword argument {'; and '.join([first, *others])}", 1000)
-
-
-def _mark_coroutine_function(call: Any) -> None:
-    """Let frameworks see that ``call`` returns a coroutine: Starlette would run it in a thread and await nothing."""
-    if sys.version_info >= (3, 12):
-        inspect.markcoroutinefunction(call)
-    else:
-        # The flag is what inspect asks; the interpreter itself goes by the first instructions.
-        call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)

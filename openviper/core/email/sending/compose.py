@@ -6,9 +6,10 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses
+from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, refuse_message
 from openviper.core.email.attachments import AttachmentData, AttachmentInput, list_attachments, resolve_attachments
 from openviper.core.email.delivery import Mailer
+from openviper.core.email.delivery.wrappers import wrappers
 from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.message import (
     ORDER,
@@ -100,12 +101,7 @@ async def compose(
         html = await inline_given(html)
     derived = text is None
     if text is None or subject is None or template is not None or context is not None:
-        if isinstance(recipients, Mapping):
-            raise InvalidAddress(
-                "recipients: must be an address or a list of addresses, not a whole message as a dict; "
-                "give its values by name: send_email(recipients=..., subject=..., text=...)",
-                address=shown(recipients),
-            )
+        _refuse_message(recipients)
         text, html, subject = await _bodies(loop_mailer, template, context, text, html, subject)
     data = EmailMessageData.__new__(EmailMessageData)
     fill_data(  # by position, as PreparedMessage is made
@@ -147,6 +143,19 @@ async def compose(
     if doubt is not None:
         logger.warning("message %s: %s", message.message_id, doubt)
     return message if call is None else with_key(message, call)
+
+
+def _refuse_message(recipients: Any) -> None:
+    """Refuse a whole message in the place of its recipients, before the lack of a subject is found."""
+    if isinstance(recipients, str):
+        return
+    if isinstance(recipients, Mapping):
+        raise InvalidAddress(
+            "recipients: must be an address or a list of addresses, not a whole message as a dict; "
+            "give its values by name: send_email(recipients=..., subject=..., text=...)",
+            address=shown(recipients),
+        )
+    refuse_message(recipients, field="recipients")
 
 
 def _explained(
@@ -203,6 +212,9 @@ def _prepare(
 
 
 def _with_origin(error: NoSender) -> ImproperlyConfigured:
+    unreached = wrappers.unreached_settings()
+    if unreached is not None:
+        return ImproperlyConfigured(f"{unreached}; without these settings there is no sender")
     return ImproperlyConfigured(f"{error}; {settings_origin()}")
 
 

@@ -288,6 +288,35 @@ def test_an_unwrapped_application_under_a_server_is_warned_of_once_and_by_name(k
         assert f"app = EmailMiddleware(api), then `{name} module:app`" in warnings[0]
 
 
+WRAPPED_BESIDE = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from openviper.core.email import EmailMiddleware, send_email
+
+async def order(request):
+    return PlainTextResponse(str(await send_email("ana@example.com", "Your order", "Thank you!")))
+
+api = Starlette(routes=[Route("/order", order)])
+app = EmailMiddleware(api, {"backend": "MemoryBackend", "default_sender": "shop@example.com"})
+"""
+
+
+def test_an_unwrapped_application_without_the_settings_says_whose_they_are(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(WRAPPED_BESIDE)
+    with Uvicorn("shop:api", tmp_path, {}) as server:
+        assert httpx.get(f"{server.url}/order", timeout=PATIENCE).status_code == 500
+        server.stop()
+    error = "openviper.exceptions.ImproperlyConfigured: "
+    (text,) = [line.removeprefix(error).strip() for line in server.log if line.startswith(error)]
+    assert text == (
+        "mail was set up by EmailMiddleware(app, settings), but uvicorn runs an application without it: give uvicorn "
+        "the wrapped one (app = EmailMiddleware(api, settings), then `uvicorn module:app`), or attach mail to the one "
+        "that it runs: Email(settings).attach(api); without these settings there is no sender"
+    )
+
+
 @pytest.mark.parametrize("app", ["starlette_app:mounted_only", "starlette_app:app", "openviper_app:app"])
 def test_an_application_that_a_server_reaches_is_not_warned_of(app: str) -> None:
     path = "/inner/order" if "mounted" in app else "/order"
