@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from openviper.core.email.message.model import CleanChunks, Content, OutgoingMessage
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -58,7 +59,7 @@ class DkimKey:
     key: "RSAPrivateKey | Ed25519PrivateKey"
 
     def __repr__(self) -> str:
-        return f"DkimKey({self.selector!r}, {self.algorithm!r})"
+        return f"DkimKey({shown(self.selector)}, {shown(self.algorithm)})"
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature over ``data``, which Ed25519 signs by its hash (RFC 8463 section 3)."""
