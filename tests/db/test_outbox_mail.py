@@ -33,7 +33,7 @@ from openviper.core.email import (
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.pause.flag import change_state
-from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
+from openviper.core.email.delivery.pause.outbox_flag import OutboxPauseStore
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.outbox_store import OutboxJobStore
@@ -602,11 +602,10 @@ async def test_a_large_message_is_delivered_whole_by_the_relay() -> None:
         await until_empty()
 
 
-async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed_afterwards(tmp_path: Path) -> None:
-    store = FolderPauseStore(tmp_path / "state")
-    await asyncio.to_thread(store.open)
+async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed_afterwards() -> None:
+    store = OutboxPauseStore("database")
     await asyncio.to_thread(change_state, store, None, seconds=None, stop=True)
-    async with opened(state_dir=tmp_path / "state") as mailer:
+    async with opened() as mailer:
         await mailer.start_relay()
         async with transaction():
             assert await send("held") is DeliveryMode.HELD
@@ -617,6 +616,7 @@ async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed
         assert (state, Progress.from_json(str(progress)).attempts) == ("open", 0)
         await asyncio.to_thread(change_state, store, None, seconds=None, stop=False)
         await until(lambda: subjects == ["held"])
+    await asyncio.to_thread(store.close)
 
 
 async def test_key_that_was_used_before_the_commit_drops_the_message_and_its_row(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_without_a_place_for_the_flag_the_command_refuses(tmp_path: Path, smtp: 
     project = write_project(tmp_path / "project", tasks={"broker": "rabbitmq"}, email=smtp.settings())
     done = viperctl("email", "pause", "--project", project)
     assert done.returncode == 1
-    assert 'set TASKS["broker"] to "redis", or EMAIL["state_dir"]' in done.stderr
+    assert 'set TASKS["broker"] to "redis", or EMAIL["outbox"], or EMAIL["state_dir"]' in done.stderr
 
 
 def test_the_commands_say_what_is_paused_and_until_when(tmp_path: Path, smtp: SmtpServer) -> None:

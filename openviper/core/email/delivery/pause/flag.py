@@ -3,6 +3,7 @@
 import time
 
 from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
+from openviper.core.email.delivery.pause.outbox_flag import OutboxPauseStore
 from openviper.core.email.delivery.pause.redis_flag import RedisPauseStore
 from openviper.core.email.delivery.pause.state import NOT_PAUSED, Pause, PauseState
 from openviper.core.email.delivery.pause.store import FlagUnreadable, PauseStore, StoredFlag
@@ -14,8 +15,8 @@ from openviper.tasks.settings import TaskSettings
 __all__ = ["NO_STORE", "change_state", "current_pauses", "interpret", "pause_store", "read_state"]
 
 NO_STORE = (
-    'no place is configured where all processes find the pause: set TASKS["broker"] to "redis", or EMAIL["state_dir"] '
-    "to a folder on each machine that sends mail"
+    'no place is configured where all processes find the pause: set TASKS["broker"] to "redis", or EMAIL["outbox"], '
+    'or EMAIL["state_dir"] to a folder on each machine that sends mail'
 )
 """Why sending cannot be paused, with the remedy."""
 
@@ -23,7 +24,7 @@ _TRIES = 20
 
 
 def pause_store(settings: EmailSettings) -> PauseStore | None:
-    """Return where the project's pause flag is kept: on Redis, else in ``state_dir``; None where there is neither.
+    """Return where the project's pause flag is kept: on Redis, else in the outbox, else in ``state_dir``; or None.
 
     Raises:
         ImproperlyConfigured: ``TASKS`` is wrong, and mail may be queued.
@@ -36,6 +37,8 @@ def pause_store(settings: EmailSettings) -> PauseStore | None:
             raise
     if tasks is not None and tasks.enabled and tasks.broker == "redis":
         return RedisPauseStore(tasks)
+    if settings.outbox is not None:
+        return OutboxPauseStore(settings.outbox)
     if settings.state_dir is not None:
         return FolderPauseStore(settings.state_dir)
     return None
