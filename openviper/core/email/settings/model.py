@@ -292,8 +292,8 @@ class EmailSettings(CheckedSettings):
     )
     state_dir: MaybeAbsolutePath = Field(
         None,
-        description="Folder that keeps the pause flag of `viperctl email pause` where there is neither Redis nor `outbox`; "
-        "created with mode 0700, and refused if another user owns or may use it. None: only those keep one.",
+        description="Folder that keeps the pause flag of `viperctl email pause` where there is neither Redis nor "
+        "`outbox`; created with mode 0700, and refused if another user owns or may use it. None: only those keep one.",
     )
     discard_on_error: Flag = Field(
         False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."
