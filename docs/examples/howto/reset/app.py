@@ -1,6 +1,7 @@
 import hashlib
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 
 from fastapi import FastAPI
 from openviper.conf import settings
@@ -38,6 +39,8 @@ async def forgotten(request: Forgotten) -> dict[str, str]:
             request.email,
             "Your new password",
             text=f"Choose a new password within an hour:\n\n{link}",
+            sensitive=True,
+            expires_at=datetime.now(UTC) + timedelta(hours=1),
         )
     # The same answer, and as fast, whether there is such a user or not.
     return {"message": "If we know you, a link is on its way."}

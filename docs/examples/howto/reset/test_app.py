@@ -12,5 +12,6 @@ def test_a_user_gets_a_link(mailbox: Mailbox) -> None:
     assert known.json() == unknown.json()
     message = mailbox.assert_sent(count=1, to="alice@example.com")
     assert message.mode == "deferred"  # so the answer did not wait for it
+    assert message.sensitive
     (link,) = mailbox.links()
     assert link.rpartition("/")[2] not in resets  # only its hash is kept
