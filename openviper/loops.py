@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import ref
 
-__all__ = ["PerLoop", "after_fork_in_child", "at_loop_end", "call_function", "is_async", "mark_coroutine_function"]
+__all__ = [
+    "PerLoop",
+    "accepts",
+    "after_fork_in_child",
+    "at_loop_end",
+    "call_function",
+    "is_async",
+    "mark_coroutine_function",
+]
 
 T = TypeVar("T")
 
@@ -129,3 +137,14 @@ def mark_coroutine_function(call: Any) -> None:
     else:
         # The flag is what inspect asks; the interpreter itself goes by the first instructions.
         call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)
+
+
+def accepts(function: Callable[..., Any], count: int) -> bool:
+    """Return False if ``function`` cannot be called with ``count`` values by position."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C without a signature
+        return True
+    return True

@@ -111,7 +111,8 @@ _PARAMETERS = {
 
 def url_fault(url: str, broker: str) -> str | None:
     """Return what is wrong with the URL of ``broker`` ("redis" or "rabbitmq"); None if nothing is."""
-    no_url = f"is not a URL for {broker}; give one that begins with {' or '.join(SCHEMES[broker])}://"
+    schemes = " or ".join(f"{scheme}://" for scheme in SCHEMES[broker])
+    no_url = f"is not a URL for {broker}; give one that begins with {schemes}"
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.mime.application import MIMEApplication
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from fastapi import FastAPI
@@ -145,6 +145,15 @@ async def started(*middleware: Any, **options: Any) -> None:
     app.add_middleware(*middleware, **options)
     async with Lifespan(app):
         pass
+
+
+def two_arguments(message: object, extra: object) -> object:
+    return message
+
+
+def closed_file() -> BinaryIO:
+    with Path(__file__).open("rb") as file:
+        return file
 
 
 async def send_many_of_one() -> None:
@@ -370,7 +379,7 @@ SETTINGS: list[Row] = [
     row(
         "the URL of another broker",
         tasks({"broker": "rabbitmq", "broker_url": "redis://localhost"}),
-        'TASKS["broker_url"]: is not a URL for rabbitmq; give one that begins with amqp or amqps://',
+        'TASKS["broker_url"]: is not a URL for rabbitmq; give one that begins with amqp:// or amqps://',
     ),
     row(
         "tasks with another key",
@@ -495,6 +504,11 @@ APPLICATIONS: list[Row] = [
         "attached to a class",
         lambda: Email().attach(FastAPI),  # type: ignore[type-var]
         "Email(...).attach(FastAPI): this is a class, not an application; give FastAPI(...)",
+    ),
+    row(
+        "attached to a name",
+        lambda: Email().attach("shop:app"),  # type: ignore[type-var]
+        "Email(...).attach('shop:app'): this is a name; give the application object",
     ),
     row("added twice", extension_twice, "add_extension('email'): this extension was added before; add it once"),
     row(
@@ -798,6 +812,28 @@ CALLS: list[Row] = [
         "send_email_sync() would block the event loop: use 'await send_email(...)' here",
     ),
     row(
+        "many messages awaited",
+        lambda: send_many([ORDER]),
+        "send_many() is not awaited but iterated: async for receipt in send_many(...)",
+    ),
+    row(
+        "a template's values as keywords",
+        template("emails/welcome.html", customer="Ana"),
+        "send_email() got an unexpected keyword argument 'customer'; a template's values are given as context={{...}}",
+    ),
+    row(
+        "a hook of two arguments",
+        send({**MEMORY, "before_send": two_arguments}),
+        f'EMAIL["before_send"]: {__name__}.two_arguments() is called with one argument; write it as '
+        "(message: EmailMessageData)",
+    ),
+    row(
+        "a file that was closed",
+        send(attachments=[closed_file()]),
+        "attachment 'test_typical_mistakes.py': is closed; send while it is open (frameworks close uploads with the "
+        "response, before background tasks)",
+    ),
+    row(
         "one message as many",
         send_many_of_one,
         "send_many(): takes many messages; give a list, or one message to send_email()",
@@ -1019,6 +1055,15 @@ def test_an_option_of_other_programs_has_its_remedy(folder: Path, options: str, 
     option = next(word for word in options.split() if word.startswith("--"))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"Error: No such option '{option}'; {remedy}"
+
+
+def test_many_messages_that_are_never_iterated_are_warned_of(folder: Path) -> None:
+    (folder / "script.py").write_text("import openviper.core.email as mail\nmail.send_many([])\n")
+    done = Cli(folder).run_program([sys.executable, "script.py"])
+    assert (
+        "script.py:2: RuntimeWarning: send_many() was never iterated, so nothing was sent: "
+        "async for receipt in send_many(...)"
+    ) in done.stderr
 
 
 def test_a_call_that_is_not_awaited_is_named(folder: Path) -> None:

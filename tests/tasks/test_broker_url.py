@@ -64,7 +64,7 @@ def fault(url: str) -> str:
         (f"redis://:12/{SECRET}@h/0", "write %23, %2F and %3F"),
         (f"redis://:pa#{SECRET}@h/0", "write %23, %2F and %3F"),
         ("redis://h:port/0", "has a port that is not a number"),
-        ("redis:h/0", "give one that begins with redis or rediss or unix://"),
+        ("redis:h/0", "give one that begins with redis:// or rediss:// or unix://"),
         (f"amqp://shop:12?{SECRET}@h/%2F", "write %23, %2F and %3F"),
         (f"redis://:{SECRET}@h/0?bogus={SECRET}", "parameter 'bogus'"),
         (f"redis://h/0?password={SECRET}&db={SECRET}", "parameter db"),

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 from openviper.core.email.errors import EmailError, Refusal
 from openviper.loops import PerLoop, at_loop_end
+from openviper.text import function_name
 
 __all__ = [
     "NOTHING",
@@ -319,7 +320,12 @@ def _call(listeners: Iterable[Listener], event: MessageEvent) -> None:
         try:
             result = listener(event)
         except Exception:  # a broken listener must not stop mail
-            logger.exception("a listener failed on the event %r of message %s", event.kind, event.message_id)
+            logger.exception(
+                "the listener %s failed on the event %r of message %s",
+                function_name(listener),
+                event.kind,
+                event.message_id,
+            )
         else:
             if result is not None and isawaitable(result):
                 _run(result, event)

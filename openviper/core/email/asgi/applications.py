@@ -72,6 +72,8 @@ def check_attachable(app: object, *, layer: type) -> None:
     if isinstance(app, type):
         name = app.__name__
         raise ImproperlyConfigured(f"Email(...).attach({name}): this is a class, not an application; give {name}(...)")
+    if isinstance(app, str):
+        raise ImproperlyConfigured(f"Email(...).attach({shown(app)}): this is a name; give the application object")
     call = f"Email(...).attach({type(app).__name__})"
     if isinstance(app, layer):
         raise ImproperlyConfigured(f"{call}: this application has mail already; leave attach() out")

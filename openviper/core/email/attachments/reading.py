@@ -45,7 +45,9 @@ async def read_stream(file: Any, limit: ByteLimit, *, close: bool) -> bytes | Fi
         except AttachmentRefused:
             raise
         except Exception as error:
-            raise _failed(error, limit, closed=_is_closed(file)) from error
+            if _is_closed(file):
+                raise _failed(error, limit, closed=True) from None  # the text says all
+            raise _failed(error, limit) from error
 
 
 async def read_pieces(pieces: AsyncIterable[Any], limit: ByteLimit) -> bytes | FileContent:

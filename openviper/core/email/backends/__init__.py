@@ -84,7 +84,8 @@ def _backend_class(name: str, setting: str) -> type[EmailBackend]:
     found = import_string(_PATHS.get(known, name), setting=setting)
     if not (isinstance(found, type) and issubclass(found, EmailBackend)):
         raise ImproperlyConfigured(
-            f"{setting}: {shown(name)} is not a subclass of openviper.core.email.backends.EmailBackend"
+            f"{setting}: {shown(name)} is not a subclass of openviper.core.email.backends.EmailBackend; "
+            "derive it from that class"
         )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 from weakref import ref
 
 from jinja2 import Environment
@@ -20,7 +22,8 @@ from openviper.core.email.queue import queue_of
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings, debug, settings_version, template_dirs
 from openviper.core.email.templates import TemplateRenderer
 from openviper.exceptions import ImproperlyConfigured
-from openviper.text import shown
+from openviper.loops import accepts
+from openviper.text import function_name, shown
 
 __all__ = ["Mailer"]
 
@@ -40,7 +43,7 @@ class Mailer:
         self._loop = ref(asyncio.get_running_loop())  # weak: what is kept for a loop may not keep the loop
         self._version = settings_version() if follows_settings else None
         self.own_transport = BackendTransport(settings)
-        self.before_send = settings.functions("before_send")
+        self.before_send = _hooks(settings)
         self._installed: tuple[TransportFactory, Transport] | None = None
         self.renderer = TemplateRenderer(
             template_dirs(), debug=debug(), inline_css=settings.inline_css, environment=_environment(settings)
@@ -191,3 +194,19 @@ def _environment(settings: EmailSettings) -> Environment | None:
     if not isinstance(environment, Environment):
         raise ImproperlyConfigured(f'EMAIL["template_environment"]: {shown(given)} is not a jinja2.Environment')
     return environment
+
+
+def _hooks(settings: EmailSettings) -> tuple[Callable[..., Any], ...]:
+    """Return the functions of ``before_send``.
+
+    Raises:
+        ImproperlyConfigured: one of them is no function, or takes other arguments.
+    """
+    hooks = settings.functions("before_send")
+    for hook in hooks:
+        if not accepts(hook, 1):
+            raise ImproperlyConfigured(
+                f'EMAIL["before_send"]: {function_name(hook)}() is called with one argument; write it as '
+                "(message: EmailMessageData)"
+            )
+    return hooks

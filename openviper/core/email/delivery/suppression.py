@@ -1,7 +1,6 @@
 """Ask ``EMAIL["suppress"]`` who must not be mailed: at each attempt, because a day of retries may lie before it."""
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
 from openviper.db.errors import DatabaseMisuse
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
-from openviper.loops import call_function
+from openviper.loops import accepts, call_function
 from openviper.network import mail_key
 from openviper.text import error_origin, function_name, shown
 
@@ -42,7 +41,7 @@ class Suppression:
         function = settings.function("suppress")
         if function is None:
             return None
-        if not _takes_two(function):
+        if not accepts(function, 2):
             raise ImproperlyConfigured(
                 f'EMAIL["suppress"]: {function_name(function)}() is called with two arguments; write it as '
                 "(addresses: list[str], stream: str | None)"
@@ -91,16 +90,6 @@ def _failure(error: Exception) -> str:
     if isinstance(error, DatabaseMisuse | ImproperlyConfigured | MissingDependency):
         return f"failed: {error}"
     return f"raised {error_origin(error)}"
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind([], None)
-    except TypeError:
-        return False
-    except ValueError:  # a function of C without a signature
-        return True
-    return True
 
 
 class _WrongResultError(Exception):

@@ -91,6 +91,12 @@ def with_keyword_hints(
                 f"{called}() takes at most {len(taken)} values by position, and was given {len(args)}; give {by_name} "
                 "by name"
             )
+        values = [each for each in unknown if "template" in kwargs and not _is_known(each, parameters)]
+        if values:
+            raise TypeError(
+                f"{called}() got an unexpected keyword argument {cut(shown(values[0]), 60)}; a template's values are "
+                "given as context={...}"
+            )
         raise TypeError(_complaint(called, unknown, [each for each in parameters if each != "self"]))
 
     if inspect.iscoroutinefunction(function):
@@ -109,6 +115,11 @@ def keyword_hint(unknown: str, keywords: Collection[str]) -> str:
         return f"; {_REMEDIES[plain]}"
     near = suggestion(unknown, keywords)
     return near.replace("'", "").replace("?", "=?") if near else f"; there are {cut(', '.join(keywords), 240)}"
+
+
+def _is_known(unknown: str, keywords: Collection[str]) -> bool:
+    plain = _plain(unknown)
+    return plain in _KEYWORDS or plain in _REMEDIES or bool(suggestion(unknown, keywords))
 
 
 def _plain(name: str) -> str:

@@ -1,10 +1,11 @@
 """Send many messages: ``send_many`` delivers or queues them and yields a receipt for each."""
 
 import asyncio
+import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sized
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openviper.core.email.delivery import Mailer, cancel, current_mailer, deliver_inline
 from openviper.core.email.delivery.enqueueing import require_queue
@@ -32,7 +33,7 @@ class BulkProgress(NamedTuple):
     total: int | None
 
 
-async def send_many(
+def send_many(
     messages: Iterable[Message] | AsyncIterable[Message],
     *,
     background: bool = False,
@@ -80,6 +81,55 @@ async def send_many(
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """
+    return _Receipts(_receipts(messages, background=background, pipeline=pipeline, progress=progress, mailer=mailer))
+
+
+class _Receipts(AsyncGenerator[Receipt, None]):
+    """The generator of a ``send_many``, which sends nothing before it is iterated: says so if it never is."""
+
+    def __init__(self, receipts: AsyncGenerator[Receipt, None]) -> None:
+        self._receipts = receipts
+        self._used = False
+
+    def __aiter__(self) -> AsyncGenerator[Receipt, None]:
+        self._used = True
+        return self._receipts  # itself, so that a receipt costs no further call
+
+    def __anext__(self) -> Coroutine[Any, Any, Receipt]:
+        return aiter(self).__anext__()
+
+    def asend(self, value: None) -> Coroutine[Any, Any, Receipt]:
+        return aiter(self).asend(value)
+
+    def athrow(self, *error: Any) -> Coroutine[Any, Any, Receipt]:
+        return aiter(self).athrow(*error)
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        return aiter(self).aclose()
+
+    def __del__(self) -> None:
+        if not self._used:
+            warnings.warn(f"send_many() was never iterated, so nothing was sent: {_LOOP}", RuntimeWarning, stacklevel=2)
+
+    if not TYPE_CHECKING:  # type checkers know that it is not awaited
+
+        def __await__(self):
+            self._used = True
+            raise TypeError(f"send_many() is not awaited but iterated: {_LOOP}")
+
+
+_LOOP = "async for receipt in send_many(...)"
+
+
+async def _receipts(
+    messages: Iterable[Message] | AsyncIterable[Message],
+    *,
+    background: bool,
+    pipeline: bool,
+    progress: Callable[[BulkProgress], object] | None,
+    mailer: str | None,
+) -> AsyncGenerator[Receipt, None]:
+    """Implement :func:`send_many`."""
     if isinstance(messages, Mapping | EmailMessageData):
         raise TypeError("send_many(): takes many messages; give a list, or one message to send_email()")
     loop_mailer = await current_mailer()
