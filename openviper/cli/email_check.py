@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from openviper.core.email.delivery.checks.result import CheckResult
 
-__all__ = ["check"]
+__all__ = ["check", "print_results"]
 
 _LIMIT = 2.5  # seconds; with the start of the process less than five even on a busy machine
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
@@ -41,7 +41,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bri
 def check(
     path: Path, sender: str | None, as_json: bool, timeout: float, mailer: str | None, settings: str | None
 ) -> None:
-    """Check settings, mail server, queue and DNS records, and print remedies. Sends nothing.
+    """Check settings, mail server, queue, outbox and DNS records, and print remedies. Sends nothing.
 
     Exits with 0 if no check failed, with 1 if one did, and with 2 if the settings are wrong.
     """
@@ -98,6 +98,11 @@ class _JsonPrinter:
 
     def end(self, *, ok: bool) -> None:
         click.echo(json.dumps({"ok": ok, "checks": self._checks}, indent=2))
+
+
+async def print_results(found: "AsyncIterator[CheckResult]") -> bool:
+    """Print a line for each result as it comes; return True if a check failed."""
+    return await _print_all(found, _LinePrinter())
 
 
 async def _print_all(found: "AsyncIterator[CheckResult]", printer: _Printer) -> bool:

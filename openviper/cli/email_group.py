@@ -5,8 +5,10 @@ import click
 from openviper.cli.email_check import check
 from openviper.cli.email_config import config
 from openviper.cli.email_failed import failed
+from openviper.cli.email_outbox import outbox
 from openviper.cli.email_pause import pause, resume
 from openviper.cli.email_preview import preview
+from openviper.cli.email_relay import relay
 from openviper.cli.email_send import send
 from openviper.cli.email_status import status
 from openviper.cli.email_suppressed import suppressed
@@ -16,8 +18,8 @@ __all__ = ["email"]
 
 @click.group()
 def email() -> None:
-    """Test a project's mail, inspect its settings and templates, and manage its queue."""
+    """Test a project's mail, inspect its settings and templates, and manage its queue and outbox."""
 
 
-for _command in (check, config, failed, pause, preview, resume, send, status, suppressed):
+for _command in (check, config, failed, outbox, pause, preview, relay, resume, send, status, suppressed):
     email.add_command(_command)

@@ -22,12 +22,12 @@ __all__ = ["status"]
 @mailer_option
 @settings_option
 def status(path: Path, mailer: str | None, settings: str | None) -> None:
-    """Show what is paused, the broker, the number of workers, and the queue's stats: of all mailers, or of one.
+    """Show what is paused, the broker or outbox, its workers or relays, and its stats: of all mailers, or of one.
 
-    Exits with 1 if mail waits and no worker delivers it, unless sending is paused.
+    Exits with 1 if mail waits and no worker or relay delivers it, unless sending is paused.
     """
     from openviper.core.email.errors import InvalidMessage
-    from openviper.core.email.queue import mailer_of, queue_service
+    from openviper.core.email.queue import mailer_of, outbox_jobs, queue_service
     from openviper.core.email.queue import queue_of as mail_queue
     from openviper.core.email.settings import EmailSettings
 
@@ -44,25 +44,33 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
         raise click.UsageError(str(error)) from error
     queues = store.queues() if mailer is None else (mail_queue(mailer),)
     single = {queue: store.stats(queue) for queue in queues}
-    click.echo(f"Broker   {stored.address}")
-    _print_stats(single[queues[0]] if mailer is not None else store.stats(), stored.worker)
+    kept = outbox_jobs()
+    alone = queue_service() is None
+    click.echo(f"{'Outbox' if alone else 'Broker'}   {stored.address}")
+    _print_stats(single[queues[0]] if mailer is not None else store.stats(), stored.worker, relays=alone)
+    if kept is not None and not alone:
+        own = kept.stats(None if mailer is None else queues[0])
+        click.echo(f"Outbox   {own.waiting} of the waiting are not on the broker yet; relays: {own.consumers}")
     if len(queues) > 1:
         click.echo("Mailers")
         names = {queue: mailer_of(queue) for queue in queues}
         width = max(map(len, names.values()))
         for queue, stats in single.items():
             workers = f"{stats.consumers} worker(s)" if stats.consumers else "no workers"
-            click.echo(f"  {escape(names[queue]):<{width}}  {stats.waiting} waiting, {workers}")
+            click.echo(f"  {escape(names[queue]):<{width}}  {stats.waiting} waiting{'' if alone else f', {workers}'}")
     idle = [queue for queue, stats in single.items() if stats.waiting and not stats.consumers]
     idle = [queue for queue in idle if not paused & {None, mailer_of(queue)}]
     if idle:
         raise click.ClickException(
-            f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
+            "mail waits in the outbox, and no relay works: start your application, or `viperctl email relay`"
+            if alone
+            else f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
         )
 
 
-def _print_stats(stats: "QueueStats", worker: str) -> None:
-    click.echo(f"Workers  {stats.consumers or f'none: start one with `{worker}`'}")
+def _print_stats(stats: "QueueStats", worker: str, *, relays: bool) -> None:
+    name = "Relays " if relays else "Workers"
+    click.echo(f"{name}  {stats.consumers or f'none: start one with `{worker}`'}")
     oldest = "" if stats.oldest is None else f", the oldest unsent message is {_age(stats.oldest)} old"
     click.echo(f"Waiting  {stats.waiting}{oldest}")
     if stats.later is not None:

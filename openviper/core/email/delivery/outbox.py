@@ -19,7 +19,7 @@ from openviper.core.email.message import (
 )
 from openviper.core.email.message.redaction import is_sensitive, redact
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.outbox_engine import outbox_engine
+from openviper.core.email.queue.outbox_engine import OUTBOX_REMEDY, outbox_engine
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.retry import Decision, QueuePolicy
 from openviper.core.email.settings import EmailSettings
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
-
-_CREATE = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
 
 
 class StoredMessage:
@@ -120,7 +118,7 @@ class Outbox:
                     'EMAIL["outbox"]: transactions with mail will fail: %s lacks %s; %s',
                     engine.url.render_as_string(),
                     ", ".join(missing),
-                    _CREATE,
+                    OUTBOX_REMEDY,
                 )
             elif await self.keeper.store.database_id() is None:
                 async with engine.begin() as connection:

@@ -16,7 +16,7 @@ from openviper.core.email.queue.service import (
     queue_service,
     using_queue,
 )
-from openviper.core.email.queue.stored import StoredMail, stored_mail
+from openviper.core.email.queue.stored import StoredMail, outbox_jobs, stored_mail
 
 __all__ = [
     "QUEUE",
@@ -30,6 +30,7 @@ __all__ = [
     "current_queue",
     "enqueue_email_job",
     "mailer_of",
+    "outbox_jobs",
     "queue_of",
     "queue_service",
     "stored_mail",

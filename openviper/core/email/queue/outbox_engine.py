@@ -1,6 +1,8 @@
 """Find the engine that ``EMAIL["outbox"]`` names."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from openviper.conf.imports import import_string, require
@@ -10,7 +12,10 @@ from openviper.text import shown
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["outbox_engine"]
+__all__ = ["OUTBOX_REMEDY", "outbox_engine", "own_outbox_engine"]
+
+OUTBOX_REMEDY = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
+"""What creates the tables."""
 
 
 async def outbox_engine(outbox: str) -> "AsyncEngine":
@@ -21,6 +26,25 @@ async def outbox_engine(outbox: str) -> "AsyncEngine":
         MissingDependency: SQLAlchemy or the driver is not installed.
     """
     return _checked(await _named_engine(outbox), outbox)
+
+
+@asynccontextmanager
+async def own_outbox_engine(outbox: str) -> "AsyncIterator[AsyncEngine]":
+    """Yield an engine on the outbox's database for the running loop, closed at the end.
+
+    Raises:
+        ImproperlyConfigured: the setting names no engine, or one of a database that is not supported.
+        MissingDependency: SQLAlchemy or the driver is not installed.
+    """
+    found = await outbox_engine(outbox)
+    from openviper.db.engines import copy_engine
+
+    # The application's own engine belongs to the application's event loop.
+    engine = found if outbox == "database" else copy_engine(found)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 async def _named_engine(given: str) -> Any:

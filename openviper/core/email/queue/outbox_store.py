@@ -10,7 +10,7 @@ from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload
 from openviper.core.email.queue.job import AddResult, ClaimedJob, FailedJob, NewJob, Progress, QueueStats
 from openviper.core.email.queue.names import QUEUE, configured_queues, mailer_of
-from openviper.core.email.queue.outbox_engine import outbox_engine
+from openviper.core.email.queue.outbox_engine import own_outbox_engine
 from openviper.core.email.queue.outbox_rows import claimed_job, failed_job
 from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
@@ -146,16 +146,10 @@ class OutboxJobStore:
 
     def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]") -> T:
         async def run() -> T:
-            from openviper.db.engines import copy_engine
             from openviper.db.outbox.store import OutboxStore
 
-            found = await outbox_engine(self._outbox)
-            # The application's own engine belongs to the application's event loop.
-            engine = found if self._outbox == "database" else copy_engine(found)
-            try:
+            async with own_outbox_engine(self._outbox) as engine:
                 return await work(OutboxStore(engine))
-            finally:
-                await engine.dispose()
 
         try:
             return asyncio.run(run())

@@ -1,14 +1,17 @@
 """Find where a project's mail is stored: on the broker, in the database outbox, or in both."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from openviper.core.email.queue.job import FailedJob, QueueStats
 from openviper.core.email.queue.names import QUEUE
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["MailReader", "StoredMail", "stored_mail"]
+if TYPE_CHECKING:
+    from openviper.core.email.queue.outbox_store import OutboxJobStore
+
+__all__ = ["MailReader", "StoredMail", "outbox_jobs", "stored_mail"]
 
 
 class MailReader(Protocol):
@@ -58,17 +61,24 @@ def stored_mail() -> StoredMail | None:
     Raises:
         MissingDependency: it is not installed.
     """
-    service = queue_service()
-    outbox = EmailSettings.from_settings().outbox
-    if outbox is None:
+    service, kept = queue_service(), outbox_jobs()
+    if kept is None:
         return None if service is None else StoredMail(service.address, service.store, "viperctl runworker")
-    from openviper.core.email.queue.outbox_store import OutboxJobStore  # with the setting only
-
-    kept = OutboxJobStore(outbox)
+    outbox = EmailSettings.from_settings().outbox
     where = "the database outbox" if outbox == "database" else f"the outbox ({outbox})"
     if service is None:
         return StoredMail(where, kept, "viperctl email relay")
     return StoredMail(f"{service.address} and {where}", _Joined([service.store, kept]), "viperctl runworker")
+
+
+def outbox_jobs() -> "OutboxJobStore | None":
+    """Return the job store of the database outbox; None without the setting."""
+    outbox = EmailSettings.from_settings().outbox
+    if outbox is None:
+        return None
+    from openviper.core.email.queue.outbox_store import OutboxJobStore  # with the setting only
+
+    return OutboxJobStore(outbox)
 
 
 class _Joined:

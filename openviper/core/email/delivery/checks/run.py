@@ -7,6 +7,7 @@ from dataclasses import replace
 from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
 from openviper.core.email.delivery.checks.domain import check_domain
+from openviper.core.email.delivery.checks.outbox import check_outbox
 from openviper.core.email.delivery.checks.queue import check_keys, check_queue
 from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
@@ -42,6 +43,7 @@ async def _results(
     backend = get_backend(settings=settings)
     queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, mailer, deadline))
+    outbox = asyncio.create_task(check_outbox(settings, deadline))
     domain = asyncio.create_task(check_domain(sender, deadline))
     redirect = describe_redirect(settings)
     yield CheckResult.ok(
@@ -58,7 +60,7 @@ async def _results(
             yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
     if own and (has_check(backend) or not isinstance(backend, SMTPBackend)):
         yield await check_backend(backend, deadline)
-    for result in (*await queue, check_keys(queue_settings), *await domain):
+    for result in (*await queue, *await outbox, check_keys(queue_settings), *await domain):
         yield result
 
 
