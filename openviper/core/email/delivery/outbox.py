@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
+from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import publish
 from openviper.core.email.message import (
@@ -145,10 +145,13 @@ class Outbox:
         """Return the message that a commit has stored; None if it has not."""
         return StoredMessage(self, stored.row_id, stored.row) if stored is not None and stored.inserted else None
 
-    async def store(self, messages: Sequence[OutgoingMessage]) -> list[StoredMessage | None]:
-        """Store messages that go on from memory, in one INSERT; None for each where the database does not answer."""
+    async def store(self, messages: Sequence[tuple[OutgoingMessage, float | None]]) -> list[StoredMessage | None]:
+        """Store messages that go on from memory, in one INSERT, each with its ``expires_at`` (Unix seconds).
+
+        None is returned for each where the database does not answer.
+        """
         try:
-            rows = [await self._row(message, AT_ONCE) for message in messages]
+            rows = [await self._row(message, Schedule(None, expires_at)) for message, expires_at in messages]
             ids = await self.keeper.insert(rows)
         except Exception as error:  # noqa: BLE001 - of any driver; the mail is delivered all the same
             logger.warning(

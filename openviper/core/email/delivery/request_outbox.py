@@ -105,7 +105,7 @@ class RequestOutbox:
                 entry.keyed.cut_short(uncertain=False)
 
     async def _store(self, outbox: Outbox, entries: list[_Entry]) -> None:
-        stored = await outbox.store([entry.message for entry in entries])
+        stored = await outbox.store([(entry.message, entry.expires_at) for entry in entries])
         for entry, row in zip(entries, stored, strict=True):
             entry.stored = row
             if row is None:  # the database does not answer; it is not asked again for each message
