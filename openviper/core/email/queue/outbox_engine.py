@@ -1,7 +1,6 @@
 """Find the engine that ``EMAIL["outbox"]`` names."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["OUTBOX_REMEDY", "outbox_engine", "own_outbox_engine"]
