@@ -9,7 +9,7 @@ from typing import Any, TypedDict, cast
 from openviper.core.email import AddressLike, AttachmentData, parse_address
 from openviper.core.email.addresses import Address, Addresses, parse_addresses, read_address
 from openviper.testing.message import SentMessage
-from openviper.text import shown
+from openviper.text import shown, suggestion
 
 __all__ = [
     "AddressCriterion",
@@ -21,6 +21,15 @@ __all__ = [
     "match_addresses",
     "refuse_unknown",
 ]
+
+# As other mail libraries name what a test looks at.
+_NAMES_ELSEWHERE = {
+    "body": "text_contains",
+    "text": "text_contains",
+    "html": "html_contains",
+    "from_email": "sender",
+    "attachments": "attachment",
+}
 
 Criterion = str | re.Pattern[str] | Callable[[Any], object]
 """A text that must be equal (or contained, for ``..._contains``), a pattern to search for, or a predicate."""
@@ -73,7 +82,8 @@ def refuse_unknown(criteria: Criteria) -> None:
     known = Criteria.__annotations__
     for name in criteria:
         if name not in known:
-            raise TypeError(f"there is no criterion {shown(name)}; use {', '.join(known)} or count")
+            remedy = suggestion(name, known, aliases=_NAMES_ELSEWHERE, otherwise=f"use {', '.join(known)} or count")
+            raise TypeError(f"there is no criterion {shown(name)}{remedy}")
 
 
 def check(message: SentMessage, criteria: Criteria) -> list[Verdict]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from typing import TYPE_CHECKING, Any
 
 from openviper.core.email import AttachmentData, DeliveryMode
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
@@ -13,8 +14,13 @@ from openviper.core.email.message.redaction import is_sensitive
 from openviper.core.email.queue.keys import read_key
 from openviper.testing.links import links_in
 from openviper.testing.snapshot import snapshot
+from openviper.text import shown, suggestion
 
 __all__ = ["SentMessage"]
+
+
+# As other mail libraries name a message's parts.
+_NAMES_ELSEWHERE = {"body": "text", "from_email": "sender", "alternatives": "html", "extra_headers": "headers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,13 @@ class SentMessage:
     sensitive: bool = False
     key: str | None = None
     outgoing: OutgoingMessage = field(repr=False)
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __getattr__(self, name: str) -> Any:
+            known = [each for each in dir(type(self)) if each[0] != "_"]
+            remedy = suggestion(name, known, aliases=_NAMES_ELSEWHERE)
+            raise AttributeError(f"'SentMessage' object has no attribute {shown(name)}{remedy}")
 
     @classmethod
     def make(

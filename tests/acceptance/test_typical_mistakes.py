@@ -37,6 +37,7 @@ from openviper.core.email.settings import EmailSettings, debug, template_dirs
 from openviper.db import add_suppression, dispose, find_suppressed, on_commit, transaction
 from openviper.exceptions import MissingDependency, OpenViperError
 from openviper.tasks import TaskSettings, get_broker
+from openviper.testing import capture_mail
 
 ROOT = Path(__file__).parents[2]
 MEMORY = {"backend": "MemoryBackend", "default_sender": "shop@example.com"}
@@ -154,6 +155,17 @@ def two_arguments(message: object, extra: object) -> object:
 def closed_file() -> BinaryIO:
     with Path(__file__).open("rb") as file:
         return file
+
+
+async def look_at_the_body() -> None:
+    with capture_mail() as mailbox:
+        await send_email("ana@example.com", "Your order", "Thank you!", sender="shop@example.com")
+        mailbox.last.body  # type: ignore[attr-defined]  # noqa: B018
+
+
+def assert_the_body() -> None:
+    with capture_mail() as mailbox:
+        mailbox.assert_sent(body="Thank you!")  # type: ignore[call-arg]
 
 
 async def send_many_of_one() -> None:
@@ -832,6 +844,16 @@ CALLS: list[Row] = [
         send(attachments=[closed_file()]),
         "attachment 'test_typical_mistakes.py': is closed; send while it is open (frameworks close uploads with the "
         "response, before background tasks)",
+    ),
+    row(
+        "a message's part by another library's name",
+        look_at_the_body,
+        "'SentMessage' object has no attribute 'body'; did you mean 'text'?",
+    ),
+    row(
+        "a criterion by another library's name",
+        assert_the_body,
+        "there is no criterion 'body'; did you mean 'text_contains'?",
     ),
     row(
         "one message as many",
