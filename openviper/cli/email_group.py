@@ -4,6 +4,7 @@ import click
 
 from openviper.cli.email_check import check
 from openviper.cli.email_config import config
+from openviper.cli.email_dkim import dkim
 from openviper.cli.email_failed import failed
 from openviper.cli.email_outbox import outbox
 from openviper.cli.email_pause import pause, resume
@@ -21,5 +22,5 @@ def email() -> None:
     """Test a project's mail, inspect its settings and templates, and manage its queue and outbox."""
 
 
-for _command in (check, config, failed, outbox, pause, preview, relay, resume, send, status, suppressed):
+for _command in (check, config, dkim, failed, outbox, pause, preview, relay, resume, send, status, suppressed):
     email.add_command(_command)

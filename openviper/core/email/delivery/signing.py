@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from openviper.conf.imports import require
 from openviper.core.email.message import OutgoingMessage
@@ -14,9 +14,10 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import call_function
 from openviper.text import error_origin, function_name, shown
 
-__all__ = ["Signing", "load_keys"]
+__all__ = ["Signing", "load_keys", "nearest_domain"]
 
 _FROM_ENVIRONMENT = "env:"
+_T = TypeVar("_T")
 
 
 class Signing:
@@ -47,17 +48,19 @@ class Signing:
 
     async def sign(self, message: OutgoingMessage) -> OutgoingMessage:
         """Return ``message`` with its signatures; unchanged where the sender's domain has no key."""
-        signer = self._signer(message.prepared.sender.domain)
+        signer = nearest_domain(self._signers, message.prepared.sender.domain)
         if signer is None or message.mailer in self._unsigned_mailers:
             return message
         return await signer.sign(message)
 
-    def _signer(self, domain: str) -> DkimSigner | None:
-        while domain:
-            if (signer := self._signers.get(domain)) is not None:
-                return signer
-            domain = domain.partition(".")[2]
-        return None
+
+def nearest_domain(of_domains: Mapping[str, _T], domain: str) -> _T | None:
+    """Return the value of ``domain``, or else of the nearest domain above it that has one."""
+    while domain:
+        if (found := of_domains.get(domain)) is not None:
+            return found
+        domain = domain.partition(".")[2]
+    return None
 
 
 async def load_keys(settings: EmailSettings) -> dict[str, list[DkimKey]]:

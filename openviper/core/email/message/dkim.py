@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-__all__ = ["SIGNED_HEADERS", "DkimKey", "DkimSigner", "KeyRefused", "load_key", "public_record"]
+__all__ = [
+    "SIGNED_HEADERS",
+    "DkimKey",
+    "DkimSigner",
+    "KeyRefused",
+    "generate_key",
+    "load_key",
+    "public_record",
+    "record_name",
+    "zone_lines",
+]
 
 SIGNED_HEADERS = (
     "from",
@@ -37,6 +47,7 @@ SIGNED_HEADERS = (
 # An RSA signature takes about a millisecond, in which the interpreter's lock is free; an Ed25519 one far less.
 _BYTES_ON_LOOP = 64 * 1024
 _LEAST_RSA_BITS = 1024  # RFC 8301 section 3.2
+_LONGEST_STRING = 255  # octets of a string in a TXT record (RFC 1035 section 3.3)
 _WHITESPACE = re.compile(rb"[ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:((?:[^\r\n]|\r\n[ \t])*)\r\n")
 _LINE = 74
@@ -96,6 +107,34 @@ def load_key(selector: str, pem: bytes) -> DkimKey:
     if key.key_size < _LEAST_RSA_BITS:
         raise KeyRefused(f"has {key.key_size} bits, and verifiers ignore less than {_LEAST_RSA_BITS} (RFC 8301)")
     return DkimKey(selector, "rsa-sha256", key)
+
+
+def generate_key(algorithm: str, *, bits: int = 2048) -> bytes:
+    """Return a new private key in PEM (PKCS #8, no password); ``bits`` is the length of an RSA key.
+
+    ``algorithm`` is ``rsa`` or ``ed25519``.
+
+    Raises:
+        ImportError: cryptography is not installed.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key: RSAPrivateKey | Ed25519PrivateKey
+    key = rsa.generate_private_key(65537, bits) if algorithm == "rsa" else ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def record_name(selector: str, domain: str) -> str:
+    """Return the DNS name of a key's TXT record, without the final dot (RFC 6376 section 3.6.2.1)."""
+    return f"{selector}._domainkey.{domain}"
+
+
+def zone_lines(name: str, record: str) -> str:
+    """Return the TXT record as a zone file has it, in strings of at most 255 octets (RFC 1035 section 3.3.14)."""
+    parts = [f'"{record[begin : begin + _LONGEST_STRING]}"' for begin in range(0, len(record), _LONGEST_STRING)]
+    strings = "\n    ".join(parts)
+    return f"{name}. IN TXT (\n    {strings}\n)"
 
 
 def public_record(key: DkimKey) -> str:

@@ -24,7 +24,20 @@ async def test_a_server_that_takes_mail_passes_and_gets_none(smtpd: SmtpServer) 
     assert found
     assert found.failed == ()
     checks = {each.check: each for each in found}
-    assert [*checks] == ["settings", "dns", "tcp", "tls", "ehlo", "auth", "sender", "broker", "worker", "spf", "dmarc"]
+    assert [*checks] == [
+        "settings",
+        "dns",
+        "tcp",
+        "tls",
+        "ehlo",
+        "auth",
+        "sender",
+        "broker",
+        "worker",
+        "keys",
+        "spf",
+        "dmarc",
+    ]
     assert checks["sender"].found == "shop@example.com is accepted (nothing was sent)"
     assert "from override()" in checks["settings"].found
     assert smtpd.messages == []

@@ -1,40 +1,40 @@
 """Check SPF and DMARC of the sender's domain, if dnspython is installed and DNS answers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from openviper.conf.imports import require
 from openviper.core.email.addresses import parse_address
+from openviper.core.email.delivery.checks.lookup import NoAnswer, TxtLookup, dns_lookup, is_reserved, read_tags
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.waiting import in_thread, remaining
+from openviper.core.email.delivery.signing import nearest_domain
+from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import MissingDependency
 
 __all__ = ["check_dmarc", "check_domain", "check_spf"]
 
-# RFC 6761 and RFC 6762: these have no public records.
-_RESERVED = frozenset({"test", "example", "invalid", "localhost", "local"})
-_RESERVED_SECOND = frozenset({"example.com", "example.net", "example.org"})
 _MAX_PARENTS = 5
 
-TxtLookup = Callable[[str], list[str]]
+_REQUESTS = {
+    "none": "receivers do nothing about mail that neither SPF nor DKIM proves, and only report it",
+    "quarantine": "receivers are asked to take mail for spam that neither SPF nor DKIM proves",
+    "reject": "receivers are asked to refuse mail that neither SPF nor DKIM proves",
+}
 
 
-class _NoAnswer(Exception):
-    """DNS did not answer."""
-
-
-async def check_domain(sender: str | None, deadline: float) -> tuple[CheckResult, CheckResult]:
+async def check_domain(settings: EmailSettings, sender: str | None, deadline: float) -> tuple[CheckResult, CheckResult]:
     """Check SPF and DMARC until ``deadline`` (loop time)."""
     domain = "" if sender is None else parse_address(sender, field="sender").domain.lower()
     if not domain or domain.startswith("["):
         return _both_skipped("there is no sender with a domain")
-    if domain.rpartition(".")[2] in _RESERVED or ".".join(domain.split(".")[-2:]) in _RESERVED_SECOND:
+    if is_reserved(domain):
         return _both_skipped(f"{domain} is reserved for examples and tests")
     lifetime = remaining(deadline)
+    signing = nearest_domain({each: each for each in settings.dkim}, domain)
     try:
-        return await in_thread(lambda: _look_up(domain, lifetime), deadline)
+        return await in_thread(lambda: _look_up(domain, signing, lifetime), deadline)
     except MissingDependency as error:
         return _both_skipped(f"not checked: {error}")
-    except (_NoAnswer, TimeoutError) as error:
+    except (NoAnswer, TimeoutError) as error:
         return _both_skipped(f"not checked: {str(error) or 'DNS did not answer in time'}")
 
 
@@ -52,8 +52,11 @@ def check_spf(domain: str, records: Iterable[str]) -> CheckResult:
     return CheckResult.ok("spf", f"{domain}: {found[0]}")
 
 
-def check_dmarc(domain: str, lookup: TxtLookup) -> CheckResult:
-    """Check the DMARC record of ``domain``, or of its nearest parent that has one (RFC 7489)."""
+def check_dmarc(domain: str, lookup: TxtLookup, signing: str | None = None) -> CheckResult:
+    """Check the DMARC record of ``domain``, or of its nearest parent that has one (RFC 7489).
+
+    The result says the policy and the alignment in words. ``signing`` is the domain that signs; None if none does.
+    """
     labels = domain.split(".")
     for skipped in range(max(1, min(len(labels) - 1, _MAX_PARENTS))):
         name = ".".join(("_dmarc", *labels[skipped:]))
@@ -61,30 +64,34 @@ def check_dmarc(domain: str, lookup: TxtLookup) -> CheckResult:
         if len(found) > 1:
             return CheckResult.warning("dmarc", f"{name} has {len(found)} records", "join them: receivers ignore all")
         if found:
-            return CheckResult.ok("dmarc", f"{name}: {found[0]}")
+            return _explained(name, found[0], domain, signing, inherited=skipped > 0)
     remedy = f'publish a TXT record for _dmarc.{domain}, such as "v=DMARC1; p=none; rua=mailto:..."'
     return CheckResult.warning("dmarc", f"{domain} has no record: large receivers require one", remedy)
 
 
-def _look_up(domain: str, lifetime: float) -> tuple[CheckResult, CheckResult]:
-    lookup = _dns(lifetime)
-    return check_spf(domain, lookup(domain)), check_dmarc(domain, lookup)
+def _explained(name: str, record: str, domain: str, signing: str | None, *, inherited: bool) -> CheckResult:
+    tags = read_tags(record)
+    policy = (tags.get("sp") if inherited else None) or tags.get("p", "")
+    request = _REQUESTS.get(policy.lower())
+    if request is None:
+        remedy = "give it p=none, p=quarantine or p=reject: receivers ignore it otherwise (RFC 7489 section 6.6.3)"
+        return CheckResult.warning("dmarc", f"{name}: {record}: it has no valid policy", remedy)
+    spf = f"SPF is aligned while the envelope sender is at {domain}, as by default"
+    if signing is None:
+        dkim = 'no key of EMAIL["dkim"] signs for it, so DKIM is up to the mail server'
+    elif signing != domain and tags.get("adkim", "r").lower() == "s":
+        text = (
+            f"{name}: {record}: {request}; {spf}; DKIM is not aligned: {signing} signs, and adkim=s asks for {domain}"
+        )
+        return CheckResult.warning("dmarc", text, f'give EMAIL["dkim"] a key of {domain}, or publish adkim=r')
+    else:
+        dkim = f"DKIM is aligned: {signing} signs"
+    return CheckResult.ok("dmarc", f"{name}: {record}: {request}; {spf}; {dkim}")
 
 
-def _dns(lifetime: float) -> TxtLookup:
-    require("dns", extra="dns", purpose="the check of SPF and DMARC")
-    from dns import exception, resolver
-
-    def lookup(name: str) -> list[str]:
-        try:
-            answers = resolver.resolve(name, "TXT", lifetime=lifetime)
-        except (resolver.NXDOMAIN, resolver.NoAnswer):
-            return []
-        except exception.DNSException as error:
-            raise _NoAnswer(f"DNS gave no answer for {name}: {type(error).__name__}") from error
-        return [b"".join(answer.strings).decode("ascii", "replace") for answer in answers]
-
-    return lookup
+def _look_up(domain: str, signing: str | None, lifetime: float) -> tuple[CheckResult, CheckResult]:
+    lookup = dns_lookup(lifetime, purpose="the check of SPF and DMARC")
+    return check_spf(domain, lookup(domain)), check_dmarc(domain, lookup, signing)
 
 
 def _both_skipped(why: str) -> tuple[CheckResult, CheckResult]:

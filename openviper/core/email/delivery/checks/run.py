@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBackend, get_backend
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
+from openviper.core.email.delivery.checks.dkim import check_dkim
 from openviper.core.email.delivery.checks.domain import check_domain
 from openviper.core.email.delivery.checks.outbox import check_outbox
 from openviper.core.email.delivery.checks.queue import check_keys, check_queue
@@ -44,7 +45,7 @@ async def _results(
     queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, mailer, deadline))
     outbox = asyncio.create_task(check_outbox(settings, deadline))
-    domain = asyncio.create_task(check_domain(sender, deadline))
+    domain = asyncio.create_task(check_domain(settings, sender, deadline))
     redirect = describe_redirect(settings)
     yield CheckResult.ok(
         "settings", f"{backend.describe()}{', ' if redirect else ''}{redirect}; {_origin(module, mailer)}"
@@ -61,6 +62,8 @@ async def _results(
     if own and (has_check(backend) or not isinstance(backend, SMTPBackend)):
         yield await check_backend(backend, deadline)
     for result in (*await queue, *await outbox, check_keys(queue_settings), *await domain):
+        yield result
+    async for result in check_dkim(settings, deadline):
         yield result
 
 
