@@ -90,4 +90,4 @@ def test_every_python_block_of_the_readme_has_its_test() -> None:
 
 
 def test_the_readme_names_the_distribution_that_it_excludes() -> None:
-    assert re.search(r"distribution `openviper`: the two\s+cannot\s+stand in one environment", README)
+    assert re.search(r"distribution `openviper`: you cannot install both in one\s+> environment", README)
