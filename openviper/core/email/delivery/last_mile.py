@@ -57,7 +57,7 @@ async def attempt_delivery(
     nothing was sent; None leaves the limits to the transport. Never raises what a delivery can raise: the decision
     holds the error.
     """
-    if has_expired(progress):
+    if progress.expires_at is not None and has_expired(progress):
         return _expire(message, transport, progress, mode)
     watched = transport.observed or listening()
     began: float | None = None

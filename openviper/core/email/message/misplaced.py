@@ -13,7 +13,7 @@ ORDER = "recipients come first: send_email(recipients, subject, text)"
 _ADDRESS = re.compile(r"(?:[^<>@]*<)?[^\s<>@,;:()\[\]]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+>?")
 _LONGEST_ADDRESS = 320
 _FILE = re.compile(r"[\w./-]+\.(?:txt|html?|md|jinja2?|j2)")
-_LONGEST_FILE = 200
+_LONGEST_FILE, _LONGEST_SUFFIX = 200, len(".jinja2")
 _HTML = re.compile(r"\s*<(?:!doctype|html|head|body|div|p|table|h[1-6]|br|span|a)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _VARIABLE = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}")
 
@@ -47,7 +47,7 @@ def _doubt_of_bodies(text: object, html: object) -> str | None:
     for name, body in (("text", text), ("html", html)):
         if not isinstance(body, str):
             continue
-        if len(body) < _LONGEST_FILE and _FILE.fullmatch(body):
+        if "." in body[-_LONGEST_SUFFIX:] and len(body) < _LONGEST_FILE and _FILE.fullmatch(body):
             return f"its {name} is the name of a file; a template is given as template="
         if "{{" in body and _VARIABLE.search(body):
             return f"its {name} has a variable in {{{{ }}}}, which only a template fills in: template= and context="
