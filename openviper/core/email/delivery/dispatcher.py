@@ -409,9 +409,6 @@ class Dispatcher:
         """Give what may not be sent to what keeps it over the shutdown, in batches."""
         while batch := _batch(self._paused):
             transport = batch[0].transport
-            for delivery in batch:
-                if delivery.keyed is not None and delivery.keyed.claimed:
-                    await delivery.keyed.release()  # the queue claims it as it accepts the message
             entries = [QueueEntry(each.message, progress=each.progress) for each in batch]
             results: Sequence[AddResult]
             try:
@@ -423,10 +420,14 @@ class Dispatcher:
                     continue  # the drain took too long, and has reported it
                 del self._paused[delivery]
                 if isinstance(result, KeyRecord):
+                    if delivery.keyed is not None:
+                        delivery.keyed.release_soon()
                     report_duplicate(delivery.message, transport, Receipt(result.message_id, DeliveryMode.QUEUED))
                     self._finish(delivery)
                 elif isinstance(result, bool):
                     logger.info("message %s is queued: sending is paused", delivery.message.message_id)
+                    if delivery.keyed is not None:  # a queue that keeps keys has recorded it as well
+                        delivery.keyed.settle_soon(Receipt(delivery.message.message_id, DeliveryMode.QUEUED))
                     self._finish(delivery)
                 else:
                     self._abandon(delivery, f"sending is paused, and it was not sent: {result}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -118,6 +119,30 @@ async def test_deferred_mail_of_a_process_that_stops_is_queued(paused_scene: Any
         with scene.worker():
             await scene.smtp.arrive(250)
     assert sorted(subjects(scene.smtp), key=int) == [str(number) for number in range(250)]
+
+
+async def test_deferred_mail_that_is_queued_at_a_stop_keeps_its_key(paused_scene: Any) -> None:
+    scene = paused_scene
+    scene.email |= {"use_background_worker": False}
+    await asyncio.to_thread(pause, scene.folder)
+    key = uuid.uuid4().hex  # RabbitMQ leaves keys to the process, which has other tests
+    with override(EMAIL=scene.email):
+        told = []
+        for _ in range(2):
+            mailer = Mailer(EmailSettings.from_settings())
+            await mailer.open()
+            outbox = RequestOutbox()
+            with collecting(outbox), using_mailer(mailer):
+                told.append(await submit_email("a@example.com", "Order", text="x", key=key))
+            outbox.flush()
+            await mailer.aclose()
+        assert [receipt.duplicate for receipt in told] == [False, True]
+        assert told[1].message_id == told[0].message_id
+        await asyncio.to_thread(resume, scene.folder)
+        with scene.worker():
+            await submit_email("a@example.com", "Last", text="x", background=True)
+            await scene.smtp.arrive(2)
+    assert sorted(subjects(scene.smtp)) == ["Last", "Order"]
 
 
 async def test_what_is_paused_stays_paused_while_redis_is_away(redis_scene: Any) -> None:
