@@ -470,6 +470,30 @@ async def test_bulk_mail_in_a_transaction_is_part_of_it_even_if_read_from_its_se
     assert sorted(subjects) == [f"{n:03}" for n in range(300)]
 
 
+async def test_bulk_mail_in_a_transaction_claims_its_keys_after_the_commit(tmp_path: Path) -> None:
+    """A rollback has claimed none."""
+    key = f"order-{tmp_path.name}"
+
+    async def store() -> list[bool | None]:
+        given = {"recipients": "a@example.test", "subject": "keyed", "text": "Hello", "key": key}
+        return [receipt.duplicate async for receipt in send_many([given], background=True)]
+
+    async with opened() as mailer:
+        with pytest.raises(LookupError):
+            async with transaction():
+                assert await store() == [None]
+                raise LookupError
+        for _ in range(2):
+            async with transaction():
+                assert await store() == [None]
+        assert len(await rows()) == 2
+        await mailer.start_relay()
+        await until_empty()
+        receipt = await submit_email("a@example.test", "keyed", text="Hello", key=key)
+    assert receipt.duplicate
+    assert subjects == ["keyed"]
+
+
 async def test_bulk_mail_that_outlives_its_transaction_is_refused() -> None:
     messages = [{"recipients": "a@example.test", "subject": f"{n}", "text": "Hello"} for n in range(1000)]
     async with opened():

@@ -127,8 +127,9 @@ async def enqueue_many(
     for index, message, schedule in messages:
         keyed = None
         if message.prepared.must is not NOTHING:
-            keyed = KeyedSend.of(message, transport, ttl=settings.key_ttl)
-        taken = None if keyed is None or queue.keeps_keys else await _claim(keyed, message)
+            keyed = KeyedSend.of(message, transport, ttl=settings.key_ttl, due_at=schedule.due_at)
+        # After a rollback nothing may have claimed a key: the relay claims that of a message which a commit stores.
+        taken = None if keyed is None or queue.keeps_keys or queue.held else await _claim(keyed, message)
         if taken is None:
             entries[index] = QueueEntry(message, schedule.due_at, schedule.expires_at), keyed
         else:
@@ -139,16 +140,20 @@ async def enqueue_many(
         if keyed is not None and keyed.claimed:
             await keyed.settle(receipts[index])
     if queue.held:
-        receipts = {index: _held(receipt) for index, receipt in receipts.items()}
+        receipts = {
+            index: _held(receipt, keyed=index in entries and entries[index][1] is not None)
+            for index, receipt in receipts.items()
+        }
     for index, message, _ in messages:
         _publish(message, transport, receipts[index], circumstances)
     return [receipts[index]._replace(index=index) for index, _, _ in messages]
 
 
-def _held(receipt: Receipt) -> Receipt:
-    """Return the receipt of a message that the open transaction decides about."""
-    accepted = receipt.error is None and not receipt.duplicate
-    return receipt._replace(mode=DeliveryMode.HELD) if accepted else receipt
+def _held(receipt: Receipt, *, keyed: bool) -> Receipt:
+    """Return the receipt of a message that the open transaction decides about, and with it about a key."""
+    if receipt.error is not None:
+        return receipt
+    return receipt._replace(mode=DeliveryMode.HELD, duplicate=None if keyed else receipt.duplicate)
 
 
 def _publish(message: OutgoingMessage, transport: Transport, receipt: Receipt, circumstances: Circumstances) -> None:

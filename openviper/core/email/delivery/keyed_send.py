@@ -48,9 +48,14 @@ class KeyedSend:
         self._store = store
 
     @classmethod
-    def of(cls, message: OutgoingMessage, transport: Transport, *, ttl: float) -> Self | None:
-        """Return the keyed send of a message; None if it has no key. ``ttl``: seconds to keep the key of a sent one."""
-        claim = claim_for(message.prepared, ttl=ttl)
+    def of(
+        cls, message: OutgoingMessage, transport: Transport, *, ttl: float, due_at: float | None = None
+    ) -> Self | None:
+        """Return the keyed send of a message; None if it has no key.
+
+        ``ttl``: seconds to keep the key of a sent one, from ``due_at`` on if it is to be sent later.
+        """
+        claim = claim_for(message.prepared, ttl=ttl, due_at=due_at)
         return None if claim is None else cls(message, claim, transport.key_store)
 
     @property

@@ -191,8 +191,12 @@ class Relay:
         jobs: list[tuple[str, NewJob]] = []
         for row in rows:
             job = await self._job(row)
-            found = await _read_in_time(job, partial(self._new_job, row.mailer))
-            if isinstance(found, NewJob):
+            found: NewJob | Decision | None = await _read_in_time(job, partial(self._new_job, row.mailer))
+            if isinstance(found, NewJob) and found.claim is not None and not service.keeps_keys:
+                found = await self._claim(job, found)
+            if found is None:
+                self._keeper.answer(row.id, DELETE)
+            elif isinstance(found, NewJob):
                 jobs.append((row.id, found))
             else:
                 log_decision(row.message_id, found, queued=True)
@@ -232,6 +236,13 @@ class Relay:
                 decision = Retry(job.progress, _EVERY, "the broker has not accepted it")
             self._keeper.answer(row_id, answer_of(decision, self._settings, job.payload.head))
         return refused + (await self._add(service, own) if own else 0)
+
+    async def _claim(self, job: ClaimedJob, new: NewJob) -> NewJob | Decision | None:
+        """Return ``new`` once its key is claimed, for a broker that keeps none; None if another message has it."""
+        try:
+            return None if await self._is_duplicate(decode(new.payload)) else new
+        except (DeliveryError, QueueUnavailable) as error:
+            return after_error(job, error, self._settings)
 
     async def _is_duplicate(self, prepared: PreparedMessage) -> bool:
         """Claim the key of a message that its own process has left; True if another one has it.

@@ -74,7 +74,7 @@ async def submit(
     later = schedule is not AT_ONCE and schedule.later
     keyed = None
     if message.prepared.must is not NOTHING:
-        keyed = KeyedSend.of(message, transport, ttl=mailer.settings.key_ttl)
+        keyed = KeyedSend.of(message, transport, ttl=mailer.settings.key_ttl, due_at=schedule.due_at)
     if mode is not _INLINE or later or background or mailer.settings.use_background_worker or keyed is not None:
         submission = _Submission(mailer, transport, message, background, outbox, schedule, keyed)
         left = await _leave(submission, mode, deadline, fail_silently=fail_silently)

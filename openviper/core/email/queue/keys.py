@@ -96,10 +96,17 @@ def read_key(must: Mapping[str, Any]) -> tuple[str, str] | None:
     return (name, fingerprint) if isinstance(name, str) and isinstance(fingerprint, str) else None
 
 
-def claim_for(message: PreparedMessage, *, ttl: float) -> KeyClaim | None:
-    """Return a new claim of the message's key, which no other send has; None without a key."""
+def claim_for(message: PreparedMessage, *, ttl: float, due_at: float | None = None) -> KeyClaim | None:
+    """Return a new claim of the message's key, which no other send has; None without a key.
+
+    A message that is sent at ``due_at`` (Unix seconds) keeps its key for ``ttl`` seconds after that.
+    """
     key = read_key(message.must)
-    return None if key is None else KeyClaim(*key, message.message_id, uuid.uuid4().hex, ttl)
+    if key is None:
+        return None
+    if due_at is not None:
+        ttl += max(0.0, due_at - time.time())
+    return KeyClaim(*key, message.message_id, uuid.uuid4().hex, ttl)
 
 
 def encode_receipt(receipt: Receipt) -> str:

@@ -359,7 +359,9 @@ def _jobs(entries: Iterable[QueueEntry], settings: EmailSettings) -> Iterator[Ne
             begin - now + keep,
             due_at,
             queue_of(message.mailer),
-            None if message.prepared.must is NOTHING else claim_for(message.prepared, ttl=settings.key_ttl),
+            None
+            if message.prepared.must is NOTHING
+            else claim_for(message.prepared, ttl=settings.key_ttl, due_at=due_at),
         )
 
 

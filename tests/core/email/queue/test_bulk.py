@@ -26,6 +26,7 @@ from openviper.core.email import (
     QueueUnavailable,
     Receipt,
     send_many,
+    submit_email,
     subscribe,
 )
 from openviper.core.email.queue import enqueue_email_job, queue_service
@@ -94,6 +95,18 @@ async def test_same_key_twice_in_one_batch_is_queued_once(scene: Any) -> None:
     receipts = await queue_all([message(key=key), message(key=key)])
     assert sorted(each.duplicate is True for each in receipts) == [False, True]
     assert await waiting() == 1
+
+
+async def test_key_of_scheduled_mail_is_kept_until_after_its_time(scene: Any) -> None:
+    with override(EMAIL={**scene.email, "key_ttl": 1}):
+        single, many = uuid.uuid4().hex, uuid.uuid4().hex
+        told = []
+        for _ in range(2):
+            given = {**message(), "delay": 60}
+            told.append(await submit_email(**given, key=single))
+            told += await queue_all([{**given, "key": many}])
+            await asyncio.sleep(1.2)
+    assert [receipt.duplicate for receipt in told] == [False, False, True, True]
 
 
 async def test_job_with_a_key_is_queued_once(scene: Any) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from support.patience import PATIENCE
 
 from openviper import db
 from openviper.conf import override
-from openviper.core.email import DeliveryMode, EmailMessageData, submit_email
+from openviper.core.email import DeliveryMode, EmailMessageData, send_many, submit_email
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.queue import queue_service
 from openviper.core.email.settings import EmailSettings
@@ -74,6 +76,25 @@ async def test_the_relay_feeds_the_broker_and_delivers_nothing_itself(outbox: No
     await mailer.aclose()
     assert await waiting() == 3
     assert scene.smtp.messages == []
+
+
+async def test_keys_of_bulk_mail_in_transactions_are_claimed_on_its_way_to_the_broker(outbox: None, scene: Any) -> None:
+    key = uuid.uuid4().hex
+    given = {"recipients": "a@example.com", "subject": "Hi", "text": "Hello", "key": key}
+    for committed in (False, True, True):
+        with suppress(LookupError):
+            async with transaction():
+                assert [receipt.duplicate async for receipt in send_many([given], background=True)] == [None]
+                if not committed:
+                    raise LookupError
+    assert await rows() == 2
+    mailer = Mailer(EmailSettings.from_settings())
+    await mailer.open()
+    await mailer.start_relay()
+    await until_empty()
+    await mailer.aclose()
+    assert await waiting() == 1
+    assert [receipt.duplicate async for receipt in send_many([given], background=True)] == [True]
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
