@@ -113,7 +113,7 @@ def _report(
     if dropped:
         raise click.ClickException(
             f"{dropped} cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew "
-            "from your application, and remove with `viperctl email failed purge`"
+            "from your application (with another key, if it had one), and remove with `viperctl email failed purge`"
         )
     if store is not None and (wanted is None or count < len(wanted)):
         _explain_not_retried(store, wanted)

@@ -101,7 +101,7 @@ async def test_a_retry_leaves_it_where_it_is_and_names_the_remedy(scene: Any) ->
     assert answer.returncode == 1
     assert answer.stderr == (
         "Error: 1 cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew from "
-        "your application, and remove with `viperctl email failed purge`\n"
+        "your application (with another key, if it had one), and remove with `viperctl email failed purge`\n"
     )
     assert [message.recipients for message in scene.smtp.messages] == [["bob@example.com"]]
     purged = await asyncio.to_thread(viperctl, "email", "failed", "purge", "--all", "--project", scene.folder)
