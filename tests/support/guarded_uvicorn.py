@@ -18,5 +18,7 @@ if __name__ == "__main__":
         function.can_block_in("coverage/collector.py", {"lock_data"})
         # Litestar moves an upload from memory into a file on the event loop.
         function.can_block_in("litestar/datastructures/upload_file.py", {"write"})
+        # asyncpg itself looks for certificates and passwords in files when it connects.
+        function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args", "_dot_postgresql_path"})
     guard.activate()
     uvicorn.main()
