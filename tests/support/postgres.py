@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from support.patience import PATIENCE
 
-__all__ = ["postgres_url"]
+__all__ = ["postgres_url", "running_postgres"]
 
 # The server refuses to run as root; Debian's package brings this user.
 _USER = "postgres"
@@ -29,6 +30,15 @@ def postgres_url() -> Iterator[str]:
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running_postgres(programs) as url:
+        yield url
+
+
+@contextmanager
+def running_postgres(programs: Path | None = None) -> Iterator[str]:
+    """Run a server for a block; its URL is for asyncpg."""
+    programs = programs or _programs()
+    assert programs is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     folder = Path(tempfile.mkdtemp(prefix="openviper-postgres-"))
     password = secrets.token_urlsafe(16)
     try:
