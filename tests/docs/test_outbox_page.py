@@ -41,15 +41,16 @@ def set_up(folder: Path, environment: dict[str, str]) -> str:
         shutil.copy(EXAMPLE / name, folder)
     programs = Path(sys.executable).parent
     alembic: list[str | Path] = [programs / "alembic"]
-    printed = ""
-    for command in (
+    commands: list[list[str | Path]] = [
         [*alembic, "init", "migrations"],
         ["cp", EXAMPLE / "env.py", "migrations/env.py"],
         [*alembic, "revision", "--autogenerate", "-m", "orders and outbox"],
         [*alembic, "upgrade", "head"],
         [*alembic, "check"],
         [programs / "viperctl", "email", "outbox", "check"],
-    ):
+    ]
+    printed = ""
+    for command in commands:
         done = subprocess.run(
             command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE
         )
