@@ -18,6 +18,7 @@ from openviper.core.email.queue.keys import (
     KeyStore,
     answer_duplicate,
     claim_for,
+    describe_duplicate,
     encode_receipt,
 )
 from openviper.core.email.queue.retry import Decision, Done, GiveUp
@@ -289,11 +290,7 @@ class _Keeper:
 
 def report_duplicate(message: OutgoingMessage, transport: Transport, receipt: Receipt) -> None:
     """Log and publish that ``message`` is not sent, because an earlier send has its key."""
-    detail = f"message {receipt.message_id} has its key"
-    if receipt.message_id == message.message_id:
-        detail = "the same message, with its Message-ID, was queued before"
-    elif receipt.in_flight:
-        detail += " and has not ended yet"
+    detail = describe_duplicate(message.message_id, receipt)
     logger.info("message %s is not sent: %s", message.message_id, detail)
     transport.publish("duplicate", message, detail)
 

@@ -1,5 +1,7 @@
 """Queue one message, whatever the settings say, and answer whether mail would be queued."""
 
+import logging
+
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
 from openviper.core.email.message import (
@@ -12,12 +14,20 @@ from openviper.core.email.message import (
     with_key,
 )
 from openviper.core.email.message.redaction import is_sensitive, redact
-from openviper.core.email.queue.keys import KeyRecord, answer_duplicate, claim_for, encode_receipt
+from openviper.core.email.queue.keys import (
+    KeyRecord,
+    answer_duplicate,
+    claim_for,
+    describe_duplicate,
+    encode_receipt,
+)
 from openviper.core.email.queue.service import JobQueue, current_key_store, current_queue
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
 
 __all__ = ["enqueue_email_job", "worker_available"]
+
+logger = logging.getLogger("openviper.email")
 
 
 def worker_available() -> bool:
@@ -34,6 +44,7 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     """Check ``data`` and queue it, whatever ``use_background_worker`` says. Never delivers the message here.
 
     Raises:
+        DeliveryError: an earlier send with its key may have been delivered; nothing was queued.
         DuplicateKey: another message has its key.
         InvalidMessage: it cannot be sent as given, or its Message-ID is that of another message to the same recipients.
         QueueUnavailable: no real broker is configured, or it did not accept the message.
@@ -74,10 +85,15 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
     if call is not None:
         message = with_key(message, call)
     receipt = await _enqueue(service, message, settings)
+    if receipt.error is not None:
+        raise receipt.error
+    detail = describe_duplicate(message.message_id, receipt) if receipt.duplicate else ""
+    if detail:
+        logger.info("message %s is not sent: %s", message.message_id, detail)
     publish(
         "duplicate" if receipt.duplicate else "queued",
         message,
-        f"its key was used for message {receipt.message_id}" if receipt.duplicate else "",
+        detail,
         circumstances=Circumstances(DeliveryMode.QUEUED),
         listeners=listeners,
         redact=hide,

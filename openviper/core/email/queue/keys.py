@@ -20,6 +20,7 @@ __all__ = [
     "ProcessKeyStore",
     "answer_duplicate",
     "claim_for",
+    "describe_duplicate",
     "encode_receipt",
     "process_keys",
     "read_key",
@@ -148,6 +149,13 @@ def answer_duplicate(claim: KeyClaim, record: KeyRecord) -> Receipt:
     except (ValueError, TypeError, KeyError, AttributeError):  # whoever can write to the store can write anything
         return _uncertain(claim, record, "its receipt cannot be read")
     return receipt if error is None else _uncertain(claim, record, str(error))._replace(refused=receipt.refused)
+
+
+def describe_duplicate(message_id: str, receipt: Receipt) -> str:
+    """Return why the message is not sent, whose send got the ``receipt`` of an earlier one."""
+    if receipt.message_id == message_id:
+        return "the same message, with its Message-ID, was queued before"
+    return f"message {receipt.message_id} has its key{' and has not ended yet' if receipt.in_flight else ''}"
 
 
 def _uncertain(claim: KeyClaim, record: KeyRecord, reason: str) -> Receipt:

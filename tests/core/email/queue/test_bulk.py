@@ -17,6 +17,7 @@ from openviper.core.email import (
     AttachmentData,
     BulkProgress,
     Cancel,
+    DeliveryError,
     DeliveryMode,
     DuplicateKey,
     EmailMessageData,
@@ -29,6 +30,7 @@ from openviper.core.email import (
     submit_email,
     subscribe,
 )
+from openviper.core.email.message import identify_data
 from openviper.core.email.queue import enqueue_email_job, queue_service
 from openviper.core.email.queue.redis_scripts import ADD_MANY
 from openviper.db import transaction
@@ -109,7 +111,20 @@ async def test_key_of_scheduled_mail_is_kept_until_after_its_time(scene: Any) ->
     assert [receipt.duplicate for receipt in told] == [False, False, True, True]
 
 
-async def test_job_with_a_key_is_queued_once(scene: Any) -> None:
+async def test_job_whose_key_is_uncertain_is_refused(redis_scene: Any) -> None:
+    """As a process leaves the key that was killed during an attempt."""
+    data = EmailMessageData("to@example.com", "Hello", text="Hi", key="order-7")
+    fingerprint = (await identify_data(data))[1].fingerprint
+    values = {"state": "sending", "until": 0, "fingerprint": fingerprint, "message_id": "<first@example.com>"}
+    redis_scene.broker.client().hset("dramatiq:mail:key:order-7", mapping=values)
+    with pytest.raises(DeliveryError, match=r"<first@example\.com>, which may have been delivered") as raised:
+        await enqueue_email_job(data)
+    assert raised.value.uncertain
+    assert await waiting() == 0
+
+
+async def test_job_with_a_key_is_queued_once(scene: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "openviper.email")
     events: list[MessageEvent] = []
     data = EmailMessageData("to@example.com", "Hello", text="Hi", key=uuid.uuid4().hex)
     unsubscribe = subscribe(events.append)
@@ -117,6 +132,7 @@ async def test_job_with_a_key_is_queued_once(scene: Any) -> None:
     unsubscribe()
     assert (first.duplicate, second) == (False, first._replace(duplicate=True))
     assert [(event.kind, event.key) for event in events] == [("queued", data.key), ("duplicate", data.key)]
+    assert f"is not sent: message {first.message_id} has its key" in caplog.text
     with pytest.raises(DuplicateKey):
         await enqueue_email_job(replace(data, text="Changed"))
     assert await waiting() == 1
