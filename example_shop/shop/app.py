@@ -18,6 +18,7 @@ from .catalogue import all_products, prepare_database
 from .forms import email_fault, read_customer, read_form, read_news
 from .newsletter import count_readers, join, leave, send_newsletter
 from .orders import Customer, OutOfStock, find_order, latest_orders, place_order, ship_order
+from .outbox import count_kept_mail
 from .pages import page, see_other, shop_url, show_error, show_failure
 from .staff import require_staff
 
@@ -166,6 +167,7 @@ async def _staff_page(request: Request, fault: str | None = None, *, status: int
         status,
         orders=await latest_orders(),
         readers=await count_readers(),
+        kept=await count_kept_mail(),
         sent=sent if sent.isdecimal() else None,
         fault=fault,
     )
