@@ -1,5 +1,6 @@
 """``viperctl runworker PATH``: run tasks and deliver queued mail, in several processes."""
 
+import asyncio
 import json
 import logging
 import os
@@ -123,10 +124,12 @@ def _with_further_mailers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _checked_settings(project: Project) -> "TaskSettings":
+    from openviper.core.email.delivery.signing import Signing
     from openviper.core.email.settings import EmailSettings
     from openviper.tasks import TaskSettings
 
-    EmailSettings.from_settings()
+    email = EmailSettings.from_settings()
+    asyncio.run(Signing.load(email))  # else each job would fail for a key that cannot be read
     tasks = TaskSettings.from_settings()
     if not tasks.enabled:
         raise click.ClickException(

@@ -50,6 +50,10 @@ def note_slowly(name: str) -> None:
         ),
         ("TASKS = {'broker': 'redis', 'modules': ['no.such']}", "there is no module 'no.such'"),
         ("TASKS = {'broker': 'redis'}\nEMAIL = {'prot': 25}", 'EMAIL["prot"]'),
+        (
+            "TASKS = {'broker': 'redis'}\nEMAIL = {'dkim': {'shop.example': {'s': '/no/such/key.pem'}}}",
+            'EMAIL["dkim"]["shop.example"]["s"]: ',
+        ),
         ("1 / 0", "settings.py"),
     ],
 )

@@ -1,20 +1,37 @@
 """Messages are signed with the keys of ``EMAIL["dkim"]``, and the signatures hold at those who verify them."""
 
+import asyncio
 import re
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from support.dkim_keys import ED25519, OTHER_RSA, RSA, is_valid
+from support.lifespan import Lifespan
+from support.messages import outgoing
+from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
+from support.workers import Worker, write_project
 
-from openviper.core.email import EmailMessageData, send_email, send_many
+from openviper import OpenViper
+from openviper.conf import override
+from openviper.core.email import Email, EmailMessageData, send_email, send_many, submit_email
+from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.message.dkim import SIGNED_HEADERS
+from openviper.core.email.message import check_message
+from openviper.core.email.message.dkim import SIGNED_HEADERS, DkimSigner, load_key
+from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.queue import close_queue
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
+
+__all__ = ["redis_server"]
 
 DOMAIN = "shop.example"
 BOTH = {"ed": ED25519, "rsa": RSA}
@@ -172,3 +189,69 @@ def test_a_mailer_cannot_have_keys_of_its_own() -> None:
 
 def test_no_key_is_shown() -> None:
     assert "PRIVATE" not in repr(EmailSettings(dkim={DOMAIN: BOTH}))
+
+
+async def test_an_application_does_not_start_without_its_keys() -> None:
+    email = {"default_sender": f"orders@{DOMAIN}", "dkim": {DOMAIN: {"s": "/no/such/key.pem"}}}
+    app = OpenViper()
+    with override(EMAIL=email):
+        app.add_extension(Email())
+        with pytest.raises(ImproperlyConfigured, match=re.escape(f'EMAIL["dkim"]["{DOMAIN}"]["s"]: ')):
+            async with Lifespan(app):
+                pass
+
+
+async def test_deferred_mail_is_signed(server: SmtpServer) -> None:
+    app = OpenViper()
+    with override(EMAIL=server.settings(default_sender=f"orders@{DOMAIN}", dkim={DOMAIN: BOTH})):
+        app.add_extension(Email())
+
+        @app.get("/order")
+        async def order(request: Request) -> Response:
+            receipt = await submit_email("ann@example.com", "June", "Hello")
+            return JSONResponse({"mode": receipt.mode})
+
+        async with Lifespan(app) as started:
+            transport = httpx.ASGITransport(started.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                answer = await client.get("/order")
+    assert answer.json() == {"mode": "deferred"}
+    assert is_valid(server.wait_for(1)[0].content, DOMAIN, BOTH) == [True, True]
+
+
+async def test_a_worker_signs_queued_mail_which_the_queue_has_unsigned(
+    server: SmtpServer, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    email = server.settings(default_sender=f"orders@{DOMAIN}", dkim={DOMAIN: BOTH})
+    folder = write_project(tmp_path / "shop", tasks=redis_server.tasks(), email=email)
+    with override(TASKS=redis_server.tasks(), EMAIL=email):
+        receipt = await submit_email("ann@example.com", "June", "Hello")
+        await asyncio.to_thread(close_queue)
+    assert receipt.mode == "queued"
+    client: Any = redis_server.client()
+    hashes = [key for key in client.scan_iter() if client.type(key) == b"hash"]
+    stored = b"".join(value for key in hashes for value in client.hvals(key))
+    assert receipt.message_id.strip("<>").encode() in stored
+    assert b"DKIM-Signature" not in stored
+    with Worker(folder):
+        content = (await asyncio.to_thread(server.wait_for, 1))[0].content
+    assert is_valid(content, DOMAIN, BOTH) == [True, True]
+
+
+async def test_a_large_message_is_signed_as_a_stream() -> None:
+    """25 MB of an attachment are encoded chunk by chunk for the hash, and never in memory as a whole."""
+    attached = AttachmentData("large.bin", bytes(25_000_000))
+    data = EmailMessageData(["ann@example.com"], "June", text="Hello", attachments=[attached])
+    prepared = check_message(data, default_sender=f"orders@{DOMAIN}")
+    message = await serialise_message(prepared, max_message_bytes=50_000_000)
+    signer = DkimSigner(DOMAIN, [load_key("s", RSA.encode())])
+    signer.sign_now(outgoing())  # its imports are no part of it
+    tracemalloc.start()
+    try:
+        signed = signer.sign_now(message)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert signed.size > 33_000_000
+    assert peak < 2_000_000
+    assert is_valid(b"".join(signed.content), DOMAIN, {"s": RSA}) == [True]
