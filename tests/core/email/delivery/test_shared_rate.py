@@ -250,7 +250,8 @@ async def test_a_rate_that_cannot_be_shared_is_told_at_the_start(
 def test_the_check_says_whether_a_rate_is_shared(smtp: SmtpServer, redis_server: RedisServer, tmp_path: Path) -> None:
     def line(tasks: dict[str, Any], rate: str | None = "5/second shared") -> str:
         project = write_project(tmp_path, tasks=tasks, email=smtp.settings(rate_limit=rate))
-        printed = viperctl("email", "check", "--project", project, "--from", "a@localhost").stdout
+        command = ("email", "check", "--project", project, "--from", "a@localhost", "--timeout", "60")
+        printed = viperctl(*command).stdout
         return " ".join(next((each for each in printed.splitlines() if " rate " in each), "").split())
 
     assert line(redis_server.tasks()) == f"ok rate 5/second shared, by redis at 127.0.0.1:{redis_server.port}"
