@@ -571,6 +571,17 @@ async def test_a_transaction_of_another_database_is_refused_at_the_send(tmp_path
     assert (await rows(), subjects) == ([], [])
 
 
+async def test_no_connection_is_left_open_where_the_engine_was_disposed_of_before_the_mailer_closes() -> None:
+    async with opened() as mailer:
+        await mailer.start_relay()
+        async with transaction():
+            await send("a")
+        engine = await db.engine()
+        await db.dispose()
+        await rows()  # on a new engine
+    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
 async def test_two_relays_deliver_each_message_once() -> None:
     engine = await db.engine()
     with conf.override(EMAIL={"outbox": "database"}):

@@ -40,6 +40,8 @@ __all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
 
+_CLOSE_SECONDS = 2.0
+
 
 class StoredMessage:
     """A message that has a row in the outbox, which this process has in hand."""
@@ -209,6 +211,19 @@ class Outbox:
         except Exception as error:  # noqa: BLE001 - of any driver; the leases end by themselves
             logger.debug("leases were not ended: %s", type(error).__name__)
         await self.keeper.aclose(timeout)
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
+        """Close idle connections: the application's lifespan ends first, and may have disposed of the engine there."""
+        engine = self.keeper.store.engine
+        name = engine.url.database or "memory"
+        if self.keeper.store.on_sqlite and "memory" in name:
+            return  # the database would go with its connection
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await engine.dispose()
+        except Exception as error:  # noqa: BLE001 - of any driver; they end with the process
+            logger.debug("the outbox's connections were not closed: %s", type(error).__name__)
 
     async def _row(self, message: OutgoingMessage, schedule: Schedule) -> NewRow:
         due_at = schedule.due_at if schedule.later else None
