@@ -69,7 +69,7 @@ def test_missing_tables_are_reported_and_created_once(cli: Cli, outbox: Path) ->
     assert (code, "has every table" in output) == (0, True)
     code, output = run(cli, outbox, "outbox", "check")
     assert code == 0
-    assert "0 waiting, 0 later, 0 failed" in output
+    assert "0 waiting, 0 leased, 0 later, 0 failed" in output
     assert "no relay works on this database" in output
 
 

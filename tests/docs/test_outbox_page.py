@@ -68,7 +68,7 @@ def test_the_project_of_the_page_migrates_and_delivers_what_a_killed_process_lef
     environment = {"DATABASE_URL": url, "OPENVIPER_SETTINGS_MODULE": "settings", "EMAIL_TIMEOUT": str(PATIENCE)}
     printed = set_up(tmp_path, environment)
     assert "No new upgrade operations detected" in printed
-    assert "0 waiting, 0 later, 0 failed" in printed
+    assert "0 waiting, 0 leased, 0 later, 0 failed" in printed
     with SmtpServer() as smtp:
         environment |= {"EMAIL_HOST": smtp.host, "EMAIL_PORT": str(smtp.port)}
         smtp.hold("EHLO")  # so that nothing can have been sent when the process dies

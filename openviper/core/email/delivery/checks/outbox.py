@@ -42,12 +42,13 @@ async def check_outbox(settings: EmailSettings, deadline: float) -> list[CheckRe
         text = f"{found.address} lacks {', '.join(found.missing)}: transactions with mail fail"
         return [CheckResult.failed("outbox", text, OUTBOX_REMEDY), _unreached()]
     identity = "no id yet" if found.identity is None else f"id {found.identity[:8]}"
-    counts = f"{found.stats.waiting} waiting, {found.stats.later} later, {found.stats.failed} failed"
+    stats = found.stats
+    counts = f"{stats.waiting} waiting, {stats.in_hand} leased, {stats.later} later, {stats.failed} failed"
     return [CheckResult.ok("outbox", f"{found.address} ({identity}): {counts}"), _relay(found.relays, found.stats)]
 
 
 def _relay(relays: int, stats: OutboxStats) -> CheckResult:
-    if not relays and stats.waiting:
+    if not relays and (stats.waiting or stats.in_hand):
         return CheckResult.failed("relay", "mail waits in the outbox, and no relay works", _RELAY)
     if not relays:
         return CheckResult.warning("relay", "no relay works on this database", _RELAY)
