@@ -434,7 +434,7 @@ async def test_in_the_web_process(server: SmtpServer, mode: str, shape: str, red
     check(table, ends, events, server)
 
 
-@pytest.mark.parametrize("redirect", [False, True], ids=["", "redirected"])
+@pytest.mark.parametrize("redirect", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "redirected"])
 async def test_with_a_worker(tmp_path: Path, broker: BrokerServer, server: SmtpServer, redirect: bool) -> None:
     events: dict[str, list[str]] = defaultdict(list)
 

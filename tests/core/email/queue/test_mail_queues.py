@@ -46,7 +46,7 @@ class Mailers:
         return service.store.stats("emails").waiting, service.store.stats("emails_bulk").waiting
 
 
-@pytest.fixture(params=["redis", "rabbitmq", "quorum"])
+@pytest.fixture(params=["redis", "rabbitmq", pytest.param("quorum", marks=pytest.mark.long)])
 def mailers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mailers]:
     broker: BrokerServer = request.getfixturevalue("redis_server" if request.param == "redis" else "rabbitmq_server")
     if request.param == "quorum":

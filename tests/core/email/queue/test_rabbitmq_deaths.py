@@ -74,7 +74,7 @@ def claim_queues(server: RabbitmqServer) -> list[str]:
     return [name for name in server.control("list_queues", "name").split() if name.startswith("emails.claim.")]
 
 
-@pytest.mark.parametrize("subject", ["Killing", "Greedy"])
+@pytest.mark.parametrize("subject", ["Killing", pytest.param("Greedy", marks=pytest.mark.long)])
 async def test_a_message_that_kills_its_worker_ends_as_failed(
     rabbitmq: RabbitmqServer, smtp: SmtpServer, tmp_path: Path, subject: str
 ) -> None:
