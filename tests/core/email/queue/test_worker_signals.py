@@ -39,7 +39,15 @@ def _both_kinds(worker: Worker) -> None:
     os.killpg(worker.pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stop", [_group_twice, _runner_then_group, _ctrl_c_twice, _both_kinds])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        _runner_then_group,
+        _ctrl_c_twice,
+        pytest.param(_group_twice, marks=pytest.mark.long),
+        pytest.param(_both_kinds, marks=pytest.mark.long),
+    ],
+)
 async def test_mail_in_hand_goes_out_once(scene: Any, stop: Callable[[Worker], None]) -> None:
     gate = scene.smtp.hold("body")
     recipients = [f"to{number}@example.com" for number in range(6)]
