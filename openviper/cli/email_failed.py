@@ -15,8 +15,7 @@ from openviper.cli.options import settings_option
 from openviper.terminal import escape
 
 if TYPE_CHECKING:
-    from openviper.core.email.queue.job import FailedJob
-    from openviper.core.email.queue.stored import MailReader
+    from openviper.core.email.queue.job import FailedJob, MailReader
 
 __all__ = ["failed", "list_failed", "purge", "retry", "show"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "ClaimedJob",
     "FailedJob",
     "JobStore",
+    "MailReader",
     "NewJob",
     "Progress",
     "QueueStats",
@@ -258,7 +259,42 @@ class QueueStats(NamedTuple):
     oldest: float | None
 
 
-class JobStore(Protocol):
+class MailReader(Protocol):
+    """Reads stored mail, and changes what failed, for commands and pages.
+
+    All methods block, and raise QueueUnavailable where the store cannot be asked.
+    """
+
+    def consumers(self, queue: str = QUEUE) -> int:
+        """Count the workers that consume ``queue``."""
+
+    def queues(self) -> tuple[str, ...]:
+        """Return the queues of the mailers that the settings name, and others with mail as far as the broker knows."""
+
+    def stats(self, queue: str | None = None) -> QueueStats:
+        """Count what ``queue`` holds; None: what all hold, and the consumers of the default mailer's."""
+
+    def failed(self, limit: int) -> list[FailedJob]:
+        """Return failed messages, oldest first, at most ``limit``."""
+
+    def retry_failed(
+        self,
+        message_ids: frozenset[str] | None,
+        on_each: Callable[[], object] = ...,
+        *,
+        on_dropped: Callable[[], object] = ...,
+    ) -> int:
+        """Queue failed messages again (None: all); return how many.
+
+        ``on_each`` is called for each failed one, ``on_dropped`` for each of these that stays because its content was
+        dropped.
+        """
+
+    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
+        """Drop failed messages (None: all); return how many. ``on_each`` is called for each failed one."""
+
+
+class JobStore(MailReader, Protocol):
     """Keeps queued mail. All methods block, and raise QueueUnavailable where the broker cannot be asked.
 
     The methods that record an attempt's result (``finish``, ``retry``, ``fail``) wait for the broker instead, and raise
@@ -302,34 +338,6 @@ class JobStore(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
-
-    def consumers(self, queue: str = QUEUE) -> int:
-        """Count the workers that consume ``queue``."""
-
-    def queues(self) -> tuple[str, ...]:
-        """Return the queues of the mailers that the settings name, and others with mail as far as the broker knows."""
-
-    def stats(self, queue: str | None = None) -> QueueStats:
-        """Count what ``queue`` holds; None: what all hold, and the consumers of the default mailer's."""
-
-    def failed(self, limit: int) -> list[FailedJob]:
-        """Return failed messages, oldest first, at most ``limit``."""
-
-    def retry_failed(
-        self,
-        message_ids: frozenset[str] | None,
-        on_each: Callable[[], object] = ...,
-        *,
-        on_dropped: Callable[[], object] = ...,
-    ) -> int:
-        """Queue failed messages again (None: all); return how many.
-
-        ``on_each`` is called for each failed one, ``on_dropped`` for each of these that stays because its content was
-        dropped.
-        """
-
-    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
-        """Drop failed messages (None: all); return how many. ``on_each`` is called for each failed one."""
 
 
 def job_key(message_id: str, recipients: tuple[str, ...]) -> str:

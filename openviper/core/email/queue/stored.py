@@ -1,9 +1,9 @@
 """Find where a project's mail is stored: on the broker, in the database outbox, or in both."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from openviper.core.email.queue.job import FailedJob, QueueStats
+from openviper.core.email.queue.job import FailedJob, MailReader, QueueStats
 from openviper.core.email.queue.names import QUEUE
 from openviper.core.email.queue.service import queue_service
 from openviper.core.email.settings import EmailSettings
@@ -11,35 +11,7 @@ from openviper.core.email.settings import EmailSettings
 if TYPE_CHECKING:
     from openviper.core.email.queue.outbox_store import OutboxJobStore
 
-__all__ = ["MailReader", "StoredMail", "outbox_jobs", "stored_mail"]
-
-
-class MailReader(Protocol):
-    """What commands and pages ask of job stores; see ``JobStore``."""
-
-    def queues(self) -> tuple[str, ...]:
-        """Return the queues that may hold mail."""
-
-    def consumers(self, queue: str = QUEUE) -> int:
-        """Count the workers and relays that deliver the queue's mail."""
-
-    def stats(self, queue: str | None = None) -> QueueStats:
-        """Count what ``queue`` holds; None: what all hold."""
-
-    def failed(self, limit: int) -> list[FailedJob]:
-        """Return failed messages, oldest first, at most ``limit``."""
-
-    def retry_failed(
-        self,
-        message_ids: frozenset[str] | None,
-        on_each: Callable[[], object] = ...,
-        *,
-        on_dropped: Callable[[], object] = ...,
-    ) -> int:
-        """Queue failed messages again (None: all); return how many."""
-
-    def purge_failed(self, message_ids: frozenset[str] | None, on_each: Callable[[], object] = ...) -> int:
-        """Drop failed messages (None: all); return how many."""
+__all__ = ["StoredMail", "outbox_jobs", "stored_mail"]
 
 
 class StoredMail(NamedTuple):
