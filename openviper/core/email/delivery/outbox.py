@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from openviper.core.email.delivery.schedule import Schedule
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import publish
-from openviper.core.email.message import (
-    EmailMessageData,
-    OutgoingMessage,
-    apply_before_send,
-    identify_data,
-    prepare_message,
-    with_key,
-)
-from openviper.core.email.message.redaction import is_sensitive, redact
+from openviper.core.email.message import EmailMessageData, OutgoingMessage
+from openviper.core.email.queue.enqueue import prepare_alone
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.outbox_engine import OUTBOX_REMEDY, outbox_engine
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
@@ -259,26 +251,9 @@ async def _encode(data: Any, **times: Any) -> NewRow | None:
         raise TypeError(f"add(): the message must be EmailMessageData, not {shown(type(data).__name__)}")
     schedule = Schedule.make(**times)
     settings = EmailSettings.from_settings()
-    reason = call = None
-    if data.key is not None:
-        data, call = await identify_data(data)
-    if settings.before_send:
-        data, reason = await apply_before_send(settings.functions("before_send"), data)
-    own = settings.of_mailer(data.mailer)
-    message = await prepare_message(
-        data,
-        default_sender=own.default_sender,
-        auto_submitted=own.auto_submitted,
-        max_message_bytes=own.max_message_bytes,
-        inline_css=own.inline_css,
-        labels=own,
-    )
-    if reason is not None:
-        hide = redact if is_sensitive(message.prepared) else None
-        publish("cancelled", message, reason, listeners=settings.functions("listeners"), redact=hide)
+    message, cancelled = await prepare_alone(data, settings)
+    if cancelled is not None:
         return None
-    if call is not None:
-        message = with_key(message, call)
     due_at = schedule.due_at if schedule.later else None
     return await asyncio.to_thread(new_row, message, settings, due_at=due_at, expires_at=schedule.expires_at)
 

@@ -1,6 +1,7 @@
 """Queue one message, whatever the settings say, and answer whether mail would be queued."""
 
 import logging
+from collections.abc import Callable
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode, Receipt, publish
@@ -25,7 +26,7 @@ from openviper.core.email.queue.service import JobQueue, current_key_store, curr
 from openviper.core.email.settings import EmailSettings, settings_origin
 from openviper.exceptions import ImproperlyConfigured
 
-__all__ = ["enqueue_email_job", "worker_available"]
+__all__ = ["enqueue_email_job", "prepare_alone", "worker_available"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -61,29 +62,12 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
             f'no message broker is configured: set TASKS["broker"] to "redis" or "rabbitmq"; {settings_origin()}'
         )
     settings = EmailSettings.from_settings()
-    reason = call = None
-    if data.key is not None:
-        data, call = await identify_data(data)
-    if settings.before_send:
-        data, reason = await apply_before_send(settings.functions("before_send"), data)
-    own = settings.of_mailer(data.mailer)
     try:
-        message = await prepare_message(
-            data,
-            default_sender=own.default_sender,
-            auto_submitted=own.auto_submitted,
-            max_message_bytes=own.max_message_bytes,
-            inline_css=own.inline_css,
-            labels=own,
-        )
+        message, cancelled = await prepare_alone(data, settings)
     except NoSender as error:
         raise ImproperlyConfigured(f"{error}; {settings_origin()}") from None
-    listeners, hide = settings.functions("listeners"), redact if is_sensitive(message.prepared) else None
-    if reason is not None:
-        publish("cancelled", message, reason, listeners=listeners, redact=hide)
-        return Receipt(message.message_id, DeliveryMode.QUEUED, cancelled=reason)
-    if call is not None:
-        message = with_key(message, call)
+    if cancelled is not None:
+        return Receipt(message.message_id, DeliveryMode.QUEUED, cancelled=cancelled)
     receipt = await _enqueue(service, message, settings)
     if receipt.error is not None:
         raise receipt.error
@@ -95,10 +79,45 @@ async def enqueue_email_job(data: EmailMessageData) -> Receipt:
         message,
         detail,
         circumstances=Circumstances(DeliveryMode.QUEUED),
-        listeners=listeners,
-        redact=hide,
+        listeners=settings.functions("listeners"),
+        redact=_redaction(message),
     )
     return receipt
+
+
+async def prepare_alone(data: EmailMessageData, settings: EmailSettings) -> tuple[OutgoingMessage, str | None]:
+    """Prepare ``data`` by the settings, for code without a mailer; return why ``before_send`` cancelled it, or None.
+
+    The event of a cancelled message is published.
+
+    Raises:
+        InvalidMessage: it cannot be sent as given.
+        NoSender: neither it nor the settings name a sender.
+    """
+    cancelled = call = None
+    if data.key is not None:
+        data, call = await identify_data(data)
+    if settings.before_send:
+        data, cancelled = await apply_before_send(settings.functions("before_send"), data)
+    own = settings.of_mailer(data.mailer)
+    message = await prepare_message(
+        data,
+        default_sender=own.default_sender,
+        auto_submitted=own.auto_submitted,
+        max_message_bytes=own.max_message_bytes,
+        inline_css=own.inline_css,
+        labels=own,
+    )
+    if cancelled is not None:
+        listeners = settings.functions("listeners")
+        publish("cancelled", message, cancelled, listeners=listeners, redact=_redaction(message))
+    elif call is not None:
+        message = with_key(message, call)
+    return message, cancelled
+
+
+def _redaction(message: OutgoingMessage) -> Callable[[OutgoingMessage], OutgoingMessage] | None:
+    return redact if is_sensitive(message.prepared) else None
 
 
 async def _enqueue(service: JobQueue, message: OutgoingMessage, settings: EmailSettings) -> Receipt:
