@@ -203,7 +203,7 @@ class EnqueueTransport(Transport):
         self._transport = transport
         self._settings = settings
         self._schedule = schedule
-        self._offered_at: float | None = None
+        self._offered = NO_ATTEMPT
         self.immediate = transport.immediate
         self.observed = transport.observed
 
@@ -221,7 +221,7 @@ class EnqueueTransport(Transport):
             DuplicateKey: another message has its key.
             KeysUnavailable: what keeps its key does not answer; temporary.
         """
-        queue, self._offered_at = self.queue, time.time()
+        queue, self._offered = self.queue, queued_at(time.time())
         try:
             if queue is None:
                 raise QueueUnavailable("no message broker is configured any more")
@@ -250,7 +250,6 @@ class EnqueueTransport(Transport):
         if kind == "delivered" and self._duplicate is not None:
             report_duplicate(message, self._transport, self._duplicate)
         elif kind == "delivered":
-            circumstances = Circumstances(DeliveryMode.QUEUED, at=self._offered_at)
-            self._transport.publish("queued", message, circumstances=circumstances)
+            self._transport.publish("queued", message, circumstances=self._offered)
         elif kind != "sending":
             self._transport.publish(kind, message, detail, refused=refused, circumstances=circumstances)

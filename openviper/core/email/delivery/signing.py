@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from openviper.conf.imports import require
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.dkim import DkimKey, DkimSigner, KeyRefused, load_key
-from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings
+from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.loops import call_function
 from openviper.text import error_origin, function_name, shown
@@ -39,10 +39,9 @@ class Signing:
             ImproperlyConfigured: a key cannot be read or used.
             MissingDependency: the extra ``dkim`` is not installed.
         """
-        off = frozenset(name for name, mailer in settings.mailers.items() if not mailer.dkim)
-        everyone = {DEFAULT_MAILER, *settings.mailers}
-        if not settings.dkim or off == everyone:
+        if not settings.dkim:
             return None
+        off = frozenset(name for name, mailer in settings.mailers.items() if not mailer.dkim)
         keys = await load_keys(settings)
         return cls({domain: DkimSigner(domain, each, settings.dkim_unsigned) for domain, each in keys.items()}, off)
 
