@@ -6,20 +6,11 @@ from typing import Any
 
 import pytest
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
+from support.sensitive import RESET
 from support.smtpd import SmtpServer
 
 from openviper.conf import override
 from openviper.core.email import send_email
-
-SECRET = "https://shop.example/reset?token=4711"
-RESET: dict[str, Any] = {
-    "recipients": "a@example.test",
-    "subject": "Reset",
-    "text": f"text {SECRET}",
-    "html": f"<p>html {SECRET}</p>",
-    "attachments": [("reset.txt", SECRET.encode())],
-    "sensitive": True,
-}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.sensitive import RESET, SECRET
 
 from openviper.conf import override
 from openviper.core.email import (
@@ -26,16 +27,7 @@ from openviper.core.email.queue import enqueue_email_job
 from openviper.db import transaction
 from openviper.testing import Mailbox
 
-SECRET = "https://shop.example/reset?token=4711"
 SENDER = {"default_sender": "shop@example.test"}
-RESET: dict[str, Any] = {
-    "recipients": "a@example.test",
-    "subject": "Reset",
-    "text": f"text {SECRET}",
-    "html": f"<p>html {SECRET}</p>",
-    "attachments": [("reset.txt", SECRET.encode())],
-    "sensitive": True,
-}
 DATA = EmailMessageData("a@example.test", "Reset", text=f"text {SECRET}", sensitive=True)
 
 
