@@ -5,6 +5,7 @@ import logging
 import os
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from sqlalchemy import MetaData, event, make_url
 from sqlalchemy.engine import URL, Connection, Engine
@@ -19,6 +20,7 @@ from openviper.text import shown
 
 __all__ = [
     "ONLY_READS",
+    "close_late_connections",
     "copy_engine",
     "create_tables",
     "dispose",
@@ -42,6 +44,7 @@ _SQLITE_BUSY_SECONDS = 30.0
 _DISPOSE_SECONDS = 10.0
 
 _engines: PerLoop[dict[str, AsyncEngine]] = PerLoop()
+_closing_late: WeakSet[Engine] = WeakSet()
 _warned = False
 
 
@@ -147,6 +150,28 @@ def prepare_sqlite(target: AsyncEngine) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def close_late_connections(target: AsyncEngine) -> None:
+    """Have connections closed that a task still uses when ``target`` is disposed of, once they are returned.
+
+    SQLAlchemy would keep them open in the pool of before, which nobody asks for a connection any more.
+    """
+    engine = target.sync_engine
+    if engine in _closing_late:
+        return
+    _closing_late.add(engine)
+    pool = engine.pool
+
+    @event.listens_for(engine, "engine_disposed")
+    def disposed(engine: Engine) -> None:
+        nonlocal pool
+        event.listen(pool, "checkin", _close_returned)
+        pool = engine.pool
+
+
+def _close_returned(_connection: object, entry: ConnectionPoolEntry) -> None:
+    entry.close()
+
+
 def copy_engine(given: AsyncEngine) -> AsyncEngine:
     """Return an engine on the same database with connections of its own, for another event loop than that of ``given``.
 
@@ -174,6 +199,7 @@ def _create(setting: str) -> AsyncEngine:
         ) from error
     if sqlite:
         prepare_sqlite(created)
+    close_late_connections(created)
     return created
 
 

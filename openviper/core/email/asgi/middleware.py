@@ -47,7 +47,7 @@ class Layer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._runtime.watch_start(send) if scope["type"] == "lifespan" else send)
             return
         running = await self._runtime.running()
         if self._runtime.page_unknown:
@@ -178,6 +178,7 @@ class LifespanLayer(Layer):
             await super().__call__(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = self._runtime.watch_start(send)
         startup = await receive()
         lifespan = self._runtime.lifespan()
         failure: Exception | None = None

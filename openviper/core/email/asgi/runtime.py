@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.types import Message, Send
+
 from openviper.core.email.asgi.notice import print_notice, served_address, shows_info
 from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
 from openviper.core.email.delivery.wrappers import known_server
@@ -48,14 +50,39 @@ class Runtime:
         self._overrides = overrides
         self._call = call
         self._running: PerLoop[Running] = PerLoop()
+        self._start_is_watched = False
         self.page_unknown = False
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[Running]:
         """Validate the settings, open, log the delivery mode; on leaving deliver what is left, and close."""
         running = await self._start(waits=False)
-        await running.mailer.detect_broker()
-        await running.mailer.start_relay()
+        with serving_loop(running.mailer), settings_in_use():
+            try:
+                await running.mailer.detect_broker()
+                if not self._start_is_watched:
+                    await running.mailer.start_relay()
+                self._log_modes(running)
+                yield running
+            finally:
+                self._running.discard()
+                await running.aclose()
+
+    def watch_start(self, send: Send) -> Send:
+        """Return ``send`` for the application's lifespan, which starts the relay once the application has started.
+
+        Only then are the outbox's tables there, where the application creates them itself.
+        """
+        self._start_is_watched = True
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete" and (running := self._running.get()) is not None:
+                await running.mailer.start_relay()
+            await send(message)
+
+        return watched
+
+    def _log_modes(self, running: Running) -> None:
         modes = describe_modes(running.mailer)
         # A redirect is unusual and must not be missed where the log shows no INFO, as under uvicorn.
         logger.log(logging.WARNING if running.mailer.settings.redirect_to else logging.INFO, "%s", modes)
@@ -69,12 +96,6 @@ class Runtime:
                 running.mailer.transport.describe(),
                 settings_origin(),
             )
-        with serving_loop(running.mailer), settings_in_use():
-            try:
-                yield running
-            finally:
-                self._running.discard()
-                await running.aclose()
 
     async def running(self) -> Running:
         """Return what runs on this loop; opens it when no lifespan was run."""

@@ -228,9 +228,11 @@ class Outbox:
 def _load(engine: "AsyncEngine") -> "tuple[type[OutboxKeeper], OutboxStore]":
     # In a thread: importing SQLAlchemy's ORM takes a tenth of a second.
     import openviper.db.outbox.commit  # noqa: F401 - has commits store what is held
+    from openviper.db.engines import close_late_connections
     from openviper.db.outbox.keeper import OutboxKeeper
     from openviper.db.outbox.store import OutboxStore
 
+    close_late_connections(engine)  # the application may dispose of it while a row is written
     return OutboxKeeper, OutboxStore(engine)
 
 

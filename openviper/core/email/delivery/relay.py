@@ -93,6 +93,7 @@ class Relay:
         if self._running is not None:
             await asyncio.wait([self._running], timeout=timeout)
             self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in self._tasks:
