@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
         "openviper.core.email",
         ["EmailMessageData", "Cancel", "subscribe", "MessageEvent", "DeliveryReport"],
     ),
+    "Traces": ("openviper.otel", ["instrument", "uninstrument"]),
     "Checks": ("openviper.core.email", ["verify", "Verification"]),
     "Backends": ("openviper.core.email", ["EmailBackend", "get_backend", "build_message"]),
     "In tests": ("openviper.testing", ["Mailbox", "SentMessage", "capture_mail"]),

@@ -54,6 +54,11 @@ class EmailBackend(ABC):
     async def aclose(self) -> None:  # noqa: B027 - optional: most backends have nothing to close
         """Release all resources; called once, after the last ``send`` has ended."""
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Return the mail server's host and port, for traces; None if there is none, or only the library knows it."""
+        return None
+
     def describe(self) -> str:
         """Describe in a few words, without secrets, where mail goes; for the log and the command line."""
         return type(self).__name__

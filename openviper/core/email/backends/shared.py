@@ -48,6 +48,11 @@ class SharedBackend(EmailBackend):
             self.settings.name_paths_in(error)
             raise
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Return the backend's server."""
+        return self.backend.server
+
     def describe(self) -> str:
         """Return the backend's description."""
         return self.backend.describe()

@@ -204,6 +204,7 @@ class EnqueueTransport(Transport):
         self._settings = settings
         self._schedule = schedule
         self._offered = NO_ATTEMPT
+        self.enqueues = True
         self.immediate = transport.immediate
         self.observed = transport.observed
 

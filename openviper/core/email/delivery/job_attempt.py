@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
+from openviper import tracing
 from openviper.core.email.delivery.last_mile import EXPIRED, attempt_delivery, has_expired
 from openviper.core.email.delivery.pause.watch import pause_watch
 from openviper.core.email.delivery.transport import Transport
@@ -12,15 +13,26 @@ from openviper.core.email.events import DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
+from openviper.core.email.message.tracing import error_type, start_processing
 from openviper.core.email.queue.job import ClaimedJob
 from openviper.core.email.queue.names import mailer_of
-from openviper.core.email.queue.retry import Decision, GiveUp, QueuePolicy, after_attempt
+from openviper.core.email.queue.retry import (
+    Decision,
+    Done,
+    GiveUp,
+    Postpone,
+    QueuePolicy,
+    Retry,
+    after_attempt,
+)
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["after_death", "after_error", "attempt_job", "read_message"]
 
 # Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
 _LONGEST_ATTEMPT = 1500.0
+
+_OUTCOMES: dict[type[Decision], str] = {Done: "done", Retry: "retrying", GiveUp: "failed", Postpone: "paused"}
 
 
 def read_message(job: ClaimedJob) -> PreparedMessage:
@@ -38,9 +50,29 @@ def read_message(job: ClaimedJob) -> PreparedMessage:
 
 
 async def attempt_job(
+    prepared: PreparedMessage,
+    job: ClaimedJob,
+    settings: EmailSettings,
+    transport: Transport,
+    *,
+    system: str,
+    queue: str | None = None,
+) -> Decision:
+    """Attempt the delivery; ``system`` and ``queue`` name in a trace where it was queued, None the job's queue."""
+    if tracing.tracer is None:
+        return await _attempt_job(prepared, job, settings, transport)
+    attempt = job.progress.attempts + 1
+    with start_processing(tracing.tracer, prepared, system, queue or job.queue, attempt) as span:
+        decision = await _attempt_job(prepared, job, settings, transport)
+        span.set("email.outcome", _OUTCOMES[type(decision)])
+        if isinstance(decision, Retry | GiveUp) and decision.error is not None:
+            span.fail(error_type(decision.error))
+        return decision
+
+
+async def _attempt_job(
     prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings, transport: Transport
 ) -> Decision:
-    """Attempt the delivery."""
     message = await serialise_message(prepared, max_message_bytes=settings.max_message_bytes)
     if job.progress.pending is not None:
         message = message.for_recipients(job.progress.pending)

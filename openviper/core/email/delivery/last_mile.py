@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 
+from openviper import tracing
 from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.redirect import check_redirected
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
@@ -15,6 +16,7 @@ from openviper.core.email.errors import DeliveryError, DeliveryTimeout, SendingP
 from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
+from openviper.core.email.message.tracing import record_error, record_report, start_attempt
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
 from openviper.exceptions import ImproperlyConfigured
@@ -69,16 +71,11 @@ async def attempt_delivery(
     try:
         if paused is not None:
             raise paused
-        if transport.rules is None and time_limit is None:
+        if transport.rules is None and time_limit is None and tracing.tracer is None:
             outcome = await transport.send(message, pipeline=pipeline)
-        elif time_limit is None:
-            message, outcome = await _send_by_rules(
-                message, transport, pipeline, Circumstances(mode, progress.attempts + 1)
-            )
         else:
-            message, outcome = await _send_in_time(
-                message, transport, time_limit, Circumstances(mode, progress.attempts + 1)
-            )
+            this = Circumstances(mode, progress.attempts + 1)
+            message, outcome = await _send(message, transport, pipeline, time_limit, this)
         if not isinstance(outcome, DeliveryReport):
             raise TypeError(
                 f"{transport.describe()}: send() must return a DeliveryReport, not {type(outcome).__name__}"
@@ -131,6 +128,33 @@ def missing_recipients(message: OutgoingMessage, progress: Progress) -> Outgoing
     return message if progress.missing is None else message.for_recipients(progress.missing)
 
 
+async def _send(
+    message: OutgoingMessage, transport: Transport, pipeline: bool, limit: float | None, circumstances: Circumstances
+) -> tuple[OutgoingMessage, DeliveryReport]:
+    """Send by the rules and within ``limit`` seconds; in a span where mail is traced.
+
+    The span is below that of its job, or else below the context that the message was accepted in.
+    """
+    if tracing.tracer is None or transport.enqueues:
+        return await _send_in_time(message, transport, pipeline, limit, circumstances)
+    queued = circumstances.mode is DeliveryMode.QUEUED
+    with start_attempt(tracing.tracer, message, circumstances, below_current=queued) as span:
+        via = message.mailer
+        try:
+            addressed, report = await _send_in_time(message, transport, pipeline, limit, circumstances)
+            record_report(span, report)
+            via = report.via or via
+        except DeliveryError as error:
+            record_error(span, error)
+            raise
+        finally:
+            span.set("email.via", via)
+            if (server := transport.server(via)) is not None:
+                span.set("server.address", server[0])
+                span.set("server.port", server[1])
+        return addressed, report
+
+
 async def _send_by_rules(
     message: OutgoingMessage, transport: Transport, pipeline: bool, circumstances: Circumstances
 ) -> tuple[OutgoingMessage, DeliveryReport]:
@@ -168,8 +192,10 @@ def _leave_out(
 
 
 async def _send_in_time(
-    message: OutgoingMessage, transport: Transport, limit: float, circumstances: Circumstances
+    message: OutgoingMessage, transport: Transport, pipeline: bool, limit: float | None, circumstances: Circumstances
 ) -> tuple[OutgoingMessage, DeliveryReport]:
+    if limit is None:
+        return await _send_by_rules(message, transport, pipeline, circumstances)
     attempt = Attempt()
     try:
         with attempt.active():

@@ -12,6 +12,7 @@ from contextvars import Context
 from functools import partial
 from typing import TypeVar
 
+from openviper import tracing
 from openviper.backoff import Backoff, jittered
 from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
 from openviper.core.email.delivery.keyed_send import report_duplicate
@@ -23,6 +24,7 @@ from openviper.core.email.events import DeliveryMode, DeliveryReport, Receipt
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import decode
+from openviper.core.email.message.tracing import start_enqueueing
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.queue.job import AddResult, ClaimedJob, NewJob, job_key
 from openviper.core.email.queue.keys import KeyClaim, KeyRecord, answer_duplicate, claim_for, encode_receipt
@@ -43,6 +45,7 @@ _LARGE = 256 * 1024  # bytes from which a message is decoded in a thread
 _BATCH = 100  # rows for the broker at a time
 _FEED_LIMIT = 10.0  # seconds for a batch
 _WITHDRAW = 2.0  # seconds
+OUTBOX_SYSTEM, OUTBOX_TABLE = "openviper_outbox", "email_outbox"  # in traces
 _SLACK = 3600.0  # seconds for which the broker keeps parts beyond the time in which they can be needed
 
 T = TypeVar("T")
@@ -178,7 +181,9 @@ class Relay:
                 prepared = await _read_in_time(job, read_message)
                 if await self._is_duplicate(prepared):
                     return Done(DeliveryReport(()))
-                return await attempt_job(prepared, job, self._settings, self._transport)
+                return await attempt_job(
+                    prepared, job, self._settings, self._transport, system=OUTBOX_SYSTEM, queue=OUTBOX_TABLE
+                )
             except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
                 decision = after_error(job, error, self._settings)
         log_decision(job.message_id, decision, queued=True)
@@ -214,7 +219,12 @@ class Relay:
         def add() -> dict[int, AddResult]:
             return dict(service.store.add_many((job for _, job in jobs), deadline=deadline))
 
-        added = await asyncio.to_thread(add)
+        if tracing.tracer is None:
+            added = await asyncio.to_thread(add)
+        else:
+            messages = [decode(job.payload) for _, job in jobs]
+            with start_enqueueing(tracing.tracer, messages, service.settings.broker, jobs[0][1].queue):
+                added = await asyncio.to_thread(add)
         refused = 0
         own: list[tuple[str, NewJob]] = []
         for position, (row_id, job) in enumerate(jobs):

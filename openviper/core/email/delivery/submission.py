@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from openviper import tracing
 from openviper.core.email.delivery.current import current_mailer
 from openviper.core.email.delivery.deadline import Deadline
 from openviper.core.email.delivery.enqueueing import EnqueueTransport, enqueue, queued_at
@@ -29,9 +30,11 @@ from openviper.core.email.errors import (
 )
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage, SendCancelled
+from openviper.core.email.message.tracing import start_hold
 from openviper.core.email.queue.retry import Decision, Done, InlinePolicy
 from openviper.core.email.settings import EmailSettings
 from openviper.db.transaction import current_record, hold
+from openviper.tracing import Span
 
 if TYPE_CHECKING:
     from openviper.db.outbox.commit import StoredSend
@@ -220,6 +223,7 @@ class _Submission:
     ``keyed``: its idempotency key, claimed here where that can still be told to the caller.
     ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
     accept it. ``offered``: the broker may have accepted it. ``stored``: its row, which the commit inserts.
+    ``hold_span``: in a trace, the wait for the commit.
     """
 
     mailer: Mailer
@@ -233,6 +237,7 @@ class _Submission:
     broker_failed: bool = False
     offered: bool = False
     stored: "StoredSend | None" = None
+    hold_span: Span | None = None
 
     def choose_mode(self) -> DeliveryMode:
         """Return the mode that fits now."""
@@ -342,6 +347,8 @@ class _Submission:
         The commit stands whatever happens to the mail, so nothing here raises a delivery error.
         """
         mailer = self.mailer
+        if self.hold_span is not None:
+            self.hold_span.end()
         if mailer.closed and self._row is not None:
             logger.info("message %s stays in the outbox, for the relay", self.message.message_id)
             return
@@ -349,7 +356,7 @@ class _Submission:
             # Sent by a thread whose own loop, and this mailer with it, has ended before the transaction.
             mailer = await current_mailer()
             transport = self.transport if self.transport is not self.mailer.own_transport else mailer.own_transport
-            await replace(self, mailer=mailer, transport=transport).release()
+            await replace(self, mailer=mailer, transport=transport, hold_span=None).release()
             return
         self.held_before = True
         if self._row is not None and self.schedule.later:
@@ -390,6 +397,9 @@ class _Submission:
     def drop(self) -> None:
         """Discard it: the transaction was rolled back."""
         logger.info("message %s is discarded: its transaction was rolled back", self.message.message_id)
+        if self.hold_span is not None:
+            self.hold_span.set("email.outcome", "discarded")
+            self.hold_span.end()
         chosen = Circumstances(DeliveryMode.HELD)
         self.transport.publish("discarded", self.message, "the transaction was rolled back", circumstances=chosen)
 
@@ -418,6 +428,8 @@ class _Submission:
         held = HeldMessage(self.release, self.drop)
         if not hold(held.release, held.drop, self.stored):
             return False
+        if tracing.tracer is not None:
+            self.hold_span = start_hold(tracing.tracer, self.message)
         self.transport.hold(self.message, held)
         return True
 

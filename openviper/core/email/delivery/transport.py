@@ -66,6 +66,8 @@ class Transport(ABC):
     """True when what is sent stays in this process, whose memory workers do not share."""
     durable = False
     """True when messages are kept in the outbox until they are delivered, where the settings name one."""
+    enqueues = False
+    """True when ``send`` gives messages to a queue, and not to a mail server."""
     opened = False
     """True between ``open`` and ``aclose``."""
 
@@ -101,6 +103,10 @@ class Transport(ABC):
 
     def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:  # noqa: ARG002 - for others
         """Return what may be done about a failed delivery by ``mailer``, without secrets; None if nothing is known."""
+        return None
+
+    def server(self, mailer: str) -> tuple[str, int] | None:  # noqa: ARG002 - for others
+        """Return host and port of the server that mail of ``mailer`` goes to; None where there is none."""
         return None
 
     async def enqueue_unsent(self, entries: Sequence[QueueEntry]) -> Sequence[AddResult]:  # noqa: ARG002 - for others
@@ -151,8 +157,8 @@ class BackendTransport(Transport):
         self._settings = settings
         self._own = _build_backend(settings)
         self._others = {name: SharedBackend(_build_backend(own)) for name, own in settings.mailers.items()}
-        built: dict[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
-        self._routes = {name: _route(name, settings.of_mailer(name), built) for name in built}
+        self._built: dict[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
+        self._routes = {name: _route(name, settings.of_mailer(name), self._built) for name in self._built}
         self.backend: EmailBackend = self._routes[DEFAULT_MAILER]
         self._abandoned: (
             finalize[[tuple[EmailBackend, ...], ref[asyncio.AbstractEventLoop]], BackendTransport] | None
@@ -229,6 +235,11 @@ class BackendTransport(Transport):
         """Return the remedy of the mailer's backend for a delivery error."""
         backend = self._routes.get(mailer)
         return backend.remedy(error) if backend is not None and isinstance(error, DeliveryError) else None
+
+    def server(self, mailer: str) -> tuple[str, int] | None:
+        """Return the server of the mailer's own backend."""
+        backend = self._built.get(mailer)
+        return None if backend is None else backend.server
 
     def describe(self) -> str:
         """Return the backend's own description."""

@@ -121,7 +121,9 @@ def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
 
 
 async def _send(prepared: PreparedMessage, job: ClaimedJob, settings: EmailSettings) -> Decision:
-    return await attempt_job(prepared, job, settings, await _transport(settings))
+    service = queue_service()
+    assert service is not None, "a worker has a broker"
+    return await attempt_job(prepared, job, settings, await _transport(settings), system=service.settings.broker)
 
 
 def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings) -> None:

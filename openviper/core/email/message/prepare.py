@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from openviper import tracing
 from openviper.core.email.addresses import Address, Addresses, AddressLike, parse_addresses, read_address
 from openviper.core.email.attachments import AttachmentData, looks_like_type
 from openviper.core.email.errors import AttachmentRefused, InvalidAddress, InvalidMessage
@@ -23,6 +24,7 @@ from openviper.core.email.message.model import (
     read_only,
 )
 from openviper.core.email.message.serialiser import BYTES_ON_LOOP, serialise, serialise_later, serialise_message_sync
+from openviper.core.email.message.tracing import with_context
 from openviper.core.email.message.validation import (
     checked_attachment,
     checked_headers,
@@ -95,6 +97,8 @@ def _prepare(
     checked = check_message(
         data, default_sender, auto_submitted, recipients_required=recipients_required, labels=labels
     )
+    if tracing.tracer is not None:
+        checked = with_context(checked, tracing.tracer.context())
     if not serialised and (late := serialise_later(checked, max_message_bytes=max_message_bytes)) is not None:
         return late
     return serialise_message_sync(checked, max_message_bytes=max_message_bytes)

@@ -184,6 +184,9 @@ def fingerprint(payload: Payload) -> str:
     if not head.startswith(_VERSION_1):
         values = load_object(head)
         values.pop("extra", None)
+        if not values.get("must", True):  # it would be version 1 but for what is left out here
+            del values["must"]
+            values["version"] = 1
         head = _to_json(values).encode()
     # A quotation mark inside a JSON string has a backslash before it, so that this is the field.
     digest = hashlib.sha256(_DATE.sub(b"", head, count=1))

@@ -7,18 +7,20 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from openviper import tracing
 from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.events import NOTHING
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.core.email.message.model import MUST_REDIRECT
 from openviper.core.email.message.storage import encode
+from openviper.core.email.message.tracing import start_enqueueing, with_context
 from openviper.core.email.queue.detection import Detector
 from openviper.core.email.queue.job import Accepted, AddResult, NewJob, Progress, job_key
 from openviper.core.email.queue.keys import KEY_LEASE, KeyClaim, KeyRecord, KeyStore, claim_for, process_keys
@@ -27,6 +29,7 @@ from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
 from openviper.tasks.settings import TaskSettings
+from openviper.tracing import Tracer
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import JobStore
@@ -252,14 +255,14 @@ class QueueService(JobQueue):
     def _probe(self) -> None:
         self.store.probe()
 
-    async def enqueue(
+    def enqueue(
         self,
         message: OutgoingMessage,
         settings: EmailSettings,
         *,
         due_at: float | None = None,
         expires_at: float | None = None,
-    ) -> Accepted:
+    ) -> Coroutine[Any, Any, Accepted]:
         """Return once the broker has accepted ``message``; see :meth:`JobQueue.enqueue`.
 
         Raises:
@@ -267,6 +270,27 @@ class QueueService(JobQueue):
                 accept messages of this size.
             QueueUnavailable: it has not, and will not do so later (RabbitMQ may, see the documentation).
         """
+        if tracing.tracer is not None:
+            return self._enqueue_traced(tracing.tracer, message, settings, due_at, expires_at)
+        return self._enqueue(message, settings, due_at, expires_at)
+
+    async def _enqueue_traced(
+        self,
+        tracer: Tracer,
+        message: OutgoingMessage,
+        settings: EmailSettings,
+        due_at: float | None,
+        expires_at: float | None,
+    ) -> Accepted:
+        """Enqueue in a span, which the worker's span is below."""
+        queue = queue_of(message.mailer)
+        with start_enqueueing(tracer, [message.prepared], self.settings.broker, queue) as span:
+            traced = message._replace(prepared=with_context(message.prepared, span.context()))
+            return await self._enqueue(traced, settings, due_at, expires_at)
+
+    async def _enqueue(
+        self, message: OutgoingMessage, settings: EmailSettings, due_at: float | None, expires_at: float | None
+    ) -> Accepted:
         limit = _LIMIT + message.size / _SLOWEST
         deadline = time.monotonic() + limit
         loop = asyncio.get_running_loop()
@@ -302,6 +326,13 @@ class QueueService(JobQueue):
 
     async def enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
         """Enqueue several messages in few round trips; those without an answer in time have QueueUnavailable."""
+        if tracing.tracer is None or not entries:
+            return await self._enqueue_many(entries, settings)
+        messages = [entry.message.prepared for entry in entries]
+        with start_enqueueing(tracing.tracer, messages, self.settings.broker, queue_of(messages[0].mailer)):
+            return await self._enqueue_many(entries, settings)
+
+    async def _enqueue_many(self, entries: Sequence[QueueEntry], settings: EmailSettings) -> list[AddResult]:
         limit = _LIMIT + sum(entry.message.size for entry in entries) / _SLOWEST
         found: dict[int, AddResult] = {}
         done = asyncio.get_running_loop().run_in_executor(

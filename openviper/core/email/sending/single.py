@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from openviper import tracing
 from openviper.core.email.addresses import Address, Addresses, AddressLike
 from openviper.core.email.attachments import AttachmentInput
 from openviper.core.email.delivery import (
@@ -24,6 +25,7 @@ from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage
 from openviper.core.email.events import Receipt
 from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints
+from openviper.core.email.message.tracing import traced_submission
 from openviper.core.email.sending.compose import compose
 from openviper.text import shown
 
@@ -126,7 +128,7 @@ async def submit_email(
         DeliveryTimeout: ``timeout`` has passed; ``uncertain`` is True if the message may have been accepted all the
             same, False if nothing was sent. Not raised with ``fail_silently``.
     """
-    return await _submit(
+    sending = _submit(
         recipients,
         subject,
         text,
@@ -161,6 +163,7 @@ async def submit_email(
         sensitive,
         key,
     )
+    return await (sending if tracing.tracer is None else traced_submission(tracing.tracer, sending))
 
 
 async def _submit(
@@ -302,7 +305,7 @@ async def send_email(
     The arguments and errors are those of :func:`submit_email`, and so is everything else. False means that the
     delivery failed and ``fail_silently`` was set, or that another send with its ``key`` has not ended yet.
     """
-    receipt = await _submit(
+    sending = _submit(
         recipients,
         subject,
         text,
@@ -337,6 +340,7 @@ async def send_email(
         sensitive,
         key,
     )
+    receipt = await (sending if tracing.tracer is None else traced_submission(tracing.tracer, sending))
     return bool(receipt)
 
 

@@ -85,6 +85,11 @@ class SMTPBackend(EmailBackend):
             message, sender.send, max_recipients=self._max_recipients, allow_partial=self._allow_partial
         )
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Return ``host`` and ``port`` of the settings."""
+        return self.settings.host, self.settings.port
+
     def describe(self) -> str:
         """Return the backend's name and the server."""
         return f"{type(self).__name__} at {peer_name(self.settings)}"
