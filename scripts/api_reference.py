@@ -20,7 +20,10 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
         ["send_email", "submit_email", "send_email_sync", "send_many", "render_email", "BulkProgress", "RenderedEmail"],
     ),
     "The answer": ("openviper.core.email", ["Receipt", "DeliveryMode", "Refusal"]),
-    "In an application": ("openviper.core.email", ["Email", "EmailMiddleware", "EmailSettings"]),
+    "In an application": (
+        "openviper.core.email",
+        ["Email", "EmailMiddleware", "UnsubscribeEndpoint", "UnsubscribeRequest", "EmailSettings"],
+    ),
     "Addresses and attachments": (
         "openviper.core.email",
         ["Address", "AddressLike", "parse_address", "AttachmentData", "resolve_attachments"],
@@ -59,7 +62,7 @@ _DESCRIBED_BY = {"send_email": "submit_email"}
 # Members for the framework that calls them, not for users; settings have a page of their own.
 _HIDDEN = {
     "Email.name", "Email.lifespan", "Email.wrap", "EmailMiddleware.surrounded", "EmailSettings.add_implied",
-    "EmailSettings.read_nested", "SentMessage.make", "SentMessage.with_recipients",
+    "EmailSettings.read_nested", "UnsubscribeEndpoint.name", "SentMessage.make", "SentMessage.with_recipients",
 }  # fmt: skip
 
 _INTRODUCTION = """\

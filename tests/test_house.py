@@ -19,7 +19,8 @@ KEPT = {
         DeliveryMode DeliveryReport DeliveryTimeout DuplicateKey Email EmailBackend EmailError EmailMessageData
         EmailMiddleware EmailSettings InvalidAddress InvalidMessage KeysUnavailable MessageEvent MessageRefused
         PoolTimeout QueueUnavailable Receipt
-        RecipientsRefused Refusal RenderedEmail SendingPaused SuppressionUnavailable TemplateFailed Verification
+        RecipientsRefused Refusal RenderedEmail SendingPaused SuppressionUnavailable TemplateFailed UnsubscribeEndpoint
+        UnsubscribeRequest Verification
         build_message get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many
         submit_email subscribe verify
     """,

@@ -18,6 +18,9 @@ from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
 from support.workers import Worker
 
+from openviper.core.email.delivery.checks.unsubscribe import check_unsubscribe
+from openviper.core.email.settings import EmailSettings
+
 __all__ = ["rabbitmq_server", "redis_server"]
 
 SECRET = "correct-horse-battery"
@@ -56,10 +59,58 @@ def closed_port() -> int:
 
 def test_staging_and_missing_extensions_are_named(cli: Cli, project: Path) -> None:
     with SmtpServer(capabilities=["SMTPUTF8"]) as server:
-        configure(project, **server.settings(), redirect_to=["team@example.com"])
+        configure(project, **server.settings(), redirect_to=["team@example.com"], site_url="https://shop.example")
         checked = Checked(cli, project)
     assert ", redirected to team@example.com; from settings" in checked.checks["settings"]["found"]
+    assert checked.failed == ["unsubscribe"]
     assert "; without PIPELINING and CHUNKING each message needs more" in checked.checks["ehlo"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        ({}, None, ""),
+        (
+            {"site_url": "https://shop.example"},
+            "failed",
+            'EMAIL["unsubscribe_keys"]: is empty, so that unsubscribe=True',
+        ),
+        (
+            {"unsubscribe_keys": ["k" * 32]},
+            "failed",
+            'EMAIL["site_url"]: is not set, so that unsubscribe=True is refused',
+        ),
+        (
+            {"site_url": "https://shop.example", "unsubscribe_keys": ["k" * 32], "suppress": None},
+            "warning",
+            "nothing asks who has unsubscribed before mail is sent",
+        ),
+        (
+            {"site_url": "http://localhost:8000", "unsubscribe_keys": ["k" * 32]},
+            "warning",
+            "mailbox providers follow https links only (RFC 8058)",
+        ),
+        (
+            {"site_url": "https://a.example", "unsubscribe_keys": ["k" * 32], "dkim_unsigned": ["List-Unsubscribe"]},
+            "warning",
+            "mailbox providers ignore headers that DKIM does not sign (RFC 8058)",
+        ),
+        (
+            {"site_url": "https://shop.example/app/", "unsubscribe_keys": ["k" * 32, "o" * 32]},
+            "ok",
+            "https://shop.example/app/unsubscribe/..., 2 keys",
+        ),
+    ],
+)
+def test_the_settings_of_unsubscribe_links_are_checked_together(
+    given: dict[str, Any], status: str | None, words: str
+) -> None:
+    settings = EmailSettings(**{"suppress": "openviper.db.find_suppressed", **given})
+    results = list(check_unsubscribe(settings))
+    assert [(result.check, str(result.status)) for result in results] == ([("unsubscribe", status)] if status else [])
+    for result in results:
+        assert words in result.found
+        assert bool(result.remedy) is (status != "ok")
 
 
 def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> None:

@@ -61,6 +61,8 @@ from openviper.core.email import (
     SendingPaused,
     SuppressionUnavailable,
     TemplateFailed,
+    UnsubscribeEndpoint,
+    UnsubscribeRequest,
     Verification,
     build_message,
     get_backend,
@@ -468,6 +470,31 @@ async def send_through_another_mailer(event: MessageEvent, messages: list[EmailM
     assert_type(EmailMessageData("a@b.c", "Hi", mailer="bulk").mailer, str | None)
     assert_type(event.mailer, str)
     assert_type(event.via, str | None)
+
+
+async def leave(request: UnsubscribeRequest) -> None:
+    assert_type(request.stream, str)
+    assert_type(request.address, str | None)
+    assert_type(request.recipient_id, str | None)
+    if request.address is not None:
+        await add_suppression(request.address, "unsubscribed", request.stream)
+
+
+async def send_with_a_link_to_unsubscribe(fastapi: FastAPI, starlette: Starlette, shop: OpenViper) -> None:
+    await send_email("a@b.c", "June", "News", stream="news", unsubscribe=True, recipient_id=7)
+    send_email_sync("a@b.c", "June", "News", stream="news", unsubscribe=True, recipient_id="reader-7")
+    await render_email("June", "News", recipients="a@b.c", stream="news", unsubscribe=True)
+    messages = [EmailMessageData("a@b.c", "June", "News", unsubscribe=True, recipient_id=7)]
+    async for receipt in send_many(messages, stream="news", unsubscribe=True):
+        assert_type(receipt, Receipt)
+    await send_email("a@b.c", "June", "News", unsubscribe="yes")  # type: ignore[arg-type]
+    await send_email("a@b.c", "June", "News", unsubscribe=True, recipient_id=b"7")  # type: ignore[arg-type]
+    fastapi.mount("/unsubscribe", UnsubscribeEndpoint())
+    starlette.mount("/unsubscribe", UnsubscribeEndpoint(leave, page=lambda done: "<p>Bye</p>" if done else "<form>"))
+    shop.add_extension(UnsubscribeEndpoint(lambda request: print(request.stream)))
+    EmailMiddleware(UnsubscribeEndpoint().wrap(fastapi))
+    UnsubscribeEndpoint(lambda: None)  # type: ignore[misc, arg-type]
+    EmailSettings(site_url="https://shop.example", unsubscribe_keys=["k" * 32])
 
 
 async def send_with_a_key(event: MessageEvent, mailbox: Mailbox) -> None:

@@ -28,7 +28,7 @@ from openviper.core.email.errors import (
     TemplateFailed,
 )
 from openviper.core.email.events import DeliveryMode, MessageEvent, Receipt, subscribe
-from openviper.core.email.message import Cancel, EmailMessageData, build_message
+from openviper.core.email.message import Cancel, EmailMessageData, UnsubscribeRequest, build_message
 from openviper.core.email.sending import (
     BulkProgress,
     RenderedEmail,
@@ -42,11 +42,11 @@ from openviper.core.email.settings import EmailSettings
 from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from openviper.core.email.asgi import Email, EmailMiddleware
+    from openviper.core.email.asgi import Email, EmailMiddleware, UnsubscribeEndpoint
 else:
-    # These two need Starlette, which a script or a worker does not.
+    # These need Starlette, which a script or a worker does not.
     __getattr__, __dir__ = lazy_names(
-        __name__, {"Email": "openviper.core.email.asgi", "EmailMiddleware": "openviper.core.email.asgi"}
+        __name__, dict.fromkeys(("Email", "EmailMiddleware", "UnsubscribeEndpoint"), "openviper.core.email.asgi")
     )
 
 __all__ = [
@@ -83,6 +83,8 @@ __all__ = [
     "SendingPaused",
     "SuppressionUnavailable",
     "TemplateFailed",
+    "UnsubscribeEndpoint",
+    "UnsubscribeRequest",
     "Verification",
     "build_message",
     "get_backend",

@@ -1,5 +1,6 @@
-"""``Email`` for OpenViper applications and ``EmailMiddleware`` for every other ASGI application."""
+"""``Email`` for OpenViper applications, ``EmailMiddleware`` for every other ASGI application, and endpoints."""
 
 from openviper.core.email.asgi.middleware import Email, EmailMiddleware
+from openviper.core.email.asgi.unsubscribe import UnsubscribeEndpoint
 
-__all__ = ["Email", "EmailMiddleware"]
+__all__ = ["Email", "EmailMiddleware", "UnsubscribeEndpoint"]

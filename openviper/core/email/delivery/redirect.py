@@ -8,6 +8,7 @@ from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_REDIRECT
 from openviper.core.email.message.serialiser import serialise_message
+from openviper.core.email.message.unsubscribe import disarm_links
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["Redirect", "Send", "check_redirected", "describe_redirect"]
@@ -85,9 +86,10 @@ class Redirect:
         names = [each.addr_spec for each in dict.fromkeys(shown) if each.addr_spec in redirected]
         headers = [pair for pair in prepared.headers if not pair[0].lower().startswith(_LEFT_OUT)]
         headers.append((_HEADER, ", ".join(names) or "(Bcc only)"))
-        serialised = await serialise_message(
-            prepared._replace(headers=tuple(headers)), max_message_bytes=self._max_message_bytes
+        prepared = prepared._replace(
+            headers=tuple(headers), text=disarm_links(prepared.text), html=disarm_links(prepared.html)
         )
+        serialised = await serialise_message(prepared, max_message_bytes=self._max_message_bytes)
         return serialised.for_recipients(self._addresses)
 
     def describe(self, redirected: Sequence[str]) -> str:

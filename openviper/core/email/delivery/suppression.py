@@ -14,7 +14,26 @@ from openviper.loops import accepts, call_function
 from openviper.network import mail_key
 from openviper.text import error_origin, function_name, shown
 
-__all__ = ["Suppression"]
+__all__ = ["Suppression", "describe_failure", "suppress_address"]
+
+
+async def suppress_address(address: str, reason: str, stream: str) -> None:
+    """Add ``address`` to the table of ``openviper.db`` that :func:`find_suppressed` asks.
+
+    Raises:
+        DatabaseMisuse: there is no table, or no ``DATABASE_URL``.
+        MissingDependency: SQLAlchemy is not installed.
+    """
+    # SQLAlchemy's import takes a fifth of a second.
+    table = await asyncio.to_thread(_import_table)
+    await table.add_suppression(address, reason, stream)
+
+
+def _import_table() -> Any:
+    from openviper import db
+
+    db.add_suppression  # noqa: B018 - imports SQLAlchemy, or says how to get it
+    return db
 
 
 class Suppression:
@@ -65,7 +84,7 @@ class Suppression:
         except TimeoutError:
             failure = f"did not return within {self._timeout:g} s" if timeout.expired() else "raised TimeoutError"
         except Exception as error:  # noqa: BLE001 - the function is the user's code
-            failure = _failure(error)
+            failure = describe_failure(error)
         # Outside any except block: the original error may hold an address, or a password of the database.
         text = f'EMAIL["suppress"]: {function_name(self._suppress)} {failure}; nothing was sent'
         raise SuppressionUnavailable(text, temporary=True, summary=text)
@@ -83,8 +102,8 @@ class Suppression:
         return frozenset([mail_key(address) for address in addresses])
 
 
-def _failure(error: Exception) -> str:
-    """Return what is said of ``error``; its text only where it holds no address and no secret."""
+def describe_failure(error: Exception) -> str:
+    """Return what is said of an error of an application's function; its text only where it names nobody."""
     if isinstance(error, _WrongResultError):
         return str(error)
     if isinstance(error, DatabaseMisuse | ImproperlyConfigured | MissingDependency):

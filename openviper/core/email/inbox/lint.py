@@ -1,12 +1,13 @@
 """Check a message for problems that mail clients and spam filters would have with it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.markup import elements, is_remote, remote_styles
+from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.templates.links import link_scheme
 
 __all__ = ["CLIP_BYTES", "LintFinding", "lint"]
@@ -15,6 +16,7 @@ CLIP_BYTES = 102 * 1024
 """Gmail clips a longer HTML part and links to the rest."""
 
 _BULK_RECIPIENTS = 20
+_BULK_PRECEDENCES = ("bulk", "list", "junk")
 _SHOWN = 3
 _SCRIPTS = frozenset({"javascript", "vbscript", "data"})
 _ACTIVE = frozenset({"script", "form", "iframe", "object", "embed", "video", "audio"})
@@ -55,34 +57,50 @@ class _Markup:
     styles_remote: bool
 
 
-def lint(entry: Entry) -> list[LintFinding]:
-    """Return the findings about a message, problems first. The time is proportional to its length; use a thread."""
-    findings = [*_lint_headers(entry), *_lint_parts(entry)]
+def lint(entry: Entry, always_streams: Collection[str] = ()) -> list[LintFinding]:
+    """Return the findings about a message, problems first. The time is proportional to its length; use a thread.
+
+    ``always_streams``: streams that nobody can opt out of (``EMAIL["always_streams"]``).
+    """
+    findings = [*_lint_headers(entry, always_streams), *_lint_parts(entry)]
     html = entry.prepared.html
     if html is not None:
         findings += _lint_html(entry, html)
     return sorted(findings, key=lambda finding: finding.level != "problem")
 
 
-def _lint_headers(entry: Entry) -> Iterator[LintFinding]:
+def _lint_headers(entry: Entry, always_streams: Collection[str]) -> Iterator[LintFinding]:
     if not entry.prepared.subject.strip():
         yield LintFinding("problem", "There is no subject", "Many filters treat such a message as spam.")
     headers = {name.lower(): value.lower() for name, value in entry.prepared.headers}
-    many = len(entry.envelope.recipients) > _BULK_RECIPIENTS
-    if not (many or "list-id" in headers or headers.get("precedence") in ("bulk", "list")):
-        return
+    stream = entry.prepared.must.get(MUST_STREAM)
     if "list-unsubscribe" not in headers:
-        yield LintFinding(
-            "problem",
-            "Bulk mail without an unsubscribe header",
-            "Gmail and Yahoo require the header List-Unsubscribe (RFC 2369), with one click (RFC 8058).",
-        )
+        if _is_bulk(entry, headers):
+            yield LintFinding(
+                "problem",
+                "Bulk mail without an unsubscribe header",
+                "Gmail and Yahoo require the header List-Unsubscribe (RFC 2369), with one click (RFC 8058): send it "
+                "with unsubscribe=True, to each reader a message of their own.",
+            )
+        elif stream is not None and stream not in always_streams:
+            yield LintFinding(
+                "advice",
+                f"Readers cannot unsubscribe from the stream {stream}",
+                "If it is bulk mail, send it with unsubscribe=True; if nobody may opt out, add the stream to "
+                'EMAIL["always_streams"].',
+            )
     elif "list-unsubscribe-post" not in headers:
         yield LintFinding(
             "advice",
             "Unsubscribing takes more than one click",
             "Add the header List-Unsubscribe-Post: List-Unsubscribe=One-Click (RFC 8058).",
         )
+
+
+def _is_bulk(entry: Entry, headers: Mapping[str, str]) -> bool:
+    """True for a message to many, or with a header of mailing lists (RFC 2919, RFC 2369, RFC 2076)."""
+    many = len(entry.envelope.recipients) > _BULK_RECIPIENTS
+    return many or headers.get("precedence") in _BULK_PRECEDENCES or any(name.startswith("list-") for name in headers)
 
 
 def _lint_parts(entry: Entry) -> Iterator[LintFinding]:

@@ -106,7 +106,7 @@ class MessagePages:
             absent.add("html")
         views = {name: label for name, label in _TABS.items() if name not in absent}
         view = choice(request, "view", views)
-        findings = await asyncio.to_thread(lint, entry)
+        findings = await asyncio.to_thread(lint, entry, self._mailer.settings.always_streams)
         values: dict[str, Any] = {
             "entry": entry,
             "view": view,

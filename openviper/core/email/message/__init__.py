@@ -24,6 +24,7 @@ from openviper.core.email.message.prepare import (
     new_message_id,
     prepare_message,
 )
+from openviper.core.email.message.unsubscribe import UnsubscribeRequest, add_unsubscribe, make_link
 
 __all__ = [
     "ORDER",
@@ -41,6 +42,8 @@ __all__ = [
     "OutgoingMessage",
     "PreparedMessage",
     "SendCancelled",
+    "UnsubscribeRequest",
+    "add_unsubscribe",
     "apply_before_send",
     "build_message",
     "check_message",
@@ -51,6 +54,7 @@ __all__ = [
     "is_address_like",
     "keyword_hint",
     "lengths",
+    "make_link",
     "misplaced_argument",
     "new_message_id",
     "prepare_message",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openviper.core.email.addresses import parse_addresses
+from openviper.core.email.errors import InvalidMessage
 from openviper.core.email.message.model import EmailMessageData, OutgoingMessage
 from openviper.exceptions import PicklableError
 from openviper.text import function_name
@@ -39,7 +41,9 @@ async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tu
 
     Raises:
         TypeError: a hook returned neither a message nor ``Cancel``.
+        InvalidMessage: a hook changed what the message's unsubscribe link was made from.
     """
+    linked = _linked(data)
     data = _copied(data)
     for hook in hooks:
         result = hook(data)
@@ -53,7 +57,21 @@ async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tu
                 "return the message, or Cancel(reason)"
             )
         data = result
+    if data.unsubscribe is not False and _linked(data) != linked:
+        raise InvalidMessage(
+            'EMAIL["before_send"]: changed the recipients, the stream or unsubscribe of a message whose link is made '
+            "already; pass them with the send"
+        )
     return data, None
+
+
+def _linked(data: EmailMessageData) -> tuple[Any, ...] | None:
+    """Return what the unsubscribe link of ``data`` was made from; None if it has none."""
+    if data.unsubscribe is False:
+        return None
+    given = ((data.recipients, "recipients"), (data.cc, "cc"), (data.bcc, "bcc"))
+    addresses = [address.key for value, field in given for address in parse_addresses(value, field=field)]
+    return {*addresses}, data.stream, data.recipient_id
 
 
 def _copied(data: EmailMessageData) -> EmailMessageData:

@@ -40,6 +40,8 @@ _SPELLINGS = {
     "timeout": "deadline",
     "key": "idempotencykey dedupekey deduplicationkey deduplicationid uniquekey",
     "mailer": "using connectionname transport",
+    "unsubscribe": "listunsubscribe oneclick oneclickunsubscribe",
+    "recipient_id": "subscriberid userid",
     "calendar": "icalevent ical ics invitation",
 }
 _KEYWORDS = {spelling: keyword for keyword, spellings in _SPELLINGS.items() for spelling in spellings.split()}

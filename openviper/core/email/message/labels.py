@@ -10,7 +10,7 @@ from openviper.core.email.message.model import MUST_MAILER, MUST_SENSITIVE, MUST
 from openviper.core.email.message.validation import checked_headers
 from openviper.text import control_character, shown
 
-__all__ = ["MailerLabels", "checked_labels", "label_headers"]
+__all__ = ["MailerLabels", "checked_labels", "checked_stream", "label_headers"]
 
 _LONGEST = 200  # characters of a tag, a reference, or a value: they travel with the message and stand in log lines
 _MOST = 50  # tags, or entries of metadata
@@ -63,7 +63,7 @@ def checked_labels(data: EmailMessageData, stream: str | None) -> tuple[dict[str
         extra["metadata"] = _metadata(data.metadata)
     must: dict[str, Any] = {}
     if stream is not None:
-        must[MUST_STREAM] = _stream(stream)
+        must[MUST_STREAM] = checked_stream(stream)
     if data.mailer is not None and data.mailer != "default":
         must[MUST_MAILER] = data.mailer
     if data.sensitive is not False:
@@ -87,7 +87,12 @@ def _metadata(value: Mapping[str, str]) -> dict[str, str]:
     return {_text(key, "metadata"): _text(item, "metadata") for key, item in value.items()}
 
 
-def _stream(value: object) -> str:
+def checked_stream(value: object) -> str:
+    """Return the name of a stream.
+
+    Raises:
+        InvalidMessage: it is no name.
+    """
     if not isinstance(value, str) or not _STREAM.fullmatch(value):
         raise InvalidMessage(
             f"stream: {shown(value)} is not a name of letters, digits, '.', '_' and '-', at most 64 characters"

@@ -73,6 +73,8 @@ class EmailMessageData:
     mailer: str | None = None
     sensitive: bool = False
     key: str | None = None
+    unsubscribe: bool = False
+    recipient_id: str | int | None = None
 
     def __repr__(self) -> str:
         hidden = _BODIES if self.sensitive else ()

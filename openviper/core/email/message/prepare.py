@@ -143,6 +143,8 @@ def build_message(data: EmailMessageData) -> "EmailMessage":
     """
     if data.sender is None:
         raise InvalidMessage("sender: build_message reads no settings, so the message must name its sender")
+    if data.unsubscribe is not False:
+        raise InvalidMessage("unsubscribe: build_message reads no settings, and so knows no key; leave it out")
     import email.policy  # a twentieth of what importing this component takes, and sending does without
 
     content = b"".join(serialise(check_message(data, default_sender=None)))

@@ -9,6 +9,7 @@ from openviper.core.email.message import (
     EmailMessageData,
     NoSender,
     OutgoingMessage,
+    add_unsubscribe,
     apply_before_send,
     identify_data,
     prepare_message,
@@ -93,10 +94,13 @@ async def prepare_alone(data: EmailMessageData, settings: EmailSettings) -> tupl
     Raises:
         InvalidMessage: it cannot be sent as given.
         NoSender: neither it nor the settings name a sender.
+        ImproperlyConfigured: it asks for an unsubscribe link, whose settings are missing.
     """
     cancelled = call = None
     if data.key is not None:
         data, call = await identify_data(data)
+    if data.unsubscribe is not False or data.recipient_id is not None:
+        data = add_unsubscribe(data, settings.of_mailer(data.mailer))
     if settings.before_send:
         data, cancelled = await apply_before_send(settings.functions("before_send"), data)
     own = settings.of_mailer(data.mailer)

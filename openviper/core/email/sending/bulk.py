@@ -12,7 +12,7 @@ from openviper.core.email.delivery.enqueueing import require_queue
 from openviper.core.email.errors import EmailError
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import EmailMessageData, OutgoingMessage, SendCancelled
-from openviper.core.email.sending.bulk_messages import Message, copy_message, forget_frames, prepare_inline
+from openviper.core.email.sending.bulk_messages import Defaults, Message, copy_message, forget_frames, prepare_inline
 from openviper.core.email.sending.bulk_queue import QueueRun
 
 __all__ = ["BulkProgress", "send_many"]
@@ -40,6 +40,8 @@ def send_many(
     pipeline: bool = False,
     progress: Callable[[BulkProgress], object] | None = None,
     mailer: str | None = None,
+    stream: str | None = None,
+    unsubscribe: bool = False,
 ) -> AsyncGenerator[Receipt, None]:
     """Deliver ``messages``, or queue them, and yield a receipt for each as soon as it is done.
 
@@ -69,6 +71,9 @@ def send_many(
         progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, with
             ``background`` once per batch. It must not block; what it raises ends the run and is raised here.
         mailer: A name in ``EMAIL["mailers"]``, for messages that name none; None is the default mailer.
+        stream: The stream of messages that name none.
+        unsubscribe: True for messages that leave it out: each has the headers and the link by which its recipient opts
+            out of its stream (see :func:`submit_email`).
 
     Raises:
         InvalidMessage: there is no mailer of that name.
@@ -81,7 +86,8 @@ def send_many(
 
     Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
     """
-    return _Receipts(_receipts(messages, background=background, pipeline=pipeline, progress=progress, mailer=mailer))
+    defaults = Defaults(mailer, stream, unsubscribe)
+    return _Receipts(_receipts(messages, defaults, background=background, pipeline=pipeline, progress=progress))
 
 
 class _Receipts(AsyncGenerator[Receipt, None]):
@@ -123,11 +129,11 @@ _LOOP = "async for receipt in send_many(...)"
 
 async def _receipts(
     messages: Iterable[Message] | AsyncIterable[Message],
+    defaults: Defaults,
     *,
     background: bool,
     pipeline: bool,
     progress: Callable[[BulkProgress], object] | None,
-    mailer: str | None,
 ) -> AsyncGenerator[Receipt, None]:
     """Implement :func:`send_many`."""
     if isinstance(messages, Mapping | EmailMessageData):
@@ -135,12 +141,10 @@ async def _receipts(
     loop_mailer = await current_mailer()
     run: _Run | QueueRun
     if background:
-        loop_mailer.settings.of_mailer(mailer)
-        run = QueueRun(
-            loop_mailer, await require_queue(loop_mailer.transport, loop_mailer.outbox), messages, named=mailer
-        )
+        loop_mailer.settings.of_mailer(defaults.mailer)
+        run = QueueRun(loop_mailer, await require_queue(loop_mailer.transport, loop_mailer.outbox), messages, defaults)
     else:
-        run = _Run(loop_mailer, messages, pipeline=pipeline, named=mailer)
+        run = _Run(loop_mailer, messages, defaults, pipeline=pipeline)
     done = failed = 0
     total = len(messages) if isinstance(messages, Sized) else None
     try:
@@ -162,13 +166,13 @@ class _Run:
         self,
         mailer: Mailer,
         messages: Iterable[Message] | AsyncIterable[Message],
+        defaults: Defaults,
         *,
         pipeline: bool,
-        named: str | None,
     ) -> None:
         self._mailer = mailer
-        self._named = named
-        pool_size = mailer.settings.of_mailer(named).pool_size
+        self._defaults = defaults.values()
+        pool_size = mailer.settings.of_mailer(defaults.mailer).pool_size
         self._transport = mailer.transport
         self._pipeline = pipeline and self._transport.pipelines
         self._ahead = 2 * pool_size
@@ -251,7 +255,7 @@ class _Run:
     def _start(self, index: int, message: Message) -> None:
         self._in_progress += 1
         self._preparing += 1
-        task = asyncio.create_task(self._send(index, copy_message(message, self._named)))
+        task = asyncio.create_task(self._send(index, copy_message(message, self._defaults)))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Coroutine, Mapping
 from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
@@ -14,9 +14,22 @@ from openviper.core.email.sending.compose import compose, prepare_data
 from openviper.core.email.sending.single import submit_email
 from openviper.text import cut, shown
 
-__all__ = ["Message", "copy_message", "forget_frames", "prepare_for_queue", "prepare_inline"]
+__all__ = ["Defaults", "Message", "copy_message", "forget_frames", "prepare_for_queue", "prepare_inline"]
 
 Message = EmailMessageData | Mapping[str, Any]
+
+
+class Defaults(NamedTuple):
+    """The arguments of a ``send_many`` that are for messages which do not give them."""
+
+    mailer: str | None = None
+    stream: str | None = None
+    unsubscribe: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return those that are given, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None and value is not False}
+
 
 _OWN_KEYS = frozenset({"fail_silently", "background", "send_at", "delay", "expires_at", "timeout"})
 _TIMES = ("send_at", "delay", "expires_at")
@@ -94,19 +107,17 @@ def _with_hint(name: object) -> str:
     return f"{cut(shown(name))}{keyword_hint(name, _KEYS) if isinstance(name, str) else ''}"
 
 
-def copy_message(message: Any, mailer: str | None) -> Any:
-    """Copy a message and its lists, which a generator may refill for the next message.
-
-    ``mailer`` is for a message that names none.
-    """
+def copy_message(message: Any, defaults: Mapping[str, Any]) -> Any:
+    """Copy a message and its lists, which a generator may refill for the next message, and add ``defaults``."""
     if isinstance(message, EmailMessageData):
         copied = replace(message, **{name: _copy_of(getattr(message, name)) for name in _FIELDS})
-        if copied.mailer is None:
-            copied.mailer = mailer
+        for name, value in defaults.items():
+            if getattr(copied, name) in (None, False):
+                setattr(copied, name, value)
         return copied
     if isinstance(message, Mapping):
         values = {key: _copy_of(value) for key, value in message.items()}
-        return values if mailer is None else {"mailer": mailer, **values}
+        return {**defaults, **values} if defaults else values
     return message
 
 

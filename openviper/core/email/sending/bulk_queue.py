@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from openviper.core.email.errors import EmailError
 from openviper.core.email.events import DeliveryMode, Receipt, listening
 from openviper.core.email.message import OutgoingMessage, SendCancelled
 from openviper.core.email.queue import JobQueue
-from openviper.core.email.sending.bulk_messages import Message, copy_message, forget_frames, prepare_for_queue
+from openviper.core.email.sending.bulk_messages import Defaults, Message, copy_message, forget_frames, prepare_for_queue
 
 __all__ = ["QueueRun"]
 
@@ -36,13 +36,12 @@ class QueueRun:
         mailer: Mailer,
         queue: JobQueue,
         messages: Iterable[Message] | AsyncIterable[Message],
-        *,
-        named: str | None,
+        defaults: Defaults,
     ) -> None:
         self._mailer = mailer
         self._transport = mailer.transport
         self._queue = queue
-        self._source = _Source(messages, named)
+        self._source = _Source(messages, defaults.values())
         self._preparing = 0
         self._idle: set[asyncio.Task[None]] = set()  # preparers that have no message
         self._ready: list[_Prepared] = []
@@ -162,8 +161,8 @@ _END: Any = object()
 class _Source:
     """Hands out messages with their indexes, copied, since one object may be refilled for the next message."""
 
-    def __init__(self, messages: Iterable[Message] | AsyncIterable[Message], named: str | None) -> None:
-        self._named = named
+    def __init__(self, messages: Iterable[Message] | AsyncIterable[Message], defaults: Mapping[str, Any]) -> None:
+        self._defaults = defaults
         self._index = 0
         self._ended = False
         self._lock = asyncio.Lock()
@@ -196,7 +195,7 @@ class _Source:
             self._ended = True
             return None
         self._index += 1
-        return self._index - 1, copy_message(message, self._named)
+        return self._index - 1, copy_message(message, self._defaults)
 
     async def aclose(self) -> None:
         """Close an async generator, which nobody else can if it was made for this call."""

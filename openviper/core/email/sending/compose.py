@@ -19,12 +19,14 @@ from openviper.core.email.message import (
     NoSender,
     OutgoingMessage,
     SendCancelled,
+    add_unsubscribe,
     apply_before_send,
     fill_data,
     identify_call,
     identify_data,
     inline_given,
     is_address_like,
+    make_link,
     misplaced_argument,
     prepare_message,
     with_key,
@@ -67,6 +69,8 @@ async def compose(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    unsubscribe: bool = False,
+    recipient_id: str | int | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -80,7 +84,7 @@ async def compose(
 
     Raises:
         InvalidMessage: an argument cannot be sent as given.
-        ImproperlyConfigured: no sender is given, and none is set.
+        ImproperlyConfigured: no sender is given, and none is set, or the settings of an unsubscribe link are not.
         SendCancelled: ``before_send`` cancelled it.
     """
     hooks = loop_mailer.before_send
@@ -97,6 +101,11 @@ async def compose(
                 recipients, cc, bcc, reply_to, sender, subject, text, html, template, context, headers, given, calendar
             ),
         )
+    if unsubscribe is not False or recipient_id is not None:
+        link = make_link(recipients, cc, bcc, stream, unsubscribe, recipient_id, loop_mailer.settings.of_mailer(mailer))
+        recipients, cc, bcc, stream = link.recipients, link.cc, link.bcc, link.stream
+        headers = link.add_headers(headers)
+        context = context if template is None else link.add_to_context(context)
     if html is not None and loop_mailer.settings.inline_css and not hooks:
         html = await inline_given(html)
     derived = text is None
@@ -125,6 +134,7 @@ async def compose(
         data.calendar, data.calendar_attachment = calendar, calendar_attachment
     if tags is not None or ref is not None or metadata is not None or stream is not None:
         data.tags, data.ref, data.metadata, data.stream = tags or (), ref, metadata or {}, stream
+        data.unsubscribe, data.recipient_id = unsubscribe, recipient_id  # which need a stream
     if mailer is not None or key is not None:
         data.mailer, data.key = mailer, key
     data.sensitive = sensitive
@@ -225,12 +235,14 @@ async def prepare_data(mailer: Mailer, data: EmailMessageData, *, serialised: bo
 
     Raises:
         InvalidMessage: a value cannot be sent as given.
-        ImproperlyConfigured: no sender is given, and none is set.
+        ImproperlyConfigured: no sender is given, and none is set, or the settings of an unsubscribe link are not.
         SendCancelled: ``before_send`` cancelled it.
     """
     reason = call = None
     if data.key is not None:
         data, call = await identify_data(data)
+    if data.unsubscribe is not False or data.recipient_id is not None:
+        data = add_unsubscribe(data, mailer.settings.of_mailer(data.mailer))
     if mailer.before_send:
         data, reason = await apply_before_send(mailer.before_send, data)
     try:

@@ -84,6 +84,8 @@ async def render_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    unsubscribe: bool = False,
+    recipient_id: str | int | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
 ) -> RenderedEmail:
@@ -120,6 +122,8 @@ async def render_email(
         ref=ref,
         metadata=metadata,
         stream=stream,
+        unsubscribe=unsubscribe,
+        recipient_id=recipient_id,
         mailer=mailer,
         sensitive=sensitive,
         recipients_required=False,

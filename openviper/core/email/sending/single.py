@@ -29,8 +29,8 @@ from openviper.core.email.message.tracing import traced_submission
 from openviper.core.email.sending.compose import compose
 from openviper.text import shown
 
-# Tags, reference, metadata and stream: as one value, so that the call with all of them has at most 30.
-_Labels = tuple[Sequence[str] | None, str | None, Mapping[str, str] | None, str | None]
+# From tags to recipient_id: as one value, so that the call with all of them has at most 30.
+_Labels = tuple[Sequence[str] | None, str | None, Mapping[str, str] | None, str | None, bool, str | int | None]
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
@@ -66,6 +66,8 @@ async def submit_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    unsubscribe: bool = False,
+    recipient_id: str | int | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -92,7 +94,7 @@ async def submit_email(
             follows ``EMAIL["use_background_worker"]``.
         sender: The From address, also as a pair; None is ``EMAIL["default_sender"]``.
         reply_to: Where answers go (RFC 5322 section 3.6.2).
-        headers: Further header fields, such as ``List-Unsubscribe``. Those that another argument sets are refused. A
+        headers: Further header fields, such as ``X-Priority``. Those that another argument sets are refused. A
             list of values makes a line for each, or one line where the header's syntax has a separator.
         envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
             ``""`` the null path.
@@ -111,6 +113,9 @@ async def submit_email(
         ref: Your own reference to the message, such as an order number, likewise.
         metadata: Further values by name, likewise.
         stream: What a reader can opt out of, such as ``"news"``: it is passed to ``EMAIL["suppress"]``.
+        unsubscribe: True adds the headers of one-click unsubscribe (RFC 8058), by which the message's one recipient
+            opts out of its ``stream``, and gives a template the link as ``unsubscribe_url``.
+        recipient_id: Your own name for the recipient in that link; None: the address, which is legible in it.
         mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
         sensitive: True for a secret, such as a link that resets a password: its bodies and attachments are dropped when
             a worker gives it up, and neither events nor, without ``DEBUG``, the inbox page show them.
@@ -158,6 +163,8 @@ async def submit_email(
             ref,
             metadata,
             stream,
+            unsubscribe,
+            recipient_id,
         ),
         mailer,
         sensitive,
@@ -191,7 +198,7 @@ async def _submit(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
-    labels: _Labels = (None, None, None, None),
+    labels: _Labels = (None, None, None, None, False, None),
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -216,7 +223,7 @@ async def _submit(
         except DeliveryError as error:  # of the deadline, or of a backend that cannot be opened
             silent = current_settings().fail_silently if fail_silently is None else fail_silently
             return failed(error, "", fail_silently=silent)
-    tags, ref, metadata, stream = labels
+    tags, ref, metadata, stream, unsubscribe, recipient_id = labels
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
         loop_mailer,
         recipients,
@@ -241,6 +248,8 @@ async def _submit(
         ref,
         metadata,
         stream,
+        unsubscribe,
+        recipient_id,
         mailer,
         sensitive,
         key,
@@ -296,6 +305,8 @@ async def send_email(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    unsubscribe: bool = False,
+    recipient_id: str | int | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -335,6 +346,8 @@ async def send_email(
             ref,
             metadata,
             stream,
+            unsubscribe,
+            recipient_id,
         ),
         mailer,
         sensitive,
@@ -375,6 +388,8 @@ def send_email_sync(
     ref: str | None = None,
     metadata: Mapping[str, str] | None = None,
     stream: str | None = None,
+    unsubscribe: bool = False,
+    recipient_id: str | int | None = None,
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -424,6 +439,8 @@ def send_email_sync(
         ref=ref,
         metadata=metadata,
         stream=stream,
+        unsubscribe=unsubscribe,
+        recipient_id=recipient_id,
         mailer=mailer,
         sensitive=sensitive,
         key=key,

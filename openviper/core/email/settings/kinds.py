@@ -13,6 +13,7 @@ from openviper.conf.kinds import SettingKind, flag_from_text
 from openviper.core.email.addresses import read_address
 from openviper.core.email.errors import InvalidAddress
 from openviper.core.email.settings.units import Rate, byte_count, seconds
+from openviper.network import is_loopback
 from openviper.text import control_character
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MaybeRate",
     "MaybeSecret",
     "MaybeSender",
+    "MaybeSiteURL",
     "MaybeText",
     "MaybeToken",
     "MaybeURL",
@@ -48,12 +50,16 @@ __all__ = [
     "Port",
     "Retries",
     "ServerName",
+    "SigningKeys",
     "Span",
     "Texts",
 ]
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,75}")
 _SELECTOR = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
+# Characters that mean nothing in a header, in HTML and in text, so that a link is written everywhere as it is.
+_SITE_URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~%/-]*)?")
+_SHORTEST_KEY = 32  # characters: 128 bits in hexadecimal digits
 _NONE = frozenset({"none", "auto"})
 
 
@@ -134,6 +140,35 @@ def _listed_host(value: object) -> str:
 def _secret(value: object) -> SecretStr | None:
     text = _plain(value.get_secret_value() if isinstance(value, SecretStr) else value)
     return SecretStr(text) if text else None
+
+
+def _signing_keys(value: object) -> tuple[SecretStr, ...]:
+    """Return the keys in their order, and a key alone as a list of one."""
+    if value is None or value == "" or (isinstance(value, SecretStr) and not value.get_secret_value()):
+        return ()
+    given = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(each, str | SecretStr) for each in given):
+        raise ValueError("is not a list of strings")
+    keys = tuple(_secret(each) for each in given)
+    found = tuple(key for key in keys if key is not None and len(key.get_secret_value()) >= _SHORTEST_KEY)
+    if len(found) != len(keys):
+        raise ValueError(f"has a key of less than {_SHORTEST_KEY} characters")
+    return found
+
+
+def _signing_keys_from_text(text: str) -> list[SecretStr]:
+    return [SecretStr(part) for part in _hosts_from_text(text)]
+
+
+def _site_url(value: object) -> str:
+    """Return the URL without a slash at its end."""
+    text = _plain(value)
+    match = _SITE_URL.fullmatch(text)
+    if match is None:
+        raise ValueError("is not a URL of scheme, host in ASCII, and perhaps a path")
+    if match[1] == "http" and not is_loopback(match[2].strip("[]")):
+        raise ValueError("is not https")
+    return text.rstrip("/")
 
 
 def _token(value: object) -> SecretStr | Callable[[], Any] | None:
@@ -301,6 +336,20 @@ MaybeURL = Annotated[
     SecretStr | None,
     BeforeValidator(_optional(_secret)),
     SettingKind("None or a URL such as smtps://user:password@smtp.example.com", secret=True),
+]
+SigningKeys = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_signing_keys),
+    SettingKind(
+        f"a list of secrets of at least {_SHORTEST_KEY} characters each (in the environment separated by commas)",
+        _signing_keys_from_text,
+        secret=True,
+    ),
+]
+MaybeSiteURL = Annotated[
+    str | None,
+    BeforeValidator(_optional(_site_url)),
+    SettingKind("None or a URL such as https://shop.example, with http only on this machine"),
 ]
 MaybeToken = Annotated[
     SecretStr | Callable[[], Any] | None,

@@ -41,6 +41,7 @@ from openviper.core.email.settings.kinds import (
     MaybeRate,
     MaybeSecret,
     MaybeSender,
+    MaybeSiteURL,
     MaybeText,
     MaybeToken,
     MaybeURL,
@@ -51,6 +52,7 @@ from openviper.core.email.settings.kinds import (
     Port,
     Retries,
     ServerName,
+    SigningKeys,
     Span,
     Texts,
 )
@@ -203,6 +205,16 @@ class EmailSettings(CheckedSettings):
     )
     always_streams: Texts = Field(
         (), description="Streams that a suppression without a stream does not stop, such as password resets."
+    )
+    unsubscribe_keys: SigningKeys = Field(
+        (),
+        description="Secrets that sign the links of `unsubscribe=True`: the first one signs, all verify. Keep an old "
+        "one for 60 days. Never shown.",
+    )
+    site_url: MaybeSiteURL = Field(
+        None,
+        description="Base of these links: `UnsubscribeEndpoint` answers at `/unsubscribe` below it. `http` only for "
+        "this machine.",
     )
     redirect_to: Mailboxes = Field(
         (),

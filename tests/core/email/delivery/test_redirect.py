@@ -19,7 +19,8 @@ from openviper.core.email import DeliveryMode, MessageEvent, Receipt, send_email
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.errors import DeliveryError, RecipientsRefused
-from openviper.core.email.message import EmailMessageData
+from openviper.core.email.message import EmailMessageData, make_link
+from openviper.core.email.message.unsubscribe import read_token
 from openviper.core.email.queue import close_queue
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
@@ -73,6 +74,31 @@ async def test_one_copy_goes_to_the_team_and_says_for_whom_it_was(server: SmtpSe
     assert parsed["List-Unsubscribe"] is parsed["List-Unsubscribe-Post"] is None
     assert b"hidden" not in message.content
     assert receipt.accepted == ("ann@example.com", "ben@example.com", "cleo@example.com", "hidden@example.com")
+
+
+async def test_the_unsubscribe_links_of_a_copy_act_on_nothing(server: SmtpServer) -> None:
+    """A tester who follows one must not unsubscribe the customer; an exception's own mail keeps its link."""
+    keys = ["k" * 32]
+    made = mailer(server, unsubscribe_keys=keys, site_url="https://shop.example")
+    messages: list[dict[str, Any]] = [
+        {"recipients": address, "subject": "June", "text": "News", "unsubscribe": True, "stream": "news"}
+        for address in ("ann@example.com", "eve@dev.test")
+    ]
+    for news in messages:
+        url = make_link(news["recipients"], None, None, "news", True, None, made.settings).url
+        news["text"], news["html"] = f"Leave: {url}", f'<a href="{url}">Leave</a>'
+    with using_mailer(made):
+        assert all([receipt async for receipt in send_many(messages)])
+    await made.aclose()
+    copy, own = sorted(server.messages, key=lambda message: message.recipients == ["eve@dev.test"])
+    assert (copy.recipients, own.recipients) == ([TEAM, QA], ["eve@dev.test"])
+    assert copy.parse()["List-Unsubscribe"] is copy.parse()["List-Unsubscribe-Post"] is None
+    for message, live in ((copy, False), (own, True)):
+        for kind in ("plain", "html"):
+            body = message.parse().get_body([kind])
+            assert body is not None
+            (token,) = re.findall(r"https://shop\.example/unsubscribe/([\w.-]+)", body.get_content())
+            assert (read_token(token, keys) is not None) is live
 
 
 async def test_an_own_header_of_that_name_is_replaced(server: SmtpServer) -> None:

@@ -29,6 +29,20 @@ def titles(**message: Any) -> list[str]:
     return [finding.title for finding in lint(entry(**message))]
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Precedence": "junk"}, {"List-Help": "<https://shop.example/help>"}, {"List-Id": "<news.example>"}]
+)
+def test_mail_of_a_list_is_bulk_mail(headers: dict[str, str]) -> None:
+    assert titles(headers=headers) == ["Bulk mail without an unsubscribe header"]
+
+
+def test_mail_that_can_be_unsubscribed_from_has_no_findings() -> None:
+    """Neither has mail of a stream that nobody can opt out of."""
+    headers = {"List-Unsubscribe": "<https://shop.example/u>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    assert titles(stream="news", headers={**headers, "Precedence": "bulk"}) == []
+    assert lint(entry(stream="account"), ("account",)) == []
+
+
 ENCODED = {
     "html": '<img src="cid:logo%40shop" alt="">',
     "attachments": [AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="logo@shop")],
@@ -54,6 +68,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "Active content: <form>, <script>": {"html": "<script>1</script><form></form>"},
     "Event handlers: onclick": {"html": '<p onclick="x()">'},
     "Bulk mail without an unsubscribe header": {"headers": {"Precedence": "Bulk"}},
+    "Readers cannot unsubscribe from the stream news": {"stream": "news"},
     "Unsubscribing takes more than one click": {
         "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"}
     },

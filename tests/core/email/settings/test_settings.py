@@ -53,6 +53,8 @@ DEFAULTS: dict[str, Any] = {
     "listeners": (),
     "suppress": None,
     "always_streams": (),
+    "unsubscribe_keys": (),
+    "site_url": None,
     "redirect_to": (),
     "redirect_except": (),
     "redirect_bcc": False,
@@ -670,3 +672,67 @@ def test_the_default_sender_is_text_in_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("EMAIL_DEFAULT_SENDER", formataddr(("Müller", "orders@shop.example")))
     settings = EmailSettings.load(email={})
     assert parse_address(str(settings.default_sender)).display_name == "Müller"
+
+
+def test_the_keys_of_unsubscribe_links_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = "a" * 32, "b" * 40
+    settings = load({"unsubscribe_keys": [first, SecretStr(second)]})
+    assert [key.get_secret_value() for key in settings.unsubscribe_keys] == [first, second]
+    assert first not in repr(settings)
+    assert [key.get_secret_value() for key in load({"unsubscribe_keys": first}).unsubscribe_keys] == [first]
+    assert load({"unsubscribe_keys": ""}).unsubscribe_keys == load({"unsubscribe_keys": None}).unsubscribe_keys == ()
+    monkeypatch.setenv("EMAIL_UNSUBSCRIBE_KEYS", f"{second}, {first}")
+    assert [key.get_secret_value() for key in load().unsubscribe_keys] == [second, first]
+    mailer = load({"mailers": {"bulk": {}}}).of_mailer("bulk")
+    assert [key.get_secret_value() for key in mailer.unsubscribe_keys] == [second, first]
+
+
+@pytest.mark.parametrize("keys", [["short"], "short", ["a" * 32, ""], [7], 7, {"a": "b"}, {"a" * 32}])
+def test_a_short_key_of_unsubscribe_links_is_refused_and_not_shown(keys: Any) -> None:
+    line = fault({"unsubscribe_keys": keys})
+    assert line.startswith('EMAIL["unsubscribe_keys"]: ***')
+    assert "at least 32 characters" in line
+    assert "short" not in line.replace("shorter", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://shop.example", "https://shop.example"),
+        ("https://shop.example:8443/app/", "https://shop.example:8443/app"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://[::1]:8000/", "http://[::1]:8000"),
+        ("", None),
+    ],
+)
+def test_the_base_of_links_has_no_slash_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, given: str, kept: str | None
+) -> None:
+    assert load({"site_url": given}).site_url == kept
+    monkeypatch.setenv("EMAIL_SITE_URL", given)
+    assert load().site_url == kept
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "shop.example",
+        "http://shop.example",
+        "//shop.example",
+        "ftp://shop.example",
+        "https://",
+        "https://shop.example?a=b",
+        "https://shop.example/#a",
+        "https://user:password@shop.example",
+        "https://münchen.example",
+        "https://shop.example/a b",
+        "https://shop.example/<a>",
+        "https://shop.example\n",
+        7,
+    ],
+)
+def test_what_is_no_base_of_links_is_refused(url: Any) -> None:
+    line = fault({"site_url": url})
+    assert line.startswith('EMAIL["site_url"]: ')
+    assert line.endswith("give None or a URL such as https://shop.example, with http only on this machine")
+    assert "password" not in line

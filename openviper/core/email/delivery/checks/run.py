@@ -13,6 +13,7 @@ from openviper.core.email.delivery.checks.queue import check_keys, check_queue
 from openviper.core.email.delivery.checks.rate import check_rate
 from openviper.core.email.delivery.checks.result import CheckResult
 from openviper.core.email.delivery.checks.server import SERVER_CHECKS, check_server
+from openviper.core.email.delivery.checks.unsubscribe import check_unsubscribe
 from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.settings import DEFAULT_MAILER, EmailSettings, settings_origin
 
@@ -64,6 +65,8 @@ async def _results(
     for result in (*await queue, *await outbox, check_keys(queue_settings), *await domain):
         yield result
     async for result in check_dkim(settings, deadline):
+        yield result
+    for result in check_unsubscribe(settings):
         yield result
 
 

@@ -1,0 +1,44 @@
+"""Check that the links of ``unsubscribe=True`` can be made, are for https, and stop mail."""
+
+from collections.abc import Iterator
+
+from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.message.unsubscribe import UNSUBSCRIBE_PATH
+from openviper.core.email.settings import EmailSettings
+
+__all__ = ["check_unsubscribe"]
+
+_NAME = "unsubscribe"
+_SIGNED = ("list-unsubscribe", "list-unsubscribe-post")
+
+
+def check_unsubscribe(settings: EmailSettings) -> Iterator[CheckResult]:
+    """Yield what keeps one-click unsubscribe from working; nothing if neither of its settings is given."""
+    site_url, keys = settings.site_url, len(settings.unsubscribe_keys)
+    if site_url is None and not keys:
+        return
+    if site_url is None:
+        found = 'EMAIL["site_url"]: is not set, so that unsubscribe=True is refused'
+        yield CheckResult.failed(_NAME, found, "set the base of its links, such as https://shop.example")
+        return
+    if not keys:
+        found = 'EMAIL["unsubscribe_keys"]: is empty, so that unsubscribe=True is refused'
+        yield CheckResult.failed(_NAME, found, "give a list with the result of secrets.token_hex(32)")
+        return
+    link = f"{site_url}{UNSUBSCRIBE_PATH}/..."
+    problems = list(_problems(settings, site_url))
+    for found, remedy in problems:
+        yield CheckResult.warning(_NAME, f"{link}: {found}", remedy)
+    if not problems:
+        yield CheckResult.ok(_NAME, f"{link}, {keys} key{'' if keys == 1 else 's'}")
+
+
+def _problems(settings: EmailSettings, site_url: str) -> Iterator[tuple[str, str]]:
+    if not site_url.startswith("https:"):
+        yield "mailbox providers follow https links only (RFC 8058)", 'set EMAIL["site_url"] in production'
+    if settings.suppress is None:
+        remedy = 'set EMAIL["suppress"], such as to "openviper.db.find_suppressed"'
+        yield "nothing asks who has unsubscribed before mail is sent", remedy
+    if any(name.lower() in _SIGNED for name in settings.dkim_unsigned):
+        remedy = 'take List-Unsubscribe and List-Unsubscribe-Post out of EMAIL["dkim_unsigned"]'
+        yield "mailbox providers ignore headers that DKIM does not sign (RFC 8058)", remedy
