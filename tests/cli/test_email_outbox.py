@@ -62,6 +62,10 @@ def test_missing_tables_are_reported_and_created_once(cli: Cli, outbox: Path) ->
     assert code == 1
     assert "lacks email_key, email_meta, email_outbox, email_outbox_part" in output
     assert "`viperctl email outbox create`" in output
+    for command in (["status"], ["failed", "list"]):
+        code, output = run(cli, outbox, *command)
+        assert code == 1
+        assert "lacks email_key, email_meta, email_outbox, email_outbox_part; run `viperctl email outbox" in output
     code, output = run(cli, outbox, "outbox", "create")
     assert code == 0
     assert "created email_key, email_meta, email_outbox, email_outbox_part" in output

@@ -1,6 +1,8 @@
 """Applications that create the outbox's tables when they start, and dispose of the engine when they end."""
 
+import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -10,12 +12,14 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.applications import Starlette
 from support.lifespan import Lifespan
+from support.patience import PATIENCE
 
 from openviper import OpenViper, conf, db
 from openviper.core.email import Email, EmailMiddleware
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.settings import EmailSettings
 from openviper.db.outbox import create_outbox_tables
+from openviper.db.outbox.store import OutboxStore
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -102,3 +106,20 @@ async def test_a_connection_in_use_when_the_engine_is_disposed_of_is_closed_once
     assert len(opened) == len(closed) + 1, "the next connection is kept"
     await mailer.aclose()
     assert len(opened) == len(closed)
+
+
+async def test_a_relay_that_waits_for_missing_tables_names_them_and_goes_on_once_they_exist(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mailer = Mailer(EmailSettings(**EMAIL))
+    await mailer.open()
+    await mailer.start_relay()
+    async with asyncio.timeout(PATIENCE):
+        while "the relay waits" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert re.search(r"the relay waits: \S+ lacks email_key, .*email_outbox_part; run `viperctl", caplog.text)
+    await create_outbox_tables(await db.engine())
+    async with asyncio.timeout(PATIENCE):
+        while not await OutboxStore(await db.engine()).relays():
+            await asyncio.sleep(0.05)
+    await mailer.aclose()

@@ -15,23 +15,23 @@ class FlagRows:
     """The values of one database, by name."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     async def read(self, name: str) -> tuple[str | None, float]:
         """Return a value (None: there is none), and the database's time in Unix seconds."""
         value = select(_meta.c.value).where(_meta.c.name == name).scalar_subquery()
-        async with self._engine.connect() as connection:
+        async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             found = (await reading.execute(select(value, Now()))).one()
         return found[0], float(found[1])
 
     async def write(self, name: str, value: str, *, expected: str | None) -> bool:
         """Replace a value; False if it is not ``expected`` any more. "" expects none; None expects nothing."""
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             if expected:
                 changed = update(_meta).where(_meta.c.name == name, _meta.c.value == expected).values(value=value)
                 return bool((await connection.execute(changed)).rowcount)
-            into = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+            into = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
             added = into(_meta).values(name=name, value=value)
             if expected is None:
                 added = added.on_conflict_do_update(index_elements=[_meta.c.name], set_={"value": value})
@@ -41,4 +41,4 @@ class FlagRows:
 
     async def dispose(self) -> None:
         """Close the connections."""
-        await self._engine.dispose()
+        await self.engine.dispose()

@@ -11,10 +11,11 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
 from openviper.core.email.queue.enqueue import prepare_alone
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.outbox_engine import OUTBOX_REMEDY, outbox_engine
+from openviper.core.email.queue.outbox_engine import describe_missing, describe_outbox_failure, outbox_engine
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.retry import Decision, QueuePolicy
 from openviper.core.email.settings import EmailSettings
+from openviper.db.completion import time_limit
 from openviper.db.encoding import encode_with
 from openviper.db.errors import OutboxNotCreated
 from openviper.db.outbox.rows import DELETE, NewRow
@@ -108,12 +109,7 @@ class Outbox:
         try:
             missing = await missing_tables(engine)
             if missing:
-                logger.error(
-                    'EMAIL["outbox"]: transactions with mail will fail: %s lacks %s; %s',
-                    engine.url.render_as_string(),
-                    ", ".join(missing),
-                    OUTBOX_REMEDY,
-                )
+                logger.error('EMAIL["outbox"]: transactions with mail will fail: %s', describe_missing(engine, missing))
             elif await self.keeper.store.database_id() is None:
                 async with engine.begin() as connection:
                     await connection.run_sync(database_id)
@@ -152,7 +148,7 @@ class Outbox:
                 "%d message(s) are not in the outbox, and are lost if this process is killed before it has delivered "
                 "them: %s",
                 len(messages),
-                type(error).__name__,
+                await self.describe_failure(error),
             )
             return [None] * len(messages)
         return [StoredMessage(self, row_id, row) for row_id, row in zip(ids, rows, strict=True)]
@@ -177,12 +173,16 @@ class Outbox:
             await session.run_sync(lambda sync: insert_in(_connection(sync), rows, token=None))
             return
         try:
-            async with self.keeper.store.engine.begin() as connection:
+            async with asyncio.timeout(time_limit()), self.keeper.store.engine.begin() as connection:
                 await connection.run_sync(insert_in, rows, token=None)
         except OutboxNotCreated:
             raise
         except Exception as error:  # noqa: BLE001 - of any driver
             raise QueueUnavailable(f"the outbox has not accepted the message ({type(error).__name__})") from None
+
+    async def describe_failure(self, error: Exception) -> str:
+        """Return what is wrong with the database, for a log line."""
+        return await describe_outbox_failure(error, self.keeper.store.engine)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run ``work`` in a task that nobody cancels, and that ``settled`` waits for."""

@@ -84,7 +84,7 @@ class Relay:
             try:
                 busy = await self._step()
             except Exception as error:  # noqa: BLE001 - of any driver; the relay must outlive it
-                await self._pause(self._failed(error))
+                await self._pause(await self._failed(error))
             else:
                 self._backoff.succeeded()
                 if not busy:
@@ -112,9 +112,10 @@ class Relay:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    def _failed(self, error: Exception) -> float:
+    async def _failed(self, error: Exception) -> float:
         if not self._backoff.active:
-            reason = str(error) if isinstance(error, QueueUnavailable) else type(error).__name__
+            known = isinstance(error, QueueUnavailable)
+            reason = str(error) if known else await self._outbox.describe_failure(error)
             logger.warning("the relay waits: %s", reason)
         return self._backoff.failed()
 

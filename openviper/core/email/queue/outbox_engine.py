@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["OUTBOX_REMEDY", "outbox_engine", "own_outbox_engine"]
+__all__ = ["OUTBOX_REMEDY", "describe_missing", "describe_outbox_failure", "outbox_engine", "own_outbox_engine"]
 
 OUTBOX_REMEDY = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
 """What creates the tables."""
@@ -46,6 +46,29 @@ async def own_outbox_engine(outbox: str) -> "AsyncIterator[AsyncEngine]":
         yield engine
     finally:
         await engine.dispose()
+
+
+async def describe_outbox_failure(error: Exception, engine: "AsyncEngine") -> str:
+    """Return what is wrong with the outbox, for an error text: the tables that are missing, or the kind of ``error``.
+
+    The error's own text would hold the statement's parameters, which are the message.
+    """
+    from openviper.db.engines import lacks_table
+    from openviper.db.outbox.tables import missing_tables
+
+    original = getattr(error, "orig", None)
+    if original is not None and lacks_table(error):  # type: ignore[arg-type] # a DBAPIError
+        try:
+            missing = await missing_tables(engine)
+        except Exception:  # noqa: BLE001 - of any driver
+            missing = []
+        return describe_missing(engine, missing or ["a table"])
+    return f"the outbox does not answer: {type(original or error).__name__}"
+
+
+def describe_missing(engine: "AsyncEngine", missing: list[str]) -> str:
+    """Return an error text about tables and columns that the outbox's database lacks, with the remedy."""
+    return f"{engine.url.render_as_string()} lacks {', '.join(missing)}; {OUTBOX_REMEDY}"
 
 
 async def _named_engine(given: str) -> Any:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue.keys import KEY_LEASE, KeyClaim, KeyRecord
-from openviper.core.email.queue.outbox_engine import outbox_engine
+from openviper.core.email.queue.outbox_engine import describe_outbox_failure, outbox_engine
 from openviper.db.transaction import current_record
 from openviper.exceptions import OpenViperError
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from openviper.db.outbox.keys import KeyRows
 
 __all__ = ["OutboxKeyStore"]
@@ -78,18 +80,17 @@ class OutboxKeyStore:
         return self._lease + claim.ttl if claim.sending else self._lease
 
     async def _run(self, work: "Callable[[KeyRows], Awaitable[T]]") -> T:
-        rows = await self._rows()
+        engine = await outbox_engine(self._outbox)
+        rows = await self._rows(engine)
         try:
             async with asyncio.timeout(_LIMIT):
                 return await work(rows)
         except OpenViperError:
             raise
         except Exception as error:  # noqa: BLE001 - of any driver
-            reason = type(getattr(error, "orig", None) or error).__name__
-            raise QueueUnavailable(f"the outbox does not answer: {reason}") from None
+            raise QueueUnavailable(await describe_outbox_failure(error, engine)) from None
 
-    async def _rows(self) -> "KeyRows":
-        engine = await outbox_engine(self._outbox)
+    async def _rows(self, engine: "AsyncEngine") -> "KeyRows":
         if engine.dialect.name == "sqlite" and current_record() is not None:
             # It would wait for the transaction that waits for it.
             raise QueueUnavailable(

@@ -10,10 +10,9 @@ from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload
 from openviper.core.email.queue.job import AddResult, ClaimedJob, FailedJob, NewJob, Progress, QueueStats
 from openviper.core.email.queue.names import QUEUE, configured_queues, mailer_of
-from openviper.core.email.queue.outbox_engine import own_outbox_engine
+from openviper.core.email.queue.outbox_engine import describe_outbox_failure, own_outbox_engine
 from openviper.core.email.queue.outbox_rows import claimed_job, failed_job
 from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
-from openviper.exceptions import ImproperlyConfigured, MissingDependency
 
 if TYPE_CHECKING:
     from openviper.db.outbox.store import OutboxStore
@@ -149,16 +148,12 @@ class OutboxJobStore:
             from openviper.db.outbox.store import OutboxStore
 
             async with own_outbox_engine(self._outbox) as engine:
-                return await work(OutboxStore(engine))
+                try:
+                    return await work(OutboxStore(engine))
+                except Exception as error:  # noqa: BLE001 - of any driver
+                    raise QueueUnavailable(await describe_outbox_failure(error, engine)) from None
 
-        try:
-            return asyncio.run(run())
-        except (ImproperlyConfigured, MissingDependency):
-            raise
-        except Exception as error:  # noqa: BLE001 - of any driver
-            # SQLAlchemy's text holds the statement's parameters, which are the message.
-            reason = type(getattr(error, "orig", None) or error).__name__
-            raise QueueUnavailable(f"the outbox does not answer: {reason}") from None
+        return asyncio.run(run())
 
 
 def _row(job: NewJob) -> NewRow:

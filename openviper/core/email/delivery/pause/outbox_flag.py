@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from openviper.core.email.delivery.pause.store import StoredFlag
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.queue.outbox_engine import outbox_engine
-from openviper.exceptions import OpenViperError
+from openviper.core.email.queue.outbox_engine import describe_outbox_failure, outbox_engine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,19 +88,16 @@ class OutboxPauseStore:
 
                 # Its connections are of another event loop than the application's.
                 self._rows = FlagRows(copy_engine(await outbox_engine(self._outbox)))
-            async with asyncio.timeout(_LIMIT):
-                return await work(self._rows)
+            try:
+                async with asyncio.timeout(_LIMIT):
+                    return await work(self._rows)
+            except Exception as error:  # noqa: BLE001 - of any driver
+                raise QueueUnavailable(await describe_outbox_failure(error, self._rows.engine)) from None
 
         with self._lock:
             if self._runner is None:
                 self._runner = asyncio.Runner()
-            try:
-                return self._runner.run(run())
-            except OpenViperError:
-                raise
-            except Exception as error:  # noqa: BLE001 - of any driver
-                reason = type(getattr(error, "orig", None) or error).__name__
-                raise QueueUnavailable(f"the outbox does not answer: {reason}") from None
+            return self._runner.run(run())
 
 
 async def _nothing(_rows: object) -> None:
