@@ -1,5 +1,7 @@
 """Run the queue against a model: ``python benchmarks/queue_model.py --broker redis --seeds 1-20``.
 
+``--broker sqlite`` and ``postgresql`` run the outbox on that database, with relays in place of workers.
+
 Each seed draws operations (sends, kills of workers, web process and broker, full memory, alarms, junk, a moved clock,
 looks at failed mail, retries, purges), carries them out with real processes, lets the queue drain and then checks that
 nothing accepted is lost or hidden, that nothing is sent twice outside the documented windows, that no thread of a

@@ -17,7 +17,7 @@ import pytest
 
 from support.patience import PATIENCE
 
-__all__ = ["postgres_url", "running_postgres"]
+__all__ = ["create_cluster", "postgres_programs", "postgres_url", "running_postgres"]
 
 # The server refuses to run as root; Debian's package brings this user.
 _USER = "postgres"
@@ -27,7 +27,7 @@ _NEEDED = ("initdb", "postgres", "pg_isready")
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A URL for asyncpg, of a server that lives as long as the test session."""
-    programs = _programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     with running_postgres(programs) as url:
@@ -37,12 +37,12 @@ def postgres_url() -> Iterator[str]:
 @contextmanager
 def running_postgres(programs: Path | None = None) -> Iterator[str]:
     """Run a server for a block; its URL is for asyncpg."""
-    programs = programs or _programs()
+    programs = programs or postgres_programs()
     assert programs is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     folder = Path(tempfile.mkdtemp(prefix="openviper-postgres-"))
     password = secrets.token_urlsafe(16)
     try:
-        _create(programs, folder, password)
+        create_cluster(programs, folder, password)
         server, port = _start(programs, folder)
         try:
             yield f"postgresql+asyncpg://{_USER}:{password}@127.0.0.1:{port}/postgres"
@@ -54,7 +54,7 @@ def running_postgres(programs: Path | None = None) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _programs() -> Path | None:
+def postgres_programs() -> Path | None:
     """The folder with the server's programs, of the newest version; Debian keeps them out of PATH."""
     folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     folders.sort(key=lambda folder: float(folder.parent.name))
@@ -69,7 +69,7 @@ def _as_server_user() -> dict[str, Any]:
     return {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
-def _create(programs: Path, folder: Path, password: str) -> None:
+def create_cluster(programs: Path, folder: Path, password: str) -> None:
     password_file = folder / "password"
     password_file.write_text(password)
     if os.geteuid() == 0:

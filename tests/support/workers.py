@@ -12,14 +12,14 @@ from typing import Any, Self
 
 from support.patience import PATIENCE
 
-__all__ = ["NamedWorker", "Worker", "viperctl", "write_project"]
+__all__ = ["NamedRelay", "NamedWorker", "Worker", "viperctl", "write_project"]
 
 
-def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str, Any]) -> Path:
-    """A project folder of settings alone."""
+def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str, Any], **more: Any) -> Path:
+    """A project folder of settings alone; ``more`` are those besides ``TASKS`` and ``EMAIL``."""
     folder.mkdir(parents=True, exist_ok=True)
-    email = {"default_sender": "shop@example.com", **email}
-    (folder / "settings.py").write_text(f"TASKS = {dict(tasks)!r}\nEMAIL = {email!r}\n")
+    settings = {"TASKS": dict(tasks), "EMAIL": {"default_sender": "shop@example.com", **email}, **more}
+    (folder / "settings.py").write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
     return folder
 
 
@@ -36,6 +36,8 @@ def viperctl(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess
 
 class Worker:
     """A worker on a project; it is ready when the ``with`` block begins, and stopped at its end."""
+
+    ready_words = "ready for action"
 
     def __init__(
         self,
@@ -68,6 +70,11 @@ class Worker:
         return self._process is None or self._process.poll() is not None
 
     @property
+    def ready(self) -> bool:
+        """True once it works."""
+        return self.ready_words in self.output
+
+    @property
     def session(self) -> int:
         """The process group of the runner and its processes."""
         assert self._process is not None
@@ -75,13 +82,13 @@ class Worker:
 
     def start(self, *, ready: bool = True) -> None:
         """Start; a session of its own, so that the runner and its processes can be killed together."""
-        already = self.output.count("ready for action")
+        already = self.output.count(self.ready_words)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._env, start_new_session=True
             )
         if ready:
-            self.wait_for("ready for action", times=already + 1)
+            self.wait_for(self.ready_words, times=already + 1)
 
     def wait_for(self, words: str, *, times: int = 1) -> None:
         """Until it has logged these words so often."""
@@ -134,3 +141,13 @@ class NamedWorker(Worker):
     def __init__(self, project: Path, name: str, **options: Any) -> None:
         super().__init__(project, env={"EMAIL_LOCAL_HOSTNAME": name}, **options)
         self.name = name
+
+
+class NamedRelay(NamedWorker):
+    """``viperctl email relay``, which says its name to the mail server."""
+
+    ready_words = "Relay of "
+
+    def __init__(self, project: Path, name: str) -> None:
+        super().__init__(project, name)
+        self._command = [Path(sys.executable).with_name("viperctl"), "email", "relay", "--project", project]

@@ -20,7 +20,7 @@ from support.rabbitmq import RabbitmqServer
 from support.redis import RedisServer
 from support.server_clock import ServerClock
 
-__all__ = ["BrokerUnderTest", "make_broker"]
+__all__ = ["BrokerUnderTest", "RabbitmqUnderTest", "RedisUnderTest"]
 
 _JUNK = b"\x00\x01 no message"
 _BALLAST = 20_000_000  # bytes, beside which the clients' buffers do not matter
@@ -33,6 +33,8 @@ class BrokerUnderTest(ABC):
     """A server, its clock, and its trouble of the moment."""
 
     server: BrokerServer
+    is_database = False
+    """True when it is the outbox's database, whose mail relays deliver."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = ServerClock(folder)
@@ -42,6 +44,27 @@ class BrokerUnderTest(ABC):
         """Start the server for the first time."""
         self.server.more_environment = self.clock.environment
         self.server.start()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by which processes use it."""
+        return {"TASKS": self.server.tasks()}
+
+    def email_settings(self) -> dict[str, Any]:
+        """What ``EMAIL`` says for it."""
+        return {}
+
+    def restart(self) -> None:
+        """SIGKILL, and start it again."""
+        self.server.kill()
+        self.server.start()
+
+    def close(self) -> None:
+        """Stop it."""
+        self.server.close()
+
+    def let_leases_end(self) -> None:
+        """Take as passed the time for which a killed process has its mail, where there is such a time."""
+        raise NotImplementedError
 
     def begin(self, trouble: str) -> None:
         """Begin a trouble, until ``end``."""
@@ -259,8 +282,3 @@ class RabbitmqUnderTest(BrokerUnderTest):
 def _message(encoder: BytesEncoder, args: tuple[Any, ...]) -> bytes:
     message: dramatiq.Message[Any] = dramatiq.Message("emails", "deliver_email", args, {}, {})
     return encoder.encode(message.asdict())
-
-
-def make_broker(kind: str, folder: Path) -> BrokerUnderTest:
-    """Make the broker of this kind in ``folder``; it is not started."""
-    return RedisUnderTest(folder) if kind == "redis" else RabbitmqUnderTest(folder, quorum=kind == "quorum")

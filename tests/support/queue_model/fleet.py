@@ -8,7 +8,7 @@ from pathlib import Path
 from support.patience import PATIENCE
 from support.queue_model.brokers import BrokerUnderTest
 from support.queue_model.records import Life, Records
-from support.workers import NamedWorker
+from support.workers import NamedRelay, NamedWorker
 
 __all__ = ["THREADS", "Fleet"]
 
@@ -17,7 +17,7 @@ RUNNERS = 2
 
 
 class Fleet:
-    """Two runners of one process each. ``faults``: what a supervisor would call an incident."""
+    """Two runners of one process each, or two relays. ``faults``: what a supervisor would call an incident."""
 
     def __init__(self, project: Path, broker: BrokerUnderTest, records: Records) -> None:
         self.faults: list[str] = []
@@ -32,16 +32,20 @@ class Fleet:
     def sessions(self) -> list[int]:
         """The process groups of those that run and are ready."""
         running = (runner for runner in self._runners if not runner.ended)
-        return [runner.session for runner in running if "ready for action" in runner.output]
+        return [runner.session for runner in running if runner.ready]
 
     def start(self) -> None:
         """Start all, and wait until they are ready."""
         self._runners = [self._started() for _ in range(RUNNERS)]
         for runner in self._runners:
-            runner.wait_for("ready for action")
+            runner.wait_for(runner.ready_words)
 
     def _started(self) -> NamedWorker:
-        runner = NamedWorker(self._project, next(self._names), threads=THREADS)
+        name = next(self._names)
+        if self._broker.is_database:
+            runner: NamedWorker = NamedRelay(self._project, name)
+        else:
+            runner = NamedWorker(self._project, name, threads=THREADS)
         self._records.lives[runner.name] = Life(runner.name)
         self.outputs[runner.name] = runner
         runner.start(ready=False)
@@ -75,14 +79,14 @@ class Fleet:
             self.faults.append(f"{runner.name} did not end after SIGTERM: {runner.output[-1000:]}")
             runner.kill()
             return
-        if code != 0 and "ready for action" in runner.output:
+        if code != 0 and runner.ready:
             self.faults.append(f"{runner.name} ended with {code} after SIGTERM: {runner.output[-1000:]}")
 
     def supervise(self, *, trouble: bool) -> None:
         """Start those again that have ended; they may end while the broker cannot be used."""
         for place, runner in enumerate(self._runners):
             if runner.ended:
-                if not trouble and "ready for action" in runner.output:
+                if not trouble and runner.ready:
                     self.faults.append(f"{runner.name} ended by itself: {runner.output[-500:]}")
                 if not trouble:
                     self._runners[place] = self._started()
@@ -90,7 +94,7 @@ class Fleet:
     def until_ready(self) -> None:
         """Wait until all run; the broker is all right."""
         deadline = time.monotonic() + PATIENCE
-        while not all("ready for action" in runner.output and not runner.ended for runner in self._runners):
+        while not all(runner.ready and not runner.ended for runner in self._runners):
             assert time.monotonic() < deadline, [runner.output[-2000:] for runner in self._runners]
             self.supervise(trouble=False)
             time.sleep(0.1)

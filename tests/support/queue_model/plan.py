@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-__all__ = ["BROKERS", "FAR", "Fault", "Operation", "PlannedMessage", "make_plan"]
+__all__ = ["BROKERS", "FAR", "FIRST_FRESH", "Fault", "Operation", "PlannedMessage", "make_plan"]
 
-BROKERS = ("redis", "rabbitmq", "quorum")
+BROKERS = ("redis", "rabbitmq", "quorum", "sqlite", "postgresql")
+"""Message brokers, and the databases of the outbox."""
+FIRST_FRESH = 1_000_000
+"""The number of the first message that is sent after the drain."""
 
 FAR = 3600.0  # seconds of ``send_at`` that no run reaches
 
@@ -34,6 +37,11 @@ class PlannedMessage:
     def mailer(self) -> str:
         """The mailer that it is sent by: every third message goes through a queue of its own."""
         return "default" if self.number % 3 else "bulk"
+
+    @property
+    def held(self) -> bool:
+        """True when it is sent in a transaction of the outbox's database: every other one that is not scheduled."""
+        return self.delay is None and self.number % 2 == 1 and self.number < FIRST_FRESH
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -92,7 +100,10 @@ _SOMETIMES = {
 _OF_BROKER = {
     "redis": {"full memory": 5, "replica": 3, "no replicas": 3},
     "rabbitmq": {"memory alarm": 4, "disk alarm": 3, "no rights": 3},
+    "sqlite": {"locked": 6},
+    "postgresql": {"locked": 4, "read only": 3, "connections ended": 3},
 }
+_WITHOUT_SERVER = frozenset({"kill broker", "broker down", "pause broker", "move clock"})  # not of SQLite
 _TROUBLES = frozenset({"broker down", "pause broker", *(name for names in _OF_BROKER.values() for name in names)})
 _FURTHEST_CLOCK = 30.0
 _LONGEST_TROUBLE = 5.0
@@ -106,8 +117,10 @@ def make_plan(broker: str, seed: int, operations: int) -> list[Operation]:
     draw = random.Random(f"{broker} {seed}")
     numbers = count(1)
     weights = dict(_ALWAYS)
-    special = _OF_BROKER["redis" if broker == "redis" else "rabbitmq"]
+    special = _OF_BROKER["rabbitmq" if broker == "quorum" else broker]
     weights |= {name: weight for name, weight in (_SOMETIMES | special).items() if draw.random() < 0.7}
+    if broker == "sqlite":
+        weights = {name: weight for name, weight in weights.items() if name not in _WITHOUT_SERVER}
     names = ["send", *draw.choices(list(weights), list(weights.values()), k=operations - 1)]
     return [_operation(name, draw, numbers) for name in names]
 

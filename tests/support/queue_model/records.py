@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from openviper.db.outbox.rows import LEASE
 from support.queue_model.mailserver import Arrival
 from support.queue_model.plan import PlannedMessage
 
@@ -14,8 +15,9 @@ __all__ = ["Life", "Records", "Sent", "Trouble", "Verdict"]
 # Seconds after an attempt began for which its result may still be unrecorded without any trouble.
 _RECORDED_WITHIN = 60.0
 _ROUNDING = 0.01  # seconds
-# On Redis a result is recorded at once.
+# On Redis, and in a database, a result is recorded at once.
 _RECORDED_AT_ONCE = 2.0
+_UNDONE = 3.0  # seconds before a crash of PostgreSQL whose deletions may come back
 
 
 @dataclass(slots=True)
@@ -52,8 +54,8 @@ class Sent:
 
     @property
     def queued(self) -> bool:
-        """True when the receipt says that the broker has it."""
-        return self.answer is not None and self.answer.get("mode") == "queued"
+        """True when the receipt says that the broker has it, or that a commit has stored it."""
+        return self.answer is not None and self.answer.get("mode") in ("queued", "held")
 
     @property
     def inline(self) -> bool:
@@ -86,7 +88,7 @@ class Verdict:
 class Records:
     """Filled in while a run goes on."""
 
-    def __init__(self, *, redis: bool) -> None:
+    def __init__(self, broker: str) -> None:
         self.sent: dict[int, Sent] = {}
         self.lives: dict[str, Life] = {}
         self.troubles: list[Trouble] = []
@@ -94,7 +96,8 @@ class Records:
         self.perhaps_purged: set[str] = set()
         self.retried: set[str] = set()
         self.known_failed: set[str] = set()
-        self._redis = redis
+        self._database = broker in ("sqlite", "postgresql")
+        self._exact = broker == "redis" or self._database  # it can say what a process had in hand
 
     def pending(self, arrivals: Mapping[str, Sequence[Arrival]]) -> list[tuple[Sent, str]]:
         """Return the accepted recipients, due in the run, who have nothing yet and are not refused for good."""
@@ -176,7 +179,9 @@ class Records:
             return "worker killed"
         if not sent.queued and self._lost_answer(sent):
             return "answer of the broker lost"
-        if not self._redis:
+        if self._database and (window := self._lease_lost(earlier, later)) is not None:
+            return window
+        if not self._exact:
             for name, at in attempts:
                 if at < later.at:
                     if (life := self.lives.get(name)) is not None and at <= life.killed <= at + _RECORDED_WITHIN:
@@ -191,11 +196,23 @@ class Records:
             return False
         if life.in_hand is not None:
             return earlier.message_id in life.in_hand
-        if not self._redis:
+        if not self._exact:
             return life.killed - earlier.at < _RECORDED_WITHIN
-        # While Redis could not be asked, nothing could be recorded.
+        # While it could not be asked, nothing could be recorded.
         return any(trouble.overlaps(earlier.at, earlier.at + _RECORDED_AT_ONCE) for trouble in self.troubles)
 
+    def _lease_lost(self, earlier: Arrival, later: Arrival) -> str | None:
+        """Return why a process that lives had the row no more, or its deletion came back; None: it had it."""
+        for trouble in self.troubles:
+            if trouble.name == "move clock" and trouble.overlaps(earlier.at - LEASE, later.at):
+                return "clock moved"
+            crashed = trouble.name in ("kill broker", "broker down")
+            if crashed and trouble.overlaps(earlier.at, earlier.at + _UNDONE):
+                return "database crashed"
+            if trouble.overlaps(earlier.at, earlier.at + _RECORDED_AT_ONCE) and later.at > earlier.at + LEASE / 2:
+                return "database without an answer for a lease"
+        return None
+
     def _lost_answer(self, sent: Sent) -> bool:
-        unclear = ("broker down", "pause broker", "kill broker", "memory alarm", "disk alarm")
+        unclear = ("broker down", "pause broker", "kill broker", "memory alarm", "disk alarm", "connections ended")
         return any(trouble.name in unclear and trouble.overlaps(sent.at, sent.answered) for trouble in self.troubles)

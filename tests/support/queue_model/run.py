@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openviper.conf import override
 from openviper.core.email.queue import queue_service
+from openviper.core.email.queue.outbox_store import OutboxJobStore
 from support.patience import PATIENCE
-from support.queue_model.brokers import BrokerUnderTest, make_broker
+from support.queue_model.brokers import BrokerUnderTest, RabbitmqUnderTest, RedisUnderTest
+from support.queue_model.databases import PostgresUnderTest, SqliteUnderTest
 from support.queue_model.fleet import THREADS, Fleet
 from support.queue_model.mailserver import PlannedSmtpServer
-from support.queue_model.plan import Operation, PlannedMessage, make_plan
-from support.queue_model.records import Records, Sent, Trouble
+from support.queue_model.plan import FIRST_FRESH, Operation, PlannedMessage, make_plan
+from support.queue_model.records import Life, Records, Sent, Trouble
 from support.queue_model.report import ModelReport
 from support.queue_model.web import WebProcess
 from support.workers import viperctl, write_project
@@ -30,10 +32,10 @@ __all__ = ["run_model"]
 
 _GROWTH = 80.0  # MB by which a process may grow beyond its first size
 _OVER_LIMIT = 0.05
+_SETTLED_WITHIN = 150.0  # seconds in which results are recorded; of a crash that undid some, after a lease
 _DOWN = "mail is not queued: the broker"
 _UP = "mail is queued again"
 _LISTED = re.compile(r"^\S+ \S+  (<[^>]+>)  ", re.MULTILINE)
-_FIRST_FRESH = 1_000_000  # numbers of the messages that are sent after the drain
 
 
 def run_model(
@@ -43,14 +45,18 @@ def run_model(
     operations: int,
     *,
     drain_limit: float = 5 * PATIENCE,
+    patient: bool = True,
     say: Callable[[str], object] = lambda _line: None,
 ) -> ModelReport:
-    """Run one seed in ``folder``, which is empty. ``say`` gets a line for each operation."""
+    """Run one seed in ``folder``, which is empty. ``say`` gets a line for each operation.
+
+    ``patient``: let the leases of processes that were killed end by themselves, where they have some.
+    """
     (folder / "broker").mkdir()
-    under_test = make_broker(broker, folder / "broker")
+    under_test = _make_broker(broker, folder / "broker")
     plan = make_plan(broker, seed, operations)
     with contextlib.ExitStack() as stack:
-        stack.callback(under_test.server.close)
+        stack.callback(under_test.close)
         stack.callback(under_test.end)
         under_test.start()
         run = _Run(folder, broker, under_test, stack.enter_context(PlannedSmtpServer()), say)
@@ -58,7 +64,17 @@ def run_model(
         run.start()
         for operation in plan:
             run.execute(operation)
-        return run.finish(seed, operations, drain_limit)
+        return run.finish(seed, operations, drain_limit, patient=patient)
+
+
+def _make_broker(kind: str, folder: Path) -> BrokerUnderTest:
+    if kind == "redis":
+        return RedisUnderTest(folder)
+    if kind == "sqlite":
+        return SqliteUnderTest(folder)
+    if kind == "postgresql":
+        return PostgresUnderTest(folder)
+    return RabbitmqUnderTest(folder, quorum=kind == "quorum")
 
 
 class _Run:
@@ -71,10 +87,12 @@ class _Run:
         self._smtp = smtp
         self._say = say
         self._began = time.monotonic()
-        self._records = Records(redis=kind == "redis")
-        email = {**smtp.settings(default_sender="shop@example.com", timeout=PATIENCE), "mailers": {"bulk": {}}}
-        self._settings = {"TASKS": broker.server.tasks(), "EMAIL": email}
-        self._project = write_project(folder / "project", tasks=self._settings["TASKS"], email=email)
+        self._records = Records(kind)
+        email = smtp.settings(default_sender="shop@example.com", timeout=PATIENCE)
+        email |= {"mailers": {"bulk": {}}, **broker.email_settings()}
+        self._settings: dict[str, Any] = {"TASKS": {}, **broker.settings(), "EMAIL": email}
+        more = {name: value for name, value in self._settings.items() if name not in ("TASKS", "EMAIL")}
+        self._project = write_project(folder / "project", tasks=self._settings["TASKS"], email=email, **more)
         self._fleet = Fleet(self._project, broker, self._records)
         self._web_names = (f"web-{number}.example.com" for number in count(1))
         self._webs: list[WebProcess] = []
@@ -105,6 +123,7 @@ class _Run:
 
     def _start_web(self) -> None:
         name = next(self._web_names)
+        self._records.lives[name] = Life(name)
         self._webs.append(WebProcess(name, self._settings, self._folder / f"{name}.log"))
 
     # Operations
@@ -167,6 +186,8 @@ class _Run:
         )
         messages = self._to_send(faultless)
         self._web.kill_during(messages, operation.fraction / 20)
+        life = self._records.lives[self._web.name]
+        life.killed, life.in_hand = time.monotonic(), self._broker.in_hand()
         self._start_web()
         return f"{sum(sent.answer is not None for sent in messages)} of {len(messages)} had a receipt"
 
@@ -174,8 +195,7 @@ class _Run:
         self._end_trouble()
         trouble = Trouble("kill broker", time.monotonic())
         self._records.troubles.append(trouble)
-        self._broker.server.kill()
-        self._broker.server.start()
+        self._broker.restart()
         trouble.end = time.monotonic()
         return ""
 
@@ -273,13 +293,15 @@ class _Run:
 
     # The end
 
-    def finish(self, seed: int, operations: int, drain_limit: float) -> ModelReport:
+    def finish(self, seed: int, operations: int, drain_limit: float, *, patient: bool) -> ModelReport:
         """End all troubles, let the queue drain, and judge."""
         self._end_trouble()
         self._fleet.until_ready()
+        if self._broker.is_database and not patient:
+            self._end_leases()
         begin = time.monotonic()
         drained = self._until(lambda: not self._records.pending(self._smtp.arrivals) or self._all_ended(), drain_limit)
-        self._until(self._nothing_left, 60.0 if drained else 0.0)
+        self._until(self._nothing_left, _SETTLED_WITHIN if drained else 0.0)
         drain = time.monotonic() - begin
         self._note(f"drained in {drain:.1f} s" if drained else "NOT DRAINED")
         if drained and (leftovers := self._broker.leftovers()):
@@ -316,6 +338,15 @@ class _Run:
         (self._folder / "report.txt").write_text(str(report))
         return report
 
+    def _end_leases(self) -> None:
+        """Start all processes again, so that each lease that is left is of one that was killed."""
+        self._fleet.end_all()
+        if (code := self._web.close()) != 0:
+            self._faults.append(f"the web process ended with {code}")
+        self._broker.let_leases_end()
+        self._fleet.start()
+        self._start_web()
+
     def _until(self, condition: Callable[[], bool], limit: float) -> bool:
         deadline = time.monotonic() + limit
         while not (reached := condition()) and time.monotonic() < deadline:
@@ -349,6 +380,9 @@ class _Run:
     @contextlib.contextmanager
     def _queue(self) -> "Iterator[JobStore]":
         with override(**self._settings):
+            if self._broker.is_database:
+                yield OutboxJobStore("database")
+                return
             service = queue_service()
             assert service is not None
             yield service.store
@@ -364,7 +398,7 @@ class _Run:
         fresh = self._to_send(
             tuple(
                 PlannedMessage(number, {f"fresh{number}@example.com": ()}, frozenset(), (), None, 0)
-                for number in range(_FIRST_FRESH, _FIRST_FRESH + THREADS)
+                for number in range(FIRST_FRESH, FIRST_FRESH + THREADS)
             )
         )
         self._web.send(fresh)

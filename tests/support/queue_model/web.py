@@ -20,7 +20,7 @@ _PROGRAM = Path(__file__).with_name("sender.py")
 
 
 class WebProcess:
-    """Sends messages, and records each receipt when it comes. ``settings``: TASKS and EMAIL."""
+    """Sends messages, and records each receipt when it comes. ``settings``: those of the project."""
 
     def __init__(self, name: str, settings: Mapping[str, Any], log: Path) -> None:
         self.name = name
@@ -62,6 +62,7 @@ class WebProcess:
                 "delay": sent.planned.delay,
                 "attachment": sent.planned.attachment,
                 "mailer": sent.planned.mailer,
+                "held": sent.planned.held,
             }
             for sent in messages
         ]

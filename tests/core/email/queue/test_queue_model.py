@@ -1,9 +1,10 @@
-"""One fixed seed on each broker: whatever happens to it, nothing is lost, and nothing comes twice without a reason."""
+"""One fixed seed on each broker and the outbox: whatever happens, nothing is lost or comes twice without a reason."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from support.postgres import postgres_programs
 from support.queue_model import BROKERS, ModelReport, run_model
 from support.queue_model.mailserver import Arrival
 from support.queue_model.plan import Fault, PlannedMessage, make_plan
@@ -12,26 +13,27 @@ from support.rabbitmq import PROGRAMS
 
 from openviper.core.email.queue import close_queue
 
-SEEDS = {"redis": 1, "rabbitmq": 1, "quorum": 31}
-OPERATIONS = 12
+SHORT = {"redis": (1, 12), "rabbitmq": (1, 12), "quorum": (31, 12), "sqlite": (31, 7)}  # seed, operations
 
 
-def run(folder: Path, broker: str, seed: int, operations: int) -> ModelReport:
+def run(folder: Path, broker: str, seed: int, operations: int, *, patient: bool = True) -> ModelReport:
     if broker == "redis" and shutil.which("redis-server") is None:
         pytest.skip("Redis is not installed (Debian: apt-get install redis-server)")
-    if broker != "redis" and not PROGRAMS.exists():
+    if broker in ("rabbitmq", "quorum") and not PROGRAMS.exists():
         pytest.skip("RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)")
+    if broker == "postgresql" and postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     try:
-        report = run_model(folder, broker, seed, operations)
+        report = run_model(folder, broker, seed, operations, patient=patient)
     finally:
         close_queue()
     print(report)
     return report
 
 
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", SHORT)
 def test_a_short_run_keeps_every_promise(tmp_path: Path, broker: str) -> None:
-    report = run(tmp_path, broker, SEEDS[broker], OPERATIONS)
+    report = run(tmp_path, broker, *SHORT[broker], patient=False)
     assert report.verdict.accepted > 15
     assert report.passed, report
 
@@ -59,7 +61,7 @@ def judged(
     killed: Life | None = None,
     failed: dict[str, frozenset[str] | None] | None = None,
 ) -> Verdict:
-    records = Records(redis=redis)
+    records = Records("redis" if redis else "rabbitmq")
     receipt = {"mode": "queued", "message_id": "<1@x>"}
     records.sent[1] = Sent(planned, "web", at=0.0, answered=1.0, answer=receipt)
     records.troubles += [trouble] if trouble else []
