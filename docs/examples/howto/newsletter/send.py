@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ settings.configure(
         "backend": "ConsoleBackend",
         "default_sender": "Shop <news@shop.example>",
         "inline_css": True,
+        "site_url": "https://shop.example",
+        "unsubscribe_keys": [os.environ.get("UNSUBSCRIBE_KEY", "?" * 32)],
     },
 )
 
@@ -22,13 +25,10 @@ async def readers() -> AsyncIterator[tuple[str, str]]:
 
 async def messages() -> AsyncIterator[Mapping[str, Any]]:
     async for name, address in readers():
-        leave = f"https://shop.example/leave?reader={address}"
         yield {
             "recipients": [(name, address)],
             "template": "emails/news.html",
-            "context": {"name": name, "leave": leave},
-            "headers": {"List-Unsubscribe": f"<{leave}>"},
-            "stream": "news",
+            "context": {"name": name},
         }
 
 
@@ -37,7 +37,10 @@ def show(counts: BulkProgress) -> None:
 
 
 async def main() -> None:
-    async for receipt in send_many(messages(), progress=show):
+    newsletter = send_many(
+        messages(), stream="news", unsubscribe=True, progress=show
+    )
+    async for receipt in newsletter:
         if not receipt:
             print(f"message {receipt.index}: {receipt.error}")
 

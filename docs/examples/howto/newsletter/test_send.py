@@ -11,3 +11,5 @@ def test_each_reader_gets_a_message_of_their_own(mailbox: Mailbox) -> None:
     assert message.subject == "The news of June, Alice"
     assert message.to == ('"Alice" <alice@example.com>',)
     assert "Hello Alice" in (message.text or "")
+    link = message.headers["List-Unsubscribe"].strip("<>")
+    assert link in (message.text or "")
