@@ -33,6 +33,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
         ["EmailMessageData", "Cancel", "subscribe", "MessageEvent", "DeliveryReport"],
     ),
     "Traces": ("openviper.otel", ["instrument", "uninstrument"]),
+    "Metrics": ("openviper.metrics", ["observe", "metrics_app", "registry", "sample", "stop_sampling"]),
     "Checks": ("openviper.core.email", ["verify", "Verification"]),
     "Backends": ("openviper.core.email", ["EmailBackend", "get_backend", "build_message"]),
     "In tests": ("openviper.testing", ["Mailbox", "SentMessage", "capture_mail"]),

@@ -171,6 +171,7 @@ class Circumstances(NamedTuple):
     code: int | None = None
     via: str | None = None
     at: float | None = None
+    since: float | None = None
 
 
 _UNKNOWN = Circumstances()
@@ -186,8 +187,9 @@ class MessageEvent:
 
     ``mode`` is the delivery mode in which the message was accepted; None where none was chosen. Of an attempt:
     ``attempt`` is its number, from 1; ``seconds`` how long it took; ``code`` the server's last reply code; ``via`` the
-    mailer whose server took the message, which is ``mailer`` unless a failover used another one. Each is None where
-    there is none.
+    mailer whose server took the message, which is ``mailer`` unless a failover used another one; ``since`` the Unix
+    time from which the message could be sent: of the send, or of the commit or ``send_at`` that it waited for. Each is
+    None where there is none; ``since`` also inline, where the attempt begins at once.
     """
 
     kind: EventKind
@@ -201,6 +203,7 @@ class MessageEvent:
     seconds: float | None = None
     code: int | None = None
     via: str | None = None
+    since: float | None = None
 
     @property
     def mailer(self) -> str:
@@ -308,6 +311,7 @@ def publish(
         seconds=circumstances.seconds,
         code=circumstances.code,
         via=circumstances.via,
+        since=circumstances.since,
     )
     if _trusted:
         _call(_trusted, event)

@@ -1,6 +1,7 @@
 """Define the interface of a backend, the transport that delivers prepared messages."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -11,7 +12,22 @@ from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["DeliveryReport", "EmailBackend"]
+__all__ = ["DeliveryReport", "EmailBackend", "PoolStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """A pool's numbers at one moment.
+
+    ``open``: connections, idle ones included; ``waiting``: senders without a connection; ``sent``: transactions that
+    the server accepted; ``reconnects``: transactions repeated because their idle connection had been lost.
+    """
+
+    open: int
+    idle: int
+    waiting: int
+    sent: int
+    reconnects: int
 
 
 class EmailBackend(ABC):
@@ -57,6 +73,11 @@ class EmailBackend(ABC):
     @property
     def server(self) -> tuple[str, int] | None:
         """Return the mail server's host and port, for traces; None if there is none, or only the library knows it."""
+        return None
+
+    @property
+    def stats(self) -> PoolStats | None:
+        """Return the numbers of the running event loop's connections, for metrics; None if there are none."""
         return None
 
     def describe(self) -> str:

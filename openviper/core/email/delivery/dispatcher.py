@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
@@ -40,7 +41,7 @@ class Delivery:
     ``admitted`` resolves when there is room for it, ``done`` when no further attempt is made here; neither has an
     error. ``stored``: its row in the outbox, whose relay makes the attempts after a first one that fails. ``keyed``:
     its idempotency key, which may not be claimed yet; None without one. ``paused``: sending is paused, and it
-    waits here until it may be sent.
+    waits here until it may be sent. ``since``: when it was sent (Unix seconds), for events.
     """
 
     message: OutgoingMessage
@@ -55,6 +56,7 @@ class Delivery:
     attempt: Attempt = field(default_factory=Attempt)
     stored: StoredMessage | None = None
     keyed: KeyedSend | None = None
+    since: float | None = None
 
     def wait_settled(self) -> "asyncio.Future[None]":
         """Return a future that resolves when it is done, or waits for the end of a pause: whichever comes first.
@@ -131,6 +133,11 @@ class Dispatcher:
         """Count the messages that are accepted and not done."""
         return self._messages + len(self._arriving)
 
+    @property
+    def pending_bytes(self) -> int:
+        """Count the bytes of content of those messages."""
+        return self._bytes + sum(delivery.message.size for delivery in self._arriving)
+
     def accept(
         self,
         message: OutgoingMessage,
@@ -138,13 +145,16 @@ class Dispatcher:
         stored: StoredMessage | None = None,
         keyed: KeyedSend | None = None,
         expires_at: float | None = None,
+        since: float | None = None,
     ) -> Delivery:
         """Take over ``message``: from here on the dispatcher delivers it, whatever becomes of the caller's task.
 
-        No attempt begins after ``expires_at`` (Unix seconds); None sets no limit.
+        No attempt begins after ``expires_at`` (Unix seconds); None sets no limit. ``since``: when it was sent; None:
+        now.
         """
         loop = asyncio.get_running_loop()
         delivery = Delivery(message, transport, loop.create_future(), loop.create_future(), stored=stored, keyed=keyed)
+        delivery.since = time.time() if since is None else since
         if stored is not None:
             delivery.progress = stored.progress
         if expires_at is not None:
@@ -288,6 +298,7 @@ class Dispatcher:
             delivery.progress,
             self._policy_for(delivery),
             mode=DeliveryMode.DEFERRED,
+            since=delivery.since,
         )
 
     async def _send_keyed(self, delivery: Delivery, keyed: KeyedSend) -> Decision | None:

@@ -50,13 +50,15 @@ async def attempt_delivery(
     mode: DeliveryMode,
     pipeline: bool = False,
     time_limit: float | None = None,
+    since: float | None = None,
 ) -> Decision:
     """Attempt to deliver ``message`` once, or give it up if it has expired; publish that, and return what follows.
 
     ``progress`` is that of the attempts before; ``message`` is already addressed to the recipients of this one.
     ``mode`` is the one it was accepted in: inline failures are for the caller to log, all others are logged here.
     ``time_limit`` in seconds ends an attempt that takes longer, as an uncertain one unless the backend knows that
-    nothing was sent; None leaves the limits to the transport. Never raises what a delivery can raise: the decision
+    nothing was sent; None leaves the limits to the transport. ``since``: when it was sent (Unix seconds), for events;
+    None: ``progress`` says it. Never raises what a delivery can raise: the decision
     holds the error.
     """
     if progress.expires_at is not None and has_expired(progress):
@@ -86,6 +88,7 @@ async def attempt_delivery(
     circumstances = NO_ATTEMPT
     if watched or listening():  # a listener may have come during the attempt
         circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
+        circumstances = circumstances._replace(since=since or progress.since or None)
         _publish_delivered(message, transport, outcome, progress, circumstances)
     if mode is not _INLINE or not isinstance(decision, Done):
         _report(message, transport, progress, decision, mode, circumstances)

@@ -14,6 +14,7 @@ from openviper.core.email.delivery.dispatcher import Dispatcher
 from openviper.core.email.delivery.keyed_send import record_pending
 from openviper.core.email.delivery.outbox import Outbox
 from openviper.core.email.delivery.relay import Relay
+from openviper.core.email.delivery.stats import DeliveryStats, add_stats_source
 from openviper.core.email.delivery.transport import BackendTransport, Transport, TransportFactory, installed_transports
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import drain_listeners
@@ -60,6 +61,11 @@ class Mailer:
         self._relay: Relay | None = None
         self._opening = asyncio.Lock()
         self._prepared = False
+        add_stats_source(self)
+
+    def stats(self) -> DeliveryStats:
+        """Return the numbers of the pools and of the dispatcher."""
+        return DeliveryStats(self.own_transport.stats().pools, self.dispatcher.pending, self.dispatcher.pending_bytes)
 
     @property
     def closed(self) -> bool:

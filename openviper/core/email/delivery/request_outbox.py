@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openviper.core.email.delivery.dispatcher import Delivery, Dispatcher
 from openviper.core.email.delivery.keyed_send import KeyedSend
@@ -28,10 +29,13 @@ class _Entry:
     keyed: KeyedSend | None = None
     expires_at: float | None = None
     unstorable: bool = False
+    since: float = field(default_factory=time.time)
 
     def accept(self) -> Delivery:
         """Give it to its dispatcher."""
-        return self.dispatcher.accept(self.message, self.transport, self.stored, self.keyed, self.expires_at)
+        return self.dispatcher.accept(
+            self.message, self.transport, self.stored, self.keyed, self.expires_at, self.since
+        )
 
 
 class RequestOutbox:

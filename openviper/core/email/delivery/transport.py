@@ -20,6 +20,7 @@ from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.delivery.shared_rate import shared_rate, unshared_text
 from openviper.core.email.delivery.signing import Signing
+from openviper.core.email.delivery.stats import DeliveryStats
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, EventKind, Listener, publish
 from openviper.core.email.message import OutgoingMessage
@@ -235,6 +236,12 @@ class BackendTransport(Transport):
         """Return the remedy of the mailer's backend for a delivery error."""
         backend = self._routes.get(mailer)
         return backend.remedy(error) if backend is not None and isinstance(error, DeliveryError) else None
+
+    def stats(self) -> DeliveryStats:
+        """Return the stats of the mailers' pools that are open on the running loop."""
+        backends = {DEFAULT_MAILER: self._own, **{name: shared.backend for name, shared in self._others.items()}}
+        found = {name: backend.stats for name, backend in backends.items()}
+        return DeliveryStats({name: stats for name, stats in found.items() if stats is not None})
 
     def server(self, mailer: str) -> tuple[str, int] | None:
         """Return the server of the mailer's own backend."""

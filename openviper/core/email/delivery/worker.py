@@ -14,6 +14,7 @@ from openviper.core.email.delivery.job_attempt import after_death, after_error, 
 from openviper.core.email.delivery.last_mile import log_decision, missing_recipients
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
+from openviper.core.email.delivery.stats import add_stats_source
 from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.events import Circumstances, DeliveryMode
@@ -160,6 +161,7 @@ async def _open(settings: EmailSettings) -> Transport:
     transport = BackendTransport(settings)
     await transport.open()
     at_loop_end(transport.aclose)
+    add_stats_source(transport)
     return transport
 
 

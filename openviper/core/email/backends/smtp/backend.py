@@ -2,13 +2,13 @@
 
 import logging
 
-from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend, PoolStats
 from openviper.core.email.backends.smtp.envelopes import send_in_envelopes
 from openviper.core.email.backends.smtp.errors import peer_name
 from openviper.core.email.backends.smtp.handshake import client_context
 from openviper.core.email.backends.smtp.oauth2 import token_provider
 from openviper.core.email.backends.smtp.pipelining import PipelinedSender
-from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats
+from openviper.core.email.backends.smtp.pool import ConnectionPool
 from openviper.core.email.backends.smtp.remedies import failure_remedy
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage

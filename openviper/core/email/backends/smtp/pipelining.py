@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 
+from openviper.core.email.backends.base import PoolStats
 from openviper.core.email.backends.brake import Brake
 from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import check_content
 from openviper.core.email.backends.smtp.dialogue import UNKNOWN_COMMAND, Dialogue
 from openviper.core.email.backends.smtp.errors import ChunkingRefused, StaleConnection, WireFailure, wire_error
-from openviper.core.email.backends.smtp.pool import ConnectionPool, PoolStats, copy_error
+from openviper.core.email.backends.smtp.pool import ConnectionPool, copy_error
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
 from openviper.core.email.backends.smtp.transaction import TransactionOptions, check_limits
 from openviper.core.email.errors import AuthenticationFailed, MessageRefused, PoolTimeout, RecipientsRefused

@@ -5,10 +5,11 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from openviper.backoff import Backoff
 from openviper.core.email.backends.attempt import mark_waiting
+from openviper.core.email.backends.base import PoolStats
 from openviper.core.email.backends.brake import Brake
 from openviper.core.email.backends.rate_limit import Reserve, limiter_of
 from openviper.core.email.backends.smtp.assignment import (
@@ -36,7 +37,7 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
 
-__all__ = ["ConnectionPool", "PoolStats", "copy_error"]
+__all__ = ["ConnectionPool", "copy_error"]
 
 _ACQUIRE_TIMEOUTS = 6.0  # times ``timeout``: how long a sender waits for a connection
 _CANCEL_EVERY = 0.5  # seconds
@@ -58,21 +59,6 @@ _IDLE, _IN_USE = State.IDLE, State.IN_USE  # a look-up in an enumeration costs a
 # was found out is forgotten after a while, because servers change.
 _CLOSED_AFTER_MESSAGE = 1.0
 _KEEP_MESSAGE_LIMIT = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """A pool's numbers at one moment.
-
-    ``open``: connections, idle ones included; ``waiting``: senders without a connection; ``sent``: transactions that
-    the server accepted; ``reconnects``: transactions repeated because their idle connection had been lost.
-    """
-
-    open: int
-    idle: int
-    waiting: int
-    sent: int
-    reconnects: int
 
 
 class ConnectionPool:
