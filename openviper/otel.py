@@ -63,6 +63,7 @@ class EmailInstrumentor:
 
 class _Tracer:
     def __init__(self, provider: trace.TracerProvider | None) -> None:
+        self._provider = provider
         self._tracer = trace.get_tracer("openviper.email", _VERSION, provider)
 
     def context(self) -> dict[str, str]:
@@ -83,6 +84,12 @@ class _Tracer:
             context = _propagator.extract(parent or {}, contexts.Context())
         linked = [trace.Link(_span_context(link)) for link in links]
         return _Span(self._tracer.start_span(name, context, _KINDS[kind], attributes, linked))
+
+    def flush(self, timeout: float) -> None:
+        provider = self._provider or trace.get_tracer_provider()
+        force_flush = getattr(provider, "force_flush", None)  # the SDK's, of which the API knows nothing
+        if force_flush is not None:
+            force_flush(int(timeout * 1000))
 
 
 class _Span:

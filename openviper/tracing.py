@@ -56,6 +56,9 @@ class Tracer(Protocol):
     ) -> Span:
         """Begin a span below ``parent``, or without one below the current span; ``root`` begins a trace of its own."""
 
+    def flush(self, timeout: float) -> None:
+        """Export the spans that have ended, within ``timeout`` seconds; blocks."""
+
 
 tracer: Tracer | None = None
 """The tracer; None: tracing is off."""

@@ -203,13 +203,13 @@ async def test_deferred_mail_belongs_to_the_request_that_has_ended(
 
 IN_THE_WORKER = """
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
 from openviper.otel import instrument
 
 exporter = ConsoleSpanExporter(out=open({spans!r}, "a"), formatter=lambda span: span.to_json(indent=None) + "\\n")
 provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
+provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=600_000))  # at the end alone
 instrument(provider)
 """
 

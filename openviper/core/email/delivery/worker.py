@@ -10,6 +10,7 @@ import dramatiq
 from dramatiq import Broker, Middleware
 from dramatiq.asyncio import get_event_loop_thread
 
+from openviper import tracing
 from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
 from openviper.core.email.delivery.last_mile import log_decision, missing_recipients
 from openviper.core.email.delivery.mailer import Mailer
@@ -36,6 +37,7 @@ logger = logging.getLogger("openviper.email")
 _PROMOTE_EVERY = 0.5  # seconds
 
 
+_FLUSH_LIMIT = 5.0  # seconds
 _UNCLAIMED = 1.0  # seconds after which mail that was at hand when a pause began is on the queue again
 _ASTRAY = 30.0  # seconds after which such mail is looked at again if its queue is another mailer's
 
@@ -49,6 +51,7 @@ def declare(broker: Broker) -> None:
     broker.add_middleware(ThreadShares(queues))
     broker.add_middleware(_RelayMiddleware())
     broker.add_middleware(_Hold())
+    broker.add_middleware(_Flush())
     # Our own retries replace Dramatiq's. Its time limit would end the wait for a broker that is down, so that an
     # attempt's result would never be recorded; an attempt has our own limit.
     make = dramatiq.actor(
@@ -178,6 +181,14 @@ class _Hold(Middleware):
 def _is_held(watch: PauseWatch, queue_name: str) -> bool:
     """True if the mail of the queue's mailer is paused; for queues of other tasks False."""
     return watch.on and is_mail_queue(queue_name) and watch.find(mailer_of(queue_name)) is not None
+
+
+class _Flush(Middleware):
+    """Exports the last spans: before Python 3.13 a forked process ends without what was registered for its exit."""
+
+    def after_worker_shutdown(self, _broker: Broker, _worker: Any) -> None:
+        if tracing.tracer is not None:
+            tracing.tracer.flush(_FLUSH_LIMIT)
 
 
 class _Promoter(Middleware):
