@@ -6,6 +6,7 @@ from openviper.cli.email_check import check
 from openviper.cli.email_config import config
 from openviper.cli.email_dkim import dkim
 from openviper.cli.email_failed import failed
+from openviper.cli.email_journal import journal
 from openviper.cli.email_outbox import outbox
 from openviper.cli.email_pause import pause, resume
 from openviper.cli.email_preview import preview
@@ -22,5 +23,19 @@ def email() -> None:
     """Test a project's mail, inspect its settings and templates, and manage its queue and outbox."""
 
 
-for _command in (check, config, dkim, failed, outbox, pause, preview, relay, resume, send, status, suppressed):
+for _command in (
+    check,
+    config,
+    dkim,
+    failed,
+    journal,
+    outbox,
+    pause,
+    preview,
+    relay,
+    resume,
+    send,
+    status,
+    suppressed,
+):
     email.add_command(_command)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from openviper.db.engines import create_tables, dispose, engine, prepare_sqlite
     from openviper.db.hooks import LifecycleHooks, Model
+    from openviper.db.journal import journal_table
     from openviper.db.outbox.tables import outbox_tables
     from openviper.db.session import on_commit
     from openviper.db.suppression import (
@@ -51,6 +52,7 @@ else:
             "dispose": "openviper.db.engines",
             "engine": "openviper.db.engines",
             "find_suppressed": "openviper.db.suppression",
+            "journal_table": "openviper.db.journal",
             "on_commit": "openviper.db.session",
             "outbox_tables": "openviper.db.outbox.tables",
             "prepare_sqlite": "openviper.db.engines",
@@ -78,6 +80,7 @@ __all__ = [
     "dispose",
     "engine",
     "find_suppressed",
+    "journal_table",
     "on_commit",
     "outbox_tables",
     "prepare_sqlite",

@@ -12,7 +12,13 @@ from typing import Any
 
 from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
-from openviper.core.email.delivery.last_mile import FIRST_ATTEMPT, attempt_delivery, fail_attempt, missing_recipients
+from openviper.core.email.delivery.last_mile import (
+    FIRST_ATTEMPT,
+    attempt_delivery,
+    fail_attempt,
+    missing_recipients,
+    record_end,
+)
 from openviper.core.email.delivery.outbox import StoredMessage
 from openviper.core.email.delivery.pause.watch import PauseWatch
 from openviper.core.email.delivery.transport import Transport
@@ -472,10 +478,14 @@ class Dispatcher:
             reason,
         )
         missing, chosen = missing_recipients(delivery.message, delivery.progress), Circumstances(DeliveryMode.DEFERRED)
+        sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
+        uncertain = sending or delivery.progress.uncertain
+        # With ``attempts`` its task was cancelled while it was being sent.
+        maybe_sent = sending or attempts is not None
+        record_end(delivery.message, delivery.transport, delivery.progress, "uncertain" if maybe_sent else "failed")
         delivery.transport.publish("failed", missing, reason, circumstances=chosen)
         if delivery.keyed is not None and delivery.keyed.claimed:
-            sending = delivery in self._sending.values() and not delivery.attempt.nothing_sent
-            delivery.keyed.cut_short(uncertain=sending or delivery.progress.uncertain)
+            delivery.keyed.cut_short(uncertain=uncertain)
         self._finish(delivery)
 
     def _finish(self, delivery: Delivery) -> None:

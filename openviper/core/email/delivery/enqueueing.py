@@ -253,4 +253,6 @@ class EnqueueTransport(Transport):
         elif kind == "delivered":
             self._transport.publish("queued", message, circumstances=self._offered)
         elif kind != "sending":
+            if kind == "failed":  # of an attempt to queue it, in which nothing was sent
+                self._transport.record(message, "failed")
             self._transport.publish(kind, message, detail, refused=refused, circumstances=circumstances)

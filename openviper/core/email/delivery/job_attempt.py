@@ -5,11 +5,17 @@ from dataclasses import replace
 from functools import partial
 
 from openviper import tracing
-from openviper.core.email.delivery.last_mile import EXPIRED, attempt_delivery, has_expired
+from openviper.core.email.delivery.last_mile import (
+    EXPIRED,
+    attempt_delivery,
+    has_expired,
+    missing_recipients,
+    record_end,
+)
 from openviper.core.email.delivery.pause.watch import pause_watch
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError
-from openviper.core.email.events import DeliveryMode
+from openviper.core.email.events import Circumstances, DeliveryMode
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.message.storage import DamagedPayload, NewerPayload, decode
@@ -27,7 +33,7 @@ from openviper.core.email.queue.retry import (
 )
 from openviper.core.email.settings import EmailSettings
 
-__all__ = ["after_death", "after_error", "attempt_job", "read_message"]
+__all__ = ["after_death", "after_error", "attempt_job", "publish_failure", "read_message"]
 
 # Seconds. RabbitMQ closes the channel of a worker that does not acknowledge a message within 30 minutes.
 _LONGEST_ATTEMPT = 1500.0
@@ -90,6 +96,14 @@ def _policy(settings: EmailSettings, mailer: str) -> QueuePolicy:
     """Return the policy for mail of ``mailer``, which does not age while it is paused."""
     watch = pause_watch(settings)
     return QueuePolicy(settings, seconds_paused=None if watch is None else partial(watch.seconds_paused, mailer))
+
+
+async def publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings, transport: Transport) -> None:
+    """Publish and record the failure of a job that is given up after a death, unread until now."""
+    message = await serialise_message(read_message(job), max_message_bytes=settings.max_message_bytes)
+    record_end(message, transport, decision.progress, "failed")
+    missing, queued = missing_recipients(message, decision.progress), Circumstances(DeliveryMode.QUEUED)
+    transport.publish("failed", missing, decision.reason, circumstances=queued)
 
 
 def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> Decision:

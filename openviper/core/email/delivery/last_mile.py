@@ -10,6 +10,7 @@ import traceback
 
 from openviper import tracing
 from openviper.core.email.backends.attempt import Attempt, mark_offered
+from openviper.core.email.delivery.journal import Outcome
 from openviper.core.email.delivery.redirect import check_redirected
 from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout, SendingPaused
@@ -29,6 +30,7 @@ __all__ = [
     "has_expired",
     "log_decision",
     "missing_recipients",
+    "record_end",
 ]
 
 logger = logging.getLogger("openviper.email")
@@ -85,6 +87,8 @@ async def attempt_delivery(
     except Exception as error:  # noqa: BLE001 - a backend may be anybody's; the decision holds the error
         outcome = error
     decision = after_attempt(progress, outcome, policy, now=time.time())
+    if transport.journal is not None:
+        transport.journal.record_attempt(message, outcome, decision)
     circumstances = NO_ATTEMPT
     if watched or listening():  # a listener may have come during the attempt
         circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
@@ -107,6 +111,8 @@ def fail_attempt(
     """Decide, log and publish as for an attempt that ended with ``error`` before anything was sent."""
     decision = after_attempt(progress, error, policy, now=time.time())
     _log_attempt(message.message_id, progress, decision, mode, None)
+    if transport.journal is not None:
+        transport.journal.record_attempt(message, error, decision)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, Circumstances(mode, progress.attempts + 1))
     return decision
@@ -120,10 +126,18 @@ def has_expired(progress: Progress) -> bool:
 def _expire(message: OutgoingMessage, transport: Transport, progress: Progress, mode: DeliveryMode) -> GiveUp:
     decision = GiveUp(progress, EXPIRED)
     log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
+    record_end(message, transport, progress, "expired")
     transport.publish(
         "failed", missing_recipients(message, progress), _detail(decision), circumstances=Circumstances(mode)
     )
     return decision
+
+
+def record_end(message: OutgoingMessage, transport: Transport, progress: Progress, outcome: Outcome) -> None:
+    """Record ``outcome`` for the recipients without a final answer: "uncertain" if an attempt may have delivered it."""
+    if transport.journal is not None:
+        pending = message if progress.pending is None else message.for_recipients(progress.pending)
+        transport.journal.record(pending, "uncertain" if progress.uncertain else outcome)
 
 
 def missing_recipients(message: OutgoingMessage, progress: Progress) -> OutgoingMessage:

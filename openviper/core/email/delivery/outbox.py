@@ -11,7 +11,12 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message import EmailMessageData, OutgoingMessage
 from openviper.core.email.queue.enqueue import prepare_alone
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.outbox_engine import describe_missing, describe_outbox_failure, outbox_engine
+from openviper.core.email.queue.outbox_engine import (
+    close_connections,
+    describe_missing,
+    describe_outbox_failure,
+    outbox_engine,
+)
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.retry import Decision, QueuePolicy
 from openviper.core.email.settings import EmailSettings
@@ -32,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
-
-_CLOSE_SECONDS = 2.0
 
 
 class StoredMessage:
@@ -203,19 +206,7 @@ class Outbox:
         except Exception as error:  # noqa: BLE001 - of any driver; the leases end by themselves
             logger.debug("leases were not ended: %s", type(error).__name__)
         await self.keeper.aclose(timeout)
-        await self._close_connections()
-
-    async def _close_connections(self) -> None:
-        """Close idle connections: the application's lifespan ends first, and may have disposed of the engine there."""
-        engine = self.keeper.store.engine
-        name = engine.url.database or "memory"
-        if self.keeper.store.on_sqlite and "memory" in name:
-            return  # the database would go with its connection
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await engine.dispose()
-        except Exception as error:  # noqa: BLE001 - of any driver; they end with the process
-            logger.debug("the outbox's connections were not closed: %s", type(error).__name__)
+        await close_connections(self.keeper.store.engine)
 
     async def _row(self, message: OutgoingMessage, schedule: Schedule) -> NewRow:
         due_at = schedule.due_at if schedule.later else None

@@ -14,7 +14,13 @@ from typing import TypeVar
 
 from openviper import tracing
 from openviper.backoff import Backoff, jittered
-from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
+from openviper.core.email.delivery.job_attempt import (
+    after_death,
+    after_error,
+    attempt_job,
+    publish_failure,
+    read_message,
+)
 from openviper.core.email.delivery.keyed_send import report_duplicate
 from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.outbox import Outbox
@@ -177,6 +183,8 @@ class Relay:
     async def _attempt(self, job: ClaimedJob) -> Decision:
         if job.repeated and job.problem is None:
             decision = after_death(job, self._settings)
+            if isinstance(decision, GiveUp):
+                await self._publish_failure(job, decision)
         else:
             try:
                 prepared = await _read_in_time(job, read_message)
@@ -189,6 +197,12 @@ class Relay:
                 decision = after_error(job, error, self._settings)
         log_decision(job.message_id, decision, queued=True)
         return decision
+
+    async def _publish_failure(self, job: ClaimedJob, decision: GiveUp) -> None:
+        try:
+            await publish_failure(job, decision, self._settings, self._transport)
+        except Exception:  # it cannot be read; what follows is recorded all the same
+            logger.debug("the failure of message %s was not published", job.message_id, exc_info=True)
 
     async def _feed(self, service: QueueService) -> bool:
         """Give a batch to the broker, and forget what it has accepted."""
@@ -290,6 +304,7 @@ class Relay:
             report_duplicate(message, self._transport, receipt)
             return
         logger.error("message %s is not sent: %s", claim.message_id, error)
+        self._transport.record(message, "failed")
         self._transport.publish("failed", message, str(error))
 
     def _new_job(self, mailer: str, job: ClaimedJob) -> NewJob | Decision:

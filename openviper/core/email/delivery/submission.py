@@ -379,6 +379,7 @@ class _Submission:
     def _drop_refused(self, error: EmailError) -> None:
         """Report, after the commit, a message that its key keeps from being sent."""
         logger.error("message %s is not sent: %s", self.message.message_id, error)
+        self.transport.record(self.message, "failed")
         self.transport.publish("failed", self.message, str(error), circumstances=Circumstances(DeliveryMode.HELD))
         if (row := self._row) is not None:
             row.delete()

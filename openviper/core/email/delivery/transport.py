@@ -16,6 +16,7 @@ from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.backends.null import NullBackend
 from openviper.core.email.backends.shared import SharedBackend
 from openviper.core.email.delivery.held import HeldMessage
+from openviper.core.email.delivery.journal import OUTCOMES, Journal, Outcome
 from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.recipients import RecipientRules
 from openviper.core.email.delivery.shared_rate import shared_rate, unshared_text
@@ -63,6 +64,8 @@ class Transport(ABC):
     """Who is mailed in place of the recipients; None: they are."""
     pause: PauseWatch | None = None
     """Whether sending is paused; None: it never is."""
+    journal: Journal | None = None
+    """Where the final answer to each recipient is recorded; None: nowhere."""
     in_memory = False
     """True when what is sent stays in this process, whose memory workers do not share."""
     durable = False
@@ -122,6 +125,11 @@ class Transport(ABC):
         """Note that a transaction holds ``message``; ``held`` releases or drops it."""
         self.publish("held", message)
 
+    def record(self, message: OutgoingMessage, outcome: Outcome) -> None:
+        """Record the final answer to every recipient of ``message`` outside an attempt, where there is a journal."""
+        if self.journal is not None:
+            self.journal.record(message, outcome)
+
     def publish(
         self,
         kind: EventKind,
@@ -132,6 +140,8 @@ class Transport(ABC):
         circumstances: Circumstances = NO_ATTEMPT,
     ) -> None:
         """Publish an event of a message that this transport carries."""
+        if kind in OUTCOMES:
+            self.record(message, OUTCOMES[kind])
         if circumstances is NO_ATTEMPT:
             circumstances = _CHOSEN.get(kind, NO_ATTEMPT)
         publish(
@@ -188,6 +198,8 @@ class BackendTransport(Transport):
 
     async def open(self) -> None:
         """Open the backend; it is closed by ``aclose``, or when nothing can send through this transport any more."""
+        redirect = None if self.rules is None else self.rules.redirect
+        self.journal = await Journal.open(self._settings, redirect)
         if self._settings.dkim:
             self._signing = await Signing.load(self._settings)
         if self.pause is not None:
@@ -207,6 +219,8 @@ class BackendTransport(Transport):
         if self._abandoned is not None:
             self._abandoned.detach()
         await super().aclose()
+        if self.journal is not None:
+            await self.journal.aclose()
         await _close_all((self._own, *self._others.values()))
 
     def send(self, message: OutgoingMessage, *, pipeline: bool = False) -> Coroutine[Any, Any, DeliveryReport]:

@@ -11,16 +11,20 @@ from dramatiq import Broker, Middleware
 from dramatiq.asyncio import get_event_loop_thread
 
 from openviper import tracing
-from openviper.core.email.delivery.job_attempt import after_death, after_error, attempt_job, read_message
-from openviper.core.email.delivery.last_mile import log_decision, missing_recipients
+from openviper.core.email.delivery.job_attempt import (
+    after_death,
+    after_error,
+    attempt_job,
+    publish_failure,
+    read_message,
+)
+from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.stats import add_stats_source
 from openviper.core.email.delivery.transport import BackendTransport, Transport
 from openviper.core.email.errors import QueueUnavailable
-from openviper.core.email.events import Circumstances, DeliveryMode
 from openviper.core.email.message import PreparedMessage
-from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.queue import queue_service
 from openviper.core.email.queue.job import ACTOR, ClaimedJob, JobStore, RejectedTicket
 from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue, mailer_of
@@ -134,10 +138,7 @@ def _publish_failure(job: ClaimedJob, decision: GiveUp, settings: EmailSettings)
     """Publish the failure of a message that was given up unread."""
 
     async def publish() -> None:
-        message = await serialise_message(read_message(job), max_message_bytes=settings.max_message_bytes)
-        transport = await _transport(settings)
-        missing, queued = missing_recipients(message, decision.progress), Circumstances(DeliveryMode.QUEUED)
-        transport.publish("failed", missing, decision.reason, circumstances=queued)
+        await publish_failure(job, decision, settings, await _transport(settings))
 
     thread = get_event_loop_thread()
     assert thread is not None, "the broker has the AsyncIO middleware"

@@ -1,6 +1,7 @@
-"""Find the engine that ``EMAIL["outbox"]`` names."""
+"""Find the engine that ``EMAIL["outbox"]`` names, which the journal uses as well."""
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,31 +14,43 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["OUTBOX_REMEDY", "describe_missing", "describe_outbox_failure", "outbox_engine", "own_outbox_engine"]
+__all__ = [
+    "OUTBOX_REMEDY",
+    "close_connections",
+    "describe_missing",
+    "describe_outbox_failure",
+    "outbox_engine",
+    "own_outbox_engine",
+]
+
+logger = logging.getLogger("openviper.email")
+
+_OUTBOX = 'EMAIL["outbox"]'
+_CLOSE_SECONDS = 2.0
 
 OUTBOX_REMEDY = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
 """What creates the tables."""
 
 
-async def outbox_engine(outbox: str) -> "AsyncEngine":
-    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop.
+async def outbox_engine(outbox: str, *, setting: str = _OUTBOX) -> "AsyncEngine":
+    """Return the engine that ``EMAIL["outbox"]`` names, for the running loop; ``setting`` is what needs it.
 
     Raises:
         ImproperlyConfigured: it names no engine, or one of a database that is not supported.
         MissingDependency: SQLAlchemy or the driver is not installed.
     """
-    return _checked(await _named_engine(outbox), outbox)
+    return _checked(await _named_engine(outbox, setting), outbox, setting)
 
 
 @asynccontextmanager
-async def own_outbox_engine(outbox: str) -> "AsyncIterator[AsyncEngine]":
+async def own_outbox_engine(outbox: str, *, setting: str = _OUTBOX) -> "AsyncIterator[AsyncEngine]":
     """Yield an engine on the outbox's database for the running loop, closed at the end.
 
     Raises:
         ImproperlyConfigured: the setting names no engine, or one of a database that is not supported.
         MissingDependency: SQLAlchemy or the driver is not installed.
     """
-    found = await outbox_engine(outbox)
+    found = await outbox_engine(outbox, setting=setting)
     from openviper.db.engines import copy_engine
 
     # The application's own engine belongs to the application's event loop.
@@ -71,23 +84,32 @@ def describe_missing(engine: "AsyncEngine", missing: list[str]) -> str:
     return f"{engine.url.render_as_string()} lacks {', '.join(missing)}; {OUTBOX_REMEDY}"
 
 
-async def _named_engine(given: str) -> Any:
+async def close_connections(engine: "AsyncEngine") -> None:
+    """Close idle connections: the application's lifespan ends first, and may have disposed of the engine there."""
+    if engine.dialect.name == "sqlite" and "memory" in (engine.url.database or "memory"):
+        return  # the database would go with its connection
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await engine.dispose()
+    except Exception as error:  # noqa: BLE001 - of any driver; they end with the process
+        logger.debug("the database's connections were not closed: %s", type(error).__name__)
+
+
+async def _named_engine(given: str, setting: str) -> Any:
     if given == "database":
-        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose='EMAIL["outbox"]')
+        engines = await asyncio.to_thread(require, "openviper.db.engines", extra="db", purpose=setting)
         return await engines.engine()
-    return await asyncio.to_thread(import_string, given, setting='EMAIL["outbox"]')
+    return await asyncio.to_thread(import_string, given, setting=_OUTBOX)
 
 
-def _checked(found: Any, given: str) -> "AsyncEngine":
+def _checked(found: Any, given: str, setting: str) -> "AsyncEngine":
     dialect = getattr(getattr(found, "dialect", None), "name", None)
     if dialect is None or not hasattr(found, "sync_engine"):
         raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
+            f'{_OUTBOX}: {shown(given)} is a {shown(type(found).__name__)}; give "database", or the dotted path '
             "of an AsyncEngine"
         )
     if dialect not in ("sqlite", "postgresql"):
-        raise ImproperlyConfigured(
-            f'EMAIL["outbox"]: {shown(dialect)} is not supported; the outbox needs PostgreSQL or SQLite'
-        )
+        raise ImproperlyConfigured(f"{setting}: {shown(dialect)} is not supported; it needs PostgreSQL or SQLite")
     engine: AsyncEngine = found
     return engine

@@ -35,6 +35,7 @@ __all__ = [
     "MaybeFunction",
     "MaybeHeader",
     "MaybeHost",
+    "MaybeKey",
     "MaybePath",
     "MaybeRate",
     "MaybeSecret",
@@ -169,6 +170,13 @@ def _site_url(value: object) -> str:
     if match[1] == "http" and not is_loopback(match[2].strip("[]")):
         raise ValueError("is not https")
     return text.rstrip("/")
+
+
+def _key(value: object) -> SecretStr | None:
+    secret = _secret(value)
+    if secret is not None and len(secret.get_secret_value()) < _SHORTEST_KEY:
+        raise ValueError(f"is shorter than {_SHORTEST_KEY} characters")
+    return secret
 
 
 def _token(value: object) -> SecretStr | Callable[[], Any] | None:
@@ -350,6 +358,11 @@ MaybeSiteURL = Annotated[
     str | None,
     BeforeValidator(_optional(_site_url)),
     SettingKind("None or a URL such as https://shop.example, with http only on this machine"),
+]
+MaybeKey = Annotated[
+    SecretStr | None,
+    BeforeValidator(_optional(_key)),
+    SettingKind(f"None or a secret of at least {_SHORTEST_KEY} characters", secret=True),
 ]
 MaybeToken = Annotated[
     SecretStr | Callable[[], Any] | None,

@@ -37,6 +37,7 @@ from openviper.core.email.settings.kinds import (
     MaybeFunction,
     MaybeHeader,
     MaybeHost,
+    MaybeKey,
     MaybePath,
     MaybeRate,
     MaybeSecret,
@@ -294,6 +295,19 @@ class EmailSettings(CheckedSettings):
     failed_keep: Span = Field(
         604800.0, description='Seconds for which failed messages are kept; also a timedelta or "7 days". 0: not kept.'
     )
+    journal: Flag = Field(
+        False,
+        description="Record what became of each message for each recipient in the table `email_journal`, in the "
+        "database of `outbox`, else of `DATABASE_URL`; needs `journal_key`.",
+    )
+    journal_keep: Period = Field(
+        2592000.0, description='Seconds for which the journal keeps an answer; also a timedelta or "30 days".'
+    )
+    journal_key: MaybeKey = Field(
+        None,
+        description="Key of the journal's hashes of addresses, at least 16 characters; the same in every process. "
+        "Another key finds no answer of before. Never shown.",
+    )
     shutdown_timeout: Span = Field(
         20.0,
         description="Seconds that shutdown waits for deferred mail; mail left after that is logged message by message.",
@@ -421,7 +435,12 @@ class EmailSettings(CheckedSettings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if conflicts := [*_tls_conflicts(self), *_port_conflicts(self), *_credential_conflicts(self)]:
+        if conflicts := [
+            *_tls_conflicts(self),
+            *_port_conflicts(self),
+            *_credential_conflicts(self),
+            *_journal_conflicts(self),
+        ]:
             raise Conflicts(conflicts)
         return self
 
@@ -534,6 +553,12 @@ def _port_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
         text = "587 begins without TLS (RFC 6409); set use_tls instead of use_ssl, or port 465"
     if text is not None:
         yield Conflict("port", text, depends_on=frozenset({"host", "use_tls", "use_ssl"}))
+
+
+def _journal_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
+    if settings.journal and settings.journal_key is None:
+        text = "is needed by journal: give a random text that stays secret, such as secrets.token_hex() returns"
+        yield Conflict("journal_key", text, depends_on=frozenset({"journal"}))
 
 
 def _credential_conflicts(settings: EmailSettings) -> Iterator[Conflict]:

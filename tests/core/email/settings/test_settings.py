@@ -75,6 +75,9 @@ DEFAULTS: dict[str, Any] = {
     "key_ttl": 24 * 3600.0,
     "on_uncertain": "retry",
     "failed_keep": 7 * 24 * 3600.0,
+    "journal": False,
+    "journal_keep": 30 * 24 * 3600.0,
+    "journal_key": None,
     "shutdown_timeout": 20.0,
     "dispatcher_messages": 1000,
     "dispatcher_bytes": 64 * 1024 * 1024,
@@ -329,6 +332,13 @@ def test_the_value_of_an_unknown_key_is_not_shown() -> None:
     assert SECRET not in fault({"pasword": SECRET})
 
 
+def test_a_journal_needs_its_key_which_is_never_shown() -> None:
+    assert fault({"journal": True}).startswith('EMAIL["journal_key"]: is needed by journal: give a random text')
+    settings = load({"journal": True, "journal_key": "a key that is long enough"})
+    assert settings.journal
+    assert "long enough" not in repr(settings)
+
+
 @pytest.mark.parametrize("email", [[], "host=localhost", 7, ("host", "localhost")])
 def test_an_email_that_is_no_dict_is_refused(email: object) -> None:
     assert fault(email) == f"EMAIL: is a {type(email).__name__}; give a dict of settings"
@@ -398,6 +408,7 @@ def test_an_email_that_is_no_dict_is_refused(email: object) -> None:
         ("backend", None),
         ("inbox", "sometimes"),
         ("inbox", 1),
+        ("journal_key", "too short"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(key: str, value: object) -> None:

@@ -8,6 +8,7 @@ from openviper.core.email.backends import MemoryBackend, NullBackend, SMTPBacken
 from openviper.core.email.delivery.checks.backend import check_backend, has_check
 from openviper.core.email.delivery.checks.dkim import check_dkim
 from openviper.core.email.delivery.checks.domain import check_domain
+from openviper.core.email.delivery.checks.journal import check_journal
 from openviper.core.email.delivery.checks.outbox import check_outbox
 from openviper.core.email.delivery.checks.queue import check_keys, check_queue
 from openviper.core.email.delivery.checks.rate import check_rate
@@ -46,6 +47,7 @@ async def _results(
     queue_settings = None if isinstance(backend, MemoryBackend | NullBackend) else settings
     queue = asyncio.create_task(check_queue(queue_settings, mailer, deadline))
     outbox = asyncio.create_task(check_outbox(settings, deadline))
+    journal = asyncio.create_task(check_journal(settings, deadline))
     domain = asyncio.create_task(check_domain(settings, sender, deadline))
     redirect = describe_redirect(settings)
     yield CheckResult.ok(
@@ -62,7 +64,7 @@ async def _results(
             yield CheckResult.skipped(check, f"{backend.describe()} uses no mail server")
     if own and (has_check(backend) or not isinstance(backend, SMTPBackend)):
         yield await check_backend(backend, deadline)
-    for result in (*await queue, *await outbox, check_keys(queue_settings), *await domain):
+    for result in (*await queue, *await outbox, *await journal, check_keys(queue_settings), *await domain):
         yield result
     async for result in check_dkim(settings, deadline):
         yield result
