@@ -51,6 +51,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "Outbox": ("openviper.db", ["outbox_tables"]),
+    "Journal": ("openviper.db", ["journal_table"]),
     "Suppression": (
         "openviper.db",
         ["add_suppression", "remove_suppression", "find_suppressed", "suppression_table", "create_suppression_table"],

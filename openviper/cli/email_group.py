@@ -5,7 +5,9 @@ import click
 from openviper.cli.email_check import check
 from openviper.cli.email_config import config
 from openviper.cli.email_dkim import dkim
+from openviper.cli.email_erase import erase
 from openviper.cli.email_failed import failed
+from openviper.cli.email_find import find
 from openviper.cli.email_journal import journal
 from openviper.cli.email_outbox import outbox
 from openviper.cli.email_pause import pause, resume
@@ -27,7 +29,9 @@ for _command in (
     check,
     config,
     dkim,
+    erase,
     failed,
+    find,
     journal,
     outbox,
     pause,

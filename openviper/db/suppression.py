@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openviper.db.engines import create_tables, engine, lacks_table
 from openviper.db.errors import SuppressionNotCreated
+from openviper.db.hashing import keyed_hash
 from openviper.network import mail_key
 from openviper.text import shown
 
@@ -19,12 +20,14 @@ __all__ = [
     "add_suppression",
     "create_suppression_table",
     "find_suppressed",
+    "hash_suppression",
     "list_suppressions",
     "remove_suppression",
     "suppression_table",
 ]
 
 _NAME = "email_suppression"
+_HASHED = "hash:"  # before the keyed hash of an address that was erased
 _MOST_VALUES = 500  # addresses in one statement: SQLite and others limit the parameters
 
 
@@ -53,6 +56,12 @@ def suppression_table(metadata: MetaData) -> Table:
     )
 
 
+def _hash(address: str) -> str | None:
+    """Return how an erased address is stored; None where nothing can be."""
+    found = keyed_hash(address)
+    return None if found is None else f"{_HASHED}{found}"
+
+
 _metadata = MetaData()
 _table = suppression_table(_metadata)
 
@@ -79,14 +88,40 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
 
 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
-    """Mail ``address`` again; True if it was suppressed for exactly this ``stream`` (None: for every one)."""
+    """Mail ``address`` again; True if it was suppressed for exactly this ``stream`` (None: for every one).
+
+    Also an erased one, whose keyed hash is left.
+    """
     with _table_required():
         async with (await engine()).begin() as connection:
             return await _delete(connection, address, stream or "")
 
 
+async def hash_suppression(address: str) -> int:
+    """Replace ``address`` by its keyed hash, which still suppresses it; return in how many rows.
+
+    The reasons, which may name the address, become "erased".
+
+    Raises:
+        ValueError: the address is suppressed, and the settings have no key.
+    """
+    key, hashed = mail_key(address), _hash(address)
+    with _table_required():
+        async with (await engine()).begin() as connection:
+            found = (await connection.execute(select(_table).where(_table.c.address == key))).all()
+            if found and hashed is None:
+                raise ValueError("the address is suppressed, and only with a key its hash can be kept")
+            for row in found:
+                where = (_table.c.address == hashed, _table.c.stream == row.stream)
+                await connection.execute(delete(_table).where(*where))
+                values = {"address": hashed, "reason": "erased"}
+                same = (_table.c.address == key, _table.c.stream == row.stream)
+                await connection.execute(update(_table).where(*same).values(values))
+    return len(found)
+
+
 async def list_suppressions() -> list[SuppressedAddress]:
-    """Return every row, oldest first."""
+    """Return every row, oldest first; that of an erased address has ``hash:`` and its keyed hash."""
     with _table_required():
         async with (await engine()).connect() as connection:
             rows = (await connection.execute(select(_table).order_by(_table.c.since))).all()
@@ -96,10 +131,13 @@ async def list_suppressions() -> list[SuppressedAddress]:
 async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[str, str | None]:
     """Return those of ``addresses`` that are suppressed, each with the stream of its row, None for every stream.
 
-    Made for ``EMAIL["suppress"]``. Where an address has both rows, the one of the stream is returned.
+    Made for ``EMAIL["suppress"]``. Where an address has both rows, the one of the stream is returned. An address that
+    was erased is found by its keyed hash.
     """
     found: dict[str, str | None] = {}
-    wanted = [mail_key(address) for address in addresses]
+    stored = {mail_key(address): mail_key(address) for address in addresses}
+    stored |= {hashed: address for address in stored if (hashed := _hash(address)) is not None}
+    wanted = list(stored)
     with _table_required():
         async with (await engine()).connect() as connection:
             for start in range(0, len(wanted), _MOST_VALUES):
@@ -108,7 +146,8 @@ async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[
                     _table.c.address.in_(part), _table.c.stream.in_(["", stream or ""])
                 )
                 for row in await connection.execute(query):
-                    found[row.address] = row.stream or found.get(row.address)
+                    address = stored[row.address]
+                    found[address] = row.stream or found.get(address)
     return found
 
 
@@ -136,5 +175,6 @@ async def _write(values: dict[str, Any]) -> None:
 
 
 async def _delete(connection: AsyncConnection, address: str, stream: str) -> bool:
-    where = (_table.c.address == mail_key(address), _table.c.stream == stream)
+    stored = [each for each in (mail_key(address), _hash(address)) if each is not None]
+    where = (_table.c.address.in_(stored), _table.c.stream == stream)
     return bool((await connection.execute(delete(_table).where(*where))).rowcount)

@@ -24,7 +24,7 @@ from openviper.network import mail_hash
 
 pytestmark = pytest.mark.usefixtures("database")
 
-KEY = "key of the journal's hashes"
+KEY = "a key of the journal's hashes, which is long"
 
 
 @pytest.fixture

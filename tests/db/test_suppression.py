@@ -7,10 +7,11 @@ from sqlalchemy import MetaData
 from support.smtpd import SmtpServer
 
 from openviper import db
+from openviper.conf import override
 from openviper.core.email import submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.settings import EmailSettings
-from openviper.db.suppression import list_suppressions
+from openviper.db.suppression import hash_suppression, list_suppressions
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -89,3 +90,20 @@ async def test_reports_that_come_at_once_are_one_suppression() -> None:
     await db.create_suppression_table()
     await asyncio.gather(*(db.add_suppression("ann@example.test", f"bounce {number}") for number in range(5)))
     assert len(await list_suppressions()) == 1
+
+
+async def test_an_erased_address_stays_suppressed_by_its_keyed_hash() -> None:
+    await db.create_suppression_table()
+    await db.add_suppression("ann@example.test", "ann@example.test bounced")
+    await db.add_suppression("ann@example.test", "opted out", stream="news")
+    with pytest.raises(ValueError, match="only with a key"):
+        await hash_suppression("Ann@example.test")
+    with override(EMAIL={"journal_key": "a key that is long enough for this"}):
+        assert await hash_suppression("Ann@example.test") == 2
+        assert await hash_suppression("Ann@example.test") == 0
+        assert "ann" not in repr(await list_suppressions())
+        assert await db.find_suppressed(["Ann@example.test", "ben@example.test"], None) == {"ann@example.test": None}
+        assert await db.find_suppressed(["ann@example.test"], "news") == {"ann@example.test": "news"}
+        assert await db.remove_suppression("ann@example.test")
+        assert await db.find_suppressed(["ann@example.test"], None) == {}
+    assert await db.find_suppressed(["ann@example.test"], "news") == {}

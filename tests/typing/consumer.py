@@ -96,6 +96,7 @@ from openviper.db import (
     dispose,
     engine,
     find_suppressed,
+    journal_table,
     on_commit,
     outbox_tables,
     prepare_sqlite,
@@ -541,6 +542,7 @@ async def use_the_database(metadata: MetaData) -> None:
     assert_type(opened, AsyncEngine)
     prepare_sqlite(opened)
     assert_type(outbox_tables(metadata), tuple[Table, ...])
+    assert_type(journal_table(metadata), Table)
     await create_tables(metadata)
     try:
         async with transaction() as session, transaction(session) as inner_session:

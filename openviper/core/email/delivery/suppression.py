@@ -9,9 +9,10 @@ from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.settings import EmailSettings
 from openviper.db.errors import DatabaseMisuse
+from openviper.db.hashing import hash_with
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
 from openviper.loops import accepts, call_function
-from openviper.network import mail_key
+from openviper.network import mail_hash, mail_key
 from openviper.text import error_origin, function_name, shown
 
 __all__ = ["Suppression", "describe_failure", "suppress_address"]
@@ -113,3 +114,11 @@ def describe_failure(error: Exception) -> str:
 
 class _WrongResultError(Exception):
     pass
+
+
+def _hash(address: str) -> str | None:
+    key = EmailSettings.from_settings().journal_key
+    return None if key is None else mail_hash(address, key.get_secret_value())
+
+
+hash_with(_hash)

@@ -194,12 +194,13 @@ class Folder:
         except OSError:  # does not exist yet; write_all() logs a folder that is not writable
             return []
 
-    def _keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
+        """Return the keys of all messages, in any order."""
         return [name for name in self._names() if _is_key(name)]
 
     def entries(self) -> list[Entry]:
         """Return all messages, newest first."""
-        keys = self._keys()
+        keys = self.all_keys()
         self._known = {key: self._known[key] for key in keys if key in self._known}
         entries = [entry for key in keys if (entry := self.entry(key)) is not None]
         return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
@@ -257,13 +258,13 @@ class Folder:
 
     def remove_all(self) -> None:
         """Remove all messages."""
-        for key in self._keys():
+        for key in self.all_keys():
             self.remove(key)
 
     def snapshot(self) -> object:
         """Return a value that differs after each change, other processes' changes included."""
         found = []
-        for key in sorted(self._keys()):
+        for key in sorted(self.all_keys()):
             with suppress(OSError):
                 found.append(
                     (key, (self._folder / key / "steps").stat().st_size, (self._folder / key / "read").exists())

@@ -16,6 +16,7 @@ from openviper.core.email.message.storage import (
     load_object,
     stored_version,
 )
+from openviper.core.email.queue.found import Erased, FoundMail, Wanted
 from openviper.core.email.queue.keys import KeyClaim, KeyRecord
 from openviper.core.email.queue.names import QUEUE, mailer_of
 
@@ -244,6 +245,11 @@ class FailedJob(NamedTuple):
         return mailer_of(self.queue)
 
     @property
+    def head(self) -> bytes | None:
+        """Return the message's stored head; None where it cannot be read."""
+        return None if self.payload is None else self.payload.head
+
+    @property
     def content_dropped(self) -> bool:
         """True if its content was not kept, because it was sent with ``sensitive=True``: it cannot be retried."""
         return self.payload is not None and self.payload.content_dropped
@@ -276,6 +282,12 @@ class MailReader(Protocol):
 
     def failed(self, limit: int) -> list[FailedJob]:
         """Return failed messages, oldest first, at most ``limit``."""
+
+    def find(self, wanted: Wanted) -> list[FoundMail]:
+        """Return stored messages that are looked for, as far as the store can tell."""
+
+    def erase(self, address: str) -> Erased:
+        """Erase an address (as ``mail_key`` returns it) from stored messages, as far as the store can."""
 
     def retry_failed(
         self,

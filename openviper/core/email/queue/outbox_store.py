@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openviper.core.email.errors import EmailError, QueueUnavailable
 from openviper.core.email.message.storage import DamagedPayload
+from openviper.core.email.queue.found import Erased, FoundMail, MailState, Wanted
 from openviper.core.email.queue.job import AddResult, ClaimedJob, FailedJob, NewJob, Progress, QueueStats
 from openviper.core.email.queue.names import QUEUE, configured_queues, mailer_of
 from openviper.core.email.queue.outbox_engine import describe_outbox_failure, own_outbox_engine
 from openviper.core.email.queue.outbox_rows import claimed_job, failed_job
+from openviper.core.email.queue.traces import (
+    concern,
+    describe_mail,
+    erase_from_head,
+    erase_from_progress,
+    erase_from_receipt,
+    erase_from_text,
+    found_failed,
+)
 from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from openviper.db.outbox.store import OutboxStore
+    from openviper.db.outbox.traces import KeptRow, OutboxTraces
 
 __all__ = ["OutboxJobStore"]
 
@@ -102,6 +115,25 @@ class OutboxJobStore:
         """Return failed messages, oldest first, at most ``limit``."""
         return [failed_job(row) for row in self._run(lambda store: store.failed(limit))]
 
+    def find(self, wanted: Wanted) -> list[FoundMail]:
+        """Return rows in every state; what is delivered has none."""
+
+        async def find(traces: "OutboxTraces") -> list[FoundMail]:
+            return [_found(row) async for row in traces.rows() if wanted.fits(row.message_id, row.head)]
+
+        return self._trace(find)
+
+    def erase(self, address: str) -> Erased:
+        """Erase an address from rows and idempotency keys; the database's files are rewritten apart from this."""
+
+        async def erase(traces: "OutboxTraces") -> Erased:
+            done = Erased()
+            async for row in traces.rows():
+                done = done.plus(await _erase_row(traces, row, address))
+            return done.plus(Erased(keys=await _erase_keys(traces, address)))
+
+        return self._trace(erase)
+
     def retry_failed(
         self,
         message_ids: frozenset[str] | None,
@@ -144,16 +176,75 @@ class OutboxJobStore:
         self._run(lambda store: store.answer({job.key: answer}, token=job.token))
 
     def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]") -> T:
-        async def run() -> T:
+        async def use(engine: "AsyncEngine") -> T:
             from openviper.db.outbox.store import OutboxStore
 
+            return await work(OutboxStore(engine))
+
+        return self._use_engine(use)
+
+    def _trace(self, work: "Callable[[OutboxTraces], Awaitable[T]]") -> T:
+        async def use(engine: "AsyncEngine") -> T:
+            from openviper.db.outbox.traces import OutboxTraces
+
+            return await work(OutboxTraces(engine))
+
+        return self._use_engine(use)
+
+    def _use_engine(self, work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
+        async def run() -> T:
             async with own_outbox_engine(self._outbox) as engine:
                 try:
-                    return await work(OutboxStore(engine))
+                    return await work(engine)
                 except Exception as error:  # noqa: BLE001 - of any driver
                     raise QueueUnavailable(await describe_outbox_failure(error, engine)) from None
 
         return asyncio.run(run())
+
+
+def _found(row: "KeptRow") -> FoundMail:
+    if row.state == "failed":
+        failed = FailedRow(
+            row.id, row.message_id, row.head, row.progress, row.reason or "", row.failed_at or 0.0, row.mailer
+        )
+        return found_failed(failed_job(failed))
+    state: MailState = "sending" if row.leased else "later" if row.later else "waiting"
+    return describe_mail(row.message_id, state, row.mailer, row.head, _progress(row.progress), row.due)
+
+
+async def _erase_row(traces: "OutboxTraces", row: "KeptRow", address: str) -> Erased:
+    how = concern(row.head, address)
+    if how == "alone":
+        removed = await traces.remove(row)
+        return Erased(removed=removed, busy=not removed)
+    if how == "shared":
+        progress = erase_from_progress(_progress(row.progress), address).to_json()
+        reason = None if row.reason is None else erase_from_text(row.reason, address)
+        head = erase_from_head(row.head, address)
+        changed = await traces.change(row, head=head, progress=progress, reason=reason)
+        return Erased(changed=changed, busy=not changed)
+    return Erased(named=how == "named")
+
+
+async def _erase_keys(traces: "OutboxTraces", address: str) -> int:
+    count = 0
+    for key, result in await traces.keys():
+        changed = None if result is None else erase_from_receipt(result, address)
+        if address in key.lower():
+            await traces.remove_key(key)
+        elif changed is not None:
+            await traces.change_key(key, changed)
+        else:
+            continue
+        count += 1
+    return count
+
+
+def _progress(stored: str) -> Progress:
+    try:
+        return Progress.from_json(stored)
+    except DamagedPayload:
+        return Progress(0)
 
 
 def _row(job: NewJob) -> NewRow:

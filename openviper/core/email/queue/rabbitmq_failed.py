@@ -109,11 +109,14 @@ class FailedQueue:
             self._adopt_dead_letters(queue)
 
     def walk(
-        self, decide: "Callable[[FailedMessage], Future[None] | None]", latest: Mapping[str, float] | None = None
+        self,
+        decide: "Callable[[FailedMessage], Future[None] | bytes | None]",
+        latest: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
         """Call ``decide`` for each message, not for copies, and return when each message failed last.
 
-        ``decide`` returns None to keep the message, or a future: once that has a result, the message is dropped.
+        ``decide`` returns None to keep the message, its new body, or a future: once that has a result, the message is
+        dropped.
         ``latest``: the result of an earlier walk; copies that are older are dropped undecided. Without it an older copy
         may be decided before the newer one.
 
@@ -136,7 +139,10 @@ class FailedQueue:
                     return confirmed()
                 failed_at[identity] = message.job.failed_at
                 seen.add(identity)
-                if (decided := decide(message)) is not None:
+                decided = decide(message)
+                if isinstance(decided, bytes):
+                    body = decided
+                elif decided is not None:
                     return decided
             return self._publish(FAILED_QUEUE, body, expires_at)
 

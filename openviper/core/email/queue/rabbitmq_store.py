@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NoReturn
 
 import pika
@@ -21,7 +22,8 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from openviper.backoff import Backoff
 from openviper.core.email.errors import InvalidMessage, QueueUnavailable
-from openviper.core.email.message.storage import DamagedPayload, NewerPayload, join, split
+from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, join, split
+from openviper.core.email.queue.found import Erased, FoundMail, Wanted
 from openviper.core.email.queue.job import (
     AddResult,
     ClaimedJob,
@@ -45,6 +47,13 @@ from openviper.core.email.queue.rabbitmq_failed import (
     own_queue,
     read_details,
     stored_queue,
+)
+from openviper.core.email.queue.traces import (
+    concern,
+    erase_from_head,
+    erase_from_progress,
+    erase_from_text,
+    found_failed,
 )
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import Sealed
@@ -265,6 +274,43 @@ class RabbitmqJobStore:
         with self._failed_queue() as queue:
             queue.walk(collect)
         return sorted(jobs.values(), key=lambda job: job.failed_at)[:limit]
+
+    def find(self, wanted: Wanted) -> list[FoundMail]:
+        """Return failed messages only: no queue of RabbitMQ can be read without taking what is in it."""
+        return [found_failed(job) for job in self.failed(_MOST_FAILED) if wanted.fits(job.message_id, job.head)]
+
+    def erase(self, address: str) -> Erased:
+        """Erase an address from failed messages only."""
+        done: dict[str, Erased] = {}
+
+        def erase(message: FailedMessage) -> "Future[None] | bytes | None":
+            job = message.job
+            how = concern(job.head, address)
+            if how == "alone":
+                done[message.identity] = Erased(removed=1)
+                return confirmed()
+            if how == "named":
+                done[message.identity] = Erased(named=1)
+            if how != "shared":
+                return None
+            done[message.identity] = Erased(changed=1)
+            payload = split(message.sealed)
+            details = {
+                "message_id": job.message_id,
+                "progress": erase_from_progress(job.progress, address).to_json(),
+                "due_at": message.due_at,
+                "reason": erase_from_text(job.reason, address),
+                "failed_at": job.failed_at,
+                "uncertain": job.uncertain,
+                **own_queue(job.queue),
+            }
+            return encode(
+                message.key, details, Sealed(join(Payload(erase_from_head(payload.head, address), payload.parts)))
+            )
+
+        with self._failed_queue() as queue:
+            queue.walk(erase)
+        return reduce(Erased.plus, done.values(), Erased())
 
     def retry_failed(
         self,

@@ -25,7 +25,10 @@ after some of its writes, nor keep it busy.
 __all__ = [
     "ADD",
     "ADD_MANY",
+    "CHANGE",
     "CLAIM",
+    "DROP_BLOB",
+    "ERASE",
     "FAIL",
     "FINISH",
     "PROBE",
@@ -454,5 +457,40 @@ redis.call('ZREM', mail .. 'failed', ARGV[1])
 local state = redis.pcall('HGET', job_of(ARGV[1]), 'state')
 if state ~= 'failed' and type(state) ~= 'table' then return 0 end
 return redis.call('DEL', job_of(ARGV[1]))
+"""
+)
+
+# ARGV: key
+ERASE = (
+    _DRAIN
+    + """
+local key, job = ARGV[1], job_of(ARGV[1])
+if redis.pcall('HGET', job, 'state') == 'claimed' then return 0 end
+redis.call('DEL', job)
+remove(key, 'open', 'later', 'failed')
+return 1
+"""
+)
+
+# ARGV: key, head and progress as they were, head, progress, reason
+CHANGE = (
+    _DRAIN
+    + """
+local job = job_of(ARGV[1])
+local found = redis.call('HMGET', job, 'state', 'head', 'progress', 'reason')
+if found[1] == 'claimed' or found[2] ~= ARGV[2] or (found[3] or '') ~= ARGV[3] then return 0 end
+redis.call('HSET', job, 'head', ARGV[4], 'progress', ARGV[5])
+if found[4] then redis.call('HSET', job, 'reason', ARGV[6]) end
+return 1
+"""
+)
+
+# ARGV: digest of a large part, the milliseconds for which it was to be kept when no job was found that has it
+DROP_BLOB = (
+    _DRAIN
+    + """
+local blob = mail .. 'blob:' .. ARGV[1]
+if redis.call('PTTL', blob) > tonumber(ARGV[2]) then return 0 end
+return redis.call('DEL', blob)
 """
 )

@@ -24,6 +24,7 @@ from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message.storage import DamagedPayload, Payload, fingerprint
 from openviper.core.email.message.validation import is_message_id
 from openviper.core.email.queue import redis_scripts as scripts
+from openviper.core.email.queue.found import Erased, FoundMail, Wanted
 from openviper.core.email.queue.job import (
     ACTOR,
     Accepted,
@@ -39,6 +40,8 @@ from openviper.core.email.queue.job import (
 from openviper.core.email.queue.keys import encode_receipt
 from openviper.core.email.queue.names import QUEUE, configured_queues, is_mail_queue
 from openviper.core.email.queue.redis_keys import ADD_WITH_KEY, RedisKeys, key_arguments, read_record
+from openviper.core.email.queue.redis_traces import RedisTraces
+from openviper.core.email.queue.traces import found_failed
 from openviper.tasks import TaskSettings, get_broker
 from openviper.tasks.encoder import BytesEncoder
 from openviper.tasks.redis_broker import may_pass, presence_key, redis_client
@@ -406,6 +409,17 @@ class RedisJobStore:
             jobs = [self._failed_job(key) for key in itertools.islice(self._failed_keys(), limit)]
             jobs += [dead.job for dead in self._dead_letters(limit)]
         return sorted(jobs, key=lambda job: job.failed_at)[:limit]
+
+    def find(self, wanted: Wanted) -> list[FoundMail]:
+        """Return jobs in every state, those that Redis remembers as sent included, and dead letters."""
+        with translate_errors():
+            dead = [letter.job for letter in self._dead_letters() if letter.job.message_id == wanted.message_id]
+            return [*RedisTraces(self._prefix, self._worker_client).find(wanted), *map(found_failed, dead)]
+
+    def erase(self, address: str) -> Erased:
+        """Erase an address from jobs, their large parts and idempotency keys."""
+        with translate_errors():
+            return RedisTraces(self._prefix, self._worker_client).erase(address)
 
     def retry_failed(
         self,

@@ -1,8 +1,10 @@
 """Find where a project's mail is stored: on the broker, in the database outbox, or in both."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
+from openviper.core.email.queue.found import Erased, FoundMail, Wanted
 from openviper.core.email.queue.job import FailedJob, MailReader, QueueStats
 from openviper.core.email.queue.names import QUEUE
 from openviper.core.email.queue.service import queue_service
@@ -80,6 +82,12 @@ class _Joined:
     def failed(self, limit: int) -> list[FailedJob]:
         found = [job for store in self._stores for job in store.failed(limit)]
         return sorted(found, key=lambda job: job.failed_at)[:limit]
+
+    def find(self, wanted: Wanted) -> list[FoundMail]:
+        return [mail for store in self._stores for mail in store.find(wanted)]
+
+    def erase(self, address: str) -> Erased:
+        return reduce(Erased.plus, (store.erase(address) for store in self._stores))
 
     def retry_failed(
         self,

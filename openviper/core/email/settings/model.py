@@ -305,7 +305,7 @@ class EmailSettings(CheckedSettings):
     )
     journal_key: MaybeKey = Field(
         None,
-        description="Key of the journal's hashes of addresses, at least 16 characters; the same in every process. "
+        description="Key of the journal's hashes of addresses, at least 32 characters; the same in every process. "
         "Another key finds no answer of before. Never shown.",
     )
     shutdown_timeout: Span = Field(
