@@ -41,7 +41,7 @@ def test_a_value_goes_with_its_loop() -> None:
         values.set(thing)
         return weakref.ref(thing)
 
-    for _ in range(50):  # later loops may get the ids of earlier ones
+    for _ in range(10):  # later loops may get the ids of earlier ones
         kept = asyncio.run(keep())
         gc.collect()
         assert kept() is None

@@ -417,17 +417,19 @@ def test_a_rabbitmq_that_answers_and_takes_no_mail_fails(
     cli: Cli, project: Path, rabbitmq_server: RabbitmqServer
 ) -> None:
     """A user without rights, and a memory alarm."""
-    rabbitmq_server.control("add_user", "shop", SECRET)
-    rabbitmq_server.control("set_permissions", "shop", "^$", ".*", ".*")
+    rabbitmq_server.evaluate(f'rabbit_auth_backend_internal:add_user(<<"shop">>, <<"{SECRET}">>, <<"test">>)')
+    rights = '<<"/">>, <<"^$">>, <<".*">>, <<".*">>'
+    rabbitmq_server.evaluate(f'rabbit_auth_backend_internal:set_permissions(<<"shop">>, {rights}, <<"test">>)')
     login = rabbitmq_server.url.replace("guest:guest@", "")
     scheme, _, address = login.partition("://")
     forbidden = {"broker": "rabbitmq", "broker_url": f"{scheme}://shop:{SECRET}@{address.rpartition('@')[2]}"}
     with SmtpServer() as server:
         configure(project, forbidden, **server.settings())
         without_rights = Checked(cli, project)
-        rabbitmq_server.control("set_vm_memory_high_watermark", "0")
+        rabbitmq_server.raise_alarm("memory")
         configure(project, {"broker": "rabbitmq", "broker_url": rabbitmq_server.url}, **server.settings())
         alarmed = Checked(cli, project)
+        rabbitmq_server.end_alarms()
     for checked, remedy in ((without_rights, "let this user"), (alarmed, "alarm")):
         assert checked.failed == ["broker"]
         assert "accepts no mail" in checked.checks["broker"]["found"]

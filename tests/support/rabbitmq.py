@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,15 @@ def _queues(name: str) -> dict[str, dict[str, Any]]:
 QUORUM_QUEUES: dict[str, dict[str, Any]] = {**_queues("emails"), **_queues("emails_bulk"), "emails.failed": {}}
 """The queues that an operator declares as quorum queues, with the arguments they need."""
 
+_ALARMS = {
+    "memory": "vm_memory_monitor:set_vm_memory_high_watermark(0.000001)",
+    "disk": "rabbit_disk_monitor:set_disk_free_limit({mem_relative, 1000000})",
+}
+_ENOUGH = (
+    "vm_memory_monitor:set_vm_memory_high_watermark(0.8)",
+    'rabbit_disk_monitor:set_disk_free_limit("50MB")',
+)
+
 # Not those on PATH, which change to the user rabbitmq; these run as anybody.
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 
@@ -48,6 +59,10 @@ class RabbitmqServer(BrokerServer):
             f"listeners.tcp.local = 127.0.0.1:{self.port}\nvm_memory_high_watermark.relative = 0.8\n"
             "disk_free_limit.absolute = 50MB\nlog.console = false\n"
         )
+
+    @property
+    def _node(self) -> str:
+        return f"openviper{self.port}@localhost"
 
     @property
     def url(self) -> str:
@@ -75,15 +90,45 @@ class RabbitmqServer(BrokerServer):
         logging.getLogger("pika").setLevel(logging.CRITICAL)
         super().start()
 
-    def control(self, *words: str) -> str:
-        """What ``rabbitmqctl`` prints."""
-        command = [str(PROGRAMS / "rabbitmqctl"), "--quiet", *words]
+    def evaluate(self, expression: str) -> str:
+        """Evaluate an Erlang expression in the node, in milliseconds where ``rabbitmqctl`` takes seconds."""
+        cookie = (self.folder / ".erlang.cookie").read_text()
+        command = ["erl_call", "-sname", self._node, "-c", cookie, "-e"]
         environment = {**os.environ, **self._environment()}
-        return subprocess.check_output(command, env=environment, text=True, timeout=PATIENCE)
+        answer = subprocess.run(
+            command, input=f"{expression}.\n", env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert answer.stdout.startswith("{ok, "), answer.stdout + answer.stderr
+        return answer.stdout.removeprefix("{ok, ").removesuffix("}")
 
     def limit_deliveries(self, limit: int) -> None:
         """Have quorum queues give a message up that came back more often, as RabbitMQ 4 does by default."""
-        self.control("set_policy", "limit", "^emails", f'{{"delivery-limit":{limit}}}', "--apply-to", "queues")
+        definition = f'[{{<<"delivery-limit">>, {limit}}}]'
+        done = self.evaluate(
+            f'rabbit_policy:set(<<"/">>, <<"limit">>, <<"^emails">>, {definition}, 0, <<"queues">>, <<"test">>)'
+        )
+        assert done == "ok", done
+
+    def lift_limit(self) -> None:
+        """Take back what ``limit_deliveries`` did."""
+        self.evaluate('rabbit_policy:delete(<<"/">>, <<"limit">>, <<"test">>)')
+
+    def raise_alarm(self, kind: str) -> None:
+        """Have it run low on ``memory`` or ``disk``, and wait until it says so."""
+        self.evaluate(_ALARMS[kind])
+        self._until(lambda alarms: kind in alarms)
+
+    def end_alarms(self) -> None:
+        """Have enough of both again."""
+        for expression in _ENOUGH:
+            self.evaluate(expression)
+        self._until(lambda alarms: alarms == "[]")
+
+    def _until(self, wanted: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not wanted(alarms := self.evaluate("rabbit_alarm:get_alarms()")):
+            assert time.monotonic() < deadline, alarms
+            time.sleep(0.05)
 
     def declare_quorum_queues(self) -> None:
         """Declare the queues of mail as an operator does, before the application would."""
@@ -94,8 +139,8 @@ class RabbitmqServer(BrokerServer):
 
     def client_ports(self) -> set[int]:
         """The clients' ends of the connections that are open."""
-        listed = self.control("list_connections", "--no-table-headers", "peer_port")
-        return set(map(int, listed.split()))
+        listed = self.evaluate("[Port || [{peer_port, Port}] <- rabbit_networking:connection_info_all([peer_port])]")
+        return set(map(int, re.findall(r"\d+", listed)))
 
     def restore(self) -> None:
         """Make it run, with no queues, whatever a test has done to it."""
@@ -108,9 +153,9 @@ class RabbitmqServer(BrokerServer):
                 channel.queue_delete(name)
 
     def close(self) -> None:
-        """Stop, and end epmd."""
+        """Kill it, since it takes seconds to stop, and end epmd."""
         try:
-            super().close()
+            self.kill()
         finally:
             if self._epmd is not None and self._epmd_watchdog is not None:
                 self._epmd_watchdog.close()
@@ -123,7 +168,7 @@ class RabbitmqServer(BrokerServer):
     def _environment(self) -> dict[str, str]:
         return {
             "HOME": str(self.folder),
-            "RABBITMQ_NODENAME": f"openviper{self.port}@localhost",
+            "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),

@@ -53,8 +53,8 @@ async def only_connection(server: RabbitmqServer) -> set[int]:
 async def test_an_idle_connection_stays_alive_past_its_heartbeat(rabbitmq: RabbitmqServer) -> None:
     await queue(1)
     (port,) = await only_connection(rabbitmq)
-    timeouts = await asyncio.to_thread(rabbitmq.control, "list_connections", "--no-table-headers", "timeout")
-    assert timeouts.split() == ["1"]
+    timeouts = await asyncio.to_thread(rabbitmq.evaluate, "rabbit_networking:connection_info_all([timeout])")
+    assert timeouts == "[[{timeout, 1}]]"
     await asyncio.sleep(5)
     await queue(2)
     assert port in await asyncio.to_thread(rabbitmq.client_ports)
@@ -64,7 +64,7 @@ async def test_an_idle_connection_stays_alive_past_its_heartbeat(rabbitmq: Rabbi
 async def test_a_connection_that_rabbitmq_closed_is_opened_again(rabbitmq: RabbitmqServer) -> None:
     await queue(1)
     before = await only_connection(rabbitmq)
-    await asyncio.to_thread(rabbitmq.control, "close_all_connections", "maintenance")
+    await asyncio.to_thread(rabbitmq.evaluate, 'rabbit_networking:close_all_connections("maintenance")')
     await eventually(lambda: not before & rabbitmq.client_ports())
     await queue(2)
     assert await asyncio.to_thread(queued, rabbitmq) == 2

@@ -51,7 +51,7 @@ queue_service().store.purge_failed(frozenset(), looked_at)
 def limited(rabbitmq_server: RabbitmqServer) -> Iterator[None]:
     rabbitmq_server.limit_deliveries(LIMIT)
     yield
-    rabbitmq_server.control("clear_policy", "limit")
+    rabbitmq_server.lift_limit()
 
 
 @pytest.fixture
@@ -226,13 +226,12 @@ def test_readers_at_the_same_time_wait_for_each_other(store: RabbitmqJobStore, q
 
 def test_while_rabbitmq_confirms_nothing_nothing_is_taken(store: RabbitmqJobStore, quorum: RabbitmqServer) -> None:
     message_ids = fail(store, 3)
-    quorum.control("set_vm_memory_high_watermark", "0.000001")
+    quorum.raise_alarm("memory")
     try:
-        eventually(lambda: "memory" in quorum.control("eval", "rabbit_alarm:get_alarms()."))
         with pytest.raises(QueueUnavailable, match="alarm"):
             store.failed(10)
     finally:
-        quorum.control("set_vm_memory_high_watermark", "0.8")
+        quorum.end_alarms()
     assert [properties.headers["x-delivery-count"] for properties, _ in take_and_put(quorum)] == [0, 0, 0]
     assert shown(store) == message_ids
 

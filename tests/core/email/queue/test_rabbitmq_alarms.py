@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.brokers import queueing_again
-from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer
 from support.smtpd import SmtpServer
 from support.workers import Worker, write_project
@@ -18,29 +16,6 @@ from openviper.conf import override
 from openviper.core.email import DeliveryMode, QueueUnavailable, send_email, submit_email
 from openviper.core.email.queue import close_queue, queue_service
 
-ALARMS = {
-    "memory": ("set_vm_memory_high_watermark", "0.000001"),
-    "disk": ("set_disk_free_limit", "mem_relative", "1000000"),
-}
-
-
-def raise_alarm(server: RabbitmqServer, kind: str) -> None:
-    server.control(*ALARMS[kind])
-    eventually(lambda: kind in server.control("eval", "rabbit_alarm:get_alarms()."))
-
-
-def end_alarms(server: RabbitmqServer) -> None:
-    server.control("set_vm_memory_high_watermark", "0.8")
-    server.control("set_disk_free_limit", "50MB")
-    eventually(lambda: server.control("eval", "rabbit_alarm:get_alarms().").strip() == "[]")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
 
 @pytest.fixture
 async def rabbitmq(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIterator[RabbitmqServer]:
@@ -48,7 +23,7 @@ async def rabbitmq(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIt
         await queueing_again()
         yield rabbitmq_server
         await asyncio.to_thread(close_queue)
-    await asyncio.to_thread(end_alarms, rabbitmq_server)
+    await asyncio.to_thread(rabbitmq_server.end_alarms)
     await asyncio.to_thread(rabbitmq_server.restore)
 
 
@@ -62,19 +37,19 @@ async def mode(number: int, **more: Any) -> DeliveryMode:
     return (await submit_email(f"to{number}@example.com", "Order", text="Thank you", **more)).mode
 
 
-@pytest.mark.parametrize("kind", ALARMS)
+@pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_sends_take_another_mode_until_the_alarm_ends(
     rabbitmq: RabbitmqServer, smtp: SmtpServer, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each message goes once, the first of the alarm as well."""
     caplog.set_level(logging.INFO, "openviper.email")
     assert [await mode(number) for number in range(3)] == [DeliveryMode.QUEUED] * 3
-    await asyncio.to_thread(raise_alarm, rabbitmq, kind)
+    await asyncio.to_thread(rabbitmq.raise_alarm, kind)
     await asyncio.sleep(1.5)  # idle, as most applications are
     assert [await mode(number) for number in range(3, 33)] == [DeliveryMode.INLINE] * 30
     await asyncio.sleep(6)  # probes meanwhile
     assert await mode(33) is DeliveryMode.INLINE
-    await asyncio.to_thread(end_alarms, rabbitmq)
+    await asyncio.to_thread(rabbitmq.end_alarms)
     await queueing_again()
     assert await mode(34) is DeliveryMode.QUEUED
     lines = [record.getMessage() for record in caplog.records if record.name == "openviper.email"]
@@ -87,11 +62,11 @@ async def test_sends_take_another_mode_until_the_alarm_ends(
 
 async def test_many_sends_at_once_find_out_together(rabbitmq: RabbitmqServer, smtp: SmtpServer) -> None:
     assert await mode(0) is DeliveryMode.QUEUED
-    await asyncio.to_thread(raise_alarm, rabbitmq, "memory")
+    await asyncio.to_thread(rabbitmq.raise_alarm, "memory")
     await asyncio.sleep(1.5)
     modes = await asyncio.gather(*(mode(number, background=True) for number in range(1, 21)))
     assert modes == [DeliveryMode.INLINE] * 20
-    await asyncio.to_thread(end_alarms, rabbitmq)
+    await asyncio.to_thread(rabbitmq.end_alarms)
     await queueing_again()
     assert len(smtp.messages) == 20
     assert await asyncio.to_thread(queued, rabbitmq) == 1
@@ -100,11 +75,11 @@ async def test_many_sends_at_once_find_out_together(rabbitmq: RabbitmqServer, sm
 async def test_a_probe_tells_the_alarm_without_waiting_for_a_limit(rabbitmq: RabbitmqServer) -> None:
     service = queue_service()
     assert service is not None
-    await asyncio.to_thread(raise_alarm, rabbitmq, "disk")
+    await asyncio.to_thread(rabbitmq.raise_alarm, "disk")
     for _ in range(2):
         with pytest.raises(QueueUnavailable, match="resource alarm"):
             await asyncio.to_thread(service.store.probe)
-    await asyncio.to_thread(end_alarms, rabbitmq)
+    await asyncio.to_thread(rabbitmq.end_alarms)
     await asyncio.to_thread(service.store.probe)
 
 
@@ -129,11 +104,11 @@ async def test_a_worker_sends_nothing_twice_after_a_long_alarm(
     await send_email("later@example.com", "Later", text="Later", delay=15)
     with Worker(project):
         await gate.reached()
-        await asyncio.to_thread(raise_alarm, rabbitmq, "memory")
+        await asyncio.to_thread(rabbitmq.raise_alarm, "memory")
         gate.release()
         await smtp.seen("RCPT")
         await asyncio.sleep(80)
-        await asyncio.to_thread(end_alarms, rabbitmq)
+        await asyncio.to_thread(rabbitmq.end_alarms)
         await smtp.arrive(2)
         await asyncio.sleep(15)
     assert sorted(message.recipients[0] for message in smtp.messages) == ["later@example.com", "now@example.com"]
@@ -152,12 +127,12 @@ async def test_a_worker_stops_during_an_alarm_and_its_message_is_kept(
     worker = Worker(project)
     await asyncio.to_thread(worker.start)
     await gate.reached()
-    await asyncio.to_thread(raise_alarm, rabbitmq, "memory")
+    await asyncio.to_thread(rabbitmq.raise_alarm, "memory")
     gate.release()
     await smtp.seen("RCPT")
     await asyncio.sleep(2)
     assert await asyncio.to_thread(worker.terminate) == 0
-    await asyncio.to_thread(end_alarms, rabbitmq)
+    await asyncio.to_thread(rabbitmq.end_alarms)
     with Worker(project):
         await smtp.arrive(1)
         await asyncio.sleep(5)

@@ -1,6 +1,7 @@
 """A worker's death counts as an attempt on RabbitMQ: what kills its worker ends as failed, and is shown."""
 
 import asyncio
+import re
 import textwrap
 import time
 from collections import Counter
@@ -50,13 +51,12 @@ def rabbitmq(rabbitmq_server: RabbitmqServer, request: pytest.FixtureRequest) ->
                 arguments = {"x-queue-type": "quorum", **DEAD}
                 connection.channel().queue_declare(name, durable=True, arguments=arguments)
     if request.param == "quorum with a delivery limit":
-        policy = '{"delivery-limit":5}'
-        rabbitmq_server.control("set_policy", "limit", "^emails", policy, "--apply-to", "queues")
+        rabbitmq_server.limit_deliveries(5)
     with override(TASKS=rabbitmq_server.tasks()):
         yield rabbitmq_server
         close_queue()
     if request.param == "quorum with a delivery limit":
-        rabbitmq_server.control("clear_policy", "limit")
+        rabbitmq_server.lift_limit()
     rabbitmq_server.restore()
 
 
@@ -71,7 +71,7 @@ def begun(smtp: SmtpServer, count: int) -> None:
 
 
 def claim_queues(server: RabbitmqServer) -> list[str]:
-    return [name for name in server.control("list_queues", "name").split() if name.startswith("emails.claim.")]
+    return re.findall(r"emails\.claim\.[^\">]*", server.evaluate("rabbit_amqqueue:list_names()"))
 
 
 @pytest.mark.parametrize("subject", ["Killing", pytest.param("Greedy", marks=pytest.mark.long)])
