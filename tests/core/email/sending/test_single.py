@@ -68,8 +68,8 @@ def test_the_documented_parameters_come_in_their_order() -> None:
     names = ["recipients", "subject", "text", "html", "cc", "bcc", "attachments", "template", "context"]
     names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
     names += ["send_at", "delay", "expires_at", "date", "in_reply_to", "references"]
-    names += ["calendar", "calendar_attachment", "timeout", "tags", "ref", "metadata", "stream", "mailer"]
-    names += ["sensitive", "key"]
+    names += ["calendar", "calendar_attachment", "timeout", "tags", "ref", "metadata", "stream"]
+    names += ["unsubscribe", "recipient_id", "mailer", "sensitive", "key"]
     for function in (send_email, submit_email, send_email_sync):
         parameters = inspect.signature(function).parameters
         assert list(parameters) == names
