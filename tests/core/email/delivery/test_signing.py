@@ -108,6 +108,24 @@ async def test_each_signed_header_is_named_once_more_than_it_occurs(server: Smtp
     assert is_valid(content, DOMAIN, {"s": RSA}) == [True]
 
 
+async def test_neither_header_of_unsubscribe_can_be_changed_or_added(server: SmtpServer) -> None:
+    """Mailbox providers show the button only if a signature covers both (RFC 8058 section 4)."""
+    keys = {"site_url": "https://shop.example", "unsubscribe_keys": ["k" * 32]}
+    async with sending(server, {DOMAIN: BOTH}, **keys):
+        await send_email("ann@example.com", "June", text="News", unsubscribe=True, stream="news")
+    content = server.wait_for(1)[0].content
+    assert is_valid(content, DOMAIN, BOTH) == [True, True]
+    for original, changed in (
+        (b"/unsubscribe/", b"/elsewhere/"),
+        (b"List-Unsubscribe=One-Click", b"List-Unsubscribe=None"),
+        (b"List-Unsubscribe-Post: ", b"List-Unsubscribe: <https://eve.example>\r\nList-Unsubscribe-Post: "),
+        (b"List-Unsubscribe:", b"List-Unsubscribe-Post: x\r\nList-Unsubscribe:"),
+    ):
+        tampered = content.replace(original, changed, 1)
+        assert tampered != content
+        assert is_valid(tampered, DOMAIN, BOTH) == [False, False], original
+
+
 async def test_a_key_may_be_a_path_a_variable_or_a_function(
     server: SmtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
