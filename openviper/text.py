@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTROLS",
     "control_character",
+    "counted",
     "cut",
     "error_origin",
     "function_name",
@@ -49,6 +50,11 @@ def control_character(value: str) -> str | None:
         return None
     character = match.group()
     return _NAMES.get(character) or f"the character U+{ord(character):04X}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, whose plural ends with ``s``: "1 attempt", "2 attempts"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import openviper
-from openviper.text import CONTROLS, control_character, cut, one_line, shown, suggestion, without_quotes
+from openviper.text import CONTROLS, control_character, counted, cut, one_line, shown, suggestion, without_quotes
 
 PACKAGE = Path(openviper.__file__).parent
 
@@ -148,3 +148,7 @@ def test_no_text_of_the_package_shows_a_value_whole() -> None:
 )
 def test_quoted_values_of_a_foreign_error_are_dropped(text: str, safe: str) -> None:
     assert without_quotes(text) == safe
+
+
+def test_a_counted_noun_is_singular_for_one_alone() -> None:
+    assert [counted(number, "attempt") for number in (0, 1, 2)] == ["0 attempts", "1 attempt", "2 attempts"]

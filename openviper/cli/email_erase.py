@@ -11,6 +11,7 @@ from openviper.cli.email_queue import project_option
 from openviper.cli.options import AddressCommand, settings_option
 from openviper.cli.project import Project, enter_project
 from openviper.terminal import escape
+from openviper.text import counted
 
 if TYPE_CHECKING:
     from openviper.core.email.settings import EmailSettings
@@ -107,11 +108,11 @@ def _erase_stored(_email: "EmailSettings", address: str) -> Iterator[str]:
         f"{erased.keys} idempotency keys; {escape(stored.address)}"
     )
     if erased.busy:
-        yield f"{erased.busy} message(s) are in the hands of a process just now: repeat the command"
+        yield f"{counted(erased.busy, 'message')} in the hands of a process just now: repeat the command"
     if erased.named:
         yield (
-            f"{erased.named} message(s) for others have the address in another place of their header; they leave when "
-            "they are delivered, or with `viperctl email failed purge`"
+            f"{counted(erased.named, 'message')} for others kept, with the address in another place of the header, until "
+            "delivered, or removed by `viperctl email failed purge`"
         )
     service = queue_service()
     if service is None or service.settings.broker != "rabbitmq":

@@ -13,6 +13,7 @@ import click
 from openviper.cli.email_queue import project_option, queue_of
 from openviper.cli.options import settings_option
 from openviper.terminal import escape
+from openviper.text import counted
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import FailedJob, MailReader
@@ -41,7 +42,7 @@ def list_failed(path: Path, limit: int, settings: str | None) -> None:
     jobs = queue_of(path, settings).store.failed(limit)
     for job in jobs:
         notes = f"{'  perhaps delivered' if job.uncertain else ''}{'  content not kept' if job.content_dropped else ''}"
-        click.echo(f"{_when(job)}  {job.message_id}  {job.progress.attempts} attempts{notes}")
+        click.echo(f"{_when(job)}  {job.message_id}  {counted(job.progress.attempts, 'attempt')}{notes}")
     click.echo(f"{len(jobs)} failed", err=True)
 
 
@@ -145,7 +146,7 @@ def _print_job(job: "FailedJob") -> None:
     from openviper.core.email.settings import DEFAULT_MAILER
 
     click.echo(f"Message-ID  {job.message_id}")
-    click.echo(f"Failed      {_when(job)} after {job.progress.attempts} attempts")
+    click.echo(f"Failed      {_when(job)} after {counted(job.progress.attempts, 'attempt')}")
     if job.mailer != DEFAULT_MAILER:
         click.echo(f"Mailer      {escape(job.mailer)}")
     click.echo(f"Reason      {escape(job.reason)}")

@@ -12,6 +12,7 @@ from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import enter_project
 from openviper.terminal import escape
+from openviper.text import counted
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.found import FoundMail, Wanted
@@ -125,7 +126,7 @@ def _print(answers: "list[JournalRow]", stored: "list[FoundMail]", unknown: list
         click.echo(f"{_when(row.time)}  {row.outcome}{code}  {escape(row.id)}{ref}  recipient {row.recipient[:12]}")
     for mail in stored:
         due = "" if mail.due is None else f", next attempt {_when(mail.due)}"
-        attempts = f" after {mail.attempts} attempt(s)" if mail.attempts else ""
+        attempts = f" after {counted(mail.attempts, 'attempt')}" if mail.attempts else ""
         click.echo(f"{_when(mail.since)}  {mail.state}{attempts}{due}  {escape(mail.message_id)}")
         if mail.recipients:
             click.echo(f"    for {', '.join(map(escape, mail.recipients))}")

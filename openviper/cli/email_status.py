@@ -10,6 +10,7 @@ from openviper.cli.email_queue import project_option, queue_in
 from openviper.cli.options import mailer_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.terminal import escape
+from openviper.text import counted
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import QueueStats
@@ -56,7 +57,7 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
         names = {queue: mailer_of(queue) for queue in queues}
         width = max(map(len, names.values()))
         for queue, stats in single.items():
-            workers = f"{stats.consumers} worker(s)" if stats.consumers else "no workers"
+            workers = counted(stats.consumers, "worker") if stats.consumers else "no workers"
             click.echo(f"  {escape(names[queue]):<{width}}  {stats.waiting} waiting{'' if alone else f', {workers}'}")
     idle = [queue for queue, stats in single.items() if stats.waiting and not stats.consumers]
     idle = [queue for queue in idle if not paused & {None, mailer_of(queue)}]

@@ -3,6 +3,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -279,7 +280,7 @@ async def test_a_database_that_does_not_answer_keeps_no_deferred_mail_from_its_r
         assert "email outbox create" in caplog.text
         await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, ignore, ignore)
         await until(lambda: subjects == ["a"])
-    assert "1 message(s) are not in the outbox" in caplog.text
+    assert "1 message not in the outbox" in caplog.text
 
 
 async def test_a_transaction_with_mail_fails_without_the_tables() -> None:
@@ -369,7 +370,11 @@ asyncio.run(main())
 """
 
 
-async def test_mail_of_a_killed_process_is_delivered_by_the_relay_of_another(database_url: str) -> None:
+async def test_mail_of_a_killed_process_is_delivered_by_the_relay_of_another(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
     def kill_while_it_sends() -> None:
         command = [sys.executable, "-c", _PROCESS, database_url]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -395,6 +400,8 @@ async def test_mail_of_a_killed_process_is_delivered_by_the_relay_of_another(dat
             await asyncio.sleep(0.1)
         await until_empty()
         assert sorted(subjects) == ["hangs 0", "hangs 1", "hangs 2"]
+    assert len(re.findall(r"message \S+ is taken over, and sent in [\d.]+ s: its process ended", caplog.text)) == 3
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def _count(database_url: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 from openviper.core.email.errors import EmailError, Refusal
 from openviper.loops import PerLoop, at_loop_end
-from openviper.text import function_name
+from openviper.text import counted, function_name
 
 __all__ = [
     "NOTHING",
@@ -411,7 +411,7 @@ class _AsyncListeners:
 
     def _report(self) -> None:
         if self._dropped and not self._waiting:
-            logger.warning("async listeners did not get %d events", self._dropped)
+            logger.warning("async listeners did not get %s", counted(self._dropped, "event"))
             self._dropped = 0
 
 

@@ -8,6 +8,7 @@ from openviper.core.email.addresses import Address
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.message import OutgoingMessage, PreparedMessage
 from openviper.terminal import escape
+from openviper.text import counted
 
 __all__ = ["WIDTH", "View", "label_column", "render"]
 
@@ -107,5 +108,5 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
 
 def _size(count: int) -> str:
     if count < 1024:
-        return "1 byte" if count == 1 else f"{count} bytes"
+        return counted(count, "byte")
     return f"{count / 1024:.1f} kB" if count < 1024**2 else f"{count / 1024**2:.1f} MB"

@@ -30,6 +30,7 @@ from openviper.core.email.queue.job import AddResult, Progress
 from openviper.core.email.queue.keys import KeyRecord
 from openviper.core.email.queue.retry import Decision, DispatcherPolicy, Postpone, Retry, RetryPolicy
 from openviper.core.email.settings import DEFAULT_MAILER
+from openviper.text import counted
 
 __all__ = ["Delivery", "Dispatcher"]
 
@@ -471,10 +472,11 @@ class Dispatcher:
             return
         if delivery.progress.uncertain:
             reason += "; an earlier attempt may have delivered it"
+        made = delivery.progress.attempts + (delivery in self._sending.values()) if attempts is None else attempts
         logger.error(
-            "message %s was not delivered after %d attempt(s): %s",
+            "message %s was not delivered after %s: %s",
             delivery.message.message_id,
-            delivery.progress.attempts + (delivery in self._sending.values()) if attempts is None else attempts,
+            counted(made, "attempt"),
             reason,
         )
         missing, chosen = missing_recipients(delivery.message, delivery.progress), Circumstances(DeliveryMode.DEFERRED)

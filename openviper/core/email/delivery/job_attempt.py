@@ -116,15 +116,16 @@ def after_error(job: ClaimedJob, error: Exception, settings: EmailSettings) -> D
     return after_attempt(job.progress, error, _policy(settings, mailer_of(job.queue)), now=time.time())
 
 
-def after_death(job: ClaimedJob, settings: EmailSettings) -> Decision:
-    """Decide as after an attempt that ended with its worker, perhaps after sending.
+def after_death(
+    job: ClaimedJob, settings: EmailSettings, text: str = "its worker died during the attempt, perhaps after sending"
+) -> Decision:
+    """Decide as after an attempt that ended with its process, perhaps after sending; ``text`` says so.
 
     Nothing of the message is read before the result is recorded: it may be what workers die of.
     """
     progress = replace(job.progress, uncertain=True)
     if has_expired(job.progress):
         return GiveUp(progress, EXPIRED)
-    text = "its worker died during the attempt, perhaps after sending"
     death = DeliveryError(text, temporary=True, uncertain=True, summary=text)
     # The store has counted the death, and the decision counts it again.
     progress = replace(progress, attempts=progress.attempts - 1)

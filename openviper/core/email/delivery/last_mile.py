@@ -21,6 +21,7 @@ from openviper.core.email.message.tracing import record_error, record_report, st
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
 from openviper.exceptions import ImproperlyConfigured
+from openviper.text import counted
 
 __all__ = [
     "EXPIRED",
@@ -201,7 +202,7 @@ async def _send_by_rules(
 def _leave_out(
     message: OutgoingMessage, suppressed: tuple[str, ...], transport: Transport, circumstances: Circumstances
 ) -> OutgoingMessage:
-    logger.info("message %s: %d recipient(s) are suppressed", message.message_id, len(suppressed))
+    logger.info("message %s: %s suppressed", message.message_id, counted(len(suppressed), "recipient"))
     detail = f"not mailed: {', '.join(suppressed)}"
     transport.publish("suppressed", message, detail, refused=suppressed, circumstances=circumstances)
     others = [address for address in message.envelope.recipients if address not in suppressed]
@@ -305,9 +306,9 @@ def _log_attempt(
     log_decision(message_id, decision, queued=mode is DeliveryMode.QUEUED, remedy=remedy)
     if progress.refused and isinstance(decision, Done):
         logger.warning(
-            "message %s: %d recipient(s) were refused by an earlier attempt (%s)",
+            "message %s: %s refused by an earlier attempt (%s)",
             message_id,
-            len(progress.refused),
+            counted(len(progress.refused), "recipient"),
             "; ".join(sorted(set(progress.refused.values()))[:3]),
         )
 
@@ -330,7 +331,7 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: s
         reason = f": {_detail(decision)}"
         if queued:
             refused = decision.progress.pending if error is None else None
-            reason = f": {len(refused)} recipient(s) refused for now" if refused else ""
+            reason = f": {counted(len(refused), 'recipient')} refused for now" if refused else ""
         logger.log(
             # The first failure is often a set-up mistake, and INFO is not shown without a configuration of the log.
             logging.WARNING if first else logging.INFO,
@@ -345,11 +346,11 @@ def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: s
         unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
         missing = decision.progress.missing
         logger.error(
-            "message %s %s delivered%s after %d attempt(s)%s%s",
+            "message %s %s delivered%s after %s%s%s",
             message_id,
             "may have been" if decision.uncertain else "was not",
-            f" to {len(missing)} recipient(s)" if missing is not None and error is None else "",
-            decision.progress.attempts,
+            f" to {counted(len(missing), 'recipient')}" if missing is not None and error is None else "",
+            counted(decision.progress.attempts, "attempt"),
             "; `viperctl email failed show` says why" if queued else f": {_detail(decision)}",
             f"; {remedy}" if remedy else "",
             exc_info=error if unexpected else None,

@@ -25,7 +25,7 @@ from openviper.db.encoding import encode_with
 from openviper.db.errors import OutboxNotCreated
 from openviper.db.outbox.rows import DELETE, NewRow
 from openviper.db.transaction import Record, current_record
-from openviper.text import shown
+from openviper.text import counted, shown
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -148,9 +148,8 @@ class Outbox:
             ids = await self.keeper.insert(rows)
         except Exception as error:  # noqa: BLE001 - of any driver; the mail is delivered all the same
             logger.warning(
-                "%d message(s) are not in the outbox, and are lost if this process is killed before it has delivered "
-                "them: %s",
-                len(messages),
+                "%s not in the outbox, and lost if this process is killed before the delivery: %s",
+                counted(len(messages), "message"),
                 await self.describe_failure(error),
             )
             return [None] * len(messages)

@@ -39,6 +39,7 @@ from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
 from openviper.db.outbox.rows import DELETE, LEASE, ClaimedRow
+from openviper.text import counted
 
 __all__ = ["Relay"]
 
@@ -53,6 +54,8 @@ _FEED_LIMIT = 10.0  # seconds for a batch
 _WITHDRAW = 2.0  # seconds
 OUTBOX_SYSTEM, OUTBOX_TABLE = "openviper_outbox", "email_outbox"  # in traces
 _SLACK = 3600.0  # seconds for which the broker keeps parts beyond the time in which they can be needed
+
+_TAKEN_OVER = "its process ended, or was stopped for longer than its lease, perhaps after sending"
 
 T = TypeVar("T")
 
@@ -182,7 +185,11 @@ class Relay:
 
     async def _attempt(self, job: ClaimedJob) -> Decision:
         if job.repeated and job.problem is None:
-            decision = after_death(job, self._settings)
+            decision = after_death(job, self._settings, _TAKEN_OVER)
+            if isinstance(decision, Retry):  # as after every restart that was none by SIGTERM
+                seconds = round(decision.delay, 1)
+                logger.info("message %s is taken over, and sent in %g s: %s", job.message_id, seconds, _TAKEN_OVER)
+                return decision
             if isinstance(decision, GiveUp):
                 await self._publish_failure(job, decision)
         else:
@@ -224,7 +231,7 @@ class Relay:
                 self._keeper.answer(row.id, answer_of(found, self._settings, row.head))
         refused = await self._add(service, jobs) if jobs else 0
         if refused:
-            raise QueueUnavailable(f"the broker ({service.address}) has not accepted {refused} message(s)")
+            raise QueueUnavailable(f"the broker ({service.address}) has not accepted {counted(refused, 'message')}")
         return len(rows) == _BATCH
 
     async def _add(self, service: QueueService, jobs: list[tuple[str, NewJob]]) -> int:
@@ -318,7 +325,7 @@ class Relay:
             return after_error(job, error, self._settings)
         progress, due_at = job.progress, None
         if job.repeated:
-            decision = after_death(job, self._settings)
+            decision = after_death(job, self._settings, _TAKEN_OVER)
             if not isinstance(decision, Retry):
                 return decision
             progress, due_at = decision.progress, time.time() + decision.delay

@@ -19,6 +19,7 @@ from openviper.core.email.message.storage import (
 from openviper.core.email.queue.found import Erased, FoundMail, Wanted
 from openviper.core.email.queue.keys import KeyClaim, KeyRecord
 from openviper.core.email.queue.names import QUEUE, mailer_of
+from openviper.text import counted
 
 __all__ = [
     "ACTOR",
@@ -129,7 +130,7 @@ class Progress:
         return Progress(since=now, pending=self.missing, extra=self.extra, must=self.must, unread=self.unread)
 
     def __repr__(self) -> str:
-        return f"<Progress after {self.attempts} attempts>"
+        return f"<Progress after {counted(self.attempts, 'attempt')}>"
 
 
 def _fields_of_version_1(values: dict[str, Any]) -> dict[str, Any]:

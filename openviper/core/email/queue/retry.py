@@ -17,6 +17,7 @@ from openviper.core.email.errors import (
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.settings import EmailSettings
+from openviper.text import counted
 
 __all__ = [
     "Decision",
@@ -239,14 +240,19 @@ def _after_refusals(
     )
     if later:
         replies = sorted({str(refused[address]) for address in later})
-        reason = f"{len(later)} recipients refused for now: {'; '.join(replies[:3])}"
+        reason = f"{counted(len(later), 'recipient')} refused for now: {'; '.join(replies[:3])}"
         decision = _retry(progress, reason, error, policy, now)
         if isinstance(decision, Retry) or not policy.sender_decides or error is not None:
             return decision
     if isinstance(outcome, DeliveryReport) and not policy.keeps_failures:
         return Done(outcome)  # the report says who was refused, and nothing keeps the message
-    missing = ((progress.unconfirmed, "recipients perhaps have it"), (progress.refused, "recipients refused"))
-    reasons = [f"{len(who)} {words}: {'; '.join(sorted(set(who.values()))[:3])}" for who, words in missing if who]
+    perhaps = "perhaps has it" if len(progress.unconfirmed) == 1 else "perhaps have it"
+    missing = ((progress.unconfirmed, perhaps), (progress.refused, "refused"))
+    reasons = [
+        f"{counted(len(who), 'recipient')} {words}: {'; '.join(sorted(set(who.values()))[:3])}"
+        for who, words in missing
+        if who
+    ]
     if reasons:
         return GiveUp(progress, "; ".join(reasons), error)
     if isinstance(outcome, DeliveryReport):
@@ -258,4 +264,4 @@ def _retry(progress: Progress, reason: str, error: Exception | None, policy: Ret
     delay = policy.delay_after(progress, now=now)
     if delay is not None:
         return Retry(progress, delay, reason, error)
-    return GiveUp(progress, f"given up after {progress.attempts} attempts: {reason}", error)
+    return GiveUp(progress, f"given up after {counted(progress.attempts, 'attempt')}: {reason}", error)

@@ -29,6 +29,7 @@ from openviper.core.email.queue.remedy import START_BROKER, broker_remedy
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
 from openviper.tasks.settings import TaskSettings
+from openviper.text import counted
 from openviper.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ class QueueService(JobQueue):
             self.detector.succeeded()
         known = sum(answer is False for answer in answers)
         if known:
-            logger.warning("%d messages are not queued again: the same ones were queued before", known)
+            logger.warning("%s not queued again, since queued before", counted(known, "message"))
         return answers
 
     def _add_jobs(

@@ -120,8 +120,8 @@ def test_of_a_report_those_who_may_have_it_are_held_and_the_others_tried_again()
     failed = after(stored, DeliveryReport(("c@x.test",)), settings(on_uncertain="hold"))
     assert isinstance(failed, GiveUp)
     assert failed.uncertain
-    assert failed.reason.startswith("1 recipients perhaps have it: 451 cut")
-    assert "1 recipients refused: 550 no" in failed.reason
+    assert failed.reason.startswith("1 recipient perhaps has it: 451 cut")
+    assert "1 recipient refused: 550 no" in failed.reason
     assert failed.progress.restart(now=0) == Progress(0, pending=("d@x.test", "b@x.test"))
 
 
@@ -221,7 +221,7 @@ def test_the_dispatcher_gives_up_recipients_who_are_refused_for_now_to_the_end()
     decision = after_attempt(Progress(since=0.0), report, DispatcherPolicy(()), now=0.0)
     assert isinstance(decision, GiveUp)
     assert decision.progress.missing == ("b@x.test", "c@x.test")
-    assert decision.reason == "given up after 1 attempts: 1 recipients refused for now: 451 later"
+    assert decision.reason == "given up after 1 attempt: 1 recipient refused for now: 451 later"
 
 
 def test_one_attempt_is_followed_by_none() -> None:

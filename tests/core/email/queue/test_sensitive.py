@@ -82,7 +82,7 @@ async def test_a_refused_message_keeps_its_head_and_no_content(scene: Any, large
     assert b"Reset your password" in found
     assert SECRET.encode() not in found
     listed = await asyncio.to_thread(viperctl, "email", "failed", "list", "--project", scene.folder)
-    assert listed.stdout.endswith("  1 attempts  content not kept\n")
+    assert listed.stdout.endswith("  1 attempt  content not kept\n")
     shown = await asyncio.to_thread(viperctl, "email", "failed", "show", receipt.message_id, "--project", scene.folder)
     assert "Content     not kept, because it was sent with sensitive=True: it cannot be retried\n" in shown.stdout
     assert "Subject     Reset your password\n" in shown.stdout

@@ -10,6 +10,7 @@ from openviper.core.email.backends.smtp.replies import exceeds_recipient_limit
 from openviper.core.email.errors import DeliveryError, RecipientsRefused, Refusal
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
+from openviper.text import counted
 
 __all__ = ["Send", "send_in_envelopes"]
 
@@ -94,7 +95,7 @@ class _Envelopes:
             if failure is not None and failure.uncertain and not all(each.uncertain for each in self._refused.values()):
                 failure.refused = self._refused
             raise failure or RecipientsRefused(
-                f"{len(self._refused)} recipients refused, nothing was sent: {_codes(self._refused)}",
+                f"{counted(len(self._refused), 'recipient')} refused, nothing was sent: {_codes(self._refused)}",
                 accepted=(),
                 refused=self._refused,
             )

@@ -15,6 +15,7 @@ from openviper.core.email.errors import DeliveryError, DeliveryTimeout
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 from openviper.network import is_loopback
+from openviper.text import counted
 
 __all__ = ["SERVER_CHECKS", "check_server"]
 
@@ -166,7 +167,7 @@ class _Conversation:
 
 def _good_tls(session: TlsSession) -> CheckResult:
     days = (session.expires - datetime.now(UTC)).days
-    until = f"valid until {session.expires:%Y-%m-%d} ({days} days left)"
+    until = f"valid until {session.expires:%Y-%m-%d} ({counted(days, 'day')} left)"
     found = f"{session.version}, {session.cipher}; {session.subject or 'the certificate'} by {session.issuer}, {until}"
     if days < _EXPIRES_SOON:
         return CheckResult.warning("tls", found, "renew the certificate on the mail server before it expires")
