@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, update
 from support.patience import PATIENCE
 from support.smtpd import SmtpServer
 
@@ -15,11 +16,13 @@ from openviper import db
 from openviper.conf import override
 from openviper.core.email import Cancel, EmailMessageData, submit_email
 from openviper.core.email.delivery import Mailer, using_mailer
+from openviper.core.email.delivery.checks.journal import check_journal
 from openviper.core.email.errors import RecipientsRefused
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
 from openviper.db.journal import JournalRow, JournalStore, create_journal, missing_columns
 from openviper.db.outbox import add, create_outbox_tables
+from openviper.db.outbox.tables import outbox_table
 from openviper.network import mail_hash
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -190,6 +193,41 @@ async def test_the_table_is_created_once_and_joins_the_metadata_of_an_applicatio
     assert await missing_columns(engine) == []
     metadata = MetaData()
     assert db.journal_table(metadata) is db.journal_table(metadata)
+
+
+async def test_the_check_says_what_the_journal_lacks_and_what_it_holds(server: SmtpServer) -> None:
+    email = EmailSettings(**settings(server))
+
+    async def check() -> str:
+        (result,) = await check_journal(email, asyncio.get_running_loop().time() + PATIENCE)
+        return str(result)
+
+    assert "lacks email_journal: mail goes on, and its answers are not recorded; run `viperctl" in await check()
+    engine = await db.engine()
+    await create_journal(engine)
+    assert ": 0 answers, none yet; kept 30 days" in await check()
+    await JournalStore(engine).insert([row("one", "delivered", at=time.time())])
+    assert re.search(r"ok journal: .*: 1 answers, the newest \d+ s ago", await check())
+    assert await check_journal(EmailSettings(), 0.0) == []
+
+
+async def test_a_death_that_ends_a_message_of_the_relay_is_recorded(server: SmtpServer, store: JournalStore) -> None:
+    """Its process died in the attempt, and ``on_uncertain`` holds what may have been sent."""
+    engine = await db.engine()
+    await create_outbox_tables(engine)
+    with override(EMAIL=settings(server, outbox="database", on_uncertain="hold")):
+        async with engine.begin() as connection:
+            await connection.run_sync(add, EmailMessageData(["ann@example.test"], "Hello", text="Hi"))
+            await connection.execute(update(outbox_table).values(lease=1.0, claim="a process that died"))
+        mailer = Mailer(EmailSettings.from_settings())
+        await mailer.open()
+        await mailer.start_relay()
+        async with asyncio.timeout(PATIENCE):
+            while not (found := await store.find(limit=10)):
+                await asyncio.sleep(0.02)
+        await mailer.aclose()
+    assert [each.outcome for each in found] == ["uncertain"]
+    assert server.messages == []
 
 
 async def until(condition: Any) -> None:

@@ -1,5 +1,6 @@
 """What RabbitMQ keeps."""
 
+import asyncio
 import json
 import threading
 import time
@@ -9,11 +10,14 @@ from datetime import UTC, datetime, timedelta
 import dramatiq
 import pytest
 from support.patience import PATIENCE
+from support.prepared import make_outgoing
 from support.rabbitmq import RabbitmqServer
 
 from openviper.conf import override
 from openviper.core.email import QueueUnavailable
+from openviper.core.email.message.storage import decode, encode, join
 from openviper.core.email.queue import close_queue, queue_service
+from openviper.core.email.queue.found import Erased, Wanted
 from openviper.core.email.queue.job import ClaimedJob, Progress
 from openviper.core.email.queue.rabbitmq_store import LONGEST_HOP, RabbitmqJobStore
 from openviper.tasks.encoder import Sealed
@@ -72,6 +76,35 @@ def test_failed_messages_to_which_a_sender_gave_one_message_id_are_all_kept(stor
         store.fail(job, job.progress, "550 no", keep=3600, uncertain=False)
     assert len(store.failed(10)) == 2
     assert store.purge_failed(None) == 2
+
+
+async def test_an_address_is_found_and_erased_in_what_has_failed(
+    store: RabbitmqJobStore, rabbitmq_server: RabbitmqServer
+) -> None:
+    """A message for Ann alone goes; of one for both, Ben's part stays and can be retried."""
+    ann, ben = "Ann@example.test", "ben@example.test"
+    refused = Progress(time.time(), 1, refused={ann: f"550 {ann} unknown", ben: "550 no"})
+    for recipients in ((ann,), (ann, ben), (ben,)):
+        made = await make_outgoing(*recipients)
+        payload = encode(made.prepared)
+        job = claimed_job()._replace(message_id=made.message_id, token=Sealed(join(payload)), payload=payload)
+        await asyncio.to_thread(store.fail, job, refused, f"550 {ann} unknown", keep=600, uncertain=False)
+    wanted = Wanted(address=ann.lower())
+    assert [mail.state for mail in await asyncio.to_thread(store.find, wanted)] == ["failed", "failed"]
+    assert await asyncio.to_thread(store.erase, ann.lower()) == Erased(removed=1, changed=1)
+    assert await asyncio.to_thread(store.find, wanted) == []
+    shared, alone = await asyncio.to_thread(store.failed, 10)
+    assert shared.payload is not None
+    assert (shared.payload.summary()["To"], shared.reason) == (ben, "550 (erased) unknown")
+    assert (shared.progress.refused, shared.progress.attempts) == ({ben: "550 no"}, 1)
+    assert alone.head is not None
+    assert await asyncio.to_thread(store.retry_failed, frozenset([shared.message_id])) == 1
+    with rabbitmq_server.connect() as connection:
+        _, _, body = connection.channel().basic_get("emails", auto_ack=True)
+    again = await asyncio.to_thread(store.claim, *dramatiq.Message.decode(body).args)
+    assert again is not None
+    assert again.payload is not None
+    assert decode(again.payload).recipients == (ben,)
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", {"message_id": 1}, {"due_at": "soon"}, {"progress": None}])

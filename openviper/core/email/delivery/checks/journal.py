@@ -38,4 +38,6 @@ async def _ask(settings: EmailSettings) -> CheckResult:
             return CheckResult.failed("journal", text, JOURNAL_REMEDY)
         found = await JournalStore(engine).stats()
     newest = "none yet" if found.newest is None else f"the newest {max(0.0, time.time() - found.newest):.0f} s ago"
-    return CheckResult.ok("journal", f"{address}: {found.rows} answers, {newest}; kept {settings.journal_keep:g} s")
+    return CheckResult.ok(
+        "journal", f"{address}: {found.rows} answers, {newest}; kept {settings.journal_keep / 86400:g} days"
+    )
