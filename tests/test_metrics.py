@@ -81,7 +81,7 @@ async def test_the_figures_equal_the_servers_counts_after_1000_sends_with_faults
     events: list[MessageEvent] = []
     unsubscribe = subscribe(events.append)
     before = values()
-    async with mailing(server, dispatcher_messages=1000):
+    async with mailing(server, dispatcher_messages=1000, shutdown_timeout=PATIENCE):
         receipts = [receipt async for receipt in send_many(messages)]
         outbox = RequestOutbox()
         with collecting(outbox):

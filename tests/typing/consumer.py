@@ -16,6 +16,8 @@ from fastapi import UploadFile as FastAPIUpload
 from icalendar import Calendar
 from litestar import Litestar
 from litestar.datastructures import UploadFile as LitestarUpload
+from opentelemetry.trace import NoOpTracerProvider
+from prometheus_client import CollectorRegistry
 from quart import Quart
 from quart.datastructures import FileStorage as QuartUpload
 from sqlalchemy import MetaData, Table
@@ -105,6 +107,8 @@ from openviper.db import (
     transaction,
 )
 from openviper.exceptions import ImproperlyConfigured, MissingDependency, OpenViperError
+from openviper.metrics import observe, registry
+from openviper.otel import instrument
 from openviper.tasks import TaskSettings, actor, get_broker
 from openviper.testing import Mailbox, SentMessage, capture_mail
 
@@ -393,6 +397,12 @@ def watch(event: MessageEvent) -> None:
     if event.kind == "lost":  # type: ignore[comparison-overlap]
         raise ValueError
 
+
+instrument()
+instrument(tracer_provider=NoOpTracerProvider())
+instrument("console")  # type: ignore[arg-type]
+EMAIL_WITH_METRICS = EmailSettings(listeners=[observe])
+assert_type(registry(), CollectorRegistry)
 
 unsubscribe = subscribe(watch)
 assert_type(unsubscribe, Callable[[], None])

@@ -76,7 +76,7 @@ async def attempt_delivery(
     try:
         if paused is not None:
             raise paused
-        if transport.rules is None and time_limit is None and tracing.tracer is None:
+        if transport.rules is None and time_limit is None and (tracing.tracer is None or transport.enqueues):
             outcome = await transport.send(message, pipeline=pipeline)
         else:
             this = Circumstances(mode, progress.attempts + 1)

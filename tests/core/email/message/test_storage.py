@@ -14,7 +14,16 @@ from openviper.core.email import Address, AddressLike, AttachmentData, EmailMess
 from openviper.core.email.attachments import FileContent, resolve_attachments
 from openviper.core.email.message import PreparedMessage, check_message
 from openviper.core.email.message.serialiser import serialise
-from openviper.core.email.message.storage import DamagedPayload, NewerPayload, Payload, decode, encode, join, split
+from openviper.core.email.message.storage import (
+    DamagedPayload,
+    NewerPayload,
+    Payload,
+    decode,
+    encode,
+    fingerprint,
+    join,
+    split,
+)
 
 SECRET = "reset-link-4711"
 
@@ -122,6 +131,15 @@ def test_what_must_be_known_and_is_not_is_named_without_its_value() -> None:
     with pytest.raises(NewerPayload, match="it requires 'mailer', 'stream', which this version does not") as caught:
         decode(encode(message), supported={"key"})
     assert SECRET not in str(caught.value)
+
+
+def test_a_trace_context_changes_no_fingerprint() -> None:
+    """A repeated message is known by it, although the first send was not traced."""
+    message = full_message()
+    traced = message._replace(extra={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+    assert fingerprint(encode(traced)) == fingerprint(encode(message))
+    labelled = message._replace(must={"stream": "news"})
+    assert fingerprint(encode(labelled)) != fingerprint(encode(message))
 
 
 @pytest.mark.parametrize("field", ["extra", "must"])
