@@ -1,5 +1,6 @@
 """``viperctl email check`` against servers of every kind: the right line, the right exit code, in time, no secret."""
 
+import asyncio
 import json
 import socket
 import sys
@@ -7,10 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.certificates import self_signed_file, server_context
 from support.commands import Cli
 from support.documents import blocks
+from support.httpd import HttpServer
 from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import RedisServer, redis_server
@@ -18,6 +21,8 @@ from support.smtpd import SmtpServer
 from support.terminal import on_a_terminal
 from support.workers import Worker
 
+from openviper.conf import override
+from openviper.core.email import UnsubscribeEndpoint
 from openviper.core.email.delivery.checks.unsubscribe import check_unsubscribe
 from openviper.core.email.settings import EmailSettings
 
@@ -98,19 +103,43 @@ def test_staging_and_missing_extensions_are_named(cli: Cli, project: Path) -> No
         (
             {"site_url": "https://shop.example/app/", "unsubscribe_keys": ["k" * 32, "o" * 32]},
             "ok",
-            "https://shop.example/app/unsubscribe/..., 2 keys",
+            "https://shop.example/app/unsubscribe/..., 2 keys; not asked: shop.example is reserved for examples",
         ),
     ],
 )
-def test_the_settings_of_unsubscribe_links_are_checked_together(
+async def test_the_settings_of_unsubscribe_links_are_checked_together(
     given: dict[str, Any], status: str | None, words: str
 ) -> None:
     settings = EmailSettings(**{"suppress": "openviper.db.find_suppressed", **given})
-    results = list(check_unsubscribe(settings))
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    results = [result async for result in check_unsubscribe(settings, deadline)]
     assert [(result.check, str(result.status)) for result in results] == ([("unsubscribe", status)] if status else [])
     for result in results:
         assert words in result.found
         assert bool(result.remedy) is (status != "ok")
+
+
+async def test_the_endpoint_of_unsubscribe_links_is_asked_for_its_page() -> None:
+    async with HttpServer() as server:
+
+        async def check(path: str) -> list[str]:
+            site_url = server.url(path).replace("localhost", "127.0.0.1")
+            settings = EmailSettings(site_url=site_url, unsubscribe_keys=["k" * 32], suppress=print)
+            deadline = asyncio.get_running_loop().time() + PATIENCE
+            found = [result.found.partition("/...")[2] async for result in check_unsubscribe(settings, deadline)]
+            assert found.pop(0) == ": mailbox providers follow https links only (RFC 8058)"
+            return found
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(UnsubscribeEndpoint())) as client:
+            with override(EMAIL={"unsubscribe_keys": ["k" * 32]}):
+                page = await client.get("http://127.0.0.1/unsubscribe/check")
+        server.answer("/right/unsubscribe/check", page.content)
+        server.answer("/login/unsubscribe/check", b"", status=302, headers={"location": "/login"})
+        server.answer("/other/unsubscribe/check", b"<p>Every page of a single-page application</p>")
+        assert await check("/right") == []
+        for path, status in (("/login", 302), ("/other", 200), ("/none", 404)):
+            assert await check(path) == [f": answers {status}, and not with the page of UnsubscribeEndpoint"]
+    assert await check("/right") == []  # nobody is there: this machine may not reach the site that others do
 
 
 def test_a_good_server_passes_and_nothing_is_sent(cli: Cli, project: Path) -> None:

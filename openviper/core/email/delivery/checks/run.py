@@ -68,7 +68,7 @@ async def _results(
         yield result
     async for result in check_dkim(settings, deadline):
         yield result
-    for result in check_unsubscribe(settings):
+    async for result in check_unsubscribe(settings, deadline):
         yield result
 
 

@@ -1,8 +1,11 @@
-"""Check that the links of ``unsubscribe=True`` can be made, are for https, and stop mail."""
+"""Check that the links of ``unsubscribe=True`` can be made, are for https, are answered, and stop mail."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
 
+from openviper.core.email.delivery.checks.lookup import is_reserved
 from openviper.core.email.delivery.checks.result import CheckResult
+from openviper.core.email.delivery.checks.waiting import in_thread, remaining
 from openviper.core.email.message.unsubscribe import UNSUBSCRIBE_PATH
 from openviper.core.email.settings import EmailSettings
 
@@ -12,8 +15,11 @@ _NAME = "unsubscribe"
 _SIGNED = ("list-unsubscribe", "list-unsubscribe-post")
 
 
-def check_unsubscribe(settings: EmailSettings) -> Iterator[CheckResult]:
-    """Yield what keeps one-click unsubscribe from working; nothing if neither of its settings is given."""
+async def check_unsubscribe(settings: EmailSettings, deadline: float) -> AsyncIterator[CheckResult]:
+    """Yield what keeps one-click unsubscribe from working; nothing if neither of its settings is given.
+
+    The endpoint is asked for a page, until ``deadline`` (loop time), unless its host is one of examples and tests.
+    """
     site_url, keys = settings.site_url, len(settings.unsubscribe_keys)
     if site_url is None and not keys:
         return
@@ -27,10 +33,37 @@ def check_unsubscribe(settings: EmailSettings) -> Iterator[CheckResult]:
         return
     link = f"{site_url}{UNSUBSCRIBE_PATH}/..."
     problems = list(_problems(settings, site_url))
+    asked = await _ask(site_url, deadline)
+    if asked.startswith("answers"):
+        problems.append((asked, "mount UnsubscribeEndpoint() there, outside what redirects or asks for a login"))
     for found, remedy in problems:
         yield CheckResult.warning(_NAME, f"{link}: {found}", remedy)
     if not problems:
-        yield CheckResult.ok(_NAME, f"{link}, {keys} key{'' if keys == 1 else 's'}")
+        yield CheckResult.ok(_NAME, f"{link}, {keys} key{'' if keys == 1 else 's'}{asked and f'; {asked}'}")
+
+
+async def _ask(site_url: str, deadline: float) -> str:
+    """Return what is wrong with the endpoint's answer, or why it was not asked; "" if it answers as it should."""
+    host = urlsplit(site_url).hostname or ""
+    if is_reserved(host):
+        return f"not asked: {host} is reserved for examples and tests"
+    lifetime = remaining(deadline)
+
+    def ask() -> str:
+        import httpx  # heavy
+
+        try:
+            answer = httpx.get(f"{site_url}{UNSUBSCRIBE_PATH}/check", timeout=lifetime, follow_redirects=False)
+        except httpx.HTTPError as error:
+            return f"could not be asked: {type(error).__name__}"
+        if answer.status_code != 200 or "List-Unsubscribe" not in answer.text:
+            return f"answers {answer.status_code}, and not with the page of UnsubscribeEndpoint"
+        return ""
+
+    try:
+        return await in_thread(ask, deadline)
+    except TimeoutError:
+        return "could not be asked in time"
 
 
 def _problems(settings: EmailSettings, site_url: str) -> Iterator[tuple[str, str]]:
