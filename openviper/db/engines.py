@@ -19,6 +19,7 @@ from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
 __all__ = [
+    "ONE_STATEMENT",
     "ONLY_READS",
     "close_late_connections",
     "copy_engine",
@@ -39,6 +40,9 @@ _PIP = {"aiosqlite": "openviper-email[db]"}  # any other driver's package has it
 
 ONLY_READS = "openviper_only_reads"
 """Execution option of a connection that only reads: on SQLite it begins no transaction, and waits for no writer."""
+
+ONE_STATEMENT = "openviper_one_statement"
+"""Execution option of a connection that writes by one statement: on SQLite that is a transaction without BEGIN."""
 
 _SQLITE_BUSY_SECONDS = 30.0
 _DISPOSE_SECONDS = 10.0
@@ -146,7 +150,9 @@ def prepare_sqlite(target: AsyncEngine) -> None:
     @event.listens_for(target.sync_engine, "begin")
     def began(connection: Connection) -> None:
         options = connection.get_execution_options()
-        if options.get("isolation_level") != "AUTOCOMMIT" and not options.get(ONLY_READS):
+        if not (
+            options.get("isolation_level") == "AUTOCOMMIT" or options.get(ONLY_READS) or options.get(ONE_STATEMENT)
+        ):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

@@ -189,6 +189,36 @@ async def test_a_deletion_does_not_wait_for_a_row_that_is_locked(store: OutboxSt
             assert await store.answer({locked: DELETE, free: DELETE}, token="web") == {free}
 
 
+@on_postgresql
+async def test_only_the_commit_of_a_deletion_does_not_wait_for_the_disk(store: OutboxStore) -> None:
+    note = "BEGIN INSERT INTO noted VALUES (TG_OP, current_setting('synchronous_commit')); RETURN NULL; END"
+    async with store.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE noted (operation TEXT, setting TEXT)"))
+        await connection.execute(text(f"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $${note}$$"))
+        await connection.execute(
+            text("CREATE TRIGGER note AFTER INSERT OR DELETE ON email_outbox FOR EACH ROW EXECUTE FUNCTION note()")
+        )
+    row_id = await insert_one(store, token="web")
+    assert await store.answer({row_id: DELETE}, token="web") == {row_id}
+    await insert_one(store)
+    async with store.engine.connect() as connection:
+        noted = [tuple(each) for each in await connection.execute(text("SELECT * FROM noted"))]
+    assert noted == [("INSERT", "on"), ("DELETE", "off"), ("INSERT", "on")]
+
+
+@on_postgresql
+async def test_an_engine_that_translates_schemas_has_its_outbox_there(database: None) -> None:
+    engine = (await db.engine()).execution_options(schema_translate_map={None: "tenant"})
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE SCHEMA tenant"))
+    await create_outbox_tables(engine)
+    store = OutboxStore(engine)
+    ids = [new_row_id() for _ in range(3)]
+    await store.insert([(ids[0], row())], token="web")
+    await store.insert([(row_id, row()) for row_id in ids[1:]], token="web")
+    assert await store.answer(dict.fromkeys(ids, DELETE), token="web") == set(ids)
+
+
 async def test_looking_for_rows_does_not_wait_for_a_writer(store: OutboxStore) -> None:
     async with store.engine.begin() as connection:
         await connection.execute(insert(outbox_table).values(_plain("held")))

@@ -1,5 +1,6 @@
 """Read and write the outbox: insert, claim, extend leases, record answers. Times are the database's own."""
 
+import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,27 +13,32 @@ from sqlalchemy import (
     Double,
     Engine,
     Select,
+    String,
     Text,
     Update,
     and_,
+    any_,
     bindparam,
     case,
     cast,
     delete,
+    false,
     func,
     insert,
+    literal_column,
     null,
     or_,
     select,
-    text,
     true,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from openviper.db.engines import ONLY_READS
+from openviper.db.engines import ONE_STATEMENT, ONLY_READS
 from openviper.db.outbox.clock import Clock, Now
 from openviper.db.outbox.rows import LEASE, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
+from openviper.db.outbox.statements import Statement
 from openviper.db.outbox.tables import DATABASE_ID
 from openviper.db.outbox.tables import key_table as _key
 from openviper.db.outbox.tables import meta_table as _meta
@@ -51,12 +57,16 @@ def new_row_id() -> str:
     return f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
 
 
-_INSERT = insert(_outbox).values(
-    state="open",
-    repeated=False,
-    created=Clock(),
-    due=Clock() + bindparam("due_in", type_=Double()),
-    lease=Clock() + bindparam("lease_for", type_=Double()),
+_GIVEN = ("id", "message_id", "mailer", "claim", "progress", "head", "parts")
+_INSERT = Statement(
+    insert(_outbox).values(
+        **{name: bindparam(name) for name in _GIVEN},
+        state=literal_column("'open'"),
+        repeated=false(),
+        created=Clock(),
+        due=Clock() + bindparam("due_in", type_=Double()),
+        lease=Clock() + bindparam("lease_for", type_=Double()),
+    )
 )
 
 
@@ -70,7 +80,7 @@ def insert_rows(connection: Connection, rows: Sequence[tuple[str, NewRow]], *, t
     values = []
     parts = []
     for row_id, row in rows:
-        inline = sum(map(len, row.parts)) <= _INLINE_BYTES
+        inline = _is_inline(row)
         leased = token is not None and row.due_at is None
         values.append(
             {
@@ -88,9 +98,16 @@ def insert_rows(connection: Connection, rows: Sequence[tuple[str, NewRow]], *, t
         )
         if not inline:
             parts += [{"outbox_id": row_id, "number": n, "content": content} for n, content in enumerate(row.parts)]
-    connection.execute(_INSERT, values)
+    if len(values) == 1:
+        _INSERT.run(connection, values[0])
+    else:
+        _INSERT.run_many(connection, values)
     if parts:
         connection.execute(insert(_part), parts)
+
+
+def _is_inline(row: NewRow) -> bool:
+    return sum(map(len, row.parts)) <= _INLINE_BYTES
 
 
 class OutboxStore:
@@ -101,6 +118,8 @@ class OutboxStore:
         self.on_sqlite = engine.dialect.name == "sqlite"
         self.same_database: WeakSet[Engine] = WeakSet()  # further engines on this database
         self._database_id: str | None = None
+        options: dict[str, Any] = {ONE_STATEMENT: True} if self.on_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._for_one_statement = engine.execution_options(**options)
 
     async def database_id(self) -> str | None:
         """Return the random id of the database; None if no process has given it one yet."""
@@ -113,7 +132,10 @@ class OutboxStore:
 
     async def insert(self, rows: Sequence[tuple[str, NewRow]], *, token: str | None) -> None:
         """Insert rows; ``token`` as for :func:`insert_rows`."""
-        async with self.engine.begin() as connection:
+        alone = len(rows) == 1 and _is_inline(rows[0][1])
+        # BEGIN takes a round trip more on PostgreSQL, and several steps of the driver on SQLite.
+        engine = self._for_one_statement if alone else self.engine
+        async with engine.begin() as connection:
             await connection.run_sync(insert_rows, rows, token=token)
 
     async def claim(self, limit: int, *, token: str) -> list[ClaimedRow]:
@@ -121,14 +143,14 @@ class OutboxStore:
         if self.on_sqlite and not await self._anything_due():
             return []  # without waiting for the only writer
         async with self.engine.begin() as connection:
-            found = await connection.execute(_claim_statement(self.on_sqlite), {"most": limit, "token": token})
-            rows = [ClaimedRow(*row) for row in found]
+            found = await connection.run_sync(_CLAIM[self.on_sqlite].run, {"most": limit, "token": token})
+            rows = [ClaimedRow(*row)._replace(repeated=bool(row[-1])) for row in found]
         return sorted(rows, key=lambda row: row.id)
 
     async def _anything_due(self) -> bool:
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
-            return (await reading.execute(_DUE.limit(1))).first() is not None
+            return (await reading.execute(_ANY_DUE)).first() is not None
 
     async def parts(self, row_id: str) -> tuple[bytes, ...]:
         """Return a row's parts that are in a table of their own."""
@@ -167,10 +189,8 @@ class OutboxStore:
                     if found and kept[row_id].head is not None:
                         await connection.execute(delete(_part).where(_part.c.outbox_id == row_id))
         if deleted:
-            async with self.engine.begin() as connection:
-                if not self.on_sqlite:
-                    # A crash of the server may bring rows back, which are then sent twice; no other data is concerned.
-                    await connection.execute(text("SET LOCAL synchronous_commit = off"))
+            # On SQLite parts are deleted by a statement of their own.
+            async with (self.engine if self.on_sqlite else self._for_one_statement).begin() as connection:
                 done.update(await connection.run_sync(delete_rows, deleted, token=token))
         return done
 
@@ -265,17 +285,44 @@ class OutboxStore:
             return await _delete(connection, expired)
 
 
+_ONE_OF_OWN = select(_outbox.c.id).where(
+    _outbox.c.id == any_(bindparam("ids", type_=postgresql.ARRAY(String))), _outbox.c.claim == bindparam("token")
+)
+_DELETE_ON_POSTGRESQL = Statement(
+    delete(_outbox)
+    .where(
+        _outbox.c.id.in_(_ONE_OF_OWN.order_by(_outbox.c.id).with_for_update(skip_locked=True)),
+        # A crash of the server may bring rows back, which are then sent twice; no other data is concerned. Here, and
+        # not before in a transaction around it, which takes three more round trips.
+        select(func.set_config(*map(literal_column, ("'synchronous_commit'", "'off'", "true")))).scalar_subquery()
+        == literal_column("'off'"),
+    )
+    .returning(_outbox.c.id, literal_column("false"))
+)
+_IDS = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+_DELETE_ON_SQLITE = Statement(
+    delete(_outbox)
+    .where(_outbox.c.id.in_(select(_IDS.c.value)), _outbox.c.claim == bindparam("token"))
+    .returning(_outbox.c.id, _outbox.c.parts.is_(None))
+)
+
+
 def delete_rows(connection: Connection, row_ids: Iterable[str], *, token: str) -> set[str]:
-    """Delete those of the rows that the process of ``token`` has, and return their ids."""
+    """Delete those of the rows that the process of ``token`` has, and return their ids.
+
+    On PostgreSQL the transaction of ``connection`` must have no other purpose: its commit does not wait for the disk.
+    """
     deleted: set[str] = set()
+    on_sqlite = connection.dialect.name == "sqlite"
     for ids in _slices(row_ids):
-        own = select(_outbox.c.id).where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
-        if connection.dialect.name == "sqlite":
-            # Foreign keys are enforced only where the application has switched them on.
-            connection.execute(delete(_part).where(_part.c.outbox_id.in_(own)))
-        own = own.order_by(_outbox.c.id).with_for_update(skip_locked=True)  # SQLite's compiler leaves that out
-        found = connection.execute(delete(_outbox).where(_outbox.c.id.in_(own)).returning(_outbox.c.id))
-        deleted.update(found.scalars())
+        if on_sqlite:
+            found = _DELETE_ON_SQLITE.run(connection, {"ids": json.dumps(ids), "token": token})
+        else:
+            found = _DELETE_ON_POSTGRESQL.run(connection, {"ids": ids, "token": token})
+        deleted.update(row_id for row_id, _ in found)
+        # Foreign keys are enforced only where the application has switched them on.
+        if apart := [row_id for row_id, in_other_table in found if in_other_table]:
+            connection.execute(delete(_part).where(_part.c.outbox_id.in_(apart)))
     return deleted
 
 
@@ -289,6 +336,9 @@ _DUE: Select[Any] = select(_outbox.c.id).where(
     _outbox.c.due <= Now(),
     or_(_outbox.c.lease.is_(None), _outbox.c.lease <= Now()),
 )
+
+
+_ANY_DUE = _DUE.limit(1)
 
 
 def _claim(picked: ColumnElement[bool]) -> Update:
@@ -314,6 +364,9 @@ def _claim_statement(on_sqlite: bool) -> Any:
         statement = _claim(_outbox.c.id == locked.c.id)
     columns = (_outbox.c.id, _outbox.c.message_id, _outbox.c.mailer, _outbox.c.head, _outbox.c.parts)
     return statement.returning(*columns, _outbox.c.progress, _outbox.c.repeated)
+
+
+_CLAIM = {on_sqlite: Statement(_claim_statement(on_sqlite)) for on_sqlite in (True, False)}
 
 
 def _kept_statement(row_id: str, answer: Answer, token: str) -> Any:
