@@ -48,6 +48,7 @@ class OutboxKeeper:
         self._in_hand: dict[str, float] = {}  # until when the lease is certain (time.monotonic())
         self._pending: dict[str, _Pending] = {}
         self._wake = asyncio.Event()
+        self._wakes_at = 0.0  # when the task looks by itself (time.monotonic()); 0.0: it is at work, and looks then
         self._extended_at = time.monotonic()
         self._backoff = Backoff(first=0.5, longest=30.0)
         self._not_before = 0.0
@@ -62,10 +63,11 @@ class OutboxKeeper:
 
     def take(self, row_id: str) -> None:
         """Have a row in hand whose lease has just begun."""
+        now = time.monotonic()
         if not self._in_hand:
-            self._extended_at = time.monotonic()
-        self._in_hand[row_id] = time.monotonic() + LEASE
-        self._work()
+            self._extended_at = now
+        self._in_hand[row_id] = now + LEASE
+        self._work(self._extended_at + _EXTEND_EVERY)
 
     async def insert(self, rows: Sequence[NewRow]) -> list[str]:
         """Store rows in a transaction of their own, have those in hand that are due now, and return their ids."""
@@ -112,7 +114,7 @@ class OutboxKeeper:
             pending.recorded.set_result(False)
             return pending.recorded
         self._pending[row_id] = pending
-        self._work()
+        self._work(pending.at + self._patience)
         return pending.recorded
 
     async def release(self, row_ids: Iterable[str]) -> None:
@@ -159,21 +161,19 @@ class OutboxKeeper:
         if waiting:
             await asyncio.wait(waiting, timeout=time_limit())
 
-    def _work(self) -> None:
-        self._wake.set()
+    def _work(self, due: float) -> None:
+        """Have the task look at ``due`` at the latest (``time.monotonic()``)."""
         if self._task is None or self._task.done():
             # An empty context: the task outlives the request and must not see its outbox or transaction.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+        elif max(due, self._not_before) < self._wakes_at:
+            self._wake.set()
 
     async def _run(self) -> None:
         while self._in_hand:
-            try:
-                async with asyncio.timeout(max(0.0, self._due_in())):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            if self._due_in() > 0:
+            pause = self._due() - time.monotonic()
+            if pause > 0:
+                await self._sleep(pause)
                 continue
             try:
                 async with asyncio.timeout(time_limit()):
@@ -187,14 +187,26 @@ class OutboxKeeper:
                 self._not_before = 0.0
                 self._backoff.succeeded()
 
-    def _due_in(self) -> float:
-        now = time.monotonic()
+    async def _sleep(self, pause: float) -> None:
+        self._wakes_at = time.monotonic() + pause
+        timer = asyncio.get_running_loop().call_later(pause, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
+            self._wakes_at = 0.0
+
+    @property
+    def _patience(self) -> float:
+        """Return the seconds for which an answer waits until it is recorded in a transaction of its own."""
+        return _RIDE_WITHIN if self.store.on_sqlite and not self._hurried else 0.0
+
+    def _due(self) -> float:
         due = self._extended_at + _EXTEND_EVERY
         if self._pending:
-            first = min(pending.at for pending in self._pending.values())
-            waits = self.store.on_sqlite and not self._hurried
-            due = min(due, first + (_RIDE_WITHIN if waits else 0.0))
-        return max(due, self._not_before) - now
+            due = min(due, min(pending.at for pending in self._pending.values()) + self._patience)
+        return max(due, self._not_before)
 
     def _failed(self, error: Exception) -> None:
         if not self._backoff.active:

@@ -134,9 +134,9 @@ class Outbox:
             await check_database(record.scope, self.keeper)
         return StoredSend(self.keeper, await self._row(message, schedule))
 
-    def taken(self, stored: "StoredSend | None") -> StoredMessage | None:
+    def taken(self, stored: "StoredSend") -> StoredMessage | None:
         """Return the message that a commit has stored; None if it has not."""
-        return StoredMessage(self, stored.row_id, stored.row) if stored is not None and stored.inserted else None
+        return StoredMessage(self, stored.row_id, stored.row) if stored.inserted else None
 
     async def store(self, messages: Sequence[tuple[OutgoingMessage, float | None]]) -> list[StoredMessage | None]:
         """Store messages that go on from memory, in one INSERT, each with its ``expires_at`` (Unix seconds).

@@ -222,8 +222,8 @@ class _Submission:
 
     ``keyed``: its idempotency key, claimed here where that can still be told to the caller.
     ``held_before``: its transaction has ended, so that it is not held again. ``broker_failed``: the broker did not
-    accept it. ``offered``: the broker may have accepted it. ``stored``: its row, which the commit inserts.
-    ``hold_span``: in a trace, the wait for the commit.
+    accept it. ``offered``: the broker may have accepted it. ``stored``: its row, which the commit inserts. ``taken``:
+    that row once it has been inserted. ``hold_span``: in a trace, the wait for the commit.
     """
 
     mailer: Mailer
@@ -237,6 +237,7 @@ class _Submission:
     broker_failed: bool = False
     offered: bool = False
     stored: "StoredSend | None" = None
+    taken: StoredMessage | None = None
     hold_span: Span | None = None
 
     def choose_mode(self) -> DeliveryMode:
@@ -330,7 +331,9 @@ class _Submission:
     @property
     def _row(self) -> StoredMessage | None:
         """Return its row, once a commit has stored it."""
-        return None if self.mailer.outbox is None else self.mailer.outbox.taken(self.stored)
+        if self.taken is None and self.stored is not None and self.mailer.outbox is not None:
+            self.taken = self.mailer.outbox.taken(self.stored)
+        return self.taken
 
     def _warn_without_broker(self) -> None:
         """Warn when the queue was asked for and there is none."""
@@ -356,7 +359,7 @@ class _Submission:
             # Sent by a thread whose own loop, and this mailer with it, has ended before the transaction.
             mailer = await current_mailer()
             transport = self.transport if self.transport is not self.mailer.own_transport else mailer.own_transport
-            await replace(self, mailer=mailer, transport=transport, hold_span=None).release()
+            await replace(self, mailer=mailer, transport=transport, taken=None, hold_span=None).release()
             return
         self.held_before = True
         if self._row is not None and self.schedule.later:
