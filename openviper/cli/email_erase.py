@@ -111,8 +111,8 @@ def _erase_stored(_email: "EmailSettings", address: str) -> Iterator[str]:
         yield f"{counted(erased.busy, 'message')} in the hands of a process just now: repeat the command"
     if erased.named:
         yield (
-            f"{counted(erased.named, 'message')} for others kept, with the address elsewhere in the header, until delivered, "
-            "or removed by `viperctl email failed purge`"
+            f"{counted(erased.named, 'message')} for others kept, with the address elsewhere in the header, until "
+            "delivered, or removed by `viperctl email failed purge`"
         )
     service = queue_service()
     if service is None or service.settings.broker != "rabbitmq":
