@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from openviper.core.email.backends.attempt import Attempt, mark_offered
-from openviper.core.email.delivery.keyed_send import KeyedSend, report_duplicate
+from openviper.core.email.delivery.keyed_send import KeyedSend, report_dropped, report_duplicate
 from openviper.core.email.delivery.last_mile import (
     FIRST_ATTEMPT,
     attempt_delivery,
@@ -438,9 +438,8 @@ class Dispatcher:
                     continue  # the drain took too long, and has reported it
                 del self._paused[delivery]
                 if isinstance(result, KeyRecord):
-                    if delivery.keyed is not None:
-                        delivery.keyed.release_soon()
-                    report_duplicate(delivery.message, transport, Receipt(result.message_id, DeliveryMode.QUEUED))
+                    assert delivery.keyed is not None, "only a message with a key has another one's record"
+                    report_dropped(delivery.message, transport, delivery.keyed.current_claim, result)
                     self._finish(delivery)
                 elif isinstance(result, bool):
                     logger.info("message %s is queued: sending is paused", delivery.message.message_id)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from openviper.core.email.backends.attempt import Attempt, mark_offered
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import DeliveryError, KeysUnavailable, QueueUnavailable
+from openviper.core.email.errors import DeliveryError, DuplicateKey, EmailError, KeysUnavailable, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, Receipt
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.queue.keys import (
@@ -25,7 +25,7 @@ from openviper.core.email.queue.retry import Decision, Done, GiveUp
 from openviper.loops import PerLoop, at_loop_end
 from openviper.text import shown
 
-__all__ = ["KeyedSend", "record_pending", "report_duplicate"]
+__all__ = ["KeyedSend", "record_pending", "report_dropped", "report_duplicate"]
 
 logger = logging.getLogger("openviper.email")
 
@@ -293,6 +293,21 @@ def report_duplicate(message: OutgoingMessage, transport: Transport, receipt: Re
     detail = describe_duplicate(message.message_id, receipt)
     logger.info("message %s is not sent: %s", message.message_id, detail)
     transport.publish("duplicate", message, detail)
+
+
+def report_dropped(message: OutgoingMessage, transport: Transport, claim: KeyClaim, record: KeyRecord) -> None:
+    """Log and publish that ``message`` is not sent: the send of ``record`` has its key, perhaps with other content."""
+    error: EmailError | None
+    try:
+        receipt = answer_duplicate(claim, record)
+        error = receipt.error
+    except DuplicateKey as found:
+        error = found
+    if error is None:
+        report_duplicate(message, transport, receipt)
+        return
+    logger.error("message %s is not sent: %s", claim.message_id, error)
+    transport.publish("failed", message, str(error))
 
 
 _keepers: PerLoop[_Keeper] = PerLoop()

@@ -21,11 +21,11 @@ from openviper.core.email.delivery.job_attempt import (
     publish_failure,
     read_message,
 )
-from openviper.core.email.delivery.keyed_send import report_duplicate
+from openviper.core.email.delivery.keyed_send import report_dropped
 from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.outbox import Outbox
 from openviper.core.email.delivery.transport import Transport
-from openviper.core.email.errors import DeliveryError, DuplicateKey, EmailError, InvalidMessage, QueueUnavailable
+from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
 from openviper.core.email.events import DeliveryMode, DeliveryReport, Receipt
 from openviper.core.email.message import PreparedMessage
 from openviper.core.email.message.serialiser import serialise_message
@@ -33,7 +33,7 @@ from openviper.core.email.message.storage import decode
 from openviper.core.email.message.tracing import start_enqueueing
 from openviper.core.email.queue import QueueService, queue_service
 from openviper.core.email.queue.job import AddResult, ClaimedJob, NewJob, job_key
-from openviper.core.email.queue.keys import KeyClaim, KeyRecord, answer_duplicate, claim_for, encode_receipt
+from openviper.core.email.queue.keys import KeyClaim, KeyRecord, claim_for, encode_receipt
 from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
@@ -301,18 +301,7 @@ class Relay:
     async def _drop(self, prepared: PreparedMessage, claim: KeyClaim, record: KeyRecord) -> None:
         """Report a message whose idempotency key another one has."""
         message = await serialise_message(prepared, max_message_bytes=self._settings.max_message_bytes)
-        error: EmailError | None
-        try:
-            receipt = answer_duplicate(claim, record)
-            error = receipt.error
-        except DuplicateKey as found:
-            error = found
-        if error is None:
-            report_duplicate(message, self._transport, receipt)
-            return
-        logger.error("message %s is not sent: %s", claim.message_id, error)
-        self._transport.record(message, "failed")
-        self._transport.publish("failed", message, str(error))
+        report_dropped(message, self._transport, claim, record)
 
     def _new_job(self, mailer: str, job: ClaimedJob) -> NewJob | Decision:
         """Return what the broker is to have, or the decision about a message that it is not to have.

@@ -12,7 +12,7 @@ from support.rabbitmq import RabbitmqServer
 from support.workers import viperctl, write_project
 
 from openviper.conf import override
-from openviper.core.email import DeliveryMode, SendingPaused, send_many, submit_email
+from openviper.core.email import DeliveryMode, SendingPaused, send_many, submit_email, subscribe
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.queue.job import Progress
@@ -143,6 +143,37 @@ async def test_deferred_mail_that_is_queued_at_a_stop_keeps_its_key(paused_scene
             await submit_email("a@example.com", "Last", text="x", background=True)
             await scene.smtp.arrive(2)
     assert sorted(subjects(scene.smtp)) == ["Last", "Order"]
+
+
+@pytest.mark.parametrize(("other", "kind"), [("Order", "duplicate"), ("Changed", "failed")])
+async def test_key_that_another_send_has_taken_meanwhile_is_told_at_the_stop(
+    redis_scene: Any, other: str, kind: str
+) -> None:
+    """A process was stopped for longer than its claim lasts, and another one has sent with the key meanwhile."""
+    scene = redis_scene
+    scene.email |= {"use_background_worker": False}
+    await asyncio.to_thread(pause, scene.folder)
+    events: list[tuple[str, str]] = []
+    end = subscribe(lambda event: events.append((event.kind, event.detail)))
+    with override(EMAIL=scene.email):
+        mailer = Mailer(EmailSettings.from_settings())
+        await mailer.open()
+        await until_known(mailer, paused=True)
+        outbox = RequestOutbox()
+        with collecting(outbox), using_mailer(mailer):
+            await submit_email("a@example.com", "Order", text="x", key="order-7")
+            with scene.broker.client() as client:
+                for key in client.scan_iter("dramatiq:mail:key:*"):
+                    client.delete(key)
+        outbox.flush()
+        with override(EMAIL=scene.email | {"use_background_worker": True}):
+            queued = await submit_email("a@example.com", other, text="x", key="order-7", background=True)
+        assert queued.mode is DeliveryMode.QUEUED
+        await mailer.aclose()
+    end()
+    told = [(name, detail) for name, detail in events if name in ("duplicate", "failed")]
+    assert [name for name, _ in told] == [kind]
+    assert queued.message_id in told[0][1]
 
 
 async def test_what_is_paused_stays_paused_while_redis_is_away(redis_scene: Any) -> None:
