@@ -250,3 +250,17 @@ async def test_whatever_is_said_arrives(
         (attachment,) = message.iter_attachments()
         assert attachment["Content-Disposition"].params["filename"] == file
         assert payload(attachment) == content
+
+
+async def test_the_notice_that_was_asked_for_comes_back(mailbox: Mailbox) -> None:
+    """Postfix reads every parameter: the notice names the envelope and the recipient as they were given."""
+    receipt = await submit_email("o'neil+a=b@example.com", "Hello", "The body.", dsn="success")
+    assert receipt.dsn is True
+    sent, notice = sorted(await mailbox.read(2), key=lambda message: message.get_content_type())[::-1]
+    assert (sent["Subject"], notice.get_content_type()) == ("Hello", "multipart/report")
+    fields = str(notice)
+    assert f"Original-Envelope-Id: {receipt.message_id[1:-1]}" in fields
+    assert "Original-Recipient: rfc822;o'neil+a=b@example.com" in fields
+    assert "Action: " in fields
+    assert notice["To"] == "shop@example.com"
+    assert "The body." not in fields

@@ -471,6 +471,14 @@ async def send_a_secret(event: MessageEvent, listener: Callable[[MessageEvent], 
     assert_type(subscribe(listener, sensitive=True), Callable[[], None])
 
 
+async def ask_for_notices() -> None:
+    assert_type(await send_email("a@b.c", "Hi", "Hi", dsn="failure,delay"), bool)
+    assert_type((await submit_email("a@b.c", "Hi", "Hi", dsn=["failure", "full"])).dsn, bool | None)
+    assert_type(send_email_sync("a@b.c", "Hi", "Hi", dsn=None), bool)
+    EmailMessageData("a@b.c", "Hi", dsn=("success",))
+    await send_email("a@b.c", "Hi", "Hi", dsn=True)  # type: ignore[arg-type]
+
+
 async def send_through_another_mailer(event: MessageEvent, messages: list[EmailMessageData]) -> None:
     settings = EmailSettings(url="smtps://u:p@mail.example", mailers={"bulk": {"host": "b.example"}}, failover=["bulk"])
     assert_type(settings.of_mailer("bulk"), EmailSettings)

@@ -76,6 +76,8 @@ class DeliveryReport(NamedTuple):
 
     Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. ``suppressed`` were
     not mailed, as ``EMAIL["suppress"]`` says. ``via`` is the mailer that a failover used; None without a failover.
+    ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them, None if none
+    were wanted.
     """
 
     accepted: tuple[str, ...]
@@ -83,6 +85,7 @@ class DeliveryReport(NamedTuple):
     response: str = ""
     suppressed: tuple[str, ...] = ()
     via: str | None = None
+    dsn: bool | None = None
 
     @property
     def outcome(self) -> str:
@@ -92,7 +95,7 @@ class DeliveryReport(NamedTuple):
             replies = [f"{who} ({why})" for who, why in self.refused.items() if why.uncertain is uncertain]
             if replies:
                 text += f"; {words}: {', '.join(replies)}"
-        return text
+        return text if self.dsn is not False else f"{text}; without notices, which the server does not offer (dsn)"
 
 
 class Receipt(NamedTuple):
@@ -106,6 +109,9 @@ class Receipt(NamedTuple):
     Message-ID: the rest is then of that send. None if that is not known yet: the message is held, or what keeps the
     keys did not answer. ``in_flight``: that send has not ended; such a receipt is false, too, for nobody can say what
     becomes of it.
+
+    ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them (RFC 3461); None
+    without ``dsn=``, and for messages that are not inline.
     """
 
     message_id: str
@@ -119,6 +125,7 @@ class Receipt(NamedTuple):
     cancelled: str | None = None
     duplicate: bool | None = False
     in_flight: bool = False
+    dsn: bool | None = None
 
     @property
     def outcome(self) -> Literal["delivered", "accepted", "suppressed", "cancelled", "failed", "in_flight"]:

@@ -73,7 +73,7 @@ class Redirect:
         if redirected:
             outcome = await _attempt(send, await self.copy(message, redirected))
             if isinstance(outcome, DeliveryReport):
-                outcome = DeliveryReport(redirected, response=outcome.response, via=outcome.via)
+                outcome = DeliveryReport(redirected, response=outcome.response, via=outcome.via, dsn=outcome.dsn)
             elif isinstance(outcome, DeliveryError):
                 outcome.refused = {}  # by addresses that the message does not know
             outcomes.append((redirected, outcome))
@@ -130,19 +130,19 @@ def _combine(outcomes: Sequence[tuple[tuple[str, ...], DeliveryReport | Exceptio
         raise outcome
     accepted: list[str] = []
     refused: dict[str, Refusal] = {}
-    response, via = "", None
+    response, via, dsn = "", None, None
     failure: Exception | None = None
     for recipients, outcome in outcomes:
         if isinstance(outcome, DeliveryReport):
             accepted += outcome.accepted
             refused.update(outcome.refused)
-            response, via = outcome.response, outcome.via
+            response, via, dsn = outcome.response, outcome.via, outcome.dsn
             continue
         if failure is None or (isinstance(outcome, DeliveryError) and outcome.uncertain):
             failure = outcome
         refused.update(_refusals(recipients, outcome))
     if accepted:
-        return DeliveryReport(tuple(accepted), refused, response, via=via)
+        return DeliveryReport(tuple(accepted), refused, response, via=via, dsn=dsn)
     assert failure is not None, "both envelopes failed"
     if isinstance(failure, DeliveryError):
         failure.refused = refused

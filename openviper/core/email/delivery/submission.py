@@ -185,9 +185,10 @@ def _receipt(message: OutgoingMessage, decision: Decision) -> Receipt:
     """Return the receipt of an inline attempt; raises an error that is not a delivery error."""
     if isinstance(decision, Done):
         report = decision.report
-        return Receipt(
+        receipt = Receipt(
             message.message_id, _INLINE, report.accepted, report.refused, report.response, None, None, report.suppressed
         )
+        return receipt if report.dsn is None else receipt._replace(dsn=report.dsn)
     error = decision.error
     if not isinstance(error, DeliveryError):
         assert error is not None, "a report is done with one attempt"

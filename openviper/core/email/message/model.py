@@ -25,6 +25,7 @@ __all__ = [
     "Chunks",
     "CleanChunks",
     "Content",
+    "DsnRequest",
     "EmailMessageData",
     "Envelope",
     "LateContent",
@@ -75,6 +76,7 @@ class EmailMessageData:
     key: str | None = None
     unsubscribe: bool = False
     recipient_id: str | int | None = None
+    dsn: str | Sequence[str] | None = None
 
     def __repr__(self) -> str:
         hidden = _BODIES if self.sensitive else ()
@@ -177,12 +179,29 @@ class PreparedMessage(NamedTuple):
         return tuple(once.values())
 
 
+class DsnRequest(NamedTuple):
+    """The delivery status notifications that the server is asked for (RFC 3461).
+
+    ``conditions``: ``("never",)``, or some of ``success``, ``failure`` and ``delay``. ``full``: a notice of a failure
+    returns the whole message, not its header alone. ``envelope_id`` comes back in each notice; it is the Message-ID
+    without its angle brackets.
+    """
+
+    conditions: tuple[str, ...]
+    full: bool
+    envelope_id: str
+
+
 class Envelope(NamedTuple):
-    """The SMTP envelope (RFC 5321 section 2.3.1); ``sender`` is empty for the null reverse-path."""
+    """The SMTP envelope (RFC 5321 section 2.3.1); ``sender`` is empty for the null reverse-path.
+
+    ``dsn`` None leaves it to the servers when to send a notice.
+    """
 
     sender: str
     recipients: tuple[str, ...]
     smtputf8: bool = False
+    dsn: DsnRequest | None = None
 
 
 class Content:

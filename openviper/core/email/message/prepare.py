@@ -14,6 +14,7 @@ from openviper.core.email.errors import AttachmentRefused, InvalidAddress, Inval
 from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import read_calendar
 from openviper.core.email.message.content_ids import inline_named
+from openviper.core.email.message.dsn import EXTRA_DSN, checked_dsn
 from openviper.core.email.message.labels import MailerLabels, checked_labels, label_headers
 from openviper.core.email.message.misplaced import type_hint
 from openviper.core.email.message.model import (
@@ -222,6 +223,7 @@ def check_message(
         or stream is not None
         or data.mailer is not None
         or data.sensitive is not False
+        or data.dsn is not None
     ):
         return _labelled(prepared, data, labels, stream)
     return prepared
@@ -231,6 +233,10 @@ def _labelled(
     prepared: PreparedMessage, data: EmailMessageData, labels: MailerLabels | None, stream: str | None
 ) -> PreparedMessage:
     extra, must = checked_labels(data, stream)
+    if data.dsn is not None:
+        extra[EXTRA_DSN] = checked_dsn(
+            data.dsn, envelope_sender=prepared.envelope_sender, sensitive=data.sensitive is not False
+        )
     headers = prepared.headers
     if extra and labels is not None:
         headers = (*headers, *label_headers(extra, labels, headers))

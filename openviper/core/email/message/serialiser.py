@@ -13,8 +13,10 @@ from functools import lru_cache, partial
 from openviper.core.email.addresses import Address, parse_address
 from openviper.core.email.attachments import AttachmentData, FileContent
 from openviper.core.email.errors import InvalidMessage
+from openviper.core.email.events import NOTHING
 from openviper.core.email.message.calendar import Calendar
 from openviper.core.email.message.content_ids import with_msg_ids
+from openviper.core.email.message.dsn import requested_dsn
 from openviper.core.email.message.header_lines import (
     address_header,
     date_header,
@@ -28,6 +30,7 @@ from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
     Content,
+    DsnRequest,
     Envelope,
     LateContent,
     OutgoingMessage,
@@ -92,7 +95,8 @@ def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) 
     recipients = message.recipients
     # Bodies are ASCII, so that other octets can only come from an address in a header.
     smtputf8 = not (content[0].isascii() and message.envelope_sender.isascii() and all(map(str.isascii, recipients)))
-    return OutgoingMessage(message, Envelope(message.envelope_sender, recipients, smtputf8), content, size)
+    envelope = Envelope(message.envelope_sender, recipients, smtputf8, _dsn_request(message))
+    return OutgoingMessage(message, envelope, content, size)
 
 
 def serialise_later(message: PreparedMessage, *, max_message_bytes: int) -> OutgoingMessage | None:
@@ -119,7 +123,7 @@ def serialise_later(message: PreparedMessage, *, max_message_bytes: int) -> Outg
         size += len(html) if html.isascii() else len(html.encode())
     except UnicodeEncodeError:
         return None
-    envelope = Envelope(message.envelope_sender, recipients)
+    envelope = Envelope(message.envelope_sender, recipients, dsn=_dsn_request(message))
     return OutgoingMessage(message, envelope, LateContent(partial(serialise, message)), size)
 
 
@@ -333,6 +337,10 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
     if message.calendar is not None:
         parts.append((len(message.calendar.text), "calendar"))
     return parts
+
+
+def _dsn_request(message: PreparedMessage) -> DsnRequest | None:
+    return None if message.extra is NOTHING else requested_dsn(message.extra, message.message_id)
 
 
 def _least_size(message: PreparedMessage) -> int:

@@ -74,6 +74,7 @@ async def compose(
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
+    dsn: str | Sequence[str] | None = None,
     recipients_required: bool = True,
     serialised: bool = True,
 ) -> OutgoingMessage:
@@ -137,6 +138,8 @@ async def compose(
         data.unsubscribe, data.recipient_id = unsubscribe, recipient_id  # which need a stream
     if mailer is not None or key is not None:
         data.mailer, data.key = mailer, key
+    if dsn is not None:
+        data.dsn = dsn
     data.sensitive = sensitive
     settings = loop_mailer.settings
     preparing = (

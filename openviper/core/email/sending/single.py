@@ -29,8 +29,16 @@ from openviper.core.email.message.tracing import traced_submission
 from openviper.core.email.sending.compose import compose
 from openviper.text import shown
 
-# From tags to recipient_id: as one value, so that the call with all of them has at most 30.
-_Labels = tuple[Sequence[str] | None, str | None, Mapping[str, str] | None, str | None, bool, str | int | None]
+# From tags to dsn: as one value, so that the call with all of them has at most 30.
+_Labels = tuple[
+    Sequence[str] | None,
+    str | None,
+    Mapping[str, str] | None,
+    str | None,
+    bool,
+    str | int | None,
+    str | Sequence[str] | None,
+]
 
 __all__ = ["send_email", "send_email_sync", "submit_email"]
 
@@ -71,6 +79,7 @@ async def submit_email(
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
+    dsn: str | Sequence[str] | None = None,
 ) -> Receipt:
     """Send an email and return its receipt.
 
@@ -122,6 +131,10 @@ async def submit_email(
         key: Your own name for this one message, such as ``"order-7-confirmation"``, at most 200 characters: a further
             send with it, within ``EMAIL["key_ttl"]`` and by any process where keys are shared, sends nothing and
             returns the receipt of the first with ``duplicate`` True. None: every call sends.
+        dsn: When the server is to send a notice to the envelope sender (RFC 3461): ``"failure,delay"``, or a list of
+            such words. They are ``failure``, ``delay``, ``success``, ``never``, and ``full`` for the whole message in
+            the notice of a failure, not its header alone. A server that does not offer this gets the message without
+            it, and the receipt's ``dsn`` is False. None leaves it to the servers.
 
     Raises:
         InvalidMessage: something given cannot be sent; nothing was.
@@ -165,6 +178,7 @@ async def submit_email(
             stream,
             unsubscribe,
             recipient_id,
+            dsn,
         ),
         mailer,
         sensitive,
@@ -198,7 +212,7 @@ async def _submit(
     calendar: CalendarInput | None = None,
     calendar_attachment: bool = False,
     timeout: float | timedelta | None = None,
-    labels: _Labels = (None, None, None, None, False, None),
+    labels: _Labels = (None, None, None, None, False, None, None),
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
@@ -223,7 +237,7 @@ async def _submit(
         except DeliveryError as error:  # of the deadline, or of a backend that cannot be opened
             silent = current_settings().fail_silently if fail_silently is None else fail_silently
             return failed(error, "", fail_silently=silent)
-    tags, ref, metadata, stream, unsubscribe, recipient_id = labels
+    tags, ref, metadata, stream, unsubscribe, recipient_id, dsn = labels
     composing = compose(  # by position: binding twenty names would cost 2 % of a send
         loop_mailer,
         recipients,
@@ -253,6 +267,7 @@ async def _submit(
         mailer,
         sensitive,
         key,
+        dsn,
     )
     silent = loop_mailer.settings.fail_silently if fail_silently is None else fail_silently
     try:
@@ -310,6 +325,7 @@ async def send_email(
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
+    dsn: str | Sequence[str] | None = None,
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
@@ -348,6 +364,7 @@ async def send_email(
             stream,
             unsubscribe,
             recipient_id,
+            dsn,
         ),
         mailer,
         sensitive,
@@ -393,6 +410,7 @@ def send_email_sync(
     mailer: str | None = None,
     sensitive: bool = False,
     key: str | None = None,
+    dsn: str | Sequence[str] | None = None,
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
@@ -444,6 +462,7 @@ def send_email_sync(
         mailer=mailer,
         sensitive=sensitive,
         key=key,
+        dsn=dsn,
     )
     loop = _serving_loop()
     if loop is None:

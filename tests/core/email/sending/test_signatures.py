@@ -48,7 +48,7 @@ def test_a_wrong_keyword_names_the_function_that_was_called(function: Callable[.
 def test_a_rendering_takes_the_arguments_that_make_a_message() -> None:
     parameters = inspect.signature(submit_email).parameters
     rendering = inspect.signature(render_email).parameters
-    of_delivery = {"fail_silently", "background", "send_at", "delay", "expires_at", "timeout", "key"}
+    of_delivery = {"fail_silently", "background", "send_at", "delay", "expires_at", "timeout", "key", "dsn"}
     assert rendering.keys() == parameters.keys() - of_delivery
     for name in rendering.keys() - {"recipients"}:
         assert rendering[name].annotation == parameters[name].annotation
@@ -109,7 +109,7 @@ def test_a_template_is_hinted_at_where_one_is_taken(function: Callable[..., Any]
         function("ana@example.test", **{wrong: "welcome.md"})
     with pytest.raises(
         TypeError,
-        match=rf"'{wrong}'; there are recipients, .*, ref, metadata, stream, mailer, .*, unsubscribe, recipient_id$",
+        match=rf"'{wrong}'; there are recipients, .*, ref, metadata, stream, mailer, .*, unsubscribe, recipient_id, dsn$",
     ):
         EmailMessageData("ana@example.test", "Hello", **{wrong: "welcome.md"})  # type: ignore[arg-type]
 

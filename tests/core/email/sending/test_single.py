@@ -38,6 +38,7 @@ from openviper.core.email import (
 from openviper.core.email.backends.memory import MemoryBackend
 from openviper.core.email.delivery import Mailer, current_mailer, serving_loop, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
+from openviper.core.email.message import Envelope
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 
@@ -69,7 +70,7 @@ def test_the_documented_parameters_come_in_their_order() -> None:
     names += ["fail_silently", "background", "sender", "reply_to", "headers", "envelope_sender"]
     names += ["send_at", "delay", "expires_at", "date", "in_reply_to", "references"]
     names += ["calendar", "calendar_attachment", "timeout", "tags", "ref", "metadata", "stream"]
-    names += ["unsubscribe", "recipient_id", "mailer", "sensitive", "key"]
+    names += ["unsubscribe", "recipient_id", "mailer", "sensitive", "key", "dsn"]
     for function in (send_email, submit_email, send_email_sync):
         parameters = inspect.signature(function).parameters
         assert list(parameters) == names
@@ -135,7 +136,7 @@ async def test_pairs_and_addresses_are_taken_wherever_an_address_is(mailer: Mail
         '"Help, please" <help@example.test>',
     )
     assert isinstance(mailer.backend, MemoryBackend)
-    assert mailer.backend.messages[-1].envelope == (
+    assert mailer.backend.messages[-1].envelope == Envelope(
         "bounces@example.test",
         ("ana@example.test", "bo@example.test", "sales@example.test", "blind@example.test"),
         False,

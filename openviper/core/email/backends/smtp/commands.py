@@ -7,14 +7,30 @@ from functools import lru_cache
 from typing import Self
 
 from openviper.core.email.errors import InvalidAddress
-from openviper.core.email.message import Envelope
+from openviper.core.email.message import DsnRequest, Envelope
 from openviper.exceptions import ImproperlyConfigured
 from openviper.text import CONTROLS, shown
 
-__all__ = ["Capabilities", "check_host_name", "is_host_name", "mail_from", "needs_smtputf8", "rcpt_to"]
+__all__ = [
+    "Capabilities",
+    "check_host_name",
+    "envelope_commands",
+    "is_host_name",
+    "mail_from",
+    "needs_smtputf8",
+    "rcpt_to",
+]
 
 _FORBIDDEN = re.compile(f"[{CONTROLS} \xa0<>]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]", re.ASCII)
+
+_CRLF = b"\r\n"
+
+# RFC 3461 section 4: xchar; RFC 6533 section 3: QCHAR.
+_NOT_XCHAR = re.compile(r"[^!-*,-<>-~]")
+_NOT_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
+_LONGEST_ENVELOPE_ID = 100  # characters before they are encoded (RFC 3461 section 4.4)
+_LONGEST_ORIGINAL_RECIPIENT = 500  # characters (RFC 3461 section 4.2)
 
 # RFC 9422 section 3: from 1 to 999,999, separated by spaces.
 _LIMIT = re.compile(r"(?<!\S)(MAILMAX|RCPTMAX)=([1-9][0-9]{0,5})(?!\S)", re.ASCII | re.IGNORECASE)
@@ -22,7 +38,7 @@ _LIMIT = re.compile(r"(?<!\S)(MAILMAX|RCPTMAX)=([1-9][0-9]{0,5})(?!\S)", re.ASCI
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Extensions that the server offers in its reply to EHLO: RFC 2920, 3030, 1870, 6531 and 9422.
+    """Extensions that the server offers in its reply to EHLO: RFC 2920, 3030, 1870, 6531, 9422 and 3461.
 
     ``max_size`` is the largest message in bytes that the server accepts, ``max_messages`` how many transactions it
     accepts on a connection (MAILMAX), ``max_recipients`` how many recipients in each (RCPTMAX); None: no limit is
@@ -36,6 +52,7 @@ class Capabilities:
     smtputf8: bool = False
     max_messages: int | None = None
     max_recipients: int | None = None
+    dsn: bool = False
 
     @classmethod
     def from_extensions(cls, extensions: Mapping[str, str]) -> Self:
@@ -52,6 +69,7 @@ class Capabilities:
             smtputf8="smtputf8" in extensions,
             max_messages=limits.get("MAILMAX"),
             max_recipients=limits.get("RCPTMAX"),
+            dsn="dsn" in extensions,
         )
 
 
@@ -66,6 +84,22 @@ def _parse_limits(parameters: str) -> dict[str, int]:
 def needs_smtputf8(envelope: Envelope) -> bool:
     """True if an address is not ASCII, or the caller asks for SMTPUTF8 (RFC 6531)."""
     return envelope.smtputf8 or not (envelope.sender.isascii() and all(map(str.isascii, envelope.recipients)))
+
+
+def envelope_commands(envelope: Envelope, size: int, capabilities: Capabilities) -> list[bytes]:
+    """Encode ``MAIL FROM`` and a ``RCPT TO`` for each recipient, with the parameters that the server supports.
+
+    ``size`` is in bytes as sent.
+
+    Raises:
+        InvalidAddress: an address is empty, or has a character that is not allowed in a command.
+    """
+    if envelope.dsn is None or not capabilities.dsn:
+        return [mail_from(envelope, size, capabilities), *map(rcpt_to, envelope.recipients)]
+    mail = mail_from(envelope, size, capabilities).removesuffix(_CRLF) + _mail_parameters(envelope.dsn)
+    notify = f" NOTIFY={','.join(envelope.dsn.conditions).upper()}"
+    commands = [(rcpt_to(each).removesuffix(_CRLF), notify + _original_recipient(each)) for each in envelope.recipients]
+    return [mail + _CRLF, *[command + parameters.encode() + _CRLF for command, parameters in commands]]
 
 
 def mail_from(envelope: Envelope, size: int, capabilities: Capabilities) -> bytes:
@@ -88,6 +122,28 @@ def rcpt_to(recipient: str) -> bytes:
     if not recipient:
         raise InvalidAddress("the envelope has an empty recipient", address=recipient)
     return f"RCPT TO:<{_checked_path(recipient)}>\r\n".encode()
+
+
+def _mail_parameters(dsn: DsnRequest) -> bytes:
+    """Return RET and ENVID (RFC 3461 sections 4.3 and 4.4); an identifier that is too long is left out."""
+    envelope_id = dsn.envelope_id
+    usable = envelope_id.isascii() and len(envelope_id) <= _LONGEST_ENVELOPE_ID
+    parameter = f" ENVID={_xtext(envelope_id)}" if usable else ""
+    return f" RET={'FULL' if dsn.full else 'HDRS'}{parameter}".encode()
+
+
+def _original_recipient(recipient: str) -> str:
+    """Return ORCPT (RFC 3461 section 4.2, RFC 6533 section 3); one that is too long is left out."""
+    if recipient.isascii():
+        parameter = f"rfc822;{_xtext(recipient)}"
+    else:
+        parameter = "utf-8;" + _NOT_QCHAR.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", recipient)
+    return f" ORCPT={parameter}" if len(parameter) <= _LONGEST_ORIGINAL_RECIPIENT else ""
+
+
+def _xtext(text: str) -> str:
+    """Encode ASCII as xtext (RFC 3461 section 4)."""
+    return _NOT_XCHAR.sub(lambda match: f"+{ord(match[0]):02X}", text)
 
 
 def is_host_name(name: str) -> bool:

@@ -70,6 +70,7 @@ class _Envelopes:
         self._accepted: list[str] = []
         self._refused: dict[str, Refusal] = {}
         self._response = ""
+        self._dsn: bool | None = None
 
     def add(self, recipients: tuple[str, ...], max_recipients: int) -> None:
         """Let ``recipients`` wait in envelopes of at most ``max_recipients``, before those that wait already."""
@@ -110,12 +111,12 @@ class _Envelopes:
                 _codes(self._refused),
                 f"; {uncertain} of them may have received it" if uncertain else "",
             )
-        return DeliveryReport(tuple(self._accepted), self._refused, self._response)
+        return DeliveryReport(tuple(self._accepted), self._refused, self._response, dsn=self._dsn)
 
     def record(self, recipients: Sequence[str], report: DeliveryReport) -> None:
         """Add the outcome of one transaction; those above the server's limit wait for a further one."""
         self._accepted += report.accepted
-        self._response = report.response
+        self._response, self._dsn = report.response, report.dsn
         later = _above_limit(recipients, report.refused)
         if later:
             self.waiting.appendleft(later)

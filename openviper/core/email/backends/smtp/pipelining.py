@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from openviper.core.email.backends.base import PoolStats
 from openviper.core.email.backends.brake import Brake
-from openviper.core.email.backends.smtp.commands import mail_from, rcpt_to
+from openviper.core.email.backends.smtp.commands import envelope_commands
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import check_content
 from openviper.core.email.backends.smtp.dialogue import UNKNOWN_COMMAND, Dialogue
@@ -102,7 +102,7 @@ class PipelinedConnection:
         size = await check_content(message.content)
         check_limits(connection, message, size)
         recipients = message.envelope.recipients
-        commands = (mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients))
+        commands = envelope_commands(message.envelope, size, connection.capabilities)
         flight = b"".join((b"RSET\r\n", *commands, b"BDAT %d LAST\r\n" % size, *message.content))
         self._time_limit = max(self._time_limit, self._options.time_limit(len(recipients), size))
         exchange, before = await self._write(flight, len(recipients) + 3, message)
@@ -269,7 +269,7 @@ class PipelinedSender:
                 try:
                     report = await pipelined.send(message)
                     self.pool.record_sent(pipelined.connection)
-                    return report
+                    return report if message.envelope.dsn is None else self.pool.with_dsn(report, pipelined.connection)
                 except ChunkingRefused:
                     self.pool.stop_chunking()
                 except NotAccepted:

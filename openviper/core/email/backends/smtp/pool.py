@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import Context
@@ -38,6 +39,8 @@ from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
 
 __all__ = ["ConnectionPool", "copy_error"]
+
+logger = logging.getLogger("openviper.email")
 
 _ACQUIRE_TIMEOUTS = 6.0  # times ``timeout``: how long a sender waits for a connection
 _CANCEL_EVERY = 0.5  # seconds
@@ -118,6 +121,7 @@ class ConnectionPool:
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._all_released: asyncio.Future[None] | None = None
         self._closed = False
+        self._dsn_missed = False
         self._sent = 0
         self._reconnects = 0
 
@@ -170,7 +174,7 @@ class ConnectionPool:
             try:
                 report = await run_transaction(connection, message, self.options)
                 self.record_sent(connection)
-                return report
+                return report if message.envelope.dsn is None else self.with_dsn(report, connection)
             except StaleConnection as stale:
                 repeats += 1
                 if repeats > self._settings.pool_size or not self._may_repeat(connection, stale):
@@ -192,6 +196,14 @@ class ConnectionPool:
         """Count a transaction that the server has accepted."""
         connection.reused = True
         self._sent += 1
+
+    def with_dsn(self, report: DeliveryReport, connection: Connection) -> DeliveryReport:
+        """Add to the report of a message with a DSN request whether the server offers DSN; log once if it does not."""
+        offered = connection.capabilities.dsn
+        if not offered and not self._dsn_missed:
+            self._dsn_missed = True
+            logger.warning("%s does not offer DSN (RFC 3461): messages with dsn= are sent without it", self._peer)
+        return report._replace(dsn=offered)
 
     def should_release(self, connection: Connection, *, in_flight: int, own_waiters: int) -> bool:
         """True if the holder of ``connection`` should begin no further transaction on it.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openviper.core.email.backends.attempt import mark_started
-from openviper.core.email.backends.smtp.commands import mail_from, needs_smtputf8, rcpt_to
+from openviper.core.email.backends.smtp.commands import envelope_commands, needs_smtputf8
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import YIELD_EVERY, DotStuffer, check_content, checked_size, pieces
 from openviper.core.email.backends.smtp.dialogue import Dialogue
@@ -65,7 +65,7 @@ async def run_transaction(
         size = await check_content(message.content)
     check_limits(connection, message, size)
     recipients = message.envelope.recipients
-    commands = [mail_from(message.envelope, size, connection.capabilities), *map(rcpt_to, recipients)]
+    commands = envelope_commands(message.envelope, size, connection.capabilities)
     now = asyncio.get_running_loop().time()
     connection.expire_at(now + options.time_limit(len(recipients), size))
     written = False
