@@ -127,12 +127,24 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            try:
-                self.terminate()
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
+        if self._process is None or self._process.poll() is not None:
+            return
+        try:
+            self.signal_end()
+            self._wait_until_idle()
+        finally:
+            self.kill()
+
+    def _wait_until_idle(self) -> None:
+        """Until every process has handed its messages back; the programs then take seconds more to end."""
+        assert self._process is not None
+        deadline = time.monotonic() + PATIENCE
+        while self._process.poll() is None:
+            output = self.output
+            if output.count("Worker has been shut down") >= output.count("ready for action"):
+                return
+            assert time.monotonic() < deadline, output
+            time.sleep(0.05)
 
 
 class NamedWorker(Worker):
