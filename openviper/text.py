@@ -19,6 +19,7 @@ __all__ = [
     "one_line",
     "shown",
     "suggestion",
+    "without_addresses",
     "without_quotes",
 ]
 
@@ -33,6 +34,9 @@ _CONTROL_RUN = re.compile(f"[{CONTROLS}]+")
 _NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
 
 _QUOTED = re.compile(r"(?:bytearray\()?b?(['\"`]).*\1\)?", re.DOTALL)
+
+# The local part, or a quoted one, before the domain or address literal.
+_LOCAL_PART = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|[^\s<>()\[\]:;,"'@]+)@(?=[\w\[])""")
 
 _SHOWN = 80
 
@@ -81,6 +85,11 @@ def shown(value: object, *, whole: int = _SHOWN) -> str:
     text = repr(value if len(value) <= whole else value[:_SHOWN])
     longest = whole + _SHOWN  # escapes can make ten characters of one
     return text if len(value) <= whole and len(text) <= longest else f"{text[:longest]}..."
+
+
+def without_addresses(text: str) -> str:
+    """Return ``text`` with each address cut to its domain: ``...@example.com``."""
+    return _LOCAL_PART.sub("...@", text) if "@" in text else text
 
 
 def without_quotes(text: str) -> str:

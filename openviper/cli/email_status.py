@@ -1,5 +1,7 @@
 """``viperctl email status``: show the queue's stats."""
 
+import asyncio
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,19 @@ __all__ = ["status"]
 @click.command()
 @project_option
 @mailer_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: what health() returns.")
 @settings_option
-def status(path: Path, mailer: str | None, settings: str | None) -> None:
+def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) -> None:
     """Show what is paused, the broker or outbox, its workers or relays, and its stats: of all mailers, or of one.
 
-    Exits with 1 if mail waits and no worker or relay delivers it, unless sending is paused.
+    Exits with 1 if mail waits and no worker or relay delivers it, unless sending is paused; with --json, which is of
+    all mailers, also if the status is "failing".
     """
+    if as_json:
+        if mailer is not None:
+            raise click.UsageError("--json is of all mailers: leave out --mailer")
+        _print_json(path, settings)
+        return
     from openviper.core.email.errors import InvalidMessage
     from openviper.core.email.queue import mailer_of, outbox_jobs, queue_service
     from openviper.core.email.queue import queue_of as mail_queue
@@ -67,6 +76,24 @@ def status(path: Path, mailer: str | None, settings: str | None) -> None:
             if alone
             else f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
         )
+
+
+def _print_json(path: Path, settings: str | None) -> None:
+    """Print the object of ``health()``; exit with 1 where the lines would."""
+    from openviper.core.email.delivery import health
+    from openviper.exceptions import OpenViperError
+
+    try:
+        enter_project(path, settings_module=settings).load_settings()
+    except OpenViperError as error:
+        raise click.ClickException(str(error)) from error
+    found = asyncio.run(health())
+    click.echo(json.dumps(found.to_dict(), indent=2))
+    names = {problem.name for problem in found.problems}
+    queue = found.figures.get("queue") or {}
+    undelivered = "relay" in names or ("workers" in names and queue.get("waiting"))
+    if found.status == "failing" or (undelivered and "paused" not in names):
+        raise SystemExit(1)
 
 
 def _print_stats(stats: "QueueStats", worker: str, *, relays: bool) -> None:

@@ -125,6 +125,10 @@ def test_mail_that_waits_without_a_relay_fails_the_checks_until_one_delivers_it(
         assert "Outbox   the database outbox\nRelays   none" in output
         assert "Waiting  3" in output
         assert "start your application, or `viperctl email relay`" in output
+        code, output = run(cli, project, "status", "--json")
+        health = json.loads(output)
+        assert (code, health["status"], health["outbox"]["waiting"]) == (1, "degraded", 3)
+        assert [problem["name"] for problem in health["problems"]] == ["relay"]
         with Relay(project) as relay:
             smtp.wait_for(3)
             assert "Relays   1\n" in run(cli, project, "status")[1]

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile as StarletteUpload
+from starlette.routing import Route
 
 import openviper
 from openviper import HTMLResponse, HTTPException, JSONResponse, OpenViper, Request, Response
@@ -49,6 +50,9 @@ from openviper.core.email import (
     EmailMessageData,
     EmailMiddleware,
     EmailSettings,
+    Health,
+    HealthEndpoint,
+    HealthProblem,
     InvalidAddress,
     InvalidMessage,
     KeysUnavailable,
@@ -68,6 +72,7 @@ from openviper.core.email import (
     Verification,
     build_message,
     get_backend,
+    health,
     parse_address,
     render_email,
     resolve_attachments,
@@ -469,6 +474,15 @@ async def send_a_secret(event: MessageEvent, listener: Callable[[MessageEvent], 
     assert_type(EmailMessageData("a@b.c", "Reset", sensitive=True).sensitive, bool)
     assert_type(event.sensitive, bool)
     assert_type(subscribe(listener, sensitive=True), Callable[[], None])
+
+
+async def ask_whether_mail_works(app: Starlette) -> None:
+    found = await health()
+    assert_type(found, Health)
+    assert_type(found.status, Literal["ok", "degraded", "failing"])
+    assert_type(found.problems, tuple[HealthProblem, ...])
+    assert_type(found.to_dict(details=False), dict[str, Any])
+    app.routes.append(Route("/health/mail", HealthEndpoint(details=True)))
 
 
 async def ask_for_notices() -> None:

@@ -6,7 +6,7 @@ from openviper.core.email.addresses import Address, AddressLike, parse_address
 from openviper.core.email.attachments import AttachmentData, resolve_attachments
 from openviper.core.email.backends import EmailBackend, get_backend
 from openviper.core.email.backends.base import DeliveryReport
-from openviper.core.email.delivery import Verification, verify
+from openviper.core.email.delivery import Health, HealthProblem, Verification, health, verify
 from openviper.core.email.errors import (
     AttachmentRefused,
     AuthenticationFailed,
@@ -42,11 +42,14 @@ from openviper.core.email.settings import EmailSettings
 from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from openviper.core.email.asgi import Email, EmailMiddleware, UnsubscribeEndpoint
+    from openviper.core.email.asgi import Email, EmailMiddleware, HealthEndpoint, UnsubscribeEndpoint
 else:
     # These need Starlette, which a script or a worker does not.
     __getattr__, __dir__ = lazy_names(
-        __name__, dict.fromkeys(("Email", "EmailMiddleware", "UnsubscribeEndpoint"), "openviper.core.email.asgi")
+        __name__,
+        dict.fromkeys(
+            ("Email", "EmailMiddleware", "HealthEndpoint", "UnsubscribeEndpoint"), "openviper.core.email.asgi"
+        ),
     )
 
 __all__ = [
@@ -69,6 +72,9 @@ __all__ = [
     "EmailMessageData",
     "EmailMiddleware",
     "EmailSettings",
+    "Health",
+    "HealthEndpoint",
+    "HealthProblem",
     "InvalidAddress",
     "InvalidMessage",
     "KeysUnavailable",
@@ -88,6 +94,7 @@ __all__ = [
     "Verification",
     "build_message",
     "get_backend",
+    "health",
     "parse_address",
     "render_email",
     "resolve_attachments",

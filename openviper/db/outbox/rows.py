@@ -67,13 +67,17 @@ class FailedRow(NamedTuple):
 
 
 class OutboxStats(NamedTuple):
-    """The outbox's counts. ``in_hand``: rows that a process has; ``oldest``: seconds since the oldest was stored."""
+    """The outbox's counts. ``in_hand``: rows that a process has; ``oldest``: seconds since the oldest was stored.
+
+    ``overdue``: seconds since the first of the waiting ones was due; None if none waits.
+    """
 
     waiting: int
     later: int
     in_hand: int
     failed: int
     oldest: float | None
+    overdue: float | None = None
 
 
 class Answer(NamedTuple):

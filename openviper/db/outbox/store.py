@@ -213,12 +213,15 @@ class OutboxStore:
             _count(and_(due, _outbox.c.lease > Now())),
         )
         concerned = true() if mailer is None else _outbox.c.mailer == mailer
-        opened = select(*counts, Now() - func.min(_outbox.c.created)).where(_outbox.c.state == "open", concerned)
+        first_due = func.min(case((and_(due, free), _outbox.c.due)))
+        opened = select(*counts, Now() - func.min(_outbox.c.created), Now() - first_due).where(
+            _outbox.c.state == "open", concerned
+        )
         failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed", concerned)
         async with self.engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
-            waiting, later, in_hand, oldest = (await reading.execute(opened)).one()
-            return OutboxStats(waiting, later, in_hand, (await reading.execute(failed)).scalar_one(), oldest)
+            waiting, later, in_hand, oldest, overdue = (await reading.execute(opened)).one()
+            return OutboxStats(waiting, later, in_hand, (await reading.execute(failed)).scalar_one(), oldest, overdue)
 
     async def announce(self, token: str) -> None:
         """Note that the relay of ``token`` works, for the time of a lease."""

@@ -99,6 +99,18 @@ class EmailBackend(ABC):
         """
         return None
 
+    @property
+    def reachable(self) -> bool | None:
+        """False while the server does not answer, as the last attempt to connect showed; None if nothing is known."""
+        return None
+
+    async def reconnect(self) -> None:  # noqa: B027 - optional: most backends keep no connection
+        """Try to connect, when ``reachable`` is False.
+
+        Raises:
+            EmailError: it still does not answer.
+        """
+
     @abstractmethod
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Deliver ``message`` to ``message.envelope.recipients``.

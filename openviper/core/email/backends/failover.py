@@ -41,6 +41,11 @@ class FailoverBackend(EmailBackend):
         super().__init__(self._servers[0].backend.settings)
         self._retry_period = retry_period
 
+    @property
+    def down(self) -> tuple[str, ...]:
+        """Return the names of the mailers whose servers are down."""
+        return tuple([server.name for server in self._servers if server.down_since is not None])
+
     async def send(self, message: OutgoingMessage) -> DeliveryReport:
         """Send through the first server that answers; the report's ``via`` names it.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from openviper.core.email.backends.base import DeliveryReport, EmailBackend
+from openviper.core.email.backends.base import DeliveryReport, EmailBackend, PoolStats
 from openviper.core.email.errors import DeliveryError
 from openviper.core.email.message import OutgoingMessage
 from openviper.exceptions import OpenViperError
@@ -52,6 +52,20 @@ class SharedBackend(EmailBackend):
     def server(self) -> tuple[str, int] | None:
         """Return the backend's server."""
         return self.backend.server
+
+    @property
+    def reachable(self) -> bool | None:
+        """Return the backend's answer."""
+        return self.backend.reachable
+
+    @property
+    def stats(self) -> PoolStats | None:
+        """Return the backend's stats."""
+        return self.backend.stats
+
+    async def reconnect(self) -> None:
+        """Have the backend connect."""
+        await self.backend.reconnect()
 
     def describe(self) -> str:
         """Return the backend's description."""

@@ -12,6 +12,7 @@ from openviper.core.email.delivery.current import (
 )
 from openviper.core.email.delivery.deadline import Deadline
 from openviper.core.email.delivery.description import DeliveryModes, current_modes, describe_modes
+from openviper.core.email.delivery.health import Health, HealthProblem, health
 from openviper.core.email.delivery.held import HeldMessage
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.mode import choose_mode
@@ -22,6 +23,8 @@ from openviper.core.email.delivery.verification import Verification, verify
 __all__ = [
     "Deadline",
     "DeliveryModes",
+    "Health",
+    "HealthProblem",
     "HeldMessage",
     "Mailer",
     "Transport",
@@ -35,6 +38,7 @@ __all__ = [
     "deliver_inline",
     "describe_modes",
     "failed",
+    "health",
     "mailer_if_open",
     "serving_event_loop",
     "serving_loop",

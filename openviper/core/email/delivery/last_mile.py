@@ -6,21 +6,19 @@ Steps that concern each attempt (a pause, a suppression, a signature over the by
 import asyncio
 import logging
 import time
-import traceback
 
 from openviper import tracing
 from openviper.core.email.backends.attempt import Attempt, mark_offered
+from openviper.core.email.delivery.delivery_log import detail_of, log_attempt, log_expiry, logs_deliveries
 from openviper.core.email.delivery.journal import Outcome
 from openviper.core.email.delivery.redirect import check_redirected
-from openviper.core.email.delivery.transport import NO_ATTEMPT, Transport
+from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout, SendingPaused
 from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
-from openviper.core.email.message.storage import NewerPayload
 from openviper.core.email.message.tracing import record_error, record_report, start_attempt
 from openviper.core.email.queue.job import Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
-from openviper.exceptions import ImproperlyConfigured
 from openviper.text import counted
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "attempt_delivery",
     "fail_attempt",
     "has_expired",
-    "log_decision",
     "missing_recipients",
     "record_end",
 ]
@@ -58,7 +55,7 @@ async def attempt_delivery(
     """Attempt to deliver ``message`` once, or give it up if it has expired; publish that, and return what follows.
 
     ``progress`` is that of the attempts before; ``message`` is already addressed to the recipients of this one.
-    ``mode`` is the one it was accepted in: inline failures are for the caller to log, all others are logged here.
+    ``mode`` is the one it was accepted in. Each attempt is a line of the delivery log; an inline failure is raised.
     ``time_limit`` in seconds ends an attempt that takes longer, as an uncertain one unless the backend knows that
     nothing was sent; None leaves the limits to the transport. ``since``: when it was sent (Unix seconds), for events;
     None: ``progress`` says it. Never raises what a delivery can raise: the decision
@@ -67,10 +64,9 @@ async def attempt_delivery(
     if progress.expires_at is not None and has_expired(progress):
         return _expire(message, transport, progress, mode)
     watched = transport.observed or listening()
-    began: float | None = None
     paused = transport.pause.error(message.mailer) if transport.pause is not None and transport.pause.on else None
+    began = None if paused is not None else time.perf_counter()
     if watched and paused is None:
-        began = time.perf_counter()
         transport.publish("sending", message, circumstances=Circumstances(mode, progress.attempts + 1))
     outcome: DeliveryReport | Exception
     try:
@@ -87,16 +83,37 @@ async def attempt_delivery(
             )
     except Exception as error:  # noqa: BLE001 - a backend may be anybody's; the decision holds the error
         outcome = error
+    return _conclude(message, transport, progress, policy, mode, outcome, began, since)
+
+
+def _conclude(
+    message: OutgoingMessage,
+    transport: Transport,
+    progress: Progress,
+    policy: RetryPolicy,
+    mode: DeliveryMode,
+    outcome: DeliveryReport | Exception,
+    began: float | None,
+    since: float | None,
+) -> Decision:
+    """Decide what follows from an attempt that ended with ``outcome``, publish and log it."""
     decision = after_attempt(progress, outcome, policy, now=time.time())
     if transport.journal is not None:
         transport.journal.record_attempt(message, outcome, decision)
-    circumstances = NO_ATTEMPT
-    if watched or listening():  # a listener may have come during the attempt
-        circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
+    # A listener may have come during the attempt.
+    watched, trouble = transport.observed or listening(), not isinstance(decision, Done)
+    if not (watched or trouble or mode is not _INLINE or logs_deliveries()):
+        return decision
+    circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
+    if watched:
         circumstances = circumstances._replace(since=since or progress.since or None)
         _publish_delivered(message, transport, outcome, progress, circumstances)
-    if mode is not _INLINE or not isinstance(decision, Done):
-        _report(message, transport, progress, decision, mode, circumstances)
+    remedy = None
+    if mode is not _INLINE and not isinstance(decision, Done):
+        remedy = transport.remedy(decision.error, message.mailer)
+    log_attempt(message, progress, decision, mode, remedy, circumstances)
+    if not isinstance(decision, Done):
+        _publish_decision(message, transport, decision, circumstances)
     return decision
 
 
@@ -111,11 +128,12 @@ def fail_attempt(
 ) -> Decision:
     """Decide, log and publish as for an attempt that ended with ``error`` before anything was sent."""
     decision = after_attempt(progress, error, policy, now=time.time())
-    _log_attempt(message.message_id, progress, decision, mode, None)
+    circumstances = Circumstances(mode, progress.attempts + 1)
+    log_attempt(message, progress, decision, mode, None, circumstances)
     if transport.journal is not None:
         transport.journal.record_attempt(message, error, decision)
     if not isinstance(decision, Done):
-        _publish_decision(message, transport, decision, Circumstances(mode, progress.attempts + 1))
+        _publish_decision(message, transport, decision, circumstances)
     return decision
 
 
@@ -126,10 +144,10 @@ def has_expired(progress: Progress) -> bool:
 
 def _expire(message: OutgoingMessage, transport: Transport, progress: Progress, mode: DeliveryMode) -> GiveUp:
     decision = GiveUp(progress, EXPIRED)
-    log_decision(message.message_id, decision, queued=mode is DeliveryMode.QUEUED)
+    log_expiry(message, decision, mode)
     record_end(message, transport, progress, "expired")
     transport.publish(
-        "failed", missing_recipients(message, progress), _detail(decision), circumstances=Circumstances(mode)
+        "failed", missing_recipients(message, progress), detail_of(decision), circumstances=Circumstances(mode)
     )
     return decision
 
@@ -238,22 +256,6 @@ def _circumstances(
     return Circumstances(mode, attempt, seconds, _reply_code(outcome), via)
 
 
-def _report(
-    message: OutgoingMessage,
-    transport: Transport,
-    progress: Progress,
-    decision: Decision,
-    mode: DeliveryMode,
-    circumstances: Circumstances,
-) -> None:
-    """Log what follows from an attempt, unless it is inline, and publish it, unless the message is delivered."""
-    if mode is not _INLINE:
-        remedy = None if isinstance(decision, Done) else transport.remedy(decision.error, message.mailer)
-        _log_attempt(message.message_id, progress, decision, mode, remedy)
-    if not isinstance(decision, Done):
-        _publish_decision(message, transport, decision, circumstances)
-
-
 def _reply_code(outcome: DeliveryReport | Exception) -> int | None:
     if isinstance(outcome, DeliveryReport):
         first = outcome.response[:3]
@@ -291,100 +293,10 @@ def _publish_decision(
         transport.publish(
             "retrying",
             message if pending is None else message.for_recipients(pending),
-            f"in {decision.delay:g} s: {_detail(decision)}",
+            f"in {decision.delay:g} s: {detail_of(decision)}",
             circumstances=circumstances,
         )
     elif decision.error is not None or decision.progress.pending or decision.progress.unconfirmed:
         # Without an error others have it, which must not hide that these lack it, or may lack it.
         missing = missing_recipients(message, decision.progress)
-        transport.publish("failed", missing, _detail(decision), circumstances=circumstances)
-
-
-def _log_attempt(
-    message_id: str, progress: Progress, decision: Decision, mode: DeliveryMode, remedy: str | None
-) -> None:
-    log_decision(message_id, decision, queued=mode is DeliveryMode.QUEUED, remedy=remedy)
-    if progress.refused and isinstance(decision, Done):
-        logger.warning(
-            "message %s: %s refused by an earlier attempt (%s)",
-            message_id,
-            counted(len(progress.refused), "recipient"),
-            "; ".join(sorted(set(progress.refused.values()))[:3]),
-        )
-
-
-def log_decision(message_id: str, decision: Decision, *, queued: bool, remedy: str | None = None) -> None:
-    """Log what follows from an attempt, for queued mail with the error's summary in place of its text.
-
-    A server may repeat an address in it; the text is kept with the message. ``remedy`` ends the line where the first
-    attempt failed and where no other one follows.
-    """
-    if isinstance(decision, Postpone):
-        logger.debug("message %s waits: %s", message_id, decision.reason)
-        return
-    error = None if isinstance(decision, Done) else decision.error
-    first = isinstance(decision, Retry) and decision.progress.attempts == 1
-    if queued and error is not None:
-        _log_error(message_id, error, remedy if first else None)
-    if isinstance(decision, Retry):
-        first = first and not queued
-        reason = f": {_detail(decision)}"
-        if queued:
-            refused = decision.progress.pending if error is None else None
-            reason = f": {counted(len(refused), 'recipient')} refused for now" if refused else ""
-        logger.log(
-            # The first failure is often a set-up mistake, and INFO is not shown without a configuration of the log.
-            logging.WARNING if first else logging.INFO,
-            "message %s: attempt %d failed, next one in %g s%s%s",
-            message_id,
-            decision.progress.attempts,
-            round(decision.delay, 1),
-            reason,
-            f"; {remedy}" if first and remedy else "",
-        )
-    elif isinstance(decision, GiveUp):
-        unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
-        missing = decision.progress.missing
-        logger.error(
-            "message %s %s delivered%s after %s%s%s",
-            message_id,
-            "may have been" if decision.uncertain else "was not",
-            f" to {counted(len(missing), 'recipient')}" if missing is not None and error is None else "",
-            counted(decision.progress.attempts, "attempt"),
-            "; `viperctl email failed show` says why" if queued else f": {_detail(decision)}",
-            f"; {remedy}" if remedy else "",
-            exc_info=error if unexpected else None,
-        )
-    else:
-        logger.debug("message %s: delivered", message_id)
-
-
-def _detail(decision: Retry | GiveUp) -> str:
-    error = decision.error
-    # The text of any other error may be empty, or meaningless without the name of its class.
-    detail = str(error) if isinstance(error, DeliveryError) else decision.reason
-    uncertain_now = isinstance(error, DeliveryError) and error.uncertain
-    if isinstance(decision, GiveUp) and decision.uncertain and not uncertain_now:
-        detail += "; an earlier attempt may have delivered it"
-    return detail
-
-
-def _log_error(message_id: str, error: Exception, remedy: str | None) -> None:
-    if isinstance(error, NewerPayload):
-        logger.warning("message %s waits for a newer worker: %s", message_id, error)
-    elif isinstance(error, DeliveryError):
-        code = f" {error.code}" if error.code is not None else ""
-        summary = f": {error.summary}" if error.summary else ""
-        logger.warning(
-            "message %s: %s%s%s%s",
-            message_id,
-            type(error).__name__,
-            code,
-            summary,
-            f"; {remedy}" if remedy else "",
-        )
-    elif isinstance(error, ImproperlyConfigured):
-        logger.error("message %s: %s: %s", message_id, type(error).__name__, error)
-    else:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("message %s: unexpected %s\n%s", message_id, type(error).__name__, frames)
+        transport.publish("failed", missing, detail_of(decision), circumstances=circumstances)

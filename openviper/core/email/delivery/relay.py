@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from openviper import tracing
 from openviper.backoff import Backoff, jittered
+from openviper.core.email.delivery.delivery_log import log_job_decision
 from openviper.core.email.delivery.job_attempt import (
     after_death,
     after_error,
@@ -22,7 +23,6 @@ from openviper.core.email.delivery.job_attempt import (
     read_message,
 )
 from openviper.core.email.delivery.keyed_send import report_dropped
-from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.outbox import Outbox
 from openviper.core.email.delivery.transport import Transport
 from openviper.core.email.errors import DeliveryError, InvalidMessage, QueueUnavailable
@@ -202,7 +202,7 @@ class Relay:
                 )
             except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
                 decision = after_error(job, error, self._settings)
-        log_decision(job.message_id, decision, queued=True)
+        log_job_decision(job, decision)
         return decision
 
     async def _publish_failure(self, job: ClaimedJob, decision: GiveUp) -> None:
@@ -227,7 +227,7 @@ class Relay:
             elif isinstance(found, NewJob):
                 jobs.append((row.id, found))
             else:
-                log_decision(row.message_id, found, queued=True)
+                log_job_decision(job, found)
                 self._keeper.answer(row.id, answer_of(found, self._settings, row.head))
         refused = await self._add(service, jobs) if jobs else 0
         if refused:
@@ -263,7 +263,7 @@ class Relay:
                 continue
             if isinstance(result, InvalidMessage):
                 decision = GiveUp(job.progress, str(result), result)
-                log_decision(job.message_id, decision, queued=True)
+                log_job_decision(job, decision)
             else:
                 refused += 1
                 decision = Retry(job.progress, _EVERY, "the broker has not accepted it")

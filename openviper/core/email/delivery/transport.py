@@ -165,12 +165,13 @@ class BackendTransport(Transport):
     durable = True
 
     def __init__(self, settings: EmailSettings) -> None:
+        """Build the backends: ``backends`` of each mailer's own server, ``routes`` with their failovers."""
         self._settings = settings
         self._own = _build_backend(settings)
         self._others = {name: SharedBackend(_build_backend(own)) for name, own in settings.mailers.items()}
-        self._built: dict[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
-        self._routes = {name: _route(name, settings.of_mailer(name), self._built) for name in self._built}
-        self.backend: EmailBackend = self._routes[DEFAULT_MAILER]
+        self.backends: Mapping[str, EmailBackend] = {DEFAULT_MAILER: self._own, **self._others}
+        self.routes = {name: _route(name, settings.of_mailer(name), self.backends) for name in self.backends}
+        self.backend: EmailBackend = self.routes[DEFAULT_MAILER]
         self._abandoned: (
             finalize[[tuple[EmailBackend, ...], ref[asyncio.AbstractEventLoop]], BackendTransport] | None
         ) = None
@@ -248,18 +249,17 @@ class BackendTransport(Transport):
 
     def remedy(self, error: Exception | None, mailer: str = DEFAULT_MAILER) -> str | None:
         """Return the remedy of the mailer's backend for a delivery error."""
-        backend = self._routes.get(mailer)
+        backend = self.routes.get(mailer)
         return backend.remedy(error) if backend is not None and isinstance(error, DeliveryError) else None
 
     def stats(self) -> DeliveryStats:
         """Return the stats of the mailers' pools that are open on the running loop."""
-        backends = {DEFAULT_MAILER: self._own, **{name: shared.backend for name, shared in self._others.items()}}
-        found = {name: backend.stats for name, backend in backends.items()}
+        found = {name: backend.stats for name, backend in self.backends.items()}
         return DeliveryStats({name: stats for name, stats in found.items() if stats is not None})
 
     def server(self, mailer: str) -> tuple[str, int] | None:
         """Return the server of the mailer's own backend."""
-        backend = self._built.get(mailer)
+        backend = self.backends.get(mailer)
         return None if backend is None else backend.server
 
     def describe(self) -> str:
@@ -267,7 +267,7 @@ class BackendTransport(Transport):
         return self.backend.describe()
 
     def _backend_of(self, mailer: object) -> EmailBackend:
-        backend = self._routes.get(mailer) if isinstance(mailer, str) else None
+        backend = self.routes.get(mailer) if isinstance(mailer, str) else None
         if backend is None:
             try:
                 self._settings.of_mailer(mailer)

@@ -11,6 +11,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.asyncio import get_event_loop_thread
 
 from openviper import tracing
+from openviper.core.email.delivery.delivery_log import log_job_decision
 from openviper.core.email.delivery.job_attempt import (
     after_death,
     after_error,
@@ -18,7 +19,6 @@ from openviper.core.email.delivery.job_attempt import (
     publish_failure,
     read_message,
 )
-from openviper.core.email.delivery.last_mile import log_decision
 from openviper.core.email.delivery.mailer import Mailer
 from openviper.core.email.delivery.pause.watch import PauseWatch, pause_watch
 from openviper.core.email.delivery.stats import add_stats_source
@@ -124,7 +124,7 @@ def _attempt(job: ClaimedJob, settings: EmailSettings) -> Decision:
             return thread.run_coroutine(_send(read_message(job), job, settings))
         except Exception as error:  # noqa: BLE001 - the message must be kept whatever happens
             decision = after_error(job, error, settings)
-    log_decision(job.message_id, decision, queued=True)
+    log_job_decision(job, decision)
     return decision
 
 

@@ -257,13 +257,18 @@ class FailedJob(NamedTuple):
 
 
 class QueueStats(NamedTuple):
-    """A queue's counts. None: the broker cannot tell. ``oldest``: seconds since the oldest message was accepted."""
+    """A queue's counts. None: the broker cannot tell. ``oldest``: seconds since the oldest message was accepted.
+
+    ``waiting_for``: seconds for which mail has waited that could be sent; scheduled mail and mail between two attempts
+    does not wait.
+    """
 
     consumers: int
     waiting: int
     later: int | None
     failed: int
     oldest: float | None
+    waiting_for: float | None = None
 
 
 class MailReader(Protocol):

@@ -107,7 +107,7 @@ class OutboxJobStore:
         async def count(store: "OutboxStore") -> QueueStats:
             found = await store.stats(None if queue is None else mailer_of(queue))
             waiting = found.waiting + found.in_hand
-            return QueueStats(await store.relays(), waiting, found.later, found.failed, found.oldest)
+            return QueueStats(await store.relays(), waiting, found.later, found.failed, found.oldest, found.overdue)
 
         return self._run(count)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import logging
 import math
 import re
@@ -382,7 +383,8 @@ class RedisJobStore:
         """
         if queue is not None:
             return self._stats_of(queue)
-        dead = map(self._dead, self.queues())
+        queues = self.queues()
+        dead = map(self._dead, queues)
         with translate_errors():
             now = self._now()
             pipeline = self._worker_client.pipeline(transaction=False)
@@ -392,8 +394,19 @@ class RedisJobStore:
             pipeline.zrange(f"{self._prefix}open", 0, 0, withscores=True)
             consumers, unsent, later, oldest = pipeline.execute()
             failed = sum(1 for _ in self._failed_keys()) + sum(map(self._worker_client.zcard, dead))
+            waits = [self._waits(queue, now) for queue in queues]
         age = (now - oldest[0][1]) / 1000 if oldest else None
-        return QueueStats(consumers, max(0, unsent - later), later, failed, age)
+        return QueueStats(consumers, max(0, unsent - later), later, failed, age, max(filter(None, waits), default=None))
+
+    def _waits(self, queue: str, now: float) -> float | None:
+        """Return for how many seconds the first ticket of ``queue`` has waited for a worker; None without one."""
+        key = self._queue_key(queue)
+        ticket = self._worker_client.lindex(key, 0)
+        message = None if ticket is None else self._worker_client.hget(f"{key}.msgs", ticket)
+        try:
+            return None if message is None else max(0.0, (now - json.loads(message)["message_timestamp"]) / 1000)
+        except (ValueError, TypeError, LookupError):  # whoever can write to Redis can write anything
+            return None
 
     def _stats_of(self, queue: str) -> QueueStats:
         with translate_errors():

@@ -77,6 +77,7 @@ class _Joined:
             sum(later) if later else None,
             sum(stats.failed for stats in every),
             max(ages, default=None),
+            max([stats.waiting_for for stats in every if stats.waiting_for is not None], default=None),
         )
 
     def failed(self, limit: int) -> list[FailedJob]:

@@ -14,7 +14,7 @@ from openviper.core.email import AttachmentData, EmailMessageData, QueueUnavaila
 from openviper.core.email.message import check_message
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import enqueue_email_job, queue_service
-from openviper.core.email.queue.job import NewJob, Progress, RejectedTicket, job_key
+from openviper.core.email.queue.job import NewJob, Progress, QueueStats, RejectedTicket, job_key
 from openviper.core.email.queue.redis_store import RedisJobStore
 
 JSON_VALUES = [None, True, 7, -1, 1e308, 10**400, "", "text", "\ud800", [], ["a"], {}, {"a": [1]}, "dramatiq:emails"]
@@ -162,7 +162,7 @@ async def run(redis_scene: Any, store: RedisJobStore, number: int, seed: int) ->
     for message_id in junk.ids:
         assert worker.output.count(f"message {message_id} was not delivered") == 1
     assert "Worker thread" not in worker.output
-    assert await asyncio.to_thread(store.stats) == (0, 0, 0, number, None)
+    assert await asyncio.to_thread(store.stats) == QueueStats(0, 0, 0, number, None)
     assert await asyncio.to_thread(store.purge_failed, None) == number
     assert await asyncio.to_thread(store.failed, 10) == []
 

@@ -90,6 +90,20 @@ class SMTPBackend(EmailBackend):
         """Return ``host`` and ``port`` of the settings."""
         return self.settings.host, self.settings.port
 
+    @property
+    def reachable(self) -> bool | None:
+        """False if the pool of the running event loop cannot connect; None before its first connection."""
+        pool = self._pools.get()
+        return None if pool is None else pool.reachable
+
+    async def reconnect(self) -> None:
+        """Open a connection for later.
+
+        Raises:
+            DeliveryError: it could not be opened.
+        """
+        await self._pool().warm()
+
     def describe(self) -> str:
         """Return the backend's name and the server."""
         return f"{type(self).__name__} at {peer_name(self.settings)}"

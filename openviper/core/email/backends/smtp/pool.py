@@ -136,6 +136,13 @@ class ConnectionPool:
             reconnects=self._reconnects,
         )
 
+    @property
+    def reachable(self) -> bool | None:
+        """False if the last attempt to connect failed and no connection is left; None before the first one."""
+        if self._backoff.active:
+            return False
+        return True if self._sent or len(self._slots) > self._count(State.OPENING) else None
+
     async def warm(self) -> None:
         """Open one connection for later.
 
