@@ -17,11 +17,13 @@ KEPT = {
         Address AddressLike AttachmentData AttachmentRefused AuthenticationFailed BulkProgress Cancel ConnectionFailed
         DeliveryError
         DeliveryMode DeliveryReport DeliveryTimeout DuplicateKey Email EmailBackend EmailError EmailMessageData
-        EmailMiddleware EmailSettings InvalidAddress InvalidMessage KeysUnavailable MessageEvent MessageRefused
+        EmailMiddleware EmailSettings Health HealthEndpoint HealthProblem InvalidAddress InvalidMessage KeysUnavailable
+        MessageEvent MessageRefused
         PoolTimeout QueueUnavailable Receipt
         RecipientsRefused Refusal RenderedEmail SendingPaused SuppressionUnavailable TemplateFailed UnsubscribeEndpoint
         UnsubscribeRequest Verification
-        build_message get_backend parse_address render_email resolve_attachments send_email send_email_sync send_many
+        build_message get_backend health parse_address render_email resolve_attachments send_email send_email_sync
+        send_many
         submit_email subscribe verify
     """,
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
