@@ -138,9 +138,7 @@ async def compose(
         data.unsubscribe, data.recipient_id = unsubscribe, recipient_id  # which need a stream
     if mailer is not None or key is not None:
         data.mailer, data.key = mailer, key
-    if dsn is not None:
-        data.dsn = dsn
-    data.sensitive = sensitive
+    data.sensitive, data.dsn = sensitive, dsn
     settings = loop_mailer.settings
     preparing = (
         _through_hooks(
