@@ -17,7 +17,7 @@ from openviper.loops import after_fork_in_child
 
 require("prometheus_client", extra="metrics", purpose="openviper.metrics")
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_asgi_app  # noqa: E402
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, make_asgi_app  # noqa: E402
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
 
 if TYPE_CHECKING:
@@ -100,8 +100,20 @@ def registry() -> CollectorRegistry:
     if _FOLDER not in os.environ:
         return REGISTRY
     found = CollectorRegistry()
-    MultiProcessCollector(found)  # type: ignore[no-untyped-call]
+    _AllProcesses(found)
     return found
+
+
+class _AllProcesses(MultiProcessCollector):
+    """Adds up what all processes have written, without the gauges of those that have ended."""
+
+    def __init__(self, target: CollectorRegistry) -> None:
+        super().__init__(target)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        _forget_ended_processes()
+        found: Iterable[Metric] = super().collect()  # type: ignore[no-untyped-call]
+        return found
 
 
 def metrics_app() -> Any:
@@ -118,7 +130,6 @@ def sample() -> None:
     with _sampler.lock:
         _sample_process()
         _sample_queue()
-        _forget_ended_processes()
 
 
 def stop_sampling() -> None:
@@ -168,12 +179,11 @@ def _sample_queue() -> None:
 
 
 def _forget_ended_processes() -> None:
-    """Remove the gauges of processes that have ended, which nobody else does under every server."""
-    folder = os.environ.get(_FOLDER)
-    if folder is None:
+    """Remove the gauges of processes that have ended: not every server tells of their end. Linux only."""
+    if not Path("/proc/self").exists():
         return
-    for process in {path.stem.rpartition("_")[2] for path in Path(folder).glob("gauge_live*_*.db")}:
-        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+    for process in {path.stem.rpartition("_")[2] for path in Path(os.environ[_FOLDER]).glob("gauge_live*_*.db")}:
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
             mark_process_dead(int(process))  # type: ignore[no-untyped-call]
 
 
