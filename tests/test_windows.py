@@ -17,8 +17,8 @@ names = [found.name for found in pkgutil.walk_packages(openviper.__path__, "open
 names = ["openviper", *(name for name in names if not name.endswith("__main__"))]
 for name in names:
     importlib.import_module(name)
-for name in [name for name in sys.modules if name.partition(".")[0] == "openviper"]:
-    del sys.modules[name]
+for name in [name for name in sys.modules if name.partition(".")[0] in ("openviper", "prometheus_client")]:
+    del sys.modules[name]  # the second for its registry, which takes each metric once
 unix = socket.AF_UNIX
 missing = {
     os: "register_at_fork fork forkpty geteuid getuid getgid getegid getppid killpg setsid setpgid fchmod chown mkfifo "
