@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from support.patience import PATIENCE
+from support.silent_database import silent_at
 
 from openviper import conf, db
 from openviper.core.email import (
@@ -281,6 +282,28 @@ async def test_a_database_that_does_not_answer_keeps_no_deferred_mail_from_its_r
         await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, ignore, ignore)
         await until(lambda: subjects == ["a"])
     assert "1 message not in the outbox" in caplog.text
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_deferred_mail_whose_insert_is_not_confirmed_is_sent_once() -> None:
+    """It goes on from memory, so the row that may be there must not be sent by a relay as well."""
+
+    async def app(scope: object, receive: object, respond: object) -> None:
+        await send("a")
+
+    async def ignore(_message: object) -> None:
+        pass
+
+    async with silent_at("COMMIT", hang_up=True) as silence:
+        values = {"backend": f"{__name__}.Recording", "default_sender": SENDER, "outbox": "database"}
+        wrapped = EmailMiddleware(app, values)
+        async with lifespan(wrapped):
+            silence.begin()
+            await wrapped({"type": "http", "method": "GET", "path": "/", "headers": []}, ignore, ignore)
+            await until(lambda: subjects == ["a"])
+            silence.begun = False
+            await until_empty()
+    assert subjects == ["a"]
 
 
 async def test_a_transaction_with_mail_fails_without_the_tables() -> None:

@@ -25,14 +25,17 @@ class Silence:
 
 
 @contextlib.asynccontextmanager
-async def silent_at(statement: str) -> AsyncIterator["Silence"]:
-    """Let the database of ``DATABASE_URL`` never answer ``statement`` (COMMIT or ROLLBACK) after ``begin``."""
+async def silent_at(statement: str, *, hang_up: bool = False) -> AsyncIterator["Silence"]:
+    """Let the database of ``DATABASE_URL`` never answer ``statement`` (COMMIT or ROLLBACK) after ``begin``.
+
+    ``hang_up``: it executes the statement, and closes the connection; PostgreSQL only.
+    """
     url = make_url(conf.settings.DATABASE_URL)
     if url.get_backend_name() == "sqlite":
         async with _silent_sqlite(statement.lower()) as silence:
             yield silence
         return
-    async with _Proxy(url.port or 5432, statement.encode()) as proxy:
+    async with _Proxy(url.port or 5432, statement.encode(), hang_up=hang_up) as proxy:
         with conf.override(DATABASE_URL=url.set(port=proxy.port).render_as_string(hide_password=False)):
             yield proxy.silence
             proxy.stop()
@@ -57,8 +60,9 @@ async def _silent_sqlite(name: str) -> AsyncIterator["Silence"]:
 
 
 class _Proxy:
-    def __init__(self, server: int, statement: bytes) -> None:
+    def __init__(self, server: int, statement: bytes, *, hang_up: bool) -> None:
         self._server = server
+        self._hang_up = hang_up
         self._statement = statement
         self._tasks: set[asyncio.Task[None]] = set()
         self.silence = Silence()
@@ -105,3 +109,5 @@ class _Proxy:
         while data := await reader.read(65536):
             if not silent.is_set():
                 writer.write(data)
+            elif self._hang_up:
+                raise ConnectionResetError

@@ -9,6 +9,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from weakref import ref
 
+from sqlalchemy.exc import DBAPIError
+
 from openviper.backoff import Backoff
 from openviper.db.completion import time_limit
 from openviper.db.outbox.rows import DELETE, LEASE, Answer, ClaimedRow, NewRow
@@ -70,10 +72,20 @@ class OutboxKeeper:
         self._work(self._extended_at + _EXTEND_EVERY)
 
     async def insert(self, rows: Sequence[NewRow]) -> list[str]:
-        """Store rows in a transaction of their own, have those in hand that are due now, and return their ids."""
+        """Store rows in a transaction of their own, have those in hand that are due now, and return their ids.
+
+        If that fails, rows that may be stored all the same are deleted as soon as the database answers.
+        """
         ids = [new_row_id() for _ in rows]
-        async with asyncio.timeout(time_limit()):
-            await self.store.insert([*zip(ids, rows, strict=True)], token=self.token)
+        try:
+            async with asyncio.timeout(time_limit()):
+                await self.store.insert([*zip(ids, rows, strict=True)], token=self.token)
+        except Exception as error:
+            if _may_be_stored(error):
+                for row_id in ids:
+                    self.take(row_id)
+                    self.answer(row_id, DELETE)
+            raise
         for row_id, row in zip(ids, rows, strict=True):
             if row.due_at is None:
                 self.take(row_id)
@@ -245,6 +257,13 @@ class OutboxKeeper:
                 self._in_hand[row_id] = now + LEASE
             elif row_id not in self._pending:
                 self._in_hand.pop(row_id, None)  # another process has it, or nobody: it is gone
+
+
+def _may_be_stored(error: Exception) -> bool:
+    """True if the database may have committed what ended with ``error``: only its answer may be missing."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, OSError) and not isinstance(error, ConnectionRefusedError)  # a TimeoutError is one, too
 
 
 def _elapsed(pending: _Pending, now: float) -> Answer:
