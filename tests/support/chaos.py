@@ -19,7 +19,7 @@ from support.redis import RedisServer
 from support.smtpd import ReceivedMessage, SmtpServer, _Rule
 from support.workers import NamedWorker, write_project
 
-__all__ = ["ChaosReport", "FlakySmtpServer", "id_of", "run_chaos"]
+__all__ = ["ChaosReport", "FlakySmtpServer", "claimed_jobs", "id_of", "run_chaos"]
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: (\S+)\r$", re.MULTILINE | re.IGNORECASE)
 _VERBS = ("EHLO", "MAIL", "RCPT", "DATA", "BDAT", "body")
@@ -148,8 +148,11 @@ async def run_chaos(
 
 def _in_hand(broker: RedisServer | RabbitmqServer) -> set[str]:
     """Messages that a worker has, and has not yet written down as sent. RabbitMQ knows no such state: none."""
-    if isinstance(broker, RabbitmqServer):
-        return set()
+    return set() if isinstance(broker, RabbitmqServer) else claimed_jobs(broker)
+
+
+def claimed_jobs(broker: RedisServer) -> set[str]:
+    """Return the Message-IDs of the jobs on Redis that workers have claimed."""
     with broker.client() as client:
         jobs = [client.hmget(key, "state", "message_id") for key in client.scan_iter("*:mail:job:*", count=1000)]
     return {message_id.decode() for state, message_id in jobs if state == b"claimed"}

@@ -1,30 +1,42 @@
-"""Kills of web processes, relays and workers while requests insert, roll back and nest, with the database outbox."""
+"""Disturb web processes, relays, workers and the database while requests insert, roll back and nest, with an outbox."""
 
 import asyncio
 import json
 import os
 import random
-import subprocess
-import sys
+import signal
+import sqlite3
 import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from openviper import conf, db
 from openviper.db.outbox import create_outbox_tables
 from openviper.db.outbox.rows import LEASE
+from support.chaos import claimed_jobs
+from support.outbox_report import Arrival, Crash, OutboxReport
 from support.patience import PATIENCE
-from support.smtpd import SmtpServer
+from support.postgres import PostgresServer
+from support.rabbitmq import RabbitmqServer
+from support.rabbitmq_trace import RabbitmqTrace
+from support.redis import RedisServer
+from support.server_clock import ServerClock
+from support.smtpd import ReceivedMessage, SmtpServer
 from support.uvicorn import Uvicorn
-from support.workers import NamedWorker
+from support.workers import NamedRelay, NamedWorker
 
-__all__ = ["OutboxReport", "run_outbox_chaos"]
+__all__ = ["OutboxRun", "end_leases"]
+
+_QUIET = 6.0  # seconds, more than the first delay of a retry
 
 _APP = """
 from openviper.core.email import EmailMiddleware, send_email
@@ -46,6 +58,10 @@ async def handle(kind, token):
         await send_email("customer@example.com", token, text="Thank you", background=True)
         return 200
     async with transaction() as session:
+        if kind == "later":  # a relay's from the beginning
+            await session.execute(INSERT, {"token": token})
+            await send_email("customer@example.com", token, text="Thank you", delay=0.5)
+            return 200
         await place(session, token)
         if kind == "nested":
             try:
@@ -73,67 +89,42 @@ async def shop(scope, receive, send):
 
 app = EmailMiddleware(shop)
 """
-_KINDS = ("inserted", "nested", "rolled-back", "deferred")
-_CUSTOMERS = 6
+_SETTINGS = """
+import os
+from pathlib import Path
+
+from sqlalchemy import Engine, event
+
+DATABASE_URL = {url!r}
+TASKS = {tasks!r}
+EMAIL = {email!r}
 
 
-@dataclass
-class OutboxReport:
-    """What became of the orders, each of which has its token as the subject of its mail."""
-
-    orders: set[str]
-    rolled_back: int
-    arrivals: dict[str, list[str]]  # of each token: the processes that it came from, in order
-    killed: dict[str, set[str]]  # by process: the tokens that it may have had in hand when it died
-    drained_after: float  # seconds
-    unanswered: set[str] = field(default_factory=set)  # deferred mail whose response never came: nothing was promised
-
-    @property
-    def lost(self) -> set[str]:
-        return self.orders - set(self.arrivals) - self.unanswered
-
-    @property
-    def phantoms(self) -> set[str]:
-        """Mail of orders that were rolled back."""
-        return set(self.arrivals) - self.orders
-
-    @property
-    def duplicates(self) -> set[str]:
-        return {token for token, names in self.arrivals.items() if len(names) > 1}
-
-    @property
-    def explained(self) -> set[str]:
-        """Duplicates each of whose first copies came from a process that died with the message in hand."""
-        return {
-            token
-            for token in self.duplicates
-            if all(self._died_in_hand(token, name) for name in self.arrivals[token][:-1])
-        }
-
-    def _died_in_hand(self, token: str, name: str) -> bool:
-        return token in self.killed.get(name, ())
-
-    def __str__(self) -> str:
-        lines = [
-            f"orders {len(self.orders)}, rolled back {self.rolled_back}, kills {len(self.killed)}",
-            f"drained in {self.drained_after:.0f} s",
-            f"lost {len(self.lost)}, of rolled back orders {len(self.phantoms)}",
-            f"duplicates {len(self.duplicates)}, of these explained {len(self.explained)}",
-        ]
-        lines += [f"  lost {token}" for token in sorted(self.lost)]
-        lines += [f"  of a rolled back order {token}" for token in sorted(self.phantoms)]
-        lines += [
-            f"  {token} came from {', then '.join(self.arrivals[token])}"
-            f"{'' if token in self.explained else ': NOT EXPLAINED'}"
-            for token in sorted(self.duplicates)
-        ]
-        return "\n".join(lines)
+@event.listens_for(Engine, "before_cursor_execute")
+def note_token(_connection, _cursor, _statement, parameters, *_):
+    # Under the token that its relay announces, a process has rows in hand.
+    found = [each for each in parameters if isinstance(each, str) and each.startswith("relay:")]
+    if found:
+        new = Path(__file__).with_name(os.environ["EMAIL_LOCAL_HOSTNAME"] + ".new")
+        new.write_text(found[0].removeprefix("relay:"))
+        new.rename(new.with_suffix(".token"))
+        event.remove(Engine, "before_cursor_execute", note_token)
+"""
+_KINDS = ("inserted", "nested", "rolled-back", "deferred", "later")
 
 
 class _Web(Uvicorn):
-    def __init__(self, folder: Path, name: str) -> None:
-        super().__init__("app:app", folder, {"EMAIL_LOCAL_HOSTNAME": name}, "--log-level", "info")
+    def __init__(self, folder: Path, name: str, env: Mapping[str, str]) -> None:
+        super().__init__("app:app", folder, {**env, "EMAIL_LOCAL_HOSTNAME": name}, "--log-level", "info")
         self.name = name
+
+    @property
+    def output(self) -> str:
+        return "".join(self.log)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def start(self) -> None:
         self.__enter__()
@@ -143,33 +134,16 @@ class _Web(Uvicorn):
         self.stop()
 
 
-class _Relay:
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self.name = name
-
-    def start(self) -> None:
-        program = Path(sys.executable).with_name("viperctl")
-        self._process = subprocess.Popen(
-            [program, "email", "relay", "--project", self._folder],
-            env={**os.environ, "EMAIL_LOCAL_HOSTNAME": self.name},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().startswith(b"Relay of")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=PATIENCE)
+_Process = _Web | NamedWorker
 
 
 class _Customers:
     """Place orders of every kind at the web process that runs, until stopped."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, number: int) -> None:
         self._random = random.Random(seed)
         self._numbers = count(1)
+        self._number = number
         self.url: str | None = None
         self.rolled_back = 0
         self.unanswered: set[str] = set()
@@ -177,7 +151,7 @@ class _Customers:
 
     async def run(self) -> None:
         async with httpx.AsyncClient(timeout=PATIENCE) as client, asyncio.TaskGroup() as group:
-            for _ in range(_CUSTOMERS):
+            for _ in range(self._number):
                 group.create_task(self._shop(client))
 
     async def _shop(self, client: httpx.AsyncClient) -> None:
@@ -187,109 +161,289 @@ class _Customers:
                 continue
             kind, token = self._random.choice(_KINDS), f"order-{next(self._numbers)}"
             try:
-                answer = await client.post(f"{self.url}/{kind}/{token}")
+                status = (await client.post(f"{self.url}/{kind}/{token}")).status_code
             except httpx.HTTPError:  # the process was killed
-                if kind == "deferred":
-                    self.unanswered.add(token)
-                continue
-            self.rolled_back += answer.status_code == 409
+                status = 500
+            if status == 500 and kind == "deferred":
+                self.unanswered.add(token)
+            self.rolled_back += status == 409
             await asyncio.sleep(self._random.uniform(0.0, 0.05))
 
 
-async def run_outbox_chaos(
-    folder: Path, *, kills: int, gap: float, tasks: Mapping[str, Any], patient: bool, seed: int = 1
-) -> OutboxReport:
-    """Kill a web process and a relay (a worker, with a broker in ``tasks``) in turn, ``kills`` times altogether.
+class OutboxRun:
+    """A shop with processes that are disturbed while customers order; ``async with`` starts and ends it.
 
-    ``DATABASE_URL`` is set and empty. ``gap`` is the longest time between two kills in seconds. ``patient``: let leases
-    end by themselves; otherwise that minute is taken as passed once every process is dead.
+    ``DATABASE_URL`` is set and empty. ``broker``: a worker runs beside the web process instead of a relay; None: no
+    broker. ``environments``: further variables of the web processes, and of all others.
     """
-    await create_outbox_tables(await db.engine())
-    async with (await db.engine()).begin() as connection:
-        await connection.execute(text("CREATE TABLE orders (token VARCHAR(60) PRIMARY KEY)"))
-    with SmtpServer() as smtp:
-        smtp.delay("body", 0.02)
-        email = smtp.settings(default_sender="shop@example.com", timeout=PATIENCE, outbox="database", outbox_wait=True)
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        broker: RedisServer | RabbitmqServer | None = None,
+        seed: int = 1,
+        customers: int = 6,
+        environments: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+    ) -> None:
+        self._folder = folder
+        self._broker = broker
+        self._names = (f"process-{number}.example.com" for number in count(1))
+        self._environments = [{"OPENVIPER_SETTINGS_MODULE": "settings", **each} for each in environments]
+        self._tokens: dict[str, str] = {}  # of each process: the token of its claims
+        self._jobs: dict[str, set[str]] = {}  # by process: Message-IDs of what it had claimed on Redis when it died
+        self._killed: dict[str, set[str]] = {}
+        self._stopped: dict[str, set[str]] = {}
+        self._crashes: list[Crash] = []
+        self._output: list[str] = []
+        self._chance = random.Random(seed)
+        self._customers = _Customers(seed, customers)
+        self._exits = AsyncExitStack()
+        self._trace: RabbitmqTrace | None = None
+        self._running: list[_Process] = []
+        self._shopping: asyncio.Task[None] | None = None
+        self._web: _Process
+        self._other: _Process
+
+    async def __aenter__(self) -> Self:
+        await create_outbox_tables(await db.engine())
+        async with (await db.engine()).begin() as connection:
+            await connection.execute(text("CREATE TABLE orders (token VARCHAR(60) PRIMARY KEY)"))
+        self.smtp = self._exits.enter_context(SmtpServer())
+        self.smtp.delay("body", 0.02)
+        if isinstance(self._broker, RabbitmqServer):
+            self._trace = self._exits.enter_context(RabbitmqTrace(self._broker))
+        self._exits.push_async_callback(self._end)
+        email = self.smtp.settings(
+            default_sender="shop@example.com", timeout=PATIENCE, outbox="database", outbox_wait=True
+        )
+        tasks = {} if self._broker is None else self._broker.tasks(heartbeat_timeout=20)
         url = str(conf.settings.DATABASE_URL)
-        (folder / "app.py").write_text(_APP)
-        (folder / "settings.py").write_text(f"DATABASE_URL = {url!r}\nTASKS = {dict(tasks)!r}\nEMAIL = {email!r}\n")
-        os.environ["OPENVIPER_SETTINGS_MODULE"] = "settings"
-        names = (f"process-{number}.example.com" for number in count(1))
-        chance, customers, killed = random.Random(seed), _Customers(seed), dict[str, set[str]]()
+        (self._folder / "app.py").write_text(_APP)
+        (self._folder / "settings.py").write_text(_SETTINGS.format(url=url, tasks=tasks, email=email))
+        web, self._other = await asyncio.gather(self._start_web(), self._start_other())
+        self._serve(web)
+        self._shopping = asyncio.create_task(self._customers.run())
+        return self
 
-        def other() -> _Relay | NamedWorker:
-            return NamedWorker(folder, next(names)) if tasks else _Relay(folder, next(names))
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._exits.aclose()
 
-        running: list[Any] = [_Web(folder, next(names)), other()]
-        await asyncio.gather(*(asyncio.to_thread(one.start) for one in running))
-        customers.url = running[0].url
-        shopping = asyncio.create_task(customers.run())
+    async def _end(self) -> None:
+        self._customers.stopped = True
+        if self._shopping is not None:
+            self._shopping.cancel()
+            await asyncio.gather(self._shopping, return_exceptions=True)
+        for process in self._running:
+            await asyncio.to_thread(process.kill)
+
+    async def kill_in_turn(self, kills: int, *, gap: float, spares: int = 1) -> None:
+        """Kill the web process and the other one in turn, ``kills`` times; another one then takes its place.
+
+        ``gap``: the longest time between two kills in seconds. ``spares``: how many of each kind are started ahead.
+        """
+        starts = (self._start_web, self._start_other)
+        ahead = [deque(asyncio.create_task(start()) for _ in range(spares)) for start in starts]
         for number in range(kills):
-            await asyncio.sleep(chance.uniform(gap / 4, gap))
+            await asyncio.sleep(self._chance.uniform(gap / 4, gap))
             place = number % 2
-            customers.url = None if place == 0 else customers.url
-            await asyncio.to_thread(running[place].kill)
-            killed[running[place].name] = await _rows() | (_last_of(smtp, running[place].name) if tasks else set())
-            running[place] = _Web(folder, next(names)) if place == 0 else other()
-            await asyncio.to_thread(running[place].start)
-            customers.url = running[0].url
-        customers.stopped = True
-        await shopping
+            await self.kill(self._other if place else self._web)
+            if (kills - number + 1) // 2 > len(ahead[place]):
+                ahead[place].append(asyncio.create_task(starts[place]()))
+            following = await ahead[place].popleft()
+            if place:
+                self._other = following
+            else:
+                self._serve(following)
+        await asyncio.gather(*ahead[0], *ahead[1])
+
+    async def kill(self, process: _Process) -> None:
+        """Kill a process, and note what it had in hand."""
+        if process is self._web:
+            self._customers.url = None
+        await asyncio.to_thread(process.kill)
+        self._running.remove(process)
+        self._killed[process.name] = await self._rows_of(process)
+        self._output.append(process.output)
+        if not isinstance(process, _Web | NamedRelay) and isinstance(self._broker, RedisServer):
+            self._jobs[process.name] = await asyncio.to_thread(claimed_jobs, self._broker)
+
+    async def crash(self, server: PostgresServer, crashes: int, *, gap: float, pause: float) -> None:
+        """Crash the database ``crashes`` times, and start it again after ``pause`` seconds."""
+        for _ in range(crashes):
+            await asyncio.sleep(self._chance.uniform(gap / 2, gap))
+            at = time.monotonic()
+            await asyncio.to_thread(server.crash)
+            await asyncio.sleep(pause)
+            await asyncio.to_thread(server.start)
+            self._crashes.append(Crash(at, await _rows()))
+
+    async def stop(self, relay: _Process) -> None:
+        """SIGSTOP a relay while it has mail in hand, and no transaction open: on SQLite nobody could write then."""
+        while True:
+            os.kill(relay.pid, signal.SIGSTOP)
+            if not await _in_transaction(self._tokens[relay.name]) and (rows := await self._rows_of(relay)):
+                self._stopped[relay.name] = rows
+                return
+            os.kill(relay.pid, signal.SIGCONT)
+            await asyncio.sleep(self._chance.uniform(0.0, 0.1))
+
+    async def resume(self, relay: _Process) -> None:
+        """SIGCONT a relay once others have taken over what it had."""
+        async with asyncio.timeout(LEASE + PATIENCE):
+            while await self._rows_of(relay):
+                await asyncio.sleep(0.1)
+        os.kill(relay.pid, signal.SIGCONT)
+
+    async def jump(self, clock: ServerClock, seconds: float) -> None:
+        """Move the clock of all processes; what each has in hand then, another one may take."""
+        self._stopped |= {process.name: await self._rows_of(process) for process in self._running}
+        clock.shift(seconds)
+
+    def _serve(self, web: _Process) -> None:
+        assert isinstance(web, _Web)
+        self._web = web
+        self._customers.url = web.url
+
+    async def start_relay(self) -> _Process:
+        """Start a further relay, which is alone: ``viperctl email relay``."""
+        return await self._start(NamedRelay(self._folder, next(self._names), env=self._environments[1]))
+
+    async def start_worker(self) -> _Process:
+        """Start a further worker."""
+        return await self._start(NamedWorker(self._folder, next(self._names), env=self._environments[1]))
+
+    async def report(self, *, patient: bool) -> OutboxReport:
+        """Return what became of everything, once no more orders come and the outbox is empty.
+
+        ``patient``: let leases end by themselves; otherwise that minute is taken as passed once all processes but one
+        are dead.
+        """
+        assert self._shopping is not None, "it is entered"
+        self._customers.stopped = True
+        await self._shopping
         ended = time.monotonic()
         if not patient:
-            for one in running:
-                await asyncio.to_thread(one.kill)
-            left = await _rows()
-            killed |= {one.name: left for one in running}
-            async with (await db.engine()).begin() as connection:
-                await connection.execute(text(f"UPDATE email_outbox SET lease = lease - {LEASE}"))
-            running = [_Relay(folder, next(names))]
-            await asyncio.to_thread(running[0].start)
+            for process in self._running[:-1]:
+                await self.kill(process)
+            await end_leases()
         try:
             async with asyncio.timeout(LEASE + PATIENCE):
-                while await _rows() or not await _orders() <= {*_arrivals(smtp), *customers.unanswered}:
+                while await _rows() or not await _orders() <= {*self._arrivals(), *self._customers.unanswered}:
                     await asyncio.sleep(0.2)
         except TimeoutError:
             pass  # the report says what is missing
         drained = time.monotonic() - ended
-        for one in running:
-            await asyncio.to_thread(one.kill)
+        if patient:
+            await self._until_quiet()
+        output = "".join([*self._output, *(process.output for process in self._running)])
+        ids = {str(message.parse()["Message-ID"]): _subject(message) for message in tuple(self.smtp.messages)}
+        for name, jobs in self._jobs.items():
+            self._killed[name] |= {ids[each] for each in jobs if each in ids}
         return OutboxReport(
-            await _orders(), customers.rolled_back, _arrivals(smtp), killed, drained, customers.unanswered
+            orders=await _orders(),
+            rolled_back=self._customers.rolled_back,
+            arrivals=self._arrivals(),
+            unanswered=self._customers.unanswered,
+            killed=self._killed,
+            stopped=self._stopped,
+            crashes=self._crashes,
+            trace=self._trace,
+            log=output,
+            ids={token: message_id for message_id, token in ids.items()},
+            drained_after=drained,
         )
 
+    async def _until_quiet(self) -> None:
+        """Wait until no copy has come for a while: one that a broker still has would come later."""
+        known = -1
+        while known != len(self.smtp.messages):
+            known = len(self.smtp.messages)
+            await asyncio.sleep(_QUIET)
 
-async def _rows() -> set[str]:
-    """Return the tokens of the messages that the outbox has."""
-    async with (await db.engine()).connect() as connection:
-        heads = (await connection.execute(text("SELECT head FROM email_outbox WHERE state = 'open'"))).scalars()
-        return {token for head in heads if (token := _token(bytes(head)))}
+    async def _start_web(self) -> _Process:
+        return await self._start(_Web(self._folder, next(self._names), self._environments[0]))
+
+    async def _start_other(self) -> _Process:
+        return await (self.start_relay() if self._broker is None else self.start_worker())
+
+    async def _start(self, process: _Process) -> _Process:
+        await asyncio.to_thread(process.start)
+        self._running.append(process)
+        token = self._folder / f"{process.name}.token"
+        async with asyncio.timeout(PATIENCE):
+            while not token.exists():
+                await asyncio.sleep(0.02)
+        self._tokens[process.name] = token.read_text()
+        return process
+
+    async def _rows_of(self, process: _Process) -> set[str]:
+        return await _rows(self._tokens[process.name])
+
+    def _arrivals(self) -> dict[str, list[Arrival]]:
+        hosts = {each.connection: each.line.split()[-1] for each in tuple(self.smtp.commands) if each.verb == "EHLO"}
+        arrivals: dict[str, list[Arrival]] = {}
+        for message in tuple(self.smtp.messages):
+            arrivals.setdefault(_subject(message), []).append(Arrival(hosts[message.connection], message.at))
+        return arrivals
+
+
+async def end_leases() -> None:
+    """Take the time of a lease as passed."""
+    async with (await db.engine()).begin() as connection:
+        await connection.execute(text(f"UPDATE email_outbox SET lease = lease - {LEASE}"))
+
+
+async def _rows(token: str | None = None) -> set[str]:
+    """Return the subjects of the messages that the outbox has, or that the process of a claim token has in hand."""
+    where = "" if token is None else " AND claim = :token"
+    heads = await _read(f"SELECT head FROM email_outbox WHERE state = 'open'{where}", token=token)
+    return {str(json.loads(bytes(head))["subject"]) for head in heads}
 
 
 async def _orders() -> set[str]:
-    async with (await db.engine()).connect() as connection:
-        return set((await connection.execute(text("SELECT token FROM orders"))).scalars())
+    return set(await _read("SELECT token FROM orders"))
 
 
-def _token(head: bytes) -> str:
-    return str(json.loads(head)["subject"])
+async def _in_transaction(token: str) -> bool:
+    """True if the process of a claim token may have a transaction open that others would wait for."""
+    engine = await db.engine()
+    if engine.dialect.name == "sqlite":
+        return await asyncio.to_thread(_is_written, str(engine.url.database))
+    try:
+        async with engine.connect() as connection:
+            own = text("SELECT id FROM email_outbox WHERE claim = :token FOR UPDATE NOWAIT")
+            await connection.execute(own, {"token": token})
+    except DBAPIError:
+        return True
+    return False
 
 
-def _last_of(smtp: SmtpServer, name: str) -> set[str]:
-    """Return what a worker sent in its last second: a broker does not say which of that it had confirmed."""
-    now = time.monotonic()
-    hosts = _hosts(smtp)
-    recent = [each for each in tuple(smtp.messages) if each.at > now - 1.0 and hosts[each.connection] == name]
-    return {str(message.parse()["Subject"]) for message in recent}
+def _is_written(path: str) -> bool:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        connection.close()
+    return False
 
 
-def _hosts(smtp: SmtpServer) -> dict[int, str]:
-    return {command.connection: command.line.split()[-1] for command in tuple(smtp.commands) if command.verb == "EHLO"}
+async def _read(query: str, **values: str | None) -> list[Any]:
+    for last in (False, True):
+        try:
+            async with (await db.engine()).connect() as connection:
+                named = {name: value for name, value in values.items() if value is not None}
+                return list((await connection.execute(text(query), named)).scalars())
+        except DBAPIError:  # the connection was one to a server that has crashed since
+            if last:
+                raise
+    raise AssertionError
 
 
-def _arrivals(smtp: SmtpServer) -> dict[str, list[str]]:
-    hosts = _hosts(smtp)
-    arrivals: dict[str, list[str]] = {}
-    for message in tuple(smtp.messages):
-        arrivals.setdefault(str(message.parse()["Subject"]), []).append(hosts[message.connection])
-    return arrivals
+def _subject(message: ReceivedMessage) -> str:
+    return str(message.parse()["Subject"])

@@ -17,7 +17,14 @@ import pytest
 
 from support.patience import PATIENCE
 
-__all__ = ["create_cluster", "postgres_programs", "postgres_url", "running_postgres"]
+__all__ = [
+    "PostgresServer",
+    "create_cluster",
+    "postgres_programs",
+    "postgres_url",
+    "running_postgres",
+    "running_server",
+]
 
 # The server refuses to run as root; Debian's package brings this user.
 _USER = "postgres"
@@ -34,22 +41,61 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+class PostgresServer:
+    """A server in a folder of its own, on a port that it keeps when it is started again."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._password = secrets.token_urlsafe(16)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        create_cluster(programs, folder, self._password)
+
+    @property
+    def url(self) -> str:
+        """A URL for asyncpg."""
+        return f"postgresql+asyncpg://{_USER}:{self._password}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start, also again, and wait until it takes connections."""
+        self._process, self._port = _start(self._programs, self._folder, self._port)
+
+    def stop(self) -> None:
+        """Stop without waiting for clients to leave: the fast shutdown."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """Stop as ``pg_ctl stop -m immediate`` does: nothing that is in memory is written."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, way: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(way)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+
 @contextmanager
 def running_postgres(programs: Path | None = None) -> Iterator[str]:
     """Run a server for a block; its URL is for asyncpg."""
+    with running_server(programs) as server:
+        yield server.url
+
+
+@contextmanager
+def running_server(programs: Path | None = None) -> Iterator[PostgresServer]:
+    """Run a server for a block, which may crash it and start it again."""
     programs = programs or postgres_programs()
     assert programs is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     folder = Path(tempfile.mkdtemp(prefix="openviper-postgres-"))
-    password = secrets.token_urlsafe(16)
     try:
-        create_cluster(programs, folder, password)
-        server, port = _start(programs, folder)
+        server = PostgresServer(programs, folder)
+        server.start()
         try:
-            yield f"postgresql+asyncpg://{_USER}:{password}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
-            server.send_signal(signal.SIGINT)
-            server.wait(PATIENCE)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,10 +140,11 @@ def create_cluster(programs: Path, folder: Path, password: str) -> None:
     )
 
 
-def _start(programs: Path, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _start(programs: Path, folder: Path, before: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start on the port ``before``, or on a free one if it is 0."""
     log = folder / "log"
     for _ in range(3):  # another process may take the port between the question and the answer
-        port = _free_port()
+        port = before or _free_port()
         options = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),

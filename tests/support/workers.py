@@ -150,8 +150,8 @@ class Worker:
 class NamedWorker(Worker):
     """Says its name to the mail server."""
 
-    def __init__(self, project: Path, name: str, **options: Any) -> None:
-        super().__init__(project, env={"EMAIL_LOCAL_HOSTNAME": name}, **options)
+    def __init__(self, project: Path, name: str, *, env: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(project, env={**(env or {}), "EMAIL_LOCAL_HOSTNAME": name}, **options)
         self.name = name
 
 
@@ -160,6 +160,6 @@ class NamedRelay(NamedWorker):
 
     ready_words = "Relay of "
 
-    def __init__(self, project: Path, name: str) -> None:
-        super().__init__(project, name)
+    def __init__(self, project: Path, name: str, *, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(project, name, env=env)
         self._command = [Path(sys.executable).with_name("viperctl"), "email", "relay", "--project", project]
