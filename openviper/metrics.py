@@ -4,13 +4,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openviper.conf.imports import require
 from openviper.core.email import MessageEvent
 from openviper.core.email.delivery.stats import gather_stats
-from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue import stored_mail
 from openviper.exceptions import OpenViperError
 from openviper.loops import after_fork_in_child
@@ -27,7 +27,8 @@ __all__ = ["metrics_app", "observe", "registry", "sample", "stop_sampling"]
 
 logger = logging.getLogger("openviper.email")
 
-_EVERY = 5.0  # seconds between two samples of what is held
+_EVERY = 5.0  # seconds between two samples of what the process holds
+_QUEUE_ONE_IN = 3  # one sample of so many asks the broker or the database, too
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _ATTEMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _AGE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
@@ -63,6 +64,7 @@ _up = _gauge("queue_up", "1 if the broker or outbox answers, 0 if not.", of_proc
 _queued = _gauge("queue_messages", "Messages in the queue or outbox.", ["state"], of_process=False)
 _queued_by = _gauge("queue_waiting", "Messages that could be sent now, by queue.", ["queue"], of_process=False)
 _oldest = _gauge("queue_oldest_seconds", "Age of the oldest unsent message; 0 if there is none.", of_process=False)
+_delay = _gauge("queue_waiting_seconds", "Seconds for which mail that could be sent has waited.", of_process=False)
 _workers = _gauge("queue_workers", "Workers that consume a queue, or relays.", ["queue"], of_process=False)
 
 
@@ -122,14 +124,16 @@ def metrics_app() -> Any:
     return make_asgi_app(registry())
 
 
-def sample() -> None:
-    """Set the gauges to what is held now, as a thread does every five seconds.
+def sample(*, queue: bool = True) -> None:
+    """Set the gauges to what is held now, as a thread does every 5 seconds, with the queue's every 15.
 
-    Blocks until the event loops and the broker have answered, for some seconds at most: not on an event loop.
+    Blocks until the event loops and with ``queue`` the broker or database have answered, for some seconds at most: not
+    on an event loop.
     """
     with _sampler.lock:
         _sample_process()
-        _sample_queue()
+        if queue:
+            _sample_queue()
 
 
 def stop_sampling() -> None:
@@ -160,9 +164,11 @@ def _sample_queue() -> None:
         stored = stored_mail()
         if stored is None:
             return
-        single: Mapping[str, QueueStats] = {queue: stored.store.stats(queue) for queue in stored.store.queues()}
-        stats = stored.store.stats()
-    except (QueueUnavailable, OpenViperError):
+        stats, queues = stored.store.stats(), stored.store.queues()
+        single: Mapping[str, QueueStats] = {queues[0]: stats}
+        if len(queues) > 1:
+            single = {queue: stored.store.stats(queue) for queue in queues}
+    except OpenViperError:
         _up.set(0)
         return
     _up.set(1)
@@ -171,6 +177,7 @@ def _sample_queue() -> None:
     if stats.later is not None:
         _queued.labels("later").set(stats.later)
     _oldest.set(stats.oldest or 0.0)
+    _delay.set(stats.waiting_for or 0.0)
     _queues.update(single)
     for queue in _queues:
         found = single.get(queue)
@@ -216,9 +223,11 @@ class _Sampler:
             thread.join()
 
     def _run(self, end: threading.Event) -> None:
-        while not end.is_set():
+        for number in count():
+            if end.is_set():
+                return
             try:
-                sample()
+                sample(queue=number % _QUEUE_ONE_IN == 0)
             except Exception:  # of a client library; the next sample may succeed
                 logger.debug("metrics were not sampled", exc_info=True)
             end.wait(_EVERY)

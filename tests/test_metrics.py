@@ -174,6 +174,9 @@ async def test_the_gauges_say_what_waits_in_the_queue_and_whether_it_answers(
             age = gauge("queue_oldest_seconds")
             assert age is not None
             assert age > 0
+            waiting = gauge("queue_waiting_seconds")
+            assert waiting is not None
+            assert 0 < waiting <= age
             redis_server.kill()
             await asyncio.to_thread(metrics.sample)
             assert gauge("queue_up") == 0
