@@ -33,7 +33,6 @@ from support.server_clock import ServerClock
 from openviper import conf, db
 from openviper.db.outbox.rows import LEASE
 
-_STOP_CUSTOMERS = 2  # for minutes; more would only be more of the same
 _AROUND = 5.0  # seconds of orders before and after what happens once
 
 
@@ -74,9 +73,8 @@ async def _run(
     (project := folder / "project").mkdir()
     clock = ServerClock(folder) if given.jump else None
     environments = _environments(folder, given) if clock is None else (clock.environment, clock.environment)
-    customers = {"customers": _STOP_CUSTOMERS} if given.stop else {}
     try:
-        async with OutboxRun(project, broker=broker, seed=given.seed, environments=environments, **customers) as run:
+        async with OutboxRun(project, broker=broker, seed=given.seed, environments=environments) as run:
             if given.crashes:
                 assert server is not None, "only PostgreSQL is a server"
                 await run.crash(server, given.crashes, gap=given.gap, pause=1.0)
@@ -86,7 +84,8 @@ async def _run(
                     await run.start_relay()
                 relay = await run.start_relay()
                 await run.stop(relay)
-                await asyncio.sleep(given.stop * LEASE)
+                await asyncio.sleep(_AROUND)
+                await run.rest(given.stop * LEASE)
                 await run.resume(relay)
                 await asyncio.sleep(_AROUND)
             elif clock is not None:

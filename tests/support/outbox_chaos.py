@@ -39,6 +39,8 @@ __all__ = ["OutboxRun", "end_leases"]
 _QUIET = 6.0  # seconds, more than the first delay of a retry
 
 _APP = """
+import logging
+
 from openviper.core.email import EmailMiddleware, send_email
 from openviper.db import transaction
 from sqlalchemy import text
@@ -87,6 +89,7 @@ async def shop(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
+logging.basicConfig(level=logging.INFO)  # what is logged explains some of the duplicates
 app = EmailMiddleware(shop)
 """
 _SETTINGS = """
@@ -289,6 +292,12 @@ class OutboxRun:
                 return
             os.kill(relay.pid, signal.SIGCONT)
             await asyncio.sleep(self._chance.uniform(0.0, 0.1))
+
+    async def rest(self, seconds: float) -> None:
+        """Have no orders come for a time."""
+        self._customers.url = None
+        await asyncio.sleep(seconds)
+        self._serve(self._web)
 
     async def resume(self, relay: _Process) -> None:
         """SIGCONT a relay once others have taken over what it had."""

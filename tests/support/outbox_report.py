@@ -1,8 +1,10 @@
 """Explain what became of the mail of a run with the database outbox, by the windows of ``docs/outbox.md``."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from support.rabbitmq_trace import RabbitmqTrace
@@ -12,9 +14,10 @@ __all__ = ["UNDONE_WITHIN", "WINDOWS", "Arrival", "Crash", "OutboxReport"]
 WINDOWS = {
     "a": "killed between the mail server's answer and its record",
     "b": "lost its lease while it was alive",
-    "c": "killed between RabbitMQ's confirmation and the removal of what it had confirmed",
+    "c": "killed before the removal of what RabbitMQ had accepted, or got no confirmation of it",
     "d": "the deletion was undone by a crash of PostgreSQL",
 }
+_UNCONFIRMED = re.compile(r"message (\S+) stays in the outbox until the broker confirms it")
 UNDONE_WITHIN = 0.6  # seconds before a crash whose deletions may be undone: three times wal_writer_delay
 
 
@@ -86,6 +89,11 @@ class OutboxReport:
         """Return the longest time in seconds from an arrival to the crash that brought its row back."""
         return max((crash.at - at for token in self.duplicates for crash, at in self._undone(token)), default=0.0)
 
+    @cached_property
+    def _unconfirmed(self) -> "Counter[str]":
+        """Count, by Message-ID, how often a relay gave a message to RabbitMQ and got no confirmation."""
+        return Counter(_UNCONFIRMED.findall(self.log))
+
     def explain(self, token: str) -> list[str]:
         """Return a window for each copy of a message after the first one, as far as there are any."""
         return list(self._reasons(token))[: len(self.arrivals[token]) - 1]
@@ -100,7 +108,9 @@ class OutboxReport:
         yield from "b" * sum(token in rows for rows in self.stopped.values())
         if self.trace is not None:
             feeders = sum(token in rows for process, rows in self.killed.items() if process not in senders)
-            yield from "c" * min(self.trace.copies(token) - 1, feeders + self.trace.redelivered_delayed(token))
+            missed = self._unconfirmed[self.ids[token]]
+            most = self.trace.copies(token) - 1
+            yield from "c" * min(most, feeders + missed + self.trace.redelivered_delayed(token))
         yield from "d" * len([at for crash, at in self._undone(token) if crash.at - at <= UNDONE_WITHIN])
 
     def _undone(self, token: str) -> list[tuple[Crash, float]]:

@@ -48,7 +48,7 @@ class RabbitmqTrace:
         return ", ".join(self._history.get(subject, ()))
 
     def __enter__(self) -> Self:
-        self._server.control("trace_on")
+        self._server.evaluate('rabbit_trace:start(<<"/">>)')
         self._thread.start()
         assert self._ready.wait(PATIENCE), "RabbitMQ does not trace"
         return self
