@@ -34,7 +34,10 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     ),
     "Traces": ("openviper.otel", ["instrument", "uninstrument"]),
     "Metrics": ("openviper.metrics", ["observe", "metrics_app", "registry", "sample", "stop_sampling"]),
-    "Checks": ("openviper.core.email", ["verify", "Verification"]),
+    "Checks": (
+        "openviper.core.email",
+        ["verify", "Verification", "health", "Health", "HealthProblem", "HealthEndpoint"],
+    ),
     "Backends": ("openviper.core.email", ["EmailBackend", "get_backend", "build_message"]),
     "In tests": ("openviper.testing", ["Mailbox", "SentMessage", "capture_mail"]),
     "Transactions": (
