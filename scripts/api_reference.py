@@ -91,9 +91,21 @@ def page() -> str:
         for name in names:
             member = _target(members[name])
             if isinstance(member, griffe.Module):  # a function hides the submodule of its name
-                member = _target(_visited(members)[name])
+                member = _hidden(package, members, name)
             parts += _entry(name, member, members.members)
     return "\n".join(parts)
+
+
+def _hidden(package: griffe.Object | griffe.Alias, module: griffe.Object | griffe.Alias, name: str) -> griffe.Object:
+    """Return the function that a submodule of its name hides in ``module``, or in what that imports it from."""
+    member = _visited(module)[name]
+    while isinstance(member, griffe.Alias):
+        path, _, name = member.target_path.rpartition(".")
+        module = package[path.removeprefix("openviper.")]
+        member = module.members[name]
+        if isinstance(member, griffe.Module):
+            member = _visited(module)[name]
+    return member
 
 
 def _visited(module: griffe.Object | griffe.Alias) -> griffe.Module:
