@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from support.commands import Cli
 from support.documents import ROOT, included
 from support.patience import PATIENCE
+from support.programs import run_pytest
 from support.smtpd import SmtpServer
 from support.uvicorn import Uvicorn
 
@@ -122,16 +121,10 @@ async def test_a_commit_that_fails_is_an_error_and_sends_nothing(client, mailbox
 def test_the_tests_of_the_fastapi_shop_pass_and_a_failing_commit_is_told(tmp_path: Path) -> None:
     project = shutil.copytree(EXAMPLES / "fastapi-shop", tmp_path / "shop")
     (project / "test_zz_commit.py").write_text(FAILING_COMMIT)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "."],
-        cwd=project,
-        env={**os.environ, "BROKER_URL": "redis://127.0.0.1:1/0", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 passed" in done.stdout
+    environment = {**os.environ, "BROKER_URL": "redis://127.0.0.1:1/0", "PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
+    ended = run_pytest(project, environment, ".")
+    assert ended.status == 0, ended.output + ended.errors
+    assert "10 passed" in ended.output
 
 
 def test_the_fastapi_shop_needs_no_server_in_debug_mode_and_staging_redirects(tmp_path: Path) -> None:

@@ -2,35 +2,26 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.browser import CHROMIUM, needs_chromium
 from support.documents import ROOT
-from support.patience import PATIENCE
 from support.ports import lasting_port
+from support.programs import run_pytest
 
 HOWTO = ROOT / "docs" / "examples" / "howto"
 # The test client of Starlette warns about the httpx that it is used with.
 _ALLOWED = "ignore:Using `httpx` with `starlette.testclient` is deprecated"
-ALONE = sorted(path.name for path in HOWTO.iterdir() if path.is_dir() and path.name != "playwright")
+ALONE = sorted(path.name for path in HOWTO.iterdir() if path.is_dir() and path.name not in ("playwright", "postgres"))
 
 
 def run_tests(folder: Path, **environment: str) -> str:
     """Run the tests in ``folder`` with pytest, and return its output; they must pass."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-W", _ALLOWED, "-p", "no:cacheprovider", "."],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    ended = run_pytest(folder, {**os.environ, "PYTHONPATH": path, **environment}, "-W", _ALLOWED, ".")
+    assert ended.status == 0, ended.output + ended.errors
+    return ended.output
 
 
 @pytest.mark.parametrize("name", ALONE)

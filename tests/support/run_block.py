@@ -1,4 +1,4 @@
-"""Runs one block of the documentation: ``run_block.py BLOCK THEN SENT``; see ``support.documents.run``."""
+"""Run one block of the documentation in this process, which is its own; see ``support.documents.run``."""
 
 import ast
 import asyncio
@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+__all__ = ["run_block"]
 
-def main(block: str, then: str, report: str) -> None:
+
+def run_block(block: str, then: str, report: str) -> None:
+    """Run the files ``block`` and ``then`` as one main module; write the mail that it sent to ``report`` as JSON."""
     sys.argv = [block]
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": block}
     for file in (block, then):
@@ -68,7 +71,3 @@ def _sent() -> Iterator[dict[str, Any]]:
             "calendar": None if prepared.calendar is None else prepared.calendar.text,
             "attachments": [[part.filename, part.mimetype, len(part.content)] for part in prepared.attachments],
         }
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
