@@ -71,11 +71,12 @@ def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) 
     idle = [queue for queue, stats in single.items() if stats.waiting and not stats.consumers]
     idle = [queue for queue in idle if not paused & {None, mailer_of(queue)}]
     if idle:
-        raise click.ClickException(
+        reason = (
             "mail waits in the outbox, and no relay works: start your application, or `viperctl email relay`"
             if alone
             else f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
         )
+        raise click.ClickException(f"{reason} (docs: troubleshooting#stays-queued)")
 
 
 def _print_json(path: Path, settings: str | None) -> None:

@@ -184,7 +184,7 @@ class Mailer:
             if not consumers:
                 logger.warning(
                     "mail%s is queued on %s, but no worker consumes the queue %s now: start one with `viperctl "
-                    "runworker`%s",
+                    "runworker`%s (docs: troubleshooting#stays-queued)",
                     "" if name == DEFAULT_MAILER else f" of the mailer {name}",
                     queue.address,
                     mail_queue,

@@ -55,7 +55,7 @@ class Wrappers:
         logger.warning(
             "%s runs an application to which mail is not attached, so requests wait for the mail "
             "server: give it the wrapped one (app = EmailMiddleware(api), then `%s module:app`), or attach mail to the "
-            "one that it runs: Email().attach(api)",
+            "one that it runs: Email().attach(api) (docs: troubleshooting#slow)",
             server,
             server,
         )

@@ -201,8 +201,8 @@ class EmailSettings(CheckedSettings):
     )
     suppress: MaybeFunction = Field(
         None,
-        description="Function `(addresses, stream)`, async or plain, or its dotted path, that returns those not to be "
-        "mailed; asked before each attempt. None: everybody is mailed.",
+        description="Function `(addresses, stream)`, async or plain, or its dotted path, that returns the addresses "
+        "not to mail; called before each attempt. None: no address is left out.",
     )
     always_streams: Texts = Field(
         (), description="Streams that a suppression without a stream does not stop, such as password resets."
@@ -222,9 +222,7 @@ class EmailSettings(CheckedSettings):
         description="Addresses that get one copy of each message in place of its recipients, as staging needs it. "
         "Empty or None: nothing is redirected.",
     )
-    redirect_except: MailboxesOrDomains = Field(
-        (), description="Addresses and domains whose mail `redirect_to` leaves alone."
-    )
+    redirect_except: MailboxesOrDomains = Field((), description="Addresses and domains whose mail is not redirected.")
     redirect_bcc: Flag = Field(False, description="Name Bcc recipients, too, in the header of a redirected copy.")
     dkim: DkimKeys = Field(
         NamedSettings(),
@@ -234,7 +232,7 @@ class EmailSettings(CheckedSettings):
         "is not signed.",
     )
     dkim_unsigned: Texts = Field(
-        (), description="Header fields to leave unsigned, as a server on the way rewrites them."
+        (), description="Header fields to leave unsigned, because a server on the way rewrites them."
     )
     fail_silently: Flag = Field(
         False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
@@ -243,7 +241,7 @@ class EmailSettings(CheckedSettings):
         None,
         validation_alias=AliasChoices("use_background_worker", "background"),
         description="Queue mail for a worker through the broker; alias `background`. None: if the broker answers. "
-        "False: never. True: as None, since mail falls back if the broker does not answer.",
+        "False: never. True: same as None, because mail is sent without the broker if it does not answer.",
     )
 
     pool_size: Count = Field(
@@ -270,7 +268,7 @@ class EmailSettings(CheckedSettings):
     )
     outbox_wait: Flag = Field(
         False,
-        description="Store the deferred mail of a request before its response ends. False: just after it, so that the "
+        description="Store a request's deferred mail before its response ends. False: just after it, so that the "
         "response does not wait.",
     )
     retries: Retries = Field(
@@ -290,7 +288,7 @@ class EmailSettings(CheckedSettings):
         "retry",
         description="How the queue treats a message that the server may have accepted: the connection ended, or the "
         "worker was killed, after the end of the message. retry: send it again, perhaps a second time. hold: keep it "
-        "as failed until somebody decides.",
+        "as failed until you decide.",
     )
     failed_keep: Span = Field(
         604800.0, description='Seconds for which failed messages are kept; also a timedelta or "7 days". 0: not kept.'
@@ -319,14 +317,15 @@ class EmailSettings(CheckedSettings):
     state_dir: MaybeAbsolutePath = Field(
         None,
         description="Folder that keeps the pause flag of `viperctl email pause` where there is neither Redis nor "
-        "`outbox`; created with mode 0700, and refused if another user owns or may use it. None: only those keep one.",
+        "`outbox`; created with mode 0700, and refused if another user owns or may use it. None: only Redis and "
+        "`outbox` keep one.",
     )
     discard_on_error: Flag = Field(
         False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."
     )
     allow_partial: Flag = Field(
         True,
-        description="Deliver to the other recipients if some are refused. False: then no recipient of that envelope.",
+        description="Deliver to the other recipients if some are refused. False: if one is refused, nobody gets it.",
     )
 
     max_attachment_bytes: Bytes = Field(25 * 1024**2, description='Most bytes of one attachment, or "25 MB".')

@@ -60,7 +60,12 @@ __all__ = [
 
 _LOGIN_HINT = """; the server requires a login (EMAIL["username"]) or encryption (EMAIL["use_tls"]) first"""
 _RECIPIENTS_HINT = """; lower EMAIL["max_recipients_per_message"]: more recipients then get envelopes of their own"""
-_SIZE_HINT = "; the message is too large for this server: send a link in place of a large attachment"
+_SIZE_HINT = (
+    "; the message is too large for this server: send a link in place of a large attachment "
+    "(docs: troubleshooting#refused)"
+)
+
+_UNCERTAIN = "; the message may or may not have been accepted (docs: troubleshooting#arrives-twice)"
 
 # All that aiosmtplib raises during a handshake; anything else is a bug here and must surface as it is.
 HANDSHAKE_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)
@@ -133,7 +138,7 @@ def wire_error(peer: str, step: str, failure: WireFailure, *, body_sent: bool) -
     ``body_sent`` means that the whole message, its end included, has left this process, so that the outcome is
     uncertain (RFC 1047).
     """
-    end = "; the message may or may not have been accepted" if body_sent else ""
+    end = _UNCERTAIN if body_sent else ""
     kind = DeliveryTimeout if failure.kind == "silent" else ConnectionFailed
     summary = f"{peer}: {step}: {_SUMMARIES[failure.kind]}{end}"
     return kind(f"{peer}: {step}: {failure.detail}{end}", temporary=True, uncertain=body_sent, summary=summary)

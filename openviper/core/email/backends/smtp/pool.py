@@ -532,7 +532,7 @@ class ConnectionPool:
         if not waiter.done():
             text = (
                 f'{self._peer}: none of {self._settings.pool_size} connections (EMAIL["pool_size"]) became free '
-                f"in {self._acquire_timeout:g} s"
+                f"in {self._acquire_timeout:g} s (docs: troubleshooting#slow)"
             )
             waiter.set_exception(PoolTimeout(text, temporary=True, summary=text))
 

@@ -4,7 +4,13 @@ import socket
 from collections.abc import Mapping
 
 from openviper.core.email.backends.smtp.errors import causes, certificate_error, is_greeting_error, is_tls_error
-from openviper.core.email.errors import ConnectionFailed, DeliveryError, RecipientsRefused
+from openviper.core.email.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    DeliveryError,
+    MessageRefused,
+    RecipientsRefused,
+)
 from openviper.core.email.settings import EmailSettings, settings_origin
 
 __all__ = ["NO_ADDRESS", "NO_GREETING", "UNREACHABLE", "failure_remedy", "reply_remedy", "tls_remedy"]
@@ -55,7 +61,23 @@ _CLOSING = (
 
 
 def failure_remedy(failure: DeliveryError, settings: EmailSettings) -> str | None:
-    """Return what may be done about a failed delivery, without contacting the server; None if nothing is known."""
+    """Return what may be done about a failed delivery, and the section of the docs about it; None if nothing is known.
+
+    Does not contact the server.
+    """
+    remedy = _known_remedy(failure, settings)
+    return remedy and f"{remedy} (docs: {_section(failure)})"
+
+
+def _section(failure: DeliveryError) -> str:
+    if isinstance(failure, AuthenticationFailed) or failure.code in (530, 534, 535, 538):
+        return "troubleshooting#login"
+    if isinstance(failure, MessageRefused | RecipientsRefused):
+        return "troubleshooting#refused"
+    return "troubleshooting#connection"
+
+
+def _known_remedy(failure: DeliveryError, settings: EmailSettings) -> str | None:
     if by_code := reply_remedy(failure, settings, None):
         return by_code
     if failure.code is not None or not isinstance(failure, ConnectionFailed | TimeoutError):

@@ -74,6 +74,7 @@ def _worker(count: int, queue: str) -> CheckResult:
     remedy = "start one: viperctl runworker"
     if queue != QUEUE:
         remedy += "; restart those that started before the settings named this mailer"
+    remedy += " (docs: troubleshooting#stays-queued)"
     return CheckResult.failed("worker", f"no worker consumes the queue {queue}", remedy)
 
 

@@ -19,6 +19,7 @@ from openviper.conf import override
 from openviper.core.email import DeliveryError, send_email
 from openviper.core.email.backends.smtp.remedies import NO_ADDRESS, UNREACHABLE
 
+CONNECTION = " (docs: troubleshooting#connection)"
 APPS = Path(__file__).parents[4] / "apps"
 
 
@@ -35,16 +36,16 @@ def notes(error: DeliveryError) -> list[str]:
 
 async def test_a_closed_port_has_the_remedy_of_email_check() -> None:
     error = await failure(host="127.0.0.1", port=lasting_port())
-    assert notes(error) == [f"-> {UNREACHABLE}"]
+    assert notes(error) == [f"-> {UNREACHABLE}{CONNECTION}"]
 
 
 async def test_a_name_without_an_address_has_the_remedy_of_email_check() -> None:
-    assert notes(await failure(host="no-such-host.invalid")) == [f"-> {NO_ADDRESS}"]
+    assert notes(await failure(host="no-such-host.invalid")) == [f"-> {NO_ADDRESS}{CONNECTION}"]
 
 
 async def test_a_server_that_nobody_has_named_is_said_to_be_the_default() -> None:
     (note,) = notes(await failure(port=lasting_port()))
-    assert note == '-> set EMAIL["host"], which is not set; the settings come from override()'
+    assert note == f'-> set EMAIL["host"], which is not set; the settings come from override(){CONNECTION}'
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ async def test_a_silent_failure_logs_the_remedy(caplog: pytest.LogCaptureFixture
     with override(EMAIL={"host": "no-such-host.invalid", "default_sender": "shop@example.test"}):
         assert not await send_email("a@example.test", "Hello", "Hi", fail_silently=True)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.endswith(f"; {NO_ADDRESS}")
+    assert warning.endswith(f"; {NO_ADDRESS}{CONNECTION}")
 
 
 def test_under_uvicorn_the_first_failed_attempt_is_told_at_once_with_the_remedy() -> None:
@@ -97,5 +98,5 @@ def test_under_uvicorn_the_first_failed_attempt_is_told_at_once_with_the_remedy(
         server.read_until("attempt 1 failed")
         (line, *_) = [line for line in server.log if "attempt 1 failed" in line]
         assert re.search(r"next one in 1 s: 127\.0\.0\.1:\d+: connecting: Connection refused; ", line)
-        assert line.rstrip().endswith(UNREACHABLE)
+        assert line.rstrip().endswith(f"{UNREACHABLE}{CONNECTION}")
         server.stop()
