@@ -20,6 +20,7 @@ from support.uvicorn import Uvicorn
 __all__ = ["postgres_url"]
 
 EXAMPLE = ROOT / "docs" / "examples" / "outbox"
+POSTGRES_ONLY = ROOT / "docs" / "examples" / "howto" / "postgres"
 
 
 def own_database(server: str) -> str:
@@ -83,6 +84,29 @@ def test_the_project_of_the_page_migrates_and_delivers_what_a_killed_process_lef
         with Uvicorn("app:app", tmp_path, environment):
             (message,) = smtp.wait_for(1)
     assert (message.recipients, message.parse()["Subject"]) == (["alice@example.com"], "Order 1")
+
+
+def test_with_postgresql_only_an_order_is_mailed_and_later_mail_waits_in_its_table(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """docs/howto-postgres.md"""
+    shutil.copytree(POSTGRES_ONLY, tmp_path, dirs_exist_ok=True)
+    environment = {"DATABASE_URL": own_database(postgres_url), "OPENVIPER_SETTINGS_MODULE": "settings"}
+    with SmtpServer() as smtp:
+        environment |= {"EMAIL_HOST": smtp.host, "EMAIL_PORT": str(smtp.port), "EMAIL_TIMEOUT": str(PATIENCE)}
+        with Uvicorn("app:app", tmp_path, environment) as server:
+            httpx.post(f"{server.url}/orders", json={"email": "alice@example.com"}, timeout=PATIENCE).raise_for_status()
+            (message,) = smtp.wait_for(1)
+    assert (message.recipients, message.parse()["Subject"]) == (["alice@example.com"], "Order 1")
+    check = subprocess.run(
+        [Path(sys.executable).with_name("viperctl"), "email", "outbox", "check"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "0 waiting, 0 leased, 1 later, 0 failed" in check.stdout, check.stdout + check.stderr
 
 
 END_LEASES = """
