@@ -62,7 +62,9 @@ from openviper.core.email import EmailSettings
 from openviper.exceptions import ImproperlyConfigured
 
 try:
-    EmailSettings.load({"hots": "smtp.example.com", "port": 0, "use_tls": True, "use_ssl": True})
+    EmailSettings.load(
+        {"hots": "localhost", "port": 0, "use_tls": True, "use_ssl": True}
+    )
 except ImproperlyConfigured as error:
     print(error)
 ```

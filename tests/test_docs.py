@@ -11,12 +11,14 @@ from xml.etree import ElementTree as ET
 
 import icalendar
 import pytest
+from click.testing import CliRunner
 from support.documents import ROOT, Block, blocks, normalised, pages, run, run_tests
 from support.patience import PATIENCE
 
 import openviper.core.email
 import openviper.db
 import openviper.testing
+from openviper.cli import viperctl
 from openviper.core.email import DeliveryMode
 from openviper.core.email.settings import EmailSettings
 from scripts import api_reference, write_examples
@@ -286,14 +288,9 @@ def test_commands_of_the_pages_and_their_options_exist() -> None:
     named = {(*re.findall(r"^[a-z ]+|--[a-z-]+", line or span),) for line, span in lines} - {()}
     assert ("email failed retry ", "--all") in named
     for command, *options in sorted(named):
-        done = subprocess.run(
-            [sys.executable, "-m", "openviper.cli", "viperctl", *command.split(), "--help"],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, command
-        assert [option for option in options if option not in done.stdout] == [], command
+        shown = CliRunner().invoke(viperctl, [*command.split(), "--help"])
+        assert shown.exit_code == 0, f"{command}: {shown.output}"
+        assert [option for option in options if option not in shown.output] == [], command
 
 
 def test_every_dependency_has_its_reason() -> None:

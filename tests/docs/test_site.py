@@ -1,8 +1,8 @@
 """The documentation as a site: it builds without a warning, leads nowhere wrong, and needs no other host."""
 
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, expect
 from selectolax.lexbor import LexborHTMLParser
-from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
+from support.browser import DESKTOP, PHONE, chromium, needs_chromium, opened_context
 from support.documents import ROOT
 from support.patience import PATIENCE
 
@@ -69,15 +71,28 @@ def test_every_page_of_the_docs_is_a_page_of_the_site(pages: list[Path]) -> None
     assert {path.stem for path in pages} == sources | {"404"}
 
 
-@pytest.mark.parametrize("fault", ["[x](gone.md)", "[x](queue.md#gone)", "[x](/queue)"])
-def test_a_page_that_leads_nowhere_ends_the_build(tmp_path: Path, fault: str) -> None:
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
-    with (tmp_path / "docs" / "index.md").open("a") as page:
-        page.write(f"\n{fault}\n")
-    done = build(tmp_path, tmp_path / "site")
-    assert done.returncode != 0
-    assert "gone" in done.stdout or "absolute link" in done.stdout
+def test_the_settings_of_the_site_are_those_that_zensical_reads() -> None:
+    """It reads all of mkdocs.yml but these, and replaces some plug-ins, of which the search is one."""
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert settings.keys() & {"hooks", "remote_branch", "remote_name", "validation"} == set()
+    assert settings["plugins"] == ["search"]
+
+
+def test_every_link_of_the_site_leads_to_a_page_and_an_anchor_of_it(site: Path, pages: list[Path]) -> None:
+    parsed = {path.name: LexborHTMLParser(path.read_text()) for path in pages if path.stem != "404"}
+    anchors = {name: {node.attributes["id"] for node in page.css("[id]")} for name, page in parsed.items()}
+    wrong, count = [], 0
+    for name, page in parsed.items():
+        for node in page.css("main a[href]"):
+            target = urlsplit(node.attributes["href"] or "")
+            if target.scheme:
+                continue
+            count += 1
+            linked = target.path or name
+            if not (site / linked).is_file() or (target.fragment and target.fragment not in anchors[linked]):
+                wrong.append(f"{name}: {node.attributes['href']}")
+    assert wrong == []
+    assert count > 500
 
 
 def test_nothing_of_the_site_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:
@@ -94,20 +109,132 @@ def test_nothing_of_the_site_is_loaded_from_elsewhere(site: Path, pages: list[Pa
     assert [address for address in loaded if re.search(r"//(?!www\.w3\.org/)", address)] == []
 
 
+# What a user types into the search, and the page that has the answer.
+SEARCHES = {
+    "gmail": "providers",
+    "microsoft 365": "providers",
+    "amazon ses": "providers",
+    "postmark": "providers",
+    "mailgun": "providers",
+    "sendgrid": "providers",
+    "brevo": "providers",
+    "resend": "providers",
+    "oauth2": "providers",
+    "app password": "troubleshooting",
+    "535": "troubleshooting",
+    "starttls": "settings",
+    "connection refused": "troubleshooting",
+    "certificate verify failed": "troubleshooting",
+    "port 587": "troubleshooting",
+    "timed out": "troubleshooting",
+    "spam": "troubleshooting",
+    "slow": "troubleshooting",
+    "arrives twice": "troubleshooting",
+    "troubleshooting": "troubleshooting",
+    "dkim": "howto-dkim",
+    "spf": "howto-dkim",
+    "dmarc": "howto-dkim",
+    "webhook": "howto-bounces",
+    "bounce": "howto-bounces",
+    "complaint": "howto-bounces",
+    "unsubscribe": "howto-unsubscribe",
+    "newsletter": "howto-newsletter",
+    "password reset": "howto-password-reset",
+    "confirmation link": "howto-confirmation",
+    "pdf": "howto-invoice",
+    "upload": "howto-uploads",
+    "calendar": "invitations",
+    "attachment": "attachments",
+    "inline image": "attachments",
+    "kubernetes": "howto-kubernetes",
+    "docker": "howto-mailpit",
+    "mailhog": "index",
+    "celery": "index",
+    "systemd": "production",
+    "postgresql": "howto-postgres",
+    "alembic": "outbox",
+    "redis": "queue",
+    "rabbitmq": "queue",
+    "retry": "queue",
+    "schedule": "queue",
+    "worker": "production",
+    "rate limit": "production",
+    "failover": "mailers",
+    "staging": "staging",
+    "idempotency": "keys",
+    "duplicate": "keys",
+    "rollback": "transactions",
+    "sqlalchemy": "transactions",
+    "pytest": "testing",
+    "unittest": "testing",
+    "playwright": "howto-playwright",
+    "jinja": "messages",
+    "markdown": "messages",
+    "html": "messages",
+    "reply-to": "messages",
+    "bcc": "messages",
+    "json api": "inbox-api",
+    "django": "from-django",
+    "flask-mail": "from-flask-mail",
+    "fastapi-mail": "from-fastapi-mail",
+    "smtplib": "from-smtplib",
+    "nodemailer": "index",
+    "header injection": "security",
+    "lgpl": "design",
+    "opentelemetry": "tracing",
+    "prometheus": "metrics",
+    "erase": "howto-find",
+    "environment variable": "settings",
+    "async": "start-fastapi",
+}
+
+
+@pytest.fixture(scope="module")
+def index(site: Path) -> list[dict[str, Any]]:
+    """The index that the build has written for the search: sections of pages, each with location, title and text."""
+    sections = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    return [{**section, "text": re.sub(r"<[^>]+>", " ", section["text"])} for section in sections]
+
+
+def found_pages(index: list[dict[str, Any]], words: str) -> list[str]:
+    """Return the pages that have all the words, at the beginning of theirs, those with them in a title first.
+
+    Like the theme's search: titles count for more than text, and within a text it is the share of the words.
+    """
+    scores: dict[str, float] = {}
+    for section in index:
+        page = section["location"].partition(".html")[0] or "index"
+        title, text = section["title"].casefold(), section["text"].casefold()
+        found = [
+            (len(re.findall(rf"\b{re.escape(word)}", title)), len(re.findall(rf"\b{re.escape(word)}", text)))
+            for word in re.split(r"[\s-]+", words)
+        ]
+        if all(in_title or in_text for in_title, in_text in found):
+            share = sum(1000 * in_title + in_text for in_title, in_text in found) / (1 + len(text.split()) ** 0.5)
+            scores[page] = max(scores.get(page, 0), share)
+    return sorted(scores, key=lambda page: -scores[page])
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_the_search_finds_the_page_that_has_the_answer(index: list[dict[str, Any]], words: str) -> None:
+    assert SEARCHES[words] in found_pages(index, words)[:4]
+
+
 @needs_chromium
-@pytest.mark.parametrize("viewport", VIEWPORTS)
-async def test_every_page_can_be_read_in_a_browser(
-    url: str, pages: list[Path], chromium: Browser, viewport: ViewportSize
-) -> None:
+async def test_every_page_can_be_read_in_a_browser(url: str, pages: list[Path], chromium: Browser) -> None:
+    """In the width of a telephone and of a desk, one after the other: loading a page is what takes time."""
     problems: list[str] = []
-    async with opened_context(chromium, viewport=viewport) as context:
+    async with opened_context(chromium) as context:
         page = await context.new_page()
         page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
         page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         for path in pages:
+            await page.set_viewport_size(PHONE)
             await page.goto(url + path.name, wait_until="load")
-            problems += [f"{path.name}: {problem}" for problem in await look_at(page)]
+            problems += [f"{path.name} on a telephone: {problem}" for problem in await look_at(page)]
+            await page.set_viewport_size(DESKTOP)
+            problems += [f"{path.name} on a desk: {problem}" for problem in await look_at(page)]
     assert problems == []
 
 
@@ -127,21 +254,23 @@ RULES = {"rules": {"aria-dialog-name": {"enabled": False}}}
 
 
 @needs_chromium
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_nothing_serious_on_the_site(
-    url: str, chromium: Browser, scheme: Literal["light", "dark"]
-) -> None:
+async def test_axe_finds_nothing_serious_on_the_site(url: str, chromium: Browser) -> None:
     found = []
-    async with opened_context(chromium, color_scheme=scheme) as context:
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    async with opened_context(chromium) as context:
         page = await context.new_page()
-        for name in ("index", "inbox", "messages", "production"):  # tables, pictures, all languages of code
+        for name in ("index", "troubleshooting", "howto-newsletter", "production"):  # tables, pictures, kinds of code
             await page.goto(f"{url}{name}.html")
-            results = await Axe().run(page, options=RULES)
-            found += [
-                f"{name}: {violation['id']}: {violation['nodes'][0]['html']}"
-                for violation in results.response["violations"]
-                if violation["impact"] in ("serious", "critical")
-            ]
+            for scheme in schemes:
+                await page.emulate_media(color_scheme=scheme)
+                shown = "slate" if scheme == "dark" else "default"
+                await expect(page.locator("body")).to_have_attribute("data-md-color-scheme", shown)
+                results = await Axe().run(page, options=RULES)
+                found += [
+                    f"{name}, {scheme}: {violation['id']}: {violation['nodes'][0]['html']}"
+                    for violation in results.response["violations"]
+                    if violation["impact"] in ("serious", "critical")
+                ]
     assert found == []
 
 
