@@ -186,22 +186,25 @@ class Dispatcher:
                 return True
         return False
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, *, deadline: float | None = None) -> None:
         """Deliver what is left within ``timeout`` seconds, then close; what could not be is logged one by one.
+
+        ``deadline`` is the loop's time at which these are over; None: they begin now.
 
         A message that waits for its retry gets one attempt at once, and so does one that fails meanwhile. One that may
         not be sent, because sending is paused, is given to the broker.
         """
-        deadline = asyncio.get_running_loop().time() + timeout
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout if deadline is None else deadline
         self._draining = True
         self._resume_interrupted()
         for delivery in tuple(self._waiting):
             self._retry_last(delivery)
         self._hand_over_paused()
         if self._handing_over is not None:
-            await asyncio.wait([self._handing_over], timeout=max(timeout, _LEAST))
+            await asyncio.wait([self._handing_over], timeout=max(deadline - loop.time(), _LEAST))
         # In rounds, since the last tasks of an application may still send.
-        while (pending := self._pending()) and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        while (pending := self._pending()) and (left := deadline - loop.time()) > 0:
             await asyncio.wait([delivery.done for delivery in pending], timeout=left)
         self.closed = True
         for delivery in self._pending():

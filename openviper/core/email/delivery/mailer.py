@@ -31,6 +31,7 @@ __all__ = ["Mailer"]
 logger = logging.getLogger("openviper.email")
 
 _DETECTION_LIMIT = 2.0  # seconds that a startup waits for the broker
+_RECORDED_WITHIN = 1.0  # seconds for the results of a drain that has taken all of shutdown_timeout
 
 
 class Mailer:
@@ -137,21 +138,25 @@ class Mailer:
                 await transport.open()
 
     async def aclose(self) -> None:
-        """Deliver what the dispatcher holds within ``shutdown_timeout``, then close the transport."""
+        """Deliver what the dispatcher holds, and close: all within ``shutdown_timeout`` and a second more."""
         if self.closed:
             return
+        loop, timeout = asyncio.get_running_loop(), self.settings.shutdown_timeout
+        deadline = loop.time() + timeout
         if self.outbox is not None:
-            await self.outbox.settled(self.settings.shutdown_timeout)
+            await self.outbox.settled(timeout / 2)  # the deliveries need time as well, if the database does not answer
         relay_ended = None
         if self._relay is not None:
-            relay_ended = asyncio.create_task(self._relay.stop(self.settings.shutdown_timeout))
-        await self.dispatcher.drain(self.settings.shutdown_timeout)
-        await record_pending(self.settings.shutdown_timeout)
+            relay_ended = asyncio.create_task(self._relay.stop(max(0.0, deadline - loop.time())))
+        await self.dispatcher.drain(timeout, deadline=deadline)
+        # What has been sent is sent again if that is not recorded.
+        deadline = max(deadline, loop.time() + _RECORDED_WITHIN)
+        await record_pending(max(0.0, deadline - loop.time()))
         if relay_ended is not None:
             await relay_ended
         if self.outbox is not None:
-            await self.outbox.aclose(self.settings.shutdown_timeout)
-        await drain_listeners(self.settings.shutdown_timeout)
+            await self.outbox.aclose(max(0.0, deadline - loop.time()))
+        await drain_listeners(max(0.0, deadline - loop.time()))
         if self.own_transport.opened:
             await self.own_transport.aclose()
 

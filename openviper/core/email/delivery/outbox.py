@@ -199,12 +199,15 @@ class Outbox:
             await asyncio.wait(self._tasks, timeout=timeout)
 
     async def aclose(self, timeout: float) -> None:
-        """Record what is known, and leave the rest to the relays of other processes."""
+        """Record what is known within ``timeout`` seconds, and leave the rest to the relays of other processes."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         try:
-            await self.keeper.release(self.keeper.unanswered() - self.maybe_sent)
+            async with asyncio.timeout_at(deadline):
+                await self.keeper.release(self.keeper.unanswered() - self.maybe_sent)
         except Exception as error:  # noqa: BLE001 - of any driver; the leases end by themselves
             logger.debug("leases were not ended: %s", type(error).__name__)
-        await self.keeper.aclose(timeout)
+        await self.keeper.aclose(max(0.0, deadline - loop.time()))
         await close_connections(self.keeper.store.engine)
 
     async def _row(self, message: OutgoingMessage, schedule: Schedule) -> NewRow:

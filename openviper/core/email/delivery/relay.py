@@ -102,12 +102,14 @@ class Relay:
     async def stop(self, timeout: float) -> None:
         """Claim nothing more, and wait for the deliveries in progress, at most ``timeout`` seconds."""
         self._stopping.set()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         if self._running is not None:
             await asyncio.wait([self._running], timeout=timeout)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+            await asyncio.wait(self._tasks, timeout=max(0.0, deadline - loop.time()))
         for task in self._tasks:
             task.cancel()  # the lease ends by itself
         await asyncio.gather(*self._tasks, return_exceptions=True)

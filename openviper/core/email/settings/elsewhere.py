@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from openviper.conf.sources import aliases, kinds, variables
 
-__all__ = ["NAMES_ELSEWHERE", "misplaced_values"]
+__all__ = ["NAMES_ELSEWHERE", "misplaced_values", "unshared_values"]
 
 _PREFIX = "EMAIL_"
 
@@ -55,6 +55,18 @@ def misplaced_values(model: type[BaseModel], settings: Mapping[str, Any], module
             yield f"{variable} (environment): is not read; name it {_PREFIX}{key.upper()}"
     if os.environ.get("EMAIL", "").lstrip().startswith("{"):
         yield "EMAIL (environment): a dict is not read from there; give a variable for each setting, such as EMAIL_HOST"
+
+
+def unshared_values(overrides: Mapping[str, Any], call: str) -> Iterator[str]:
+    """Yield a line for each value that ``call`` gives to one application and that all processes must have.
+
+    A script, a command or a worker that sends would send without the hook.
+    """
+    if overrides.get("before_send"):
+        yield (
+            f'{call}{{"before_send": ...}}): scripts, commands and workers would send without it; write '
+            'EMAIL = {"before_send": ...} in the settings module'
+        )
 
 
 def _field(model: type[BaseModel], name: str) -> str | None:

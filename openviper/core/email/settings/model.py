@@ -17,7 +17,7 @@ from openviper.conf.imports import import_string
 from openviper.conf.kinds import Flag
 from openviper.conf.sources import Given, Source, kinds, variables
 from openviper.core.email.errors import InvalidMessage
-from openviper.core.email.settings.elsewhere import NAMES_ELSEWHERE, misplaced_values
+from openviper.core.email.settings.elsewhere import NAMES_ELSEWHERE, misplaced_values, unshared_values
 from openviper.core.email.settings.kinds import (
     Backend,
     Bytes,
@@ -466,7 +466,8 @@ class EmailSettings(CheckedSettings):
             ImproperlyConfigured: lists every fault.
         """
         misplaced = misplaced_values(cls, conf.settings.given if email is None else {}, conf.settings.origin)
-        return load_settings(cls, *cls._sources(overrides, email, call), misplaced=misplaced)
+        unshared = unshared_values(overrides or {}, call)
+        return load_settings(cls, *cls._sources(overrides, email, call), misplaced=(*misplaced, *unshared))
 
     @classmethod
     def sources(cls, mailer: str | None = None) -> Mapping[str, str]:

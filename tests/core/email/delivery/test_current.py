@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from weakref import WeakSet
 
 from support.mailers import memory_mailer
@@ -15,8 +16,9 @@ from openviper.core.email import (
     send_email_sync,
     submit_email,
 )
-from openviper.core.email.delivery import current_mailer, serving_loop, using_mailer
+from openviper.core.email.delivery import Mailer, current_mailer, serving_loop, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
+from openviper.core.email.settings import EmailSettings
 
 INLINE, DEFERRED, QUEUED = DeliveryMode.INLINE, DeliveryMode.DEFERRED, DeliveryMode.QUEUED
 
@@ -90,3 +92,25 @@ async def test_a_replaced_mailer_delivers_what_it_accepted() -> None:
             gc.collect()
             await asyncio.gather(*(delivery.done for delivery in outbox.flush()))
         assert sorted(message.parse()["Subject"] for message in server.messages) == ["deferred", "inline"]
+
+
+async def test_a_mailer_closes_within_one_shutdown_timeout_whatever_hangs() -> None:
+    """A mail server that does not answer takes all of it, and leaves a listener that never ends a second."""
+
+    async def never_ends(_event: object) -> None:
+        await asyncio.Event().wait()
+
+    with SmtpServer() as smtp:
+        gate = smtp.hold("body")
+        email = smtp.settings(default_sender="a@example.test", listeners=[never_ends], shutdown_timeout=3)
+        mailer = Mailer(EmailSettings(**email))
+        await mailer.open()
+        outbox = RequestOutbox()
+        with collecting(outbox), using_mailer(mailer):
+            await send_email("b@example.test", "Stuck", text="x")
+        outbox.flush()
+        await gate.reached()
+        began = time.monotonic()
+        await mailer.aclose()
+        assert 3 <= time.monotonic() - began < 6
+        gate.release()

@@ -306,6 +306,17 @@ def test_one_error_lists_every_fault_with_its_place(monkeypatch: pytest.MonkeyPa
         assert line.startswith(f"{place}: ")
 
 
+@pytest.mark.parametrize("call", ["Email(", "EmailMiddleware(app, "])
+def test_a_hook_that_scripts_and_workers_would_not_have_is_refused(call: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as refused:
+        EmailSettings.load({"before_send": lambda data: data}, call=call)
+    assert str(refused.value).endswith(
+        f'{call}{{"before_send": ...}}): scripts, commands and workers would send without it; write '
+        'EMAIL = {"before_send": ...} in the settings module'
+    )
+    assert EmailSettings.load({"before_send": None}, call=call).before_send == ()
+
+
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
