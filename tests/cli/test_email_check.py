@@ -446,9 +446,8 @@ def test_a_rabbitmq_that_answers_and_takes_no_mail_fails(
     cli: Cli, project: Path, rabbitmq_server: RabbitmqServer
 ) -> None:
     """A user without rights, and a memory alarm."""
-    rabbitmq_server.evaluate(f'rabbit_auth_backend_internal:add_user(<<"shop">>, <<"{SECRET}">>, <<"test">>)')
-    rights = '<<"/">>, <<"^$">>, <<".*">>, <<".*">>'
-    rabbitmq_server.evaluate(f'rabbit_auth_backend_internal:set_permissions(<<"shop">>, {rights}, <<"test">>)')
+    rabbitmq_server.add_user("shop", SECRET)
+    rabbitmq_server.grant("shop", "^$", ".*", ".*")
     login = rabbitmq_server.url.replace("guest:guest@", "")
     scheme, _, address = login.partition("://")
     forbidden = {"broker": "rabbitmq", "broker_url": f"{scheme}://shop:{SECRET}@{address.rpartition('@')[2]}"}

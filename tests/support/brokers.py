@@ -12,12 +12,22 @@ from support.patience import PATIENCE
 from support.rabbitmq import RabbitmqServer, rabbitmq_server
 from support.redis import redis_server
 
-__all__ = ["broker", "queueing_again", "rabbitmq_server", "redis_server", "until_available"]
+__all__ = ["broker", "queueing_again", "rabbitmq_server", "redis_server", "until_available", "usual_broker"]
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
     """Each test runs on either; it begins running and with empty queues."""
+    yield from _either(request)
+
+
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.long)])
+def usual_broker(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
+    """As ``broker``, but on RabbitMQ with ``--long`` only: for what depends little on the broker."""
+    yield from _either(request)
+
+
+def _either(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
     server: BrokerServer = request.getfixturevalue(f"{request.param}_server")
     yield server
     if isinstance(server, RabbitmqServer):

@@ -113,6 +113,19 @@ class RabbitmqServer(BrokerServer):
         """Take back what ``limit_deliveries`` did."""
         self.evaluate('rabbit_policy:delete(<<"/">>, <<"limit">>, <<"test">>)')
 
+    def add_user(self, name: str, password: str) -> None:
+        """Add a user without rights."""
+        self.evaluate(f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"test">>)')
+
+    def delete_user(self, name: str) -> None:
+        """Take the user away."""
+        self.evaluate(f'rabbit_auth_backend_internal:delete_user(<<"{name}">>, <<"test">>)')
+
+    def grant(self, name: str, configure: str, write: str, read: str) -> None:
+        """Give a user these rights, regular expressions of names, and no others."""
+        rights = ", ".join(f'<<"{right}">>' for right in (configure, write, read)).replace("\\", "\\\\")
+        self.evaluate(f'rabbit_auth_backend_internal:set_permissions(<<"{name}">>, <<"/">>, {rights}, <<"test">>)')
+
     def raise_alarm(self, kind: str) -> None:
         """Have it run low on ``memory`` or ``disk``, and wait until it says so."""
         self.evaluate(_ALARMS[kind])

@@ -228,17 +228,11 @@ class RabbitmqUnderTest(BrokerUnderTest):
             self.server.declare_quorum_queues()
 
     def _begin(self, trouble: str) -> Callable[[], object]:
-        control = self.server.control
-        begin, end = {
-            "memory alarm": (
-                ("set_vm_memory_high_watermark", "0.000001"),
-                ("set_vm_memory_high_watermark", "0.8"),
-            ),
-            "disk alarm": (("set_disk_free_limit", "100000GB"), ("set_disk_free_limit", "50MB")),
-            "no rights": (("set_permissions", "guest", ".*", "", ".*"), ("set_permissions", "guest", ".*", ".*", ".*")),
-        }[trouble]
-        control(*begin)
-        return lambda: control(*end)
+        if trouble == "no rights":
+            self.server.grant("guest", ".*", "", ".*")
+            return lambda: self.server.grant("guest", ".*", ".*", ".*")
+        self.server.raise_alarm(trouble.removesuffix(" alarm"))
+        return self.server.end_alarms
 
     def add_junk(self, variant: int) -> bool:
         sealed = BytesEncoder()

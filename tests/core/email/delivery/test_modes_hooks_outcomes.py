@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from support.broker_server import BrokerServer
-from support.brokers import broker, rabbitmq_server, redis_server, until_available
+from support.brokers import rabbitmq_server, redis_server, until_available
+from support.brokers import usual_broker as broker
 from support.patience import PATIENCE
 from support.smtpd import ReceivedMessage, SmtpServer
 from support.workers import Worker, write_project

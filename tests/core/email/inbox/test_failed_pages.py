@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from support.broker_server import BrokerServer
-from support.brokers import broker, rabbitmq_server, redis_server, until_available
+from support.brokers import rabbitmq_server, redis_server, until_available
+from support.brokers import usual_broker as broker
 from support.inbox import SAME_ORIGIN, Inboxes
 from support.patience import PATIENCE
 from support.smtpd import SmtpServer

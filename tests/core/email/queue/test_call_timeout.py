@@ -4,9 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from support.brokers import usual_broker as broker
 
 from openviper.core.email import DeliveryMode, DeliveryTimeout, submit_email
 from openviper.db import transaction
+
+__all__ = ["broker"]
 
 SHORT = 0.3  # seconds; a send waits longer for its broker by itself
 

@@ -19,11 +19,11 @@ ALL = ("^emails", "^(emails|amq\\.default)", "^emails")
 async def limited(rabbitmq_server: RabbitmqServer, smtp: SmtpServer) -> AsyncIterator[RabbitmqServer]:
     """With a user "shop", who has no rights yet."""
     await asyncio.to_thread(rabbitmq_server.restore)
-    await asyncio.to_thread(rabbitmq_server.control, "add_user", "shop", "very-secret")
+    await asyncio.to_thread(rabbitmq_server.add_user, "shop", "very-secret")
     with override(EMAIL=smtp.settings(default_sender="shop@example.com")):
         yield rabbitmq_server
         await asyncio.to_thread(close_queue)
-    await asyncio.to_thread(rabbitmq_server.control, "delete_user", "shop")
+    await asyncio.to_thread(rabbitmq_server.delete_user, "shop")
     await asyncio.to_thread(rabbitmq_server.restore)
 
 
@@ -45,11 +45,11 @@ async def modes(count: int) -> set[DeliveryMode]:
     ],
 )
 async def test_what_is_forbidden_is_told_once_with_the_remedy(
-    limited: RabbitmqServer, rights: tuple[str, ...] | None, words: str, caplog: pytest.LogCaptureFixture
+    limited: RabbitmqServer, rights: tuple[str, str, str] | None, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "openviper.email")
     if rights is not None:
-        await asyncio.to_thread(limited.control, "set_permissions", "shop", *rights)
+        await asyncio.to_thread(limited.grant, "shop", *rights)
     with override(TASKS=url(limited)):
         assert not await asyncio.to_thread(worker_available)
         for _ in range(3):
@@ -70,7 +70,7 @@ async def test_a_wrong_url_is_told_once(
     limited: RabbitmqServer, wrong: dict[str, str], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "openviper.email")
-    await asyncio.to_thread(limited.control, "set_permissions", "shop", *ALL)
+    await asyncio.to_thread(limited.grant, "shop", *ALL)
     with override(TASKS=url(limited, **wrong)):
         assert not await asyncio.to_thread(worker_available)
         assert await modes(5) == {DeliveryMode.INLINE}
@@ -82,14 +82,14 @@ async def test_a_wrong_url_is_told_once(
 
 @pytest.mark.parametrize("rights", [ALL, ("^$", ALL[1], ALL[2])])
 async def test_the_rights_that_the_remedy_names_are_enough(
-    limited: RabbitmqServer, rights: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    limited: RabbitmqServer, rights: tuple[str, str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """None to declare are needed where the operator has declared the queues."""
     if rights is not ALL:
         with override(TASKS=limited.tasks()):
             assert await asyncio.to_thread(worker_available)
             await asyncio.to_thread(close_queue)
-    await asyncio.to_thread(limited.control, "set_permissions", "shop", *rights)
+    await asyncio.to_thread(limited.grant, "shop", *rights)
     with override(TASKS=url(limited)):
         assert await asyncio.to_thread(worker_available)
         assert await modes(5) == {DeliveryMode.QUEUED}

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.brokers import usual_broker as broker
 from support.workers import Worker
 
 from openviper.core.email import send_email
 from openviper.core.email.queue import queue_service
+
+__all__ = ["broker"]
 
 
 def _group_twice(worker: Worker) -> None:
