@@ -18,6 +18,7 @@ WINDOWS = {
     "d": "the deletion was undone by a crash of PostgreSQL",
 }
 _UNCONFIRMED = re.compile(r"message (\S+) stays in the outbox until the broker confirms it")
+_REPEATED = re.compile(r"^.*message \S+ is taken over.*$", re.MULTILINE)
 UNDONE_WITHIN = 0.6  # seconds before a crash whose deletions may be undone: three times wal_writer_delay
 
 
@@ -54,7 +55,7 @@ class OutboxReport:
     @property
     def repeated(self) -> int:
         """Count the attempts that were told as repeated."""
-        return self.log.count("its worker died during the attempt")
+        return len(_REPEATED.findall(self.log))
 
     @property
     def lost(self) -> set[str]:
