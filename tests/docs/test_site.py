@@ -281,5 +281,3 @@ async def test_the_search_finds_a_page_without_another_host(url: str, chromium: 
         await page.goto(url)
         await page.get_by_role("textbox", name="Search").fill("KillMode")
         await expect(page.get_by_role("link", name="systemd").first).to_be_visible()
-        await page.get_by_role("textbox", name="Search").fill("erase")
-        await expect(page.get_by_role("link", name="Erase an address").first).to_be_visible()
