@@ -142,6 +142,11 @@ def _when(job: "FailedJob") -> str:
     return datetime.fromtimestamp(job.failed_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def _print_protocol(job: "FailedJob") -> None:
+    for number, line in enumerate((job.protocol or "").splitlines()):
+        click.echo(f"{'Protocol' if number == 0 else '':<12}{escape(line)}")
+
+
 def _print_job(job: "FailedJob") -> None:
     from openviper.core.email.settings import DEFAULT_MAILER
 
@@ -158,6 +163,7 @@ def _print_job(job: "FailedJob") -> None:
         click.echo(f"Refused     {escape(address)}  {escape(reply)}")
     for address, reason in job.progress.unconfirmed.items():
         click.echo(f"Perhaps     {escape(address)}  {escape(reason)}")
+    _print_protocol(job)
     if job.payload is not None:
         head = job.payload.summary()
         for field in ("From", "To", "Cc", "Bcc", "Subject"):

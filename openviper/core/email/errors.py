@@ -145,6 +145,8 @@ class DeliveryError(EmailError):
     that reply (see :attr:`Refusal.enhanced`), None without one. ``refused``: address to :class:`Refusal`
     for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
     ``summary``: the reason for logs, without addresses, content and the server's words; None where there is none.
+    ``protocol``: the dialogue of the transaction with ``EMAIL["protocol_log"]``, without content and secrets, addresses
+    cut to their domains; None without one.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class DeliveryError(EmailError):
         self.enhanced = enhanced
         self.summary = summary
         self.refused: dict[str, Refusal] = {}
+        self.protocol: str | None = None
 
 
 class ConnectionFailed(DeliveryError, ConnectionError):

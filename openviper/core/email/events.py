@@ -77,7 +77,7 @@ class DeliveryReport(NamedTuple):
     Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. ``suppressed`` were
     not mailed, as ``EMAIL["suppress"]`` says. ``via`` is the mailer that a failover used; None without a failover.
     ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them, None if none
-    were wanted.
+    were wanted. ``protocol``: the dialogue in which recipients were refused, with ``EMAIL["protocol_log"]``.
     """
 
     accepted: tuple[str, ...]
@@ -86,6 +86,7 @@ class DeliveryReport(NamedTuple):
     suppressed: tuple[str, ...] = ()
     via: str | None = None
     dsn: bool | None = None
+    protocol: str | None = None
 
     @property
     def outcome(self) -> str:

@@ -6,6 +6,7 @@ Steps that concern each attempt (a pause, a suppression, a signature over the by
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from openviper import tracing
 from openviper.core.email.backends.attempt import Attempt, mark_offered
@@ -17,7 +18,7 @@ from openviper.core.email.errors import DeliveryError, DeliveryTimeout, SendingP
 from openviper.core.email.events import Circumstances, DeliveryMode, DeliveryReport, listening
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.tracing import record_error, record_report, start_attempt
-from openviper.core.email.queue.job import Progress
+from openviper.core.email.queue.job import PROTOCOL, Progress
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Postpone, Retry, RetryPolicy, after_attempt
 from openviper.text import counted
 
@@ -98,6 +99,8 @@ def _conclude(
 ) -> Decision:
     """Decide what follows from an attempt that ended with ``outcome``, publish and log it."""
     decision = after_attempt(progress, outcome, policy, now=time.time())
+    if isinstance(decision, GiveUp) and policy.keeps_failures:
+        decision = _with_protocol(decision, outcome)
     if transport.journal is not None:
         transport.journal.record_attempt(message, outcome, decision)
     # A listener may have come during the attempt.
@@ -115,6 +118,15 @@ def _conclude(
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)
     return decision
+
+
+def _with_protocol(decision: GiveUp, outcome: DeliveryReport | Exception) -> GiveUp:
+    """Keep the SMTP dialogue with a message that is given up, if there is one."""
+    protocol = outcome.protocol if isinstance(outcome, DeliveryReport | DeliveryError) else None
+    if protocol is None:
+        return decision
+    progress = decision.progress
+    return replace(decision, progress=replace(progress, extra={**progress.extra, PROTOCOL: protocol}))
 
 
 def fail_attempt(

@@ -77,4 +77,5 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "bcc": head["Bcc"],
         "refused": dict(job.progress.refused),
         "unconfirmed": dict(job.progress.unconfirmed),
+        "protocol": job.protocol,
     }

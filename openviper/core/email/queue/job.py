@@ -23,6 +23,7 @@ from openviper.text import counted
 
 __all__ = [
     "ACTOR",
+    "PROTOCOL",
     "Accepted",
     "AddResult",
     "ClaimedJob",
@@ -46,6 +47,9 @@ _LATEST = 1e12  # Unix seconds
 _MOST_ATTEMPTS = 10**9
 
 ACTOR = "deliver_email"
+
+PROTOCOL = "protocol"
+"""The key of a progress's ``extra`` for the SMTP dialogue of a message that was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,12 @@ class FailedJob(NamedTuple):
     def head(self) -> bytes | None:
         """Return the message's stored head; None where it cannot be read."""
         return None if self.payload is None else self.payload.head
+
+    @property
+    def protocol(self) -> str | None:
+        """Return the SMTP dialogue of its last transaction, if ``EMAIL["protocol_log"]`` was on."""
+        text = self.progress.extra.get(PROTOCOL)
+        return text if isinstance(text, str) else None
 
     @property
     def content_dropped(self) -> bool:

@@ -320,6 +320,12 @@ class EmailSettings(CheckedSettings):
         "`outbox`; created with mode 0700, and refused if another user owns or may use it. None: only Redis and "
         "`outbox` keep one.",
     )
+    protocol_log: Flag = Field(
+        False,
+        description="Keep the SMTP dialogue of its last transaction with a failed message, for `viperctl email failed "
+        "show` and the inbox page: at most 8 kB, without content and secrets, addresses cut to their domains. Never in "
+        "logs.",
+    )
     discard_on_error: Flag = Field(
         False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."
     )

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Scene:
         self.broker = broker
         self.smtp = smtp
         self.tasks = broker.tasks()
-        self.email = smtp.settings(default_sender="shop@example.test", on_uncertain="hold")
+        self.email = smtp.settings(default_sender="shop@example.test", on_uncertain="hold", protocol_log=True)
         self.folder = write_project(folder / "project", tasks=self.tasks, email=self.email)
 
     async def fail(self, *messages: tuple[str, str]) -> list[str]:
@@ -91,6 +92,9 @@ async def test_a_dead_letter_is_listed_with_its_reason_then_retried_or_deleted(i
         assert (listed[0]["subject"], listed[0]["to"], listed[0]["attempts"]) == (HOSTILE, "a@example.test", 1)
         assert list(listed[0]["refused"]) == ["a@example.test"]
         assert not listed[0]["perhaps_delivered"]
+        dialogue = "C: RCPT TO:<...@example.test>\nS: 550"
+        assert dialogue in listed[0]["protocol"]
+        assert escape(dialogue) in page
 
         answer = await client.post("/_mail/failed/purge", data={"id": second}, headers=SAME_ORIGIN)
         assert (answer.status_code, answer.headers["location"]) == (303, "/_mail/failed?purged=1")

@@ -96,15 +96,22 @@ async def test_what_travels_with_a_message_survives_retries_and_the_failed_store
     scene.smtp.refuse("extra@example.com", 451, nth=1)
     scene.smtp.refuse("extra@example.com", 550, nth=2)
     prepared = message("extra", extra={"trace": "00-ab-01", "moods": [1]})
-    await asyncio.to_thread(enqueue, prepared, encode(prepared), Progress(time.time(), extra={"ref": "7"}))
+    await asyncio.to_thread(
+        enqueue,
+        prepared,
+        encode(prepared),
+        Progress(time.time(), extra={"ref": "7", "protocol": "C: MAIL\nS: 550 \x1b[1m"}),
+    )
     with scene.worker():
         (job,) = await failed(1)
         assert job.payload is not None
         assert json.loads(job.payload.head)["extra"] == {"trace": "00-ab-01", "moods": [1]}
-        assert job.progress.extra == {"ref": "7"}
+        assert job.progress.extra["ref"] == "7"
         assert list(job.progress.refused) == ["extra@example.com"]
         shown = await asyncio.to_thread(viperctl, "email", "failed", "show", job.message_id, "--project", scene.folder)
         assert "Subject     extra" in shown.stdout
+        assert "Protocol    C: MAIL\n            S: 550 " in shown.stdout
+        assert "\x1b" not in shown.stdout
         assert await asyncio.to_thread(store().retry_failed, None) == 1
         (arrived,) = await scene.smtp.arrive(1)
     assert arrived.recipients == ["extra@example.com"]

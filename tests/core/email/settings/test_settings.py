@@ -83,6 +83,7 @@ DEFAULTS: dict[str, Any] = {
     "dispatcher_bytes": 64 * 1024 * 1024,
     "state_dir": None,
     "discard_on_error": False,
+    "protocol_log": False,
     "allow_partial": True,
     "max_attachment_bytes": 25 * 1024 * 1024,
     "max_message_bytes": 36 * 1024 * 1024,

@@ -4,10 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from typing import TYPE_CHECKING
 
 from openviper.core.email.backends.smtp.commands import Capabilities
 from openviper.core.email.backends.smtp.errors import FailureKind, WireFailure
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply, ReplyReader
+
+if TYPE_CHECKING:
+    from openviper.core.email.backends.smtp.protocol_log import ProtocolLog
 
 __all__ = ["TRUSTED_FOR", "Connection", "Exchange"]
 
@@ -73,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_closed: ClosedCallback | None = None
         self.needs_reset = False
         self.supports_reset: bool | None = None  # None: RSET was never sent
+        self.protocol: ProtocolLog | None = None  # of the last transaction, if it is recorded
         self.reused = False  # it has carried a message or been idle, so the server may have closed it meanwhile
         self.messages = 0
         self.max_messages = self.expires_at = _NEVER
@@ -121,6 +126,8 @@ class Connection(asyncio.BufferedProtocol):
             WireFailure: the connection has ended.
         """
         limit = self.limit
+        if self.protocol is not None:
+            self.protocol.record_sent(data)
         exchange = Exchange(self._loop.create_future(), expected, limit, limit if final_limit is None else final_limit)
         self.write(data)
         self._expect(exchange)
@@ -226,6 +233,8 @@ class Connection(asyncio.BufferedProtocol):
                 return
             exchange = exchanges[0]
             exchange.replies.append(reply)
+            if self.protocol is not None:
+                self.protocol.record_reply(reply)
             if len(exchange.replies) == exchange.expected:
                 self._finish(exchange)
         if self._reader.fault is not None:
@@ -267,6 +276,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._exchanges:
             exchange = self._exchanges[0]
             exchange.replies.append(reply)
+            if self.protocol is not None:
+                self.protocol.record_reply(reply)
             self._server_closing = True
             self._finish(exchange)
         self._fail("lost", f"the server closed the connection: {reply}")

@@ -71,6 +71,7 @@ class _Envelopes:
         self._refused: dict[str, Refusal] = {}
         self._response = ""
         self._dsn: bool | None = None
+        self._protocol: str | None = None
 
     def add(self, recipients: tuple[str, ...], max_recipients: int) -> None:
         """Let ``recipients`` wait in envelopes of at most ``max_recipients``, before those that wait already."""
@@ -86,20 +87,25 @@ class _Envelopes:
             except TooManyRecipients as error:
                 self.add(recipients, error.limit)
             except RecipientsRefused as error:
+                self._protocol = error.protocol or self._protocol
                 if not self.split(recipients, error):
                     self._record_refused(error)
             except DeliveryError as error:
+                self._protocol = error.protocol or self._protocol
                 # A server that failed, or refused the content, would fail the next envelope too.
                 failure = error
                 self._record_failure(error, recipients)
         if not self._accepted:
             if failure is not None and failure.uncertain and not all(each.uncertain for each in self._refused.values()):
                 failure.refused = self._refused
-            raise failure or RecipientsRefused(
-                f"{counted(len(self._refused), 'recipient')} refused, nothing was sent: {_codes(self._refused)}",
-                accepted=(),
-                refused=self._refused,
-            )
+            if failure is None:
+                failure = RecipientsRefused(
+                    f"{counted(len(self._refused), 'recipient')} refused, nothing was sent: {_codes(self._refused)}",
+                    accepted=(),
+                    refused=self._refused,
+                )
+                failure.protocol = self._protocol
+            raise failure
         if self._refused:
             total = len(self._message.envelope.recipients)
             uncertain = sum(refusal.uncertain for refusal in self._refused.values())
@@ -111,12 +117,15 @@ class _Envelopes:
                 _codes(self._refused),
                 f"; {uncertain} of them may have received it" if uncertain else "",
             )
-        return DeliveryReport(tuple(self._accepted), self._refused, self._response, dsn=self._dsn)
+        return DeliveryReport(
+            tuple(self._accepted), self._refused, self._response, dsn=self._dsn, protocol=self._protocol
+        )
 
     def record(self, recipients: Sequence[str], report: DeliveryReport) -> None:
         """Add the outcome of one transaction; those above the server's limit wait for a further one."""
         self._accepted += report.accepted
         self._response, self._dsn = report.response, report.dsn
+        self._protocol = report.protocol or self._protocol
         later = _above_limit(recipients, report.refused)
         if later:
             self.waiting.appendleft(later)

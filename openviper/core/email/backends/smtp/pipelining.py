@@ -20,9 +20,16 @@ from openviper.core.email.backends.smtp.content import check_content
 from openviper.core.email.backends.smtp.dialogue import UNKNOWN_COMMAND, Dialogue
 from openviper.core.email.backends.smtp.errors import ChunkingRefused, StaleConnection, WireFailure, wire_error
 from openviper.core.email.backends.smtp.pool import ConnectionPool, copy_error
+from openviper.core.email.backends.smtp.protocol_log import ProtocolLog
 from openviper.core.email.backends.smtp.replies import SERVER_CLOSING, Reply
 from openviper.core.email.backends.smtp.transaction import TransactionOptions, check_limits
-from openviper.core.email.errors import AuthenticationFailed, MessageRefused, PoolTimeout, RecipientsRefused
+from openviper.core.email.errors import (
+    AuthenticationFailed,
+    DeliveryError,
+    MessageRefused,
+    PoolTimeout,
+    RecipientsRefused,
+)
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 
@@ -107,6 +114,18 @@ class PipelinedConnection:
         self._time_limit = max(self._time_limit, self._options.time_limit(len(recipients), size))
         exchange, before = await self._write(flight, len(recipients) + 3, message)
         interpreter = _FlightInterpreter(connection, recipients)
+        try:
+            return await self._report(interpreter, exchange, before)
+        except DeliveryError as error:
+            if self._options.protocol_log:
+                error.protocol = _protocol(flight, exchange.replies)
+            raise
+
+    async def _report(
+        self, interpreter: "_FlightInterpreter", exchange: Exchange, before: Exchange | None
+    ) -> DeliveryReport:
+        """Wait for the replies to a flight and interpret them; ``before`` is the flight before."""
+        connection = self.connection
         try:
             await exchange.waiter
         except WireFailure as failure:
@@ -219,6 +238,15 @@ class _FlightInterpreter:
             raise NotAccepted from stale.error
         connection.needs_reset = False
         return report
+
+
+def _protocol(flight: bytes, replies: Sequence[Reply]) -> str:
+    """Return the dialogue of one flight, without those around it."""
+    log = ProtocolLog()
+    log.record_sent(flight)
+    for reply in replies:
+        log.record_reply(reply)
+    return log.text()
 
 
 def _is_out_of_sequence(replies: Sequence[Reply]) -> bool:

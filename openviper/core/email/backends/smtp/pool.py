@@ -31,7 +31,7 @@ from openviper.core.email.backends.smtp.errors import (
 )
 from openviper.core.email.backends.smtp.handshake import connect
 from openviper.core.email.backends.smtp.oauth2 import TokenSource
-from openviper.core.email.backends.smtp.transaction import TransactionOptions, run_transaction
+from openviper.core.email.backends.smtp.transaction import TransactionOptions, run_recorded_transaction, run_transaction
 from openviper.core.email.errors import AuthenticationFailed, ConnectionFailed, DeliveryError, PoolTimeout
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import OutgoingMessage
@@ -102,7 +102,9 @@ class ConnectionPool:
             allow_partial=settings.allow_partial,
             timeout=settings.timeout,
             data_timeout=settings.data_timeout,
+            protocol_log=settings.protocol_log,
         )
+        self._transact = run_recorded_transaction if settings.protocol_log else run_transaction
         self._limiter = limiter_of(settings.host, settings.port, settings.username, settings.rate_limit, reserve)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
@@ -179,7 +181,7 @@ class ConnectionPool:
                 self._check_brake(connection, message)
             connection.messages += 1
             try:
-                report = await run_transaction(connection, message, self.options)
+                report = await self._transact(connection, message, self.options)
                 self.record_sent(connection)
                 return report if message.envelope.dsn is None else self.with_dsn(report, connection)
             except StaleConnection as stale:

@@ -10,13 +10,20 @@ from openviper.core.email.backends.smtp.commands import envelope_commands, needs
 from openviper.core.email.backends.smtp.connection import TRUSTED_FOR, Connection, Exchange
 from openviper.core.email.backends.smtp.content import YIELD_EVERY, DotStuffer, check_content, checked_size, pieces
 from openviper.core.email.backends.smtp.dialogue import Dialogue
-from openviper.core.email.backends.smtp.errors import TooManyRecipients, WireFailure, too_large_error, wire_error
+from openviper.core.email.backends.smtp.errors import (
+    StaleConnection,
+    TooManyRecipients,
+    WireFailure,
+    too_large_error,
+    wire_error,
+)
+from openviper.core.email.backends.smtp.protocol_log import ProtocolLog
 from openviper.core.email.backends.smtp.replies import Reply
-from openviper.core.email.errors import InvalidMessage, MessageRefused, RecipientsRefused
+from openviper.core.email.errors import DeliveryError, InvalidMessage, MessageRefused, RecipientsRefused
 from openviper.core.email.events import DeliveryReport
 from openviper.core.email.message import Content, OutgoingMessage
 
-__all__ = ["TransactionOptions", "check_limits", "run_transaction"]
+__all__ = ["TransactionOptions", "check_limits", "run_recorded_transaction", "run_transaction"]
 
 _ONE_FLIGHT_MAX = 256 * 1024  # bytes of content
 
@@ -27,12 +34,13 @@ _CHUNK = 1024 * 1024  # bytes of one BDAT
 
 @dataclass(frozen=True, slots=True)
 class TransactionOptions:
-    """``one_flight``, ``allow_partial``, ``timeout`` and ``data_timeout`` as in the settings."""
+    """``one_flight``, ``allow_partial``, ``timeout``, ``data_timeout`` and ``protocol_log`` as in the settings."""
 
     one_flight: bool = True
     allow_partial: bool = True
     timeout: float = 10.0
     data_timeout: float = 300.0
+    protocol_log: bool = False
 
     def fits_one_flight(self, recipients: int, size: int) -> bool:
         """True if a message may be sent before the replies to its recipients are known."""
@@ -92,6 +100,24 @@ async def run_transaction(
         raise
     finally:
         connection.expire_at(_NEVER)
+
+
+async def run_recorded_transaction(
+    connection: Connection, message: OutgoingMessage, options: TransactionOptions
+) -> DeliveryReport:
+    """Do as ``run_transaction``, and add the dialogue to an error, and to a report with refused recipients."""
+    log = connection.protocol = ProtocolLog()
+    try:
+        report = await run_transaction(connection, message, options)
+    except StaleConnection as stale:
+        stale.error.protocol = log.text()
+        raise
+    except DeliveryError as error:
+        error.protocol = log.text()
+        raise
+    finally:
+        connection.protocol = None
+    return report._replace(protocol=log.text()) if report.refused else report
 
 
 def check_limits(connection: Connection, message: OutgoingMessage, size: int) -> None:
