@@ -54,7 +54,7 @@ class OutboxNotCreated(DatabaseMisuse):
 
 
 class OutboxMisplaced(DatabaseMisuse):
-    """Mail was sent in a transaction of another database than that of ``EMAIL["outbox"]``."""
+    """Mail was sent in a transaction of another database than that of ``EMAIL["outbox"]``, or of two phases."""
 
 
 class SuppressionNotCreated(DatabaseMisuse):

@@ -317,6 +317,37 @@ async def test_a_transaction_with_mail_fails_without_the_tables() -> None:
     assert subjects == []
 
 
+@pytest.mark.parametrize("kept", ["commit", "no transaction", "bulk", "connection"])
+async def test_send_at_is_the_rows_due_time_and_no_process_has_the_row(kept: str) -> None:
+    at = datetime.now(UTC) + timedelta(days=2)
+    message = EmailMessageData(recipients=["a@example.test"], subject="later", text="Hello", sender=SENDER)
+    async with opened():
+        if kept == "commit":
+            async with transaction():
+                await send("later", send_at=at)
+        elif kept == "no transaction":
+            await send("later", send_at=at)
+        elif kept == "bulk":
+            each = {"recipients": ["a@example.test"], "subject": "later", "text": "Hello", "send_at": at}
+            assert all([receipt async for receipt in send_many([each], background=True)])
+        else:
+            with conf.override(EMAIL={"outbox": "database"}):
+                async with (await db.engine()).begin() as connection:
+                    await connection.run_sync(add, message, send_at=at)
+        ((due, lease, claim, progress),) = await rows("due", "lease", "claim", "progress")
+    assert due == pytest.approx(at.timestamp(), abs=PATIENCE)  # by the database's clock
+    assert (lease, claim) == (None, None)
+    assert Progress.from_json(str(progress)).since == pytest.approx(at.timestamp())
+
+
+async def test_a_session_that_commits_in_two_phases_is_refused_at_the_send() -> None:
+    async with opened(), AsyncSession(await db.engine(), twophase=True) as session:
+        with pytest.raises(OutboxMisplaced, match=r"two phases \(twophase=True\).* send the message after"):
+            async with transaction(session):
+                await send("misplaced")
+    assert (await rows(), subjects) == ([], [])
+
+
 @pytest.mark.parametrize("in_transaction", [True, False])
 async def test_mail_for_later_waits_in_the_outbox_without_a_broker(in_transaction: bool) -> None:
     async with opened() as mailer:

@@ -115,11 +115,16 @@ def translate_missing_table(error: DBAPIError) -> None:
 
 
 async def check_database(session: AsyncSession, keeper: OutboxKeeper) -> None:
-    """Check that ``session`` writes to the database from which the relay reads.
+    """Check that ``session`` writes to the database from which the relay reads, and commits in one phase.
 
     Raises:
-        OutboxMisplaced: it is another one.
+        OutboxMisplaced: it does not.
     """
+    if session.sync_session.twophase:
+        raise OutboxMisplaced(
+            "this session commits in two phases (twophase=True), and the outbox is part of a commit in one: send the "
+            "message after the transaction, or through a session of its own"
+        )
     engine = session.sync_session.get_bind(clause=outbox_table).engine
     store = keeper.store
     if engine is store.engine.sync_engine or engine in store.same_database:
