@@ -183,9 +183,9 @@ class OutboxKeeper:
 
     async def _run(self) -> None:
         while self._in_hand:
-            pause = self._due() - time.monotonic()
-            if pause > 0:
-                await self._sleep(pause)
+            due = self._due()
+            if due > time.monotonic():
+                await self._sleep_until(due)
                 continue
             try:
                 async with asyncio.timeout(time_limit()):
@@ -199,9 +199,9 @@ class OutboxKeeper:
                 self._not_before = 0.0
                 self._backoff.succeeded()
 
-    async def _sleep(self, pause: float) -> None:
-        self._wakes_at = time.monotonic() + pause
-        timer = asyncio.get_running_loop().call_later(pause, self._wake.set)
+    async def _sleep_until(self, due: float) -> None:
+        self._wakes_at = due
+        timer = asyncio.get_running_loop().call_later(due - time.monotonic(), self._wake.set)
         try:
             await self._wake.wait()
         finally:
