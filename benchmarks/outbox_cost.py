@@ -6,11 +6,11 @@ and one mail, rendered from a pair of templates, which is delivered by SMTP to a
 from the first request to the end of the application's lifespan, when all mail is delivered and its rows are deleted.
 
 Each turn serves checkouts without mail, with held mail, with held mail and a plain INSERT of a row like the outbox's
-(which is never deleted: the limit for any outbox), and with held mail in the outbox. The ratios are medians of those of
+by SQLAlchemy, which is never deleted, and with held mail in the outbox. The ratios are medians of those of
 the turns, so that other load meets all of them alike. ``--at-once`` is the number of requests at a time; one at a time
 costs most, since each deletion then is a transaction of its own on PostgreSQL.
 
-Then the response of a request that defers its mail without a transaction is timed, 100 requests a second, with and
+Then the response of a request that defers its mail without a transaction is timed, 20 requests a second, with and
 without the outbox in turns. Last, a claim is timed, in turns, in a database with 100 and in one with 100,000 waiting
 rows; and one of rows with 25 MB attachments.
 """
@@ -49,9 +49,9 @@ from openviper.db.outbox.store import OutboxStore, new_row_id
 _FIRST = 20
 _CHECKOUTS = 300
 _TURNS = 15
-_RESPONSES = 100
-_RESPONSE_TURNS = 20
-_EVERY = 0.01  # seconds between two requests whose response is timed
+_RESPONSES = 40
+_RESPONSE_TURNS = 10
+_EVERY = 0.05  # seconds between two requests whose response is timed
 _CLAIMS = 30
 _ATTACHMENT = 25 * 1024 * 1024
 
