@@ -116,7 +116,7 @@ def keyword_hint(unknown: str, keywords: Collection[str]) -> str:
     if plain in _REMEDIES:
         return f"; {_REMEDIES[plain]}"
     near = suggestion(unknown, keywords)
-    return near.replace("'", "").replace("?", "=?") if near else f"; there are {cut(', '.join(keywords), 300)}"
+    return near.replace("'", "").replace("?", "=?") if near else f"; there are {cut(', '.join(keywords), 250)}"
 
 
 def _is_known(unknown: str, keywords: Collection[str]) -> bool:
