@@ -105,7 +105,8 @@ def _conclude(
         transport.journal.record_attempt(message, outcome, decision)
     # A listener may have come during the attempt.
     watched, trouble = transport.observed or listening(), not isinstance(decision, Done)
-    if not (watched or trouble or mode is not _INLINE or logs_deliveries()):
+    logged = trouble or progress.refused or logs_deliveries()
+    if not (watched or logged):
         return decision
     circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
     if watched:
@@ -114,7 +115,8 @@ def _conclude(
     remedy = None
     if mode is not _INLINE and not isinstance(decision, Done):
         remedy = transport.remedy(decision.error, message.mailer)
-    log_attempt(message, progress, decision, mode, remedy, circumstances)
+    if logged:
+        log_attempt(message, progress, decision, mode, remedy, circumstances)
     if not isinstance(decision, Done):
         _publish_decision(message, transport, decision, circumstances)
     return decision
