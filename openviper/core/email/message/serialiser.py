@@ -30,7 +30,6 @@ from openviper.core.email.message.model import (
     Chunks,
     CleanChunks,
     Content,
-    DsnRequest,
     Envelope,
     LateContent,
     OutgoingMessage,
@@ -95,7 +94,9 @@ def serialise_message_sync(message: PreparedMessage, *, max_message_bytes: int) 
     recipients = message.recipients
     # Bodies are ASCII, so that other octets can only come from an address in a header.
     smtputf8 = not (content[0].isascii() and message.envelope_sender.isascii() and all(map(str.isascii, recipients)))
-    envelope = Envelope(message.envelope_sender, recipients, smtputf8, _dsn_request(message))
+    # A call costs more than this test, which each send makes.
+    dsn = None if message.extra is NOTHING else requested_dsn(message.extra, message.message_id)
+    envelope = Envelope(message.envelope_sender, recipients, smtputf8, dsn)
     return OutgoingMessage(message, envelope, content, size)
 
 
@@ -123,7 +124,8 @@ def serialise_later(message: PreparedMessage, *, max_message_bytes: int) -> Outg
         size += len(html) if html.isascii() else len(html.encode())
     except UnicodeEncodeError:
         return None
-    envelope = Envelope(message.envelope_sender, recipients, dsn=_dsn_request(message))
+    dsn = None if message.extra is NOTHING else requested_dsn(message.extra, message.message_id)
+    envelope = Envelope(message.envelope_sender, recipients, dsn=dsn)
     return OutgoingMessage(message, envelope, LateContent(partial(serialise, message)), size)
 
 
@@ -337,10 +339,6 @@ def _parts(message: PreparedMessage) -> list[tuple[int, str]]:
     if message.calendar is not None:
         parts.append((len(message.calendar.text), "calendar"))
     return parts
-
-
-def _dsn_request(message: PreparedMessage) -> DsnRequest | None:
-    return None if message.extra is NOTHING else requested_dsn(message.extra, message.message_id)
 
 
 def _least_size(message: PreparedMessage) -> int:
