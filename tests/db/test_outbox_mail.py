@@ -369,6 +369,22 @@ async def test_mail_for_later_waits_in_the_outbox_without_a_broker(in_transactio
         await until_empty()
 
 
+async def test_mail_whose_time_comes_before_its_commit_is_sent_by_the_relay_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With RabbitMQ, which knows no message again, a second copy would arrive."""
+    caplog.set_level(logging.INFO)
+    async with opened() as mailer:
+        async with transaction():
+            await send("later", delay=0.01)
+            await asyncio.sleep(0.05)
+        assert "has taken it over" not in caplog.text
+        assert await rows() == [("open",)]
+        await mailer.start_relay()
+        await until_empty()
+    assert subjects == ["later"]
+
+
 async def test_mail_for_later_is_refused_with_background_off() -> None:
     async with opened():
         with pytest.raises(InvalidMessage, match="background is False"):

@@ -42,11 +42,12 @@ logger = logging.getLogger("openviper.email")
 class StoredMessage:
     """A message that has a row in the outbox, which this process has in hand."""
 
-    __slots__ = ("_head", "_outbox", "_recorded", "progress", "row_id")
+    __slots__ = ("_head", "_outbox", "_recorded", "for_relay", "progress", "row_id")
 
     def __init__(self, outbox: "Outbox", row_id: str, row: NewRow) -> None:
         self._outbox = outbox
         self.row_id = row_id
+        self.for_relay = row.due_at is not None  # not leased here, also when its time has come meanwhile
         self.progress = Progress.from_json(row.progress)
         self._head = row.head
         self._recorded: asyncio.Future[bool] | None = None

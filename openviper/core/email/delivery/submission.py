@@ -363,7 +363,7 @@ class _Submission:
             await replace(self, mailer=mailer, transport=transport, taken=None, hold_span=None).release()
             return
         self.held_before = True
-        if self._row is not None and self.schedule.later:
+        if (row := self._row) is not None and row.for_relay:
             self.transport.publish("queued", self.message)  # the relay takes it when it is due
             return
         try:
