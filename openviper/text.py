@@ -87,8 +87,13 @@ def shown(value: object, *, whole: int = _SHOWN) -> str:
     return text if len(value) <= whole and len(text) <= longest else f"{text[:longest]}..."
 
 
-def without_addresses(text: str) -> str:
-    """Return ``text`` with each address cut to its domain: ``...@example.com``."""
+def without_addresses(text: str, *, message_id: str | None = None) -> str:
+    """Return ``text`` with each address cut to its domain: ``...@example.com``.
+
+    ``message_id`` stays whole: a Message-ID has the form of an address.
+    """
+    if message_id:
+        return message_id.join(map(without_addresses, text.split(message_id)))
     return _LOCAL_PART.sub("...@", text) if "@" in text else text
 
 

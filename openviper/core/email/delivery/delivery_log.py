@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from openviper.core.email.errors import DeliveryError
+from openviper.core.email.errors import DeliveryError, DuplicateKey
 from openviper.core.email.events import NOTHING, Circumstances, DeliveryMode, DeliveryReport
 from openviper.core.email.message import OutgoingMessage
 from openviper.core.email.message.storage import NewerPayload
@@ -71,6 +71,14 @@ def detail_of(decision: Retry | GiveUp) -> str:
     return detail
 
 
+def _loggable_detail(decision: Retry | GiveUp) -> str:
+    """Return the reason of a decision without addresses, with the id of another message that it names."""
+    error = decision.error
+    return without_addresses(
+        detail_of(decision), message_id=error.message_id if isinstance(error, DuplicateKey) else None
+    )
+
+
 def _fields(message: OutgoingMessage, circumstances: Circumstances) -> dict[str, Any]:
     """Return the fields of the delivery log that only an attempt knows."""
     seconds = circumstances.seconds
@@ -120,7 +128,7 @@ def _log_decision(
         _log_error(message_id, error, remedy if first else None)
     if isinstance(decision, Retry):
         first = first and not queued
-        reason = f": {without_addresses(detail_of(decision))}"
+        reason = f": {_loggable_detail(decision)}"
         if queued:
             refused = decision.progress.pending if error is None else None
             reason = f": {counted(len(refused), 'recipient')} refused for now" if refused else ""
@@ -147,7 +155,7 @@ def _log_decision(
             "may have been" if decision.uncertain else "was not",
             f" to {counted(len(missing), 'recipient')}" if missing is not None and error is None else "",
             counted(decision.progress.attempts, "attempt"),
-            "; `viperctl email failed show` says why" if queued else f": {without_addresses(detail_of(decision))}",
+            "; `viperctl email failed show` says why" if queued else f": {_loggable_detail(decision)}",
             f"; {remedy}" if remedy else "",
             exc_info=error if unexpected else None,
             extra=extra,

@@ -150,3 +150,9 @@ async def test_mail_that_nobody_gets_is_suppressed(log: pytest.LogCaptureFixture
 )
 def test_an_address_is_cut_to_its_domain(text: str, hidden: str) -> None:
     assert without_addresses(text) == hidden
+
+
+def test_a_message_id_stays_whole() -> None:
+    text = "a@b.example was sent <1.x@b.example>, and <1.y@b.example> was not"
+    shown = "...@b.example was sent <1.x@b.example>, and <...@b.example> was not"
+    assert without_addresses(text, message_id="<1.x@b.example>") == shown
