@@ -35,8 +35,8 @@ _NAMES = {"\r": "CR", "\n": "LF", "\x00": "NUL", "\t": "tab"}
 
 _QUOTED = re.compile(r"(?:bytearray\()?b?(['\"`]).*\1\)?", re.DOTALL)
 
-# The local part, or a quoted one, before the domain or address literal.
-_LOCAL_PART = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|[^\s<>()\[\]:;,"'@]+)@(?=[\w\[])""")
+# The local part, or a quoted one, before the domain or address literal. An apostrophe is in it, or quotes the address.
+_LOCAL_PART = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|[^\s<>()\[\]:;,"'@][^\s<>()\[\]:;,"@]*)@(?=[\w\[])""")
 
 _SHOWN = 80
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "print_results"]
 
+_WIDTH = 11  # characters of the longest check's name
 _LIMIT = 2.5  # seconds; with the start of the process less than five even on a busy machine
+_INDENT = 8 + 1 + _WIDTH + 1  # behind status and name
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
 
 
@@ -79,11 +81,11 @@ class _LinePrinter:
     def add(self, result: "CheckResult") -> None:
         status = click.style(f"{result.status:<8}", fg=_COLOURS[result.status])
         first, *more = result.found.splitlines() or [""]
-        click.echo(f"{status} {result.check:<9} {escape(first)}", color=colour())
+        click.echo(f"{status} {result.check:<{_WIDTH}} {escape(first)}", color=colour())
         for line in more:
-            click.echo(f"{'':<19}{escape(line)}")
+            click.echo(f"{'':<{_INDENT}}{escape(line)}")
         if result.remedy:
-            click.echo(f"{'':<19}-> {escape(result.remedy)}")
+            click.echo(f"{'':<{_INDENT}}-> {escape(result.remedy)}")
 
     def end(self, *, ok: bool) -> None:
         pass

@@ -116,7 +116,8 @@ async def shop(tmp_path: Path, project: Path, redis_server: RedisServer) -> Asyn
 
 async def message(*to: str, subject: str, text: str = "Hello", ref: str = "") -> OutgoingMessage:
     made = await make_outgoing(*to, subject=subject, text=text)
-    return made._replace(prepared=made.prepared._replace(extra={"ref": ref} if ref else {}))
+    extra = {"ref": ref, "tags": [f"of {ANN}"], "metadata": {ANN: f"<{ANN.upper()}>"}} if ref else {}
+    return made._replace(prepared=made.prepared._replace(extra=extra))
 
 
 def job_of(made: OutgoingMessage, *, due_at: float | None = None) -> NewJob:
@@ -149,7 +150,7 @@ async def fill_everything(shop: Shop) -> list[OutgoingMessage]:
     shared = []
     for store in (service.store, kept):
         alone = [await message(ANN, subject=f"to {ANN}", text=each, ref="order-7") for each in (text, text, LARGE)]
-        both = [await message(ANN, BEN, subject="to both", ref="order-8") for _ in range(2)]
+        both = [await message(ANN, BEN, subject=f"{ANN} and Ben", ref="order-8") for _ in range(2)]
         shared += both
         await asyncio.to_thread(fill, store, alone, both)
     await db.add_suppression(ANN, f"{ANN} bounced")

@@ -14,7 +14,7 @@ from support.smtpd import SmtpServer
 
 from openviper import db
 from openviper.conf import override
-from openviper.core.email import Cancel, EmailMessageData, submit_email
+from openviper.core.email import Cancel, EmailMessageData, MessageEvent, submit_email, subscribe
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.checks.journal import check_journal
 from openviper.core.email.errors import RecipientsRefused
@@ -104,6 +104,31 @@ async def test_what_nobody_receives_is_recorded(server: SmtpServer, store: Journ
         "cleo": ("uncertain", None),
         "dan": ("discarded", None),
     }
+
+
+async def test_who_was_left_out_of_an_attempt_that_fails_is_suppressed(
+    server: SmtpServer, store: JournalStore
+) -> None:
+    def suppressed(addresses: list[str], _stream: str | None) -> list[str]:
+        return ["cleo@example.test"]
+
+    server.fault("MAIL", "451 4.3.0 later", nth=1)
+    server.fault("MAIL", "554 5.7.1 no", nth=2)
+    failed: list[MessageEvent] = []
+    unsubscribe = subscribe(lambda event: failed.extend([event] * (event.kind in ("retrying", "failed"))))
+    mailer = Mailer(EmailSettings(**settings(server, suppress=suppressed)))
+    with using_mailer(mailer):
+        async with transaction():
+            await submit_email(["ann@example.test", "cleo@example.test"], "Hello", text="Hi")
+    await mailer.aclose()
+    unsubscribe()
+    found = await store.find(limit=10)
+    assert len(found) == 2, "the first attempt was no answer"
+    assert await answers(store) == {"ann": ("refused", 554), "cleo": ("suppressed", None)}
+    assert [(event.kind, event.message.envelope.recipients) for event in failed if event.message] == [
+        ("retrying", ("ann@example.test",)),
+        ("failed", ("ann@example.test",)),
+    ]
 
 
 async def test_redirected_mail_is_not_called_delivered(server: SmtpServer, store: JournalStore) -> None:

@@ -145,6 +145,7 @@ class DeliveryError(EmailError):
     that reply (see :attr:`Refusal.enhanced`), None without one. ``refused``: address to :class:`Refusal`
     for each recipient, where they differ (one envelope of several is uncertain, say); empty where all share the error.
     ``summary``: the reason for logs, without addresses, content and the server's words; None where there is none.
+    ``suppressed``: recipients whom ``EMAIL["suppress"]`` left out of the attempt that failed.
     ``protocol``: the dialogue of the transaction with ``EMAIL["protocol_log"]``, without content and secrets, addresses
     cut to their domains; None without one.
     """
@@ -166,6 +167,7 @@ class DeliveryError(EmailError):
         self.enhanced = enhanced
         self.summary = summary
         self.refused: dict[str, Refusal] = {}
+        self.suppressed: tuple[str, ...] = ()
         self.protocol: str | None = None
 
 

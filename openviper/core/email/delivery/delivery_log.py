@@ -45,7 +45,7 @@ def log_attempt(
             "message %s: %s refused by an earlier attempt (%s)",
             message_id,
             counted(len(progress.refused), "recipient"),
-            "; ".join(sorted(set(progress.refused.values()))[:3]),
+            "; ".join(sorted({without_addresses(reply) for reply in progress.refused.values()})[:3]),
         )
 
 
@@ -147,7 +147,8 @@ def _log_decision(
         may = "may have been" if decision.uncertain else "was not"
         delivery_logger.info("message %s %s delivered: %s", message_id, may, type(error).__name__, extra=extra)
     elif isinstance(decision, GiveUp):
-        unexpected = not queued and error is not None and not isinstance(error, DeliveryError)
+        if not queued and error is not None and not isinstance(error, DeliveryError | ImproperlyConfigured):
+            _log_error(message_id, error, None)
         missing = decision.progress.missing
         delivery_logger.error(
             "message %s %s delivered%s after %s%s%s",
@@ -157,7 +158,6 @@ def _log_decision(
             counted(decision.progress.attempts, "attempt"),
             "; `viperctl email failed show` says why" if queued else f": {_loggable_detail(decision)}",
             f"; {remedy}" if remedy else "",
-            exc_info=error if unexpected else None,
             extra=extra,
         )
     else:
@@ -180,6 +180,6 @@ def _log_error(message_id: str, error: Exception, remedy: str | None) -> None:
         )
     elif isinstance(error, ImproperlyConfigured):
         logger.error("message %s: %s: %s", message_id, type(error).__name__, error)
-    else:
+    else:  # without its text, which may name an address
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("message %s: unexpected %s\n%s", message_id, type(error).__name__, frames)

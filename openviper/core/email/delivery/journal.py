@@ -225,11 +225,12 @@ def answers_of(
     if isinstance(decision, Retry):
         pending = recipients if decision.progress.pending is None else decision.progress.pending
     later = frozenset(pending)
-    if report is not None:
-        for address in report.suppressed:
+    left_out = report.suppressed if report is not None else error.suppressed if error is not None else ()
+    for address in left_out:
+        if address not in later:
             yield address, "suppressed", None
     for address in recipients:
-        if address in later:
+        if address in later or address in left_out:
             continue
         refusal = refused.get(address)
         if refusal is not None:

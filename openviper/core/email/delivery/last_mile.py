@@ -108,6 +108,8 @@ def _conclude(
     logged = trouble or progress.refused or logs_deliveries()
     if not (watched or logged):
         return decision
+    if isinstance(outcome, DeliveryError) and outcome.suppressed:
+        message = _without(message, outcome.suppressed)
     circumstances = _circumstances(mode, progress.attempts + 1, began, outcome, message.mailer)
     if watched:
         circumstances = circumstances._replace(since=since or progress.since or None)
@@ -222,12 +224,16 @@ async def _send_by_rules(
         message = _leave_out(message, suppressed, transport, circumstances)
         if not message.envelope.recipients:
             return message, DeliveryReport((), suppressed=suppressed)
-    if redirect is None:
-        report = await send(message)
-    else:
-        if redirected := redirect.split(message)[1]:
-            transport.publish("redirected", message, redirect.describe(redirected), circumstances=circumstances)
-        report = await redirect.send(message, send)
+    try:
+        if redirect is None:
+            report = await send(message)
+        else:
+            if redirected := redirect.split(message)[1]:
+                transport.publish("redirected", message, redirect.describe(redirected), circumstances=circumstances)
+            report = await redirect.send(message, send)
+    except DeliveryError as error:
+        error.suppressed = suppressed
+        raise
     return message, report._replace(suppressed=suppressed) if suppressed else report
 
 
@@ -237,8 +243,11 @@ def _leave_out(
     logger.info("message %s: %s suppressed", message.message_id, counted(len(suppressed), "recipient"))
     detail = f"not mailed: {', '.join(suppressed)}"
     transport.publish("suppressed", message, detail, refused=suppressed, circumstances=circumstances)
-    others = [address for address in message.envelope.recipients if address not in suppressed]
-    return message.for_recipients(tuple(others))
+    return _without(message, suppressed)
+
+
+def _without(message: OutgoingMessage, suppressed: tuple[str, ...]) -> OutgoingMessage:
+    return message.for_recipients(tuple([each for each in message.envelope.recipients if each not in suppressed]))
 
 
 async def _send_in_time(

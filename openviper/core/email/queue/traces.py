@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from openviper.core.email.message.storage import DamagedPayload, load_object
 from openviper.core.email.queue.found import FoundMail, MailState, read_recipients, read_ref, read_values
@@ -76,13 +76,28 @@ def concern(head: bytes | None, address: str) -> Concern | None:
 def erase_from_head(head: bytes, address: str) -> bytes:
     """Return a stored head without ``address`` among the recipients and reply addresses.
 
-    In the header fields that an application has added it is replaced by :data:`ERASED`.
+    In the subject, in the header fields that an application has added, and in its ref, tags and metadata it is replaced
+    by :data:`ERASED`.
     """
     values = load_object(head)
     for name in ("to", "cc", "bcc", "reply_to"):
         values[name] = [each for each in values[name] if mail_key(f"{each[1]}@{each[2]}") != address]
     values["headers"] = [[name, erase_from_text(text, address)] for name, text in values["headers"]]
+    values["subject"] = erase_from_text(values["subject"], address)
+    if "extra" in values:
+        values["extra"] = _erase_from_value(values["extra"], address)
     return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _erase_from_value(value: Any, address: str) -> Any:
+    """Return a JSON value without ``address``, in whatever depth."""
+    if isinstance(value, str):
+        return erase_from_text(value, address)
+    if isinstance(value, list):
+        return [_erase_from_value(each, address) for each in value]
+    if isinstance(value, dict):
+        return {erase_from_text(name, address): _erase_from_value(each, address) for name, each in value.items()}
+    return value
 
 
 def erase_from_progress(progress: Progress, address: str) -> Progress:

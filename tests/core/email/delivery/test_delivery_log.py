@@ -15,11 +15,11 @@ from support.smtpd import SmtpServer
 from openviper.conf import override
 from openviper.core.email import DeliveryMode, EmailSettings, RecipientsRefused, send_email, submit_email
 from openviper.core.email.delivery import current_mailer, using_mailer
-from openviper.core.email.delivery.last_mile import attempt_delivery
+from openviper.core.email.delivery.last_mile import attempt_delivery, fail_attempt
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.delivery.transport import BackendTransport
 from openviper.core.email.queue.job import Progress
-from openviper.core.email.queue.retry import QueuePolicy
+from openviper.core.email.queue.retry import DispatcherPolicy, QueuePolicy
 from openviper.text import without_addresses
 
 FIELDS = ("id", "mode", "mailer", "via", "attempt", "seconds", "code", "ref", "outcome")
@@ -132,6 +132,33 @@ async def test_each_outcome_of_queued_mail_has_its_level(
     check_hidden(log, *message.envelope.recipients)
 
 
+async def test_what_an_earlier_attempt_was_told_names_nobody(log: pytest.LogCaptureFixture) -> None:
+    refused = {RECIPIENT: f"550 5.1.1 <{RECIPIENT}>: unknown"}
+    progress = Progress(since=time.time(), attempts=1, pending=("ben@example.test",), refused=refused)
+    message, policy = await make_outgoing("ben@example.test"), DispatcherPolicy((1.0,))
+    with SmtpServer() as server:
+        transport = BackendTransport(EmailSettings(**server.settings()))
+        await transport.open()
+        await attempt_delivery(message, transport, progress, policy, mode=DeliveryMode.DEFERRED)
+        await transport.aclose()
+    assert "1 recipient refused by an earlier attempt (550 5.1.1 <...@example.test>: unknown)" in log.text
+    assert RECIPIENT not in log.text
+
+
+async def test_an_unexpected_error_shows_its_place_and_names_nobody(log: pytest.LogCaptureFixture) -> None:
+    transport = BackendTransport(EmailSettings(backend="MemoryBackend"))
+    message, progress, policy = await make_outgoing(), Progress(since=0.0), DispatcherPolicy(())
+    try:
+        raise RuntimeError(f"no mailbox {RECIPIENT}")
+    except RuntimeError as error:
+        fail_attempt(message, transport, progress, policy, error, mode=DeliveryMode.DEFERRED)
+    assert re.search(r'unexpected RuntimeError\n  File ".*test_delivery_log', log.text)
+    ((level, text, fields),) = lines(log)
+    assert (level, fields["outcome"]) == ("ERROR", "failed")
+    assert text.endswith("RuntimeError: no mailbox ...@example.test")
+    assert RECIPIENT not in log.text
+
+
 async def test_mail_that_nobody_gets_is_suppressed(log: pytest.LogCaptureFixture) -> None:
     with using_mailer(memory_mailer(suppress=lambda addresses, stream: addresses)):
         await send_email(RECIPIENT, "Hello", text="Hi")
@@ -145,6 +172,8 @@ async def test_mail_that_nobody_gets_is_suppressed(log: pytest.LogCaptureFixture
         ("550 <a.b+c@example.com>: no", "550 <...@example.com>: no"),
         ('"a b"@example.com and ü@[127.0.0.1]', "...@example.com and ...@[127.0.0.1]"),
         ("a@b.example,c@d.example", "...@b.example,...@d.example"),
+        ("550 <o'brien@b.example>: no 'd'artagnan'@b.example", "550 <...@b.example>: no '...@b.example"),
+        ("no 'a@b.example', 'c@d.example'", "no '...@b.example', '...@d.example'"),
         ("no address, 1 @ 2", "no address, 1 @ 2"),
     ],
 )

@@ -194,6 +194,9 @@ def test_what_is_too_long_or_not_ascii_is_left_out_or_written_as_utf_8() -> None
     mail, rcpt = commands(f"{'+' * 200}@example.test", "jörg@example.test")
     assert mail.endswith(" RET=HDRS\r\n")
     assert rcpt.endswith("> NOTIFY=FAILURE\r\n")
+    # The limit is one of the parameter as it is sent.
+    assert commands("a@example.test", "+" * 34)[0].endswith(" RET=HDRS\r\n")
+    assert commands("a@example.test", "+" * 33)[0].endswith(f" ENVID={'+2B' * 33}\r\n")
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="<>"), min_size=1, max_size=60))

@@ -29,7 +29,7 @@ _CRLF = b"\r\n"
 # RFC 3461 section 4: xchar; RFC 6533 section 3: QCHAR.
 _NOT_XCHAR = re.compile(r"[^!-*,-<>-~]")
 _NOT_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
-_LONGEST_ENVELOPE_ID = 100  # characters before they are encoded (RFC 3461 section 4.4)
+_LONGEST_ENVELOPE_ID = 100  # characters, once encoded (RFC 3461 section 4.4)
 _LONGEST_ORIGINAL_RECIPIENT = 500  # characters (RFC 3461 section 4.2)
 
 # RFC 9422 section 3: from 1 to 999,999, separated by spaces.
@@ -126,9 +126,9 @@ def rcpt_to(recipient: str) -> bytes:
 
 def _mail_parameters(dsn: DsnRequest) -> bytes:
     """Return RET and ENVID (RFC 3461 sections 4.3 and 4.4); an identifier that is too long is left out."""
-    envelope_id = dsn.envelope_id
-    usable = envelope_id.isascii() and len(envelope_id) <= _LONGEST_ENVELOPE_ID
-    parameter = f" ENVID={_xtext(envelope_id)}" if usable else ""
+    encoded = _xtext(dsn.envelope_id)
+    usable = dsn.envelope_id.isascii() and len(encoded) <= _LONGEST_ENVELOPE_ID
+    parameter = f" ENVID={encoded}" if usable else ""
     return f" RET={'FULL' if dsn.full else 'HDRS'}{parameter}".encode()
 
 
