@@ -587,7 +587,7 @@ def test_lines_are_plain_where_the_output_is_no_terminal(cli: Cli, project: Path
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
     assert "\x9b" not in done.stdout
-    assert done.stdout.splitlines()[0].startswith("ok       settings  SMTPBackend")
+    assert done.stdout.splitlines()[0].startswith("ok       settings    SMTPBackend")
     assert "\n                   -> set EMAIL" in done.stdout
     assert done.stderr == ""
 

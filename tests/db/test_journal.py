@@ -106,9 +106,7 @@ async def test_what_nobody_receives_is_recorded(server: SmtpServer, store: Journ
     }
 
 
-async def test_who_was_left_out_of_an_attempt_that_fails_is_suppressed(
-    server: SmtpServer, store: JournalStore
-) -> None:
+async def test_who_was_left_out_of_an_attempt_that_fails_is_suppressed(server: SmtpServer, store: JournalStore) -> None:
     def suppressed(addresses: list[str], _stream: str | None) -> list[str]:
         return ["cleo@example.test"]
 
