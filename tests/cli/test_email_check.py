@@ -588,7 +588,7 @@ def test_lines_are_plain_where_the_output_is_no_terminal(cli: Cli, project: Path
     assert "\x1b" not in done.stdout
     assert "\x9b" not in done.stdout
     assert done.stdout.splitlines()[0].startswith("ok       settings    SMTPBackend")
-    assert "\n                   -> set EMAIL" in done.stdout
+    assert "\n                     -> set EMAIL" in done.stdout
     assert done.stderr == ""
 
 
