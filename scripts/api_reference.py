@@ -22,7 +22,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "The answer": ("openviper.core.email", ["Receipt", "DeliveryMode", "Refusal"]),
     "In an application": (
         "openviper.core.email",
-        ["Email", "EmailMiddleware", "UnsubscribeEndpoint", "UnsubscribeRequest", "EmailSettings"],
+        ["Email", "EmailMiddleware", "UnsubscribeEndpoint", "UnsubscribeRequest", "unsubscribe_url", "EmailSettings"],
     ),
     "Addresses and attachments": (
         "openviper.core.email",

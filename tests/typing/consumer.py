@@ -81,6 +81,7 @@ from openviper.core.email import (
     send_many,
     submit_email,
     subscribe,
+    unsubscribe_url,
     verify,
 )
 from openviper.core.email.message import OutgoingMessage
@@ -520,6 +521,9 @@ async def send_with_a_link_to_unsubscribe(fastapi: FastAPI, starlette: Starlette
     messages = [EmailMessageData("a@b.c", "June", "News", unsubscribe=True, recipient_id=7)]
     async for receipt in send_many(messages, stream="news", unsubscribe=True):
         assert_type(receipt, Receipt)
+    assert_type(unsubscribe_url("a@b.c", "news", recipient_id=7, mailer="bulk"), str)
+    unsubscribe_url(("Ann", "a@b.c"))
+    unsubscribe_url(["a@b.c"], "news")  # type: ignore[arg-type]
     await send_email("a@b.c", "June", "News", unsubscribe="yes")  # type: ignore[arg-type]
     await send_email("a@b.c", "June", "News", unsubscribe=True, recipient_id=b"7")  # type: ignore[arg-type]
     fastapi.mount("/unsubscribe", UnsubscribeEndpoint())

@@ -37,6 +37,7 @@ from openviper.core.email.sending import (
     send_email_sync,
     send_many,
     submit_email,
+    unsubscribe_url,
 )
 from openviper.core.email.settings import EmailSettings
 from openviper.lazy import lazy_names
@@ -103,5 +104,6 @@ __all__ = [
     "send_many",
     "submit_email",
     "subscribe",
+    "unsubscribe_url",
     "verify",
 ]

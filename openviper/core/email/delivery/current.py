@@ -106,7 +106,10 @@ def current_settings() -> EmailSettings:
     Raises:
         ImproperlyConfigured: they are wrong.
     """
-    mailer = _known_mailer()
+    try:
+        mailer = _known_mailer()
+    except RuntimeError:  # a thread without an event loop, outside a request
+        mailer = None
     return EmailSettings.from_settings() if mailer is None else mailer.settings
 
 

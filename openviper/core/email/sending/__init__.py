@@ -3,6 +3,7 @@
 from openviper.core.email.sending.bulk import BulkProgress, send_many
 from openviper.core.email.sending.render import RenderedEmail, render_email
 from openviper.core.email.sending.single import send_email, send_email_sync, submit_email
+from openviper.core.email.sending.unsubscribe_link import unsubscribe_url
 
 __all__ = [
     "BulkProgress",
@@ -12,4 +13,5 @@ __all__ = [
     "send_email_sync",
     "send_many",
     "submit_email",
+    "unsubscribe_url",
 ]

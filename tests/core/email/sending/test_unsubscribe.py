@@ -20,6 +20,7 @@ from openviper.core.email import (
     send_email_sync,
     send_many,
     submit_email,
+    unsubscribe_url,
 )
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
@@ -145,6 +146,28 @@ async def test_a_template_has_the_link_of_the_headers(tmp_path: Path, mailbox: M
     assert rendered.text == sent.text
     assert rendered.headers["List-Unsubscribe"] == f"<{url}>"
     assert context == {"name": "Ann"}
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("given", [{}, {"recipient_id": 7}])
+async def test_a_body_rendered_elsewhere_has_the_link_of_the_headers(given: dict[str, Any], mailbox: Mailbox) -> None:
+    link = unsubscribe_url("Ann <ann@example.test>", "news", **given)
+    await one(text=None, html=f'<a href="{link}">Unsubscribe</a>', **given)
+    message = mailbox.assert_sent(headers={"List-Unsubscribe": f"<{link}>"})
+    assert link in (message.html or "")
+    assert link in (message.text or "")
+
+
+def test_a_link_alone_takes_the_mailers_stream_and_names_what_is_missing() -> None:
+    with override(EMAIL={**SETTINGS, "mailers": {"bulk": {"stream": "offers"}}}):
+        named = named_by(unsubscribe_url("ann@example.test", mailer="bulk"))
+        assert named == UnsubscribeRequest("offers", address="ann@example.test")
+        with pytest.raises(InvalidMessage, match="give the stream that the link stops"):
+            unsubscribe_url("ann@example.test")
+        with pytest.raises(InvalidMessage, match="the link is one recipient's, and the message has 2"):
+            unsubscribe_url("ann@example.test, ben@example.test", "news")
+    with override(EMAIL={}), pytest.raises(ImproperlyConfigured, match="site_url"):
+        unsubscribe_url("ann@example.test", "news")
 
 
 @pytest.mark.usefixtures("configured")

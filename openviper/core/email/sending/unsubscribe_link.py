@@ -1,0 +1,33 @@
+"""Make unsubscribe links for bodies that are rendered outside a template of ours."""
+
+from openviper.core.email.addresses import AddressLike
+from openviper.core.email.delivery import current_settings
+from openviper.core.email.message.unsubscribe import make_link
+
+__all__ = ["unsubscribe_url"]
+
+
+def unsubscribe_url(
+    recipient: AddressLike,
+    stream: str | None = None,
+    *,
+    recipient_id: str | int | None = None,
+    mailer: str | None = None,
+) -> str:
+    """Return the link by which ``recipient`` opts out of ``stream``, for a body that you render yourself.
+
+    It is the one that ``unsubscribe=True`` with the same arguments gives a message's headers and template. It has no
+    end, and is signed, not encrypted: the address can be read in it.
+
+    Args:
+        recipient: The one recipient of the message.
+        stream: What the link stops; None: the stream of the mailer's settings.
+        recipient_id: Your name for the recipient, which the link then has in place of the address.
+        mailer: Name of a mailer of ``EMAIL["mailers"]``; None: the default one.
+
+    Raises:
+        InvalidMessage: there is no stream or not one recipient, or an argument is of another kind.
+        ImproperlyConfigured: ``unsubscribe_keys`` or ``site_url`` is not set, or other settings are wrong.
+    """
+    settings = current_settings().of_mailer(mailer)
+    return make_link(recipient, None, None, stream, True, recipient_id, settings).url
