@@ -24,7 +24,7 @@ KEPT = {
         UnsubscribeRequest Verification
         build_message get_backend health parse_address render_email resolve_attachments send_email send_email_sync
         send_many
-        submit_email subscribe verify
+        submit_email subscribe unsubscribe_url verify
     """,
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",
     "openviper.core.email.attachments": "AttachmentData resolve_attachments",

@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 
 from openviper import HTTPException, OpenViper, Request, Response
 from openviper.conf import settings
-from openviper.core.email import Email
+from openviper.core.email import Email, UnsubscribeEndpoint
 from openviper.db import dispose
 
 from .cart import MAX_QUANTITY, load_lines, read_cart, write_cart
@@ -39,6 +39,7 @@ app = OpenViper(
     exception_handlers={HTTPException: show_error, Exception: show_failure},
 )
 app.add_extension(Email())
+app.add_extension(UnsubscribeEndpoint(leave))
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
 
@@ -121,7 +122,7 @@ async def send_news(request: Request) -> Response:
     subject, text, fault = read_news(await read_form(request))
     if fault:
         return await _staff_page(request, fault, status=422)
-    sent = await send_newsletter(subject, text, shop_url(request))
+    sent = await send_newsletter(subject, text)
     return see_other(f"/staff?sent={sent}")
 
 
@@ -139,24 +140,8 @@ async def show_joined(request: Request) -> Response:
     return await _newsletter_page(request)
 
 
-@app.get("/newsletter/leave/{token}")
-async def show_leaving(request: Request) -> Response:
-    return await _newsletter_page(request, token=request.path_params["token"])
-
-
-@app.post("/newsletter/leave/{token}")
-async def leave_newsletter(request: Request) -> Response:
-    await read_form(request)
-    if not await leave(request.path_params["token"]):
-        raise HTTPException(404, "This reader does not exist, or has left.")
-    return await _newsletter_page(request, left=True)
-
-
-async def _newsletter_page(
-    request: Request, *, token: str | None = None, left: bool = False, fault: str | None = None, status: int = 200
-) -> Response:
-    """Ask whether the reader with ``token`` leaves, or say what happened."""
-    return await page(request, "newsletter.html", status, token=token, left=left, fault=fault)
+async def _newsletter_page(request: Request, *, fault: str | None = None, status: int = 200) -> Response:
+    return await page(request, "newsletter.html", status, fault=fault)
 
 
 async def _staff_page(request: Request, fault: str | None = None, *, status: int = 200) -> Response:

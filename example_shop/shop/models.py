@@ -35,7 +35,7 @@ class Product(Model):
 
 
 class Reader(Model):
-    """A reader of the newsletter. ``token`` is the secret part of the page on which they leave."""
+    """A reader of the newsletter. ``token`` names them in links: unlike an id, it is never another reader's later."""
 
     __tablename__ = "readers"
 

@@ -4,7 +4,7 @@ import secrets
 
 from sqlalchemy import delete, func, select
 
-from openviper.core.email import send_email
+from openviper.core.email import UnsubscribeRequest, send_email
 from openviper.db import transaction
 
 from .models import Reader
@@ -19,11 +19,10 @@ async def join(email: str) -> None:
             session.add(Reader(email=email, token=secrets.token_urlsafe(16)))
 
 
-async def leave(token: str) -> bool:
-    """Remove the reader with this token; False if there is none."""
+async def leave(request: UnsubscribeRequest) -> None:
+    """Remove the reader who follows the link in a newsletter, or whose mailbox provider does."""
     async with transaction() as session:
-        removed = await session.scalars(delete(Reader).where(Reader.token == token).returning(Reader.id))
-        return removed.first() is not None
+        await session.execute(delete(Reader).where(Reader.token == request.recipient_id))
 
 
 async def count_readers() -> int:
@@ -32,17 +31,18 @@ async def count_readers() -> int:
         return await session.scalar(select(func.count(Reader.id))) or 0
 
 
-async def send_newsletter(subject: str, text: str, url: str) -> int:
-    """Send to each reader a message of their own, with the page on which they leave below ``url``; return how many."""
+async def send_newsletter(subject: str, text: str) -> int:
+    """Send to each reader a message of their own, with a link by which they leave; return how many."""
     async with transaction() as session:
         readers = (await session.scalars(select(Reader).order_by(Reader.id))).all()
         for reader in readers:
-            leave_url = f"{url}/newsletter/leave/{reader.token}"
             await send_email(
                 recipients=reader.email,
                 subject=subject,
-                text=f"{text}\n\nNo more of this: {leave_url}\n",
-                headers={"List-Unsubscribe": f"<{leave_url}>"},
+                template="emails/news.txt",
+                context={"text": text},
                 mailer="bulk",
+                unsubscribe=True,
+                recipient_id=reader.token,
             )
     return len(readers)

@@ -17,12 +17,21 @@ DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT / 'shop.sq
 
 TEMPLATES_DIR = PROJECT / "shop" / "templates"
 
+# The shop's public URL, for links in mail. Only debug mode takes it from the request if it is not set: in production
+# anyone can put any Host header into a request.
+SHOP_URL = os.environ.get("SHOP_URL", "").rstrip("/")
+if not SHOP_URL and not DEBUG:
+    raise ImproperlyConfigured("SHOP_URL: must be set outside debug mode, for example to https://shop.example")
+
 # Orders are confirmed by the default mailer. The newsletter has its own, so that no confirmation waits for it:
 # EMAIL_BULK_URL names its mail server, which otherwise is the default mailer's.
 EMAIL = {
     "backend": "MemoryBackend",
     "default_sender": "Viper Supplies <orders@shop.example>",
     "before_send": add_footer,
+    # The newsletter's links to unsubscribe. Outside debug mode EMAIL_UNSUBSCRIBE_KEYS gives the secret that signs them.
+    "site_url": SHOP_URL or "http://127.0.0.1:8000",
+    "unsubscribe_keys": ["no secret, and so for debug mode only"] if DEBUG else [],
     # With "database" an order's commit stores its mail too, which then survives `kill -9`.
     "outbox": os.environ.get("EMAIL_OUTBOX") or None,
     "mailers": {
@@ -39,12 +48,6 @@ BROKER_URL = os.environ.get("BROKER_URL", "")
 TASKS = {}
 if BROKER_URL:
     TASKS = {"broker": "rabbitmq" if BROKER_URL.startswith("amqp") else "redis", "broker_url": BROKER_URL}
-
-# The shop's public URL, for links in mail. Only debug mode takes it from the request if it is not set: in production
-# anyone can put any Host header into a request.
-SHOP_URL = os.environ.get("SHOP_URL", "").rstrip("/")
-if not SHOP_URL and not DEBUG:
-    raise ImproperlyConfigured("SHOP_URL: must be set outside debug mode, for example to https://shop.example")
 
 # Outside debug mode the staff page requires this password, and is closed if none is set.
 SHOP_STAFF_PASSWORD = os.environ.get("SHOP_STAFF_PASSWORD", "")

@@ -28,13 +28,19 @@ async def test_a_reader_leaves_by_the_link_in_the_newsletter(shop: Shop) -> None
         await visitor.post("/newsletter", {"email": "ana@example.com"})
         await visitor.post("/staff/newsletter", {"subject": "June", "text": "Ink is back."})
     (mail,) = shop.mail
-    link = re.search(r"https://shop\.example(/newsletter/leave/\S+)", mail.prepared.text or "")
+    link = re.search(r"No more of this: (\S+)", mail.prepared.text or "")
     assert link is not None
+    headers = dict(mail.prepared.headers)
+    assert headers["List-Unsubscribe"] == f"<{link[1]}>"
+    assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    path = link[1].removeprefix("http://127.0.0.1:8000")
+    one_click = {"List-Unsubscribe": "One-Click"}
     async with shop.visited() as visitor:
-        assert "Leave the newsletter" in (await visitor.get(link[1])).text
-        assert "1 reader." in (await visitor.get("/staff")).text, "looking at the page removes nobody"
-        assert "You get no more news" in (await visitor.post(link[1], {"leave": "1"})).text
-        assert (await visitor.post(link[1], {"leave": "1"})).status_code == 404
+        assert "Do you want to stop receiving these emails?" in (await visitor.get(path)).text
+        assert (await visitor.post(path[:-1], one_click)).status_code == 200
+        assert "1 reader." in (await visitor.get("/staff")).text, "neither a look nor another link removes anybody"
+        for _ in range(2):
+            assert "You are unsubscribed" in (await visitor.post(path, one_click)).text
         assert "0 readers." in (await visitor.get("/staff")).text
 
 
