@@ -15,11 +15,12 @@ from openviper.markup import read_tags
 
 __all__ = ["SANDBOX", "choice", "frame_choices", "framed_html", "framed_response", "inline_image"]
 
-# No scripts, no forms, and navigation only inside the frame; links open a new page.
-SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
+# No scripts, no forms, and navigation only inside the frame; links open a new page. The page measures the document,
+# for which it must have the page's own origin: that is harmless only as long as no scripts are allowed.
+SANDBOX = "allow-same-origin allow-popups allow-popups-to-escape-sandbox"
 
 _WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
-_THEMES = {"light": "Light", "dark": "Dark"}
+_THEMES = {"light": "Light", "dark": "Dark", "inverted": "Inverted"}
 
 _CID = re.compile(r"cid:([^\s\"'<>)\\]{1,250})", re.IGNORECASE)
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,40}", re.IGNORECASE)
@@ -31,6 +32,11 @@ _SCHEMES = re.compile(
     r"(?:(?<![\w-])color-scheme[\s\"']*+[:=]|(?<![\w-])(?:supported-)?color-schemes?[\"']?\s++content\s*+=)"
     r"[\s\"']*+([a-z ]{0,40})",
     re.IGNORECASE,
+)
+# As clients do that darken every message, whether it has colours of its own for that or not: they keep its pictures.
+_INVERSION = (
+    "<style>:where(:root){background:#fff}:root,:root :is(img,svg,video){filter:invert(1) hue-rotate(180deg)!important}"
+    "</style>"
 )
 # Content policies block what these load, but browsers still connect to the servers that they name.
 _FRAMES = re.compile(r"<(?=(?:i?frame|object|embed|portal|fencedframe)\b)", re.IGNORECASE)
@@ -85,17 +91,20 @@ def _policy(images: str, *, remote: bool) -> str:
 def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
     """Return ``html`` for the frame: ``cid:name`` becomes ``images`` + name, and links open new pages.
 
-    ``theme`` is "light" or "dark". It replaces queries for the reader's preference, because browsers give a frame no
-    preference but their own. The time is proportional to the length.
+    ``theme`` is "light", "dark" or "inverted", which is the light one with its colours inverted. It replaces queries
+    for the reader's preference, because browsers give a frame no preference but their own. The time is proportional to
+    the length.
     """
+    scheme = "dark" if theme == "dark" else "light"
     # RFC 2392 percent-encodes names in cid: URLs as URLs do, except for these two characters.
     html = _CID.sub(lambda match: images + match[1].replace("?", "%3F").replace("#", "%23"), html)
-    html = _PREFERENCE.sub(lambda match: _ALWAYS if match[1].lower() == theme else _NEVER, html)
+    html = _PREFERENCE.sub(lambda match: _ALWAYS if match[1].lower() == scheme else _NEVER, html)
     html = _FRAMES.sub("<x-", html)
     if not remote:
         html = _LINKS.sub("<x-", html)
     end = _end_of_doctype(html)
-    return f'{html[:end]}<base target="_blank">{html[end:]}{_scheme_style(html, theme)}'
+    style = _scheme_style(html, scheme) + (_INVERSION if theme == "inverted" else "")
+    return f'{html[:end]}<base target="_blank">{html[end:]}{style}'
 
 
 def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | None:

@@ -14,6 +14,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
+from openviper.core.email.inbox.html_source import source_lines
 from openviper.core.email.inbox.lint import lint
 from openviper.core.email.inbox.lookup import (
     attachment_response,
@@ -33,7 +34,14 @@ from openviper.core.email.settings import DEFAULT_MAILER
 
 __all__ = ["MessagePages"]
 
-_TABS = {"html": "HTML", "text": "Text", "headers": "Headers", "source": "Source", "check": "Check"}
+_TABS = {
+    "html": "HTML",
+    "markup": "HTML source",
+    "text": "Text",
+    "headers": "Headers",
+    "source": "Source",
+    "check": "Check",
+}
 _MODES = {
     "inline": "Inline: sent before the call returned",
     "deferred": "Deferred: sent after the response",
@@ -103,7 +111,7 @@ class MessagePages:
         await self._store.mark_read(entry.key)
         absent = {"check"} if entry.redacted else set()
         if entry.prepared.html is None:
-            absent.add("html")
+            absent |= {"html", "markup"}
         views = {name: label for name, label in _TABS.items() if name not in absent}
         view = choice(request, "view", views)
         findings = await asyncio.to_thread(lint, entry, self._mailer.settings.always_streams)
@@ -121,7 +129,9 @@ class MessagePages:
             "retry_failed": "retry-failed" in request.query_params,
             **await self._neighbours(entry),
         }
-        if view in ("headers", "source"):
+        if view == "markup":
+            values["lines"], values["complete"] = await asyncio.to_thread(source_lines, entry.prepared.html or "")
+        elif view in ("headers", "source"):
             content = (await message_or_404(self._store, request)).content
             values["fields"] = await asyncio.to_thread(header_fields, content)
             values["source"], values["complete"] = await asyncio.to_thread(source_text, content)

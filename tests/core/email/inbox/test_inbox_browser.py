@@ -38,7 +38,8 @@ WELCOME = {
     "text": "Welcome, Ana. Please confirm.",
     "html": '<!doctype html><meta name="color-scheme" content="light dark"><style>body{background:rgb(255,255,255)}'
     "@media (prefers-color-scheme:dark){body{background:rgb(1,2,3)}}</style><h1>Welcome, Ana</h1>"
-    '<img src="cid:logo" alt="Shop"><p><a href="https://shop.example/confirm">Confirm</a></p><img src="/x.png">',
+    '<img src="cid:logo" alt="Shop"><p><a href="https://shop.example/confirm">Confirm</a></p><img src="/x.png">'
+    '<div style="height:1500px"></div>',
     "bcc": "archive@example.test",
     "attachments": [LOGO, TERMS],
 }
@@ -139,10 +140,20 @@ async def read_in_every_form(page: Page) -> None:
         box = await page.locator("iframe").bounding_box()
         assert box is not None
         assert box["width"] == pixels or (width in ("Phone", "Fit") and 250 < box["width"] < 1000)
+        await expect(page.locator("iframe")).to_have_css("height", re.compile(r"1[5-9]\d\d(\.\d+)?px"))
+    await page.get_by_role("link", name="Inverted", exact=True).click()
+    await expect(mail.locator(":root")).to_have_css("filter", "invert(1) hue-rotate(180deg)")
     for theme, colour in (("Dark", "rgb(1, 2, 3)"), ("Light", "rgb(255, 255, 255)")):
         await page.get_by_role("link", name=theme, exact=True).click()
         await expect(mail.locator("body")).to_have_css("background-color", colour)
     await expect(page.get_by_text("archive@example.test")).to_be_visible()
+    async with page.context.expect_page() as opening:
+        await page.get_by_role("link", name="Open alone").click()
+    alone = await opening.value
+    await expect(alone.get_by_role("heading", name="Welcome, Ana")).to_be_visible()
+    await alone.close()
+    await page.get_by_role("link", name="HTML source", exact=True).click()
+    await expect(page.locator(".line").first).to_contain_text("<!doctype html>")
     for view, words in (("Text", "Please confirm"), ("Headers", "Message-I"), ("Source", "Content-Type: multipart")):
         await page.get_by_role("link", name=view, exact=True).click()
         await expect(page.locator("#view")).to_contain_text(words)
@@ -243,6 +254,7 @@ HOSTILE = {
     '@font-face{font-family:x;src:url(ELSEWHEREf)}p{font-family:x}</style><p>x<link rel="preconnect" href="ELSEWHERE">'
     '<link rel="prefetch" href="ELSEWHEREp"><link rel="stylesheet" href="ELSEWHEREs">'
     '<video src="ELSEWHEREv" autoplay></video><audio src="ELSEWHEREa" autoplay></audio>',
+    "endless": '<!doctype html><style>html{height:200vh}</style><div style="height:calc(100vh + 9px)">x</div>',
     "svg": '<svg><script>alert(1)</script><foreignObject><body xmlns="http://www.w3.org/1999/xhtml" onload="alert(2)"/>'
     '</foreignObject></svg><img src="cid:logo">',
 }
@@ -304,7 +316,7 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
         assert page.url.startswith(shared.inbox)
         await expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_SUBJECT)
         assert await is_on_top(page), "something covers the page"
-        for view in ("Text", "Headers", "Source", "Check"):
+        for view in ("HTML source", "Text", "Headers", "Source", "Check"):
             link = page.get_by_role("link", name=re.compile(f"^{view}"))
             await link.click()
             await expect(link).to_have_attribute("aria-current", "page")
@@ -430,7 +442,7 @@ async def test_it_works_without_scripts(shared: Site, chromium: Browser) -> None
         await page.get_by_role("link", name="Welcome, Ana").click()
         await page.get_by_role("link", name="Dark").click()
         await expect(page.frame_locator("iframe").get_by_role("heading")).to_be_visible()
-        await page.get_by_role("link", name="Source").click()
+        await page.get_by_role("link", name="Source", exact=True).click()
         await expect(page.locator("pre")).to_contain_text("Subject: Welcome, Ana")
         await page.get_by_role("button", name="Delete").click()
         await expect(page.get_by_text("No mail yet")).to_be_visible()
@@ -448,6 +460,8 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         "list": lambda *_: "",
         "search": lambda *_: "?q=nothing-like-it",
         "message": lambda welcome, _: welcome,
+        "inverted": lambda welcome, _: f"{welcome}?theme=inverted",
+        "HTML source": lambda welcome, _: f"{welcome}?view=markup",
         "text": lambda welcome, _: f"{welcome}?view=text",
         "headers": lambda welcome, _: f"{welcome}?view=headers",
         "source": lambda welcome, _: f"{welcome}?view=source",

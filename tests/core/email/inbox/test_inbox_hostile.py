@@ -1,10 +1,13 @@
 """Messages that were written to attack the one who reads them."""
 
+import re
 from email.message import Message
+from pathlib import Path
 
 import pytest
 from support.inbox import Inboxes, directives
 
+from openviper.conf import override
 from openviper.core.email import AttachmentData
 
 MARKUP = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -30,15 +33,39 @@ async def test_pages_allow_no_foreign_script_style_or_frame(inboxes: Inboxes) ->
 async def test_the_html_part_is_framed_without_scripts_or_remote_content(inboxes: Inboxes) -> None:
     async with inboxes.with_message(html="<p>Hello") as (client, path):
         page = (await client.get(path)).text
-        assert ' sandbox="allow-popups allow-popups-to-escape-sandbox"' in page
+        assert ' sandbox="allow-same-origin allow-popups allow-popups-to-escape-sandbox"' in page
         answer = await client.get(f"{path}/html")
         policy = directives(answer.headers)
         assert policy["default-src"] == "'none'"
         assert "script-src" not in policy
         assert "http:" not in policy["img-src"].split()
-        assert policy["sandbox"] == "allow-popups allow-popups-to-escape-sandbox"
+        assert policy["sandbox"] == "allow-same-origin allow-popups allow-popups-to-escape-sandbox"
         assert policy["frame-ancestors"] == "'self'"
         assert policy["form-action"] == "'none'"
+
+
+@pytest.mark.parametrize("query", ["", "?theme=dark", "?theme=inverted&width=phone", "?remote=1"])
+async def test_a_frame_of_the_pages_own_origin_never_allows_scripts(
+    inboxes: Inboxes, tmp_path: Path, query: str
+) -> None:
+    """Together the two would let a message take the frame's sandbox off, and act as the page."""
+    (tmp_path / "emails").mkdir()
+    (tmp_path / "emails/hello.html").write_text("<p>Hello")
+    with override(TEMPLATES_DIR=tmp_path):
+        async with inboxes.with_message(html="<p>Hello <img src='https://cdn.example/x.png'>") as (client, path):
+            for page, document in (
+                (path, f"{path}/html"),
+                ("/_mail/templates/emails/hello", "/_mail/template-html/emails/hello"),
+            ):
+                sandboxes = re.findall(r"<iframe [^>]*>", (await client.get(page + query)).text)
+                policy = directives((await client.get(document + query)).headers)
+                given = [re.search(r' sandbox="([^"]*)"', sandboxes[0]), re.match("(.*)", policy["sandbox"])]
+                for tokens in [match[1].split() for match in given if match]:
+                    assert "allow-same-origin" in tokens
+                    assert not {"allow-scripts", "allow-forms", "allow-top-navigation"} & set(tokens)
+                assert len(sandboxes) == 1
+                assert policy["default-src"] == "'none'"
+                assert not {"script-src", "script-src-elem"} & set(policy)
 
 
 async def test_markup_in_every_field_is_shown_as_text(inboxes: Inboxes) -> None:
@@ -55,7 +82,7 @@ async def test_markup_in_every_field_is_shown_as_text(inboxes: Inboxes) -> None:
     }
     async with inboxes.with_message(**message) as (client, path):
         for address in ("/_mail/", "/_mail/?q=<script>alert(6)</script>", path):
-            for view in ("", "text", "html", "headers", "source", "check", "<script>"):
+            for view in ("", "text", "html", "markup", "headers", "source", "check", "<script>"):
                 joint = "&" if "?" in address else "?"
                 page = (await client.get(f"{address}{joint}view={view}")).text
                 assert "<script>alert" not in page

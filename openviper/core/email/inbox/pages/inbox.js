@@ -16,12 +16,15 @@
 
   /** Replace `old` by `fresh`, and keep the focus on the same control. */
   function replace(old, fresh) {
-    if (old.outerHTML === fresh.outerHTML) return;
+    if (plain(old) === plain(fresh)) return;
     const focus = old.contains(document.activeElement) ? identify(document.activeElement) : null;
     if (old.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
     old.replaceWith(document.adoptNode(fresh));
     if (focus) [...fresh.querySelectorAll(focus.selector)].find((one) => identify(one).text === focus.text)?.focus();
   }
+
+  /** The markup as the server sends it: without the heights of frames. */
+  const plain = (element) => element.outerHTML.replaceAll(/(<iframe[^>]*?) style="[^"]*"/g, "$1");
 
   function identify(element) {
     const selector = element.tagName.toLowerCase();
@@ -79,6 +82,37 @@
   document.addEventListener("visibilitychange", connect);
   window.addEventListener("pagehide", () => source?.close());
   connect();
+
+  const LEAST = 150, MOST = 30000; // pixels
+
+  /** Make a frame as high as its content, which is measured in a low frame, because some content fills any frame. */
+  function fit(frame) {
+    const view = frame.contentDocument?.scrollingElement ?? frame.contentDocument?.documentElement;
+    if (!view) return;
+    const top = window.scrollY;
+    frame.style.height = `${LEAST}px`;
+    const scrollbar = Math.max(frame.clientHeight - view.clientHeight, 0);
+    frame.style.height = `${Math.min(view.scrollHeight + scrollbar, MOST)}px`;
+    window.scrollTo(window.scrollX, top);
+  }
+
+  const followed = new WeakSet();
+
+  /** Keep a frame's height when images arrive, or the window's width changes. */
+  function follow(frame) {
+    const root = frame.contentDocument?.documentElement;
+    if (!root || followed.has(root)) return;
+    followed.add(root);
+    new ResizeObserver(() => fit(frame)).observe(root);
+  }
+
+  // The event of a frame does not bubble, but can be captured.
+  document.addEventListener("load", ({ target }) => {
+    if (target.tagName !== "IFRAME") return;
+    fit(target);
+    follow(target);
+  }, true);
+  for (const frame of document.querySelectorAll("iframe")) follow(frame);
 
   document.addEventListener("click", async (click) => {
     const link = click.target.closest("a[data-soft]");
