@@ -213,12 +213,13 @@ def _found(row: "KeptRow") -> FoundMail:
 
 
 async def _erase_row(traces: "OutboxTraces", row: "KeptRow", address: str) -> Erased:
-    how = concern(row.head, address)
+    before = _progress(row.progress)
+    how = concern(row.head, before, address)
     if how == "alone":
         removed = await traces.remove(row)
         return Erased(removed=removed, busy=not removed)
     if how == "shared":
-        progress = erase_from_progress(_progress(row.progress), address).to_json()
+        progress = erase_from_progress(before, address).to_json()
         reason = None if row.reason is None else erase_from_text(row.reason, address)
         head = erase_from_head(row.head, address)
         changed = await traces.change(row, head=head, progress=progress, reason=reason)

@@ -285,7 +285,7 @@ class RabbitmqJobStore:
 
         def erase(message: FailedMessage) -> "Future[None] | bytes | None":
             job = message.job
-            how = concern(job.head, address)
+            how = concern(job.head, job.progress, address)
             if how == "alone":
                 done[message.identity] = Erased(removed=1)
                 return confirmed()

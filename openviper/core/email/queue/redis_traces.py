@@ -73,7 +73,7 @@ class RedisTraces:
         """Erase ``address`` from jobs, and from what is kept of idempotency keys."""
         done, blobs = Erased(), dict[bytes, int]()
         for job in self._jobs():
-            how = concern(job.head, address)
+            how = concern(job.head, _progress(job.progress), address)
             if how == "alone":
                 own = self._blobs(job)
                 erased = int(self._erase_job(keys=[self._prefix], args=[job.key]))

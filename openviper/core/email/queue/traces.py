@@ -27,7 +27,7 @@ ERASED = "(erased)"
 """What stands for an address in a text from which it was removed."""
 
 Concern = Literal["alone", "shared", "named"]
-"""How a message concerns an address: its only recipient, one of several, or named elsewhere in its header."""
+"""How a message concerns an address: the only one that lacks it, one of several, or named elsewhere in its header."""
 
 
 def found_failed(job: FailedJob) -> FoundMail:
@@ -57,15 +57,16 @@ def describe_mail(
     )
 
 
-def concern(head: bytes | None, address: str) -> Concern | None:
-    """Return how a message with this stored head concerns ``address`` (as ``mail_key`` returns it); None: not at all.
+def concern(head: bytes | None, progress: Progress, address: str) -> Concern | None:
+    """Return how a stored message concerns ``address`` (as ``mail_key`` returns it); None: not at all.
 
     Its bodies and attachments are not read.
     """
     values = read_values(head)
     recipients = {mail_key(each) for each in read_recipients(values)}
     if address in recipients and head is not None:
-        if len(recipients) == 1:
+        # Without anybody in it a progress would say that all others lack the message, who have it.
+        if {address} in (recipients, {*map(mail_key, progress.missing or ())}):
             return "alone"
         with suppress(LookupError, TypeError, ValueError):  # no version wrote it
             erase_from_head(head, address)
