@@ -16,8 +16,11 @@ from openviper.text import counted
 
 if TYPE_CHECKING:
     from openviper.core.email.queue.job import QueueStats
+    from openviper.core.email.settings import EmailSettings
 
 __all__ = ["status"]
+
+_JOURNAL_LIMIT = 10.0  # seconds
 
 
 @click.command()
@@ -26,7 +29,9 @@ __all__ = ["status"]
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: what health() returns.")
 @settings_option
 def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) -> None:
-    """Show what is paused, the broker or outbox, its workers or relays, and its stats: of all mailers, or of one.
+    """Show what is paused, the journal, the broker or outbox, its workers or relays, and its stats.
+
+    Of all mailers, or of one.
 
     Exits with 1 if mail waits and no worker or relay delivers it, unless sending is paused; with --json, which is of
     all mailers, also if the status is "failing".
@@ -44,6 +49,7 @@ def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) 
     project = enter_project(path, settings_module=settings)
     project.load_settings()
     paused = _print_pauses()  # names of mailers, None for all
+    asyncio.run(_print_journal(EmailSettings.from_settings()))
     if paused and queue_service() is None and EmailSettings.from_settings().outbox is None:
         return  # mail waits in memory, which only its process can count
     stored = queue_in(project)
@@ -119,6 +125,15 @@ def _print_pauses() -> set[str | None]:
     for line in lines:
         click.echo(line)
     return {pause.mailer for pause in pauses}
+
+
+async def _print_journal(settings: "EmailSettings") -> None:
+    """Print how many answers the journal holds, or why it holds none; nothing where it is off."""
+    from openviper.core.email.delivery.checks.journal import check_journal
+
+    for result in await check_journal(settings, asyncio.get_running_loop().time() + _JOURNAL_LIMIT):
+        remedy = f" -> {escape(result.remedy)}" if result.remedy else ""
+        click.echo(f"Journal  {escape(result.found)}{remedy}")
 
 
 def _age(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -216,3 +217,7 @@ async def test_mail_is_found_by_reference_and_by_id(cli: Cli, shop: Shop) -> Non
     assert done.returncode == 0
     assert found["stored"] == []
     assert [(row["ref"], row["outcome"], row["code"]) for row in found["journal"]] == [("order-6", "delivered", 250)]
+    _, output = await asyncio.to_thread(run, cli, shop, "status")
+    assert re.search(r"^Journal  sqlite\S+: 1 answer, the newest \d+ s ago; kept 30 days$", output, re.MULTILINE)
+    _, output = await asyncio.to_thread(run, cli, shop, "status", EMAIL_JOURNAL="no")
+    assert "Journal" not in output

@@ -230,7 +230,7 @@ async def test_the_check_says_what_the_journal_lacks_and_what_it_holds(server: S
     await create_journal(engine)
     assert ": 0 answers, none yet; kept 30 days" in await check()
     await JournalStore(engine).insert([row("one", "delivered", at=time.time())])
-    assert re.search(r"ok journal: .*: 1 answers, the newest \d+ s ago", await check())
+    assert re.search(r"ok journal: .*: 1 answer, the newest \d+ s ago", await check())
     assert await check_journal(EmailSettings(), 0.0) == []
 
 

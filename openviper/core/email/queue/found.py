@@ -55,9 +55,9 @@ class Wanted(NamedTuple):
 class Erased(NamedTuple):
     """What was done to erase an address.
 
-    ``removed`` messages were for it alone, or lacked by it alone; ``changed`` ones are for others as well and stay for them. ``busy`` ones are
-    in the hands of a process, and unchanged; ``named`` ones are for others, and name the address as sender or reply
-    address. ``keys``: idempotency keys that held it.
+    ``removed`` messages were for it alone, or lacked by it alone; ``changed`` ones are for others as well and stay for
+    them. ``busy`` ones are in the hands of a process, and unchanged; ``named`` ones are for others, and name the
+    address as sender or reply address. ``keys``: idempotency keys that held it.
     """
 
     removed: int = 0

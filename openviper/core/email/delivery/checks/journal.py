@@ -9,6 +9,7 @@ from openviper.core.email.delivery.journal import JOURNAL_REMEDY, JOURNAL_SETTIN
 from openviper.core.email.queue.outbox_engine import own_outbox_engine
 from openviper.core.email.settings import EmailSettings
 from openviper.exceptions import OpenViperError
+from openviper.text import counted
 
 __all__ = ["check_journal"]
 
@@ -39,5 +40,5 @@ async def _ask(settings: EmailSettings) -> CheckResult:
         found = await JournalStore(engine).stats()
     newest = "none yet" if found.newest is None else f"the newest {max(0.0, time.time() - found.newest):.0f} s ago"
     return CheckResult.ok(
-        "journal", f"{address}: {found.rows} answers, {newest}; kept {settings.journal_keep / 86400:g} days"
+        "journal", f"{address}: {counted(found.rows, 'answer')}, {newest}; kept {settings.journal_keep / 86400:g} days"
     )
