@@ -76,6 +76,14 @@ class Entry:
         return first.kind if first.kind in _FIRST_KINDS else first.mode or "inline"
 
     @property
+    def first_recipient(self) -> str:
+        """Return the name of the envelope's first recipient, or the address where the message has no name for it."""
+        address = self.envelope.recipients[0]
+        prepared = self.prepared
+        everyone = (*prepared.to, *prepared.cc, *prepared.bcc)
+        return next((each.display_name for each in everyone if each.addr_spec == address), "") or address
+
+    @property
     def arrived(self) -> int:
         """Return the first step's Unix time in microseconds; it orders the inbox."""
         return int(self.steps[0].at * 1_000_000)

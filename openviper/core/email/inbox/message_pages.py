@@ -1,8 +1,9 @@
 """The inbox's pages about messages: the list, and each message with its parts and buttons."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from time import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from openviper.core.email.inbox.lookup import (
 from openviper.core.email.inbox.markup import remote_content
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, redirect_home
 from openviper.core.email.inbox.search import Query, search
+from openviper.core.email.inbox.snippets import snippet
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage, new_message_id
 from openviper.core.email.message.serialiser import serialise_message
@@ -66,6 +68,7 @@ class MessagePages:
         self._store = store
         self._mailer = mailer
         self._shared = mailer.settings.inbox_dir is not None
+        self._snippets: Mapping[str, str] = {}  # of the messages that were listed last
         self.routes = [
             Route("/", self._list),
             Route("/clear", self._clear, methods=["POST"]),
@@ -91,10 +94,13 @@ class MessagePages:
         if words or chosen:
             entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words, "mailer": chosen}))
         unread = sum(not entry.read for entry in stored)
+        self._snippets = await asyncio.to_thread(_find_snippets, entries, self._snippets)
         return await self._renderer.render(
             request,
             "list.html",
             entries=entries,
+            snippets=self._snippets,
+            now=time(),
             query=words,
             mailers=mailers,
             mailer=chosen,
@@ -227,6 +233,10 @@ async def _retry_now(entry: Entry, store: Store, mailer: Mailer) -> bool:
         message = message.for_recipients(entry.missed)
     mailer.deliver_soon(message, "retried from the inbox page")
     return True
+
+
+def _find_snippets(entries: Sequence[Entry], known: Mapping[str, str]) -> Mapping[str, str]:
+    return {entry.key: known[entry.key] if entry.key in known else snippet(entry.prepared) for entry in entries}
 
 
 def _gaps(entry: Entry) -> list[float | None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import format_datetime
 from importlib.resources import files
@@ -30,6 +31,9 @@ HEADERS = {
     "X-DNS-Prefetch-Control": "off",
 }
 
+_QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*+)" <')
+_NEEDS_QUOTES = re.compile(r'[()<>\[\]:;@\\,."]')
+
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -56,8 +60,9 @@ class PageRenderer:
                 "moment": _moment,
                 "filesize": _filesize,
                 "gap": _gap,
+                "mailboxes": _mailboxes,
                 "rfc_date": format_datetime,
-                "snippet": _snippet,
+                "time_zone": _time_zone,
                 "visible": escape,
             }
             self._environment = environment
@@ -112,6 +117,12 @@ def _moment(seconds: float) -> str:
     return f"{strftime('%H:%M:%S', localtime(seconds))}.{int(seconds * 1000) % 1000:03d}"
 
 
+def _time_zone(seconds: float) -> str:
+    """Return the offset of the local time at this Unix time, such as "UTC+01:00"."""
+    offset = strftime("%z", localtime(seconds))
+    return f"UTC{offset[:3]}:{offset[3:5]}"
+
+
 def _gap(seconds: float) -> str:
     if seconds < 0.9995:
         return f"+{max(seconds, 0) * 1000:.0f} ms"
@@ -122,5 +133,11 @@ def _filesize(size: int) -> str:
     return f"{size} B" if size < 1000 else f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
 
 
-def _snippet(text: str | None) -> str:
-    return " ".join((text or "")[:400].split())[:160]
+def _mailboxes(addresses: object) -> str:
+    """Return one or several addresses as headers spell them, with quotation marks only where a name needs them."""
+    several = addresses if isinstance(addresses, list | tuple) else (addresses,)
+    return _QUOTED_NAME.sub(_unquoted, ", ".join(map(str, several)))
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    return match[0] if _NEEDS_QUOTES.search(match[1]) else f"{match[1]} <"

@@ -118,6 +118,9 @@ async def test_a_message_appears_live_and_is_read_in_all_forms(
         await expect(row).to_contain_text("delivered")
         await expect(row).to_contain_text("Unread")
         await expect(page).to_have_title("(1) Inbox")
+        box = await row.bounding_box()
+        assert box is not None
+        assert 36 <= box["height"] <= (40 if viewport == DESKTOP else 64)
         await row.click()
         await read_in_every_form(page)
         await expect(page.locator(".timeline li")).to_have_count(3)

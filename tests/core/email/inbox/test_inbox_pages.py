@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,38 @@ async def test_bcc_is_shown_as_such(inboxes: Inboxes) -> None:
         source = (await client.get(f"{path}/source")).text
     assert re.search(r"<dt>Bcc</dt><dd>hidden@example\.test", page)
     assert "hidden@example.test" not in source
+
+
+async def test_addresses_are_spelled_as_in_headers_everywhere(inboxes: Inboxes) -> None:
+    people = {"recipients": ["Ana Costa <ana@example.test>", "b@example.test"], "reply_to": ("Help, Desk", "h@x.test")}
+    async with inboxes.with_message(**{**people, "reply_to": [people["reply_to"]]}) as (client, path):
+        page = (await client.get(path)).text
+        headers = (await client.get(f"{path}?view=headers")).text
+        listed = (await client.get("/_mail/")).text
+    for shown in (page, headers):
+        assert "<dd>Shop &lt;shop@example.test&gt;</dd>" in shown
+        assert "<dd>Ana Costa &lt;ana@example.test&gt;, b@example.test</dd>" in shown
+        assert "<dd>&#34;Help, Desk&#34; &lt;h@x.test&gt;</dd>" in shown
+    assert '<span class="whom" title="ana@example.test, b@example.test">Ana Costa</span>' in listed
+
+
+@pytest.fixture
+def east() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "XXX-05:30")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("east")
+async def test_the_message_id_and_the_time_zone_are_named(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        page = (await client.get(path)).text
+        listed = (await client.get("/_mail/")).text
+    assert re.search(r"<dt>Message-ID</dt><dd>&lt;[0-9a-f]{32}@example.test&gt;</dd>", page)
+    assert "Times in UTC+05:30" in page
+    assert "times in UTC+05:30" in listed
 
 
 async def test_the_timeline_shows_the_servers_answer(inboxes: Inboxes) -> None:
