@@ -445,6 +445,7 @@ class EmailSettings(CheckedSettings):
             *_port_conflicts(self),
             *_credential_conflicts(self),
             *_journal_conflicts(self),
+            *_dkim_conflicts(self),
         ]:
             raise Conflicts(conflicts)
         return self
@@ -565,6 +566,13 @@ def _journal_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
     if settings.journal and settings.journal_key is None:
         text = "is needed by journal: give a random text that stays secret, such as secrets.token_hex() returns"
         yield Conflict("journal_key", text, depends_on=frozenset({"journal"}))
+
+
+def _dkim_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
+    if any(name.lower() == "from" for name in settings.dkim_unsigned):
+        yield Conflict(
+            "dkim_unsigned", "has From, which every signature must cover (RFC 6376 section 5.4): take it out"
+        )
 
 
 def _credential_conflicts(settings: EmailSettings) -> Iterator[Conflict]:

@@ -115,11 +115,14 @@ class PipelinedConnection:
         exchange, before = await self._write(flight, len(recipients) + 3, message)
         interpreter = _FlightInterpreter(connection, recipients)
         try:
-            return await self._report(interpreter, exchange, before)
+            report = await self._report(interpreter, exchange, before)
         except DeliveryError as error:
             if self._options.protocol_log:
                 error.protocol = _protocol(flight, exchange.replies)
             raise
+        if report.refused and self._options.protocol_log:
+            return report._replace(protocol=_protocol(flight, exchange.replies))
+        return report
 
     async def _report(
         self, interpreter: "_FlightInterpreter", exchange: Exchange, before: Exchange | None

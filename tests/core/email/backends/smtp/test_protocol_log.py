@@ -86,6 +86,21 @@ async def test_pipelined_messages_have_their_own_dialogues() -> None:
     assert "secret" not in error.protocol
 
 
+async def test_a_pipelined_message_that_some_refuse_has_its_dialogue() -> None:
+    with SmtpServer() as server:
+        server.refuse("gone@example.com", 550)
+        async with SMTPBackend(EmailSettings(**server.settings(protocol_log=True, pool_size=1))) as backend:
+            sending = [
+                backend.send_pipelined(message(*to))
+                for to in (("a@one.example", "gone@example.com"), ("b@two.example",))
+            ]
+            partial, whole = await asyncio.gather(*sending)
+    assert partial.protocol is not None
+    assert "C: RCPT TO:<...@example.com>\nS: 550" in partial.protocol
+    assert "two" not in partial.protocol
+    assert whole.protocol is None
+
+
 async def test_it_is_kept_with_a_message_that_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="openviper"), SmtpServer() as server:
         server.fault("RCPT", REFUSAL)
