@@ -43,20 +43,22 @@ def find(
     Asks the journal, and what waits or has failed on the broker and in the outbox. Says what it cannot know. Exits
     with 1 if it finds nothing.
     """
+    from openviper.core.email.addresses import parse_address
+    from openviper.core.email.errors import InvalidAddress
     from openviper.core.email.queue.found import Wanted
     from openviper.core.email.settings import EmailSettings
     from openviper.network import mail_key
 
     if sum(each is not None for each in (ref, address, message_id)) != 1:
         raise click.UsageError("give one of --ref, --to and --id")
+    try:
+        key = None if address is None else mail_key(parse_address(address, field="--to").addr_spec)
+    except InvalidAddress as error:
+        raise click.UsageError(str(error)) from error
     project = enter_project(path, settings_module=settings)
     project.load_settings()
     email = EmailSettings.from_settings()
-    wanted = Wanted(
-        None if message_id is None else f"<{message_id.strip('<>')}>",
-        ref,
-        None if address is None else mail_key(address),
-    )
+    wanted = Wanted(None if message_id is None else f"<{message_id.strip('<>')}>", ref, key)
     answers, unknown = _ask_journal(email, wanted)
     stored, more = _ask_stores(wanted)
     unknown += more

@@ -201,6 +201,11 @@ async def test_after_erase_no_byte_of_any_store_holds_the_address(cli: Cli, shop
     assert await asyncio.to_thread(mail.store.find, Wanted(address=ANN.lower())) == []
 
 
+def test_a_search_for_no_address_is_refused(cli: Cli, project: Path) -> None:
+    done = cli.run("email", "find", "--to", "ann", "--project", project)
+    assert (done.returncode, "--to" in done.stderr, "has no '@'" in done.stderr) == (2, True, True)
+
+
 async def test_mail_is_found_by_reference_and_by_id(cli: Cli, shop: Shop) -> None:
     await fill_everything(shop)
     code, output = await asyncio.to_thread(run, cli, shop, "find", "--ref", "order-7", EMAIL_JOURNAL="no")
@@ -210,6 +215,9 @@ async def test_mail_is_found_by_reference_and_by_id(cli: Cli, shop: Shop) -> Non
     assert f"for {ANN}" in output
     assert "mail that a process holds in memory" in output
     assert 'EMAIL["journal"] is off: mail that was delivered' in output
+    code, by_name = await asyncio.to_thread(run, cli, shop, "find", "--to", f"Ann <{ANN.upper()}>")
+    assert code == 0
+    assert by_name.count(f"for {ANN}") == 10
     done = await asyncio.to_thread(
         cli.run, "email", "find", "--id", "gone@example.test", "--json", "--project", str(shop.folder)
     )

@@ -344,10 +344,13 @@ def test_the_value_of_an_unknown_key_is_not_shown() -> None:
     assert SECRET not in fault({"pasword": SECRET})
 
 
-def test_a_journal_needs_its_key_which_is_never_shown() -> None:
+def test_no_signature_may_leave_out_from() -> None:
     assert fault({"dkim_unsigned": ["To", "from"]}).startswith(
         'EMAIL["dkim_unsigned"]: has From, which every signature'
     )
+
+
+def test_a_journal_needs_its_key_which_is_never_shown() -> None:
     assert fault({"journal": True}).startswith('EMAIL["journal_key"]: is needed by journal: give a random text')
     settings = load({"journal": True, "journal_key": "a key that is long enough for this"})
     assert settings.journal
