@@ -39,7 +39,10 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
         ["verify", "Verification", "health", "Health", "HealthProblem", "HealthEndpoint"],
     ),
     "Backends": ("openviper.core.email", ["EmailBackend", "get_backend", "build_message"]),
-    "In tests": ("openviper.testing", ["Mailbox", "SentMessage", "capture_mail"]),
+    "In tests": (
+        "openviper.testing",
+        ["Mailbox", "SentMessage", "capture_mail", "Inbox", "AsyncInbox", "InboxMessage"],
+    ),
     "Transactions": (
         "openviper.db",
         [

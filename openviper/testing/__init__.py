@@ -1,10 +1,15 @@
-"""Test an application's mail: ``capture_mail`` for any test runner, and the fixture ``mailbox`` for pytest."""
+"""Test an application's mail.
+
+``capture_mail`` and pytest's fixture ``mailbox`` capture the mail of this process; ``Inbox``, ``AsyncInbox`` and the
+fixture ``inbox`` read that of a running server.
+"""
 
 from typing import TYPE_CHECKING
 
 from openviper.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from openviper.testing.inbox import AsyncInbox, Inbox, InboxMessage
     from openviper.testing.mailbox import Mailbox, capture_mail
     from openviper.testing.message import SentMessage
 else:
@@ -12,10 +17,13 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "AsyncInbox": "openviper.testing.inbox",
+            "Inbox": "openviper.testing.inbox",
+            "InboxMessage": "openviper.testing.inbox",
             "Mailbox": "openviper.testing.mailbox",
             "SentMessage": "openviper.testing.message",
             "capture_mail": "openviper.testing.mailbox",
         },
     )
 
-__all__ = ["Mailbox", "SentMessage", "capture_mail"]
+__all__ = ["AsyncInbox", "Inbox", "InboxMessage", "Mailbox", "SentMessage", "capture_mail"]

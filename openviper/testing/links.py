@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from html import unescape
+from typing import NamedTuple
 
-from openviper.markup import attribute_text, attributes, read_tags
+from openviper.markup import Tag, attribute_text, attributes, read_tags
 
-__all__ = ["links_in"]
+__all__ = ["Link", "labelled_links", "links_in"]
 
 _URL = re.compile(r"https?://[^\s<>\"]+")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
@@ -15,20 +17,71 @@ _PUNCTUATION = ".,;:!?'*_"
 _BRACKETS = {")": "(", "]": "["}
 
 
+class Link(NamedTuple):
+    """A link: the text that its reader sees, its white space collapsed, and its URL."""
+
+    label: str
+    url: str
+
+
 def links_in(html: str | None, text: str | None) -> list[str]:
     """Return the HTML's absolute links, then the URLs of the text, each once; without mailto:, tel: and the like."""
-    found = [*_of_html(html or ""), *map(_without_end, _URL.findall(text or ""))]
+    found = [*(link.url for link in _of_html(html or "")), *map(_without_end, _URL.findall(text or ""))]
     return list(dict.fromkeys(found))
 
 
-def _of_html(html: str) -> Iterator[str]:
+def labelled_links(html: str | None, text: str | None) -> tuple[list[Link], list[Link]]:
+    """Return the HTML's absolute links, and those of the text.
+
+    A label in HTML is the element's text and the ``alt`` of its images. In text it is the line before the URL, or the
+    paragraph's last line if the URL begins its own.
+    """
+    return list(_of_html(html or "")), list(_of_text(text or ""))
+
+
+def _of_html(html: str) -> Iterator[Link]:
+    url: str | None = None
+    label: list[str] = []
+    position, literal = 0, False
     for tag in read_tags(html):
-        if tag.kind != "start" or tag.name not in ("a", "area"):
+        if not literal:
+            label.append(unescape(html[position : tag.start]))
+        position, literal = tag.end, tag.literal
+        if tag.name == "img" and tag.kind == "start":
+            label.append(_attribute(html, tag, "alt"))
+        if tag.name not in ("a", "area"):
             continue
-        href = next((attribute.value for attribute in attributes(html, tag) if attribute.name == "href"), "")
-        target = attribute_text(href).strip()
-        if _ABSOLUTE.match(target) and not target.lower().startswith(_NO_PAGES):
-            yield target
+        if url is not None:
+            yield Link(" ".join("".join(label).split()), url)
+        url, label = (_target(html, tag) if tag.kind == "start" else None), []
+        if url is not None and tag.name == "area":
+            yield Link(_attribute(html, tag, "alt"), url)
+            url = None
+    if url is not None:
+        yield Link(" ".join("".join([*label, unescape(html[position:])]).split()), url)
+
+
+def _target(html: str, tag: Tag) -> str | None:
+    """Return the absolute URL that a tag leads to; None without one."""
+    target = _attribute(html, tag, "href").strip()
+    return target if _ABSOLUTE.match(target) and not target.lower().startswith(_NO_PAGES) else None
+
+
+def _attribute(html: str, tag: Tag, name: str) -> str:
+    value = next((attribute.value for attribute in attributes(html, tag) if attribute.name == name), "")
+    return attribute_text(value)
+
+
+def _of_text(text: str) -> Iterator[Link]:
+    before = ""
+    for line in text.splitlines():
+        end = 0
+        for match in _URL.finditer(line):
+            label = " ".join(line[end : match.start()].split()).strip(" :(<[-*>")
+            yield Link(label or before, _without_end(match.group()))
+            end = match.end()
+        if line.strip():
+            before = " ".join(line.split()).rstrip(":") if not end else before
 
 
 def _without_end(url: str) -> str:

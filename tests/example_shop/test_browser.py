@@ -1,5 +1,6 @@
-"""The shop in a real browser: order, then read the mail on the inbox page."""
+"""The shop in a real browser: order, then read the mail on the inbox page, or with the end-to-end kit."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 from playwright.async_api import Browser, Page, Request, ViewportSize
 from support.browser import PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
 from support.commands import Cli
+from support.patience import PATIENCE
+
+from openviper.testing import AsyncInbox
 
 __all__ = ["chromium"]
 
@@ -23,6 +27,37 @@ def shop_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'shop.sqlite3'}")
     with Cli(PROJECT.parent).serve(PROJECT.name, "--port", "0") as served:
         yield served.address.rstrip("/")
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.long)])
+async def test_eight_people_order_at_once_and_each_opens_the_link_in_the_mail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chromium: Browser, rounds: int
+) -> None:
+    """With --long two hundred visits, of which none may fail."""
+    for number in range(rounds):
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / f'{number}.sqlite3'}")
+        with Cli(PROJECT.parent).serve(PROJECT.name, "--port", "0") as served:
+            async with AsyncInbox(served.address, timeout=PATIENCE) as inbox:
+                visits = (order_and_open_the_link(chromium, served.address.rstrip("/"), inbox) for _ in range(8))
+                await asyncio.gather(*visits)
+
+
+async def order_and_open_the_link(chromium: Browser, shop_url: str, inbox: AsyncInbox) -> None:
+    address = inbox.new_address("ana")
+    async with opened_context(chromium, viewport=PHONE) as context:
+        same_origin = {"Sec-Fetch-Site": "same-origin"}
+        await context.request.post(f"{shop_url}/cart", form={"product": "1", "add": "1"}, headers=same_origin)
+        page = await context.new_page()
+        await page.goto(f"{shop_url}/checkout")
+        await page.get_by_label("Name").fill(address)
+        await page.get_by_label("Email").fill(address)
+        await page.get_by_label("Address").fill("Rua Augusta 12\n1100-053 Lisboa")
+        await page.get_by_role("button", name="Place the order").click()
+        confirmation = await inbox.wait(to=address)
+        await page.goto(confirmation.link("See your order"))
+        await page.get_by_role("heading", name=f"Thank you, {address}").wait_for()
+        assert page.url.startswith(f"{shop_url}/orders/")
+    assert await inbox.messages(to=address) == [confirmation]
 
 
 class Visit:

@@ -5,12 +5,14 @@ longer does, it reports the comment as unused.
 """
 
 import io
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
+import httpx
 from fastapi import FastAPI
 from fastapi import UploadFile as FastAPIUpload
 from icalendar import Calendar
@@ -116,7 +118,7 @@ from openviper.exceptions import ImproperlyConfigured, MissingDependency, OpenVi
 from openviper.metrics import observe, registry
 from openviper.otel import instrument
 from openviper.tasks import TaskSettings, actor, get_broker
-from openviper.testing import Mailbox, SentMessage, capture_mail
+from openviper.testing import AsyncInbox, Inbox, InboxMessage, Mailbox, SentMessage, capture_mail
 
 # -- sending
 
@@ -657,6 +659,26 @@ async def test_with_the_fixture(mailbox: Mailbox) -> None:
     assert_type(await mailbox.commit_held(), list[SentMessage])
     assert_type(mailbox.links(), list[str])
     assert_type(mailbox[0].snapshot(), str)
+
+
+def read_mail_of_a_server(inbox: Inbox) -> str:
+    with Inbox("http://127.0.0.1:8000", timeout=30, client=httpx.Client()) as opened:
+        opened.skip()
+    address = inbox.new_address("ana", domain="shop.example")
+    message = inbox.wait(to=address, subject="Confirm", timeout=5.5)
+    assert_type(message, InboxMessage)
+    assert_type(inbox.messages(to=address, subject="Confirm"), list[InboxMessage])
+    assert_type(message.attachments, tuple[str, ...])
+    assert_type(message.links(), list[str])
+    assert_type(message.code() + message.code(r"[A-Z]{6}") + message.code(re.compile("[0-9]")), str)
+    return message.link() + message.link("Confirm") + message.link(re.compile("^Conf"))
+
+
+async def read_mail_of_a_server_in_async_code() -> InboxMessage:
+    async with AsyncInbox("http://127.0.0.1:8000", client=httpx.AsyncClient()) as inbox:
+        await inbox.skip()
+        assert_type(await inbox.messages(to=inbox.new_address()), list[InboxMessage])
+        return await inbox.wait(to="ana@example.com")
 
 
 def mail_of(program: Callable[[], None]) -> Sequence[SentMessage]:

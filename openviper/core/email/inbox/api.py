@@ -41,9 +41,12 @@ class Api:
         ]
 
     async def _list(self, request: Request) -> Response:
-        entries = await self._search(Query.from_parameters(request.query_params))
-        cursor = max((entry.arrived for entry in await self._store.newest_first()), default=0)
-        return await as_json({"messages": [_summary(entry) for entry in entries], "cursor": str(cursor)})
+        query = Query.from_parameters(request.query_params)
+        entries = await self._store.newest_first()
+        # Both from the same entries: nobody who waits for a message after the cursor may miss one.
+        found = await asyncio.to_thread(search, entries, query)
+        cursor = max((entry.arrived for entry in entries), default=0)
+        return await as_json({"messages": [_summary(entry) for entry in found], "cursor": str(cursor)})
 
     async def _wait(self, request: Request) -> Response:
         """Wait for the first match after ``after``, or without ``after`` for the newest match."""

@@ -1,5 +1,7 @@
 """The inbox as JSON."""
 
+import asyncio
+
 import pytest
 from support.inbox import Inboxes
 
@@ -98,3 +100,17 @@ async def test_what_is_not_there_is_told_as_json(inboxes: Inboxes, path: str) ->
         answer = await client.get(f"{MESSAGES}{path}")
     assert answer.status_code == 404
     assert answer.json()["error"]
+
+
+async def test_the_cursor_is_of_a_message_that_the_list_has(inboxes: Inboxes) -> None:
+    """Who waits for messages after the cursor would miss one that arrives between list and cursor."""
+    async with inboxes.open() as client:
+
+        async def send(number: int) -> None:
+            await send_email("a@example.test", str(number), text="")
+
+        async def read() -> None:
+            answer = (await client.get(MESSAGES)).json()
+            assert answer["cursor"] == max((one["cursor"] for one in answer["messages"]), key=int, default="0")
+
+        await asyncio.gather(*(one for number in range(100) for one in (send(number), read())))
