@@ -97,7 +97,7 @@ def _print_json(path: Path, settings: str | None) -> None:
     found = asyncio.run(health())
     click.echo(json.dumps(found.to_dict(), indent=2))
     names = {problem.name for problem in found.problems}
-    queue = found.figures.get("queue") or {}
+    queue = found.stats.get("queue") or {}
     undelivered = "relay" in names or ("workers" in names and queue.get("waiting"))
     if found.status == "failing" or (undelivered and "paused" not in names):
         raise SystemExit(1)

@@ -16,7 +16,7 @@ class HealthEndpoint:
     """An ASGI application that answers GET and HEAD with :func:`health` as JSON.
 
     The status is 200 for "ok" and "degraded", and 503 for "failing" only: a mail server that is down must not take the
-    application out of the load balancer. The body is ``{"status": ...}`` alone; ``details`` adds problems and figures,
+    application out of the load balancer. The body is ``{"status": ...}`` alone; ``details`` adds problems and stats,
     for an address that only you can reach. In Starlette, FastAPI and OpenViper: ``Route("/health/mail",
     HealthEndpoint())``, since a mounted application redirects to the path with a slash.
     """

@@ -39,19 +39,19 @@ class HealthProblem(NamedTuple):
 class Health:
     """Whether mail works.
 
-    ``status``: "ok"; "degraded" if mail is late or held back, and none is lost; "failing" if sends raise. ``figures``
+    ``status``: "ok"; "degraded" if mail is late or held back, and none is lost; "failing" if sends raise. ``stats``
     are JSON values: counts of connections, dispatcher, queue and outbox, without hosts and addresses.
     """
 
     status: HealthStatus
     problems: tuple[HealthProblem, ...] = ()
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self, *, details: bool = True) -> dict[str, Any]:
-        """Return JSON values: ``status`` alone, or with ``details`` the problems and figures as well."""
+        """Return JSON values: ``status`` alone, or with ``details`` the problems and stats as well."""
         if not details:
             return {"status": self.status}
-        return {"status": self.status, "problems": [each._asdict() for each in self.problems], **self.figures}
+        return {"status": self.status, "problems": [each._asdict() for each in self.problems], **self.stats}
 
 
 async def health() -> Health:
@@ -100,15 +100,15 @@ class HealthCheck:
         await asyncio.gather(_look_at_servers(mailer, found), _look_at_queue(mailer, queue, found))
         has_tables = mailer.outbox is None or await self._look_at_outbox(mailer.outbox, found)
         dispatcher = mailer.dispatcher
-        found.figures["dispatcher"] = {"messages": dispatcher.pending, "full": dispatcher.full}
+        found.stats["dispatcher"] = {"messages": dispatcher.pending, "full": dispatcher.full}
         if dispatcher.full:
             found.add("dispatcher", "the dispatcher is full: new mail of requests is delivered before the response")
         pauses = transport.pause.find_all() if transport.pause is not None and transport.pause.on else ()
-        found.figures["paused"] = [{"mailer": pause.mailer, "until": pause.until} for pause in pauses]
+        found.stats["paused"] = [{"mailer": pause.mailer, "until": pause.until} for pause in pauses]
         for pause in pauses:
             found.add("paused", f"sending is paused: {pause.describe()}, {pause.describe_end()}")
         status: HealthStatus = "failing" if not has_tables else "degraded" if found.problems else "ok"
-        return Health(status, tuple(found.problems), found.figures)
+        return Health(status, tuple(found.problems), found.stats)
 
     async def _look_at_outbox(self, outbox: Outbox, found: "_Findings") -> bool:
         """Count what the outbox holds; False if it lacks its tables."""
@@ -127,7 +127,7 @@ class HealthCheck:
             self._has_tables = False  # perhaps they were dropped, which the next look shows
             found.add("outbox", f"the outbox's database does not answer ({type(error).__name__})")
             return True
-        found.figures["outbox"] = {"relays": relays, **stats._asdict()}
+        found.stats["outbox"] = {"relays": relays, **stats._asdict()}
         if not relays and (stats.waiting or stats.in_hand):
             found.add("relay", "mail waits in the outbox, and no relay works")
         if stats.overdue is not None and stats.overdue > _LONGEST_WAIT:
@@ -136,11 +136,11 @@ class HealthCheck:
 
 
 class _Findings:
-    """The problems and figures found so far."""
+    """The problems and stats found so far."""
 
     def __init__(self) -> None:
         self.problems: list[HealthProblem] = []
-        self.figures: dict[str, Any] = {"mailers": {}, "dispatcher": None, "queue": None, "outbox": None, "paused": []}
+        self.stats: dict[str, Any] = {"mailers": {}, "dispatcher": None, "queue": None, "outbox": None, "paused": []}
 
     def add(self, name: str, text: str) -> None:
         self.problems.append(HealthProblem(name, text))
@@ -154,7 +154,7 @@ async def _look_at_servers(mailer: Mailer, found: _Findings) -> None:
     )
     for name, backend in transport.backends.items():
         stats = backend.stats
-        found.figures["mailers"][name] = {
+        found.stats["mailers"][name] = {
             "reachable": backend.reachable,
             "connections": None if stats is None else asdict(stats),
         }
@@ -175,27 +175,27 @@ async def _look_at_queue(mailer: Mailer, queue: JobQueue | None, found: _Finding
     """Ask the broker, and count its workers and mail."""
     if queue is None:
         return
-    figures: dict[str, Any] = {"answers": await queue.answers()}
-    found.figures["queue"] = figures
-    if not figures["answers"]:
+    stats: dict[str, Any] = {"answers": await queue.answers()}
+    found.stats["queue"] = stats
+    if not stats["answers"]:
         found.add("broker", "the broker does not answer: mail is sent without the queue")
         return
     names = (DEFAULT_MAILER, *mailer.settings.mailers)
     try:
         async with asyncio.timeout(_LIMIT):
             workers = {name: await asyncio.to_thread(queue.consumers, queue_of(name)) for name in names}
-            figures["workers"] = workers
+            stats["workers"] = workers
             if isinstance(queue, QueueService):
-                stats = await asyncio.to_thread(queue.store.stats)
-                figures |= {name: getattr(stats, name) for name in ("waiting", "later", "failed", "waiting_for")}
+                stored = await asyncio.to_thread(queue.store.stats)
+                stats |= {name: getattr(stored, name) for name in ("waiting", "later", "failed", "waiting_for")}
     except (QueueUnavailable, TimeoutError):
         found.add("broker", "the broker does not say how much mail it holds")
         return
     for name, count in workers.items():
         if not count:
             found.add("workers", f"no worker consumes the queue of the mailer {name}")
-    if (figures.get("waiting_for") or 0) > _LONGEST_WAIT:
-        found.add("queue_age", f"mail has waited in the queue for {figures['waiting_for']:.0f} s")
+    if (stats.get("waiting_for") or 0) > _LONGEST_WAIT:
+        found.add("queue_age", f"mail has waited in the queue for {stats['waiting_for']:.0f} s")
 
 
 def _without_mailer(status: HealthStatus, name: str, text: str) -> Health:

@@ -86,17 +86,17 @@ async def test_a_mail_server_that_does_not_answer_degrades_until_it_is_back() ->
         port = reserved.getsockname()[1]
     mailer = Mailer(EmailSettings(host="127.0.0.1", port=port, default_sender=SENDER))
     with using_mailer(mailer):
-        assert (await look(mailer)).figures["mailers"]["default"]["reachable"] is None
+        assert (await look(mailer)).stats["mailers"]["default"]["reachable"] is None
         with pytest.raises(DeliveryError):
             await send_email(**MESSAGE)
         down = await look(mailer)
         assert (down.status, names(down)) == ("degraded", ["mail_server"])
-        assert down.figures["mailers"]["default"]["reachable"] is False
+        assert down.stats["mailers"]["default"]["reachable"] is False
         async with await asyncio.start_server(one_greeting, "127.0.0.1", port):
             found = await look(mailer)
             while found.problems:  # pauses between attempts to connect grow to ten seconds
                 found = await look(mailer)
-            assert found.figures["mailers"]["default"] == {
+            assert found.stats["mailers"]["default"] == {
                 "reachable": True,
                 "connections": {"open": 1, "idle": 1, "waiting": 0, "sent": 0, "reconnects": 0},
             }
@@ -129,7 +129,7 @@ async def test_a_failover_in_use_degrades() -> None:
             while "mail_server" in names(returned):
                 returned = await look(mailer)
             assert names(returned) == ["failover"]
-            assert returned.figures["mailers"]["backup"]["connections"]["sent"] == 1
+            assert returned.stats["mailers"]["backup"]["connections"]["sent"] == 1
         await mailer.aclose()
     assert len(backup.messages) == 1
 
@@ -143,7 +143,7 @@ async def test_a_full_dispatcher_and_a_pause_degrade(tmp_path: Path) -> None:
         mailer.deliver_soon(await make_outgoing(), "")
         found = await look(mailer)
         assert (found.status, names(found)) == ("degraded", ["dispatcher"])
-        assert found.figures["dispatcher"] == {"messages": 1, "full": True}
+        assert found.stats["dispatcher"] == {"messages": 1, "full": True}
         gate.release()
         await server.arrive(1)
         assert await asyncio.to_thread(pause, tmp_path, settings)
@@ -151,7 +151,7 @@ async def test_a_full_dispatcher_and_a_pause_degrade(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
         found = await look(mailer)
         assert found.status == "degraded"
-        assert [each["mailer"] for each in found.figures["paused"]] == ["default"]
+        assert [each["mailer"] for each in found.stats["paused"]] == ["default"]
         await mailer.aclose()
 
 
@@ -180,7 +180,7 @@ async def test_the_broker_its_workers_and_waiting_mail_are_looked_at(tasks: Any)
             assert (await submit_email(**MESSAGE)).mode == "queued"
             found = await look(mailer)
             assert (found.status, names(found)) == ("degraded", ["workers"])
-            queue = found.figures["queue"]
+            queue = found.stats["queue"]
             assert queue.pop("waiting_for") >= 0
             assert queue == {"answers": True, "workers": {"default": 0}, "waiting": 1, "later": 0, "failed": 0}
             (ticket,) = tasks.client().lrange("dramatiq:emails", 0, -1)
@@ -219,7 +219,7 @@ async def test_an_outbox_without_tables_is_the_only_thing_of_it_that_fails(datab
         await connection.run_sync(add, EmailMessageData("a@example.test", "Hello", text="Hi"))
     waiting = await look(mailer)
     assert (waiting.status, names(waiting)) == ("degraded", ["relay"])
-    assert waiting.figures["outbox"]["waiting"] == 1
+    assert waiting.stats["outbox"]["waiting"] == 1
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE email_outbox SET due = due - 1000"))
     assert names(await look(mailer)) == ["relay", "queue_age"]
