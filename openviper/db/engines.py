@@ -29,6 +29,7 @@ __all__ = [
     "lacks_table",
     "new_session",
     "prepare_sqlite",
+    "read_committed",
 ]
 
 logger = logging.getLogger("openviper.db")
@@ -176,6 +177,15 @@ def close_late_connections(target: AsyncEngine) -> None:
 
 def _close_returned(_connection: object, entry: ConnectionPoolEntry) -> None:
     entry.close()
+
+
+def read_committed(given: AsyncEngine) -> AsyncEngine:
+    """Return ``given`` with transactions at READ COMMITTED, whatever level it is configured with; on PostgreSQL only.
+
+    At a higher one, short writes of several processes to the same rows fail with a serialisation failure (40001), and
+    can make a transaction of the application fail with it.
+    """
+    return given.execution_options(isolation_level="READ COMMITTED") if given.dialect.name == "postgresql" else given
 
 
 def copy_engine(given: AsyncEngine) -> AsyncEngine:

@@ -7,11 +7,14 @@ import sys
 import time
 
 import pytest
-from sqlalchemy import MetaData, func, insert, select, text, update
+from sqlalchemy import Connection, MetaData, event, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 from support.patience import PATIENCE
 
 from openviper import db
 from openviper.db.outbox import create_outbox_tables, outbox_tables
+from openviper.db.outbox.flags import FlagRows
+from openviper.db.outbox.keys import KeyRows
 from openviper.db.outbox.rows import DELETE, LEASE, Answer, NewRow
 from openviper.db.outbox.store import OutboxStore, insert_rows, new_row_id
 from openviper.db.outbox.tables import database_id, missing_tables, outbox_table, part_table
@@ -217,6 +220,42 @@ async def test_an_engine_that_translates_schemas_has_its_outbox_there(database: 
     await store.insert([(ids[0], row())], token="web")
     await store.insert([(row_id, row()) for row_id in ids[1:]], token="web")
     assert await store.answer(dict.fromkeys(ids, DELETE), token="web") == set(ids)
+
+
+async def test_metadata_with_a_schema_has_the_tables_where_the_outbox_looks_for_them(database: None) -> None:
+    metadata = MetaData(schema="shop")
+    tables = outbox_tables(metadata)
+    assert outbox_tables(metadata) == tables
+    engine = await db.engine()
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    assert await missing_tables(engine) == []
+
+
+@on_postgresql
+async def test_own_transactions_are_at_read_committed_whatever_the_engine_says(database_url: str) -> None:
+    """A claim whose snapshot is older than another claim's commit would fail at a higher level."""
+    engine = create_async_engine(database_url, isolation_level="SERIALIZABLE")
+    await create_outbox_tables(engine)
+    levels: list[str] = []
+
+    def note(connection: Connection, *_: object) -> None:
+        reading = connection.connection.cursor()
+        reading.execute("SHOW transaction_isolation")
+        levels.append(reading.fetchall()[0][0])
+        reading.close()
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    store, keys, flags = OutboxStore(engine), KeyRows(engine), FlagRows(engine)
+    await store.insert([(new_row_id(), row()), (new_row_id(), row())], token=None)
+    claimed = {each.id for each in await store.claim(10, token="relay")}
+    await store.extend(claimed, token="relay")
+    await store.announce("relay")
+    values = {"key": "a", "fingerprint": "f", "message_id": "m", "owner": "o", "sending": False}
+    await keys.claim(values, lease=1, expires=1)
+    await flags.write("pause", "on", expected=None)
+    await engine.dispose()
+    assert (len(levels) >= 6, set(levels)) == (True, {"read committed"})
 
 
 async def test_looking_for_rows_does_not_wait_for_a_writer(store: OutboxStore) -> None:

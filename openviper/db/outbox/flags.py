@@ -4,7 +4,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from openviper.db.engines import ONLY_READS
+from openviper.db.engines import ONLY_READS, read_committed
 from openviper.db.outbox.clock import Now
 from openviper.db.outbox.tables import meta_table as _meta
 
@@ -15,7 +15,7 @@ class FlagRows:
     """The values of one database, by name."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
+        self.engine = read_committed(engine)
 
     async def read(self, name: str) -> tuple[str | None, float]:
         """Return a value (None: there is none), and the database's time in Unix seconds."""

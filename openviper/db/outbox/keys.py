@@ -6,7 +6,7 @@ from sqlalchemy import and_, bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from openviper.db.engines import ONLY_READS
+from openviper.db.engines import ONLY_READS, read_committed
 from openviper.db.outbox.clock import Now
 from openviper.db.outbox.tables import key_table as _key
 
@@ -28,7 +28,7 @@ class KeyRows:
     """The keys of one database. A key is free once its row has expired."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = read_committed(engine)
 
     async def claim(self, values: dict[str, Any], *, lease: float, expires: float) -> KeyRow | None:
         """Claim a key if it is free, in one statement; return the row of the send that has it, or None.

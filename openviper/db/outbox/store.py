@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from openviper.db.engines import ONE_STATEMENT, ONLY_READS
+from openviper.db.engines import ONE_STATEMENT, ONLY_READS, read_committed
 from openviper.db.outbox.clock import Clock, Now
 from openviper.db.outbox.rows import LEASE, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
 from openviper.db.outbox.statements import Statement
@@ -120,12 +120,13 @@ class OutboxStore:
         self._database_id: str | None = None
         options: dict[str, Any] = {ONE_STATEMENT: True} if self.on_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._for_one_statement = engine.execution_options(**options)
+        self._own = read_committed(engine)
 
     async def database_id(self) -> str | None:
         """Return the random id of the database; None if no process has given it one yet."""
         if self._database_id is None:
             query = select(_meta.c.value).where(_meta.c.name == DATABASE_ID)
-            async with self.engine.connect() as connection:
+            async with self._own.connect() as connection:
                 reading = await connection.execution_options(**{ONLY_READS: True})
                 self._database_id = (await reading.execute(query)).scalar()
         return self._database_id
@@ -134,7 +135,7 @@ class OutboxStore:
         """Insert rows; ``token`` as for :func:`insert_rows`."""
         alone = len(rows) == 1 and _is_inline(rows[0][1])
         # BEGIN takes a round trip more on PostgreSQL, and several steps of the driver on SQLite.
-        engine = self._for_one_statement if alone else self.engine
+        engine = self._for_one_statement if alone else self._own
         async with engine.begin() as connection:
             await connection.run_sync(insert_rows, rows, token=token)
 
@@ -142,27 +143,27 @@ class OutboxStore:
         """Claim at most ``limit`` rows that are due and that no process has, for the time of a lease."""
         if self.on_sqlite and not await self._anything_due():
             return []  # without waiting for the only writer
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             found = await connection.run_sync(_CLAIM[self.on_sqlite].run, {"most": limit, "token": token})
             rows = [ClaimedRow(*row)._replace(repeated=bool(row[-1])) for row in found]
         return sorted(rows, key=lambda row: row.id)
 
     async def _anything_due(self) -> bool:
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             return (await reading.execute(_ANY_DUE)).first() is not None
 
     async def parts(self, row_id: str) -> tuple[bytes, ...]:
         """Return a row's parts that are in a table of their own."""
         query = select(_part.c.content).where(_part.c.outbox_id == row_id).order_by(_part.c.number)
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             return tuple(bytes(content) for content in (await reading.execute(query)).scalars())
 
     async def extend(self, row_ids: Iterable[str], *, token: str) -> set[str]:
         """Begin the lease of these rows again; return those that this process still has."""
         kept: set[str] = set()
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             for ids in _slices(row_ids):
                 statement = (
                     update(_outbox)
@@ -182,7 +183,7 @@ class OutboxStore:
         kept = {row_id: answer for row_id, answer in answers.items() if answer.retry_in is not None or answer.keep}
         done: set[str] = set()
         if kept:
-            async with self.engine.begin() as connection:
+            async with self._own.begin() as connection:
                 for row_id in sorted(kept):
                     found = (await connection.execute(_kept_statement(row_id, kept[row_id], token))).scalars().all()
                     done.update(found)
@@ -190,13 +191,13 @@ class OutboxStore:
                         await connection.execute(delete(_part).where(_part.c.outbox_id == row_id))
         if deleted:
             # On SQLite parts are deleted by a statement of their own.
-            async with (self.engine if self.on_sqlite else self._for_one_statement).begin() as connection:
+            async with (self._own if self.on_sqlite else self._for_one_statement).begin() as connection:
                 done.update(await connection.run_sync(delete_rows, deleted, token=token))
         return done
 
     async def release(self, row_ids: Iterable[str], *, token: str) -> None:
         """Let the relay take these rows, whose messages have not been attempted."""
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             for ids in _slices(row_ids):
                 await connection.execute(
                     update(_outbox)
@@ -218,7 +219,7 @@ class OutboxStore:
             _outbox.c.state == "open", concerned
         )
         failed = select(func.count()).select_from(_outbox).where(_outbox.c.state == "failed", concerned)
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             waiting, later, in_hand, oldest, overdue = (await reading.execute(opened)).one()
             return OutboxStats(waiting, later, in_hand, (await reading.execute(failed)).scalar_one(), oldest, overdue)
@@ -226,7 +227,7 @@ class OutboxStore:
     async def announce(self, token: str) -> None:
         """Note that the relay of ``token`` works, for the time of a lease."""
         name, value = f"{_RELAY}{token}", cast(Now() + LEASE, Text)
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             noted = await connection.execute(update(_meta).where(_meta.c.name == name).values(value=value))
             if not noted.rowcount:
                 await connection.execute(insert(_meta).values(name=name, value=value))
@@ -234,14 +235,14 @@ class OutboxStore:
     async def withdraw(self, token: str) -> None:
         """Note that the relay of ``token`` has ended, and forget those that died."""
         over = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=Now() + 1.0) <= Now()
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             await connection.execute(delete(_meta).where(or_(_meta.c.name == f"{_RELAY}{token}", over)))
 
     async def relays(self) -> int:
         """Count the relays that work."""
         # Only values that are times are cast: PostgreSQL may evaluate the conditions in any order.
         times = case((_meta.c.name.startswith(_RELAY), cast(_meta.c.value, Double)), else_=0.0)
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             query = select(func.count()).select_from(_meta).where(times > Now())
             return int((await reading.execute(query)).scalar_one())
@@ -255,7 +256,7 @@ class OutboxStore:
             .order_by(_outbox.c.failed_at, _outbox.c.id)
             .limit(limit)
         )
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             return [FailedRow(*row) for row in await reading.execute(query)]
 
@@ -266,24 +267,24 @@ class OutboxStore:
             .where(_outbox.c.id == row_id, _outbox.c.state == "failed")
             .values(state="open", due=Now(), lease=None, claim=None, failed_at=None, reason=None, progress=progress)
         )
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             return bool((await connection.execute(statement)).rowcount)
 
     async def purge_failed(self, row_id: str) -> bool:
         """Delete a failed row; False when it is failed no more."""
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             return bool(await _delete(connection, and_(_outbox.c.id == row_id, _outbox.c.state == "failed")))
 
     async def drop_expired(self) -> int:
         """Delete failed rows, and keys, that have been kept for long enough; return how many rows."""
         expired = and_(_outbox.c.state == "failed", _outbox.c.due <= Now())
-        async with self.engine.connect() as connection:
+        async with self._own.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             rows = (await reading.execute(select(_outbox.c.id).where(expired).limit(1))).first()
             keys = (await reading.execute(select(_key.c.key).where(_key.c.expires <= Now()).limit(1))).first()
         if rows is None and keys is None:
             return 0
-        async with self.engine.begin() as connection:
+        async with self._own.begin() as connection:
             await connection.execute(delete(_key).where(_key.c.expires <= Now()))
             return await _delete(connection, expired)
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import BLANK_SCHEMA
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = [
@@ -50,7 +51,8 @@ def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
 
     ``email_outbox``: a row for each message that is not delivered yet, or failed. ``email_outbox_part``: the parts of
     large messages, so that claiming a row does not move them. ``email_key``: idempotency keys. ``email_meta``: a random
-    id of this database, and the brake.
+    id of this database, and the brake. They have no schema, whatever that of ``metadata`` is: their statements name
+    none, either. An engine with ``schema_translate_map={None: ...}`` has them in another one.
     """
     if _OUTBOX in metadata.tables:
         return tuple(metadata.tables[name] for name in _NAMES)
@@ -72,14 +74,16 @@ def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
         Column("reason", Text),
         Column("head", LargeBinary, nullable=False),
         Column("parts", LargeBinary),  # NULL: in the other table
+        schema=BLANK_SCHEMA,
     )
     Index("email_outbox_due", outbox.c.state, outbox.c.due)
     part = Table(
         _PART,
         metadata,
-        Column("outbox_id", String(32), ForeignKey(f"{_OUTBOX}.id", ondelete="CASCADE"), primary_key=True),
+        Column("outbox_id", String(32), ForeignKey(outbox.c.id, ondelete="CASCADE"), primary_key=True),
         Column("number", Integer, primary_key=True, autoincrement=False),
         Column("content", LargeBinary, nullable=False),
+        schema=BLANK_SCHEMA,
     )
     key = Table(
         _KEY,
@@ -92,9 +96,16 @@ def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
         Column("until", Double, nullable=False),  # the end of the lease
         Column("expires", Double, nullable=False),  # from when on the key is free
         Column("result", Text),  # the receipt; NULL: in flight
+        schema=BLANK_SCHEMA,
     )
     Index("email_key_expires", key.c.expires)
-    meta = Table(_META, metadata, Column("name", String(100), primary_key=True), Column("value", Text, nullable=False))
+    meta = Table(
+        _META,
+        metadata,
+        Column("name", String(100), primary_key=True),
+        Column("value", Text, nullable=False),
+        schema=BLANK_SCHEMA,
+    )
     tables = (outbox, part, key, meta)
     for table in (outbox, part):
         statement: Any = DDL(f"ALTER TABLE %(fullname)s {_AUTOVACUUM}")  # type: ignore[no-untyped-call]

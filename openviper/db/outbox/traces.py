@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from openviper.db.engines import ONLY_READS
+from openviper.db.engines import ONLY_READS, read_committed
 from openviper.db.outbox.clock import Now
 from openviper.db.outbox.tables import key_table as _key
 from openviper.db.outbox.tables import outbox_table as _outbox
@@ -42,7 +42,7 @@ class OutboxTraces:
     """The rows of one database, read in pages."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = read_committed(engine)
 
     async def rows(self) -> AsyncIterator[KeptRow]:
         """Yield every row without its parts."""
