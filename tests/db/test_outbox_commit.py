@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support.patience import PATIENCE
 
 from openviper import db
 from openviper.db import LifecycleHooks, Model, OutboxMisplaced, OutboxNotCreated, transaction
@@ -255,6 +256,22 @@ async def test_on_sqlite_a_deletion_is_part_of_the_next_commit(keeper: OutboxKee
         send("second")
     assert recorded.done()
     assert await rows() == ["second"]
+
+
+async def test_rows_of_an_insert_that_was_cancelled_are_deleted(keeper: OutboxKeeper) -> None:
+    """The message is stored anew, or goes on from memory: a relay must not send it as well."""
+    new = NewRow("a", "default", b"{}", (b"text",), "{}")
+    async with keeper.store.engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            await connection.execute(text("LOCK TABLE email_outbox"))
+        storing = asyncio.create_task(keeper.insert([new]))
+        await asyncio.sleep(0.2)  # in which the statement has begun to wait for the lock
+        storing.cancel()
+    await asyncio.gather(storing, return_exceptions=True)
+    assert storing.cancelled()
+    async with asyncio.timeout(PATIENCE):
+        while await rows() or keeper.unanswered() or keeper.deletions():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -1,6 +1,7 @@
 """The outbox as a job store: what the commands and the inbox page ask of it, on SQLite and PostgreSQL."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,12 +15,14 @@ from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.message.model import MUST_SENSITIVE
 from openviper.core.email.message.storage import encode
 from openviper.core.email.queue import stored_mail
+from openviper.core.email.queue.found import Wanted
 from openviper.core.email.queue.job import NewJob, Progress, job_key
 from openviper.core.email.queue.outbox_store import OutboxJobStore
 from openviper.db.outbox import create_outbox_tables
 from openviper.db.outbox.store import OutboxStore
 from openviper.exceptions import ImproperlyConfigured
 
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 pytestmark = pytest.mark.usefixtures("database")
 
 T = TypeVar("T")
@@ -145,3 +148,15 @@ async def test_mail_is_read_where_the_settings_store_it(store: OutboxJobStore) -
 async def test_a_setting_that_names_no_engine_is_refused(store: OutboxJobStore) -> None:
     with pytest.raises(ImproperlyConfigured, match="dotted path of an AsyncEngine"):
         await call(OutboxJobStore(f"{__name__}.not_an_engine").probe)
+
+
+@on_postgresql
+async def test_a_database_that_accepts_connections_and_says_nothing_is_told_soon(database: None) -> None:
+    """The driver itself would wait for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+asyncpg://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
+        with conf.override(DATABASE_URL=url):
+            hasty = OutboxJobStore("database", limit=0.3)
+            asked = call(hasty.failed, 10), call(hasty.find, Wanted(address="a@example.test")), call(hasty.stats)
+            results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+    assert [str(error) for error in results] == ["the outbox does not answer: TimeoutError"] * 3

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from openviper.core.email import (
     send_many,
     submit_email,
 )
+from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.backends.base import DeliveryReport, EmailBackend
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.pause.flag import change_state
@@ -183,6 +185,15 @@ async def test_a_final_failure_is_kept_as_failed() -> None:
         ((state, reason),) = await rows("state", "reason")
         assert state == "failed"
         assert "no" in str(reason)
+
+
+async def test_a_reason_that_postgresql_cannot_store_does_not_keep_the_failure_from_being_recorded() -> None:
+    failures.append(MessageRefused("no\x00way", code=554))
+    async with opened():
+        async with transaction():
+            await send("a")
+        ((state, reason),) = await rows("state", "reason")
+        assert (state, "no way" in str(reason)) == ("failed", True)
 
 
 async def test_of_sensitive_mail_that_failed_the_content_is_not_kept() -> None:
@@ -712,6 +723,97 @@ async def test_a_large_message_is_delivered_whole_by_the_relay() -> None:
         await let_time_pass(10)
         await until(lambda: subjects == ["large"])
         await until_empty()
+
+
+async def test_a_row_whose_parts_could_not_be_read_is_delivered_when_they_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It must not stay in the hands of the relay for as long as that lives."""
+    engine = await db.engine()
+    data = EmailMessageData(
+        ["a@example.test"], "large", text="Hello", sender=SENDER, attachments=[AttachmentData("a", bytes(20_000))]
+    )
+    with conf.override(EMAIL={"outbox": "database"}):
+        async with engine.begin() as connection:
+            await connection.run_sync(add, data)
+            await connection.execute(text("ALTER TABLE email_outbox_part RENAME TO away"))
+    async with opened() as mailer:
+        await mailer.start_relay()
+        await until(lambda: "is not attempted: " in caplog.text)
+        async with asyncio.timeout(PATIENCE):
+            while (await rows("lease"))[0][0] is not None:
+                await asyncio.sleep(0.05)
+        async with engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO email_outbox_part"))
+        await let_time_pass(10)
+        await until(lambda: subjects == ["large"])
+        await until_empty()
+    assert "taken over" not in caplog.text
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_relay_says_that_a_database_does_not_answer_instead_of_waiting_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+asyncpg://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
+        with conf.override(DATABASE_URL=url, DATABASE_TIMEOUT=0.3):
+            async with asyncio.timeout(PATIENCE / 2), opened(shutdown_timeout=0.1) as mailer:
+                await mailer.start_relay()
+                assert "does not answer (TimeoutError)" in caplog.text
+                await until(lambda: "the relay waits: the outbox does not answer: TimeoutError" in caplog.text)
+
+
+async def test_with_hold_only_what_a_process_had_begun_is_kept_when_it_loses_its_rows() -> None:
+    async with opened(on_uncertain="hold", pool_size=1) as stopped:
+        block = asyncio.create_task(_two_in_a_transaction())
+        async with asyncio.timeout(PATIENCE):
+            while [(bool(each),) for (each,) in await rows("repeated")] != [(True,), (False,)]:
+                await asyncio.sleep(0.01)
+        await let_time_pass(LEASE + 1)
+        other = Mailer(outbox_settings(on_uncertain="hold"))
+        await other.open()
+        await other.start_relay()
+        async with asyncio.timeout(PATIENCE):
+            while await rows("state", "reason") == [] or (await rows())[0] != ("failed",) or subjects != ["second"]:
+                await asyncio.sleep(0.05)
+        hanging.clear()
+        await block
+        await other.aclose()
+        assert stopped.dispatcher.pending == 0
+    assert subjects == ["second", "hangs"]
+    ((state, progress),) = await rows("state", "progress")
+    assert (state, '"uncertain": true' in str(progress)) == ("failed", True)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_with_hold_nothing_is_sent_while_the_database_cannot_note_that_it_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "openviper.email")
+    async with opened(on_uncertain="hold", pool_size=1) as mailer:
+        first = asyncio.create_task(_in_a_transaction("hangs"))
+        async with asyncio.timeout(PATIENCE):
+            while [(bool(each),) for (each,) in await rows("repeated")] != [(True,)]:
+                await asyncio.sleep(0.01)
+        second = asyncio.create_task(_in_a_transaction("second"))
+        await until(lambda: mailer.dispatcher.pending == 2)
+        with conf.override(DATABASE_TIMEOUT=0.3):
+            async with (await db.engine()).begin() as connection:
+                unbegun = outbox_table.c.repeated.is_(False)
+                await connection.execute(select(outbox_table.c.id).where(unbegun).with_for_update())
+                hanging.clear()
+                await until(lambda: "is left to the relay: the outbox does not answer: TimeoutError" in caplog.text)
+            await asyncio.gather(first, second)
+        assert subjects == ["hangs"]
+        await mailer.start_relay()
+        await until(lambda: subjects == ["hangs", "second"])
+        await until_empty()
+
+
+async def _in_a_transaction(subject: str) -> None:
+    async with transaction():
+        await send(subject)
 
 
 async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed_afterwards() -> None:

@@ -15,7 +15,7 @@ from openviper import db
 from openviper.db.outbox import create_outbox_tables, outbox_tables
 from openviper.db.outbox.flags import FlagRows
 from openviper.db.outbox.keys import KeyRows
-from openviper.db.outbox.rows import DELETE, LEASE, Answer, NewRow
+from openviper.db.outbox.rows import DELETE, LEASE, MARKING, Answer, NewRow
 from openviper.db.outbox.store import OutboxStore, insert_rows, new_row_id
 from openviper.db.outbox.tables import database_id, missing_tables, outbox_table, part_table
 
@@ -99,6 +99,27 @@ async def test_a_leased_row_is_claimed_when_its_lease_ends_and_counts_as_repeate
     (claimed,) = await store.claim(10, token="relay")
     assert (claimed.id, claimed.repeated) == (row_id, True)
     assert await store.claim(10, token="other") == []
+
+
+async def test_a_row_that_may_have_been_sent_stays_one_when_it_is_given_back(store: OutboxStore) -> None:
+    row_id = await insert_one(store, token="web")
+    await end_leases(store)
+    assert [each.repeated for each in await store.claim(1, token="relay")] == [True]
+    await store.release([row_id], token="relay")
+    assert [each.repeated for each in await store.claim(1, token="relay-2")] == [True]
+    await store.answer({row_id: Answer("{}", retry_in=0.0, repeated=True)}, token="relay-2")
+    assert [each.repeated for each in await store.claim(1, token="relay-3")] == [True]
+
+
+async def test_under_a_token_that_marks_attempts_only_what_was_begun_is_repeated(store: OutboxStore) -> None:
+    token = f"{MARKING}-web"
+    begun, waiting, given_back = [await insert_one(store, token=token) for _ in range(3)]
+    assert await store.mark([begun, given_back], token=token) == {begun, given_back}
+    assert await store.mark([begun], token="another") == set()
+    await store.release([given_back], token=token, marked=[given_back])
+    await end_leases(store)
+    claimed = {each.id: each.repeated for each in await store.claim(3, token=f"{MARKING}-relay")}
+    assert claimed == {begun: True, waiting: False, given_back: False}
 
 
 async def test_a_row_that_is_due_later_has_no_lease_and_waits(store: OutboxStore) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from openviper.backoff import Backoff
 from openviper.db.completion import time_limit
-from openviper.db.outbox.rows import DELETE, LEASE, Answer, ClaimedRow, NewRow
+from openviper.db.outbox.rows import DELETE, LEASE, MARKING, Answer, ClaimedRow, NewRow
 from openviper.db.outbox.store import OutboxStore, new_row_id
 
 __all__ = ["OutboxKeeper"]
@@ -41,12 +41,18 @@ class OutboxKeeper:
 
     A task extends the leases and records answers while there are any. While the database does not answer, it repeats
     that with growing pauses, and the messages go on from memory.
+
+    ``marks_attempts``: a row is marked when an attempt begins, at the cost of a transaction, so that what was not begun
+    when the process died is known not to have been sent.
     """
 
-    def __init__(self, store: OutboxStore) -> None:
+    def __init__(self, store: OutboxStore, *, marks_attempts: bool = False) -> None:
         self.store = store
         self._loop = ref(asyncio.get_running_loop())
-        self.token = secrets.token_hex(16)
+        token = secrets.token_hex(16)
+        self.token = f"{MARKING}{token[1:]}" if marks_attempts else token
+        self._marks_attempts = marks_attempts
+        self._marked: set[str] = set()
         self._in_hand: dict[str, float] = {}  # until when the lease is certain (time.monotonic())
         self._pending: dict[str, _Pending] = {}
         self._wake = asyncio.Event()
@@ -80,7 +86,7 @@ class OutboxKeeper:
         try:
             async with asyncio.timeout(time_limit()):
                 await self.store.insert([*zip(ids, rows, strict=True)], token=self.token)
-        except Exception as error:
+        except BaseException as error:
             if _may_be_stored(error):
                 for row_id in ids:
                     self.take(row_id)
@@ -116,6 +122,21 @@ class OutboxKeeper:
             return True
         return row_id in self._in_hand
 
+    async def begin(self, row_ids: Sequence[str]) -> set[str]:
+        """Return the rows that no other process can have taken, whose attempts begin now; mark them where that is done.
+
+        Raises:
+            Exception: of the driver, where they are to be marked: then nothing may be attempted.
+        """
+        if not self._marks_attempts:
+            return {row_id for row_id in row_ids if await self.has(row_id)}
+        now = time.monotonic()
+        async with asyncio.timeout(time_limit()):
+            marked = await self.store.mark([each for each in row_ids if each in self._in_hand], token=self.token)
+        self._marked |= marked
+        self._in_hand.update(dict.fromkeys(marked, now + LEASE))
+        return marked
+
     def answer(self, row_id: str, answer: Answer) -> "asyncio.Future[bool]":
         """Record how a row ends, soon.
 
@@ -134,7 +155,8 @@ class OutboxKeeper:
         ids = [row_id for row_id in row_ids if self._in_hand.pop(row_id, None) is not None]
         if ids:
             async with asyncio.timeout(time_limit()):
-                await self.store.release(ids, token=self.token)
+                await self.store.release(ids, token=self.token, marked=self._marked.intersection(ids))
+            self._marked.difference_update(ids)
 
     def unanswered(self) -> set[str]:
         """Return the rows in hand for which no answer is pending."""
@@ -246,6 +268,7 @@ class OutboxKeeper:
     def _finish(self, row_id: str, *, recorded: bool) -> None:
         pending = self._pending.pop(row_id, None)
         self._in_hand.pop(row_id, None)
+        self._marked.discard(row_id)
         if pending is not None and not pending.recorded.done():
             pending.recorded.set_result(recorded)
 
@@ -257,12 +280,15 @@ class OutboxKeeper:
                 self._in_hand[row_id] = now + LEASE
             elif row_id not in self._pending:
                 self._in_hand.pop(row_id, None)  # another process has it, or nobody: it is gone
+                self._marked.discard(row_id)
 
 
-def _may_be_stored(error: Exception) -> bool:
+def _may_be_stored(error: BaseException) -> bool:
     """True if the database may have committed what ended with ``error``: only its answer may be missing."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
+    if not isinstance(error, Exception):  # cancelled: on SQLite the statement goes on in its thread
+        return True
     return isinstance(error, OSError) and not isinstance(error, ConnectionRefusedError)  # a TimeoutError is one, too
 
 

@@ -6,11 +6,15 @@ A row holds a message in a form that this package does not read: a head, parts, 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["DELETE", "LEASE", "Answer", "ClaimedRow", "FailedRow", "NewRow", "OutboxStats"]
+__all__ = ["DELETE", "LEASE", "MARKING", "Answer", "ClaimedRow", "FailedRow", "NewRow", "OutboxStats"]
 
 
 LEASE = 60.0
 """Seconds for which a process has a row unless it extends them; a loaded event loop pauses for several."""
+
+
+MARKING = "m"
+"""The first character of a token whose process marks a row when an attempt begins; others have hexadecimal digits."""
 
 
 class NewRow(NamedTuple):
@@ -85,6 +89,7 @@ class Answer(NamedTuple):
 
     ``retry_in``: seconds until the next attempt; None: there is none. ``keep``: seconds for which a failed row is kept.
     With neither it is deleted. ``head``: what is left of a message whose content is not kept; None: all of it.
+    ``repeated``: nothing was attempted now, but a process before may have sent it.
     """
 
     progress: str = ""
@@ -92,6 +97,7 @@ class Answer(NamedTuple):
     reason: str = ""
     keep: float | None = None
     head: bytes | None = None
+    repeated: bool = False
 
 
 DELETE = Answer()

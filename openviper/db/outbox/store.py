@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    not_,
     null,
     or_,
     select,
@@ -37,7 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from openviper.db.engines import ONE_STATEMENT, ONLY_READS, read_committed
 from openviper.db.outbox.clock import Clock, Now
-from openviper.db.outbox.rows import LEASE, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
+from openviper.db.outbox.rows import LEASE, MARKING, Answer, ClaimedRow, FailedRow, NewRow, OutboxStats
 from openviper.db.outbox.statements import Statement
 from openviper.db.outbox.tables import DATABASE_ID
 from openviper.db.outbox.tables import key_table as _key
@@ -195,14 +196,26 @@ class OutboxStore:
                 done.update(await connection.run_sync(delete_rows, deleted, token=token))
         return done
 
-    async def release(self, row_ids: Iterable[str], *, token: str) -> None:
-        """Let the relay take these rows, whose messages have not been attempted."""
+    async def mark(self, row_ids: Iterable[str], *, token: str) -> set[str]:
+        """Note that attempts at these rows begin, and their leases again; return those that this process still has."""
+        marked: set[str] = set()
+        async with self._own.begin() as connection:
+            for ids in _slices(row_ids):
+                own = and_(_outbox.c.id.in_(ids), _outbox.c.claim == token)
+                values = {"repeated": True, "lease": Now() + LEASE}
+                statement = update(_outbox).where(own).values(values).returning(_outbox.c.id)
+                marked.update((await connection.execute(statement)).scalars())
+        return marked
+
+    async def release(self, row_ids: Iterable[str], *, token: str, marked: Iterable[str] = ()) -> None:
+        """Let the relay take these rows, whose messages have not been attempted, nor those that this has ``marked``."""
+        unmarked = case((_outbox.c.id.in_(list(marked)), False), else_=_outbox.c.repeated)
         async with self._own.begin() as connection:
             for ids in _slices(row_ids):
                 await connection.execute(
                     update(_outbox)
                     .where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
-                    .values(lease=None, claim=None)
+                    .values(lease=None, claim=None, repeated=unmarked)
                 )
 
     async def stats(self, mailer: str | None = None) -> OutboxStats:
@@ -345,6 +358,9 @@ _DUE: Select[Any] = select(_outbox.c.id).where(
 _ANY_DUE = _DUE.limit(1)
 
 
+_MARKS = func.coalesce(_outbox.c.claim, "").startswith(MARKING)
+
+
 def _claim(picked: ColumnElement[bool]) -> Update:
     return (
         update(_outbox)
@@ -352,8 +368,9 @@ def _claim(picked: ColumnElement[bool]) -> Update:
         .values(
             claim=bindparam("token"),
             lease=Now() + LEASE,
-            # Of the row as it was: a lease that nobody ended was left by a process that died, or was stopped.
-            repeated=case((_outbox.c.lease.is_not(None), True), else_=False),
+            # Of the row as it was: a lease that nobody ended was left by a process that died, or was stopped. Under a
+            # token that marks attempts, only what it marked may have been sent.
+            repeated=or_(_outbox.c.repeated, and_(_outbox.c.lease.is_not(None), not_(_MARKS))),
         )
     )
 
@@ -374,7 +391,8 @@ _CLAIM = {on_sqlite: Statement(_claim_statement(on_sqlite)) for on_sqlite in (Tr
 
 
 def _kept_statement(row_id: str, answer: Answer, token: str) -> Any:
-    values: dict[str, Any] = {"claim": None, "lease": None, "progress": answer.progress, "repeated": False}
+    values: dict[str, Any] = {"claim": None, "lease": None, "progress": answer.progress}
+    values |= {"repeated": answer.repeated}
     if answer.retry_in is not None:
         values |= {"due": Now() + answer.retry_in}
     else:

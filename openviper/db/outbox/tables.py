@@ -23,8 +23,8 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.schema import BLANK_SCHEMA
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import BLANK_SCHEMA
 
 __all__ = [
     "DATABASE_ID",

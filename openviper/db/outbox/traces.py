@@ -1,5 +1,6 @@
 """Read every row of the outbox and of its keys, and change or delete single ones: to find and to erase."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -39,9 +40,10 @@ class KeptRow(NamedTuple):
 
 
 class OutboxTraces:
-    """The rows of one database, read in pages."""
+    """The rows of one database, read in pages. ``limit``: seconds for each statement."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, limit: float) -> None:
+        self._limit = limit
         self._engine = read_committed(engine)
 
     async def rows(self) -> AsyncIterator[KeptRow]:
@@ -68,7 +70,7 @@ class OutboxTraces:
     async def remove(self, row: KeptRow) -> bool:
         """Delete a row that no process has in hand."""
         own = select(_outbox.c.id).where(_outbox.c.id == row.id, _FREE)
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(self._limit), self._engine.begin() as connection:
             await connection.execute(delete(_part).where(_part.c.outbox_id.in_(own)))
             return bool((await connection.execute(delete(_outbox).where(_outbox.c.id == row.id, _FREE))).rowcount)
 
@@ -76,7 +78,7 @@ class OutboxTraces:
         """Replace a row's texts if they are as they were read, and no process has it in hand."""
         same = and_(_outbox.c.id == row.id, _outbox.c.head == row.head, _outbox.c.progress == row.progress, _FREE)
         statement = update(_outbox).where(same).values(head=head, progress=progress, reason=reason)
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(self._limit), self._engine.begin() as connection:
             return bool((await connection.execute(statement)).rowcount)
 
     async def keys(self) -> list[tuple[str, str | None]]:
@@ -85,15 +87,15 @@ class OutboxTraces:
 
     async def remove_key(self, key: str) -> None:
         """Delete a key."""
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(self._limit), self._engine.begin() as connection:
             await connection.execute(delete(_key).where(_key.c.key == key))
 
     async def change_key(self, key: str, result: str) -> None:
         """Replace a key's stored receipt."""
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(self._limit), self._engine.begin() as connection:
             await connection.execute(update(_key).where(_key.c.key == key).values(result=result))
 
     async def _read(self, query: Any) -> list[Any]:
-        async with self._engine.connect() as connection:
+        async with asyncio.timeout(self._limit), self._engine.connect() as connection:
             reading = await connection.execution_options(**{ONLY_READS: True})
             return list(await reading.execute(query))

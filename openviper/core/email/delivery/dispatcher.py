@@ -284,10 +284,7 @@ class Dispatcher:
         return mailer if mailer in self._ready else DEFAULT_MAILER
 
     async def _attempt(self, delivery: Delivery) -> None:
-        if delivery.stored is not None and not await delivery.stored.is_ours():
-            logger.warning("message %s is left to the process that has taken it over", delivery.message.message_id)
-            if not delivery.done.done():
-                self._finish(delivery)
+        if delivery.stored is not None and not await self._begin(delivery, delivery.stored):
             return
         delivery.attempt = Attempt()
         delivery.attempt.activate()
@@ -300,6 +297,29 @@ class Dispatcher:
                 self._finish(delivery)
             else:
                 self._follow(delivery, decision)
+
+    async def _begin(self, delivery: Delivery, stored: StoredMessage) -> bool:
+        """True if the attempt may be made: the row is ours, and the outbox has noted what it has to note."""
+        delivery.attempt = Attempt()
+        try:
+            with delivery.attempt.active():
+                begun = await stored.begin()
+        except QueueUnavailable as error:
+            logger.info("message %s is left to the relay: %s", delivery.message.message_id, error)
+            if not delivery.done.done():
+                self._give_to_relay(delivery, stored, str(error))
+            return False
+        if not begun:
+            logger.warning("message %s is left to the process that has taken it over", delivery.message.message_id)
+            if not delivery.done.done():
+                self._finish(delivery)
+        return begun
+
+    def _give_to_relay(self, delivery: Delivery, stored: StoredMessage, reason: str) -> None:
+        if delivery.keyed is not None and delivery.keyed.claimed:  # the outbox has accepted the message
+            delivery.keyed.settle_soon(Receipt(delivery.message.message_id, DeliveryMode.DEFERRED))
+        stored.settle(Retry(delivery.progress, _RELAYED, reason))
+        self._finish(delivery)
 
     def _send(self, delivery: Delivery) -> Coroutine[Any, Any, Decision]:
         return attempt_delivery(
@@ -411,12 +431,9 @@ class Dispatcher:
             keyed = delivery.keyed
             if delivery.stored is None or (keyed is not None and not keyed.claimed):
                 continue
-            if keyed is not None:  # the outbox has accepted the message
-                keyed.settle_soon(Receipt(delivery.message.message_id, DeliveryMode.DEFERRED))
             del self._paused[delivery]
             delivery.paused = False
-            delivery.stored.settle(Retry(delivery.progress, _RELAYED, "sending is paused"))
-            self._finish(delivery)
+            self._give_to_relay(delivery, delivery.stored, "sending is paused")
 
     def _hand_over_paused(self) -> None:
         self._leave_to_relay()

@@ -57,9 +57,16 @@ class StoredMessage:
         """Return the rules of its retries: the queue's, since the outbox keeps it as long."""
         return self._outbox.policy
 
-    async def is_ours(self) -> bool:
-        """True while no other process can have taken it."""
-        return await self._outbox.keeper.has(self.row_id)
+    async def begin(self) -> bool:
+        """Begin an attempt; False if another process has taken it.
+
+        Raises:
+            QueueUnavailable: the database has not noted the attempt, without which a message is not to be sent here.
+        """
+        try:
+            return self.row_id in await self._outbox.keeper.begin([self.row_id])
+        except Exception as error:  # noqa: BLE001 - of any driver
+            raise QueueUnavailable(await self._outbox.describe_failure(error)) from None
 
     def settle(self, decision: Decision) -> None:
         """Record what follows from an attempt: a retry is the relay's."""
@@ -103,7 +110,8 @@ class Outbox:
             return None
         engine = await outbox_engine(settings.outbox)
         keeper_class, store = await asyncio.to_thread(_load, engine)
-        return cls(settings, keeper_class(store))
+        # Only "hold" asks what was being sent when a process died, so that only then a commit is spent on it.
+        return cls(settings, keeper_class(store, marks_attempts=settings.on_uncertain == "hold"))
 
     async def check(self) -> None:
         """At startup: log what would make transactions with mail fail. Never fails itself."""
@@ -111,12 +119,13 @@ class Outbox:
 
         engine = self.keeper.store.engine
         try:
-            missing = await missing_tables(engine)
+            async with asyncio.timeout(time_limit()):
+                missing = await missing_tables(engine)
+                if not missing and await self.keeper.store.database_id() is None:
+                    async with engine.begin() as connection:
+                        await connection.run_sync(database_id)
             if missing:
                 logger.error('EMAIL["outbox"]: transactions with mail will fail: %s', describe_missing(engine, missing))
-            elif await self.keeper.store.database_id() is None:
-                async with engine.begin() as connection:
-                    await connection.run_sync(database_id)
         except Exception as error:  # noqa: BLE001 - of any driver; the database may answer later
             logger.warning(
                 'EMAIL["outbox"]: %s does not answer (%s)', engine.url.render_as_string(), type(error).__name__

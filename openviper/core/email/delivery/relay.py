@@ -38,7 +38,8 @@ from openviper.core.email.queue.names import queue_of
 from openviper.core.email.queue.outbox_rows import answer_of, claimed_job
 from openviper.core.email.queue.retry import Decision, Done, GiveUp, Retry
 from openviper.core.email.settings import EmailSettings
-from openviper.db.outbox.rows import DELETE, LEASE, ClaimedRow
+from openviper.db.completion import time_limit
+from openviper.db.outbox.rows import DELETE, LEASE, Answer, ClaimedRow
 from openviper.text import counted
 
 __all__ = ["Relay"]
@@ -48,6 +49,7 @@ logger = logging.getLogger("openviper.email")
 _EVERY = 1.0  # seconds between two looks at the database
 _LONGEST_PAUSE = 30.0  # seconds, while the database or the broker does not answer
 _DROP_EVERY = 60.0  # seconds between two removals of failed mail that was kept for long enough
+_UNREAD = 5.0  # seconds until a row is claimed again that could not be read or marked
 _LARGE = 256 * 1024  # bytes from which a message is decoded in a thread
 _BATCH = 100  # rows for the broker at a time
 _FEED_LIMIT = 10.0  # seconds for a batch
@@ -134,11 +136,13 @@ class Relay:
         """Take one batch; True when there may be more at once."""
         now = time.monotonic()
         if self._announced_at is None or now > self._announced_at + LEASE / 3:
-            await self._keeper.store.announce(self._keeper.token)
+            async with asyncio.timeout(time_limit()):
+                await self._keeper.store.announce(self._keeper.token)
             self._announced_at = now
         if now > self._dropped_at + _DROP_EVERY:
             self._dropped_at = now
-            await self._keeper.store.drop_expired()
+            async with asyncio.timeout(time_limit()):
+                await self._keeper.store.drop_expired()
         service = self._queue()
         if service is not None:
             return await self._feed(service)
@@ -168,22 +172,41 @@ class Relay:
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, row: ClaimedRow) -> None:
-        try:
-            async with self._slots:
-                if not await self._keeper.has(row.id):
-                    logger.warning("message %s is left to the process that has taken it over", row.message_id)
-                    return
+        async with self._slots:
+            try:
                 job = await self._job(row)
-                self._outbox.maybe_sent.add(row.id)
+                # Of one that may have been sent only its retry is recorded now.
+                ours = await (self._keeper.has(row.id) if row.repeated else self._begun(row))
+            except Exception as error:  # noqa: BLE001 - of any driver
+                reason = await self._outbox.describe_failure(error)
+                logger.warning("message %s is not attempted: %s", row.message_id, reason)
+                self._put_back(row, _UNREAD)
+                return
+            if not ours:
+                logger.warning("message %s is left to the process that has taken it over", row.message_id)
+                return
+            self._outbox.maybe_sent.add(row.id)
+            try:
                 decision = await self._attempt(job)
-                self._outbox.maybe_sent.discard(row.id)
-        except Exception:  # of the database; the lease ends by itself, and the row is taken again
-            logger.warning("message %s is not attempted: the outbox does not answer", row.message_id, exc_info=True)
-            return
+            except Exception:  # the row must not stay in hand for as long as this process lives
+                logger.exception("message %s: the relay failed, perhaps after sending", row.message_id)
+                self._put_back(row._replace(repeated=True), _UNREAD)
+                return
+            self._outbox.maybe_sent.discard(row.id)
         self._keeper.answer(row.id, answer_of(decision, self._settings, row.head))
 
+    async def _begun(self, row: ClaimedRow) -> bool:
+        return row.id in await self._keeper.begin([row.id])
+
+    def _put_back(self, row: ClaimedRow, seconds: float) -> None:
+        """End the lease of a row whose message was not attempted, which may be claimed again after ``seconds``."""
+        self._keeper.answer(row.id, Answer(row.progress, retry_in=seconds, repeated=row.repeated))
+
     async def _job(self, row: ClaimedRow) -> ClaimedJob:
-        return claimed_job(row, () if row.parts is not None else await self._keeper.store.parts(row.id))
+        if row.parts is not None:
+            return claimed_job(row)
+        async with asyncio.timeout(time_limit()):
+            return claimed_job(row, await self._keeper.store.parts(row.id))
 
     async def _attempt(self, job: ClaimedJob) -> Decision:
         if job.repeated and job.problem is None:
@@ -218,6 +241,20 @@ class Relay:
         if not await service.answers():
             raise QueueUnavailable(f"the broker ({service.address}) does not answer, so mail stays in the outbox")
         rows = await self._keeper.claim(_BATCH)
+        try:
+            refused = await self._feed_rows(service, rows)
+        except Exception:
+            left = self._keeper.unanswered()
+            for row in rows:
+                if row.id in left:
+                    self._put_back(row, _UNREAD)
+            raise
+        if refused:
+            raise QueueUnavailable(f"the broker ({service.address}) has not accepted {counted(refused, 'message')}")
+        return len(rows) == _BATCH
+
+    async def _feed_rows(self, service: QueueService, rows: list[ClaimedRow]) -> int:
+        """Give rows to the broker; return how many it has not accepted."""
         jobs: list[tuple[str, NewJob]] = []
         for row in rows:
             job = await self._job(row)
@@ -231,10 +268,10 @@ class Relay:
             else:
                 log_job_decision(job, found)
                 self._keeper.answer(row.id, answer_of(found, self._settings, row.head))
-        refused = await self._add(service, jobs) if jobs else 0
-        if refused:
-            raise QueueUnavailable(f"the broker ({service.address}) has not accepted {counted(refused, 'message')}")
-        return len(rows) == _BATCH
+        if jobs:
+            ours = await self._keeper.begin([row_id for row_id, _ in jobs])
+            jobs = [each for each in jobs if each[0] in ours]
+        return await self._add(service, jobs) if jobs else 0
 
     async def _add(self, service: QueueService, jobs: list[tuple[str, NewJob]]) -> int:
         """Add jobs to the broker's queue; return how many stay in the outbox for now."""

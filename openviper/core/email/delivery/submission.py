@@ -452,6 +452,8 @@ class _Submission:
         self.offered = True
         offered_at = time.time()
         try:
+            if (row := self._row) is not None and not await row.begin():
+                raise QueueUnavailable("another process has taken it over")
             receipt = await enqueue(queue, self.message, self.mailer.settings, schedule, self.keyed)
         except (QueueUnavailable, InvalidMessage) as error:
             self.offered = False
@@ -464,7 +466,7 @@ class _Submission:
             return None
         if receipt.duplicate:
             return receipt
-        if (row := self._row) is not None:
+        if row is not None:
             row.delete()
         # A worker may have begun already, which must not seem earlier.
         self.transport.publish("queued", self.message, circumstances=queued_at(offered_at))

@@ -26,7 +26,7 @@ __all__ = [
 logger = logging.getLogger("openviper.email")
 
 _OUTBOX = 'EMAIL["outbox"]'
-_CLOSE_SECONDS = 2.0
+_SHORT = 2.0  # seconds for what only helps
 
 OUTBOX_REMEDY = "run `viperctl email outbox create`, or add openviper.db.outbox_tables(metadata) to your migrations"
 """What creates the tables."""
@@ -72,7 +72,8 @@ async def describe_outbox_failure(error: Exception, engine: "AsyncEngine") -> st
     original = getattr(error, "orig", None)
     if original is not None and lacks_table(error):  # type: ignore[arg-type] # a DBAPIError
         try:
-            missing = await missing_tables(engine)
+            async with asyncio.timeout(_SHORT):
+                missing = await missing_tables(engine)
         except Exception:  # noqa: BLE001 - of any driver
             missing = []
         return describe_missing(engine, missing or ["a table"])
@@ -89,7 +90,7 @@ async def close_connections(engine: "AsyncEngine") -> None:
     if engine.dialect.name == "sqlite" and "memory" in (engine.url.database or "memory"):
         return  # the database would go with its connection
     try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
+        async with asyncio.timeout(_SHORT):
             await engine.dispose()
     except Exception as error:  # noqa: BLE001 - of any driver; they end with the process
         logger.debug("the database's connections were not closed: %s", type(error).__name__)

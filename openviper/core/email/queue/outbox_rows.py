@@ -12,6 +12,7 @@ from openviper.core.email.queue.service import mark_redirected
 from openviper.core.email.settings import EmailSettings
 from openviper.db.outbox.rows import DELETE, Answer, ClaimedRow, FailedRow, NewRow
 from openviper.framing import frame
+from openviper.text import one_line
 
 __all__ = ["answer_of", "claimed_job", "failed_job", "new_row"]
 
@@ -72,4 +73,5 @@ def answer_of(decision: Decision, settings: EmailSettings, head: bytes) -> Answe
         return Answer(progress, retry_in=_POSTPONED)
     payload = Payload(head, ())
     left = payload.without_content().head if payload.sensitive else None
-    return Answer(progress, reason=decision.reason, keep=settings.failed_keep, head=left)
+    # PostgreSQL stores no NUL, and no database a lone surrogate: of a backend's own error, say.
+    return Answer(progress, reason=one_line(decision.reason), keep=settings.failed_keep, head=left)

@@ -1,6 +1,7 @@
 """Keep jobs in the database outbox, as the third job store: for commands, the inbox page, and whoever works alone."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from openviper.core.email.queue.traces import (
     erase_from_text,
     found_failed,
 )
+from openviper.db.completion import time_limit
 from openviper.db.outbox.rows import DELETE, Answer, FailedRow, NewRow
 
 if TYPE_CHECKING:
@@ -38,10 +40,12 @@ T = TypeVar("T")
 class OutboxJobStore:
     """The outbox that ``EMAIL["outbox"]`` names, as a ``JobStore``; each call runs an event loop of its own.
 
-    A claim is for 60 seconds, and nothing here extends it: a relay works with the rows themselves.
+    A claim is for 60 seconds, and nothing here extends it: a relay works with the rows themselves. ``limit``: seconds
+    for the database to answer a question, since a person or a page waits; a write waits for others' locks as well.
     """
 
-    def __init__(self, outbox: str) -> None:
+    def __init__(self, outbox: str, *, limit: float = 5.0) -> None:
+        self._limit = limit
         self._outbox = outbox
 
     def probe(self, *, draining: bool = False) -> None:  # noqa: ARG002 - both need the same of a database
@@ -54,7 +58,7 @@ class OutboxJobStore:
 
     def add(self, job: NewJob, *, deadline: float) -> bool:  # noqa: ARG002 - a commit answers
         """Insert a row, which a relay takes when it is due. Return True."""
-        self._run(lambda store: store.insert([(secrets.token_hex(16), _row(job))], token=None))
+        self._run(lambda store: store.insert([(secrets.token_hex(16), _row(job))], token=None), limit=time_limit())
         return True
 
     def add_many(self, jobs: Iterable[NewJob], *, deadline: float) -> Iterator[tuple[int, AddResult]]:
@@ -75,7 +79,7 @@ class OutboxJobStore:
                 return claimed_job(row, parts)._replace(token=token)
             return None
 
-        return self._run(claim)
+        return self._run(claim, limit=time_limit())
 
     def finish(self, job: ClaimedJob, *, remember: float) -> None:  # noqa: ARG002 - nothing is remembered
         """Delete the row."""
@@ -164,22 +168,24 @@ class OutboxJobStore:
     ) -> int:
         async def change_all(store: "OutboxStore") -> int:
             count = 0
-            for row in await store.failed():
+            for row in await _in_time(store.failed(), self._limit):
                 if message_ids is None or row.message_id in message_ids:
-                    count += await change(store, row)
+                    count += await _in_time(change(store, row), time_limit())
                 on_each()
             return count
 
-        return self._run(change_all)
+        return self._run(change_all, limit=math.inf)  # each of them has its own
 
     def _answer(self, job: ClaimedJob, answer: Answer) -> None:
-        self._run(lambda store: store.answer({job.key: answer}, token=job.token))
+        self._run(lambda store: store.answer({job.key: answer}, token=job.token), limit=time_limit())
 
-    def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]") -> T:
+    def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]", *, limit: float | None = None) -> T:
+        """Return what ``work`` does within ``limit`` seconds; None: those of a question."""
+
         async def use(engine: "AsyncEngine") -> T:
             from openviper.db.outbox.store import OutboxStore
 
-            return await work(OutboxStore(engine))
+            return await _in_time(work(OutboxStore(engine)), self._limit if limit is None else limit)
 
         return self._use_engine(use)
 
@@ -187,7 +193,7 @@ class OutboxJobStore:
         async def use(engine: "AsyncEngine") -> T:
             from openviper.db.outbox.traces import OutboxTraces
 
-            return await work(OutboxTraces(engine))
+            return await work(OutboxTraces(engine, limit=self._limit))
 
         return self._use_engine(use)
 
@@ -200,6 +206,11 @@ class OutboxJobStore:
                     raise QueueUnavailable(await describe_outbox_failure(error, engine)) from None
 
         return asyncio.run(run())
+
+
+async def _in_time(work: Awaitable[T], limit: float) -> T:
+    async with asyncio.timeout(limit):
+        return await work
 
 
 def _found(row: "KeptRow") -> FoundMail:
