@@ -9,6 +9,7 @@ from openviper.cli.email_erase import erase
 from openviper.cli.email_failed import failed
 from openviper.cli.email_find import find
 from openviper.cli.email_journal import journal
+from openviper.cli.email_lint import lint
 from openviper.cli.email_outbox import outbox
 from openviper.cli.email_pause import pause, resume
 from openviper.cli.email_preview import preview
@@ -33,6 +34,7 @@ for _command in (
     failed,
     find,
     journal,
+    lint,
     outbox,
     pause,
     preview,

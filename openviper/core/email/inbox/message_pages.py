@@ -16,7 +16,7 @@ from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
 from openviper.core.email.inbox.html_source import source_lines
-from openviper.core.email.inbox.lint import lint
+from openviper.core.email.inbox.lint import lint_message
 from openviper.core.email.inbox.lookup import (
     attachment_response,
     entry_or_404,
@@ -25,11 +25,11 @@ from openviper.core.email.inbox.lookup import (
     source_response,
     source_text,
 )
-from openviper.core.email.inbox.markup import remote_content
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, redirect_home
 from openviper.core.email.inbox.search import Query, search
 from openviper.core.email.inbox.snippets import snippet
 from openviper.core.email.inbox.store import Store
+from openviper.core.email.lint.remote_content import remote_content
 from openviper.core.email.message import OutgoingMessage, new_message_id
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.settings import DEFAULT_MAILER
@@ -120,13 +120,13 @@ class MessagePages:
             absent |= {"html", "markup"}
         views = {name: label for name, label in _TABS.items() if name not in absent}
         view = choice(request, "view", views)
-        findings = await asyncio.to_thread(lint, entry, self._mailer.settings.always_streams)
+        settings = self._mailer.settings
+        report = await asyncio.to_thread(lint_message, entry, settings.always_streams, settings.target_clients)
         values: dict[str, Any] = {
             "entry": entry,
             "view": view,
             "views": views,
-            "findings": findings,
-            "problems": sum(finding.level == "problem" for finding in findings),
+            "report": report,
             "sandbox": SANDBOX,
             "gaps": _gaps(entry),
             "mode": _MODES[entry.mode],

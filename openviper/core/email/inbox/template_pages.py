@@ -13,17 +13,18 @@ from openviper.core.email.errors import EmailError
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.forms import read_form
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response
+from openviper.core.email.inbox.lint import lint_template
 from openviper.core.email.inbox.live import Live
-from openviper.core.email.inbox.markup import remote_content
 from openviper.core.email.inbox.previews import Preview, list_templates, preview, signature
 from openviper.core.email.inbox.responses import PageRenderer
+from openviper.core.email.lint.remote_content import remote_content
 from openviper.core.email.sending.single import submit_email
 from openviper.core.email.settings import debug
 from openviper.exceptions import OpenViperError
 
 __all__ = ["TemplatePages"]
 
-_TABS = {"html": "HTML", "text": "Text", "values": "Values"}
+_TABS = {"html": "HTML", "text": "Text", "values": "Values", "check": "Check"}
 
 
 class TemplatePages:
@@ -60,7 +61,7 @@ class TemplatePages:
         views = {
             name: label
             for name, label in _TABS.items()
-            if name == "values" or (rendered is not None and getattr(rendered, name) is not None)
+            if name in ("values", "check") or (rendered is not None and getattr(rendered, name) is not None)
         }
         return await self._renderer.render(
             request,
@@ -68,6 +69,7 @@ class TemplatePages:
             status,
             preview=shown,
             rendered=rendered,
+            report=await asyncio.to_thread(lint_template, shown, self._mailer.settings.target_clients),
             views=views,
             view=choice(request, "view", views),
             path=quote(shown.name),

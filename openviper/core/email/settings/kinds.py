@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr
 from openviper.conf.kinds import SettingKind, flag_from_text
 from openviper.core.email.addresses import read_address
 from openviper.core.email.errors import InvalidAddress
+from openviper.core.email.settings.mail_clients import mail_client
 from openviper.core.email.settings.units import Rate, byte_count, seconds
 from openviper.network import is_loopback
 from openviper.text import control_character
@@ -26,6 +27,7 @@ __all__ = [
     "Functions",
     "Hosts",
     "InboxMode",
+    "MailClients",
     "Mailboxes",
     "MailboxesOrDomains",
     "Mailers",
@@ -416,6 +418,15 @@ Texts = Annotated[
     SettingKind("a list of strings (in the environment separated by commas)", _hosts_from_text),
 ]
 
+MailClients = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_each(mail_client)),
+    SettingKind(
+        'a list of families of mail clients, or of single ones such as "gmail.ios" (in the environment separated by '
+        "commas)",
+        _hosts_from_text,
+    ),
+]
 Mailboxes = Annotated[
     tuple[str, ...],
     BeforeValidator(_one_or_more(_mailbox)),

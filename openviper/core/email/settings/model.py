@@ -30,6 +30,7 @@ from openviper.core.email.settings.kinds import (
     InboxMode,
     Mailboxes,
     MailboxesOrDomains,
+    MailClients,
     Mailers,
     MaybeAbsolutePath,
     MaybeEnvironment,
@@ -57,6 +58,7 @@ from openviper.core.email.settings.kinds import (
     Span,
     Texts,
 )
+from openviper.core.email.settings.mail_clients import DEFAULT_CLIENTS
 from openviper.core.email.settings.mailers import (
     DEFAULT_MAILER,
     OF_A_MAILER,
@@ -356,6 +358,11 @@ class EmailSettings(CheckedSettings):
     )
     inbox_dir: MaybePath = Field(
         None, description="Folder in which the inbox page keeps its messages. None: in memory only."
+    )
+    target_clients: MailClients = Field(
+        DEFAULT_CLIENTS,
+        description="Mail clients that the inbox page and `viperctl email lint` judge messages by: families "
+        "(`gmail`), or single clients (`gmail.ios`). [Their names](client-support.md#mail-clients).",
     )
 
     _paths: Mapping[str, str] = PrivateAttr(default_factory=dict)

@@ -161,7 +161,10 @@ async def read_in_every_form(page: Page) -> None:
         await page.get_by_role("link", name=view, exact=True).click()
         await expect(page.locator("#view")).to_contain_text(words)
     await page.get_by_role("link", name="Check").click()
-    await expect(page.locator(".findings li")).to_have_count(2)
+    await expect(page.locator("#view > .findings li")).to_have_count(3)
+    await expect(page.locator("details .findings li").first).to_be_hidden()
+    await page.get_by_text("notes on mail clients").click()
+    await expect(page.locator("details .findings li").first).to_contain_text("Tested 20")
 
 
 async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium: Browser) -> None:
@@ -474,6 +477,7 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         "templates": lambda *_: "templates",
         "preview": lambda *_: "templates/emails/order_shipped",
         "values": lambda *_: "templates/emails/order_shipped?view=values",
+        "template check": lambda *_: "templates/emails/order_shipped?view=check",
         "problem": lambda *_: "0123456789abcdef",
     }
     async with httpx.AsyncClient(timeout=PATIENCE) as client:

@@ -9,8 +9,9 @@ import pytest
 from openviper.core.email import AttachmentData
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.entries import Entry, with_step
-from openviper.core.email.inbox.lint import CLIP_BYTES, lint
-from openviper.core.email.inbox.markup import elements, remote_content
+from openviper.core.email.inbox.lint import lint_message
+from openviper.core.email.lint import CLIP_BYTES, LintFinding
+from openviper.core.email.lint.remote_content import elements, remote_content
 from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise_message
 
@@ -23,6 +24,10 @@ def entry(**message: Any) -> Entry:
     prepared = check_message(EmailMessageData(**{**values, **message}), default_sender=None)
     made = asyncio.run(serialise_message(prepared, max_message_bytes=10**8))
     return with_step(None, MessageEvent(kind="sending", message_id=made.message_id, message=made))
+
+
+def lint(message: Entry, always_streams: tuple[str, ...] = ()) -> list[LintFinding]:
+    return lint_message(message, always_streams, ()).findings
 
 
 def titles(**message: Any) -> list[str]:
@@ -126,11 +131,11 @@ def test_the_limit_is_exact() -> None:
     assert titles(html="x" * (CLIP_BYTES + 1)) == ["The HTML part is 102 kB long"]
 
 
-def test_problems_come_before_advice() -> None:
+def test_problems_come_before_notes() -> None:
     html = '<img src="https://cdn.example/a.png"><a href="/a">a</a>'
     levels = [finding.level for finding in lint(entry(html=html))]
     assert levels == sorted(levels, reverse=True)
-    assert set(levels) == {"problem", "advice"}
+    assert set(levels) == {"problem", "note"}
 
 
 @pytest.mark.parametrize(

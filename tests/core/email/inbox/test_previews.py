@@ -154,11 +154,30 @@ async def test_what_cannot_be_rendered_is_explained(inboxes: Inboxes, templates:
     assert frame.status_code == 404
 
 
+async def test_a_preview_is_checked_for_the_targeted_clients(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails/bad.html").write_text('<a href="/x">x</a><svg></svg>\n<p style="min-width:1px">')
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open(target_clients=["outlook.windows"]) as client:
+            page = (await client.get("/_mail/templates/emails/bad?view=check")).text
+            broken = (await client.get("/_mail/templates/emails/broken?view=check")).text
+        async with inboxes.open(target_clients=["apple-mail"]) as client:
+            apple = (await client.get("/_mail/templates/emails/bad?view=check")).text
+    problems, _, notes = page.partition("<details")
+    assert "1 relative link" in problems
+    assert "Embedded &lt;svg&gt; image: not supported by Outlook" in problems
+    assert '2<span class="unseen"> findings</span>' in problems
+    assert "1 note on mail clients" in notes
+    assert "min-width property: not supported by Outlook" in notes
+    assert "Tested 2021-11-29. HTML line 2." in notes
+    assert "The template cannot be rendered" in broken
+    assert "Outlook" not in apple
+
+
 async def test_markup_in_a_sample_file_is_shown_as_text(inboxes: Inboxes, templates: Path) -> None:
     (templates / "emails/welcome.sample.json").write_text('{"user": {"name": "<script>x</script>"}, "<b>": 1}')
     with override(TEMPLATES_DIR=templates):
         async with inboxes.open() as client:
-            for view in ("html", "text", "values"):
+            for view in ("html", "text", "values", "check"):
                 assert "<script>x" not in (await client.get(f"/_mail/templates/emails/welcome?view={view}")).text
             assert "<script>x" not in (await client.get("/_mail/template-html/emails/welcome")).text
 

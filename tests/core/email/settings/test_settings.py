@@ -93,6 +93,16 @@ DEFAULTS: dict[str, Any] = {
     "inbox": None,
     "inbox_dir": None,
     "inbox_hosts": None,
+    "target_clients": (
+        "apple-mail",
+        "gmail",
+        "outlook",
+        "yahoo",
+        "aol",
+        "samsung-email",
+        "thunderbird",
+        "protonmail",
+    ),
 }
 
 
@@ -225,6 +235,7 @@ def test_a_wrong_value_that_another_source_replaces_does_no_harm() -> None:
         ("EMAIL_INBOX", "always", "inbox", "always"),
         ("EMAIL_INBOX", "off", "inbox", False),
         ("EMAIL_ATTACHMENT_DIRS", f"/srv/a{os.pathsep}/srv/b", "attachment_dirs", (Path("/srv/a"), Path("/srv/b"))),
+        ("EMAIL_TARGET_CLIENTS", "gmail, outlook.windows", "target_clients", ("gmail", "outlook.windows")),
         ("EMAIL_ATTACHMENT_HOSTS", "files.internal, 10.0.0.7", "attachment_hosts", ("files.internal", "10.0.0.7")),
         ("EMAIL_FROM", "shop@example.com", "default_sender", "shop@example.com"),
         ("EMAIL_FILE_DIR", "/srv/mail", "file_dir", Path("/srv/mail")),
@@ -427,6 +438,9 @@ def test_an_email_that_is_no_dict_is_refused(email: object) -> None:
         ("inbox", "sometimes"),
         ("inbox", 1),
         ("journal_key", "too short"),
+        ("target_clients", "gmail"),
+        ("target_clients", ["gmial"]),
+        ("target_clients", ["gmail.windows", 3]),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(key: str, value: object) -> None:
@@ -463,6 +477,7 @@ def test_a_long_value_is_cut_in_the_error() -> None:
         ("attachment_dirs", ["/srv", Path("/var")], (Path("/srv"), Path("/var"))),
         ("attachment_dirs", [], ()),
         ("attachment_hosts", ("Files.Internal", "::1"), ("files.internal", "::1")),
+        ("target_clients", ["Gmail", "outlook.windows"], ("gmail", "outlook.windows")),
         ("host", "::1", "::1"),
         ("tls_ca_file", "ca.pem", Path("ca.pem")),
         ("tls_ca_file", "", None),

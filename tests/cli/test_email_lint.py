@@ -1,0 +1,74 @@
+"""``viperctl email lint``: all templates of a project, for CI."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.commands import Cli
+from support.documents import ROOT
+
+BAD = '<p>Hi <a href="/shop">shop</a> <img src="https://cdn.example/a.webp"></p>'
+
+
+@pytest.fixture
+def mails(project: Path) -> Path:
+    """The sample project with templates: one on a layout, one with a problem, one that cannot be rendered."""
+    folder = project / "templates" / "mail"
+    folder.mkdir(parents=True)
+    (folder / "layout.html").write_text("<div>{% block content %}{% endblock %}</div>")
+    (folder / "fine.html").write_text('{% extends "mail/layout.html" %}{% block content %}Hi {{ name }}{% endblock %}')
+    return project
+
+
+def test_templates_without_a_problem_pass(cli: Cli, mails: Path) -> None:
+    """A layout is checked within the templates that extend it."""
+    (mails / "templates" / "mail" / "note.html").write_text('<p style="display: flex">Hi</p>')
+    done = cli.run("email", "lint", "--project", mails)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == [
+        "mail/fine: no findings",
+        "mail/note",
+        "  note    display:flex: not supported by Outlook [css-display-flex]",
+    ]
+    assert done.stdout.splitlines()[-1] == "0 problems and 1 note in 2 templates"
+    assert done.stderr == "Checked within others only: mail/layout\n"
+    assert cli.run("email", "lint", "--project", mails, "--fail-on", "note").returncode == 1
+
+
+def test_the_page_shows_the_real_output(cli: Cli, project: Path) -> None:
+    folder = project / "templates" / "emails"
+    folder.mkdir(parents=True)
+    style = "background-image: linear-gradient(#036, #069); color: #fff"
+    (folder / "sale.html").write_text(f'<p style="{style}">Sale</p>')
+    done = cli.run("email", "lint", "--project", project, EMAIL_TARGET_CLIENTS="outlook.windows,outlook.windows-mail")
+    shown = (ROOT / "docs" / "client-support.md").read_text().partition("```text\n")[2].partition("```")[0]
+    assert done.stdout == shown
+
+
+def test_problems_and_templates_with_errors_fail(cli: Cli, mails: Path) -> None:
+    (mails / "templates" / "mail" / "bad.html").write_text(BAD)
+    (mails / "templates" / "mail" / "broken.html").write_text("{% if %}")
+    done = cli.run("email", "lint", "--project", mails, "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["template"] for each in found["templates"]] == ["mail/bad", "mail/broken", "mail/fine"]
+    bad, broken, fine = ([finding["check"] for finding in each["findings"]] for each in found["templates"])
+    assert bad[:3] == ["link-relative", "image-without-alt", "image-webp"]
+    assert broken == ["template-error"]
+    assert fine == []
+    assert found["problems"] == 4
+    assert found["data"]["package"] == "caniemail"
+
+
+def test_only_the_named_templates_and_targeted_clients_are_judged(cli: Cli, mails: Path) -> None:
+    (mails / "templates" / "mail" / "bad.html").write_text('<p style="display: flex">Hi</p>')
+    arguments = ("email", "lint", "mail/bad", "--project", mails, "--fail-on", "note")
+    done = cli.run(*arguments, EMAIL_TARGET_CLIENTS="apple-mail,gmail.desktop-webmail")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "mail/bad: no findings\n0 problems and 0 notes in 1 template\n"
+
+
+def test_a_project_without_templates_is_an_error(cli: Cli, project: Path) -> None:
+    done = cli.run("email", "lint", "--project", project)
+    assert done.returncode == 1
+    assert "there are no templates: set TEMPLATES_DIR" in done.stderr

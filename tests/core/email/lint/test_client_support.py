@@ -1,0 +1,188 @@
+"""What is a problem in a mail client, what is a note, and for whom."""
+
+import time
+
+import pytest
+
+from openviper.core.email.lint import LintFinding, lint_client_support
+
+EIGHT = ("apple-mail", "gmail", "outlook", "yahoo", "aol", "samsung-email", "thunderbird", "protonmail")
+
+
+def finding(html: str, check: str, *targets: str) -> LintFinding | None:
+    return next((each for each in lint_client_support(html, targets or EIGHT, {}) if each.check == check), None)
+
+
+def level(html: str, check: str, *targets: str) -> str | None:
+    each = finding(html, check, *targets)
+    return None if each is None else each.level
+
+
+PROBLEMS = {
+    "a video with nothing in its place": ("<video src=a.mp4></video>", "html-video"),
+    "an audio element that is never closed": ("<p><audio src=a.mp3>", "html-audio"),
+    "a drawing": ("<svg><path/></svg>", "html-svg"),
+    "an image in a format that Outlook lacks": ('<img src="https://cdn.example/a.webp" alt="A">', "image-webp"),
+    "an image without alternative text": ('<img src="https://cdn.example/a.webp">', "image-webp"),
+    "an image as data": ('<img src="data:image/png;base64,AA" alt="A">', "image-base64"),
+    "links in an image": ('<map name=m><area href="https://shop.example/"></map>', "html-image-maps"),
+    "a form's field": ("<form><input name=a></form>", "html-input-text"),
+    "a text made by a style": ("<style>.new::before{content:'New'}</style>", "css-pseudo-element-before"),
+    "an attribute shown by a style": ("<style>a:after{content:attr(href)}</style>", "css-pseudo-element-after"),
+    "text that an animation shows": ("<style>p{opacity:0;animation:x 1s forwards}</style>", "css-animation"),
+    "a panel that a check box opens": (
+        "<style>.a{display:none}#x:checked~.a{display:block}</style>",
+        "css-pseudo-class-checked",
+    ),
+    "white text on a gradient": ('<a style="color:#fff;background:linear-gradient(red,blue)">', "css-linear-gradient"),
+    "white text inside a gradient": (
+        '<table><tr><td style="background-image:linear-gradient(red,blue)"><p style="color:white">x',
+        "css-linear-gradient",
+    ),
+    "white text on a picture": ("<td style=\"color:#FFFFFF;background:url('a.png')\">", "css-background-image"),
+    "white text on a variable": ("<style>.b{color:white;background:var(--b)}</style>", "css-variables"),
+    "text of a variable on black": ('<p style="background:#000;color:var(--t)">', "css-variables"),
+    "white text on translucent black": ('<p style="color:#fff;background-color:rgba(0,0,0,.8)">', "css-rgba"),
+    "a meter without its value": ("<meter value=.4></meter>", "html-meter"),
+}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_lost_content_and_unreadable_text_are_problems(kind: str) -> None:
+    html, check = PROBLEMS[kind]
+    assert level(html, check) == "problem"
+
+
+NOTES = {
+    "a video with a link in its place": (
+        '<video src=a.mp4><a href="https://x.example/">Film</a></video>',
+        "html-video",
+    ),
+    "an object with a text in its place": ("<object data=a.pdf>Report</object>", "html-object"),
+    "a decoration": ("<svg aria-hidden=true></svg>", "html-svg"),
+    "a decorative image": ('<img src="https://cdn.example/a.webp" alt="">', "image-webp"),
+    "a better image for some": (
+        '<picture><source srcset="a.webp"><img src="https://cdn.example/a.png" alt="A"></picture>',
+        "image-webp",
+    ),
+    "an arrow made by a style": (r"<style>a::after{content:'\2192'}</style>", "css-pseudo-element-after"),
+    "an animation of what is visible": ("<style>p{animation:x 1s}</style>", "css-animation"),
+    "another colour while hovering": ("<style>.a{display:none}a:hover{color:red}</style>", "css-pseudo-class-hover"),
+    "a block that nothing hides": ("<style>#x:checked~.a{display:block}</style>", "css-pseudo-class-checked"),
+    "dark text on a gradient": ('<p style="color:#222;background:linear-gradient(red,blue)">', "css-linear-gradient"),
+    "a plain colour before the gradient": (
+        '<p style="color:#fff;background:#036;background:linear-gradient(red,blue)">',
+        "css-linear-gradient",
+    ),
+    "a plain colour as attribute": (
+        '<td bgcolor="#003366" style="color:#fff;background-image:url(a.png)">',
+        "css-background-image",
+    ),
+    "a picture on a dark table": (
+        '<table bgcolor=black><tr><td style="color:#fff;background-image:url(a.png)">',
+        "css-background-image",
+    ),
+    "a plain colour inside the gradient": (
+        '<td style="background-image:linear-gradient(red,blue)"><p style="background:#000;color:#fff">',
+        "css-linear-gradient",
+    ),
+    "columns": ('<div style="display:flex">', "css-display-flex"),
+}
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_what_is_only_less_fine_is_a_note(kind: str) -> None:
+    html, check = NOTES[kind]
+    assert level(html, check) == "note"
+
+
+def test_colours_end_with_their_element() -> None:
+    html = '<td style="background-image:linear-gradient(red,blue)">x</td><p style="color:#fff">white on white</p>'
+    assert level(html, "css-linear-gradient") == "note"
+
+
+def test_only_the_targeted_clients_count() -> None:
+    html = "<video src=a.mp4></video>"
+    assert level(html, "html-video", "apple-mail.macos") is None
+    assert level(html, "html-video", "apple-mail") == "note"  # in part on iOS
+    assert level(html, "html-video", "gmail.ios") == "problem"
+    assert lint_client_support(html, (), {}) == []
+
+
+def test_a_finding_names_clients_their_notes_the_date_and_the_lines() -> None:
+    html = "<div>\n<p style='display:flex'>\n\n<p style='display:inline-flex'></div>"
+    each = finding(html, "css-display-flex", "outlook", "gmail")
+    assert each == LintFinding(
+        "note",
+        "css-display-flex",
+        "display:flex: not supported by Outlook",
+        "Not supported by Outlook (Windows, Windows Mail). In part by Gmail (Android, iOS). "
+        "Not supported with non Google accounts. Tested 2021-11-02.",
+        (2, 4),
+    )
+
+
+def test_a_problem_names_only_the_lines_where_something_is_lost() -> None:
+    each = finding("<video>Film</video>\n<video></video>", "html-video", "gmail.ios")
+    assert each is not None
+    assert each.lines == (2,)
+    assert each.explanation.startswith("The video is lost, and there is nothing in its place: put an image")
+
+
+def test_what_outlook_does_not_read_is_not_held_against_it() -> None:
+    html = "<!--[if !mso]><!--><p style='display:flex'></p><!--<![endif]-->"
+    assert level(html, "css-display-flex", "outlook.windows") is None
+    assert level(f"{html}<p style='display:flex'>", "css-display-flex", "outlook.windows") == "note"
+    assert level("<![if !mso]><p style='display:flex'><![endif]>", "css-display-flex", "outlook.windows") is None
+
+
+@pytest.mark.parametrize(
+    ("within", "beyond", "check"),
+    [
+        ('<p style="text-align:center">', '<p style="text-align:start">', "css-text-align"),
+        ('<p style="font-size:16px">', '<p style="font-size:1rem">', "css-font-size"),
+        ('<p style="color:rgb(1, 2, 3)">', '<p style="color:rgb(1 2 3)">', "css-rgb"),
+        ('<td style="width:10px">', '<div style="width:10px">', "css-width"),
+        ('<table style="max-width:10px">', "<style>table{max-width:10px}</style>", "css-max-width"),
+        ("<ol><li>a</ol>", "<ol reversed><li>a</ol>", "html-lists"),
+        ('<a href="mailto:a@x.example">', '<a href="mailto:a@x.example?bcc=b@x.example">', "html-mailto-links"),
+    ],
+)
+def test_partial_support_is_noted_only_where_its_limits_are_passed(within: str, beyond: str, check: str) -> None:
+    assert level(within, check) is None
+    assert level(beyond, check) == "note"
+    assert level(within + beyond, check) == "note"
+
+
+def test_features_without_an_effect_for_readers_are_not_reported() -> None:
+    html = '<!doctype html><!-- a --><a href="https://x.example/" target=_blank>x</a>'
+    assert lint_client_support(html, EIGHT, {}) == []
+
+
+HOSTILE = {
+    "blocks": "<style>" + "{" * 10_000,
+    "nesting": "<style>" + "a{" * 5_000,
+    "selectors": "<style>" + "a " * 10_000 + "{}",
+    "pseudo": "<style>" + ":not(" * 5_000 + "{}",
+    "brackets": "<style>" + "[" * 10_000 + "{}",
+    "values": "<p style='width:" + "calc(" * 5_000 + "'>",
+    "colours": "<p style='color:" + "rgb(1," * 5_000 + "'>",
+    "calls": "<p style='background:" + "a(" * 5_000 + "'>",
+    "comments": "<style>" + "/*" * 10_000,
+    "strings": "<p style='quotes:" + '"' * 10_001 + "'>",
+    "uses": "<p style='color:red'>" * 4_000,
+    "videos": "<video>" * 4_000 + "x</video>" * 4_000,
+    "unclosed videos": "<video>x" * 4_000,
+    "elements": "<div>" * 5_000 + "</b>" * 5_000,
+    "addresses": "<p style='background:" + "url(" * 5_000 + "'>",
+    "sources": "<img srcset='" + "a.webp," * 5_000 + "'>",
+    "conditions": "<!--[if !" + " " * 10_000 + "-->",
+    "blanks": "display:" + " " * 10_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_html_is_judged_in_time(kind: str) -> None:
+    begun = time.thread_time()
+    lint_client_support(HOSTILE[kind], EIGHT, {})
+    assert time.thread_time() - begun < 5
