@@ -127,13 +127,13 @@ def _erase_journal(email: "EmailSettings", address: str) -> Iterator[str]:
         return
     from openviper.network import mail_hash
 
-    count = asyncio.run(_erase_rows(email, mail_hash(address, email.journal_key.get_secret_value())))
+    count = asyncio.run(_erase_rows(email, mail_hash(address, email.journal_key.get_secret_value()), address))
     if count is not None:
         click.echo(f"Journal      {count} answers removed")
     yield from ()
 
 
-async def _erase_rows(email: "EmailSettings", recipient: str) -> int | None:
+async def _erase_rows(email: "EmailSettings", recipient: str, address: str) -> int | None:
     """Delete the journal's rows of a keyed hash; None if there is no table."""
     from openviper.core.email.queue.outbox_engine import own_outbox_engine
     from openviper.db.journal import JournalStore, missing_columns
@@ -141,7 +141,7 @@ async def _erase_rows(email: "EmailSettings", recipient: str) -> int | None:
     async with own_outbox_engine(email.outbox or "database", setting='EMAIL["journal"]') as engine:
         if await missing_columns(engine):
             return None
-        return await JournalStore(engine).erase(recipient)
+        return await JournalStore(engine).erase(recipient, address)
 
 
 def _compact(email: "EmailSettings", _address: str) -> Iterator[str]:

@@ -4,7 +4,21 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Column, Double, Index, Integer, MetaData, String, Table, Text, delete, func, inspect, select
+from sqlalchemy import (
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -136,7 +150,9 @@ class JournalStore:
                 await connection.execute(delete(_table).where(_table.c.entry.in_(some)))
         return len(entries)
 
-    async def erase(self, recipient: str) -> int:
-        """Delete the rows of a keyed hash; return how many."""
+    async def erase(self, recipient: str, address: str) -> int:
+        """Delete the rows of a keyed hash, and return how many; other rows lose a ref with the address, in any case."""
+        named = func.lower(_table.c.ref).contains(address.lower(), autoescape=True)
         async with self.engine.begin() as connection:
+            await connection.execute(update(_table).where(named).values(ref=None))
             return (await connection.execute(delete(_table).where(_table.c.recipient == recipient))).rowcount

@@ -201,6 +201,22 @@ async def test_old_rows_are_deleted_in_steps(store: JournalStore) -> None:
     assert [found.entry for found in await store.find(limit=10)] == ["new"]
 
 
+async def test_an_address_is_erased_with_its_answers_and_from_the_ref_of_others(store: JournalStore) -> None:
+    own = row("own", "delivered", at=1.0)
+    refs = {"named": "of An%n_1@Example.test, 7", "other": "of AnXn_1@example.test"}
+    others = [
+        row(name, "delivered", at=2.0)._replace(recipient=mail_hash("ben@example.test", KEY), ref=ref)
+        for name, ref in refs.items()
+    ]
+    await store.insert([own, *others])
+    assert await store.erase(own.recipient, "an%n_1@example.test") == 1
+    found = await store.find(limit=10)
+    assert {each.id: each.ref for each in found} == {
+        "<named@example.test>": None,
+        "<other@example.test>": "of AnXn_1@example.test",
+    }
+
+
 async def test_a_row_that_is_written_twice_is_there_once(store: JournalStore) -> None:
     same = row("one", "delivered", at=1.0)
     await store.insert([same])

@@ -98,7 +98,7 @@ async def test_an_address_is_erased_but_from_what_a_process_has_in_hand(store: O
     end = time.time() + 600
     same = {"owner": "o", "fingerprint": "f", "message_id": "<1@example.test>", "sending": False}
     same |= {"until": end, "expires": end}
-    rows = [{"key": f"{ANN}-key", "result": None}, {"key": "order-1", "result": receipt}]
+    rows: list[dict[str, Any]] = [{"key": f"{ANN}-key", "result": None}, {"key": "order-1", "result": receipt}]
     async with (await db.engine()).begin() as connection:
         await connection.execute(insert(key_table), [{**same, **row} for row in rows])
     assert await call(store.erase, ERASED) == Erased(removed=1, changed=2, busy=1, keys=2)
