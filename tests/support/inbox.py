@@ -47,7 +47,7 @@ class Inboxes:
 
 def keys_of(page: str) -> list[str]:
     """The messages that a page of the inbox lists, in its order."""
-    return list(dict.fromkeys(re.findall(r'href="[^"]*/_mail/([0-9a-f]{16})"', page)))
+    return list(dict.fromkeys(re.findall(r'href="[^"]*/_mail/([0-9a-f]{16})["?]', page)))
 
 
 def directives(headers: Mapping[str, str]) -> dict[str, str]:

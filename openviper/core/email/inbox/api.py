@@ -1,63 +1,73 @@
 """The inbox's JSON API, for end-to-end tests."""
 
 import asyncio
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from openviper.core.email.addresses import Address
+from openviper.core.email.inbox.api_reference import make_routes
 from openviper.core.email.inbox.entries import Entry, TimelineStep
 from openviper.core.email.inbox.live import Live, TooManyWaiting
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, header_fields, source_response
+from openviper.core.email.inbox.query import OPERATORS, Term, parse_query, parse_term
 from openviper.core.email.inbox.responses import HEADERS, as_json
-from openviper.core.email.inbox.search import Query, search
+from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message.redaction import is_sensitive
+from openviper.text import shown
 
 __all__ = ["Api"]
 
 _TIMEOUT = 10.0
 _MAX_TIMEOUT = 60.0
+_MAX_LISTED = 500
 
 
 class Api:
     """Routes at ``/api/messages`` and below."""
 
-    def __init__(self, store: Store, live: Live) -> None:
+    def __init__(self, store: Store, live: Live, searcher: Searcher) -> None:
         self._store = store
         self._live = live
+        self._searcher = searcher
         path = "/api/messages"
-        self.routes = [
-            Route(path, self._list),
-            Route(path, self._clear, methods=["DELETE"]),
-            Route(f"{path}/wait", self._wait),
-            Route(f"{path}/{{key}}", self._show),
-            Route(f"{path}/{{key}}", self._delete, methods=["DELETE"]),
-            Route(f"{path}/{{key}}/source", self._source),
-            Route(f"{path}/{{key}}/attachments/{{index:int}}", self._attachment),
-        ]
+        self.routes = make_routes(
+            {
+                ("GET", path): self._list,
+                ("DELETE", path): self._clear,
+                ("GET", f"{path}/wait"): self._wait,
+                ("GET", f"{path}/{{key}}"): self._show,
+                ("DELETE", f"{path}/{{key}}"): self._delete,
+                ("GET", f"{path}/{{key}}/source"): self._source,
+                ("GET", f"{path}/{{key}}/attachments/{{index:int}}"): self._attachment,
+            }
+        )
 
     async def _list(self, request: Request) -> Response:
-        query = Query.from_parameters(request.query_params)
-        entries = await self._store.newest_first()
+        terms = _terms(request.query_params)
+        limit = _number(request, "limit", 1, _MAX_LISTED, _MAX_LISTED)
+        stored = await self._store.newest_first()
         # Both from the same entries: nobody who waits for a message after the cursor may miss one.
-        found = await asyncio.to_thread(search, entries, query)
-        cursor = max((entry.arrived for entry in entries), default=0)
+        found = (await self._search(stored, terms))[: int(limit)]
+        cursor = max((entry.arrived for entry in stored), default=0)
         return await as_json({"messages": [_summary(entry) for entry in found], "cursor": str(cursor)})
 
     async def _wait(self, request: Request) -> Response:
-        """Wait for the first match after ``after``, or without ``after`` for the newest match."""
-        query = Query.from_parameters(request.query_params)
-        timeout = _timeout(request)
-        if timeout is None:
-            return await as_json({"error": "timeout: must be from 0 to 60 seconds"}, 400)
+        """Wait for the first match after the cursor ``after``, or without ``after`` for the newest match."""
+        terms = _terms(request.query_params)
+        timeout = _number(request, "timeout", 0, _MAX_TIMEOUT, _TIMEOUT)
+        oldest = any(term.operator == "after" and not term.negated for term in terms)
 
         async def find() -> Entry | None:
-            entries = await self._search(query)
-            return (entries[-1] if query.after else entries[0]) if entries else None
+            entries = await self._search(await self._store.newest_first(), terms)
+            return (entries[-1] if oldest else entries[0]) if entries else None
 
         try:
             entry = await self._live.first(find, timeout)
@@ -81,12 +91,19 @@ class Api:
         await self._store.delete(entry.key)
         return Response(status_code=204, headers=HEADERS)
 
-    async def _clear(self, _request: Request) -> Response:
-        await self._store.clear()
+    async def _clear(self, request: Request) -> Response:
+        terms = _terms(request.query_params)
+        if request.query_params and not terms:  # a search that a program has left empty by mistake
+            raise HTTPException(400, "The search is empty: leave the parameters out to delete all messages.")
+        if terms:
+            for entry in await self._search(await self._store.newest_first(), terms):
+                await self._store.delete(entry.key)
+        else:
+            await self._store.clear()
         return Response(status_code=204, headers=HEADERS)
 
-    async def _search(self, query: Query) -> list[Entry]:
-        return await asyncio.to_thread(search, await self._store.newest_first(), query)
+    async def _search(self, entries: Sequence[Entry], terms: Sequence[Term]) -> Sequence[Entry]:
+        return await asyncio.to_thread(self._searcher.search, entries, terms)
 
     async def _full(self, entry: Entry) -> Response:
         message = await self._store.load(entry.key)
@@ -105,12 +122,41 @@ class Api:
         )
 
 
-def _timeout(request: Request) -> float | None:
+def _terms(parameters: QueryParams) -> list[Term]:
+    """Return the conditions of a request's parameters, each of which may occur several times.
+
+    Raises:
+        HTTPException: 400, one of them is wrong, or ``q`` is probably not what was meant.
+    """
+    terms: list[Term] = []
+    for name, value in parameters.multi_items():
+        if name == "q":
+            query = parse_query(value)
+            if query.hints:
+                raise HTTPException(400, f"q: {query.hints[0]}")
+            terms += query.terms
+        elif name in OPERATORS and value:
+            term = parse_term(name, value)
+            if not isinstance(term, Term):
+                raise HTTPException(400, term)
+            terms.append(term)
+    return terms
+
+
+def _number(request: Request, name: str, least: float, most: float, default: float) -> float:
+    """Return the parameter as a number, and without it ``default``.
+
+    Raises:
+        HTTPException: 400, it is no number from ``least`` to ``most``.
+    """
+    given = request.query_params.get(name)
     try:
-        timeout = float(request.query_params.get("timeout", _TIMEOUT))
+        number = default if given is None else float(given)
     except ValueError:
-        return None
-    return timeout if 0 <= timeout <= _MAX_TIMEOUT else None
+        number = math.nan
+    if not least <= number <= most:
+        raise HTTPException(400, f"{name}: must be from {least:g} to {most:g}, not {shown(given)}")
+    return number
 
 
 def _summary(entry: Entry) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.pause.state import Pause
 from openviper.core.email.inbox.api import Api
+from openviper.core.email.inbox.api_reference import ROUTES, TABLES
 from openviper.core.email.inbox.dead_letters import DeadLetters
 from openviper.core.email.inbox.failed_api import FailedApi
 from openviper.core.email.inbox.failed_pages import FailedPages
@@ -21,6 +22,7 @@ from openviper.core.email.inbox.guard import PATH, path_below_root, refusal_reas
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.message_pages import MessagePages
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_json
+from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import MemoryStore, Store
 from openviper.core.email.inbox.template_pages import TemplatePages
 from openviper.core.email.settings import EmailSettings
@@ -44,17 +46,19 @@ class Inbox:
         self._renderer = PageRenderer(partial(_pauses, mailer))
         live = Live(self._store)
         letters = DeadLetters()
+        searcher = Searcher()
         self._router = Router(
             [
                 Route("/inbox.css", self._file),
                 Route("/inbox.js", self._file),
                 Route("/icon.svg", self._file),
                 Route("/events", live.stream),
-                *Api(self._store, live).routes,
+                Route("/api", self._api_page),
+                *Api(self._store, live, searcher).routes,
                 *FailedApi(letters).routes,
                 *FailedPages(self._renderer, letters, mailer.settings).routes,
                 *TemplatePages(self._renderer, mailer, live).routes,
-                *MessagePages(self._renderer, self._store, mailer).routes,
+                *MessagePages(self._renderer, self._store, searcher, mailer).routes,
             ],
             redirect_slashes=False,
             default=_not_found,
@@ -89,6 +93,9 @@ class Inbox:
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
             return await as_json({"error": error.detail}, error.status_code)
         return await self._renderer.render(request, "problem.html", error.status_code, text=error.detail)
+
+    async def _api_page(self, request: Request) -> Response:
+        return await self._renderer.render(request, "api.html", routes=ROUTES, tables=TABLES)
 
     async def _file(self, request: Request) -> Response:
         return self._renderer.file(request.scope["path"].rpartition("/")[2])

@@ -5,9 +5,9 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from openviper.core.email.errors import QueueUnavailable
+from openviper.core.email.inbox.api_reference import make_routes
 from openviper.core.email.inbox.dead_letters import Action, DeadLetter, DeadLetters
 from openviper.core.email.inbox.forms import chosen_ids
 from openviper.core.email.inbox.responses import as_json
@@ -23,11 +23,13 @@ class FailedApi:
 
     def __init__(self, letters: DeadLetters) -> None:
         self._letters = letters
-        self.routes = [
-            Route("/api/failed", self._list),
-            Route("/api/failed", self._purge, methods=["DELETE"]),
-            Route("/api/failed/retry", self._retry, methods=["PUT"]),
-        ]
+        self.routes = make_routes(
+            {
+                ("GET", "/api/failed"): self._list,
+                ("DELETE", "/api/failed"): self._purge,
+                ("PUT", "/api/failed/retry"): self._retry,
+            }
+        )
 
     async def _list(self, _request: Request) -> Response:
         try:

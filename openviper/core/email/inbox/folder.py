@@ -1,8 +1,9 @@
 """The inbox as files, which several processes may write at the same time.
 
 Each message is a folder named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its bytes),
-``part-0``, ... (attachments), ``footprint`` (its total size), ``steps`` (one line of JSON for each event, appended) and
-``read`` (exists once the message was opened). A rename adds a complete folder, and another one removes it.
+``part-0``, ... (attachments), ``footprint`` (its total size) and ``steps`` (lines of JSON, appended: one for each event
+and for each mark as read or unread). A rename adds a complete folder, and another one removes it. The size of ``steps``
+shows whether a message has changed, so that only changed ones are read again.
 """
 
 import logging
@@ -18,7 +19,14 @@ from typing import NamedTuple
 
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.entries import Entry, TimelineStep, begins, footprint, key_of
-from openviper.core.email.inbox.records import parse_entry, parse_step, serialise_event, serialise_message_fields
+from openviper.core.email.inbox.records import (
+    parse_entry,
+    parse_read_mark,
+    parse_step,
+    serialise_event,
+    serialise_message_fields,
+    serialise_read_mark,
+)
 from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES
 from openviper.core.email.message import OutgoingMessage
 
@@ -65,7 +73,7 @@ class Folder:
         self._folder = path
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._known: dict[str, Entry] = {}
+        self._known: dict[str, tuple[int, Entry]] = {}  # with the size of ``steps``
         self._kept: dict[str, _Kept] = {}  # as last seen
         self._bytes = 0
         self._failing = False
@@ -109,18 +117,13 @@ class Folder:
         steps = self._folder / unwritten.key / "steps"
         lines = b"".join(unwritten.lines)
         try:
-            # A single append, so that lines from two processes do not mix.
-            descriptor = os.open(steps, os.O_WRONLY | os.O_APPEND)
+            _append_line(steps, lines)
         except FileNotFoundError:
             message = unwritten.message
             if message is None or self._has_outlived(unwritten.began, footprint(message)):
                 return False
             self._add(unwritten.key, message, lines, unwritten.began)
             return True
-        try:
-            os.write(descriptor, lines)
-        finally:
-            os.close(descriptor)
         return False
 
     def _has_outlived(self, began: float, size: int) -> bool:
@@ -211,17 +214,23 @@ class Folder:
             return None
         path = self._folder / key
         try:
-            steps = _steps(path / "steps")
-            read = (path / "read").exists()
-            if key in self._known:
-                return replace(self._known[key], steps=steps, read=read)
-            entry = parse_entry(key, (path / "message.json").read_text(encoding="utf-8"), steps, read=read)
+            size = (path / "steps").stat().st_size
+            known_size, entry = self._known.get(key, (None, None))
+            if entry is not None and known_size == size:
+                return entry
+            lines = (path / "steps").read_bytes()
+            steps, read = _read_steps(lines)
+            if entry is None:
+                record = (path / "message.json").read_text(encoding="utf-8")
+                entry = parse_entry(key, record, steps, read=read)
+            else:
+                entry = replace(entry, steps=steps, read=read)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
             logger.warning('EMAIL["inbox_dir"]: cannot read %s as a message: %s', path, error)
             return None
-        self._known[key] = entry
+        self._known[key] = len(lines), entry
         return entry
 
     def load(self, key: str) -> OutgoingMessage | None:
@@ -241,10 +250,14 @@ class Folder:
         envelope = entry.envelope._replace(recipients=entry.steps[-1].recipients)
         return OutgoingMessage(entry.prepared._replace(attachments=parts), envelope, (content,), entry.size)
 
-    def mark_read(self, key: str) -> None:
-        """Mark the message as read."""
-        if _is_key(key) and (self._folder / key).is_dir():
-            (self._folder / key / "read").touch()
+    def mark_read(self, key: str, *, read: bool) -> bool:
+        """Mark the message as read or unread; return False if it is already, or does not exist."""
+        entry = self.entry(key)
+        if entry is None or entry.read is read:
+            return False
+        with suppress(FileNotFoundError):  # another process has removed it
+            _append_line(self._folder / key / "steps", serialise_read_mark(read=read))
+        return True
 
     def remove(self, key: str) -> None:
         """Remove one message."""
@@ -266,9 +279,7 @@ class Folder:
         found = []
         for key in sorted(self.all_keys()):
             with suppress(OSError):
-                found.append(
-                    (key, (self._folder / key / "steps").stat().st_size, (self._folder / key / "read").exists())
-                )
+                found.append((key, (self._folder / key / "steps").stat().st_size))
         return found
 
 
@@ -276,9 +287,19 @@ def _is_key(name: str) -> bool:
     return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
 
 
-def _steps(path: Path) -> tuple[TimelineStep, ...]:
-    """Return the steps in the order in which they happened, whatever the order of writing."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def _append_line(path: Path, lines: bytes) -> None:
+    # A single append, so that lines from two processes do not mix.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(descriptor, lines)
+    finally:
+        os.close(descriptor)
+
+
+def _read_steps(content: bytes) -> tuple[tuple[TimelineStep, ...], bool]:
+    """Return the steps in the order in which they happened, whatever the order of writing, and the last read mark."""
+    lines = content.decode("utf-8").splitlines()
+    marks = [mark for line in lines if (mark := parse_read_mark(line)) is not None]
     steps = sorted((step for line in lines if (step := parse_step(line)) is not None), key=lambda step: step.at)
     if not steps:
         raise ValueError("its file steps has no valid line")
@@ -288,4 +309,4 @@ def _steps(path: Path) -> tuple[TimelineStep, ...]:
         if steps[index].kind == "queued" and steps[index].at - steps[start].at < _MAX_DELAY:
             steps.insert(start, steps.pop(index))
             break
-    return tuple(steps)
+    return tuple(steps), bool(marks) and marks[-1]

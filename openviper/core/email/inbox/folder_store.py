@@ -110,8 +110,9 @@ class FolderStore(Store):
             return entry
         return replace(entry, prepared=redact_prepared(entry.prepared), attachment_sizes=())
 
-    async def mark_read(self, key: str) -> None:
-        await self._change(partial(self._folder.mark_read, key))
+    async def mark_read(self, key: str, *, read: bool = True) -> None:
+        if await self._in_thread(partial(self._folder.mark_read, key, read=read)):
+            self.changes.notify()
 
     async def delete(self, key: str) -> None:
         await self._change(partial(self._folder.remove, key))

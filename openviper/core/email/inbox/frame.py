@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -53,8 +54,11 @@ async def framed_response(request: Request, html: str, images: str) -> Response:
     return HTMLResponse(document, headers=headers)
 
 
-def frame_choices(request: Request) -> dict[str, Any]:
-    """Return the width, theme and remote content that the URL chooses, and a function that links other choices."""
+def frame_choices(request: Request, *, kept: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the width, theme and remote content that the URL chooses, and a function that links other choices.
+
+    ``kept`` are further parameters of the URL, which the links keep.
+    """
     chosen = {
         "width": choice(request, "width", _WIDTHS),
         "theme": choice(request, "theme", _THEMES),
@@ -63,7 +67,7 @@ def frame_choices(request: Request) -> dict[str, Any]:
 
     def link(**changes: str) -> str:
         """Return the URL of the same page with other choices."""
-        return "?" + urlencode({name: value for name, value in {**chosen, **changes}.items() if value})
+        return "?" + urlencode({name: value for name, value in {**chosen, **kept, **changes}.items() if value})
 
     return {**chosen, "link": link, "widths": _WIDTHS, "themes": _THEMES}
 

@@ -14,9 +14,11 @@ from starlette.routing import Route
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.redirect import describe_redirect
 from openviper.core.email.inbox.entries import Entry, key_of
+from openviper.core.email.inbox.forms import read_form
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
 from openviper.core.email.inbox.html_source import source_lines
 from openviper.core.email.inbox.lint import lint_message
+from openviper.core.email.inbox.list_view import PAGE_SIZE, ListView
 from openviper.core.email.inbox.lookup import (
     attachment_response,
     entry_or_404,
@@ -25,8 +27,9 @@ from openviper.core.email.inbox.lookup import (
     source_response,
     source_text,
 )
+from openviper.core.email.inbox.query import ParsedQuery
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, redirect_home
-from openviper.core.email.inbox.search import Query, search
+from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.snippets import snippet
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.lint.remote_content import remote_content
@@ -51,6 +54,8 @@ _MODES = {
     "held": "Held: sent after the commit",
 }
 
+_REFRESH = "x-inbox-refresh"  # sent by the page's script
+
 _NOT_KEPT = "The content of this message was not kept, because it was sent with sensitive=True: send it anew."
 
 _IMAGE_HEADERS = {
@@ -63,15 +68,17 @@ _IMAGE_HEADERS = {
 class MessagePages:
     """Routes for the messages in ``store``; the buttons send with ``mailer``."""
 
-    def __init__(self, renderer: PageRenderer, store: Store, mailer: Mailer) -> None:
+    def __init__(self, renderer: PageRenderer, store: Store, searcher: Searcher, mailer: Mailer) -> None:
         self._renderer = renderer
         self._store = store
+        self._searcher = searcher
         self._mailer = mailer
         self._shared = mailer.settings.inbox_dir is not None
         self._snippets: Mapping[str, str] = {}  # of the messages that were listed last
         self.routes = [
             Route("/", self._list),
             Route("/clear", self._clear, methods=["POST"]),
+            Route("/selected", self._change_selected, methods=["POST"]),
             Route("/{key}", self._message),
             Route("/{key}/html", self._html),
             Route("/{key}/inline/{name:path}", self._inline),
@@ -80,30 +87,33 @@ class MessagePages:
             Route("/{key}/attachments/{index:int}", self._attachment),
             Route("/{key}/calendar", self._calendar),
             Route("/{key}/delete", self._delete, methods=["POST"]),
+            Route("/{key}/unread", self._mark_unread, methods=["POST"]),
             Route("/{key}/again", self._again, methods=["POST"]),
             Route("/{key}/retry", self._retry, methods=["POST"]),
         ]
 
     async def _list(self, request: Request) -> Response:
         stored = await self._store.newest_first()
-        words = request.query_params.get("q", "").strip()
+        self._searcher.forget_removed(stored)
         # Those of mail that another process, or an earlier configuration, has sent are among them.
         mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *(entry.prepared.mailer for entry in stored)})
-        chosen = request.query_params.get("mailer", "")
-        entries = stored
-        if words or chosen:
-            entries = await asyncio.to_thread(search, stored, Query.from_parameters({"q": words, "mailer": chosen}))
+        view = ListView.from_values(request.query_params)
+        query = view.parse()
+        found = await self._search(stored, query)
         unread = sum(not entry.read for entry in stored)
-        self._snippets = await asyncio.to_thread(_find_snippets, entries, self._snippets)
+        rows = view.rows(found)
+        self._snippets = await asyncio.to_thread(_find_snippets, rows, self._snippets)
         return await self._renderer.render(
             request,
             "list.html",
-            entries=entries,
+            entries=rows,
             snippets=self._snippets,
             now=time(),
-            query=words,
+            found=len(found),
+            view=view,
+            page_size=PAGE_SIZE,
+            hints=query.hints,
             mailers=mailers,
-            mailer=chosen,
             total=len(stored),
             unread=unread,
             backend=self._mailer.backend.describe(),
@@ -112,9 +122,17 @@ class MessagePages:
             shared=self._shared,
         )
 
+    async def _search(self, entries: Sequence[Entry], query: ParsedQuery) -> Sequence[Entry]:
+        if not query.terms:
+            return entries
+        return await asyncio.to_thread(self._searcher.search, entries, query.terms)
+
     async def _message(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
-        await self._store.mark_read(entry.key)
+        listed = ListView.from_values(request.query_params)
+        # A page that updates itself is not opened again: the message may have been marked as unread elsewhere.
+        if _REFRESH not in request.headers:
+            await self._store.mark_read(entry.key)
         absent = {"check"} if entry.redacted else set()
         if entry.prepared.html is None:
             absent |= {"html", "markup"}
@@ -133,7 +151,8 @@ class MessagePages:
             "ends_elsewhere": entry.state == "queued" and not self._shared,
             "has_remote": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
             "retry_failed": "retry-failed" in request.query_params,
-            **await self._neighbours(entry),
+            "listed": listed,
+            **await self._neighbours(entry, listed.parse()),
         }
         if view == "markup":
             values["lines"], values["complete"] = await asyncio.to_thread(source_lines, entry.prepared.html or "")
@@ -141,14 +160,23 @@ class MessagePages:
             content = (await message_or_404(self._store, request)).content
             values["fields"] = await asyncio.to_thread(header_fields, content)
             values["source"], values["complete"] = await asyncio.to_thread(source_text, content)
-        return await self._renderer.render(request, "message.html", **values, **frame_choices(request))
+        return await self._renderer.render(
+            request, "message.html", **values, **frame_choices(request, kept=listed.fields)
+        )
 
-    async def _neighbours(self, entry: Entry) -> Mapping[str, str | None]:
-        keys = [other.key for other in await self._store.newest_first()]
-        place = keys.index(entry.key) if entry.key in keys else 0
+    async def _neighbours(self, entry: Entry, query: ParsedQuery) -> Mapping[str, str | None]:
+        """Return the keys of the search's next newer and older messages; the entry may not match any more."""
+        found = await self._search(await self._store.newest_first(), query)
+        keys = [other.key for other in found]
+        if entry.key in keys:
+            newer = keys.index(entry.key) - 1
+            older = newer + 2
+        else:
+            older = sum(other.arrived > entry.arrived for other in found)
+            newer = older - 1
         return {
-            "newer": keys[place - 1] if place > 0 else None,
-            "older": keys[place + 1] if place + 1 < len(keys) else None,
+            "newer": keys[newer] if newer >= 0 else None,
+            "older": keys[older] if older < len(keys) else None,
         }
 
     async def _html(self, request: Request) -> Response:
@@ -184,7 +212,23 @@ class MessagePages:
 
     async def _delete(self, request: Request) -> Response:
         await self._store.delete(request.path_params["key"])
-        return redirect_home(request)
+        return _redirect_to_list(request, await read_form(request))
+
+    async def _mark_unread(self, request: Request) -> Response:
+        await self._store.mark_read(request.path_params["key"], read=False)
+        return _redirect_to_list(request, await read_form(request))
+
+    async def _change_selected(self, request: Request) -> Response:
+        form = await read_form(request)
+        action = form.get("action", [""])[0]
+        if action not in ("delete", "read", "unread"):
+            raise HTTPException(400, "Give action=delete, action=read or action=unread.")
+        for key in form.get("key", []):
+            if action == "delete":
+                await self._store.delete(key)
+            else:
+                await self._store.mark_read(key, read=action == "read")
+        return _redirect_to_list(request, form)
 
     async def _clear(self, request: Request) -> Response:
         await self._store.clear()
@@ -243,6 +287,12 @@ def _gaps(entry: Entry) -> list[float | None]:
     """Return the seconds between each step and the one before; None for the first step."""
     before = [None, *(step.at for step in entry.steps)]
     return [None if at is None else step.at - at for at, step in zip(before, entry.steps, strict=False)]
+
+
+def _redirect_to_list(request: Request, form: Mapping[str, list[str]]) -> Response:
+    """Redirect to the part of the list that the form names."""
+    view = ListView.from_values({name: values[0] for name, values in form.items()})
+    return _redirect(request, view.url)
 
 
 def _redirect(request: Request, below: str) -> Response:

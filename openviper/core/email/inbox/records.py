@@ -10,7 +10,16 @@ from openviper.core.email.message import Envelope, OutgoingMessage
 from openviper.core.email.message.storage import DamagedPayload, decode_message, encode_message, load_object
 from openviper.text import shown
 
-__all__ = ["parse_entry", "parse_step", "serialise_event", "serialise_message_fields"]
+__all__ = [
+    "parse_entry",
+    "parse_read_mark",
+    "parse_step",
+    "serialise_event",
+    "serialise_message_fields",
+    "serialise_read_mark",
+]
+
+_MARKS = {'{"read": true}': True, '{"read": false}': False}
 
 _OWN_FIELDS = frozenset({"recipients", "smtputf8", "size"})
 
@@ -57,6 +66,16 @@ def parse_step(line: str) -> TimelineStep | None:
         return TimelineStep(values["kind"], float(values["at"]), str(values["detail"]), *people, mode)
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def serialise_read_mark(*, read: bool) -> bytes:
+    """Return a mark as read or unread as one line of JSON, including the line end."""
+    return (json.dumps({"read": read}) + "\n").encode()
+
+
+def parse_read_mark(line: str) -> bool | None:
+    """Return whether a line marks the message as read; None if it is no mark."""
+    return _MARKS.get(line)
 
 
 def _body(value: Any) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import DictLoader, Environment
+from markupsafe import Markup
+from markupsafe import escape as escape_html
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -33,7 +35,8 @@ HEADERS = {
 
 _QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*+)" <')
 _NEEDS_QUOTES = re.compile(r'[()<>\[\]:;@\\,."]')
-
+_CODE = re.compile("`([^`]+)`")
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -61,6 +64,7 @@ class PageRenderer:
                 "filesize": _filesize,
                 "gap": _gap,
                 "mailboxes": _mailboxes,
+                "markdown": _as_markup,
                 "rfc_date": format_datetime,
                 "time_zone": _time_zone,
                 "visible": escape,
@@ -141,3 +145,9 @@ def _mailboxes(addresses: object) -> str:
 
 def _unquoted(match: re.Match[str]) -> str:
     return match[0] if _NEEDS_QUOTES.search(match[1]) else f"{match[1]} <"
+
+
+def _as_markup(text: str) -> Markup:
+    """Return a cell of the documentation's tables as HTML: code, and links as their text."""
+    html = str(escape_html(_LINK.sub(r"\1", text)))
+    return Markup(_CODE.sub(r"<code>\1</code>", html))  # noqa: S704 - escaped above

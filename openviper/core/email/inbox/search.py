@@ -1,65 +1,138 @@
-"""Search the inbox."""
+"""Find the messages that meet the conditions of a search."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from openviper.core.email.addresses import Address
 from openviper.core.email.inbox.entries import Entry
+from openviper.core.email.inbox.query import PARTLY_DELIVERED, STATES, Term, parse_moment
 
-__all__ = ["Query", "search"]
+__all__ = ["Searcher"]
+
+Condition = Callable[[Entry], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Conditions that a message must all meet; upper and lower case are equal.
+class Searcher:
+    """Searches entries, and keeps each message's searchable texts for the next search.
 
-    ``words``: each occurs in the subject, the addresses, the text, the Message-ID or the state. ``to``: a part of a
-    recipient. ``subject``: a part of the subject. ``state``: the newest step's kind. ``after``: arrived after this
-    cursor. ``mailer``: the name of the mailer that was asked for.
+    Upper and lower case are equal, and so are spaces and line ends.
     """
 
-    words: tuple[str, ...] = ()
-    to: str = ""
-    subject: str = ""
-    state: str = ""
-    after: int = 0
-    mailer: str = ""
+    def __init__(self) -> None:
+        self._texts: dict[str, tuple[object, Mapping[str, str]]] = {}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, str]) -> "Query":
-        """Make a query from the URL's ``q``, ``to``, ``subject``, ``state``, ``mailer`` and ``after`` (a cursor)."""
-        after = parameters.get("after", "")
-        return cls(
-            words=tuple(parameters.get("q", "").casefold().split()),
-            to=parameters.get("to", "").casefold(),
-            subject=parameters.get("subject", "").casefold(),
-            state=parameters.get("state", ""),
-            mailer=parameters.get("mailer", ""),
-            after=int(after) if after.isascii() and after.isdecimal() and len(after) < 20 else 0,
-        )
+    def search(self, entries: Sequence[Entry], terms: Iterable[Term]) -> Sequence[Entry]:
+        """Return the entries that meet all conditions, in their order. Reads whole texts: use a thread."""
+        for condition in map(self._condition, terms):
+            entries = [entry for entry in entries if condition(entry)]
+        return entries
 
-    def matches(self, entry: Entry) -> bool:
-        """True if ``entry`` meets all conditions."""
-        if entry.arrived <= self.after or (self.state and entry.state != self.state):
-            return False
-        if self.mailer and entry.prepared.mailer != self.mailer:
-            return False
-        if self.subject and self.subject not in entry.prepared.subject.casefold():
-            return False
-        if self.to and not any(self.to in recipient.casefold() for recipient in entry.envelope.recipients):
-            return False
-        if not self.words:
-            return True
-        text = _searchable_text(entry)
-        return all(word in text for word in self.words)
+    def forget_removed(self, entries: Sequence[Entry]) -> None:
+        """Forget the texts of messages that are not among ``entries``, the whole store."""
+        if len(self._texts) > len(entries):
+            keys = {entry.key for entry in entries}
+            for key in [key for key in tuple(self._texts) if key not in keys]:
+                self._texts.pop(key, None)
 
+    def _condition(self, term: Term) -> Condition:
+        make = _CONDITIONS.get(term.operator)
+        condition = make(term.value) if make is not None else self._contains(term.operator, term.value)
+        return (lambda entry: not condition(entry)) if term.negated else condition
 
-def search(entries: Iterable[Entry], query: Query) -> list[Entry]:
-    """Return the entries that match ``query``, in their order. Reads whole texts: use a thread."""
-    return [entry for entry in entries if query.matches(entry)]
+    def _contains(self, operator: str, value: str) -> Condition:
+        wanted = _normalise(value)
+        # The state is looked at only if it can matter: it takes longer than all texts.
+        if not operator and any(wanted in state.replace("-", " ") for state in STATES):
+            return lambda entry: wanted in self._text(entry, operator) or wanted in entry.status
+        return lambda entry: wanted in self._text(entry, operator)
+
+    def _text(self, entry: Entry, operator: str) -> str:
+        kept = self._texts.get(entry.key)
+        if kept is None or kept[0] is not entry.prepared:
+            kept = self._texts[entry.key] = entry.prepared, _searchable_texts(entry)
+        return kept[1][operator]
 
 
-def _searchable_text(entry: Entry) -> str:
+def _searchable_texts(entry: Entry) -> Mapping[str, str]:
+    """Return the text that each operator searches; the one of words and phrases has the name ``""``.
+
+    Values stand in lines of their own, so that nothing matches across two of them.
+    """
     prepared = entry.prepared
-    people = (prepared.sender, *prepared.to, *prepared.cc, *prepared.bcc, *prepared.reply_to)
-    parts = (prepared.subject, *map(str, people), *entry.envelope.recipients, prepared.text or "")
-    return "\n".join((*parts, prepared.message_id, entry.status)).casefold()
+    files = [part.filename for part in prepared.attachments]
+    if prepared.calendar is not None:
+        files.append(prepared.calendar.filename)
+    texts = {
+        "from": _lines(_spellings(prepared.sender)),
+        "to": _lines((*_all_spellings(prepared.to), *entry.envelope.recipients)),
+        "cc": _lines(_all_spellings(prepared.cc)),
+        "bcc": _lines(_all_spellings(prepared.bcc)),
+        "subject": _normalise(prepared.subject),
+        "template": _normalise(str(prepared.extra.get("template", ""))),
+    }
+    others = (
+        *_all_spellings(prepared.reply_to),
+        prepared.text or "",
+        prepared.message_id,
+        *files,
+        *(f"{name}: {value}" for name, value in prepared.headers),
+    )
+    return {**texts, "": "\n".join((*texts.values(), _lines(others)))}
+
+
+def _all_spellings(addresses: Iterable[Address]) -> list[str]:
+    return [spelling for address in addresses for spelling in _spellings(address)]
+
+
+def _spellings(address: Address) -> tuple[str, ...]:
+    """Return the address as the page shows it, and with a name also as people type it: ``Ana <ana@shop.example>``."""
+    plain = f"{address.display_name} <{address.addr_spec}>"
+    return (str(address), plain) if address.display_name else (address.addr_spec,)
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "\n".join(map(_normalise, texts))
+
+
+def _normalise(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _is(value: str) -> Condition:
+    read = value == "read"
+    return lambda entry: entry.read is read
+
+
+def _has_attachment(_value: str) -> Condition:
+    return lambda entry: any(not part.inline for part in entry.prepared.attachments)
+
+
+def _state(value: str) -> Condition:
+    if value == PARTLY_DELIVERED:
+        return lambda entry: entry.state == "delivered" and bool(entry.missed)
+    return lambda entry: entry.state == value
+
+
+def _mailer(value: str) -> Condition:
+    return lambda entry: entry.prepared.mailer == value
+
+
+def _before(value: str) -> Condition:
+    bound = parse_moment(value) or 0
+    return lambda entry: entry.arrived < bound
+
+
+def _after(value: str) -> Condition:
+    bound = parse_moment(value) or 0
+    if value.isdecimal():  # a cursor
+        return lambda entry: entry.arrived > bound
+    return lambda entry: entry.arrived >= bound
+
+
+_CONDITIONS: Mapping[str, Callable[[str], Condition]] = {
+    "has": _has_attachment,
+    "is": _is,
+    "state": _state,
+    "mailer": _mailer,
+    "before": _before,
+    "after": _after,
+}

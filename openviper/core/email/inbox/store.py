@@ -105,8 +105,8 @@ class Store(ABC):
         """Return the whole message, addressed to its newest step's recipients; None if it is not stored."""
 
     @abstractmethod
-    async def mark_read(self, key: str) -> None:
-        """Mark the message as read."""
+    async def mark_read(self, key: str, *, read: bool = True) -> None:
+        """Mark the message as read or unread; do nothing if it was removed already."""
 
     @abstractmethod
     async def delete(self, key: str) -> None:
@@ -167,13 +167,12 @@ class MemoryStore(Store):
             return None
         return message.for_recipients(entry.steps[-1].recipients)
 
-    async def mark_read(self, key: str) -> None:
+    async def mark_read(self, key: str, *, read: bool = True) -> None:
         with self._lock:
-            if key in self._entries:
-                entry, message = self._entries[key]
-                if entry.read:
-                    return
-                self._entries[key] = replace(entry, read=True), message
+            entry, message = self._entries.get(key, (None, None))
+            if entry is None or message is None or entry.read is read:
+                return
+            self._entries[key] = replace(entry, read=read), message
         self.changes.notify()
 
     async def delete(self, key: str) -> None:

@@ -58,9 +58,13 @@ async def test_a_message_is_told_whole(inboxes: Inboxes) -> None:
         ("?q=body+first", ["one"]),
         ("?state=delivered&to=a@", ["one"]),
         ("?state=failed", []),
-        ("?after=x&q=", ["two", "one"]),
-        ("?after=99999999999999999999999", ["two", "one"]),
+        ("?after=&q=", ["two", "one"]),
+        ("?after=0", ["two", "one"]),
         ("?after=9999999999999999", []),
+        ("?before=9999999999999999&limit=1", ["two"]),
+        ("?q=-to:b@+is:unread+after:2000-01-01", ["one"]),
+        ("?to=example.test&to=a@", ["one"]),
+        ("?is=read", []),
     ],
 )
 async def test_the_list_can_be_narrowed(inboxes: Inboxes, query: str, subjects: list[str]) -> None:
@@ -114,3 +118,57 @@ async def test_the_cursor_is_of_a_message_that_the_list_has(inboxes: Inboxes) ->
             assert answer["cursor"] == max((one["cursor"] for one in answer["messages"]), key=int, default="0")
 
         await asyncio.gather(*(one for number in range(100) for one in (send(number), read())))
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("?sate=failed", "there is no parameter 'sate' (known: q, from, to, cc"),
+        ("?state=delivred", "state: there is no 'delivred' (known: held, "),
+        ("?state=delivred", "did you mean 'delivered'?"),
+        ("?q=form:ana", "q: form: is no operator, and was searched as text; did you mean 'from'?"),
+        ("?q=is:new", "is: there is no 'new' (known: unread, read)"),
+        ("?after=yesterday", "after: 'yesterday' is no date"),
+        ("?limit=0", "limit: must be from 1 to 500, not '0'"),
+        ("/wait?timeout=x", "timeout: must be from 0 to 60, not 'x'"),
+        ("/wait?limit=1", "there is no parameter 'limit'"),
+        ("/0123456789abcdef?view=html", "there is no parameter 'view' (known: none)"),
+    ],
+)
+async def test_a_mistake_is_refused_with_what_is_known(inboxes: Inboxes, path: str, error: str) -> None:
+    async with inboxes.open() as client:
+        answer = await client.get(f"{MESSAGES}{path}")
+    assert answer.status_code == 400
+    assert error in answer.json()["error"]
+
+
+async def test_a_search_deletes_its_matches_and_an_empty_one_nothing(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        for subject in ("one", "two"):
+            await send_email("a@example.test", subject, text="")
+        for mistake in ("?q=", "?to=&subject=", "?subjct=one"):
+            assert (await client.delete(f"{MESSAGES}{mistake}")).status_code == 400
+        assert (await client.delete(f"{MESSAGES}?subject=one")).status_code == 204
+        assert [one["subject"] for one in (await client.get(MESSAGES)).json()["messages"]] == ["two"]
+
+
+async def test_failed_mail_knows_its_own_parameters(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        answer = await client.delete("/_mail/api/failed?al=1")
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, "there is no parameter 'al' (known: id, all); did you mean 'all'?",
+    )  # fmt: skip
+
+
+async def test_the_api_has_a_page_for_people(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        answer = await client.get("/_mail/api")
+        with_slash = await client.get("/_mail/api/nothing")
+    assert answer.headers["content-type"].startswith("text/html")
+    for shown in (
+        "<code>GET /_mail/api/messages/wait</code>",
+        "<code>template</code>",
+        "<code>perhaps_delivered</code>",
+    ):
+        assert shown in answer.text
+    assert with_slash.json()["error"]

@@ -209,7 +209,7 @@ def test_a_name_that_is_no_key_reaches_no_file(tmp_path: Path, key: str) -> None
     (tmp_path / "x").mkdir()
     assert folder.entry(key) is None
     assert folder.load(key) is None
-    folder.mark_read(key)
+    folder.mark_read(key, read=True)
     folder.remove(key)
     assert len(folder.entries()) == 1
     assert list((tmp_path / "x").iterdir()) == []

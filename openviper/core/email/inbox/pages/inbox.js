@@ -1,4 +1,4 @@
-// Updates the page live and switches tabs without a reload. Everything works without this script.
+// Updates the page live, switches tabs without a reload, and adds keyboard shortcuts. All else works without this script.
 "use strict";
 
 (() => {
@@ -7,19 +7,24 @@
   /** Load the page at `address`; null if that fails. */
   async function load(address) {
     try {
-      const response = await fetch(address, { headers: { Accept: "text/html" } });
+      const response = await fetch(address, { headers: { Accept: "text/html", "X-Inbox-Refresh": "1" } });
       return response.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
     } catch {
       return null;
     }
   }
 
-  /** Replace `old` by `fresh`, and keep the focus on the same control. */
+  /** Replace `old` by `fresh`, and keep the selection, and the focus on the same control. */
   function replace(old, fresh) {
     if (plain(old) === plain(fresh)) return;
     const focus = old.contains(document.activeElement) ? identify(document.activeElement) : null;
     if (old.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
+    for (const box of old.querySelectorAll(".pick input:checked")) {
+      const same = fresh.querySelector(`.pick input[value="${box.value}"]`);
+      if (same) same.checked = true;
+    }
     old.replaceWith(document.adoptNode(fresh));
+    count();
     if (focus) [...fresh.querySelectorAll(focus.selector)].find((one) => identify(one).text === focus.text)?.focus();
   }
 
@@ -28,6 +33,7 @@
 
   function identify(element) {
     const selector = element.tagName.toLowerCase();
+    if (element.type === "checkbox") return { selector, text: element.value };
     return { selector, text: element.dataset.soft === undefined && element.getAttribute("href") || element.textContent };
   }
 
@@ -128,6 +134,82 @@
     history.replaceState(null, "", link.href);
     replace(view, fresh);
   });
+
+  const rows = () => [...document.querySelectorAll(".messages li")];
+  const picked = () => document.querySelectorAll(".pick input:checked");
+  const currentRow = () => document.activeElement.closest(".messages li");
+  const focusRow = (row) => row?.querySelector("a").focus();
+
+  /** Show how many messages are selected. */
+  function count() {
+    const text = picked().length ? `${picked().length} selected` : "";
+    const shown = document.getElementById("selected");
+    if (shown && shown.textContent !== text) shown.textContent = text;
+  }
+
+  function pickAll(all) {
+    for (const row of rows()) row.querySelector(".pick input").checked = all;
+    count();
+  }
+
+  /** Send what `button` does with the selected messages, or else with the one that has the focus; then stay there. */
+  async function change(button) {
+    const row = currentRow();
+    if (!picked().length && !row) return;
+    if (!picked().length) row.querySelector(".pick input").checked = true;
+    const place = Math.max(rows().indexOf(row), 0);
+    const body = new URLSearchParams(new FormData(button.form, button));
+    pickAll(false);
+    await fetch(button.form.action, { method: "POST", body, redirect: "manual" });
+    await update();
+    focusRow(rows()[Math.min(place, rows().length - 1)]);
+  }
+
+  /** Move the focus by `step` rows, or in a message to the next one. */
+  function move(step, key) {
+    const all = rows();
+    if (!all.length) document.querySelector(`[data-key="${key}"]`)?.click();
+    else focusRow(all[currentRow() ? all.indexOf(currentRow()) + step : 0]);
+  }
+
+  function press(key) {
+    const button = document.querySelector(`[data-key="${key}"]`);
+    if (button?.form?.id === "selection") change(button);
+    else button?.click();
+  }
+
+  const search = () => document.querySelector(".search input[type=search]");
+  const help = document.getElementById("keys");
+  const shortcuts = {
+    "/": () => search()?.select(),
+    j: () => move(1, "j"),
+    k: () => move(-1, "k"),
+    o: () => currentRow()?.querySelector("a").click(),
+    x: () => currentRow()?.querySelector(".pick input").click(),
+    u: () => press("u"),
+    r: () => press("r"),
+    e: () => press("e"),
+    "?": () => help.showModal(),
+  };
+
+  const stored = "openviper-inbox-keys";
+  const box = document.getElementById("use-keys");
+  box.checked = localStorage.getItem(stored) !== "off";
+  box.addEventListener("change", () => localStorage.setItem(stored, box.checked ? "on" : "off"));
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || help.open) return;
+    const typing = event.target.matches?.("input:not([type=checkbox]), textarea, select");
+    if (typing || !box.checked || !Object.hasOwn(shortcuts, event.key)) return;
+    event.preventDefault();
+    shortcuts[event.key]();
+  });
+
+  document.addEventListener("click", (click) => {
+    if (click.target.id === "show-keys") help.showModal();
+    if (click.target.id === "select-all") pickAll(picked().length < rows().length);
+  });
+  document.addEventListener("change", count);
 
   document.addEventListener("keydown", (key) => {
     const row = key.target.closest?.(".messages li");
