@@ -43,6 +43,7 @@ def test_mail_loads_no_framework_database_or_broker(module: str) -> None:
     assert module in loaded
     assert libraries(loaded) & HEAVY == set()
     assert "openviper.app" not in loaded
+    assert "openviper.core.email.lint" not in loaded
 
 
 def test_the_package_root_is_cheap() -> None:
