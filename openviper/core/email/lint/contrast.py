@@ -66,9 +66,12 @@ class Colours(NamedTuple):
         return colours
 
     def unreadable_without(self) -> frozenset[str]:
-        """Return the features without which the text is as light or as dark as its background."""
+        """Return the features without which the text is as light or as dark as its background.
+
+        If both colours are given by features, it is those of the background: the text may be right without them.
+        """
         if self.text == self.background != _BETWEEN:
-            return self.text_lacks | self.background_lacks
+            return self.background_lacks or self.text_lacks
         return frozenset()
 
 

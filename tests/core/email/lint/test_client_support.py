@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from support.documents import ROOT
 
 from openviper.core.email.lint import LintFinding, lint_client_support
 
@@ -86,6 +87,10 @@ NOTES = {
         '<td style="background-image:linear-gradient(red,blue)"><p style="background:#000;color:#fff">',
         "css-linear-gradient",
     ),
+    "a colour of text whose fallback is readable": (
+        '<p style="background:var(--b);color:white;color:oklch(98% 0 0)">',
+        "css-modern-color",
+    ),
     "columns": ('<div style="display:flex">', "css-display-flex"),
 }
 
@@ -94,6 +99,15 @@ NOTES = {
 def test_what_is_only_less_fine_is_a_note(kind: str) -> None:
     html, check = NOTES[kind]
     assert level(html, check) == "note"
+
+
+def test_templates_of_other_projects_have_no_problem() -> None:
+    """They were tried in mail clients by many, so that a problem would be a wrong one."""
+    documents = sorted((ROOT / "tests" / "data" / "newsletters").glob("*.html"))
+    assert len(documents) > 40
+    for document in documents:
+        found = lint_client_support(document.read_text(encoding="utf-8"), EIGHT, {})
+        assert [(document.name, each.title) for each in found if each.level == "problem"] == []
 
 
 def test_colours_end_with_their_element() -> None:
