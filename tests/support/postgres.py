@@ -1,10 +1,10 @@
 """A real PostgreSQL from Debian's packages, on a free loopback port, in a folder of its own."""
 
+import contextlib
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from support.broker_server import BrokerServer
 from support.patience import PATIENCE
 
 __all__ = [
     "PostgresServer",
-    "create_cluster",
     "postgres_programs",
     "postgres_url",
     "running_postgres",
@@ -41,39 +41,77 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
-class PostgresServer:
+class PostgresServer(BrokerServer):
     """A server in a folder of its own, on a port that it keeps when it is started again."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs = programs
-        self._folder = folder
+    kind = "postgresql"
+
+    def __init__(self, folder: Path, programs: Path | None = None) -> None:
+        super().__init__(folder)
+        found = programs or postgres_programs()
+        assert found is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        self._programs = found
         self._password = secrets.token_urlsafe(16)
-        self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        create_cluster(programs, folder, self._password)
+        _create_cluster(found, folder, self._password)
 
     @property
     def url(self) -> str:
         """A URL for asyncpg."""
-        return f"postgresql+asyncpg://{_USER}:{self._password}@127.0.0.1:{self._port}/postgres"
-
-    def start(self) -> None:
-        """Start, also again, and wait until it takes connections."""
-        self._process, self._port = _start(self._programs, self._folder, self._port)
-
-    def stop(self) -> None:
-        """Stop without waiting for clients to leave: the fast shutdown."""
-        self._end(signal.SIGINT)
+        return f"postgresql+asyncpg://{_USER}:{self._password}@127.0.0.1:{self.port}/postgres"
 
     def crash(self) -> None:
         """Stop as ``pg_ctl stop -m immediate`` does: nothing that is in memory is written."""
-        self._end(signal.SIGQUIT)
+        super()._end(signal.SIGQUIT)
 
-    def _end(self, way: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(way)
-            self._process.wait(PATIENCE)
-            self._process = None
+    def _command(self) -> list[str]:
+        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
+        options |= {"fsync": "off", "max_connections": 100}
+        words = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
+        words += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        if os.geteuid() == 0:
+            words = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", *words]
+        return words
+
+    def _answers(self) -> bool:
+        ask = [str(self._programs / "pg_isready"), "-q", "-h", str(self.folder), "-p", str(self.port)]
+        return subprocess.run(ask, check=False, timeout=PATIENCE).returncode == 0
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        for process in (self._process.pid, *self._children()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if number == signal.SIGKILL and self._process is not None:
+            os.kill(self._process.pid, signal.SIGSTOP)  # starts no more children
+            children = self._children()
+            self._signal(signal.SIGKILL)
+            deadline = time.monotonic() + PATIENCE
+            while any(map(_runs, children)):  # with their memory no other server would start
+                assert time.monotonic() < deadline, children
+                time.sleep(0.05)
+        super()._end(signal.SIGINT if number == signal.SIGTERM else number)  # which waits for no client
+
+    def _children(self) -> list[int]:
+        """Those of the server, each of which has a session of its own."""
+        assert self._process is not None
+        numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+        return [number for number in numbers if (found := _state(number)) and found[1] == self._process.pid]
+
+
+def _state(process: int) -> tuple[str, int] | None:
+    """Return a process's state letter and its parent; None if there is no such process."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1])
+
+
+def _runs(process: int) -> bool:
+    state = _state(process)
+    return state is not None and state[0] not in "ZX"
 
 
 @contextmanager
@@ -86,11 +124,9 @@ def running_postgres(programs: Path | None = None) -> Iterator[str]:
 @contextmanager
 def running_server(programs: Path | None = None) -> Iterator[PostgresServer]:
     """Run a server for a block, which may crash it and start it again."""
-    programs = programs or postgres_programs()
-    assert programs is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     folder = Path(tempfile.mkdtemp(prefix="openviper-postgres-"))
     try:
-        server = PostgresServer(programs, folder)
+        server = PostgresServer(folder, programs)
         server.start()
         try:
             yield server
@@ -115,7 +151,7 @@ def _as_server_user() -> dict[str, Any]:
     return {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
-def create_cluster(programs: Path, folder: Path, password: str) -> None:
+def _create_cluster(programs: Path, folder: Path, password: str) -> None:
     password_file = folder / "password"
     password_file.write_text(password)
     if os.geteuid() == 0:
@@ -138,58 +174,3 @@ def create_cluster(programs: Path, folder: Path, password: str) -> None:
         timeout=PATIENCE,
         **_as_server_user(),
     )
-
-
-def _start(programs: Path, folder: Path, before: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start on the port ``before``, or on a free one if it is 0."""
-    log = folder / "log"
-    for _ in range(3):  # another process may take the port between the question and the answer
-        port = before or _free_port()
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(port),
-            "unix_socket_directories": str(folder),
-            "fsync": "off",
-            "max_connections": "50",
-        }
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [
-                    programs / "postgres",
-                    "-D",
-                    folder / "data",
-                    *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
-                ],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=folder,
-                **_as_server_user(),
-            )
-        if _is_ready(server, programs, folder, port):
-            return server, port
-    raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_ready(server: subprocess.Popen[bytes], programs: Path, folder: Path, port: int) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    ask: list[str | Path] = [programs / "pg_isready", "-q", "-h", str(folder), "-p", str(port)]
-    try:
-        while server.poll() is None and time.monotonic() < deadline:
-            if subprocess.run(ask, check=False, timeout=PATIENCE).returncode == 0:
-                return True
-            time.sleep(0.05)
-    except BaseException:
-        server.kill()
-        server.wait()
-        raise
-    server.kill()
-    server.wait()
-    return False

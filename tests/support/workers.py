@@ -1,5 +1,6 @@
 """Projects with a broker, and ``viperctl runworker`` as a real process on them."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any, Self
 from support.patience import PATIENCE
 
 __all__ = ["NamedRelay", "NamedWorker", "Worker", "viperctl", "write_project"]
+
+_numbers = itertools.count(1)  # of log files; Python gives the id of an object that is gone to another one
 
 
 def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str, Any], **more: Any) -> Path:
@@ -50,7 +53,7 @@ class Worker:
     ) -> None:
         self._command: list[str | Path] = [Path(sys.executable).with_name("viperctl"), "runworker", project]
         self._command += ["--processes", str(processes), "--threads", str(threads), *options]
-        self._log = (log_folder or project) / f"worker-{id(self)}.log"
+        self._log = (log_folder or project) / f"worker-{next(_numbers)}.log"
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 

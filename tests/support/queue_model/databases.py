@@ -1,11 +1,8 @@
 """The databases of a run, as the outbox's: the troubles that they can be given, junk, and what is in their rows."""
 
 import asyncio
-import contextlib
-import os
 import secrets
 import shutil
-import signal
 import sqlite3
 import tempfile
 import threading
@@ -24,9 +21,8 @@ from openviper.db.engines import prepare_sqlite
 from openviper.db.outbox import create_outbox_tables
 from openviper.db.outbox.rows import LEASE
 from openviper.db.outbox.tables import outbox_table
-from support.broker_server import BrokerServer
 from support.patience import PATIENCE
-from support.postgres import create_cluster, postgres_programs
+from support.postgres import PostgresServer
 from support.queue_model.brokers import BrokerUnderTest
 from support.queue_model.plan import FAR
 
@@ -155,7 +151,7 @@ class PostgresUnderTest(DatabaseUnderTest):
         # Not in ``folder``, which the server's user may not read.
         own = Path(tempfile.mkdtemp(prefix="openviper-postgres-"))
         super().__init__(own)
-        self.server: _PostgresServer = _PostgresServer(own)
+        self.server: PostgresServer = PostgresServer(own)
         self.url = self.server.url
 
     def start(self) -> None:
@@ -209,76 +205,3 @@ class PostgresUnderTest(DatabaseUnderTest):
 
     async def _connect(self) -> "asyncpg.Connection[Any]":
         return await asyncpg.connect(self.url.replace("+asyncpg", ""), ssl=False, timeout=PATIENCE)
-
-
-class _PostgresServer(BrokerServer):
-    kind = "postgresql"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        programs = postgres_programs()
-        assert programs is not None, "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        self._programs = programs
-        self._password = secrets.token_urlsafe(16)
-        create_cluster(programs, folder, self._password)
-
-    @property
-    def url(self) -> str:
-        return f"postgresql+asyncpg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
-
-    def _command(self) -> list[str]:
-        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
-        options |= {"fsync": "off", "max_connections": 100}
-        words = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
-        words += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        if os.geteuid() == 0:
-            words = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *words]
-        return words
-
-    def _answers(self) -> bool:
-        async def ask() -> None:
-            connection = await asyncpg.connect(self.url.replace("+asyncpg", ""), ssl=False, timeout=_ANSWER)
-            await connection.close()
-
-        try:
-            asyncio.run(ask())
-        except (asyncpg.PostgresError, OSError, TimeoutError):
-            return False
-        return True
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        for process in (self._process.pid, *self._children()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
-
-    def _end(self, number: signal.Signals) -> None:
-        if number == signal.SIGKILL and self._process is not None:
-            os.kill(self._process.pid, signal.SIGSTOP)  # starts no more children
-            children = self._children()
-            self._signal(signal.SIGKILL)
-            deadline = time.monotonic() + PATIENCE
-            while any(map(_runs, children)):  # with their memory no other server would start
-                assert time.monotonic() < deadline, children
-                time.sleep(0.05)
-        super()._end(signal.SIGINT if number == signal.SIGTERM else number)  # which waits for no client
-
-    def _children(self) -> list[int]:
-        """Those of the server, each of which has a session of its own."""
-        assert self._process is not None
-        numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-        return [number for number in numbers if (found := _state(number)) and found[1] == self._process.pid]
-
-
-def _state(process: int) -> tuple[str, int] | None:
-    """Return a process's state letter and its parent; None if there is no such process."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], int(fields[1])
-
-
-def _runs(process: int) -> bool:
-    state = _state(process)
-    return state is not None and state[0] not in "ZX"
