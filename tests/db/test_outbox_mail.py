@@ -821,6 +821,9 @@ async def test_paused_mail_stays_in_the_outbox_without_an_attempt_and_is_relayed
     await asyncio.to_thread(change_state, store, None, seconds=None, stop=True)
     async with opened() as mailer:
         await mailer.start_relay()
+        pause = mailer.own_transport.pause
+        assert pause is not None
+        await until(lambda: pause.on)
         async with transaction():
             assert await send("held") is DeliveryMode.HELD
         await until(lambda: mailer.dispatcher.pending == 0)
