@@ -160,7 +160,8 @@
     const place = Math.max(rows().indexOf(row), 0);
     const body = new URLSearchParams(new FormData(button.form, button));
     pickAll(false);
-    await fetch(button.form.action, { method: "POST", body, redirect: "manual" });
+    // The form has fields named "action", which hide its property.
+    await fetch(button.form.getAttribute("action"), { method: "POST", body, redirect: "manual" });
     await update();
     focusRow(rows()[Math.min(place, rows().length - 1)]);
   }
