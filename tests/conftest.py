@@ -4,6 +4,7 @@ Tests marked ``long`` run with ``--long`` only; leaving them out is no skip.
 """
 
 import gc
+import logging
 import os
 from collections.abc import Generator, Iterator
 
@@ -41,6 +42,10 @@ def pytest_collection_finish() -> None:
     # Ten thousand collected tests are many objects; without this each collection of garbage would visit them all.
     gc.collect()
     gc.freeze()
+    # Importing a test's Litestar application gives the root logger a level and a handler.
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    root.handlers[:] = [handler for handler in root.handlers if type(handler).__module__.startswith("_pytest.")]
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +74,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("EMAIL_", "OPENVIPER_")) or name == "DATABASE_URL":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """What a framework or a command does to the root logger ends with the test."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ async def test_queued_mail_stays_unclaimed_and_all_of_it_arrives_afterwards(paus
     """Messages of a bulk run and single ones, with a slow mail server, so that the worker has some at hand."""
     scene = paused_scene
     scene.smtp.delay("body", 0.3)
-    messages = [{"recipients": ["a@example.com"], "subject": f"bulk {n}", "text": "x"} for n in range(150)]
+    messages = [{"recipients": ["a@example.com"], "subject": f"bulk {n}", "text": "x"} for n in range(400)]
     with override(EMAIL=scene.email), scene.worker() as worker:
         receipts = [receipt async for receipt in send_many(messages, background=True)]
         assert all(receipts)
@@ -56,14 +56,15 @@ async def test_queued_mail_stays_unclaimed_and_all_of_it_arrives_afterwards(paus
         await asyncio.sleep(2 * STOPS_WITHIN)
         assert mails_since(scene.smtp, paused_at + STOPS_WITHIN) == []
         sent = len(scene.smtp.messages)
-        assert 0 < sent < 150
+        assert 0 < sent < 400
         status = viperctl("email", "status", "--project", scene.folder)
         assert "Sending  paused: all mail" in status.stdout
         assert status.returncode == 0
+        scene.smtp.behave()
         await asyncio.to_thread(resume, scene.folder)
-        await scene.smtp.arrive(200)
+        await scene.smtp.arrive(450)
         assert sorted(subjects(scene.smtp)) == sorted(
-            [*(f"bulk {n}" for n in range(150)), *(f"single {n}" for n in range(50))]
+            [*(f"bulk {n}" for n in range(400)), *(f"single {n}" for n in range(50))]
         )
         assert "attempt" not in worker.output
 
