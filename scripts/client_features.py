@@ -65,7 +65,7 @@ def _lacking(feature: Feature) -> str:
     data = load_support()
     targeted = data.matching(DEFAULT_CLIENTS)
     words = [
-        f"{said}{data.describe(found)}"
+        f"{said}{data.describe(found, feature.untested())}"
         for said, letter in (("", "n"), ("in part: ", "a"))
         if (found := [client for client in targeted if feature.support[client] == letter])
     ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.previews import Preview, list_templates
+from openviper.core.email.inbox.samples import MADE_UP
 from openviper.core.email.lint import LintFinding, by_level, lint_bodies, lint_client_support
 from openviper.core.email.message.model import MUST_STREAM
 from openviper.core.email.message.plaintext import html_to_text
@@ -46,14 +47,14 @@ def lint_message(entry: Entry, always_streams: Collection[str], targets: Collect
 def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
     """Return the report on a rendered template; one that cannot be rendered is a problem. Use a thread.
 
-    Nothing is said about subject, headers and attachments, which the sending call adds.
+    Nothing is said about subject, headers and attachments, which the sending call adds, nor about made-up addresses.
     """
     rendered = preview.rendered
     if rendered is None:
         broken = LintFinding("problem", "template-error", "The template cannot be rendered", preview.error)
         return LintReport([broken], [])
     text = rendered.text if rendered.text is not None else html_to_text(rendered.html or "")
-    findings = lint_bodies(text, rendered.html, None)
+    findings = lint_bodies(text, rendered.html, None, made_up=MADE_UP)
     return _report(findings, lint_client_support(rendered.html or "", targets, {}))
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 from openviper.core.email.inbox.template_usage import VariableUse
 
-__all__ = ["Sample", "Variable", "build_context", "make_example"]
+__all__ = ["MADE_UP", "Sample", "Variable", "build_context", "make_example"]
+
+MADE_UP = "Sample "
+"""The beginning of a made-up text for which no name gives a better one."""
 
 _MOMENT = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 _MAPPING_METHODS = frozenset({"items", "keys", "values", "get"})
@@ -135,7 +138,7 @@ def _guess(use: VariableUse) -> Any:
     for endings, value in _BY_NAME:
         if name.endswith(endings):
             return value
-    return f"Sample {name.replace('_', ' ')}"
+    return f"{MADE_UP}{name.replace('_', ' ')}"
 
 
 _FEW = frozenset({"count", "quantity", "qty", "days", "hours", "minutes"})

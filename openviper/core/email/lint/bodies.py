@@ -44,15 +44,21 @@ class _Markup:
     styles_remote: bool
 
 
-def lint_bodies(text: str | None, html: str | None, inline: Mapping[str, str] | None) -> list[LintFinding]:
+def lint_bodies(
+    text: str | None, html: str | None, inline: Mapping[str, str] | None, *, made_up: str | None = None
+) -> list[LintFinding]:
     """Return the findings about the text and HTML of a message. Use a thread for those that others wrote.
 
     ``inline`` has the MIME type of each inline attachment by the name in its ``cid:`` address; None if it is not known
-    yet what will be attached.
+    yet what will be attached. Links and images whose addresses begin with ``made_up`` are not judged.
     """
     if html is None:
         return []
-    return [*_lint_parts(text, html), *_lint_html(html, inline)]
+    markup = _read_markup(html)
+    if made_up is not None:
+        markup.links = [link for link in markup.links if not link.startswith(made_up)]
+        markup.images = [image for image in markup.images if not image.startswith(made_up)]
+    return [*_lint_parts(text, html), *_lint_markup(markup, inline)]
 
 
 def _lint_parts(text: str | None, html: str) -> Iterator[LintFinding]:
@@ -72,8 +78,7 @@ def _lint_parts(text: str | None, html: str) -> Iterator[LintFinding]:
         )
 
 
-def _lint_html(html: str, inline: Mapping[str, str] | None) -> Iterator[LintFinding]:
-    markup = _read_markup(html)
+def _lint_markup(markup: _Markup, inline: Mapping[str, str] | None) -> Iterator[LintFinding]:
     yield from _lint_links(markup.links)
     yield from _lint_images(markup, inline)
     if markup.active:

@@ -72,9 +72,9 @@ def _judge(
     loss = next((use.loss for use in uses if use.loss), "") if judged.losing else ""
     parts = [loss[:1].upper() + loss[1:]] if loss else []
     if without:
-        parts.append(f"Not supported by {data.describe(without)}")
+        parts.append(f"Not supported by {data.describe(without, feature.untested())}")
     if judged.partly:
-        parts.append(f"In part by {data.describe(judged.partly)}")
+        parts.append(f"In part by {data.describe(judged.partly, feature.untested())}")
     parts += _notes(feature, [*without, *judged.partly])
     parts.append(f"Tested {feature.tested}")
     affected = _families(data, judged.losing or without or judged.partly)

@@ -55,6 +55,10 @@ class Feature:
     support: Mapping[str, Support]
     notes: tuple[tuple[str, tuple[str, ...]], ...]
 
+    def untested(self) -> frozenset[str]:
+        """Return the clients whose support is unknown."""
+        return frozenset(client for client, support in self.support.items() if support == "u")
+
 
 @dataclass(frozen=True, slots=True)
 class SupportData:
@@ -71,14 +75,21 @@ class SupportData:
         """Return the clients that ``targets`` name, each a family (``gmail``) or one client (``gmail.ios``)."""
         return tuple(client for client in self.clients if client in targets or client.partition(".")[0] in targets)
 
-    def describe(self, clients: Collection[str]) -> str:
-        """Return the names of clients: a family alone if all of it is among them, else with its platforms."""
+    def describe(self, clients: Collection[str], untested: Collection[str] = ()) -> str:
+        """Return the names of clients: a family alone if all of it is among them, else with its platforms.
+
+        ``untested`` clients do not count to a family.
+        """
         words: list[str] = []
         for family, name in self.families.items():
             whole = [client for client in self.clients if client.partition(".")[0] == family]
             named = [self.platforms[client.partition(".")[2]] for client in whole if client in clients]
             if named:
-                words.append(name if len(named) == len(whole) else f"{name} ({', '.join(named)})")
+                words.append(
+                    name
+                    if all(client in clients or client in untested for client in whole)
+                    else f"{name} ({', '.join(named)})"
+                )
         return ", ".join(words)
 
 

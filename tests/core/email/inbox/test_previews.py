@@ -155,7 +155,9 @@ async def test_what_cannot_be_rendered_is_explained(inboxes: Inboxes, templates:
 
 
 async def test_a_preview_is_checked_for_the_targeted_clients(inboxes: Inboxes, templates: Path) -> None:
-    (templates / "emails/bad.html").write_text('<a href="/x">x</a><svg></svg>\n<p style="min-width:1px">')
+    (templates / "emails/bad.html").write_text(
+        '<a href="/x">x</a><a href="{{ shop }}/y">y</a><svg></svg>\n<p style="min-width:1px">'
+    )
     with override(TEMPLATES_DIR=templates):
         async with inboxes.open(target_clients=["outlook.windows"]) as client:
             page = (await client.get("/_mail/templates/emails/bad?view=check")).text
@@ -164,6 +166,7 @@ async def test_a_preview_is_checked_for_the_targeted_clients(inboxes: Inboxes, t
             apple = (await client.get("/_mail/templates/emails/bad?view=check")).text
     problems, _, notes = page.partition("<details")
     assert "1 relative link" in problems
+    assert "/x</p>" in problems
     assert "Embedded &lt;svg&gt; image: not supported by Outlook" in problems
     assert '2<span class="unseen"> findings</span>' in problems
     assert "1 note on mail clients" in notes
