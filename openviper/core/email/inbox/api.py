@@ -20,6 +20,7 @@ from openviper.core.email.inbox.query import OPERATORS, Term, parse_query, parse
 from openviper.core.email.inbox.responses import HEADERS, as_json
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import Store
+from openviper.core.email.message.origin import read_origin
 from openviper.core.email.message.redaction import is_sensitive
 from openviper.text import shown
 
@@ -108,6 +109,7 @@ class Api:
     async def _full(self, entry: Entry) -> Response:
         message = await self._store.load(entry.key)
         fields = [] if message is None else await asyncio.to_thread(header_fields, message.content)
+        origin = await asyncio.to_thread(read_origin, entry.prepared)
         return await as_json(
             {
                 **_summary(entry),
@@ -117,6 +119,7 @@ class Api:
                 "html": entry.prepared.html,
                 "calendar": None if entry.prepared.calendar is None else entry.prepared.calendar.text,
                 "headers": fields,
+                "origin": {"template": origin.template, "context": list(origin.names), "code": origin.code},
                 "timeline": [_step(step) for step in entry.steps],
             }
         )

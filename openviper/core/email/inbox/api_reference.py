@@ -65,6 +65,10 @@ TABLES = (
             "envelope_sender": "the return path (MAIL FROM)",
             "text, html, calendar": "the bodies; null if there is none",
             "headers": "list of name and value, in the message's order",
+            "origin": (
+                "what sent it: `template`, `context` (the names of its values) and `code`, the calling line; "
+                "null or empty where unknown"
+            ),
             "timeline": "list of events with `kind`, `at` (ISO 8601) and `detail`",
         },
     ),

@@ -13,6 +13,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.pause.state import Pause
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.api_reference import ROUTES, TABLES
+from openviper.core.email.inbox.attachment_pages import AttachmentPages
 from openviper.core.email.inbox.dead_letters import DeadLetters
 from openviper.core.email.inbox.failed_api import FailedApi
 from openviper.core.email.inbox.failed_pages import FailedPages
@@ -21,10 +22,12 @@ from openviper.core.email.inbox.folder_store import FolderStore
 from openviper.core.email.inbox.guard import PATH, path_below_root, refusal_reason
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.message_pages import MessagePages
+from openviper.core.email.inbox.release import ReleasePages
 from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_json
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import MemoryStore, Store
 from openviper.core.email.inbox.template_pages import TemplatePages
+from openviper.core.email.message.origin import record_origins
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["Inbox", "make_store"]
@@ -43,6 +46,7 @@ class Inbox:
         self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
         self._store = make_store(mailer.settings, sensitive=sensitive)
         self._unfollow = self._store.follow()
+        self._end_origins = record_origins()
         self._renderer = PageRenderer(partial(_pauses, mailer))
         live = Live(self._store)
         letters = DeadLetters()
@@ -58,6 +62,8 @@ class Inbox:
                 *FailedApi(letters).routes,
                 *FailedPages(self._renderer, letters, mailer.settings).routes,
                 *TemplatePages(self._renderer, mailer, live).routes,
+                *AttachmentPages(self._renderer, self._store).routes,
+                *ReleasePages(self._renderer, self._store, mailer).routes,
                 *MessagePages(self._renderer, self._store, searcher, mailer).routes,
             ],
             redirect_slashes=False,
@@ -71,6 +77,7 @@ class Inbox:
     async def aclose(self) -> None:
         """Stop recording and close the store."""
         self._unfollow()
+        self._end_origins()
         await self._store.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

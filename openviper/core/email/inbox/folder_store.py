@@ -16,6 +16,7 @@ from openviper.core.email.inbox.entries import Entry, footprint
 from openviper.core.email.inbox.folder import Folder, Unwritten
 from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Store
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.message.origin import record_origins
 from openviper.core.email.message.redaction import is_redacted, is_sensitive, redact, redact_prepared
 from openviper.core.email.settings import EmailSettings
 
@@ -156,10 +157,11 @@ def start_recording(settings: EmailSettings, *, debug: bool) -> Callable[[], Non
     if settings.inbox_dir is None or not settings.inbox_enabled(debug=debug):
         return lambda: None
     writer = _Writer(Folder(settings.inbox_dir))
-    unsubscribe = subscribe(writer.write, sensitive=debug)
+    unsubscribe, end_origins = subscribe(writer.write, sensitive=debug), record_origins()
 
     def end() -> None:
         unsubscribe()
+        end_origins()
         writer.thread.shutdown()
 
     return end

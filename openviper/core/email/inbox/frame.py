@@ -14,7 +14,7 @@ from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.message import PreparedMessage
 from openviper.markup import read_tags
 
-__all__ = ["SANDBOX", "choice", "frame_choices", "framed_html", "framed_response", "inline_image"]
+__all__ = ["SANDBOX", "choice", "frame_choices", "framed_html", "framed_response", "inline_image", "is_image_type"]
 
 # No scripts, no forms, and navigation only inside the frame; links open a new page. The page measures the document,
 # for which it must have the page's own origin: that is harmless only as long as no scripts are allowed.
@@ -111,10 +111,15 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
     return f'{html[:end]}<base target="_blank">{html[end:]}{style}'
 
 
+def is_image_type(mimetype: str) -> bool:
+    """True for the MIME type of an image, without parameters."""
+    return _IMAGE_TYPE.fullmatch(mimetype) is not None
+
+
 def inline_image(message: PreparedMessage, name: str) -> tuple[bytes, str] | None:
     """Return the content and MIME type of the image ``cid:name``; None if there is none; may block."""
     for part in message.attachments:
-        if part.inline and (part.content_id or part.filename) == name and _IMAGE_TYPE.fullmatch(part.mimetype):
+        if part.inline and (part.content_id or part.filename) == name and is_image_type(part.mimetype):
             return part.content, part.mimetype
     return None
 

@@ -16,7 +16,17 @@ from openviper.core.email.inbox.responses import HEADERS, as_download
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage
 
-__all__ = ["attachment_response", "entry_or_404", "header_fields", "message_or_404", "source_response", "source_text"]
+__all__ = [
+    "NOT_KEPT",
+    "attachment_response",
+    "entry_or_404",
+    "header_fields",
+    "message_or_404",
+    "source_response",
+    "source_text",
+]
+
+NOT_KEPT = "The content of this message was not kept, because it was sent with sensitive=True: send it anew."
 
 T = TypeVar("T")
 

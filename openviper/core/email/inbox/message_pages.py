@@ -13,14 +13,15 @@ from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.redirect import describe_redirect
+from openviper.core.email.inbox.attachment_pages import kind_of
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.forms import read_form
-from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response, inline_image
+from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response
 from openviper.core.email.inbox.html_source import source_lines
 from openviper.core.email.inbox.lint import lint_message
 from openviper.core.email.inbox.list_view import PAGE_SIZE, ListView
 from openviper.core.email.inbox.lookup import (
-    attachment_response,
+    NOT_KEPT,
     entry_or_404,
     header_fields,
     message_or_404,
@@ -28,14 +29,15 @@ from openviper.core.email.inbox.lookup import (
     source_text,
 )
 from openviper.core.email.inbox.query import ParsedQuery
-from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, redirect_home
+from openviper.core.email.inbox.responses import PageRenderer, as_download, redirect_home
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.snippets import snippet
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.lint.remote_content import remote_content
 from openviper.core.email.message import OutgoingMessage, new_message_id
+from openviper.core.email.message.origin import read_origin
 from openviper.core.email.message.serialiser import serialise_message
-from openviper.core.email.settings import DEFAULT_MAILER
+from openviper.core.email.settings import DEFAULT_MAILER, debug
 
 __all__ = ["MessagePages"]
 
@@ -56,14 +58,6 @@ _MODES = {
 
 _REFRESH = "x-inbox-refresh"  # sent by the page's script
 
-_NOT_KEPT = "The content of this message was not kept, because it was sent with sensitive=True: send it anew."
-
-_IMAGE_HEADERS = {
-    **HEADERS,
-    # An SVG image that is opened as a page must not run scripts either.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
-}
-
 
 class MessagePages:
     """Routes for the messages in ``store``; the buttons send with ``mailer``."""
@@ -81,11 +75,8 @@ class MessagePages:
             Route("/selected", self._change_selected, methods=["POST"]),
             Route("/{key}", self._message),
             Route("/{key}/html", self._html),
-            Route("/{key}/inline/{name:path}", self._inline),
             Route("/{key}/source", self._source),
             Route("/{key}/message.eml", self._download),
-            Route("/{key}/attachments/{index:int}", self._attachment),
-            Route("/{key}/calendar", self._calendar),
             Route("/{key}/delete", self._delete, methods=["POST"]),
             Route("/{key}/unread", self._mark_unread, methods=["POST"]),
             Route("/{key}/again", self._again, methods=["POST"]),
@@ -147,6 +138,9 @@ class MessagePages:
             "report": report,
             "sandbox": SANDBOX,
             "gaps": _gaps(entry),
+            "kinds": [kind_of(part) for part in entry.prepared.attachments],
+            "origin": await asyncio.to_thread(read_origin, entry.prepared),
+            "may_release": debug() and not entry.redacted,
             "mode": _MODES[entry.mode],
             "ends_elsewhere": entry.state == "queued" and not self._shared,
             "has_remote": await asyncio.to_thread(remote_content, entry.prepared.html or ""),
@@ -186,13 +180,6 @@ class MessagePages:
         images = f"{request.scope['root_path']}/{entry.key}/inline/"
         return await framed_response(request, entry.prepared.html, images)
 
-    async def _inline(self, request: Request) -> Response:
-        message = await message_or_404(self._store, request)
-        found = await asyncio.to_thread(inline_image, message.prepared, request.path_params["name"])
-        if found is None:
-            raise HTTPException(404, "This message has no such inline image.")
-        return Response(found[0], 200, _IMAGE_HEADERS, found[1])
-
     async def _source(self, request: Request) -> Response:
         return await source_response(self._store, request)
 
@@ -200,15 +187,6 @@ class MessagePages:
         message = await message_or_404(self._store, request)
         content = await asyncio.to_thread(b"".join, message.content)
         return as_download(content, f"{request.path_params['key']}.eml", "message/rfc822")
-
-    async def _attachment(self, request: Request) -> Response:
-        return await attachment_response(self._store, request)
-
-    async def _calendar(self, request: Request) -> Response:
-        calendar = (await entry_or_404(self._store, request)).prepared.calendar
-        if calendar is None:
-            raise HTTPException(404, "This message has no calendar.")
-        return as_download(calendar.text.encode(), calendar.filename)
 
     async def _delete(self, request: Request) -> Response:
         await self._store.delete(request.path_params["key"])
@@ -237,7 +215,7 @@ class MessagePages:
     async def _again(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
         if entry.redacted:
-            raise HTTPException(409, _NOT_KEPT)
+            raise HTTPException(409, NOT_KEPT)
         message = (await message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
         return _redirect(request, key_of(await _send_copy(message, self._mailer)))
 
@@ -272,7 +250,7 @@ async def _retry_now(entry: Entry, store: Store, mailer: Mailer) -> bool:
     if message is None:
         return False
     if entry.redacted:
-        raise HTTPException(409, _NOT_KEPT)
+        raise HTTPException(409, NOT_KEPT)
     if entry.state == "delivered":
         message = message.for_recipients(entry.missed)
     mailer.deliver_soon(message, "retried from the inbox page")

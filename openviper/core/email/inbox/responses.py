@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import format_datetime
+from functools import partial
 from importlib.resources import files
 from time import localtime, strftime, time
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from jinja2 import DictLoader, Environment
@@ -19,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from openviper.core.email.delivery.pause.state import Pause
 from openviper.terminal import escape
 
-__all__ = ["HEADERS", "PageRenderer", "as_download", "as_json", "redirect_home"]
+__all__ = ["HEADERS", "PageRenderer", "as_download", "as_json", "disposition", "redirect_home"]
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -68,6 +69,7 @@ class PageRenderer:
                 "rfc_date": format_datetime,
                 "time_zone": _time_zone,
                 "visible": escape,
+                "visible_text": partial(escape, body=True),
             }
             self._environment = environment
 
@@ -96,14 +98,16 @@ async def as_json(value: object, status: int = 200) -> Response:
 
 
 def as_download(content: bytes, filename: str, media_type: str = "application/octet-stream") -> Response:
-    """Send a file that browsers store and never show, because it may be a page with scripts.
+    """Send a file that browsers store and never show, because it may be a page with scripts."""
+    headers = {**HEADERS, "Content-Disposition": disposition("attachment", filename)}
+    return Response(content, 200, headers, media_type)
 
-    The exact file name is encoded by RFC 8187; older clients read the plain one beside it.
-    """
+
+def disposition(kind: Literal["attachment", "inline"], filename: str) -> str:
+    """Return a Content-Disposition with the exact file name by RFC 8187, and a plain one for older clients."""
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in filename)
     exact = quote(filename.encode("utf-8", "replace"), safe="")
-    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
-    return Response(content, 200, {**HEADERS, "Content-Disposition": disposition}, media_type)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{exact}"
 
 
 def _read_files() -> Mapping[str, str]:

@@ -24,7 +24,7 @@ from openviper.core.email.delivery.request_outbox import current_outbox
 from openviper.core.email.delivery.schedule import AT_ONCE, Schedule
 from openviper.core.email.errors import DeliveryError, DeliveryTimeout, InvalidMessage
 from openviper.core.email.events import Receipt
-from openviper.core.email.message import CalendarInput, SendCancelled, with_keyword_hints
+from openviper.core.email.message import CalendarInput, SendCancelled, origin, with_keyword_hints
 from openviper.core.email.message.tracing import traced_submission
 from openviper.core.email.sending.compose import compose
 from openviper.text import shown
@@ -278,6 +278,8 @@ async def _submit(
         if deadline is None:
             raise
         return failed(error, "", fail_silently=silent)
+    if origin.recorders:
+        message = origin.with_origin(message, template, context)
     return await submit(
         loop_mailer, message, background=background, fail_silently=silent, schedule=schedule, deadline=deadline
     )

@@ -32,6 +32,11 @@ LOGO = {
     "content_id": "logo",
 }
 TERMS = {"content_b64": base64.b64encode(b"our terms").decode(), "filename": "terms.txt", "mimetype": "text/plain"}
+GUIDE = {
+    "content_b64": base64.b64encode(b"%PDF-1.4\n").decode(),
+    "filename": "guide.pdf",
+    "mimetype": "application/pdf",
+}
 WELCOME = {
     "recipients": "Ana Costa <ana@example.test>",
     "subject": "Welcome, Ana",
@@ -41,7 +46,7 @@ WELCOME = {
     '<img src="cid:logo" alt="Shop"><p><a href="https://shop.example/confirm">Confirm</a></p><img src="/x.png">'
     '<div style="height:1500px"></div>',
     "bcc": "archive@example.test",
-    "attachments": [LOGO, TERMS],
+    "attachments": [LOGO, TERMS, GUIDE],
 }
 
 pytestmark = needs_chromium
@@ -125,11 +130,20 @@ async def test_a_message_appears_live_and_is_read_in_all_forms(
         await read_in_every_form(page)
         await expect(page.locator(".timeline li")).to_have_count(3)
         async with page.expect_download() as download:
-            await page.get_by_role("link", name="terms.txt").click()
+            await page.get_by_role("link", name="terms.txt", exact=True).click()
         file = await (await download.value).path()
         assert await asyncio.to_thread(Path(file).read_bytes) == b"our terms"
+        await see_attachments(page)
         await page.get_by_role("link", name="All messages").click()
         await expect(page.get_by_role("link", name="Welcome, Ana")).not_to_contain_text("Unread")
+
+
+async def see_attachments(page: Page) -> None:
+    image = page.get_by_role("img", name="logo.svg")
+    assert await image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 20
+    await page.get_by_role("link", name="Show terms.txt").click()
+    await expect(page.locator("pre")).to_have_text("our terms")
+    await page.get_by_role("link", name="The message").click()
 
 
 async def read_in_every_form(page: Page) -> None:
@@ -182,12 +196,21 @@ async def test_a_refused_message_is_retried_and_sent_again(site: Site, chromium:
         await page.get_by_role("button", name="Send again").click()
         await expect(page.locator(".timeline")).to_contain_text("sent again from the inbox page")
         await expect(page.locator("#subject .state")).to_have_text("delivered")
+        await page.get_by_role("link", name="Send a copy").click()
+        await page.get_by_label("To").fill("a@example.test")
+        await page.get_by_role("button", name="Send copy").click()
+        await expect(page.get_by_role("alert")).to_contain_text("a@example.test is a recipient of this message")
+        await page.get_by_label("To").fill("me@example.test")
+        await page.get_by_role("button", name="Send copy").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("[Copy] Refused")
+        await expect(page.locator("#subject .state")).to_have_text("delivered")
         await page.goto(site.inbox)
-        await expect(page.locator(".messages li")).to_have_count(2)
+        await expect(page.locator(".messages li")).to_have_count(3)
         await page.get_by_text("Clear all").click()
-        await page.get_by_role("button", name="Delete all 2").click()
+        await page.get_by_role("button", name="Delete all 3").click()
         await expect(page.get_by_text("No mail yet")).to_be_visible()
-    assert len(site.smtp.messages) == 2
+    recipients = [message.recipients for message in site.smtp.messages]
+    assert recipients == [["a@example.test"], ["a@example.test"], ["me@example.test"]]
 
 
 @pytest.mark.parametrize(
@@ -548,6 +571,8 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
         "headers": lambda welcome, _: f"{welcome}?view=headers",
         "source": lambda welcome, _: f"{welcome}?view=source",
         "check": lambda welcome, _: f"{welcome}?view=check",
+        "attachment": lambda welcome, _: f"{welcome}/attachments/1/text",
+        "release": lambda welcome, _: f"{welcome}/release",
         "failed": lambda _, refused: refused,
         "dead letters": lambda *_: "failed",
         "templates": lambda *_: "templates",
