@@ -258,6 +258,19 @@ async def test_on_sqlite_a_deletion_is_part_of_the_next_commit(keeper: OutboxKee
     assert await rows() == ["second"]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_row_that_another_transaction_locks_is_deleted_once_it_is_free(keeper: OutboxKeeper) -> None:
+    """Otherwise it would be sent again."""
+    async with transaction():
+        first = send("first")
+    async with keeper.store.engine.begin() as connection:
+        await connection.execute(select(outbox_table.c.id).with_for_update())
+        recorded = keeper.answer(first.row_id, DELETE)
+        await asyncio.sleep(1)  # several rounds
+    assert await asyncio.wait_for(recorded, PATIENCE)
+    assert await rows() == []
+
+
 async def test_rows_of_an_insert_that_was_cancelled_are_deleted(keeper: OutboxKeeper) -> None:
     """The message is stored anew, or goes on from memory: a relay must not send it as well."""
     new = NewRow("a", "default", b"{}", (b"text",), "{}")

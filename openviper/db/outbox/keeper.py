@@ -23,7 +23,7 @@ logger = logging.getLogger("openviper.db")
 _EXTEND_EVERY = LEASE / 3
 _UNSURE = LEASE / 6  # seconds before its end from which a lease is asked for instead of trusted
 _RIDE_WITHIN = 0.1  # seconds for which a deletion on SQLite waits for a commit that it can be part of
-_ROUNDS = 3  # for a deletion of a row that another transaction has locked
+_LOCKED_WAIT = 2.0  # the longest time in seconds between two attempts to delete a row that another transaction locks
 
 
 @dataclass(slots=True)
@@ -213,7 +213,8 @@ class OutboxKeeper:
                 async with asyncio.timeout(time_limit()):
                     await self._record()
                     if time.monotonic() >= self._extended_at + _EXTEND_EVERY:
-                        await self._extend(self._in_hand)
+                        # What is answered and not recorded is locked, so that nobody can claim it, nor extend it.
+                        await self._extend(self.unanswered())
                         self._extended_at = time.monotonic()
             except Exception as error:  # noqa: BLE001 - of any driver; rows must be kept in hand all the same
                 self._failed(error)
@@ -259,10 +260,14 @@ class OutboxKeeper:
         now = time.monotonic()
         answers = {row_id: _elapsed(each, now) for row_id, each in pending.items()}
         done = await self.store.answer(answers, token=self.token)
+        left = pending.keys() - done
+        # A row that another transaction has locked is ours all the same, and would be sent again.
+        locked = await self.store.owned(left, token=self.token) if left else set()
         for row_id, each in pending.items():
-            each.rounds += 1
-            each.at = now + _RIDE_WITHIN  # a row that is locked has a moment until the next round
-            if row_id in done or self.store.on_sqlite or each.rounds >= _ROUNDS:
+            if row_id in locked:
+                each.rounds += 1
+                each.at = now + min(_RIDE_WITHIN * 2**each.rounds, _LOCKED_WAIT)
+            else:
                 self._finish(row_id, recorded=row_id in done)
 
     def _finish(self, row_id: str, *, recorded: bool) -> None:

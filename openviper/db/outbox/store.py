@@ -175,6 +175,16 @@ class OutboxStore:
                 kept.update((await connection.execute(statement)).scalars())
         return kept
 
+    async def owned(self, row_ids: Iterable[str], *, token: str) -> set[str]:
+        """Return those of these rows that this process still has; waits for no lock."""
+        owned: set[str] = set()
+        async with self._own.connect() as connection:
+            reading = await connection.execution_options(**{ONLY_READS: True})
+            for ids in _slices(row_ids):
+                query = select(_outbox.c.id).where(_outbox.c.id.in_(ids), _outbox.c.claim == token)
+                owned.update((await reading.execute(query)).scalars())
+        return owned
+
     async def answer(self, answers: Mapping[str, Answer], *, token: str) -> set[str]:
         """Record how attempts at these rows ended, where this process still has them; return the ids of those rows.
 
