@@ -826,7 +826,7 @@ CALLS: list[Row] = [
     row(
         "many messages awaited",
         lambda: send_many([ORDER]),
-        "send_many() is not awaited but iterated: async for receipt in send_many(...)",
+        "iterate over send_many() instead of awaiting it: async for receipt in send_many(...)",
     ),
     row(
         "a template's values as keywords",

@@ -213,6 +213,36 @@ SEARCHES = {
 }
 
 
+# What a reader with a task types, and the page that the theme's own search lists first. It finds any of the words,
+# and those of titles first. No two neighbours have the same page, so an earlier result cannot stand for a later one.
+FIRST_FOUND = {
+    "send email fastapi": "start-fastapi",
+    "html email": "messages",
+    "first mail": "start-fastapi",
+    "forgot password": "howto-password-reset",
+    "attach pdf": "howto-invoice",
+    "send email after commit": "transactions",
+    "send a newsletter": "howto-newsletter",
+    "one-click unsubscribe": "howto-unsubscribe",
+    "migrate from fastapi-mail": "from-fastapi-mail",
+    "mail stuck in queue": "troubleshooting",
+    "gmail smtp": "providers",
+    "email not arriving": "troubleshooting",
+    "outlook": "providers",
+    "dkim own server": "howto-dkim",
+    "smtp settings": "providers",
+    "test emails": "testing",
+    "postgres queue": "howto-postgres",
+    "crash": "outbox",
+    "without redis": "howto-postgres",
+    "bulk email": "bulk",
+    "docker": "howto-mailpit",
+    "verify email": "howto-confirmation",
+    "fastapi-mail": "from-fastapi-mail",
+    "email not sent": "troubleshooting",
+}
+
+
 @pytest.fixture(scope="module")
 def index(site: Path) -> list[dict[str, Any]]:
     """The index that the build has written for the search: sections of pages, each with location, title and text."""
@@ -293,6 +323,19 @@ async def test_axe_finds_nothing_serious_on_the_site(url: str, chromium: Browser
                     if violation["impact"] in ("serious", "critical")
                 ]
     assert found == []
+
+
+@needs_chromium
+async def test_the_search_of_the_site_lists_the_right_page_first(url: str, chromium: Browser) -> None:
+    async with opened_context(chromium) as context:
+        page = await context.new_page()
+        await page.goto(url)
+        box = page.get_by_role("textbox", name="Search")
+        found = page.locator(".md-search-result__item a").first
+        for words, name in FIRST_FOUND.items():
+            await box.fill(words)
+            await box.press("End")  # the theme listens to keys
+            await expect(found).to_have_attribute("href", re.compile(rf"/{name}\.html"))
 
 
 @needs_chromium

@@ -5,8 +5,10 @@ from openviper.testing import Mailbox
 
 def test_the_invoice_is_attached(mailbox: Mailbox) -> None:
     with TestClient(app) as client:
-        client.post("/orders/7/pay")
-    message = mailbox.assert_sent(attachment="invoice-7.pdf")
+        order = {"email": "alice@example.com"}
+        number = client.post("/orders", json=order).json()["number"]
+    message = mailbox.assert_sent(attachment=f"invoice-{number}.pdf")
+    assert message.mode == "deferred"  # sent after commit and response
     (invoice,) = message.attachments
     assert invoice.mimetype == "application/pdf"
     assert invoice.content.startswith(b"%PDF")

@@ -197,7 +197,7 @@ async def _check_form(request: Request) -> None:
     else:
         found = _has_field(body)
     if not found:
-        raise _RefusedError(400, "This is no request to unsubscribe")
+        raise _RefusedError(400, "This is not an unsubscribe request")
 
 
 def _has_field(body: bytes) -> bool:

@@ -165,7 +165,7 @@ def list_attachments(attachments: Any) -> list[Any]:
     if isinstance(attachments, Mapping | AttachmentData | Coroutine) or is_content(attachments):
         return [attachments]
     if not isinstance(attachments, Iterable):
-        raise InvalidMessage(f"attachments: must be a list of attachments or one, not {type(attachments).__name__}")
+        raise InvalidMessage(f"attachments: must be an attachment or a list of them, not {type(attachments).__name__}")
     return list(attachments)
 
 

@@ -75,7 +75,7 @@ class DeadLetters:
             MissingDependency: the broker's client library is not installed.
         """
         if self._change is not None and not self._change.done():
-            raise QueueUnavailable("an earlier change of the failed mail has not ended; try again later")
+            raise QueueUnavailable("an earlier command is still changing the failed mail; try again later")
         self._change = _in_thread(lambda: _change(action, message_ids))
         try:
             return await self._result(self._change)

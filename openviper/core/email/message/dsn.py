@@ -58,5 +58,5 @@ def _word(value: object) -> str:
     word = value.strip().lower() if isinstance(value, str) else ""
     if word not in _WORDS:
         known = ", ".join(_WORDS)
-        raise InvalidMessage(f"dsn: {shown(value)} is none of its words{suggestion(word, _WORDS)}: {known}")
+        raise InvalidMessage(f"dsn: {shown(value)} is not allowed{suggestion(word, _WORDS)}; give {known}")
     return word

@@ -297,7 +297,7 @@ def _check_value(lower: str, value: Any, *, field: str) -> None:
         split_addresses(value, field=field)
     elif syntax is HeaderSyntax.LIST_ID:
         if _ENCODED_WORD.search(value):
-            raise InvalidMessage(f"{field}: holds an encoded word; give the name as text, it is encoded when sent")
+            raise InvalidMessage(f"{field}: contains an encoded word; give plain text, which is encoded when sent")
         if split_list_id(value) is None:
             raise InvalidMessage(f"{field}: must be <news.example.com> or Name <news.example.com> (RFC 2919)")
 
@@ -308,7 +308,7 @@ def _check_as_given(lower: str, value: str, *, field: str) -> None:
     if not value or value[0] == " " or value[-1] == " ":
         raise InvalidMessage(f"{field}: is empty, or begins or ends with a space")
     if _ENCODED_WORD.search(value):
-        raise InvalidMessage(f"{field}: holds an encoded word, which this header cannot")
+        raise InvalidMessage(f"{field}: contains an encoded word, which is not allowed in this header")
     if not can_fold(value):
         raise InvalidMessage(f"{field}: has more than {MAX_WORD} characters without a place to fold the line")
     if lower == "message-id" and not is_message_id(value):
@@ -324,4 +324,4 @@ def _check_mime_type(attachment: AttachmentData) -> None:
             attachment.filename, "mimetype: a multipart type has a structure of its own; use 'application/octet-stream'"
         )
     if _ENCODED_WORD.search(mimetype):
-        raise AttachmentRefused(attachment.filename, "mimetype: holds an encoded word")
+        raise AttachmentRefused(attachment.filename, "mimetype: contains an encoded word")

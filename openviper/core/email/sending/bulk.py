@@ -121,7 +121,7 @@ class _Receipts(AsyncGenerator[Receipt, None]):
 
         def __await__(self):
             self._used = True
-            raise TypeError(f"send_many() is not awaited but iterated: {_LOOP}")
+            raise TypeError(f"iterate over send_many() instead of awaiting it: {_LOOP}")
 
 
 _LOOP = "async for receipt in send_many(...)"

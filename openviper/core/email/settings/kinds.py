@@ -268,12 +268,12 @@ def _dkim(value: object) -> NamedSettings:
 
 def _keys(domain: object, value: object) -> NamedSettings:
     if not isinstance(value, Mapping) or not value:
-        raise ValueError(f"has no dict of a selector and a key at {domain!s:.100}")
+        raise ValueError(f"{domain!s:.100} needs a dict of selectors and keys")
     for selector, key in value.items():
         if not isinstance(selector, str) or not _SELECTOR.fullmatch(selector):
-            raise ValueError(f"has a name that is no selector at {domain!s:.100}")
+            raise ValueError(f"{domain!s:.100} has an invalid selector")
         if not (callable(key) or isinstance(key, str | bytes | Path)) or not key:
-            raise ValueError(f"has no key at {domain!s:.100}")
+            raise ValueError(f"{domain!s:.100} has a selector without a key")
     return NamedSettings(value)
 
 

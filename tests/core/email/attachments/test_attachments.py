@@ -205,7 +205,7 @@ async def test_a_bare_pair_of_a_name_and_a_path_is_ambiguous(pair: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [5, object(), 1.5])
 async def test_neither_a_list_nor_an_item_is_an_error(wrong: Any) -> None:
-    with pytest.raises(InvalidMessage, match="attachments: must be a list of attachments or one, not"):
+    with pytest.raises(InvalidMessage, match="attachments: must be an attachment or a list of them, not"):
         await resolve_attachments(wrong)
 
 

@@ -406,8 +406,8 @@ def test_a_header_value_has_a_greatest_length() -> None:
         ("", "is empty"),
         (" <https://example.com>", "begins or ends with a space"),
         ("<https://example.com> ", "begins or ends with a space"),
-        ("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=", "holds an encoded word"),
-        ("<https://example.com/=?utf-8?B?x?=>", "holds an encoded word"),
+        ("=?utf-8?q?x=0D=0ABcc=3A_evil=40x.test?=", "contains an encoded word"),
+        ("<https://example.com/=?utf-8?B?x?=>", "contains an encoded word"),
         (f"<https://example.com/{'a' * 900}>", "more than 900 characters without a place to fold"),
         (
             f"<https://example.com/a>,{' ' * 900}<https://example.com/b>",
@@ -457,7 +457,7 @@ def test_attachments_are_taken_over_without_changing_the_callers() -> None:
         (AttachmentData("a", b"", "text/plain\r\nX: y"), "mimetype: must be type/subtype"),
         (AttachmentData("a", b"", "tüxt/plain"), "mimetype: must be type/subtype"),
         (AttachmentData("a", b"", f"text/{'a' * 251}"), "mimetype: must be type/subtype"),
-        (AttachmentData("a", b"", 'text/plain; a="=?utf-8?q?b?="'), "mimetype: holds an encoded word"),
+        (AttachmentData("a", b"", 'text/plain; a="=?utf-8?q?b?="'), "mimetype: contains an encoded word"),
         (AttachmentData("a", b"", "multipart/mixed"), "mimetype: a multipart type has a structure of its own"),
         (AttachmentData("a", b"", "Multipart/Related; a=b"), "mimetype: a multipart type has a structure of its own"),
         (AttachmentData("a", b"", inline=True, content_id=""), "content_id: must be"),
@@ -575,7 +575,7 @@ def test_the_name_of_a_list_may_be_in_any_language(value: str, name: str, identi
         ('"Na"me <a.example>', "must be"),
         ("", "must be"),
         (f"<{'a' * 256}>", "must be"),
-        ("=?utf-8?q?M=C3=BCller?= <a.example>", "holds an encoded word; give the name as text"),
+        ("=?utf-8?q?M=C3=BCller?= <a.example>", "contains an encoded word; give plain text"),
     ],
 )
 def test_a_list_id_has_its_form(value: str, reason: str) -> None:

@@ -133,14 +133,14 @@ async def test_a_redirected_copy_asks_for_its_own_recipient(smtpd: SmtpServer) -
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("failed", r"dsn: 'failed' is none of its words; did you mean 'failure'\?: never, success, "),
-        ("", "dsn: '' is none of its words"),
+        ("failed", r"dsn: 'failed' is not allowed; did you mean 'failure'\?; give never, success, "),
+        ("", "dsn: '' is not allowed"),
         ("full", "dsn: 'full' does not say when to notify; write dsn=\"failure,delay\""),
         ([], "dsn: .* does not say when to notify"),
         ("never,failure", 'dsn: "never" excludes every other word'),
         ("never,full", 'dsn: "never" excludes every other word'),
         ("failure\r\nRCPT TO:<x@example.test>", r"dsn: 'failure\\r\\nRCPT "),
-        (["failure", 4], "dsn: 4 is none of its words"),
+        (["failure", 4], "dsn: 4 is not allowed"),
         (True, "dsn: must be text or a list of words, not bool"),
         ({"notify": "failure"}, "dsn: must be text or a list of words, not dict"),
     ],

@@ -280,7 +280,7 @@ def _checked(result: object) -> tuple[str, float | None]:
         raise _NoTokenError(f"returned a {type(token).__name__}; return a token or (token, expires_in)")
     # The grammar of RFC 6750 section 2.1 is narrower; a space or a control character would end the token in SASL.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise _NoTokenError("returned a token that is empty, or has characters that no token has")
+        raise _NoTokenError("returned a token that is empty or has invalid characters")
     if isinstance(life, timedelta):
         life = life.total_seconds()
     if life is not None and (isinstance(life, bool) or not isinstance(life, int | float) or not life > 0):

@@ -97,7 +97,7 @@ class ReplyReader:
                 if reply is not None:
                     replies.append(reply)
             if len(self._rest) > _MAX_LINE:
-                raise _InvalidReply("a reply line without an end")
+                raise _InvalidReply("a reply line that does not end")
         except _InvalidReply as error:
             self.fault = str(error)
         return replies
