@@ -12,7 +12,7 @@ from openviper.core.email.asgi.notice import print_notice, served_address, shows
 from openviper.core.email.delivery import Mailer, describe_modes, serving_loop
 from openviper.core.email.delivery.wrappers import known_server
 from openviper.core.email.errors import DeliveryError
-from openviper.core.email.inbox import Inbox
+from openviper.core.email.inbox import Inbox, make_store
 from openviper.core.email.settings import EmailSettings, debug, settings_in_use, settings_origin, settings_were_read
 from openviper.loops import PerLoop, at_loop_end
 
@@ -122,7 +122,9 @@ class Runtime:
     async def _start(self, *, waits: bool) -> Running:
         settings = EmailSettings.load(self._overrides, call=self._call)
         mailer = Mailer(settings)
-        inbox = Inbox(mailer, sensitive=debug()) if settings.inbox_enabled(debug=debug()) else None
+        inbox = None
+        if settings.inbox_enabled(debug=debug()):
+            inbox = Inbox(mailer, make_store(settings, sensitive=debug()))
         running = Running(mailer, inbox, waits)
         self._running.set(running)
         if inbox is not None:

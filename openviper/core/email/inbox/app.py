@@ -38,13 +38,12 @@ class Inbox:
 
     Answers only if the Host header names this machine or is listed in ``EMAIL["inbox_hosts"]``, so that a foreign name
     which resolves here cannot read mail (DNS rebinding). Changes must be requested by the page itself. ``mailer`` sends
-    for the page's buttons; its settings choose the store. ``sensitive`` True shows messages that were sent with
-    ``sensitive=True`` whole.
+    for the page's buttons. ``store`` records from now on, and is closed with the page.
     """
 
-    def __init__(self, mailer: Mailer, *, sensitive: bool = False) -> None:
+    def __init__(self, mailer: Mailer, store: Store) -> None:
         self._hosts = frozenset(host.lower() for host in mailer.settings.inbox_hosts or ())
-        self._store = make_store(mailer.settings, sensitive=sensitive)
+        self._store = store
         self._unfollow = self._store.follow()
         self._end_origins = record_origins()
         self._renderer = PageRenderer(partial(_pauses, mailer))
@@ -118,7 +117,10 @@ async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
 
 
 def make_store(settings: EmailSettings, *, sensitive: bool) -> Store:
-    """Return the store that the settings choose: in memory, or in the folder ``inbox_dir``."""
+    """Return the store that the settings choose: in memory, or in the folder ``inbox_dir``.
+
+    ``sensitive`` True shows messages that were sent with ``sensitive=True`` whole.
+    """
     if settings.inbox_dir is None:
         return MemoryStore(sensitive=sensitive)
     return FolderStore(Folder(settings.inbox_dir), sensitive=sensitive)

@@ -8,6 +8,7 @@ shows whether a message has changed, so that only changed ones are read again.
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -34,6 +35,8 @@ __all__ = ["Folder", "Unwritten"]
 
 logger = logging.getLogger("openviper.email")
 
+_KEY = re.compile("[0-9a-f]{16}")
+_UNKNOWN: tuple[int, None] = (-1, None)
 _MAX_DELAY = 2.0  # seconds between an event and the moment at which its process writes it
 _ROOM_EVERY = 50  # messages added, after which room is made
 _ABANDONED_AFTER = 600.0  # seconds after which an unfinished folder, left by a killed process, is removed
@@ -205,19 +208,26 @@ class Folder:
         """Return all messages, newest first."""
         keys = self.all_keys()
         self._known = {key: self._known[key] for key in keys if key in self._known}
-        entries = [entry for key in keys if (entry := self.entry(key)) is not None]
+        entries = [entry for key in keys if (entry := self._unchanged(key) or self.entry(key)) is not None]
         return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
+
+    def _unchanged(self, key: str) -> Entry | None:
+        """Return the message if it was read before and has not changed since."""
+        size, entry = self._known.get(key, _UNKNOWN)
+        try:
+            return entry if entry is not None and size == self._steps_size(key) else None
+        except FileNotFoundError:
+            return None
 
     def entry(self, key: str) -> Entry | None:
         """Return the message without the contents of its attachments; None if there is none."""
         if not _is_key(key):
             return None
+        if (entry := self._unchanged(key)) is not None:
+            return entry
+        _, entry = self._known.get(key, _UNKNOWN)
         path = self._folder / key
         try:
-            size = (path / "steps").stat().st_size
-            known_size, entry = self._known.get(key, (None, None))
-            if entry is not None and known_size == size:
-                return entry
             lines = (path / "steps").read_bytes()
             steps, read = _read_steps(lines)
             if entry is None:
@@ -232,6 +242,10 @@ class Folder:
             return None
         self._known[key] = len(lines), entry
         return entry
+
+    def _steps_size(self, key: str) -> int:
+        # Without a Path: making one takes longer than the call to the system, and there may be thousands.
+        return os.stat(f"{self._folder}/{key}/steps").st_size  # noqa: PTH116
 
     def load(self, key: str) -> OutgoingMessage | None:
         """Return the whole message; None if there is none."""
@@ -279,12 +293,12 @@ class Folder:
         found = []
         for key in sorted(self.all_keys()):
             with suppress(OSError):
-                found.append((key, (self._folder / key / "steps").stat().st_size))
+                found.append((key, self._steps_size(key)))
         return found
 
 
 def _is_key(name: str) -> bool:
-    return len(name) == 16 and all(character in "0123456789abcdef" for character in name)
+    return _KEY.fullmatch(name) is not None
 
 
 def _append_line(path: Path, lines: bytes) -> None:

@@ -87,7 +87,8 @@ class MessagePages:
         stored = await self._store.newest_first()
         self._searcher.forget_removed(stored)
         # Those of mail that another process, or an earlier configuration, has sent are among them.
-        mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *(entry.prepared.mailer for entry in stored)})
+        used = {entry.prepared.mailer for entry in stored if entry.prepared.must}
+        mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *used})
         view = ListView.from_values(request.query_params)
         query = view.parse()
         found = await self._search(stored, query)

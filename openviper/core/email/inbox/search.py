@@ -18,12 +18,18 @@ class Searcher:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[str, tuple[object, Mapping[str, str]]] = {}
+        self._texts: dict[str, Mapping[str, str]] = {}
+        self._prepared: dict[str, object] = {}  # the messages of which these are the texts
 
     def search(self, entries: Sequence[Entry], terms: Iterable[Term]) -> Sequence[Entry]:
         """Return the entries that meet all conditions, in their order. Reads whole texts: use a thread."""
-        for condition in map(self._condition, terms):
-            entries = [entry for entry in entries if condition(entry)]
+        for term in terms:
+            make = _CONDITIONS.get(term.operator)
+            if make is not None:
+                condition, wanted = make(term.value), not term.negated
+                entries = [entry for entry in entries if condition(entry) is wanted]
+            else:
+                entries = self._search_text(entries, term)
         return entries
 
     def forget_removed(self, entries: Sequence[Entry]) -> None:
@@ -31,25 +37,25 @@ class Searcher:
         if len(self._texts) > len(entries):
             keys = {entry.key for entry in entries}
             for key in [key for key in tuple(self._texts) if key not in keys]:
+                self._prepared.pop(key, None)
                 self._texts.pop(key, None)
 
-    def _condition(self, term: Term) -> Condition:
-        make = _CONDITIONS.get(term.operator)
-        condition = make(term.value) if make is not None else self._contains(term.operator, term.value)
-        return (lambda entry: not condition(entry)) if term.negated else condition
-
-    def _contains(self, operator: str, value: str) -> Condition:
-        wanted = _normalise(value)
+    def _search_text(self, entries: Sequence[Entry], term: Term) -> Sequence[Entry]:
+        """Look for a part of the text, in one expression for all messages: there may be thousands."""
+        text, wanted, value = self._texts_of(entries), not term.negated, _normalise(term.value)
+        operator = term.operator
         # The state is looked at only if it can matter: it takes longer than all texts.
-        if not operator and any(wanted in state.replace("-", " ") for state in STATES):
-            return lambda entry: wanted in self._text(entry, operator) or wanted in entry.status
-        return lambda entry: wanted in self._text(entry, operator)
+        if not operator and any(value in state.replace("-", " ") for state in STATES):
+            return [one for one in entries if (value in text[one.key][operator] or value in one.status) is wanted]
+        return [one for one in entries if (value in text[one.key][operator]) is wanted]
 
-    def _text(self, entry: Entry, operator: str) -> str:
-        kept = self._texts.get(entry.key)
-        if kept is None or kept[0] is not entry.prepared:
-            kept = self._texts[entry.key] = entry.prepared, _searchable_texts(entry)
-        return kept[1][operator]
+    def _texts_of(self, entries: Sequence[Entry]) -> Mapping[str, Mapping[str, str]]:
+        """Return the texts of at least ``entries`` by key, and make those that are missing or of an earlier content."""
+        texts, prepared = self._texts, self._prepared
+        for entry in [one for one in entries if prepared.get(one.key) is not one.prepared]:
+            texts[entry.key] = _searchable_texts(entry)
+            prepared[entry.key] = entry.prepared
+        return texts
 
 
 def _searchable_texts(entry: Entry) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from openviper.core.email.delivery import Mailer
 from openviper.core.email.events import listening
 from openviper.core.email.inbox import PATH, Inbox
 from openviper.core.email.inbox.entries import key_of
+from openviper.core.email.inbox.store import MemoryStore
 from openviper.core.email.settings import EmailSettings
 
 OWN_NAMES = ["127.0.0.1", "127.8.9.1:80", "localhost:8000", "LOCALHOST", "shop.localhost", "[::1]:1"]
@@ -105,7 +106,7 @@ OFF = [{"DEBUG": False}, {"DEBUG": True, "EMAIL": {"inbox": False}}]
 
 async def every_address(key: str) -> list[tuple[str, str]]:
     """Method and path of all that the page answers, for the message ``key``."""
-    inbox = Inbox(Mailer(EmailSettings.load({"backend": "MemoryBackend"})))
+    inbox = Inbox(Mailer(EmailSettings.load({"backend": "MemoryBackend"})), MemoryStore())
     await inbox.aclose()
     values = {"key": key, "index": "0", "name": "logo"}
     addresses = []
