@@ -329,13 +329,14 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
         await shared.send(
             subject=HOSTILE_SUBJECT, html=html, text=html,
             recipients='"<img src=x onerror=alert(8)>" <a@example.test>',
-            attachments=[LOGO, {**TERMS, "filename": HOSTILE_FILE_NAME}],
+            attachments=[LOGO, {"content": html, "filename": HOSTILE_FILE_NAME, "mimetype": "text/html"}],
         )  # fmt: skip
         await page.goto(shared.inbox)
         await expect(page.locator(".subject")).to_have_text(HOSTILE_SUBJECT)
         await page.locator(".messages a").first.click()
-        await expect(page.get_by_role("link", name=HOSTILE_FILE_NAME)).to_be_visible()
-        for theme in ("Light", "Dark"):
+        await expect(page.get_by_role("link", name=HOSTILE_FILE_NAME, exact=True)).to_be_visible()
+        message = page.url
+        for theme in ("Light", "Inverted", "Dark"):
             await page.get_by_role("link", name=theme, exact=True).click()
             await page.wait_for_timeout(200)
         if 'id="go"' in html:
@@ -349,6 +350,11 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
             link = page.get_by_role("link", name=re.compile(f"^{view}"))
             await link.click()
             await expect(link).to_have_attribute("aria-current", "page")
+        await page.goto(f"{message}/attachments/1/text")
+        await expect(page.locator("pre")).to_have_text(html)
+        await page.goto(f"{message}/html?theme=inverted")
+        await page.wait_for_timeout(200)
+        assert page.url == f"{message}/html?theme=inverted"
         assert harm == []
         assert asked == []
     async with httpx.AsyncClient(timeout=PATIENCE) as client:
@@ -357,7 +363,9 @@ async def test_a_hostile_message_executes_nothing_and_stays_in_its_frame(
 
 async def is_on_top(page: Page) -> bool:
     """Whether the page's own heading is what one sees and clicks where it stands."""
-    box = await page.get_by_role("heading", level=1).bounding_box()
+    heading = page.get_by_role("heading", level=1)
+    await heading.scroll_into_view_if_needed()
+    box = await heading.bounding_box()
     assert box is not None
     at = [box["x"] + 5, box["y"] + 5]
     return bool(await page.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('h1') !== null", at))
