@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from openviper.core.email.addresses import Address
 from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.query import PARTLY_DELIVERED, STATES, Term, parse_moment
+from openviper.core.email.message.origin import read_origin
 
 __all__ = ["Searcher"]
 
@@ -73,7 +74,7 @@ def _searchable_texts(entry: Entry) -> Mapping[str, str]:
         "cc": _lines(_all_spellings(prepared.cc)),
         "bcc": _lines(_all_spellings(prepared.bcc)),
         "subject": _normalise(prepared.subject),
-        "template": _normalise(str(prepared.extra.get("template", ""))),
+        "template": _normalise(read_origin(prepared).template or ""),
     }
     others = (
         *_all_spellings(prepared.reply_to),

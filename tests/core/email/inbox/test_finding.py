@@ -12,6 +12,7 @@ import pytest
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 from support.prepared import make_outgoing
 
+from openviper.conf import override
 from openviper.core.email import AttachmentData, send_email
 from openviper.core.email.events import MessageEvent
 from openviper.core.email.inbox.query import parse_query
@@ -86,6 +87,18 @@ async def test_each_operator_finds_its_part_of_a_message(inboxes: Inboxes) -> No
             "your -code -invoice": [],
         }
         assert {text: await found(client, text) for text in expected} == expected
+
+
+async def test_a_template_finds_the_mail_that_was_made_from_it(inboxes: Inboxes, tmp_path: Path) -> None:
+    (tmp_path / "emails").mkdir()
+    (tmp_path / "emails/order_shipped.txt").write_text("On its way")
+    with override(DEBUG=True, TEMPLATES_DIR=str(tmp_path)):
+        async with inboxes.open() as client:
+            await send_email("a@example.test", "Your order", template="emails/order_shipped.txt")
+            await send_email("a@example.test", "Other", text="order")
+            assert await found(client, "template:SHIPPED") == ["Your order"]
+            assert await found(client, "-template:shipped") == ["Other"]
+            assert await found(client, "order_shipped") == ["Your order"]
 
 
 async def test_dates_and_cursors_bound_the_arrival(inboxes: Inboxes) -> None:
