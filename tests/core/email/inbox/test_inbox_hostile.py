@@ -8,7 +8,7 @@ import pytest
 from support.inbox import Inboxes, directives
 
 from openviper.conf import override
-from openviper.core.email import AttachmentData
+from openviper.core.email import AttachmentData, inbox
 
 MARKUP = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -66,6 +66,18 @@ async def test_a_frame_of_the_pages_own_origin_never_allows_scripts(
                 assert len(sandboxes) == 1
                 assert policy["default-src"] == "'none'"
                 assert not {"script-src", "script-src-elem"} & set(policy)
+
+
+def test_the_pages_load_nothing_from_elsewhere_and_their_script_is_short() -> None:
+    pages = {path.name: path.read_text() for path in (Path(inbox.__file__).parent / "pages").iterdir()}
+    elsewhere = {
+        name: found
+        for name, text in pages.items()
+        if (found := re.findall(r"(?:src|href)=\"(?:https?:)?//|url\(|@import|import\(", text))
+    }
+    assert elsewhere == {}
+    assert [name for name in pages if name.endswith(".js")] == ["inbox.js"]
+    assert len(pages["inbox.js"].splitlines()) < 600
 
 
 async def test_markup_in_every_field_is_shown_as_text(inboxes: Inboxes) -> None:
