@@ -167,5 +167,5 @@ async def ship_and_read_the_notice(visit: Visit, shop_url: str) -> None:
     await page.get_by_role("link", name="Mail it sent").click()
     await page.get_by_role("link", name="Your order 1001 is on its way").click()
     await page.frame_locator("iframe").get_by_role("heading", name="It is on its way, Ana <b>Costa</b>").wait_for()
-    await page.get_by_role("link", name="invoice-1001.html").wait_for()
+    await page.get_by_role("link", name="invoice-1001.html", exact=True).wait_for()
     await visit.look("notice")

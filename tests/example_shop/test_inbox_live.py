@@ -113,7 +113,7 @@ async def test_the_notice_is_looked_at_in_every_width_and_theme_with_its_image_a
             await expect(mail.locator("body")).to_have_css("background-color", page)
             await expect(mail.locator(".sheet")).to_have_css("background-color", sheet)
         async with inbox.expect_download() as download:
-            await inbox.get_by_role("link", name="invoice-1001.html").click()
+            await inbox.get_by_role("link", name="invoice-1001.html", exact=True).click()
         file = await (await download.value).path()
         invoice = await asyncio.to_thread(Path(file).read_bytes)
     (part,) = site.smtp.messages[-1].parse().iter_attachments()
