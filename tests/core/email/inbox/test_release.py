@@ -58,11 +58,17 @@ async def test_a_copy_unsubscribes_nobody(inboxes: Inboxes) -> None:
     async with inboxes.open(**links) as client:
         await send_email("ana@example.test", "News", "Hello", stream="news", unsubscribe=True)
         (key,) = keys_of((await client.get("/_mail/")).text)
+        headers = dict((await client.get(f"/_mail/api/messages/{key}")).json()["headers"])
+        link = headers["List-Unsubscribe"].strip("<>")
+        body = {"text": f"Leave: {link}", "html": f'<a href="{link}">Leave</a>'}
+        await send_email("ana@example.test", "News", **body, stream="news", unsubscribe=True)
+        key, _ = keys_of((await client.get("/_mail/")).text)
         answer = await release(client, f"/_mail/{key}", to="me@example.test")
-        source = (await client.get(f"{answer.headers['location']}/source")).text
-        original = (await client.get(f"/_mail/{key}/source")).text
-    assert "List-Unsubscribe" in original
-    assert "List-Unsubscribe" not in source
+        copied = answer.headers["location"].rpartition("/")[2]
+        copy = (await client.get(f"/_mail/api/messages/{copied}")).json()
+    assert copy["text"] == "Leave: https://shop.example/unsubscribe/redirected"
+    assert copy["html"] == '<a href="https://shop.example/unsubscribe/redirected">Leave</a>'
+    assert not [name for name, _ in copy["headers"] if name.startswith("List-")]
 
 
 async def test_the_mailer_is_chosen_and_suppression_applies(inboxes: Inboxes) -> None:
