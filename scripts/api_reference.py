@@ -17,7 +17,16 @@ PAGE = ROOT / "docs" / "api.md"
 SECTIONS: dict[str, tuple[str, list[str]]] = {
     "Sending": (
         "openviper.core.email",
-        ["send_email", "submit_email", "send_email_sync", "send_many", "render_email", "BulkProgress", "RenderedEmail"],
+        [
+            "send_email",
+            "submit_email",
+            "send_email_sync",
+            "send_many",
+            "render_email",
+            "BulkProgress",
+            "RenderedEmail",
+            "preview",
+        ],
     ),
     "The answer": ("openviper.core.email", ["Receipt", "DeliveryMode", "Refusal"]),
     "In an application": (

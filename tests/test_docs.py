@@ -123,7 +123,7 @@ async with LifespanManager(app, startup_timeout=None, shutdown_timeout=None) as 
 
 
 def test_the_inbox_page_is_where_the_page_says_and_guarded(tmp_path: Path) -> None:
-    (block,) = blocks("docs/inbox.md")
+    block = blocks("docs/inbox.md")[0]
     assert run(block, tmp_path, then=LOOK_INTO_THE_INBOX).output == "True\nYour order\n403\n"
 
 

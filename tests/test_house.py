@@ -22,8 +22,8 @@ KEPT = {
         PoolTimeout QueueUnavailable Receipt
         RecipientsRefused Refusal RenderedEmail SendingPaused SuppressionUnavailable TemplateFailed UnsubscribeEndpoint
         UnsubscribeRequest Verification
-        build_message get_backend health parse_address render_email resolve_attachments send_email send_email_sync
-        send_many
+        build_message get_backend health parse_address preview render_email resolve_attachments send_email
+        send_email_sync send_many
         submit_email subscribe unsubscribe_url verify
     """,
     "openviper.core.email.addresses": "Address AddressLike Addresses parse_address parse_addresses",

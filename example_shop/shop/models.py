@@ -90,22 +90,30 @@ class Order(Model):
         document = await render("invoice.html", order=self)
         return AttachmentData(f"invoice-{self.number}.html", document.encode(), "text/html")
 
+    def confirmation(self) -> dict[str, Any]:
+        """Return the arguments of ``send_email`` for the order's confirmation."""
+        return {
+            "recipients": self.email,
+            "subject": f"Your order {self.number} at Viper Supplies",
+            "template": "emails/order_confirmation.md",
+            "context": {"order": self},
+        }
+
+    async def shipping_notice(self) -> dict[str, Any]:
+        """Return the arguments for the notice that it was shipped, with the invoice attached and the logo inline."""
+        return {
+            "recipients": self.email,
+            "subject": f"Your order {self.number} is on its way",
+            "template": "emails/order_shipped",  # the pair of .html and .txt
+            "context": {"order": self},
+            "attachments": [_LOGO, await self.invoice()],
+        }
+
     async def after_insert(self) -> None:
         """Confirm the order by mail, which is sent after the commit; a rollback discards it."""
-        await send_email(
-            recipients=self.email,
-            subject=f"Your order {self.number} at Viper Supplies",
-            template="emails/order_confirmation.md",
-            context={"order": self},
-        )
+        await send_email(**self.confirmation())
 
     async def on_change(self, previous_state: Mapping[str, Any]) -> None:
-        """Notify the customer that the order was shipped, with the invoice attached and the logo inline."""
+        """Notify the customer that the order was shipped."""
         if "shipped_on" in previous_state and previous_state["shipped_on"] is None:
-            await send_email(
-                recipients=self.email,
-                subject=f"Your order {self.number} is on its way",
-                template="emails/order_shipped",  # the pair of .html and .txt
-                context={"order": self},
-                attachments=[_LOGO, await self.invoice()],
-            )
+            await send_email(**await self.shipping_notice())

@@ -29,6 +29,7 @@ EMAIL = {
     "backend": "MemoryBackend",
     "default_sender": "Viper Supplies <orders@shop.example>",
     "before_send": add_footer,
+    "mails": [f"{__package__}.mails"],
     # The newsletter's links to unsubscribe. Outside debug mode EMAIL_UNSUBSCRIBE_KEYS gives the secret that signs them.
     "site_url": SHOP_URL or "http://127.0.0.1:8000",
     "unsubscribe_keys": ["no secret, and so for debug mode only"] if DEBUG else [],

@@ -44,7 +44,8 @@ _WIDTH = 79
 def lint(templates: Sequence[str], path: Path, fail_on: str, as_json: bool, settings: str | None) -> None:
     """Check all mail templates, or those named: errors, bodies, images, links, and what mail clients support.
 
-    Templates are rendered with the values of <template>.sample.json, and sample values. A problem is content that is
+    Templates are rendered with the values of <template>.sample.json, and sample values; previews in code are checked
+    with all their variants. A problem is content that is
     lost or cannot be read; a note is about what some readers see less well. Sends nothing and asks no server.
 
     Exits with 1 if there is a problem, or with --fail-on note any finding.
@@ -65,14 +66,16 @@ def lint(templates: Sequence[str], path: Path, fail_on: str, as_json: bool, sett
 
 
 async def _lint(templates: Sequence[str], email: "EmailSettings") -> tuple[dict[str, "LintReport"], list[str]]:
-    """Return the report on each template, and the templates that are only parts of others."""
+    """Return the report on each template and preview in code, and the templates that are only parts of others."""
     from openviper.core.email.delivery import Mailer
-    from openviper.core.email.inbox.lint import lint_template, templates_to_lint
+    from openviper.core.email.inbox.lint import lint_previews, lint_template, templates_to_lint
     from openviper.core.email.inbox.previews import preview
 
-    renderer = Mailer(email).renderer
+    mailer = Mailer(email)
+    renderer = mailer.renderer
     names, parts = (list(templates), []) if templates else templates_to_lint(renderer)
-    return {name: lint_template(await preview(renderer, name), email.target_clients) for name in names}, parts
+    reports = {name: lint_template(await preview(renderer, name), email.target_clients) for name in names}
+    return reports | ({} if templates else await lint_previews(mailer)), parts
 
 
 def _findings(report: "LintReport") -> list["LintFinding"]:

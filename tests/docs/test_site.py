@@ -172,6 +172,8 @@ SEARCHES = {
     "pytest": "testing",
     "unittest": "testing",
     "playwright": "howto-playwright",
+    "end-to-end": "howto-playwright",
+    "preview": "inbox",
     "jinja": "messages",
     "markdown": "messages",
     "html": "messages",

@@ -193,3 +193,14 @@ async def test_three_times_9_80_is_29_40(shop: Shop) -> None:
     async with shop.visited() as visitor:
         await visitor.add("Lined envelopes", 3)
         assert "€29.40" in (await visitor.get("/cart")).text
+
+
+async def test_previews_show_the_mails_without_an_order(shop: Shop) -> None:
+    async with shop.visited() as visitor:
+        shelf = (await visitor.get("/_mail/templates")).text
+        confirmation = (await visitor.get("/_mail/previews/example_shop.shop.mails.order_confirmation")).text
+        notice = (await visitor.get("/_mail/previews/example_shop.shop.mails.order_shipped?value-lines=3")).text
+    assert "example_shop.shop.mails.order_shipped" in shelf
+    assert "<h1>Your order 1042 at Viper Supplies</h1>" in confirmation
+    assert "invoice-1042.html" in notice
+    assert shop.mail == []

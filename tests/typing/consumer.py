@@ -76,6 +76,7 @@ from openviper.core.email import (
     get_backend,
     health,
     parse_address,
+    preview,
     render_email,
     resolve_attachments,
     send_email,
@@ -659,6 +660,22 @@ async def test_with_the_fixture(mailbox: Mailbox) -> None:
     assert_type(await mailbox.commit_held(), list[SentMessage])
     assert_type(mailbox.links(), list[str])
     assert_type(mailbox[0].snapshot(), str)
+
+
+@preview
+async def previewed() -> dict[str, Any]:
+    return {"recipients": "ana@example.com", "subject": "Hello", "text": "Hello."}
+
+
+@preview(variants={"long name": {"name": "Maximiliane"}})
+def previewed_in_variants(name: str = "Ana") -> dict[str, Any]:
+    return {"recipients": "ana@example.com", "subject": name, "text": "Hello."}
+
+
+async def call_previews() -> None:
+    assert_type(await previewed(), dict[str, Any])
+    assert_type(previewed_in_variants("Bob"), dict[str, Any])
+    preview(variants={"a": 1})  # type: ignore[dict-item]
 
 
 def read_mail_of_a_server(inbox: Inbox) -> str:

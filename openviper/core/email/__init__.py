@@ -32,6 +32,7 @@ from openviper.core.email.message import Cancel, EmailMessageData, UnsubscribeRe
 from openviper.core.email.sending import (
     BulkProgress,
     RenderedEmail,
+    preview,
     render_email,
     send_email,
     send_email_sync,
@@ -97,6 +98,7 @@ __all__ = [
     "get_backend",
     "health",
     "parse_address",
+    "preview",
     "render_email",
     "resolve_attachments",
     "send_email",

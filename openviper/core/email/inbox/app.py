@@ -14,6 +14,7 @@ from openviper.core.email.delivery.pause.state import Pause
 from openviper.core.email.inbox.api import Api
 from openviper.core.email.inbox.api_reference import ROUTES, TABLES
 from openviper.core.email.inbox.attachment_pages import AttachmentPages
+from openviper.core.email.inbox.code_pages import CodePages
 from openviper.core.email.inbox.dead_letters import DeadLetters
 from openviper.core.email.inbox.failed_api import FailedApi
 from openviper.core.email.inbox.failed_pages import FailedPages
@@ -50,6 +51,7 @@ class Inbox:
         live = Live(self._store)
         letters = DeadLetters()
         searcher = Searcher()
+        code = CodePages(self._renderer, mailer)
         self._router = Router(
             [
                 Route("/inbox.css", self._file),
@@ -60,7 +62,8 @@ class Inbox:
                 *Api(self._store, live, searcher).routes,
                 *FailedApi(letters).routes,
                 *FailedPages(self._renderer, letters, mailer.settings).routes,
-                *TemplatePages(self._renderer, mailer, live).routes,
+                *code.routes,
+                *TemplatePages(self._renderer, mailer, live, code).routes,
                 *AttachmentPages(self._renderer, self._store).routes,
                 *ReleasePages(self._renderer, self._store, mailer).routes,
                 *MessagePages(self._renderer, self._store, searcher, mailer).routes,

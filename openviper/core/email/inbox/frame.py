@@ -14,11 +14,24 @@ from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.message import PreparedMessage
 from openviper.markup import read_tags
 
-__all__ = ["SANDBOX", "choice", "frame_choices", "framed_html", "framed_response", "inline_image", "is_image_type"]
+__all__ = [
+    "SANDBOX",
+    "VALUE",
+    "choice",
+    "frame_choices",
+    "framed_html",
+    "framed_response",
+    "inline_image",
+    "is_image_type",
+]
 
 # No scripts, no forms, and navigation only inside the frame; links open a new page. The page measures the document,
 # for which it must have the page's own origin: that is harmless only as long as no scripts are allowed.
 SANDBOX = "allow-same-origin allow-popups allow-popups-to-escape-sandbox"
+
+# Parameters of a preview's values, which its parts need as well, begin with this.
+VALUE = "value-"
+_KEPT = ("variant", "values", VALUE)
 
 _WIDTHS = {"fit": "Fit", "phone": "Phone", "tablet": "Tablet", "desktop": "Desktop"}
 _THEMES = {"light": "Light", "dark": "Dark", "inverted": "Inverted"}
@@ -64,6 +77,8 @@ def frame_choices(request: Request, *, kept: Mapping[str, str] = MappingProxyTyp
         "theme": choice(request, "theme", _THEMES),
         "remote": "1" if request.query_params.get("remote") == "1" else "",
     }
+    kept = {name: value for name, value in request.query_params.items() if name.startswith(_KEPT)}
+    chosen.update(kept)
 
     def link(**changes: str) -> str:
         """Return the URL of the same page with other choices."""

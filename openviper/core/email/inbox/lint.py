@@ -1,20 +1,25 @@
 """Check sent messages and rendered templates for problems that mail clients and spam filters would have with it."""
 
-from collections.abc import Collection, Iterator, Mapping
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from openviper.core.email.delivery import Mailer
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.inbox.entries import Entry
 from openviper.core.email.inbox.previews import Preview, list_templates
 from openviper.core.email.inbox.samples import MADE_UP
 from openviper.core.email.lint import LintFinding, by_level, lint_bodies, lint_client_support
-from openviper.core.email.message.model import MUST_STREAM
+from openviper.core.email.message.model import MUST_STREAM, PreparedMessage
 from openviper.core.email.message.plaintext import html_to_text
+from openviper.core.email.sending.previews import load_previews, render_preview
 from openviper.core.email.templates import TemplateRenderer
+from openviper.exceptions import OpenViperError
+from openviper.text import error_origin
 
-__all__ = ["LintReport", "lint_message", "lint_template", "templates_to_lint"]
+__all__ = ["LintReport", "lint_message", "lint_prepared", "lint_previews", "lint_template", "templates_to_lint"]
 
 _BULK_RECIPIENTS = 20
 _BULK_PRECEDENCES = ("bulk", "list", "junk")
@@ -38,10 +43,16 @@ def lint_message(entry: Entry, always_streams: Collection[str], targets: Collect
     ``always_streams``: streams that nobody can opt out of (``EMAIL["always_streams"]``). ``targets``: mail clients to
     judge it by (``EMAIL["target_clients"]``).
     """
-    prepared = entry.prepared
+    return lint_prepared(entry.prepared, targets, _lint_headers(entry, always_streams))
+
+
+def lint_prepared(
+    prepared: PreparedMessage, targets: Collection[str], findings: Iterable[LintFinding] = ()
+) -> LintReport:
+    """Return the report on a message's bodies, to which ``findings`` about its other parts are added. Use a thread."""
     inline = {part.content_id or part.filename: part.mimetype for part in prepared.attachments if part.inline}
-    findings = [*_lint_headers(entry, always_streams), *lint_bodies(prepared.text, prepared.html, inline)]
-    return _report(findings, lint_client_support(prepared.html or "", targets, inline))
+    found = [*findings, *lint_bodies(prepared.text, prepared.html, inline)]
+    return _report(found, lint_client_support(prepared.html or "", targets, inline))
 
 
 def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
@@ -56,6 +67,27 @@ def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
     text = rendered.text if rendered.text is not None else html_to_text(rendered.html or "")
     findings = lint_bodies(text, rendered.html, None, made_up=MADE_UP)
     return _report(findings, lint_client_support(rendered.html or "", targets, {}))
+
+
+async def lint_previews(mailer: Mailer) -> dict[str, LintReport]:
+    """Return the reports on the previews in code (``EMAIL["mails"]``) and their variants, by name.
+
+    Raises:
+        ImproperlyConfigured: a module of previews does not exist, or a preview is declared wrongly.
+    """
+    reports: dict[str, LintReport] = {}
+    for one in await asyncio.to_thread(load_previews, mailer.settings.mails):
+        for variant, changes in {"": {}, **one.variants}.items():
+            name = f"{one.name} ({variant})" if variant else one.name
+            try:
+                mail = await render_preview(mailer, one, {**one.values, **changes})
+            except Exception as error:  # noqa: BLE001 - whatever the project's function raises is its problem
+                origin = "" if isinstance(error, OpenViperError) else f" ({error_origin(error)})"
+                broken = LintFinding("problem", "preview-error", "The preview cannot be rendered", f"{error}{origin}")
+                reports[name] = LintReport([broken], [])
+                continue
+            reports[name] = await asyncio.to_thread(lint_prepared, mail.message, mailer.settings.target_clients)
+    return reports
 
 
 def templates_to_lint(renderer: TemplateRenderer) -> tuple[list[str], list[str]]:

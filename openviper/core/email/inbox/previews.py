@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import PurePosixPath
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
 
 from openviper.core.email.errors import TemplateFailed
 from openviper.core.email.inbox.samples import Sample, Variable, build_context, make_example
 from openviper.core.email.inbox.template_usage import read_variable_uses
+from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.templates import RenderedTemplate, TemplateRenderer
 from openviper.exceptions import OpenViperError
 
@@ -23,11 +24,15 @@ _SAMPLE = ".sample.json"
 
 @dataclass(frozen=True, slots=True)
 class ListedTemplate:
-    """A template under its name for ``send_email``; ``kinds`` are its suffixes, ``mail`` is True in a mail folder."""
+    """A template under its name for ``send_email``; ``kinds`` are its suffixes, ``mail`` is True in a mail folder.
+
+    ``role`` is "layout" if another template extends it, "partial" if another one includes or imports it, else empty.
+    """
 
     name: str
     kinds: tuple[str, ...]
     mail: bool
+    role: str = ""
 
 
 @dataclass(slots=True)
@@ -35,7 +40,8 @@ class Preview:
     """A template rendered with sample values, or the error that prevents it.
 
     ``sample_name``: the file that its values may come from; ``sample_text``: a suggestion for its content; ``unused``:
-    names in the file that the template does not use.
+    names in the file that the template does not use; ``text`` is the text part, also one that is derived from the HTML;
+    ``edited``: the values are those of the page, not of the file.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Preview:
     unused: list[str] = field(default_factory=list)
     context: Mapping[str, Any] = field(default_factory=Sample)
     rendered: RenderedTemplate | None = None
+    text: str | None = None
+    edited: bool = False
     error: str = ""
 
     @property
@@ -63,23 +71,36 @@ class Preview:
 def list_templates(renderer: TemplateRenderer) -> list[ListedTemplate]:
     """Return all templates, with the files of one stem as one template. Reads folders: use a thread."""
     stems: dict[str, list[str]] = {}
-    for name in renderer.library.names():
+    names = renderer.library.names()
+    roles = _roles(renderer, names)
+    stem_roles: dict[str, str] = {}
+    for name in names:
         path = PurePosixPath(name)
         # A stem with a dot would be read as a name with that suffix.
         stem = name if "." in path.stem else str(path.with_suffix(""))
         stems.setdefault(stem, []).append(path.suffix[1:])
-    return [ListedTemplate(name, tuple(sorted(kinds)), _is_mail(name)) for name, kinds in sorted(stems.items())]
+        stem_roles[stem] = roles.get(name) or stem_roles.get(stem, "")
+    return [
+        ListedTemplate(name, tuple(sorted(kinds)), _is_mail(name), stem_roles[name])
+        for name, kinds in sorted(stems.items())
+    ]
 
 
-async def preview(renderer: TemplateRenderer, name: str) -> Preview:
-    """Render ``name`` with the values of ``<name>.sample.json`` beside it, and sample values for the rest."""
+async def preview(renderer: TemplateRenderer, name: str, *, values: str | None = None) -> Preview:
+    """Render ``name`` with the values of ``<name>.sample.json`` beside it, and sample values for the rest.
+
+    ``values`` is JSON in place of that file's content; None: the file's.
+    """
     try:
-        found = await asyncio.to_thread(_read, renderer, name)
+        found = await asyncio.to_thread(_read, renderer, name, values)
     except TemplateFailed as error:
         return Preview(name, name + _SAMPLE, error=str(error))
     if not found.error:
         try:
             found.rendered = await renderer.render(name, found.context)
+            found.text = found.rendered.text
+            if found.text is None and found.rendered.html is not None:
+                found.text = await asyncio.to_thread(html_to_text, found.rendered.html)
         except OpenViperError as error:
             found.error = str(error)
     return found
@@ -95,10 +116,13 @@ def signature(renderer: TemplateRenderer, name: str) -> object:
     return tuple((file, renderer.library.source(file)) for file in (*files, *samples))
 
 
-def _read(renderer: TemplateRenderer, name: str) -> Preview:
+def _read(renderer: TemplateRenderer, name: str, values: str | None) -> Preview:
     trees = renderer.library.trees(name)
     sample_name, text = _read_sample(renderer, name)
-    result = Preview(name, sample_name, sample_found=text is not None)
+    result = Preview(name, sample_name, sample_found=text is not None, edited=values is not None)
+    if values is not None:
+        text, result.sample_text = values, values
+        sample_name = result.sample_name = "your edit"
     given: Any = {}
     if text is not None:
         try:
@@ -128,6 +152,39 @@ def _read_sample(renderer: TemplateRenderer, name: str) -> tuple[str, str | None
         if (text := renderer.library.source(file)) is not None:
             return file, text
     return short, None
+
+
+def _roles(renderer: TemplateRenderer, names: Iterable[str]) -> dict[str, str]:
+    """Return "layout" or "partial" for each file that another one extends, or includes or imports, by its name."""
+    roles: dict[str, str] = {}
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            continue
+        try:
+            trees = renderer.library.trees(name)
+        except TemplateFailed:
+            continue  # its own page shows the error
+        for file, tree in trees.items():
+            if file in seen:
+                continue
+            seen.add(file)
+            for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+                target = getattr(node, "template", None)
+                for used in _constants(target):
+                    if isinstance(node, nodes.Extends):
+                        roles[used] = "layout"
+                    else:
+                        roles.setdefault(used, "partial")
+    return roles
+
+
+def _constants(node: object) -> list[str]:
+    """Return the names that a node gives literally: one, or a list of which the first that exists is used."""
+    values = node.value if isinstance(node, nodes.Const) else None
+    if isinstance(node, nodes.List | nodes.Tuple):
+        values = [item.value for item in node.items if isinstance(item, nodes.Const)]
+    return [values] if isinstance(values, str) else [one for one in values or () if isinstance(one, str)]
 
 
 def _is_mail(name: str) -> bool:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.errors import EmailError
+from openviper.core.email.inbox.code_pages import CodePages
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.forms import read_form
 from openviper.core.email.inbox.frame import SANDBOX, choice, frame_choices, framed_response
@@ -30,10 +31,11 @@ _TABS = {"html": "HTML", "text": "Text", "values": "Values", "check": "Check"}
 class TemplatePages:
     """Routes at ``/templates`` and for the previews' parts."""
 
-    def __init__(self, renderer: PageRenderer, mailer: Mailer, live: Live) -> None:
+    def __init__(self, renderer: PageRenderer, mailer: Mailer, live: Live, code: CodePages) -> None:
         self._renderer = renderer
         self._mailer = mailer
         self._live = live
+        self._code = code
         self.routes = [
             Route("/templates", self._list),
             Route("/templates/{name:path}", self._preview),
@@ -45,14 +47,25 @@ class TemplatePages:
 
     async def _list(self, request: Request) -> Response:
         templates = await asyncio.to_thread(list_templates, self._mailer.renderer)
+        previews, problem = await self._code.listed()
         mail = [template for template in templates if template.mail]
         others = [template for template in templates if not template.mail]
         return await self._renderer.render(
-            request, "templates.html", mail=mail or others, others=others if mail else []
+            request,
+            "templates.html",
+            mail=mail or others,
+            others=others if mail else [],
+            previews=previews,
+            problem=problem,
         )
 
     async def _preview(self, request: Request) -> Response:
-        return await self._page(request, await preview(self._mailer.renderer, request.path_params["name"]))
+        return await self._page(request, await self._rendered(request))
+
+    async def _rendered(self, request: Request) -> Preview:
+        """Render the template that the path names, with the values of the URL, if they may be edited."""
+        values = request.query_params.get("values") if debug() else None
+        return await preview(self._mailer.renderer, request.path_params["name"], values=values)
 
     async def _page(
         self, request: Request, shown: Preview, *, problem: str = "", to: str = "", status: int = 200
@@ -61,7 +74,7 @@ class TemplatePages:
         views = {
             name: label
             for name, label in _TABS.items()
-            if name in ("values", "check") or (rendered is not None and getattr(rendered, name) is not None)
+            if name in ("values", "check") or (rendered is not None and (name == "text" or rendered.html is not None))
         }
         return await self._renderer.render(
             request,
@@ -75,6 +88,8 @@ class TemplatePages:
             path=quote(shown.name),
             sandbox=SANDBOX,
             has_remote=await asyncio.to_thread(remote_content, (rendered and rendered.html) or ""),
+            text_derived=rendered is not None and rendered.text is None,
+            editable=debug(),
             may_send=debug() and rendered is not None,
             problem=problem,
             to=to,
@@ -82,7 +97,7 @@ class TemplatePages:
         )
 
     async def _html(self, request: Request) -> Response:
-        shown = await preview(self._mailer.renderer, request.path_params["name"])
+        shown = await self._rendered(request)
         if shown.rendered is None or shown.rendered.html is None:
             raise HTTPException(404, shown.error or "This template has no HTML part.")
         return await framed_response(request, shown.rendered.html, f"{request.scope['root_path']}/template-inline/")
@@ -99,7 +114,7 @@ class TemplatePages:
     async def _send(self, request: Request) -> Response:
         if not debug():
             raise HTTPException(404, "Sending templates needs DEBUG.")
-        shown = await preview(self._mailer.renderer, request.path_params["name"])
+        shown = await self._rendered(request)
         to = (await read_form(request)).get("to", [""])[0]
         if shown.rendered is None:
             return await self._page(request, shown, status=422)

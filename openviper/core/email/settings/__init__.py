@@ -4,6 +4,7 @@ from openviper.core.email.settings.mailers import DEFAULT_MAILER
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import (
     debug,
+    has_database,
     settings_in_use,
     settings_module,
     settings_origin,
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_MAILER",
     "EmailSettings",
     "debug",
+    "has_database",
     "settings_in_use",
     "settings_module",
     "settings_origin",

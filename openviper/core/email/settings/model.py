@@ -201,6 +201,11 @@ class EmailSettings(CheckedSettings):
         description="Functions, async or plain, or their dotted paths, to call with each event of a message, in every "
         "process: web processes, workers and commands.",
     )
+    mails: Texts = Field(
+        (),
+        description="Modules with functions marked `@preview`, imported by the inbox page with `DEBUG`, and by "
+        "`viperctl email lint`.",
+    )
     suppress: MaybeFunction = Field(
         None,
         description="Function `(addresses, stream)`, async or plain, or its dotted path, that returns the addresses "

@@ -10,6 +10,7 @@ from openviper.text import shown
 
 __all__ = [
     "debug",
+    "has_database",
     "settings_in_use",
     "settings_module",
     "settings_origin",
@@ -31,6 +32,11 @@ def debug() -> bool:
             f"DEBUG: {shown(value)} is text; give True or False, such as os.environ.get('DEBUG') == '1'"
         )
     return bool(value)
+
+
+def has_database() -> bool:
+    """True if the project sets ``DATABASE_URL``."""
+    return not conf.settings.is_default("DATABASE_URL")
 
 
 def settings_origin() -> str:

@@ -252,3 +252,43 @@ async def test_an_inline_image_is_shown_as_a_stand_in(inboxes: Inboxes, template
             image = await client.get(source)
     assert image.status_code == 200
     assert image.headers["content-type"] == "image/svg+xml"
+
+
+async def test_layouts_and_partials_are_marked(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails" / "base.html").write_text("{% include 'emails/_footer.txt' %}{% block body %}{% endblock %}")
+    (templates / "emails" / "child.html").write_text("{% extends 'emails/base.html' %}{% include ['no', 'x.html'] %}")
+    (templates / "x.html").write_text("x")
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            page = (await client.get("/_mail/templates")).text
+    rows = re.findall(r'/templates/([^"]+)">.*?<span class="kinds">(.*?)</span></a>', page, re.DOTALL)
+    marked = {name: word for name, kinds in rows for word in ("layout", "partial") if word in kinds}
+    assert marked == {"emails/base": "layout", "emails/_footer": "partial", "x": "partial"}
+
+
+async def test_a_template_without_text_shows_the_derived_one(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails" / "only.html").write_text("<h1>Hello</h1><p>There</p>")
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            only = (await client.get("/_mail/templates/emails/only?view=text")).text
+            pair = (await client.get("/_mail/templates/emails/welcome?view=text")).text
+    assert "Hello\n\nThere" in only.replace("HELLO", "Hello")
+    assert "Made from the HTML" in only
+    assert "Made from the HTML" not in pair
+
+
+async def test_values_are_edited_in_the_page(inboxes: Inboxes, templates: Path) -> None:
+    path = "emails/welcome?values=%7B%22user%22%3A%7B%22name%22%3A%22B%3Cb%3Eo%22%7D%7D"
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            page = (await client.get(f"/_mail/templates/{path}&view=values")).text
+            frame = (await client.get(f"/_mail/template-html/{path}")).text
+            wrong = (await client.get("/_mail/templates/emails/welcome?values=%7B")).text
+        with override(DEBUG=False):
+            async with inboxes.open(inbox="always") as client:
+                unedited = (await client.get(f"/_mail/template-html/{path}")).text
+    assert "Hello B&lt;b&gt;o" in frame
+    assert "edited below" in page
+    assert "B&lt;b&gt;o" in page
+    assert "your edit is not valid JSON" in wrong
+    assert "Hello Ana Costa" in unedited

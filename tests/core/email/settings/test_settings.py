@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "ref_header": None,
     "metadata_header": None,
     "listeners": (),
+    "mails": (),
     "suppress": None,
     "always_streams": (),
     "unsubscribe_keys": (),
