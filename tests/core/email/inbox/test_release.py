@@ -60,7 +60,7 @@ async def test_a_copy_unsubscribes_nobody(inboxes: Inboxes) -> None:
         (key,) = keys_of((await client.get("/_mail/")).text)
         headers = dict((await client.get(f"/_mail/api/messages/{key}")).json()["headers"])
         link = headers["List-Unsubscribe"].strip("<>")
-        body = {"text": f"Leave: {link}", "html": f'<a href="{link}">Leave</a>'}
+        body: dict[str, Any] = {"text": f"Leave: {link}", "html": f'<a href="{link}">Leave</a>'}
         await send_email("ana@example.test", "News", **body, stream="news", unsubscribe=True)
         key, _ = keys_of((await client.get("/_mail/")).text)
         answer = await release(client, f"/_mail/{key}", to="me@example.test")
