@@ -166,7 +166,7 @@ async def test_reading_beyond_the_limit_holds_one_thread_however_many_wait(scene
         assert names.count("openviper-inbox-queue") == 1
         with pytest.raises(QueueUnavailable, match="no answer within"):
             await letters.change("retry", None)
-        with pytest.raises(QueueUnavailable, match="an earlier change"):
+        with pytest.raises(QueueUnavailable, match="an earlier command is still changing"):
             await letters.change("retry", None)
     finally:
         scene.broker.resume()
