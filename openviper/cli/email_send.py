@@ -3,20 +3,38 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openviper.cli.email_queue import project_option
-from openviper.cli.options import AddressCommand, mailer_option, project_path, sender_option, settings_option
+from openviper.cli.options import AddressCommand, mailer_option, sender_option, settings_option
 from openviper.cli.project import enter_project
 from openviper.cli.transport import describe_transport
 from openviper.terminal import escape
+from openviper.text import shown
 
 if TYPE_CHECKING:
     from openviper.core.email import Refusal
 
 __all__ = ["send", "sendtestemail"]
+
+
+class _ProjectFolder(click.Path):
+    """The project's folder before the addresses: an address in its place is answered with the order of both."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            if ctx is None or "@" not in str(value):
+                raise
+            self.fail(
+                f"{shown(value)} is an address, or a folder that does not exist. "
+                f"The project's folder comes first: {ctx.command_path} . ADDRESS",
+                param,
+                ctx,
+            )
 
 
 @click.command(cls=AddressCommand)
@@ -34,7 +52,7 @@ def send(addresses: tuple[str, ...], path: Path, sender: str | None, mailer: str
 
 
 @click.command(cls=AddressCommand)
-@project_path
+@click.argument("path", type=_ProjectFolder(exists=True, file_okay=False, path_type=Path))
 @click.argument("addresses", nargs=-1, required=True)
 @sender_option
 @settings_option

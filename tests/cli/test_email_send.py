@@ -200,5 +200,14 @@ def test_sendtestemail_is_an_alias(cli: Cli, project: Path) -> None:
     assert [(message.sender, message.recipients) for message in messages] == [("b@example.com", ["a@example.com"])] * 2
 
 
+def test_an_address_in_the_place_of_the_folder_is_answered_with_the_order_of_both(cli: Cli) -> None:
+    done = cli.run("sendtestemail", "a@example.com", "b@example.com")
+    assert done.returncode == 2
+    assert "The project's folder comes first: viperctl sendtestemail . ADDRESS" in done.stderr
+    missing = cli.run("sendtestemail", "nowhere", "b@example.com")
+    assert "Directory 'nowhere' does not exist" in missing.stderr
+    assert "comes first" not in missing.stderr
+
+
 def without_id(text: str) -> str:
     return re.sub(r"<[^>]+>", "<id>", text)
