@@ -24,7 +24,7 @@ DETECTED = CSS_FEATURES | HTML_FEATURES | IMAGE_FEATURES
 """The features that lint finds in a message."""
 
 WITHOUT_DETECTOR = {
-    "amp": "a message part of its own, which these messages do not have",
+    "amp": "needs a separate MIME part, which these messages do not have",
     "bimi": "a record in the DNS of the sender's domain",
     "image-hdr": "known from the content of an image only",
 }
