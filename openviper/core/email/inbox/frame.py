@@ -77,8 +77,7 @@ def frame_choices(request: Request, *, kept: Mapping[str, str] = MappingProxyTyp
         "theme": choice(request, "theme", _THEMES),
         "remote": "1" if request.query_params.get("remote") == "1" else "",
     }
-    kept = {name: value for name, value in request.query_params.items() if name.startswith(_KEPT)}
-    chosen.update(kept)
+    chosen.update({name: value for name, value in request.query_params.items() if name.startswith(_KEPT)})
 
     def link(**changes: str) -> str:
         """Return the URL of the same page with other choices."""
