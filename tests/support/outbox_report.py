@@ -109,6 +109,8 @@ class OutboxReport:
         yield from "b" * sum(token in rows for rows in self.stopped.values())
         if self.trace is not None:
             feeders = sum(token in rows for process, rows in self.killed.items() if process not in senders)
+            # A process may die as the feeder, with the row, and as the worker whose message is delivered again.
+            feeders += min(len(recorded), self.trace.redelivered(token))
             missed = self._unconfirmed[self.ids[token]]
             most = self.trace.copies(token) - 1
             yield from "c" * min(most, feeders + missed + self.trace.redelivered_delayed(token))
