@@ -16,7 +16,7 @@ from openviper.core.email.inbox.api_reference import make_routes
 from openviper.core.email.inbox.entries import Entry, TimelineStep
 from openviper.core.email.inbox.live import Live, TooManyWaiting
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, header_fields, source_response
-from openviper.core.email.inbox.query import OPERATORS, Term, parse_query, parse_term
+from openviper.core.email.inbox.query import MOST_PARTS, OPERATORS, Term, parse_query, parse_term
 from openviper.core.email.inbox.responses import HEADERS, as_json
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import Store
@@ -129,7 +129,7 @@ def _terms(parameters: QueryParams) -> list[Term]:
     """Return the conditions of a request's parameters, each of which may occur several times.
 
     Raises:
-        HTTPException: 400, one of them is wrong, or ``q`` is probably not what was meant.
+        HTTPException: 400, one of them is wrong, there are too many, or ``q`` is probably not what was meant.
     """
     terms: list[Term] = []
     for name, value in parameters.multi_items():
@@ -143,6 +143,8 @@ def _terms(parameters: QueryParams) -> list[Term]:
             if not isinstance(term, Term):
                 raise HTTPException(400, term)
             terms.append(term)
+    if len(terms) > MOST_PARTS:
+        raise HTTPException(400, f"The search has more than {MOST_PARTS} parts: shorten it.")
     return terms
 
 

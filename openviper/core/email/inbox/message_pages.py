@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer
 from openviper.core.email.delivery.redirect import describe_redirect
+from openviper.core.email.events import NOTHING
 from openviper.core.email.inbox.attachment_pages import kind_of
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.forms import read_form
@@ -35,6 +36,7 @@ from openviper.core.email.inbox.snippets import snippet
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.lint.remote_content import remote_content
 from openviper.core.email.message import OutgoingMessage, new_message_id
+from openviper.core.email.message.model import MUST_KEY, read_only
 from openviper.core.email.message.origin import read_origin
 from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.settings import DEFAULT_MAILER, debug
@@ -227,11 +229,15 @@ class MessagePages:
 
 
 async def _send_copy(message: OutgoingMessage, mailer: Mailer) -> str:
-    """Send a copy, with its own Message-ID and date, to all recipients after the response; return its Message-ID."""
+    """Send a copy, with its own Message-ID and date, to all recipients after the response; return its Message-ID.
+
+    It has no idempotency key, with which a queue would drop it as a duplicate of the original.
+    """
     prepared = message.prepared
     message_id = new_message_id(prepared.sender)
+    must = {name: value for name, value in prepared.must.items() if name != MUST_KEY}
     copy = await serialise_message(
-        prepared._replace(message_id=message_id, date=datetime.now(UTC)),
+        prepared._replace(message_id=message_id, date=datetime.now(UTC), must=read_only(must) if must else NOTHING),
         max_message_bytes=mailer.settings.max_message_bytes,
     )
     mailer.deliver_soon(copy, "sent again from the inbox page")

@@ -10,6 +10,7 @@ from openviper.core.email.events import EventKind
 from openviper.text import cut, shown, suggestion
 
 __all__ = [
+    "MOST_PARTS",
     "OPERATORS",
     "PARTLY_DELIVERED",
     "STATES",
@@ -41,6 +42,8 @@ OPERATORS: Mapping[str, str] = {
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {"has": ("attachment",), "is": ("unread", "read"), "state": STATES}
 _MOMENTS = ("before", "after")
+MOST_PARTS = 50
+"""Parts of a search that are used: each searches the whole store, and the page links the search without each."""
 _CURSOR_DIGITS = 19
 
 # An optional minus, an optional operator, and a phrase in quotes (the end may lack its quote) or a word.
@@ -80,11 +83,15 @@ def parse_query(text: str) -> ParsedQuery:
     """Parse ``text``; every text is a valid search.
 
     A message must meet all conditions. A leading ``-`` excludes; ``"..."`` is a phrase, also as an operator's value.
-    An unknown operator is searched as a word, an operator with a wrong value is left out; each gives a hint.
+    An unknown operator is searched as a word; an operator with a wrong value, and parts beyond ``MOST_PARTS``, are
+    left out; each gives a hint.
     """
     terms: list[Term] = []
     hints: list[str] = []
-    for match in _TOKEN.finditer(text):
+    for number, match in enumerate(_TOKEN.finditer(text)):
+        if number == MOST_PARTS:
+            hints.append(f"only the first {MOST_PARTS} parts are searched; shorten the search, or quote a phrase")
+            break
         minus, name, phrase, word = match.groups()
         found = _parse_token(
             name or "", word if phrase is None else phrase, negated=bool(minus), quoted=phrase is not None

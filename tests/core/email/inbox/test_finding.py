@@ -150,6 +150,21 @@ def links(page: str, name: str) -> dict[str, tuple[str, bool]]:
     }
 
 
+async def test_a_search_has_at_most_fifty_parts(inboxes: Inboxes) -> None:
+    words = [f"-word{number}" for number in range(51)]
+    async with three_messages(inboxes) as client:
+        assert await found(client, " ".join(words[:50])) == ["Reset", "June", "Your invoice"]
+        page = (await client.get("/_mail/", params={"q": " ".join(words)})).text
+        answers = [
+            await client.delete("/_mail/api/messages", params=parameters)
+            for parameters in ({"q": " ".join(words)}, {"subject": words}, {"q": " ".join(words[:50]), "to": "ana"})
+        ]
+        assert len(keys_of((await client.get("/_mail/")).text)) == 3
+    assert "only the first 50 parts are searched" in page
+    assert len(re.findall(r">-word\d+", page)) == 50
+    assert [answer.status_code for answer in answers] == [400, 400, 400]
+
+
 async def test_chips_add_conditions_and_remove_them(inboxes: Inboxes) -> None:
     async with three_messages(inboxes) as client:
         page = (await client.get("/_mail/", params={"q": 'to:"Ana Costa" is:unread', "mailer": "default"})).text

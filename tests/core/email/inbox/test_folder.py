@@ -13,13 +13,16 @@ from support.earlier_version import EarlierVersion, earlier_version
 from support.inbox import SAME_ORIGIN, Inboxes, keys_of
 from support.patience import PATIENCE
 from support.prepared import make_outgoing
+from support.smtpd import SmtpServer
 
 from openviper.core.email import AttachmentData, DeliveryMode, EmailSettings, send_email
 from openviper.core.email.events import Circumstances, MessageEvent, publish
 from openviper.core.email.inbox import start_recording
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.folder import Folder
+from openviper.core.email.inbox.folder_store import FolderStore
 from openviper.core.email.message import OutgoingMessage
+from openviper.core.email.queue.keys import read_key
 
 __all__ = ["earlier_version"]
 
@@ -70,6 +73,22 @@ async def test_everything_of_a_message_comes_back(inboxes: Inboxes, tmp_path: Pa
         await asyncio.sleep(0)
         copy = (await client.get(answer.headers["location"].replace("/_mail/", "/_mail/api/messages/"))).json()
         assert (copy["subject"], copy["bcc"], len(copy["attachments"])) == ("Grüße", ["b@example.test"], 3)
+
+
+async def test_mail_with_a_key_is_sent_again_without_it(inboxes: Inboxes, tmp_path: Path) -> None:
+    with SmtpServer() as server:
+        async with inboxes.open(inbox_dir=tmp_path, **server.settings(backend="SMTPBackend")) as client:
+            await send_email("a@example.test", "Order", "Thank you", key="sent-again")
+            (key,) = keys_of((await client.get("/_mail/")).text)
+            answer = await client.post(f"/_mail/{key}/again", headers=SAME_ORIGIN)
+            original, copy = await server.arrive(2)
+        store = FolderStore(Folder(tmp_path), sensitive=True)
+        entries = [await store.get(each) for each in (key, answer.headers["location"].rpartition("/")[2])]
+        await store.aclose()
+    assert original.parse()["Message-ID"] != copy.parse()["Message-ID"]
+    # A queue that is given the copy at shutdown would drop it as a duplicate if it had the key.
+    keys = [read_key(entry.prepared.must) for entry in entries if entry is not None]
+    assert [given and given[0] for given in keys] == ["sent-again", None]
 
 
 BEFORE = """
