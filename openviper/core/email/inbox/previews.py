@@ -95,6 +95,9 @@ async def preview(renderer: TemplateRenderer, name: str, *, values: str | None =
         found = await asyncio.to_thread(_read, renderer, name, values)
     except TemplateFailed as error:
         return Preview(name, name + _SAMPLE, error=str(error))
+    except RecursionError:
+        # The JSON decoder and what reads its values work recursively.
+        return Preview(name, name + _SAMPLE, error=f"{name}: the values or the template are nested too deeply")
     if not found.error:
         try:
             found.rendered = await renderer.render(name, found.context)

@@ -284,6 +284,8 @@ async def test_values_are_edited_in_the_page(inboxes: Inboxes, templates: Path) 
             page = (await client.get(f"/_mail/templates/{path}&view=values")).text
             frame = (await client.get(f"/_mail/template-html/{path}")).text
             wrong = (await client.get("/_mail/templates/emails/welcome?values=%7B")).text
+            nested = {"values": '{"user":' + "[" * 5000 + "]" * 5000 + "}"}
+            deep = (await client.get("/_mail/templates/emails/welcome", params=nested)).text
         with override(DEBUG=False):
             async with inboxes.open(inbox="always") as client:
                 unedited = (await client.get(f"/_mail/template-html/{path}")).text
@@ -291,4 +293,5 @@ async def test_values_are_edited_in_the_page(inboxes: Inboxes, templates: Path) 
     assert "edited below" in page
     assert "B&lt;b&gt;o" in page
     assert "your edit is not valid JSON" in wrong
+    assert "nested too deeply" in deep
     assert "Hello Ana Costa" in unedited
