@@ -284,6 +284,8 @@ HOSTILE = {
     '<link rel="prefetch" href="ELSEWHEREp"><link rel="stylesheet" href="ELSEWHEREs">'
     '<video src="ELSEWHEREv" autoplay></video><audio src="ELSEWHEREa" autoplay></audio>',
     "endless": '<!doctype html><style>html{height:200vh}</style><div style="height:calc(100vh + 9px)">x</div>',
+    "names": '<img name="documentElement" alt=""><img name="documentElement" alt=""><form name="scrollingElement">'
+    '<input name="scrollHeight"><input name="clientHeight"></form><p>x',
     "svg": '<svg><script>alert(1)</script><foreignObject><body xmlns="http://www.w3.org/1999/xhtml" onload="alert(2)"/>'
     '</foreignObject></svg><img src="cid:logo">',
 }
@@ -312,6 +314,7 @@ def watch(page: Page) -> list[str]:
     harm: list[str] = []
     page.on("dialog", lambda dialog: harm.append(f"dialog {dialog.message}"))
     page.on("download", lambda download: harm.append(f"download {download.url}"))
+    page.on("pageerror", lambda error: harm.append(f"error {error}"))
     return harm
 
 

@@ -91,9 +91,12 @@
 
   const LEAST = 150, MOST = 30000; // pixels
 
+  /** Read a property of a message's document, also where the message has elements that are named like it. */
+  const read = (frame, name) => frame.contentDocument && Reflect.get(Document.prototype, name, frame.contentDocument);
+
   /** Make a frame as high as its content, which is measured in a low frame, because some content fills any frame. */
   function fit(frame) {
-    const view = frame.contentDocument?.scrollingElement ?? frame.contentDocument?.documentElement;
+    const view = read(frame, "scrollingElement") ?? read(frame, "documentElement");
     if (!view) return;
     const top = window.scrollY;
     frame.style.height = `${LEAST}px`;
@@ -106,7 +109,7 @@
 
   /** Keep a frame's height when images arrive, or the window's width changes. */
   function follow(frame) {
-    const root = frame.contentDocument?.documentElement;
+    const root = read(frame, "documentElement");
     if (!root || followed.has(root)) return;
     followed.add(root);
     new ResizeObserver(() => fit(frame)).observe(root);
