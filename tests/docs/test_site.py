@@ -220,7 +220,7 @@ SEARCHES = {
 FIRST_FOUND = {
     "send email fastapi": "start-fastapi",
     "html email": "messages",
-    "first mail": "start-fastapi",
+    "first email": "start-fastapi",
     "forgot password": "howto-password-reset",
     "attach pdf": "howto-invoice",
     "send email after commit": "transactions",

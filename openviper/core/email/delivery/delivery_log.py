@@ -147,7 +147,8 @@ def _log_decision(
         may = "may have been" if decision.uncertain else "was not"
         delivery_logger.info("message %s %s delivered: %s", message_id, may, type(error).__name__, extra=extra)
     elif isinstance(decision, GiveUp):
-        if not queued and error is not None and not isinstance(error, DeliveryError | ImproperlyConfigured):
+        told = DeliveryError | DuplicateKey | ImproperlyConfigured
+        if not queued and error is not None and not isinstance(error, told):
             _log_error(message_id, error, None)
         missing = decision.progress.missing
         delivery_logger.error(
