@@ -471,12 +471,16 @@ async def test_keys_move_open_mark_and_delete(shared: Site, chromium: Browser) -
         await expect(page.get_by_role("link", name="second")).to_be_focused()
         await keys.press("o")
         await expect(page.get_by_role("heading", name="second")).to_be_visible()
+        await page.wait_for_load_state()  # the script is there
         await keys.press("k")
         await expect(page.get_by_role("heading", name="fourth")).to_be_visible()
+        await page.wait_for_load_state()  # the script is there
         await keys.press("j")
         await expect(page.get_by_role("heading", name="second")).to_be_visible()
+        await page.wait_for_load_state()  # the script is there
         await keys.press("u")
         await expect(page.get_by_role("link", name="second")).to_contain_text("Unread")
+        await page.wait_for_load_state()
         await keys.press("/")
         await keys.type("subject:first j")
         await keys.press("Enter")
