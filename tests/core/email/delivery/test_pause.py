@@ -18,6 +18,7 @@ from openviper.core.email import DeliveryMode, MessageEvent, SendingPaused, send
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.pause.flag import change_state
 from openviper.core.email.delivery.pause.folder_flag import FolderPauseStore
+from openviper.core.email.delivery.pause.watch import pause_watch
 from openviper.core.email.delivery.request_outbox import RequestOutbox, collecting
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
@@ -424,3 +425,15 @@ def test_the_commands_say_what_is_paused_and_until_when(tmp_path: Path, smtp: Sm
     assert "there is no mailer 'bulky'" in run("pause", "--mailer", "bulky", code=2)[1]
     for wrong in ("soon", "0s", "10"):
         assert "--for" in run("pause", "--for", wrong, code=2)[1]
+
+
+def test_a_process_that_changes_its_database_follows_the_flag_of_the_new_one(tmp_path: Path) -> None:
+    """Of the database outbox, while the watch of the first one lives."""
+    settings = EmailSettings(outbox="database")
+    watches = []
+    for name in ("first", "second", "first"):
+        with override(DATABASE_URL=f"sqlite+aiosqlite:///{tmp_path / name}.sqlite3"):
+            watches.append(pause_watch(settings))
+    first, second, again = watches
+    assert first is again
+    assert first is not second

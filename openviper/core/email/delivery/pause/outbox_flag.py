@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+from openviper.conf import settings
 from openviper.core.email.delivery.pause.store import StoredFlag
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue.outbox_engine import describe_outbox_failure, outbox_engine
@@ -29,6 +30,7 @@ class OutboxPauseStore:
 
     def __init__(self, outbox: str) -> None:
         self._outbox = outbox
+        self._database = str(settings.DATABASE_URL) if outbox == "database" else None
         self._lock = threading.Lock()
         self._runner: asyncio.Runner | None = None
         self._rows: FlagRows | None = None
@@ -36,7 +38,7 @@ class OutboxPauseStore:
     @property
     def identity(self) -> object:
         """Return what two stores of the same flag have in common."""
-        return "outbox", self._outbox
+        return "outbox", self._outbox, self._database
 
     @property
     def address(self) -> str:
