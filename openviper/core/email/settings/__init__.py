@@ -3,6 +3,7 @@
 from openviper.core.email.settings.mailers import DEFAULT_MAILER
 from openviper.core.email.settings.model import EmailSettings
 from openviper.core.email.settings.project import (
+    database_url,
     debug,
     has_database,
     settings_in_use,
@@ -16,6 +17,7 @@ from openviper.core.email.settings.project import (
 __all__ = [
     "DEFAULT_MAILER",
     "EmailSettings",
+    "database_url",
     "debug",
     "has_database",
     "settings_in_use",

@@ -9,6 +9,7 @@ from openviper.exceptions import ImproperlyConfigured
 from openviper.text import shown
 
 __all__ = [
+    "database_url",
     "debug",
     "has_database",
     "settings_in_use",
@@ -32,6 +33,11 @@ def debug() -> bool:
             f"DEBUG: {shown(value)} is text; give True or False, such as os.environ.get('DEBUG') == '1'"
         )
     return bool(value)
+
+
+def database_url() -> str:
+    """Return the project's ``DATABASE_URL``, with its password."""
+    return str(conf.settings.DATABASE_URL)
 
 
 def has_database() -> bool:

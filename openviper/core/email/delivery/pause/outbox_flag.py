@@ -4,10 +4,10 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from openviper.conf import settings
 from openviper.core.email.delivery.pause.store import StoredFlag
 from openviper.core.email.errors import QueueUnavailable
 from openviper.core.email.queue.outbox_engine import describe_outbox_failure, outbox_engine
+from openviper.core.email.settings import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ class OutboxPauseStore:
 
     def __init__(self, outbox: str) -> None:
         self._outbox = outbox
-        self._database = str(settings.DATABASE_URL) if outbox == "database" else None
+        self._database = database_url() if outbox == "database" else None
         self._lock = threading.Lock()
         self._runner: asyncio.Runner | None = None
         self._rows: FlagRows | None = None
