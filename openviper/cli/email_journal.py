@@ -8,7 +8,6 @@ import click
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import enter_project
-from openviper.terminal import escape
 
 __all__ = ["create_journal_table", "journal"]
 
@@ -37,11 +36,7 @@ def create_journal_table(path: Path, settings: str | None) -> None:
     try:
         address, created, missing = asyncio.run(_create(email.outbox or "database"))
     except (DBAPIError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise click.ClickException(
-            f"the database of the journal: {type(cause).__name__}: {escape(str(cause))[:200]}; "
-            f"{project.settings_origin()}"
-        ) from error
+        raise project.database_error("the database of the journal", error) from error
     if missing:
         raise click.ClickException(
             f"{address} has a table of another version, which lacks {', '.join(missing)}: add these columns by a "

@@ -11,7 +11,6 @@ from openviper.cli.email_check import print_results
 from openviper.cli.email_queue import project_option
 from openviper.cli.options import settings_option
 from openviper.cli.project import Project, enter_project
-from openviper.terminal import escape
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,11 +43,7 @@ def create(path: Path, settings: str | None) -> None:
     try:
         address, created, missing = asyncio.run(_create(email.outbox or "database"))
     except (DBAPIError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise click.ClickException(
-            f"the database of the outbox: {type(cause).__name__}: {escape(str(cause))[:200]}; "
-            f"{project.settings_origin()}"
-        ) from error
+        raise project.database_error("the database of the outbox", error) from error
     if missing:
         raise click.ClickException(
             f"{address} has tables of another version, which lack {', '.join(missing)}: add these columns by a "

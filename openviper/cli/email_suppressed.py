@@ -90,7 +90,4 @@ def _run(path: Path, settings: str | None, call: Callable[[], Coroutine[Any, Any
     except SuppressionNotCreated as error:
         raise click.ClickException(f"{error}; {project.settings_origin()}") from error
     except (DBAPIError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise click.ClickException(
-            f"DATABASE_URL: {type(cause).__name__}: {escape(str(cause))[:200]}; {project.settings_origin()}"
-        ) from error
+        raise project.database_error("DATABASE_URL", error) from error

@@ -15,6 +15,7 @@ import click
 
 from openviper.conf import SETTINGS_VARIABLE, describe_origin, settings
 from openviper.exceptions import OpenViperError
+from openviper.terminal import escape
 from openviper.text import shown
 
 __all__ = ["Project", "enter_project"]
@@ -70,6 +71,12 @@ class Project:
         if self.settings is None:
             return f"there is no settings.py in {self.folder}: give the project's folder, or --settings"
         return describe_origin()
+
+    def database_error(self, name: str, error: Exception) -> click.ClickException:
+        """Return the error of a command whose database failed; ``name`` says which, or names its setting."""
+        cause = getattr(error, "orig", None) or error
+        text = f"{name}: {type(cause).__name__}: {escape(str(cause))[:200]}; {self.settings_origin()}"
+        return click.ClickException(text)
 
     def load_settings(self) -> None:
         """Import the settings module now, so that an error names the file that caused it.

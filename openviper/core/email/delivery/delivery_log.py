@@ -19,6 +19,7 @@ __all__ = ["detail_of", "log_attempt", "log_expiry", "log_job_decision", "logs_d
 
 logger = logging.getLogger("openviper.email")
 delivery_logger = logging.getLogger("openviper.email.delivery")
+_TOLD = (DeliveryError, DuplicateKey, ImproperlyConfigured)  # what the delivery log says of them is enough
 
 _INLINE = DeliveryMode.INLINE
 _NO_FIELDS: Mapping[str, Any] = dict.fromkeys(("mailer", "via", "attempt", "seconds", "code", "ref"))
@@ -147,8 +148,7 @@ def _log_decision(
         may = "may have been" if decision.uncertain else "was not"
         delivery_logger.info("message %s %s delivered: %s", message_id, may, type(error).__name__, extra=extra)
     elif isinstance(decision, GiveUp):
-        told = DeliveryError | DuplicateKey | ImproperlyConfigured
-        if not queued and error is not None and not isinstance(error, told):
+        if not queued and error is not None and not isinstance(error, _TOLD):
             _log_error(message_id, error, None)
         missing = decision.progress.missing
         delivery_logger.error(
