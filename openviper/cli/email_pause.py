@@ -1,6 +1,7 @@
 """``viperctl email pause`` and ``resume``: stop sending in every process for a while."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +54,10 @@ def pause(mailer: str | None, seconds: float | None, path: Path, settings: str |
     from openviper.core.email.queue import queue_service
     from openviper.core.email.settings import EmailSettings
 
-    store = _open(path, settings, mailer)
-    change_state(store, mailer, seconds=seconds, stop=True)
-    time.sleep(_TAKES_EFFECT)
-    click.echo("\n".join(describe_pauses(store)[1]))
+    with closing(_open(path, settings, mailer)) as store:
+        change_state(store, mailer, seconds=seconds, stop=True)
+        time.sleep(_TAKES_EFFECT)
+        click.echo("\n".join(describe_pauses(store)[1]))
     if queue_service() is None and EmailSettings.from_settings().outbox is None:
         click.echo(
             "Warning: neither a message broker nor the outbox is configured, so deferred mail is kept in memory: a web "
@@ -73,9 +74,9 @@ def resume(mailer: str | None, path: Path, settings: str | None) -> None:
     """Send again: end every pause, or that of one mailer."""
     from openviper.core.email.delivery.pause.flag import change_state
 
-    store = _open(path, settings, mailer)
-    change_state(store, mailer, seconds=None, stop=False)
-    pauses, lines = describe_pauses(store)
+    with closing(_open(path, settings, mailer)) as store:
+        change_state(store, mailer, seconds=None, stop=False)
+        pauses, lines = describe_pauses(store)
     if any(each.mailer is None for each in pauses):
         raise click.ClickException("all mail is paused; `viperctl email resume` without --mailer ends that")
     click.echo("\n".join(lines) or "Sending  goes on")
@@ -96,7 +97,7 @@ def describe_pauses(store: "PauseStore") -> "tuple[tuple[Pause, ...], list[str]]
 
 
 def _open(path: Path, settings: str | None, mailer: str | None) -> "PauseStore":
-    """Return where the project's pause flag is kept.
+    """Return where the project's pause flag is kept, for the caller to close.
 
     Raises:
         click.ClickException: there is no such place.

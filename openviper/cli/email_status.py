@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,8 @@ def _print_pauses() -> set[str | None]:
     store = pause_store(EmailSettings.from_settings())
     if store is None:
         return set()
-    pauses, lines = describe_pauses(store)
+    with closing(store):
+        pauses, lines = describe_pauses(store)
     for line in lines:
         click.echo(line)
     return {pause.mailer for pause in pauses}

@@ -188,16 +188,25 @@ def read_committed(given: AsyncEngine) -> AsyncEngine:
     return given.execution_options(isolation_level="READ COMMITTED") if given.dialect.name == "postgresql" else given
 
 
-def copy_engine(given: AsyncEngine) -> AsyncEngine:
-    """Return an engine on the same database with connections of its own, for another event loop than that of ``given``.
+def copy_engine(given: AsyncEngine, *, lock_seconds: float | None = None) -> AsyncEngine:
+    """Return an engine on the same database with connections of its own, such as for another event loop.
 
-    The caller disposes of it.
+    ``lock_seconds`` is how long a statement on SQLite waits for a lock, during which it cannot be cancelled; None
+    means as long as on ``given``. The caller disposes of the engine.
     """
     original = given.sync_engine
     copied = AsyncEngine(Engine(original.pool.recreate(), original.dialect, original.url))
     if original.dialect.name == "sqlite":
         prepare_sqlite(copied)
+        if lock_seconds is not None:
+            event.listen(copied.sync_engine, "connect", partial(_limit_lock_wait, lock_seconds))
     return copied
+
+
+def _limit_lock_wait(seconds: float, connection: "_SQLiteConnection", _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={int(min(seconds, _SQLITE_BUSY_SECONDS) * 1000)}")
+    cursor.close()
 
 
 def _create(setting: str) -> AsyncEngine:

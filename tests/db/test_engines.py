@@ -2,6 +2,7 @@
 # ruff: noqa: PT012  # what raises here is a whole transaction block
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support.patience import PATIENCE
 
 from openviper import conf, db
+from openviper.db.engines import copy_engine
 from openviper.exceptions import ImproperlyConfigured, MissingDependency
 
 
@@ -264,3 +266,13 @@ def test_transaction_is_the_function_however_the_module_is_imported_before() -> 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'transactions'"):
         _ = db.transactions  # type: ignore[attr-defined]
+
+
+async def test_copy_waits_for_a_lock_on_sqlite_as_long_as_it_is_told(tmp_path: Path) -> None:
+    with conf.override(DATABASE_URL=f"sqlite:///{tmp_path}/copied.sqlite3"):
+        for seconds, milliseconds in ((None, 30_000), (2.0, 2_000), (math.inf, 30_000)):
+            copied = copy_engine(await db.engine(), lock_seconds=seconds)
+            async with copied.connect() as connection:
+                assert (await connection.exec_driver_sql("PRAGMA busy_timeout")).scalar_one() == milliseconds
+            await copied.dispose()
+        await db.dispose()

@@ -246,7 +246,9 @@ async def test_the_check_says_what_the_journal_lacks_and_what_it_holds(server: S
     await create_journal(engine)
     assert ": 0 answers, none yet; kept 30 days" in await check()
     await JournalStore(engine).insert([row("one", "delivered", at=time.time())])
+    pool = engine.pool
     assert re.search(r"ok journal: .*: 1 answer, the newest \d+ s ago", await check())
+    assert engine.pool is pool  # the application's connections are not closed by a check
     assert await check_journal(EmailSettings(), 0.0) == []
 
 

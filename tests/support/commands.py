@@ -55,10 +55,11 @@ class Cli:
         return self.run_program([_program(program), *arguments], **env)
 
     def run_program(self, command: list[str | Path], **env: str) -> subprocess.CompletedProcess[str]:
-        """Run any command to the end."""
-        return subprocess.run(
-            command, cwd=self._cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=PATIENCE
-        )
+        """Run any command to the end. It closes what it opened; at the end of the interpreter that can fail."""
+        shown = {**os.environ, "PYTHONWARNINGS": "always::ResourceWarning", **env}
+        done = subprocess.run(command, cwd=self._cwd, env=shown, capture_output=True, text=True, timeout=PATIENCE)
+        assert "ResourceWarning" not in done.stderr, done.stderr
+        return done
 
     @contextmanager
     def serve(self, *arguments: str | Path) -> Iterator[Served]:

@@ -43,8 +43,12 @@ async def outbox_engine(outbox: str, *, setting: str = _OUTBOX) -> "AsyncEngine"
 
 
 @asynccontextmanager
-async def own_outbox_engine(outbox: str, *, setting: str = _OUTBOX) -> "AsyncIterator[AsyncEngine]":
-    """Yield an engine on the outbox's database for the running loop, closed at the end.
+async def own_outbox_engine(
+    outbox: str, *, setting: str = _OUTBOX, lock_seconds: float | None = None
+) -> "AsyncIterator[AsyncEngine]":
+    """Yield an engine on the outbox's database with connections of its own, closed at the end.
+
+    ``lock_seconds`` is how long a statement on SQLite waits for a lock; None means as long as the application's.
 
     Raises:
         ImproperlyConfigured: the setting names no engine, or one of a database that is not supported.
@@ -53,8 +57,8 @@ async def own_outbox_engine(outbox: str, *, setting: str = _OUTBOX) -> "AsyncIte
     found = await outbox_engine(outbox, setting=setting)
     from openviper.db.engines import copy_engine
 
-    # The application's own engine belongs to the application's event loop.
-    engine = found if outbox == "database" else copy_engine(found)
+    # Others use the one that was found, some of them on another event loop.
+    engine = copy_engine(found, lock_seconds=lock_seconds)
     try:
         yield engine
     finally:

@@ -182,12 +182,14 @@ class OutboxJobStore:
     def _run(self, work: "Callable[[OutboxStore], Awaitable[T]]", *, limit: float | None = None) -> T:
         """Return what ``work`` does within ``limit`` seconds; None: those of a question."""
 
+        seconds = self._limit if limit is None else limit
+
         async def use(engine: "AsyncEngine") -> T:
             from openviper.db.outbox.store import OutboxStore
 
-            return await _in_time(work(OutboxStore(engine)), self._limit if limit is None else limit)
+            return await _in_time(work(OutboxStore(engine)), seconds)
 
-        return self._use_engine(use)
+        return self._use_engine(use, lock_seconds=seconds)
 
     def _trace(self, work: "Callable[[OutboxTraces], Awaitable[T]]") -> T:
         async def use(engine: "AsyncEngine") -> T:
@@ -197,9 +199,9 @@ class OutboxJobStore:
 
         return self._use_engine(use)
 
-    def _use_engine(self, work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
+    def _use_engine(self, work: "Callable[[AsyncEngine], Awaitable[T]]", *, lock_seconds: float | None = None) -> T:
         async def run() -> T:
-            async with own_outbox_engine(self._outbox) as engine:
+            async with own_outbox_engine(self._outbox, lock_seconds=lock_seconds) as engine:
                 try:
                     return await work(engine)
                 except Exception as error:  # noqa: BLE001 - of any driver

@@ -19,8 +19,8 @@ async def check_journal(settings: EmailSettings, deadline: float) -> list[CheckR
     if not settings.journal:
         return []
     try:
-        async with asyncio.timeout(remaining(deadline)):
-            return [await _ask(settings)]
+        async with asyncio.timeout(limit := remaining(deadline)):
+            return [await _ask(settings, limit)]
     except OpenViperError as error:
         return [CheckResult.failed("journal", str(error), "correct the setting")]
     except Exception as error:  # noqa: BLE001 - of any driver, whose text may hold the password
@@ -29,10 +29,11 @@ async def check_journal(settings: EmailSettings, deadline: float) -> list[CheckR
         return [CheckResult.failed("journal", text, "start it, or correct DATABASE_URL")]
 
 
-async def _ask(settings: EmailSettings) -> CheckResult:
+async def _ask(settings: EmailSettings, limit: float) -> CheckResult:
     from openviper.db.journal import JournalStore, missing_columns  # with the setting only
 
-    async with own_outbox_engine(settings.outbox or "database", setting=JOURNAL_SETTING) as engine:
+    database = settings.outbox or "database"
+    async with own_outbox_engine(database, setting=JOURNAL_SETTING, lock_seconds=limit) as engine:
         address = engine.url.render_as_string()
         if missing := await missing_columns(engine):
             text = f"{address} lacks {', '.join(missing)}: mail goes on, and its answers are not recorded"

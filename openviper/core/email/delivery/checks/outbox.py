@@ -30,8 +30,8 @@ async def check_outbox(settings: EmailSettings, deadline: float) -> list[CheckRe
     if settings.outbox is None:
         return []
     try:
-        async with asyncio.timeout(remaining(deadline)):
-            found = await _ask(settings.outbox)
+        async with asyncio.timeout(limit := remaining(deadline)):
+            found = await _ask(settings.outbox, limit)
     except OpenViperError as error:
         return [CheckResult.failed("outbox", str(error), "correct the setting"), _unreached()]
     except Exception as error:  # noqa: BLE001 - of any driver, whose text may hold the password
@@ -59,11 +59,11 @@ def _unreached() -> CheckResult:
     return CheckResult.skipped("relay", "not reached")
 
 
-async def _ask(outbox: str) -> _Found:
+async def _ask(outbox: str, limit: float) -> _Found:
     from openviper.db.outbox.store import OutboxStore  # with the setting only
     from openviper.db.outbox.tables import missing_tables
 
-    async with own_outbox_engine(outbox) as engine:
+    async with own_outbox_engine(outbox, lock_seconds=limit) as engine:
         address = engine.url.render_as_string()
         if missing := await missing_tables(engine):
             return _Found(address, missing)

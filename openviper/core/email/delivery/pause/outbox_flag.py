@@ -89,7 +89,7 @@ class OutboxPauseStore:
                 from openviper.db.outbox.flags import FlagRows
 
                 # Its connections are of another event loop than the application's.
-                self._rows = FlagRows(copy_engine(await outbox_engine(self._outbox)))
+                self._rows = FlagRows(copy_engine(await outbox_engine(self._outbox), lock_seconds=_LIMIT))
             try:
                 async with asyncio.timeout(_LIMIT):
                     return await work(self._rows)
