@@ -17,6 +17,7 @@ from openviper.conf import override
 from openviper.core.email import Cancel, EmailMessageData, MessageEvent, submit_email, subscribe
 from openviper.core.email.delivery import Mailer, using_mailer
 from openviper.core.email.delivery.checks.journal import check_journal
+from openviper.core.email.delivery.health import HealthCheck
 from openviper.core.email.errors import RecipientsRefused
 from openviper.core.email.settings import EmailSettings
 from openviper.db import transaction
@@ -223,6 +224,21 @@ async def test_a_row_that_is_written_twice_is_there_once(store: JournalStore) ->
     await store.insert([same, row("two", "failed", at=2.0)])
     assert [found.entry for found in await store.find(limit=10)] == ["one", "two"]
     assert [found.entry for found in await store.find(limit=1)] == ["two"]
+
+
+async def test_health_shows_that_answers_are_not_written_until_they_are(server: SmtpServer) -> None:
+    mailer = Mailer(EmailSettings(**settings(server)))
+    with using_mailer(mailer):
+        await submit_email("ann@example.test", "Hello", text="Hi", background=False)
+        while (found := await HealthCheck().result(mailer)).status == "ok":
+            await asyncio.sleep(0.05)
+        assert (found.status, [problem.name for problem in found.problems]) == ("degraded", ["journal"])
+        assert found.stats["journal"] == {"waiting": 1}
+        await create_journal(await db.engine())
+        while (found := await HealthCheck().result(mailer)).status != "ok":
+            await asyncio.sleep(0.05)
+        assert found.stats["journal"] == {"waiting": 0}
+    await mailer.aclose()
 
 
 async def test_the_table_is_created_once_and_joins_the_metadata_of_an_application() -> None:

@@ -103,6 +103,10 @@ class HealthCheck:
         found.stats["dispatcher"] = {"messages": dispatcher.pending, "full": dispatcher.full}
         if dispatcher.full:
             found.add("dispatcher", "the dispatcher is full: new mail of requests is delivered before the response")
+        if transport.journal is not None:
+            found.stats["journal"] = {"waiting": transport.journal.waiting}
+            if transport.journal.failing:
+                found.add("journal", "answers are not written to the journal: `viperctl email check` says why")
         pauses = transport.pause.find_all() if transport.pause is not None and transport.pause.on else ()
         found.stats["paused"] = [{"mailer": pause.mailer, "until": pause.until} for pause in pauses]
         for pause in pauses:
@@ -140,7 +144,14 @@ class _Findings:
 
     def __init__(self) -> None:
         self.problems: list[HealthProblem] = []
-        self.stats: dict[str, Any] = {"mailers": {}, "dispatcher": None, "queue": None, "outbox": None, "paused": []}
+        self.stats: dict[str, Any] = {
+            "mailers": {},
+            "dispatcher": None,
+            "queue": None,
+            "outbox": None,
+            "journal": None,
+            "paused": [],
+        }
 
     def add(self, name: str, text: str) -> None:
         self.problems.append(HealthProblem(name, text))

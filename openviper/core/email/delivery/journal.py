@@ -102,6 +102,16 @@ class Journal:
         engine = await outbox_engine(settings.outbox or "database", setting=JOURNAL_SETTING)
         return cls(settings, await asyncio.to_thread(_load, engine), redirect)
 
+    @property
+    def failing(self) -> bool:
+        """True from a write that failed until one that succeeds."""
+        return self._backoff.active
+
+    @property
+    def waiting(self) -> int:
+        """Return how many answers are not written yet."""
+        return len(self._rows)
+
     def record_attempt(self, message: OutgoingMessage, outcome: DeliveryReport | Exception, decision: Decision) -> None:
         """Record the answers that are final after an attempt at ``message``."""
         redirected = () if self._redirect is None else self._redirect.split(message)[1]

@@ -66,6 +66,7 @@ async def test_it_is_ok_where_nothing_is_wrong() -> None:
         "dispatcher": {"messages": 0, "full": False},
         "queue": None,
         "outbox": None,
+        "journal": None,
         "paused": [],
     }
     await mailer.aclose()
