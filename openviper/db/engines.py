@@ -28,6 +28,7 @@ __all__ = [
     "engine",
     "lacks_table",
     "new_session",
+    "place_of",
     "prepare_sqlite",
     "read_committed",
 ]
@@ -186,6 +187,18 @@ def read_committed(given: AsyncEngine) -> AsyncEngine:
     can make a transaction of the application fail with it.
     """
     return given.execution_options(isolation_level="READ COMMITTED") if given.dialect.name == "postgresql" else given
+
+
+def place_of(url: URL) -> tuple[object, ...]:
+    """Return what two URLs of one database have in common, whatever their driver and user: server, port and name.
+
+    Blocks: the file of a SQLite database is looked up.
+    """
+    backend = url.get_backend_name()
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return backend, os.path.realpath(url.database)
+    port = url.port or (5432 if backend == "postgresql" else None)
+    return backend, url.host or url.query.get("host"), port, url.database
 
 
 def copy_engine(given: AsyncEngine, *, lock_seconds: float | None = None) -> AsyncEngine:

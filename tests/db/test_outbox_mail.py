@@ -46,6 +46,7 @@ from openviper.db import Model, OutboxMisplaced, OutboxNotCreated, transaction
 from openviper.db.outbox import add, create_outbox_tables
 from openviper.db.outbox.rows import LEASE
 from openviper.db.outbox.tables import database_id, outbox_table
+from openviper.exceptions import ImproperlyConfigured
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -626,6 +627,25 @@ async def test_add_on_the_event_loop_names_the_way_that_does_not_block_it() -> N
     with engine.connect() as connection, pytest.raises(RuntimeError, match="run_sync"):
         add(connection, message)
     engine.dispose()
+
+
+async def test_mail_that_no_relay_would_find_is_refused_before_the_row_is_stored(tmp_path: Path) -> None:
+    path, alias = tmp_path / "other.sqlite3", tmp_path / "alias.sqlite3"
+    message = EmailMessageData(recipients=["a@example.test"], subject="lost", text="Hello", sender=SENDER)
+    other = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    await create_outbox_tables(other)
+    alias.symlink_to(path)
+    async with other.begin() as connection:
+        with conf.override(EMAIL={}), pytest.raises(ImproperlyConfigured, match=r"outbox.* is not set, so no relay"):
+            await connection.run_sync(add, message)
+        with conf.override(EMAIL={"outbox": "database"}), pytest.raises(OutboxMisplaced, match="this connection is on"):
+            await connection.run_sync(add, message)
+    async with other.begin() as connection:
+        with conf.override(DATABASE_URL=f"sqlite:///{alias}", EMAIL={"outbox": "database"}):
+            assert await connection.run_sync(add, message)  # by another name, and the relay reads the same file
+            await db.dispose()
+    await other.dispose()
+    assert await rows() == []
 
 
 async def test_an_engine_of_ones_own_keeps_the_mail_of_its_sessions(database_url: str) -> None:

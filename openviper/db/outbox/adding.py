@@ -3,18 +3,25 @@
 import asyncio
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
-from openviper.db.encoding import encoder
-from openviper.db.outbox.commit import insert_in
-from openviper.db.outbox.rows import NewRow
+from openviper.db.encoding import database_check, encoder
+from openviper.db.outbox.commit import insert_in, stored_id
 from openviper.db.outbox.store import new_row_id
 from openviper.text import shown
 
+if TYPE_CHECKING:
+    from openviper.db.outbox.rows import NewRow
+
 __all__ = ["add"]
+
+T = TypeVar("T")
+
+_checked: WeakSet[Engine] = WeakSet()  # engines on the database of the relays
 
 
 def add(
@@ -36,6 +43,8 @@ def add(
 
     Raises:
         InvalidMessage: the message cannot be sent as given.
+        ImproperlyConfigured: ``EMAIL["outbox"]`` is not set, so no relay would deliver the message.
+        OutboxMisplaced: ``connection`` is of another database. Each engine is checked once.
         OutboxNotCreated: the database lacks the outbox's tables.
         TypeError: ``connection`` is of another type.
         RuntimeError: called on an event loop, which it would block.
@@ -45,19 +54,22 @@ def add(
             f"add(): takes a Connection, not {shown(type(connection).__name__)}; with an AsyncConnection write await "
             "connection.run_sync(add, message), with a Session add(session.connection(), message)"
         )
-    row = _run(encoder()(message, send_at=send_at, delay=delay, expires_at=expires_at))
+    row: NewRow | None = _run(encoder()(message, send_at=send_at, delay=delay, expires_at=expires_at))
     if row is None:
         return None
+    if connection.engine not in _checked:
+        _run(database_check()(connection.engine.url, stored_id(connection)))
+        _checked.add(connection.engine)
     insert_in(connection, [(new_row_id(), row)], token=None)
     return row.message_id
 
 
-def _run(encoding: Coroutine[Any, Any, NewRow | None]) -> NewRow | None:
+def _run(work: Coroutine[Any, Any, T]) -> T:
     if in_greenlet():
-        return await_only(encoding)
+        return await_only(work)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(encoding)
-    encoding.close()
+        return asyncio.run(work)
+    work.close()
     raise RuntimeError("add() would block the event loop: use 'await connection.run_sync(add, message)' here")

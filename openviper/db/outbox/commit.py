@@ -2,7 +2,7 @@
 
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import URL, Connection, Engine, event, select
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -16,7 +16,7 @@ from openviper.db.outbox.tables import DATABASE_ID, meta_table, outbox_table
 from openviper.db.records import open_record_of
 from openviper.db.transaction import Record
 
-__all__ = ["StoredSend", "check_database", "insert_in", "translate_missing_table"]
+__all__ = ["StoredSend", "check_database", "insert_in", "misplaced", "stored_id", "translate_missing_table"]
 
 _sessions: "WeakKeyDictionary[Connection, ref[Session]]" = WeakKeyDictionary()
 _CLAUSE = {"clause": outbox_table}  # by which a session with several databases chooses one
@@ -134,16 +134,25 @@ async def check_database(session: AsyncSession, keeper: OutboxKeeper) -> None:
     if own is not None:
         same = await session.run_sync(_id_of) == own
     if not same:
-        raise OutboxMisplaced(
-            f"this session is on another database ({engine.url.render_as_string()}) than the outbox "
-            f"({store.engine.url.render_as_string()}), whose relay would never find the message: set "
-            'EMAIL["outbox"] to the dotted path of this engine, or send the message after the transaction'
-        )
+        raise misplaced("session", engine.url, store.engine.url)
     store.same_database.add(engine)
 
 
+def misplaced(what: str, url: URL, outbox: URL) -> OutboxMisplaced:
+    """Return the error of a session or connection (``what``) on another database than the outbox."""
+    return OutboxMisplaced(
+        f"this {what} is on another database ({url.render_as_string()}) than the outbox ({outbox.render_as_string()}), "
+        'whose relay would never find the message: set EMAIL["outbox"] to the dotted path of this engine, or send the '
+        "message after the transaction"
+    )
+
+
 def _id_of(session: Session) -> str | None:
-    connection = session.connection(bind_arguments=dict(_CLAUSE))
+    return stored_id(session.connection(bind_arguments=dict(_CLAUSE)))
+
+
+def stored_id(connection: Connection) -> str | None:
+    """Return the random id of the database of ``connection``; None if it has none, or no such table."""
     try:
         with connection.begin_nested():  # a failed statement would end the transaction on PostgreSQL
             return connection.execute(select(meta_table.c.value).where(meta_table.c.name == DATABASE_ID)).scalar()

@@ -16,6 +16,7 @@ from openviper.core.email.queue.outbox_engine import (
     describe_missing,
     describe_outbox_failure,
     outbox_engine,
+    own_outbox_engine,
 )
 from openviper.core.email.queue.outbox_rows import answer_of, new_row
 from openviper.core.email.queue.retry import Decision, QueuePolicy
@@ -25,6 +26,7 @@ from openviper.db.encoding import encode_with
 from openviper.db.errors import OutboxNotCreated
 from openviper.db.outbox.rows import DELETE, NewRow
 from openviper.db.transaction import Record, current_record
+from openviper.exceptions import ImproperlyConfigured
 from openviper.text import counted, shown
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Outbox", "StoredMessage"]
 
 logger = logging.getLogger("openviper.email")
+
+_ID_LIMIT = 2.0  # seconds to find out which database the relays read
 
 
 class StoredMessage:
@@ -263,4 +267,42 @@ async def _encode(data: Any, **times: Any) -> NewRow | None:
     return await asyncio.to_thread(new_row, message, settings, due_at=due_at, expires_at=schedule.expires_at)
 
 
-encode_with(_encode)
+async def _check_database(url: Any, stored_id: str | None) -> None:
+    """Check that the relays read the database at ``url``, whose id is ``stored_id``.
+
+    Raises:
+        ImproperlyConfigured: ``EMAIL["outbox"]`` is not set, or names no engine.
+        OutboxMisplaced: they read another one.
+    """
+    from openviper.db.outbox.commit import misplaced
+    from openviper.db.outbox.store import OutboxStore
+
+    outbox = EmailSettings.from_settings().outbox
+    if outbox is None:
+        raise ImproperlyConfigured(
+            'openviper.db.outbox.add(): EMAIL["outbox"] is not set, so no relay would deliver the message; set it to '
+            '"database", or to the dotted path of an engine'
+        )
+    async with own_outbox_engine(outbox, lock_seconds=_ID_LIMIT) as engine:
+        if await asyncio.to_thread(_same_place, url, engine.url):
+            return
+        try:
+            async with asyncio.timeout(_ID_LIMIT):
+                own = await OutboxStore(engine).database_id()
+        except Exception as error:  # noqa: BLE001 - of any driver
+            reason = await describe_outbox_failure(error, engine)
+            logger.warning(
+                "openviper.db.outbox.add(): whether relays read %s is unknown: %s", url.render_as_string(), reason
+            )
+            return
+        if own is None or own != stored_id:
+            raise misplaced("connection", url, engine.url)
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    from openviper.db.engines import place_of
+
+    return place_of(one) == place_of(other)
+
+
+encode_with(_encode, _check_database)
