@@ -17,7 +17,7 @@ from openviper.core.email.inbox.entries import Entry, TimelineStep
 from openviper.core.email.inbox.live import Live, TooManyWaiting
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, header_fields, source_response
 from openviper.core.email.inbox.query import MOST_PARTS, OPERATORS, Term, parse_query, parse_term
-from openviper.core.email.inbox.responses import HEADERS, as_json
+from openviper.core.email.inbox.responses import as_json
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message.origin import read_origin
@@ -90,18 +90,15 @@ class Api:
     async def _delete(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
         await self._store.delete(entry.key)
-        return Response(status_code=204, headers=HEADERS)
+        return Response(status_code=204)
 
     async def _clear(self, request: Request) -> Response:
-        terms = _terms(request.query_params)
-        if request.query_params and not terms:  # a search that a program has left empty by mistake
-            raise HTTPException(400, "The search is empty: leave the parameters out to delete all messages.")
-        if terms:
+        if terms := _terms(request.query_params):
             for entry in await self._search(await self._store.newest_first(), terms):
                 await self._store.delete(entry.key)
         else:
             await self._store.clear()
-        return Response(status_code=204, headers=HEADERS)
+        return Response(status_code=204)
 
     async def _search(self, entries: Sequence[Entry], terms: Sequence[Term]) -> Sequence[Entry]:
         return await asyncio.to_thread(self._searcher.search, entries, terms)
@@ -138,7 +135,7 @@ def _terms(parameters: QueryParams) -> list[Term]:
             if query.hints:
                 raise HTTPException(400, f"q: {query.hints[0]}")
             terms += query.terms
-        elif name in OPERATORS and value:
+        elif name in OPERATORS:
             term = parse_term(name, value)
             if not isinstance(term, Term):
                 raise HTTPException(400, term)

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from openviper.core.email.inbox.query import OPERATORS
-from openviper.core.email.inbox.responses import as_json
 from openviper.text import shown, suggestion
 
 __all__ = ["ROUTES", "TABLES", "ApiRoute", "Table", "make_routes"]
@@ -131,18 +131,20 @@ ROUTES = (
 
 
 def make_routes(endpoints: Mapping[tuple[str, str], Endpoint]) -> list[Route]:
-    """Return the table's routes for ``endpoints``, by method and path; unknown parameters are refused with a 400."""
+    """Return the table's routes for ``endpoints``, by method and path; unknown or empty parameters are a 400."""
     known = {(route.method, route.path): route for route in ROUTES}
     return [_make_route(known[at], endpoint) for at, endpoint in endpoints.items()]
 
 
 def _make_route(route: ApiRoute, endpoint: Endpoint) -> Route:
     async def checked(request: Request) -> Response:
-        for name in request.query_params:
+        for name, value in request.query_params.multi_items():
             if name not in route.parameters:
                 near = suggestion(name, route.parameters)
                 known = ", ".join(route.parameters) or "none"
-                return await as_json({"error": f"there is no parameter {shown(name)} (known: {known}){near}"}, 400)
+                raise HTTPException(400, f"there is no parameter {shown(name)} (known: {known}){near}")
+            if not value.strip():  # a program has left it empty by mistake, and would find or delete too much
+                raise HTTPException(400, f"{name}: is empty; give a value, or leave the parameter out")
         return await endpoint(request)
 
     return Route(route.path, checked, methods=[route.method])

@@ -146,5 +146,7 @@ def _parse_token(name: str, value: str, *, negated: bool, quoted: bool) -> Itera
             near = suggestion(name, OPERATORS).lstrip("; ")
             known = ", ".join(OPERATORS)
             yield f"{cut(name, 40)}: is no operator, and was searched as text; {near or f'operators: {known}'}"
-    elif value:
+    elif value.strip():
         yield Term("", value, negated)
+    else:
+        yield 'the phrase "" is empty, and was left out'
