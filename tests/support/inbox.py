@@ -7,12 +7,17 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from openviper.core.email import EmailMiddleware, send_email
+from openviper.core.email.delivery import Mailer
+from openviper.core.email.inbox import PATH, Inbox
+from openviper.core.email.inbox.store import MemoryStore
+from openviper.core.email.settings import EmailSettings
 from support.lifespan import Lifespan
 
-__all__ = ["SAME_ORIGIN", "Inboxes", "directives", "keys_of"]
+__all__ = ["SAME_ORIGIN", "Inboxes", "directives", "every_address", "keys_of"]
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 MEMORY = {"backend": "MemoryBackend", "default_sender": "Shop <shop@example.test>"}
@@ -54,3 +59,16 @@ def directives(headers: Mapping[str, str]) -> dict[str, str]:
     """A Content-Security-Policy by directive."""
     pairs = (part.strip().partition(" ") for part in headers["content-security-policy"].split(";"))
     return {name: value for name, _, value in pairs}
+
+
+async def every_address(key: str) -> list[tuple[str, str]]:
+    """Method and path of all that the page answers, for the message ``key``."""
+    inbox = Inbox(Mailer(EmailSettings.load({"backend": "MemoryBackend"})), MemoryStore())
+    await inbox.aclose()
+    values = {"key": key, "index": "0", "name": "logo"}
+    addresses = []
+    for route in inbox._router.routes:
+        assert isinstance(route, Route)
+        path = re.sub(r"\{(\w+)(?::\w+)?\}", lambda match: values[match[1]], route.path)
+        addresses += [(method, PATH + path) for method in route.methods or ()]
+    return [("GET", PATH), *addresses]

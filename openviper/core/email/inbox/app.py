@@ -6,7 +6,7 @@ from functools import partial
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from openviper.core.email.delivery import Mailer
@@ -24,7 +24,7 @@ from openviper.core.email.inbox.guard import PATH, path_below_root, refusal_reas
 from openviper.core.email.inbox.live import Live
 from openviper.core.email.inbox.message_pages import MessagePages
 from openviper.core.email.inbox.release import ReleasePages
-from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_json
+from openviper.core.email.inbox.responses import GuardedSend, PageRenderer, as_json
 from openviper.core.email.inbox.search import Searcher
 from openviper.core.email.inbox.store import MemoryStore, Store
 from openviper.core.email.inbox.template_pages import TemplatePages
@@ -32,6 +32,8 @@ from openviper.core.email.message.origin import record_origins
 from openviper.core.email.settings import EmailSettings
 
 __all__ = ["Inbox", "make_store"]
+
+_FAILED = "The inbox page failed to answer: see the server's log for the error.\n"
 
 
 class Inbox:
@@ -83,25 +85,49 @@ class Inbox:
         await self._store.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        reason = refusal_reason(request, self._hosts)
-        response: Response | None = None if reason is None else PlainTextResponse(reason, 403, HEADERS)
-        if response is None:
-            await self.open()
-            base = scope.get("root_path", "") + PATH
-            below = path_below_root(scope)[len(PATH) :] or "/"
-            scope = {**scope, "root_path": base, "path": base + below}
-            try:
-                await self._router(scope, receive, send)
-            except HTTPException as error:
-                response = await self._problem(Request(scope), error)
-        if response is not None:
-            await response(scope, receive, send)
+        guarded = GuardedSend(send)
+        reason = refusal_reason(Request(scope), self._hosts)
+        if reason is not None:
+            await PlainTextResponse(reason, 403)(scope, receive, guarded)
+            return
+        try:
+            await self._answer(scope, receive, guarded)
+        except Exception:
+            # As Starlette does it: the response is ours, with its guards, and the server logs the traceback.
+            if not guarded.started:
+                await PlainTextResponse(_FAILED, 500)(scope, receive, guarded)
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.open()
+        base = scope.get("root_path", "") + PATH
+        below = path_below_root(scope)[len(PATH) :] or "/"
+        # The handlers of an application around this one are for its own errors.
+        own = {"app": self, "starlette.exception_handlers": ({}, {}), "root_path": base, "path": base + below}
+        scope = {**scope, **own}
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            await (await self._problem(Request(scope), error))(scope, receive, send)
 
     async def _problem(self, request: Request, error: HTTPException) -> Response:
+        text, headers = error.detail, {}
+        if error.status_code == 405:
+            allowed = self._allowed_methods(request)
+            text = f"{request.method} is not allowed here (allowed: {allowed})."
+            headers = {"Allow": allowed}
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
-            return await as_json({"error": error.detail}, error.status_code)
-        return await self._renderer.render(request, "problem.html", error.status_code, text=error.detail)
+            response = await as_json({"error": text}, error.status_code)
+        else:
+            response = await self._renderer.render(request, "problem.html", error.status_code, text=text)
+        response.headers.update(headers)
+        return response
+
+    def _allowed_methods(self, request: Request) -> str:
+        """Return the methods of the requested path, separated by commas; it has a route for each."""
+        routes = [route for route in self._router.routes if isinstance(route, Route)]
+        path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+        return ", ".join(sorted({each for route in routes if route.path == path for each in route.methods or ()}))
 
     async def _api_page(self, request: Request) -> Response:
         return await self._renderer.render(request, "api.html", routes=ROUTES, tables=TABLES)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.inbox.frame import inline_image, is_image_type
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, message_or_404
-from openviper.core.email.inbox.responses import HEADERS, PageRenderer, as_download, disposition
+from openviper.core.email.inbox.responses import PageRenderer, as_download, disposition
 from openviper.core.email.inbox.store import Store
 
 __all__ = ["AttachmentPages", "kind_of"]
@@ -24,12 +24,10 @@ _TEXT_TYPE = re.compile(
 _PDF_TYPE, _PDF_BEGINNING = "application/pdf", b"%PDF-"
 
 _IMAGE_HEADERS = {
-    **HEADERS,
     # An SVG image that is opened as a page must not run scripts either.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
 }
 _PDF_HEADERS = {
-    **HEADERS,
     # Browsers show no PDF in a sandbox; their viewers embed the document in a page of their own.
     "Content-Security-Policy": (
         "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "

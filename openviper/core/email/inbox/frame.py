@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.message import PreparedMessage
 from openviper.markup import read_tags
 
@@ -63,8 +62,7 @@ async def framed_response(request: Request, html: str, images: str) -> Response:
     remote = bool(choices["remote"])
     document = await asyncio.to_thread(framed_html, html, images=images, theme=str(choices["theme"]), remote=remote)
     address = f"{request.url.scheme}://{request.headers['host']}{images}"
-    headers = {**HEADERS, "Content-Security-Policy": _policy(address, remote=remote)}
-    return HTMLResponse(document, headers=headers)
+    return HTMLResponse(document, headers={"Content-Security-Policy": _policy(address, remote=remote)})
 
 
 def frame_choices(request: Request, *, kept: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from openviper.core.email.inbox.responses import HEADERS
 from openviper.core.email.inbox.store import Store
 
 __all__ = ["Live", "TooManyWaiting", "on_shutdown_signal"]
@@ -73,8 +72,7 @@ class Live:
         return self._stream(changed)
 
     def _stream(self, changed: Callable[[int, float], Awaitable[int]]) -> Response:
-        headers = {**HEADERS, "X-Accel-Buffering": "no"}
-        return _Stream(self, changed, headers)
+        return _Stream(self, changed, {"X-Accel-Buffering": "no"})
 
     async def first(self, find: Callable[[], Awaitable[T | None]], timeout: float) -> T | None:
         """Return the first result of ``find`` that is not None; it is called again after each change.
@@ -141,7 +139,7 @@ class _Stream(Response):
                 stream = StreamingResponse(events, headers=self._given, media_type=self.media_type)
                 await stream(scope, receive, send)
         except TooManyWaiting:
-            refusal = PlainTextResponse("Too many pages are open: close some.\n", 503, HEADERS)
+            refusal = PlainTextResponse("Too many pages are open: close some.\n", 503)
             await refusal(scope, receive, send)
 
 

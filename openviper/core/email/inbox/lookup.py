@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from openviper.core.email.inbox.entries import Entry
-from openviper.core.email.inbox.responses import HEADERS, as_download
+from openviper.core.email.inbox.responses import as_download
 from openviper.core.email.inbox.store import Store
 from openviper.core.email.message import OutgoingMessage
 
@@ -65,7 +65,7 @@ async def source_response(store: Store, request: Request) -> Response:
     """Send the message's source as plain text."""
     message = await message_or_404(store, request)
     content = await asyncio.to_thread(b"".join, message.content)
-    return Response(content, 200, HEADERS, "text/plain; charset=utf-8")
+    return Response(content, 200, media_type="text/plain; charset=utf-8")
 
 
 def header_fields(content: Iterable[bytes]) -> list[tuple[str, str]]:

@@ -14,15 +14,17 @@ from urllib.parse import quote
 from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 from markupsafe import escape as escape_html
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import Message, Send
 
 from openviper.core.email.delivery.pause.state import Pause
 from openviper.terminal import escape
 
-__all__ = ["HEADERS", "PageRenderer", "as_download", "as_json", "disposition", "redirect_home"]
+__all__ = ["GuardedSend", "PageRenderer", "as_download", "as_json", "disposition", "redirect_home"]
 
-HEADERS = {
+_GUARDS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -39,6 +41,26 @@ _NEEDS_QUOTES = re.compile(r'[()<>\[\]:;@\\,."]')
 _CODE = re.compile("`([^`]+)`")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+class GuardedSend:
+    """Adds the headers that guard the page to a response, also to an error's, except those that it sets itself.
+
+    ``started`` is True once the status and the headers are sent.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message of the response."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            for name, value in _GUARDS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
 
 
 class PageRenderer:
@@ -76,7 +98,7 @@ class PageRenderer:
     async def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         """Render the page ``name`` in a thread, because a list of hundreds of messages takes long."""
         body = await asyncio.to_thread(self._render, name, request.scope["root_path"], values)
-        return HTMLResponse(body, status, HEADERS)
+        return HTMLResponse(body, status)
 
     def _render(self, name: str, base: str, values: Mapping[str, Any]) -> str:
         assert self._environment is not None
@@ -84,7 +106,7 @@ class PageRenderer:
 
     def file(self, name: str) -> Response:
         """Send a style sheet, script or picture."""
-        return Response(self._files[name], media_type=_TYPES[name[name.rindex(".") :]], headers=HEADERS)
+        return Response(self._files[name], media_type=_TYPES[name[name.rindex(".") :]])
 
 
 def redirect_home(request: Request) -> Response:
@@ -93,13 +115,13 @@ def redirect_home(request: Request) -> Response:
 
 
 async def as_json(value: object, status: int = 200) -> Response:
-    """Send ``value`` as JSON, with headers that keep browsers from showing it as a page."""
-    return Response(await asyncio.to_thread(json.dumps, value), status, HEADERS, "application/json")
+    """Send ``value`` as JSON."""
+    return Response(await asyncio.to_thread(json.dumps, value), status, media_type="application/json")
 
 
 def as_download(content: bytes, filename: str, media_type: str = "application/octet-stream") -> Response:
     """Send a file that browsers store and never show, because it may be a page with scripts."""
-    headers = {**HEADERS, "Content-Disposition": disposition("attachment", filename)}
+    headers = {"Content-Disposition": disposition("attachment", filename)}
     return Response(content, 200, headers, media_type)
 
 

@@ -1,7 +1,6 @@
 """Who may see and change what: host names, foreign sites, DEBUG, where the page lies."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
-from support.inbox import SAME_ORIGIN, Inboxes, keys_of
+from support.inbox import SAME_ORIGIN, Inboxes, every_address, keys_of
 
 from openviper.conf import override
 from openviper.core.email import EmailMiddleware, send_email, submit_email
-from openviper.core.email.delivery import Mailer
 from openviper.core.email.events import listening
-from openviper.core.email.inbox import PATH, Inbox
 from openviper.core.email.inbox.entries import key_of
-from openviper.core.email.inbox.store import MemoryStore
-from openviper.core.email.settings import EmailSettings
 
 OWN_NAMES = ["127.0.0.1", "127.8.9.1:80", "localhost:8000", "LOCALHOST", "shop.localhost", "[::1]:1"]
 FOREIGN_NAMES = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.0.7", "0.0.0.0", "", "["]
@@ -102,19 +97,6 @@ OWN = Starlette(routes=[Route("/{path:path}", site)])
 
 
 OFF = [{"DEBUG": False}, {"DEBUG": True, "EMAIL": {"inbox": False}}]
-
-
-async def every_address(key: str) -> list[tuple[str, str]]:
-    """Method and path of all that the page answers, for the message ``key``."""
-    inbox = Inbox(Mailer(EmailSettings.load({"backend": "MemoryBackend"})), MemoryStore())
-    await inbox.aclose()
-    values = {"key": key, "index": "0", "name": "logo"}
-    addresses = []
-    for route in inbox._router.routes:
-        assert isinstance(route, Route)
-        path = re.sub(r"\{(\w+)(?::\w+)?\}", lambda match: values[match[1]], route.path)
-        addresses += [(method, PATH + path) for method in route.methods or ()]
-    return [("GET", PATH), *addresses]
 
 
 @pytest.mark.parametrize("settings", OFF)
