@@ -15,9 +15,10 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill
 from typing import Any
 
-__all__ = ["DATA", "NOTICE", "cut", "main"]
+__all__ = ["DATA", "NOTICE", "cut", "data_text", "main", "notice_text"]
 
 _ROOM = Path(__file__).parents[1] / "openviper" / "core" / "email" / "lint"
 DATA = _ROOM / "caniemail.json"
@@ -25,6 +26,7 @@ NOTICE = _ROOM / "caniemail-notice.txt"
 
 _PACKAGE = "caniemail"
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+_DATE = re.compile(r"\d{4}-\d\d")
 _UNKNOWN = "u"
 
 
@@ -58,8 +60,7 @@ def _cut_feature(feature: Mapping[str, Any], clients: list[str]) -> dict[str, An
     for number, client in enumerate(clients):
         family, _, platform = client.partition(".")
         versions = feature["stats"].get(family, {}).get(platform)
-        # Versions are in the order of their release, which no comparison of their texts gives: "2019-10", "16.80".
-        latest = list(versions.values())[-1] if versions else _UNKNOWN
+        latest = versions[_newest(versions)] if versions else _UNKNOWN
         support += latest[0]
         if latest[0] in "an":
             for note in re.findall(r"#(\d+)", latest):
@@ -68,6 +69,16 @@ def _cut_feature(feature: Mapping[str, Any], clients: list[str]) -> dict[str, An
                     notes.setdefault(_plain(text), []).append(number)
     kept = {"title": feature["title"].strip(), "tested": feature["last_test_date"], "support": support}
     return {**kept, "notes": sorted(notes.items())} if notes else kept
+
+
+def _newest(versions: Mapping[str, str]) -> str:
+    """Return the version released last: the greatest of dates, else the last in the order of the data.
+
+    That is the order of release for all but a few dates; where numbers follow dates ("2019-10", "16.80"), or differ in
+    their digits ("9", "10"), no comparison of texts gives it.
+    """
+    names = list(versions)
+    return max(names) if all(_DATE.fullmatch(name) for name in names) else names[-1]
 
 
 def _plain(text: str) -> str:
@@ -98,22 +109,25 @@ def _fetch(version: str) -> tuple[dict[str, Any], str, str]:
             )
 
 
-def _write(made: Mapping[str, Any], licence: str) -> None:
-    """Write a line for each feature, so that a renewal can be read as a difference."""
+def data_text(made: Mapping[str, Any]) -> str:
+    """Return the file of the data, with a line for each feature, so that a renewal can be read as a difference."""
     head = {name: value for name, value in made.items() if name != "features"}
     lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}," for name, value in head.items()]
     features = [
         f"{json.dumps(slug)}: {json.dumps(feature, ensure_ascii=False, separators=(',', ':'))}"
         for slug, feature in made["features"].items()
     ]
-    text = "\n".join(["{", *lines, '"features": {', ",\n".join(features), "}", "}", ""])
-    DATA.write_text(text, encoding="utf-8")
-    NOTICE.write_text(
-        f"{DATA.name} is a cut of the data of Can I email (caniemail.com) of {made['date']}, made from the npm\n"
-        f"package {made['package']} {made['version']} by scripts/client_support.py.\n\n"
-        f"The data: Copyright (c) 2019 HTeuMeuLeu, under the MIT License. The package:\n\n{licence.strip()}\n",
-        encoding="utf-8",
+    return "\n".join(["{", *lines, '"features": {', ",\n".join(features), "}", "}", ""])
+
+
+def notice_text(made: Mapping[str, Any], licence: str) -> str:
+    """Return the notice that belongs to the data; ``licence`` is that of the package."""
+    origin = (
+        f"{DATA.name} is a cut of the data of Can I email (caniemail.com) of {made['date']}, made from the npm package "
+        f"{made['package']} {made['version']} by scripts/client_support.py."
     )
+    data = "The data: Copyright (c) 2019 HTeuMeuLeu, under the MIT License. The package:"
+    return f"{fill(origin, 110)}\n\n{data}\n\n{licence.strip()}\n"
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -135,7 +149,8 @@ def main() -> int:
     data, version, licence = _fetch(parser.parse_args().version)
     made = cut(data, version)
     before = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else made
-    _write(made, licence)
+    DATA.write_text(data_text(made), encoding="utf-8")
+    NOTICE.write_text(notice_text(made, licence), encoding="utf-8")
     report = [f"{_PACKAGE} {version}, data of {made['date']}: {len(made['features'])} features"]
     sys.stdout.write("\n".join([*report, *_changes(before, made)]) + "\n")
     return 0
