@@ -4,7 +4,14 @@ import re
 
 from openviper.markup.stylesheet import Declaration
 
-__all__ = ["CSS_FEATURES", "at_rule_features", "declaration_features", "image_addresses", "selector_features"]
+__all__ = [
+    "CSS_FEATURES",
+    "at_rule_features",
+    "declaration_features",
+    "holds_styles",
+    "image_addresses",
+    "selector_features",
+]
 
 # Features that are the property of their name.
 _PLAIN = """
@@ -79,6 +86,8 @@ _BY_PROPERTY: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 for _slug, (_name, _value) in _PAIRS.items():
     _BY_PROPERTY.setdefault(_name, []).append((_slug, _value))
 
+_SHORTHANDS_WITH_IMAGE = ("background", "list-style")  # with an address they set the image as well
+
 # Features that are functions or keywords in any value.
 _FUNCTIONS = {
     "calc": "css-unit-calc",
@@ -123,7 +132,9 @@ _UNITS = {
 _OPAQUE = re.compile(
     r"\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?|url\([ \t\n\r\f]*+(?:[^\"')\\]|\\.)*+\)?", re.DOTALL | re.IGNORECASE
 )
-_WORD = re.compile(r"(?<![\w#.-])(?:[+-]?(?:\d++\.?\d*+|\.\d++)(%|[a-z]++)|([a-z-]++)(\()?)", re.IGNORECASE)
+_WORD = re.compile(
+    r"(?<![\w#.-])(?:[+-]?(?:\d++\.?\d*+|\.\d++)(?:e[+-]?\d++)?(%|[a-z]++)|([a-z-]++)(\()?)", re.IGNORECASE
+)
 _ADDRESS = re.compile(
     r"url\([ \t\n\r\f]*+(?:\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'|((?:[^\"')\\]|\\.)*+))",
     re.DOTALL | re.IGNORECASE,
@@ -137,12 +148,14 @@ _STATES = frozenset(_PSEUDO_CLASSES.split())
 _PSEUDO_ELEMENTS = frozenset(["after", "before", "first-letter", "first-line", "marker", "placeholder"])
 _WITH_ONE_COLON = frozenset(["after", "before", "first-letter", "first-line"])  # as in CSS 2
 _PSEUDO = re.compile(r"(::?)([a-z-]++)", re.IGNORECASE)
+# Names of classes such as ``sm:hover`` and ``w-1/2`` are written with escapes, as ``.sm\:hover``.
+_ESCAPE = re.compile(r"\\(?:[0-9a-f]{1,6}[ \t\n\r\f]?|.)", re.IGNORECASE | re.DOTALL)
 _ATTRIBUTE_SELECTOR = re.compile(r"\[(?:[^\]\"']|\"[^\"]*+\"|'[^']*+')*+\]?")
 _ARGUMENTS = re.compile(r"\([^()]*+\)")
 _PSEUDO_WHOLE = re.compile(r"::?[a-z-]++", re.IGNORECASE)
 _COMBINATOR = re.compile(r"[ \t\n\r\f]*+([>+~])[ \t\n\r\f]*+|[ \t\n\r\f]++")
 _COMBINATORS = {">": "css-selector-child", "+": "css-selector-adjacent-sibling", "~": "css-selector-general-sibling"}
-_NAME = r"(?:[\w-]|[^\x00-\x7f]|\\.)++"
+_NAME = r"(?:[\w-]|[^\x00-\x7f])++"
 _CLASS, _ID, _TYPE = re.compile(rf"\.{_NAME}"), re.compile(rf"#{_NAME}"), re.compile(_NAME)
 _MOST_NESTED = 8
 
@@ -153,6 +166,10 @@ _AT_RULES = {
     "media": "css-at-media",
     "supports": "css-at-supports",
 }
+# Their blocks have descriptors, which are named like properties: "width" of a viewport, "margin" of a printed page.
+_WITH_DESCRIPTORS = frozenset(
+    {"counter-style", "font-face", "font-feature-values", "font-palette-values", "page", "property", "viewport"}
+)
 _AT_NAME = re.compile(r"@(?:-(?:webkit|moz|ms|o)-)?([a-z-]+)", re.IGNORECASE)
 _MEDIA_FEATURE = re.compile(
     r"\(\s*(?:(any-hover|hover)|(orientation)|(prefers-color-scheme)|(prefers-reduced-motion)"
@@ -186,8 +203,13 @@ CSS_FEATURES = frozenset(
 
 
 def declaration_features(declaration: Declaration) -> set[str]:
-    """Return the features that a declaration uses: its property, functions, keywords and units."""
+    """Return the features that a declaration uses: its property, functions, keywords and units.
+
+    A property that begins with ``-webkit-`` is the one without it, as in the engines of mail clients; they read those
+    of other vendors no more.
+    """
     name, value, important = declaration
+    name = name.removeprefix("-webkit-")
     found = set(_PROPERTIES.get(name, ()))
     plain = _OPAQUE.sub(lambda match: "url(" if match[0][:1] in "uU" else "", value).lower()
     words = plain.split()
@@ -199,9 +221,8 @@ def declaration_features(declaration: Declaration) -> set[str]:
         found |= {
             slug for slug in ("css-flex-direction", "css-flex-wrap") if any(map(_PAIRS[slug][1].fullmatch, words))
         }
-    # A shorthand with an address sets the image as well.
-    if name == "background" and _ADDRESS.search(value):
-        found.add("css-background-image")
+    if name in _SHORTHANDS_WITH_IMAGE and _ADDRESS.search(value):
+        found.add(f"css-{name}-image")
     if name.startswith("--"):
         found.add("css-variables")
     if important:
@@ -224,7 +245,7 @@ def image_addresses(value: str) -> list[str]:
 def selector_features(selectors: str) -> set[str]:
     """Return the features that a rule's list of selectors uses."""
     found: set[str] = set()
-    plain = _ATTRIBUTE_SELECTOR.sub("[]", selectors)
+    plain = _ATTRIBUTE_SELECTOR.sub("[]", _ESCAPE.sub("x", selectors))
     for colons, name in _PSEUDO.findall(plain):
         lowered = name.lower()
         if lowered in _PSEUDO_ELEMENTS and (colons == "::" or lowered in _WITH_ONE_COLON):
@@ -278,3 +299,9 @@ def at_rule_features(prelude: str) -> set[str]:
         for features in _MEDIA_FEATURE.findall(prelude):
             found |= {name for name, present in zip(_MEDIA_FEATURES, features, strict=True) if present}
     return found
+
+
+def holds_styles(prelude: str) -> bool:
+    """True unless the text before a block is that of an at-rule with descriptors, such as ``@font-face``."""
+    match = _AT_NAME.match(prelude)
+    return match is None or match[1].lower() not in _WITH_DESCRIPTORS

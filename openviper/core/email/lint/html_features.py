@@ -30,6 +30,7 @@ _ATTRIBUTES = {
     "sizes": "html-srcset",
 }
 _INPUTS = frozenset({"checkbox", "hidden", "radio", "reset", "submit", "text"})
+_WITHOUT_TEXT = frozenset({"button", "color", "file", "image", "range"})
 _BUTTONS = frozenset({"reset", "submit"})
 _OF_A_BODY = frozenset({"background", "bgcolor", "class", "id", "style", "text"})
 _SCHEMES = frozenset({"color-scheme", "supported-color-schemes"})
@@ -81,10 +82,13 @@ def element_features(name: str, attributes: Mapping[str, str]) -> set[str]:
 def _by_attribute(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
     """Yield the features that are an element with a certain attribute."""
     kind = attributes.get("type", "").strip().lower()
-    if name == "input" and (kind or "text") in _INPUTS:
-        yield f"html-input-{kind or 'text'}"
-    elif name == "button" and (kind or "submit") in _BUTTONS:
-        yield f"html-button-{kind or 'submit'}"
+    if name == "input":
+        if (feature := _input_feature(kind)) is not None:
+            yield feature
+    elif name == "button":
+        # WHATWG HTML section 4.10.6: any other value is "submit".
+        if kind != "button":
+            yield f"html-button-{kind if kind in _BUTTONS else 'submit'}"
     elif name == "img" and "usemap" in attributes:
         yield "html-image-maps"
     elif name == "body" and not _OF_A_BODY.isdisjoint(attributes):
@@ -99,6 +103,16 @@ def _by_attribute(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
             yield "html-anchor-links"
         elif target[:7].lower() == "mailto:":
             yield "html-mailto-links"
+
+
+def _input_feature(kind: str) -> str | None:
+    """Return the feature that an ``<input>`` of this type uses; None for a type that the data has nothing like."""
+    if kind == "image":
+        return "html-input-submit"
+    if kind in _INPUTS:
+        return f"html-input-{kind}"
+    # WHATWG HTML section 4.10.5: a field of text, also for a type that the client does not know.
+    return None if kind in _WITHOUT_TEXT else "html-input-text"
 
 
 def image_features(address: str, inline: Mapping[str, str]) -> set[str]:

@@ -9,6 +9,7 @@ from openviper.core.email.lint.contrast import PAGE, Colours
 from openviper.core.email.lint.css_features import (
     at_rule_features,
     declaration_features,
+    holds_styles,
     image_addresses,
     selector_features,
 )
@@ -55,7 +56,6 @@ _ESCAPE = re.compile(r"\\[0-9a-f]{1,6} ?", re.IGNORECASE)
 _ZERO = re.compile(r"0*\.?0*(?:px|%)?")
 _NOT_FOR_OUTLOOK = re.compile(r"\[if\s++!\s*+(?:\(\s*+)?mso\b", re.IGNORECASE)
 _ENDIF = re.compile(r"<!\[endif\]", re.IGNORECASE)
-_WITHOUT_STYLES = ("@font-face", "@page")
 
 
 class Use(NamedTuple):
@@ -119,8 +119,8 @@ class _Reader:
             elif tag.kind == "end":
                 self._end(tag.name)
             elif tag.kind == "start" and tag.complete:
-                self._start(tag)
-                style = tag if tag.name == "style" and not self.svg else None
+                values = self._start(tag)
+                style = tag if tag.name == "style" and not self.svg and _is_css(values) else None
         if style is not None:
             self._style_sheet(position, len(self.html))
         return self.uses
@@ -161,17 +161,18 @@ class _Reader:
                 break  # and so have all around it
             fallback.found = True
 
-    def _start(self, tag: Tag) -> None:
+    def _start(self, tag: Tag) -> Mapping[str, str]:
+        """Add what a start tag uses, and return its attributes; of those inside a drawing none."""
         name = tag.name
+        values: dict[str, str] = {}
         if self.svg:
             self.svg += name == "svg" and not tag.self_closing
-            return
-        values: dict[str, str] = {}
+            return values
         for attribute in attributes(self.html, tag):
             values.setdefault(attribute.name, attribute_text(attribute.value))
         if name == "svg":
             self._drawing(tag, values)
-            return
+            return values
         self.pictures += name == "picture"
         found = element_features(name, values)
         if name in _WITH_FALLBACK:
@@ -187,6 +188,7 @@ class _Reader:
         self._images(tag, values)
         declarations = self._style_attribute(tag, values.get("style", ""))
         self._colours(tag, values, declarations)
+        return values
 
     def _drawing(self, tag: Tag, values: Mapping[str, str]) -> None:
         self.svg += not tag.self_closing
@@ -241,10 +243,9 @@ class _Reader:
             self._rule(rule, start + rule.start)
 
     def _rule(self, rule: Rule, position: int) -> None:
-        lowered = rule.prelude.lower()
         if rule.prelude.startswith("@"):
             self._add(at_rule_features(rule.prelude), position)
-            if lowered.startswith(_WITHOUT_STYLES):
+            if not holds_styles(rule.prelude):
                 return
         elif not any("keyframes" in around.lower() for around in rule.inside):
             self._selector(rule, position)
@@ -262,6 +263,10 @@ class _Reader:
         for slug in sorted(selector_features(rule.prelude)):
             loss = _GENERATED if generates and slug in _GENERATES else _REVEALED if reveals and slug in _REVEALS else ""
             self._add([slug], position, loss)
+
+
+def _is_css(style: Mapping[str, str]) -> bool:
+    return style.get("type", "").strip().lower() in ("", "text/css")
 
 
 def _begins_hidden(declarations: Iterable[Declaration]) -> bool:

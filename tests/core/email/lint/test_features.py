@@ -59,6 +59,59 @@ def test_html_is_read_as_clients_read_it(html: str, slugs: set[str]) -> None:
     assert found(html) == slugs | extra
 
 
+# HTML, and the features that it uses beside those of the elements p and style.
+LOOK_ALIKES = [
+    ('<p style="/* float: left */ color: red">', "css-comments"),
+    ("<p style=\"font-family: 'float: left'\">", ""),
+    ('<p style="background: url(float:left;clear)">', "css-background css-background-image"),
+    ('<p style="my-float: left; --FLOAT: left">', "css-variables"),
+    ('<p class="float display-flex" title="float: left" data-style="float: left">', ""),
+    ("<!--[if mso]><style>p { float: left }</style><![endif]-->", "html-comments"),
+    ('<!--[if gte mso 9]><v:rect style="float: left"><v:fill/></v:rect><![endif]-->', "html-comments"),
+    (
+        "<!--[if !mso]><!--><style>p { float: left }</style><!--<![endif]-->",
+        "html-comments css-float css-selector-type",
+    ),
+    ("<style>@supports (display: grid) { p { clear: both } }</style>", "css-at-supports css-clear css-selector-type"),
+    ("<style>@IMPORT 'display.css' screen; p { clear: both }</style>", "css-at-import css-clear css-selector-type"),
+    (
+        "<style>@media (hover) { @media print { p { clear: both } } }</style>",
+        "css-at-media css-at-media-hover css-clear css-selector-type",
+    ),
+    (
+        "<style>@-ms-viewport { width: device-width } @page { margin: 1cm } @font-face { height: 1px }</style>",
+        "css-at-font-face",
+    ),
+    ('<p style="list-style: square url(\'a.x\')">', "css-list-style css-list-style-image"),
+    ('<p style="list-style: square inside">', "css-list-style"),
+    ('<p style="-webkit-box-shadow: none; -moz-float: left; -ms-clear: both">', "css-box-shadow"),
+    ('<p style="background: -webkit-linear-gradient(red, blue)">', "css-background css-linear-gradient"),
+    ('<P STYLE="FLOAT: LEFT; WIDTH: 1E3PX">', "css-float css-width css-unit-px"),
+    ('<p style="float&colon; left; quotes: &quot;; clear: both&quot;">', "css-float"),
+    ("<p style=float:left/>", "css-float"),
+    ("<b><p style='float: left'></b></p></i>", "css-float"),
+    ("<p style='color: red!important; quotes: \"!important\"'>", "css-important"),
+    ("<svg role=none><g style='float: left'/><style>p { float: left }</style></svg>", "html-svg"),
+    ('<html amp4email><amp-img src="a.webp"></amp-img><amp-form></amp-form>', ""),
+    ("<style type='text/template'>p { float: left }</style>", ""),
+    ("<style type=' TEXT/CSS '>p { float: left }</style>", "css-float css-selector-type"),
+    (r"<style>.sm\:hover, .w-1\/2 { clear: both }</style>", "css-clear css-selector-class css-selector-grouping"),
+    (r"<style>.\31 0px:hover { clear: both }</style>", "css-clear css-selector-class css-pseudo-class-hover"),
+    ("<style>a[title=':hover .a > #b'] { clear: both }</style>", "css-clear css-selector-attribute css-selector-type"),
+    ("<title><p style='float: left'></title><script>'<p style=float:left>'</script>", ""),
+    ("<input type=email>", "html-input-text"),
+    ("<input type=x>", "html-input-text"),
+    ("<input type=image src=a.x alt=Go>", "html-input-submit"),
+    ("<input type=button><input type=file><button type=button>Go</button>", ""),
+    ("<button type=x>Go</button>", "html-button-submit"),
+]
+
+
+@pytest.mark.parametrize(("html", "slugs"), LOOK_ALIKES)
+def test_a_feature_is_told_from_its_look_alikes(html: str, slugs: str) -> None:
+    assert found(html) - {"html-p", "html-style"} == set(slugs.split())
+
+
 def test_images_that_are_attached_are_known_by_their_type() -> None:
     uses = find_uses('<img src="cid:photo%40shop" alt="A">', {"photo@shop": "image/webp"})
     assert {use.feature for use in uses} == {"html-img", "image-webp"}
