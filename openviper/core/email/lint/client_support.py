@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from openviper.core.email.lint.findings import LintFinding
+from openviper.core.email.lint.partial import LIMITS
 from openviper.core.email.lint.support import WITHOUT_EFFECT, Feature, SupportData, load_support
 from openviper.core.email.lint.uses import Use, find_uses
 
@@ -50,13 +51,17 @@ def _judge(
     data: SupportData, feature: Feature, uses: Sequence[Use], clients: Sequence[str], lines: "_LineNumbers"
 ) -> LintFinding | None:
     judged = _Judged([], [], [])
+    limited = {limit: feature.limited(limit) for limit in dict.fromkeys(use.limit for use in uses) if limit}
     for client in clients:
         read = [use for use in uses if use.outlook or client not in _WORD]
         support = feature.support[client]
         if not read or support in ("y", "u"):
             continue
         if support == "a":
-            if not all(use.within for use in read):
+            passed = [use for use in read if use.limit and client in limited[use.limit]]
+            if any(use.loss for use in passed):
+                judged.losing.append(client)
+            elif passed or not all(use.within for use in read):
                 judged.partly.append(client)
         elif any(use.loss for use in read):
             judged.losing.append(client)
@@ -68,29 +73,35 @@ def _judge(
     if judged.losing:
         shown = [use for use in uses if use.loss]
     else:
-        shown = list(uses) if without else [use for use in uses if not use.within]
+        shown = list(uses) if without else [use for use in uses if use.limit or not use.within]
     loss = next((use.loss for use in uses if use.loss), "") if judged.losing else ""
+    affected = [*without, *judged.partly]
+    passed = [limit for limit in limited if not limited[limit].isdisjoint(affected)]
     parts = [loss[:1].upper() + loss[1:]] if loss else []
+    parts += [LIMITS[limit] for limit in passed if LIMITS[limit]]
     if without:
         parts.append(f"Not supported by {data.describe(without, feature.untested())}")
     if judged.partly:
         parts.append(f"In part by {data.describe(judged.partly, feature.untested())}")
-    parts += _notes(feature, [*without, *judged.partly])
+    parts += _notes(feature, affected, passed)
     parts.append(f"Tested {feature.tested}")
-    affected = _families(data, judged.losing or without or judged.partly)
+    families = _families(data, judged.losing or without or judged.partly)
     return LintFinding(
         "problem" if judged.losing else "note",
         feature.slug,
-        f"{feature.title}: {'not supported' if without else 'supported in part'} by {affected}",
+        f"{feature.title}: {'not supported' if without else 'supported in part'} by {families}",
         " ".join(f"{part.rstrip('.')}." for part in parts),
         lines.of(shown),
     )
 
 
-def _notes(feature: Feature, clients: Collection[str]) -> list[str]:
-    """Return the notes about most of these clients, at most two."""
-    about = [(sum(client in clients for client in named), text) for text, named in feature.notes]
-    return [text for number, text in sorted(about, key=lambda note: -note[0])[:_NOTES] if number]
+def _notes(feature: Feature, clients: Collection[str], passed: Sequence[str]) -> list[str]:
+    """Return at most two notes: those with a limit that is passed, then those about most of the clients."""
+    about = [
+        (not any(limit in text for limit in passed), -sum(client in clients for client in named), text)
+        for text, named in feature.notes
+    ]
+    return [text for _, number, text in sorted(about, key=lambda note: note[:2])[:_NOTES] if number]
 
 
 def _families(data: SupportData, clients: Collection[str]) -> str:

@@ -1,14 +1,14 @@
 """Find text that cannot be read in a client that lacks the feature its colours, or those behind it, are given by."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from openviper.markup.stylesheet import Declaration
 
-__all__ = ["PAGE", "Colours"]
+__all__ = ["CLEAR", "PAGE", "Colours"]
 
-_LIGHT, _DARK, _BETWEEN = "light", "dark", "between"
+_LIGHT, _DARK, _BETWEEN, CLEAR = "light", "dark", "between", "clear"
 _LIGHT_FROM, _DARK_BELOW = 0.7, 0.3
 _LIGHT_NAMES = """
     white snow ivory whitesmoke ghostwhite floralwhite aliceblue azure mintcream honeydew lightyellow beige linen
@@ -37,7 +37,8 @@ _BACKGROUNDS = frozenset({"background", "background-color", "background-image"})
 class Colours(NamedTuple):
     """How light an element's text and background are for a client that lacks certain features.
 
-    ``text_lacks`` and ``background_lacks`` name the features that would give other colours.
+    ``text_lacks`` and ``background_lacks`` name the features that would give other colours. ``text`` is ``CLEAR`` where
+    it is transparent and shows the background that is clipped to it; ``text_lacks`` names what that needs.
     """
 
     text: str
@@ -45,7 +46,7 @@ class Colours(NamedTuple):
     text_lacks: frozenset[str] = frozenset()
     background_lacks: frozenset[str] = frozenset()
 
-    def inside(self, declarations: Iterable[Declaration], attributes: Mapping[str, str]) -> "Colours":
+    def inside(self, declarations: Collection[Declaration], attributes: Mapping[str, str]) -> "Colours":
         """Return the colours of an element inside that has these declarations and attributes."""
         colours = self
         if "background" in attributes:
@@ -63,6 +64,9 @@ class Colours(NamedTuple):
             elif declaration.name in _BACKGROUNDS:
                 kept = colours.background_lacks if declaration.name != "background" and not tone else frozenset()
                 colours = colours._replace(background=tone or colours.background, background_lacks=lacks | kept)
+        if _clipped_to_text(declarations):
+            lacks = frozenset() if _has_plain_background(declarations) else colours.background_lacks
+            colours = colours._replace(text=CLEAR, text_lacks=lacks | {"css-background-clip"})
         return colours
 
     def unreadable_without(self) -> frozenset[str]:
@@ -70,6 +74,8 @@ class Colours(NamedTuple):
 
         If both colours are given by features, it is those of the background: the text may be right without them.
         """
+        if self.text == CLEAR:
+            return self.text_lacks
         if self.text == self.background != _BETWEEN:
             return self.background_lacks or self.text_lacks
         return frozenset()
@@ -77,6 +83,19 @@ class Colours(NamedTuple):
 
 PAGE = Colours(_DARK, _LIGHT)
 """A message without any colours: dark text on a light page."""
+
+
+def _clipped_to_text(declarations: Iterable[Declaration]) -> bool:
+    """True if the background shows through transparent letters, whose colour nothing else gives."""
+    last = {declaration.name.removeprefix("-webkit-"): declaration.value.lower() for declaration in declarations}
+    return last.get("color") == "transparent" and last.get("background-clip") == "text"
+
+
+def _has_plain_background(declarations: Iterable[Declaration]) -> bool:
+    return any(
+        declaration.name in _BACKGROUNDS and _tone(_CALL.sub(" ", declaration.value.lower()))
+        for declaration in declarations
+    )
 
 
 def _tone(value: str) -> str:

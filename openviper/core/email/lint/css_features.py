@@ -86,6 +86,16 @@ _BY_PROPERTY: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 for _slug, (_name, _value) in _PAIRS.items():
     _BY_PROPERTY.setdefault(_name, []).append((_slug, _value))
 
+# Values that ask for nothing: a client without the property shows the same.
+_OFF = {
+    **dict.fromkeys(
+        "animation backdrop-filter box-shadow clip-path filter mask-image text-shadow transform transition".split(),
+        re.compile(r"none"),
+    ),
+    "border-radius": re.compile(r"0(?:px|%)?"),
+    "opacity": re.compile(r"1(?:\.0+)?|100%"),
+    "outline": re.compile(r"none|0(?:px)?"),
+}
 _SHORTHANDS_WITH_IMAGE = ("background", "list-style")  # with an address they set the image as well
 
 # Features that are functions or keywords in any value.
@@ -210,7 +220,8 @@ def declaration_features(declaration: Declaration) -> set[str]:
     """
     name, value, important = declaration
     name = name.removeprefix("-webkit-")
-    found = set(_PROPERTIES.get(name, ()))
+    off = name in _OFF and _OFF[name].fullmatch(value.lower()) is not None
+    found = set() if off else set(_PROPERTIES.get(name, ()))
     plain = _OPAQUE.sub(lambda match: "url(" if match[0][:1] in "uU" else "", value).lower()
     words = plain.split()
     pairs = {slug for slug, pattern in _BY_PROPERTY.get(name, ()) if any(map(pattern.fullmatch, words))}

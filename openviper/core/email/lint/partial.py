@@ -3,7 +3,34 @@
 import re
 from collections.abc import Mapping
 
-__all__ = ["attribute_keeps_within", "declaration_keeps_within"]
+__all__ = [
+    "LIMITS",
+    "LONGEST_STYLE",
+    "STYLE_IN_BODY",
+    "STYLE_TOO_LONG",
+    "attribute_keeps_within",
+    "declaration_keeps_within",
+    "passed_limit",
+]
+
+STYLE_IN_BODY = "Not supported inside the <body>"
+STYLE_TOO_LONG = "is limited to 16 KB"
+_GIF_AS_DATA = "Does not render Base 64 gif format"
+_ONLY_ON_BODY = "Only supported on the <body> element"
+_NEGATIVE = "Negative values are not supported"
+_AUTO = "auto value is not supported"
+LIMITS = {
+    STYLE_IN_BODY: "It stands inside the body, where its rules are lost: move it into the head",
+    STYLE_TOO_LONG: "It is longer than 16 kB, and its rules are lost: divide or shorten it, or turn inline_css on",
+    _GIF_AS_DATA: "",
+    _ONLY_ON_BODY: "",
+    _NEGATIVE: "",
+    _AUTO: "",
+}
+"""Parts of notes of the data, each a limit of the clients with that note; and what to say of a use that passes it."""
+
+LONGEST_STYLE = 16 * 1024
+"""The most letters of a style sheet that Gmail reads."""
 
 _COLOUR = r"#[0-9a-f]{3,8}|[a-z]+"
 _COMMAS = r"\(\s*\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}\s*"
@@ -11,33 +38,52 @@ _VALUES = {
     slug: re.compile(pattern)
     for slug, pattern in {
         "css-background": _COLOUR,
+        "css-border": r"(?!.*(?:\d{2}|9)px).*",  # at most 8px
         "css-border-radius": r"[^/]*",
         "css-font-size": r"(?:\d+\.?\d*|\.\d+)(?:px|pt)",
         "css-font-weight": r"normal|bold|400|[6-9]00",
+        "css-letter-spacing": r"normal|0|[\d.]+px",
+        "css-line-height": r"[\d.]+%?",
+        "css-margin": r".*",  # but for the limits of some
         "css-overflow": r"hidden|visible",
         "css-rgb": rf"(?:[^(]|(?<!rgb)\(|(?<=rgb){_COMMAS}\))*",
         "css-rgba": rf"(?:[^(]|(?<!rgba)\(|(?<=rgba){_COMMAS},\s*[\d.]+%?\s*\))*",
         "css-text-align": r"left|right|center|justify",
+        "css-text-transform": r"uppercase|capitalize|none",
     }.items()
 }
 # Elements on which a property, or an attribute, is not supported where its support is partial.
 _NOT_ON = {
+    "css-border": frozenset({"div", "p"}),
     "css-height": frozenset({"body", "div", "p", "span"}),
+    "css-margin": frozenset({"body", "span"}),
     "css-width": frozenset({"body", "div", "img", "p", "span"}),
     "html-align": frozenset({"img", "table"}),
     "html-lang": frozenset({"td"}),
 }
-_ONLY_ON = {"css-max-width": frozenset({"table"})}
+_ONLY_ON = {
+    "css-max-width": frozenset({"table"}),
+    "css-padding": frozenset({"td", "th"}),
+    "html-background": frozenset({"body"}),
+}
+_NOTHING = re.compile(r"none|0(?:px|%)?(?:\s+0(?:px|%)?)*")
+_NOTHING_AS_WITHOUT = frozenset({"css-border", "css-margin", "css-padding"})
+_SIZES = frozenset({"html-height", "html-width"})
 
 
 def declaration_keeps_within(feature: str, value: str, element: str) -> bool:
     """True if this value is shown by clients with partial support; ``element`` is empty in a style sheet."""
+    value = value.lower()
+    if feature in _NOTHING_AS_WITHOUT and _NOTHING.fullmatch(value):
+        return True
     pattern = _VALUES.get(feature)
-    if pattern is not None:
-        return pattern.fullmatch(value.lower()) is not None
-    if not element:
+    if pattern is not None and not pattern.fullmatch(value):
         return False
-    return (feature in _NOT_ON and element not in _NOT_ON[feature]) or element in _ONLY_ON.get(feature, ())
+    if feature in _ONLY_ON:
+        return element in _ONLY_ON[feature]
+    if feature in _NOT_ON and element:
+        return element not in _NOT_ON[feature]
+    return pattern is not None
 
 
 def attribute_keeps_within(feature: str, element: str, attributes: Mapping[str, str]) -> bool:
@@ -46,4 +92,25 @@ def attribute_keeps_within(feature: str, element: str, attributes: Mapping[str, 
         return "reversed" not in attributes and not (element == "li" and "value" in attributes)
     if feature == "html-mailto-links":
         return "bcc=" not in attributes.get("href", "").lower()
+    if feature == "html-dir":
+        return attributes["dir"].strip().lower() == "ltr"
+    if feature in _SIZES:
+        return element != "img" or "%" not in attributes[feature.removeprefix("html-")]
+    if feature in _ONLY_ON:
+        return element in _ONLY_ON[feature]
     return feature in _NOT_ON and element not in _NOT_ON[feature]
+
+
+def passed_limit(feature: str, value: str, element: str = "") -> str:
+    """Return the limit, one of ``LIMITS``, that a use passes; empty if it passes none.
+
+    ``value`` is that of a declaration, or the address of an image.
+    """
+    value = value.lower()
+    if feature == "css-margin":
+        return _NEGATIVE if re.search(r"(?<![\w-])-[\d.]", value) else _AUTO if "auto" in value else ""
+    if feature == "html-background":
+        return "" if element == "body" else _ONLY_ON_BODY
+    if feature == "image-base64":
+        return _GIF_AS_DATA if value.strip().startswith("data:image/gif") else ""
+    return ""

@@ -59,6 +59,10 @@ class Feature:
         """Return the clients whose support is unknown."""
         return frozenset(client for client, support in self.support.items() if support == "u")
 
+    def limited(self, limit: str) -> frozenset[str]:
+        """Return the clients with a note that has the text ``limit``."""
+        return frozenset(client for text, clients in self.notes if limit in text for client in clients)
+
 
 @dataclass(frozen=True, slots=True)
 class SupportData:

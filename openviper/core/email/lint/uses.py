@@ -1,11 +1,11 @@
 """Find every feature that an HTML part uses, where, and what a reader loses in a client that lacks it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from openviper.core.email.lint.contrast import PAGE, Colours
+from openviper.core.email.lint.contrast import CLEAR, PAGE, Colours
 from openviper.core.email.lint.css_features import (
     at_rule_features,
     declaration_features,
@@ -14,7 +14,14 @@ from openviper.core.email.lint.css_features import (
     selector_features,
 )
 from openviper.core.email.lint.html_features import element_features, image_features, srcset_addresses
-from openviper.core.email.lint.partial import attribute_keeps_within, declaration_keeps_within
+from openviper.core.email.lint.partial import (
+    LONGEST_STYLE,
+    STYLE_IN_BODY,
+    STYLE_TOO_LONG,
+    attribute_keeps_within,
+    declaration_keeps_within,
+    passed_limit,
+)
 from openviper.markup import Tag, attribute_text, attributes, read_tags
 from openviper.markup.stylesheet import Declaration, Rule, read_declarations, read_stylesheet
 
@@ -40,12 +47,18 @@ _WITH_FALLBACK = {
 }
 _SVG = "the drawing is removed: send an image with alternative text in its place"
 _IMAGE = "the image is lost: send it as PNG or JPEG"
+_ONLY_SRCSET = "the image is lost: give its address as src as well"
 _DATA = "the image is lost: attach it as an inline image (cid:) or link to it"
 _MAP = "the links in the image cannot be followed: add them as text"
 _GENERATED = "the text that it adds is lost: write it in the HTML"
 _STAYS_HIDDEN = "what it starts to show stays hidden: let the element be visible without the animation"
 _REVEALED = "what it shows stays hidden: show it without a selector that needs an action"
 _UNREADABLE = "the text is as light or as dark as the background that remains: give a plain colour as well"
+_CLEAR = (
+    "the text is transparent, and no background is behind it: give its colour as color, and the transparent one as "
+    "-webkit-text-fill-color"
+)
+_FORM = "readers cannot send the form: link to a page that has it"
 _IMAGE_FORMATS_SHOWN_IN_PART = frozenset({"image-apng"})  # its first picture is shown
 
 _REVEALS = frozenset(f"css-pseudo-class-{name}" for name in ("checked", "focus", "focus-within", "hover", "target"))
@@ -54,6 +67,7 @@ _GENERATES = frozenset({"css-pseudo-element-after", "css-pseudo-element-before"}
 _STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
 _ESCAPE = re.compile(r"\\[0-9a-f]{1,6} ?", re.IGNORECASE)
 _ZERO = re.compile(r"0*\.?0*(?:px|%)?")
+_OF_THE_HEAD = frozenset({"base", "head", "html", "link", "meta", "noscript", "script", "style", "template", "title"})
 _NOT_FOR_OUTLOOK = re.compile(r"\[if\s++!\s*+(?:\(\s*+)?mso\b", re.IGNORECASE)
 _ENDIF = re.compile(r"<!\[endif\]", re.IGNORECASE)
 
@@ -63,7 +77,7 @@ class Use(NamedTuple):
 
     ``loss``: what a reader loses in a client without it; empty where the message is only less fine. ``outlook``: False
     inside ``<!--[if !mso]><!-->``, which Outlook on Windows does not read. ``within``: True for a use that clients with
-    partial support show.
+    partial support show, but for those whose limit it passes: ``limit``, a part of their note.
     """
 
     feature: str
@@ -71,6 +85,7 @@ class Use(NamedTuple):
     loss: str
     outlook: bool
     within: bool
+    limit: str = ""
 
 
 def find_uses(html: str, inline: Mapping[str, str]) -> list[Use]:
@@ -98,6 +113,9 @@ class _Reader:
     uses: list[Use] = field(default_factory=list)
     outlook: bool = True
     hides: bool = False
+    in_body: bool = False
+    page_image: bool = False
+    form: int | None = None
     svg: int = 0
     pictures: int = 0
     fallbacks: list[_Fallback] = field(default_factory=list)
@@ -109,7 +127,7 @@ class _Reader:
         style: Tag | None = None
         for tag in read_tags(self.html):
             if style is not None:
-                self._style_sheet(position, tag.start)
+                self._style_sheet(style, tag.start)
                 style = None
             elif self.fallbacks and self.html[position : tag.start].strip():
                 self._content()
@@ -122,11 +140,13 @@ class _Reader:
                 values = self._start(tag)
                 style = tag if tag.name == "style" and not self.svg and _is_css(values) else None
         if style is not None:
-            self._style_sheet(position, len(self.html))
+            self._style_sheet(style, len(self.html))
         return self.uses
 
-    def _add(self, features: Iterable[str], position: int, loss: str = "", *, within: bool = False) -> None:
-        self.uses += [Use(feature, position, loss, self.outlook, within) for feature in sorted(features)]
+    def _add(
+        self, features: Iterable[str], position: int, loss: str = "", *, within: bool = False, limit: str = ""
+    ) -> None:
+        self.uses += [Use(feature, position, loss, self.outlook, within, limit) for feature in sorted(features)]
 
     def _comment(self, tag: Tag) -> None:
         text = self.html[tag.start : tag.end]
@@ -143,6 +163,8 @@ class _Reader:
     def _end(self, name: str) -> None:
         if name == "svg":
             self.svg = max(self.svg - 1, 0)
+        elif name == "form":
+            self.form = None
         elif name == "picture":
             self.pictures = max(self.pictures - 1, 0)
         elif self.fallbacks and self.fallbacks[-1].name == name:
@@ -174,6 +196,7 @@ class _Reader:
             self._drawing(tag, values)
             return values
         self.pictures += name == "picture"
+        self.in_body = self.in_body or name not in _OF_THE_HEAD
         found = element_features(name, values)
         if name in _WITH_FALLBACK:
             slug = f"html-{name}"
@@ -182,13 +205,32 @@ class _Reader:
             found.discard(slug)
         elif name in ("img", "a", "table"):
             self._content()
-        for slug in sorted(found):
-            loss = _FIELDS.get(slug, _MAP if name == "area" and slug == "html-image-maps" else "")
-            self._add([slug], tag.start, loss, within=attribute_keeps_within(slug, name, values))
+        self._features(tag, values, found)
         self._images(tag, values)
         declarations = self._style_attribute(tag, values.get("style", ""))
         self._colours(tag, values, declarations)
         return values
+
+    def _features(self, tag: Tag, values: Mapping[str, str], found: Collection[str]) -> None:
+        """Add the features of a tag, but for those of an element with a fallback."""
+        if tag.name == "form":
+            self.form = len(self.uses) + sorted(found).index("html-form")
+        for slug in sorted(found):
+            loss = _FIELDS.get(slug, "")
+            if loss and self.form is not None:
+                self.uses[self.form] = self.uses[self.form]._replace(loss=_FORM)
+            elif tag.name == "area" and slug == "html-image-maps":
+                loss = _MAP
+            elif slug == "html-srcset" and tag.name == "img" and not values.get("src", "").strip():
+                loss = "" if _is_decoration(values) else _ONLY_SRCSET
+            elif slug == "html-style":
+                self._style_element(tag)
+                continue
+            within = attribute_keeps_within(slug, tag.name, values)
+            self._add([slug], tag.start, loss, within=within, limit=passed_limit(slug, "", tag.name))
+
+    def _style_element(self, tag: Tag) -> None:
+        self._add(["html-style"], tag.start, limit=STYLE_IN_BODY if self.in_body else "")
 
     def _drawing(self, tag: Tag, values: Mapping[str, str]) -> None:
         self.svg += not tag.self_closing
@@ -198,10 +240,12 @@ class _Reader:
 
     def _images(self, tag: Tag, values: Mapping[str, str]) -> None:
         if tag.name == "img":
-            decoration = values.get("alt", "?").strip() == "" or values.get("aria-hidden") == "true"
-            for slug in sorted(image_features(values.get("src", ""), self.inline)):
-                loss = "" if decoration or slug in _IMAGE_FORMATS_SHOWN_IN_PART else _IMAGE
-                self._add([slug], tag.start, _DATA if loss and slug == "image-base64" else loss)
+            source = values.get("src", "")
+            for slug in sorted(image_features(source, self.inline)):
+                loss = "" if _is_decoration(values) or slug in _IMAGE_FORMATS_SHOWN_IN_PART else _IMAGE
+                data = slug == "image-base64"
+                limit = passed_limit(slug, source)
+                self._add([slug], tag.start, _DATA if loss and data else loss, within=data, limit=limit)
         addresses = srcset_addresses(values.get("srcset", ""))
         if "background" in values:
             addresses.append(values["background"])
@@ -219,23 +263,41 @@ class _Reader:
 
     def _declarations(self, declarations: tuple[Declaration, ...], position: int, element: str = "") -> None:
         animated = _begins_hidden(declarations)
+        exact = any(declaration.name == "mso-line-height-rule" for declaration in declarations)
         for declaration in declarations:
+            value = declaration.value
             for slug in sorted(declaration_features(declaration)):
                 loss = _STAYS_HIDDEN if animated and slug == "css-animation" else ""
-                within = declaration_keeps_within(slug, declaration.value, element)
-                self._add([slug], position, loss, within=within)
+                within = declaration_keeps_within(slug, value, element) or (exact and slug == "css-line-height")
+                self._add([slug], position, loss, within=within, limit=passed_limit(slug, value))
             for address in image_addresses(declaration.value):
                 self._add(image_features(address, self.inline), position)
 
     def _colours(self, tag: Tag, values: Mapping[str, str], declarations: tuple[Declaration, ...]) -> None:
         around = self.open[-1][1] if self.open else PAGE
+        if "background" in values:
+            self.page_image = tag.name == "body"
         colours = around.inside(declarations, values)
         if colours is not around and colours != around:
-            self._add(colours.unreadable_without(), tag.start, _UNREADABLE)
+            self._unreadable(colours, tag.start)
         if tag.name not in _VOID and not tag.self_closing:
             self.open.append((tag.name, colours))
 
-    def _style_sheet(self, start: int, end: int) -> None:
+    def _unreadable(self, colours: Colours, position: int) -> None:
+        lacks = colours.unreadable_without()
+        if colours.text == CLEAR:
+            # Outlook on Windows does not know transparent as a colour, and shows the text.
+            self.uses += [Use(feature, position, _CLEAR, outlook=False, within=False) for feature in sorted(lacks)]
+        else:
+            for feature in sorted(lacks):
+                within = self.page_image and feature == "html-background"
+                limit = "" if within else passed_limit(feature, "")
+                self._add([feature], position, _UNREADABLE, within=within, limit=limit)
+
+    def _style_sheet(self, tag: Tag, end: int) -> None:
+        start = tag.end
+        if end - start > LONGEST_STYLE:
+            self._add(["html-style"], tag.start, limit=STYLE_TOO_LONG)
         sheet = read_stylesheet(self.html[start:end])
         if sheet.comments:
             self._add(["css-comments"], start)
@@ -251,8 +313,7 @@ class _Reader:
             self._selector(rule, position)
         self._declarations(rule.declarations, position)
         if not rule.inside:
-            colours = PAGE.inside(rule.declarations, {})
-            self._add(colours.unreadable_without(), position, _UNREADABLE)
+            self._unreadable(PAGE.inside(rule.declarations, {}), position)
 
     def _selector(self, rule: Rule, position: int) -> None:
         nested = any(not around.startswith("@") for around in rule.inside)
@@ -263,6 +324,10 @@ class _Reader:
         for slug in sorted(selector_features(rule.prelude)):
             loss = _GENERATED if generates and slug in _GENERATES else _REVEALED if reveals and slug in _REVEALS else ""
             self._add([slug], position, loss)
+
+
+def _is_decoration(image: Mapping[str, str]) -> bool:
+    return image.get("alt", "?").strip() == "" or image.get("aria-hidden") == "true"
 
 
 def _is_css(style: Mapping[str, str]) -> bool:

@@ -6,6 +6,8 @@ import pytest
 from support.documents import ROOT
 
 from openviper.core.email.lint import LintFinding, lint_client_support
+from openviper.core.email.lint.partial import LIMITS
+from openviper.core.email.lint.support import load_support
 
 EIGHT = ("apple-mail", "gmail", "outlook", "yahoo", "aol", "samsung-email", "thunderbird", "protonmail")
 
@@ -44,6 +46,19 @@ PROBLEMS = {
     "white text on a variable": ("<style>.b{color:white;background:var(--b)}</style>", "css-variables"),
     "text of a variable on black": ('<p style="background:#000;color:var(--t)">', "css-variables"),
     "white text on translucent black": ('<p style="color:#fff;background-color:rgba(0,0,0,.8)">', "css-rgba"),
+    "white text on a picture by attribute": ('<td background="a.png" style="color:#fff">', "html-background"),
+    "white text on a picture of the body": ('<body background="a.png" style="color:#fff">', "html-background"),
+    "a picture that shows through transparent text": (
+        '<h1 style="background:url(a.png);-webkit-background-clip:text;color:transparent">',
+        "css-background-image",
+    ),
+    "a colour that shows through transparent text": (
+        "<style>h1{background:#036;background-clip:text;color:TRANSPARENT}</style>",
+        "css-background-clip",
+    ),
+    "an image that has only a choice of sizes": ('<img srcset="https://cdn.example/a.png 2x" alt="A">', "html-srcset"),
+    "a form that cannot be sent": ("<form action=https://x.example/><button>Go</button></form>", "html-form"),
+    "a field of another type": ("<input type=email>", "html-input-text"),
     "a meter without its value": ("<meter value=.4></meter>", "html-meter"),
 }
 
@@ -91,6 +106,14 @@ NOTES = {
         '<p style="background:var(--b);color:white;color:oklch(98% 0 0)">',
         "css-modern-color",
     ),
+    "a picture of the body behind dark text": ('<body background="a.png" style="color:#222">', "html-background"),
+    "transparent text with a colour for other clients": (
+        '<h1 style="background:url(a.png);background-clip:text;color:#036;-webkit-text-fill-color:transparent">',
+        "css-background-clip",
+    ),
+    "a decoration that has only a choice of sizes": ('<img srcset="https://cdn.example/a.png 2x" alt="">', "html-srcset"),
+    "a choice of sizes beside an image": ('<img src="a.png" srcset="b.png 2x" alt="A">', "html-srcset"),
+    "an empty form": ("<form></form><button>Go</button>", "html-form"),
     "columns": ('<div style="display:flex">', "css-display-flex"),
 }
 
@@ -157,6 +180,23 @@ def test_what_outlook_does_not_read_is_not_held_against_it() -> None:
         ('<p style="font-size:16px">', '<p style="font-size:1rem">', "css-font-size"),
         ('<p style="color:rgb(1, 2, 3)">', '<p style="color:rgb(1 2 3)">', "css-rgb"),
         ('<td style="width:10px">', '<div style="width:10px">', "css-width"),
+        ('<td style="padding:10px">', '<p style="padding:10px">', "css-padding"),
+        ('<p style="padding:0 0px">', "<style>p{padding:1px}</style>", "css-padding"),
+        ('<td style="border:8px solid">', '<td style="border:10px solid">', "css-border"),
+        ('<p style="border:none">', '<p style="border:1px solid">', "css-border"),
+        ('<p style="line-height:1.5">', '<p style="line-height:24px">', "css-line-height"),
+        (
+            '<p style="line-height:24px;mso-line-height-rule:exactly">',
+            "<style>p{line-height:2em}</style>",
+            "css-line-height",
+        ),
+        ('<p style="text-transform:uppercase">', '<p style="text-transform:lowercase">', "css-text-transform"),
+        ('<p style="letter-spacing:1px">', '<p style="letter-spacing:-1px">', "css-letter-spacing"),
+        ('<p style="margin:0 0 16px">', '<p style="margin:-1px">', "css-margin"),
+        ("<style>p{margin:1em calc(1px - 2px)}</style>", '<table style="margin:0 auto">', "css-margin"),
+        ('<img src="a.png" alt="" width="600">', '<img src="a.png" alt="" width="100%">', "html-width"),
+        ('<td height="50%">', '<img src="a.png" alt="" height="50%">', "html-height"),
+        ('<p dir="ltr">', '<p dir="rtl">', "html-dir"),
         ('<table style="max-width:10px">', "<style>table{max-width:10px}</style>", "css-max-width"),
         ("<ol><li>a</ol>", "<ol reversed><li>a</ol>", "html-lists"),
         ('<a href="mailto:a@x.example">', '<a href="mailto:a@x.example?bcc=b@x.example">', "html-mailto-links"),
@@ -166,6 +206,50 @@ def test_partial_support_is_noted_only_where_its_limits_are_passed(within: str, 
     assert level(within, check) is None
     assert level(beyond, check) == "note"
     assert level(within + beyond, check) == "note"
+
+
+def test_a_limit_counts_for_the_clients_that_have_it() -> None:
+    negative, auto = '<p style="margin:-1px">', '<p style="margin:auto">'
+    assert level(negative, "css-margin", "gmail") == "note"
+    assert level(auto, "css-margin", "gmail") is None
+    assert level(auto, "css-margin", "outlook.windows") == "note"
+    picture = '<td background="a.png" style="color:white">'
+    assert level(picture, "html-background", "outlook.windows") == "problem"
+    assert level(picture, "html-background", "gmail.ios") == "note"
+    assert level('<body background="a.png" style="color:white">', "html-background", "outlook.windows") is None
+    gif, png = ('<img alt="A" src="data:image/%s;base64,AA">' % kind for kind in ("gif", "png"))
+    assert level(gif, "image-base64", "outlook.windows") == "problem"
+    assert level(png, "image-base64", "outlook.windows") is None
+
+
+def test_style_sheets_that_gmail_ignores_are_told_apart() -> None:
+    rules = "p{color:red}"
+    starts = {
+        f"<head><style>{rules}</style></head><p>x": "Not supported by",
+        f"<body><p>x<style>{rules}</style>": "It stands inside the body",
+        f"<p>x</p><style>{rules}</style>": "It stands inside the body",
+        f"<title>x</title><style>{rules * 1400}</style>": "It is longer than 16 kB",
+    }
+    for html, start in starts.items():
+        each = finding(html, "html-style")
+        assert each is not None
+        assert each.level == "note"
+        assert each.explanation.startswith(start)
+    only = finding(next(reversed(starts)), "html-style", "outlook.windows")
+    assert only is not None
+    assert only.explanation.startswith("In part by Outlook (Windows)")
+
+
+def test_each_limit_is_a_note_of_the_data() -> None:
+    """A renewal of the data may word it anew."""
+    texts = [text for feature in load_support().features.values() for text, _ in feature.notes]
+    assert [limit for limit in LIMITS if not any(limit in text for text in texts)] == []
+
+
+def test_outlook_shows_transparent_text() -> None:
+    html = '<h1 style="background:linear-gradient(red,blue);background-clip:text;color:transparent">'
+    assert level(html, "css-linear-gradient", "outlook.windows") == "note"
+    assert level(html, "css-linear-gradient", "outlook.outlook-com") == "problem"
 
 
 def test_features_without_an_effect_for_readers_are_not_reported() -> None:
