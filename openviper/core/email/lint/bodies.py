@@ -1,12 +1,16 @@
 """Check the bodies of a message: what readers without HTML get, links, images, active content, and the length."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from openviper.core.email.lint.css_features import holds_styles, image_addresses
 from openviper.core.email.lint.findings import LintFinding
-from openviper.core.email.lint.remote_content import elements, is_remote, remote_styles
+from openviper.core.email.lint.html_features import srcset_addresses
+from openviper.core.email.lint.remote_content import attribute_values, is_remote, remote_styles
 from openviper.core.email.templates.links import link_scheme
+from openviper.markup import read_tags
+from openviper.markup.stylesheet import Declaration, read_declarations, read_stylesheet
 
 __all__ = ["CLIP_BYTES", "lint_bodies"]
 
@@ -15,7 +19,7 @@ CLIP_BYTES = 102 * 1024
 
 _SHOWN = 3
 _SCRIPTS = frozenset({"javascript", "vbscript", "data"})
-_ACTIVE = frozenset({"script", "form", "iframe", "object", "embed", "video", "audio"})
+_ACTIVE = frozenset({"script", "iframe", "object", "embed"})
 # WHATWG HTML section 4.12.1: a script element of these types, or without one, runs; any other holds data.
 _RUNNING_SCRIPTS = frozenset(
     {"", "module", "text/javascript", "application/javascript", "text/ecmascript"}
@@ -34,14 +38,19 @@ _RUNNING_SCRIPTS = frozenset(
 
 @dataclass(slots=True)
 class _Markup:
-    """References and active content of the HTML part, in document order."""
+    """References and active content of the HTML part, in document order.
 
-    links: list[str]
-    images: list[str]
-    no_alt: list[str]
-    active: set[str]
-    handlers: set[str]
+    ``further`` are the addresses of images in ``srcset`` and ``poster`` and in styles.
+    """
+
     styles_remote: bool
+    links: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
+    no_alt: list[str] = field(default_factory=list)
+    no_address: list[str] = field(default_factory=list)
+    active: set[str] = field(default_factory=set)
+    handlers: set[str] = field(default_factory=set)
 
 
 def lint_bodies(
@@ -58,6 +67,7 @@ def lint_bodies(
     if made_up is not None:
         markup.links = [link for link in markup.links if not link.startswith(made_up)]
         markup.images = [image for image in markup.images if not image.startswith(made_up)]
+        markup.further = [image for image in markup.further if not image.startswith(made_up)]
     return [*_lint_parts(text, html), *_lint_markup(markup, inline)]
 
 
@@ -123,7 +133,16 @@ def _lint_images(markup: _Markup, inline: Mapping[str, str] | None) -> Iterator[
             f"{_count(markup.no_alt, 'image')} without alternative text",
             f'Write alt="...", or alt="" for decoration; many clients hide images at first: {_some(markup.no_alt)}',
         )
-    relative = [image for image in markup.images if image.strip() and link_scheme(image) is None]
+    if markup.no_address:
+        yield LintFinding(
+            "problem",
+            "image-without-address",
+            f"{_count(markup.no_address, 'image')} without an address",
+            "Write the whole URL as src; mail clients run no script that would fill it in later: "
+            f"{_some(markup.no_address)}",
+        )
+    images = [image for image in [*markup.images, *markup.further] if not image.strip().startswith("#")]
+    relative = [image for image in images if image.strip() and link_scheme(image) is None]
     if relative:
         yield LintFinding(
             "problem",
@@ -133,7 +152,7 @@ def _lint_images(markup: _Markup, inline: Mapping[str, str] | None) -> Iterator[
         )
     absent = [
         image
-        for image in markup.images
+        for image in images
         if inline is not None and link_scheme(image) == "cid" and unquote(image.strip()[4:]) not in inline
     ]
     if absent:
@@ -155,23 +174,54 @@ def _lint_images(markup: _Markup, inline: Mapping[str, str] | None) -> Iterator[
 
 
 def _read_markup(html: str) -> _Markup:
-    found = _Markup([], [], [], set(), set(), remote_styles(html))
-    for name, attributes in elements(html):
-        if name in ("a", "area") and "href" in attributes:
-            found.links.append(attributes["href"])
-        elif name == "img":
-            source = attributes.get("src", "")
-            found.images.append(source)
-            if "alt" not in attributes:
-                found.no_alt.append(source or "<img>")
-        elif name in _ACTIVE and (name != "script" or _runs(attributes)):
-            found.active.add(name)
-        if "background" in attributes:
-            found.images.append(attributes["background"])
-        found.handlers.update(
-            attribute for attribute in attributes if attribute.startswith("on") and attribute[2:].isalpha()
-        )
+    found = _Markup(remote_styles(html))
+    sheet: int | None = None
+    for tag in read_tags(html):
+        if sheet is not None:
+            found.further += _of_style_sheet(html[sheet : tag.start])
+            sheet = None
+        if tag.kind == "start":
+            values = attribute_values(html, tag)
+            _read_element(found, tag.name, values)
+            sheet = tag.end if tag.name == "style" else None
+    if sheet is not None:
+        found.further += _of_style_sheet(html[sheet:])
     return found
+
+
+def _read_element(found: _Markup, name: str, attributes: dict[str, str]) -> None:
+    if name in ("a", "area") and "href" in attributes:
+        found.links.append(attributes["href"])
+    elif name == "img":
+        source = attributes.get("src", "")
+        found.images.append(source)
+        if "alt" not in attributes:
+            found.no_alt.append(source or "<img>")
+        if not source.strip() and not attributes.get("srcset", "").strip():
+            found.no_address.append(attributes.get("alt") or "<img>")
+    elif name in _ACTIVE and (name != "script" or _runs(attributes)):
+        found.active.add(name)
+    if "background" in attributes:
+        found.images.append(attributes["background"])
+    found.further += srcset_addresses(attributes.get("srcset", ""))
+    if "poster" in attributes:
+        found.further.append(attributes["poster"])
+    if style := attributes.get("style"):
+        found.further += _of_declarations(read_declarations(style)[0])
+    found.handlers.update(
+        attribute for attribute in attributes if attribute.startswith("on") and attribute[2:].isalpha()
+    )
+
+
+def _of_style_sheet(css: str) -> Iterator[str]:
+    for rule in read_stylesheet(css).rules:
+        if holds_styles(rule.prelude):
+            yield from _of_declarations(rule.declarations)
+
+
+def _of_declarations(declarations: Iterable[Declaration]) -> Iterator[str]:
+    for declaration in declarations:
+        yield from image_addresses(declaration.value)
 
 
 def _runs(attributes: dict[str, str]) -> bool:

@@ -57,6 +57,7 @@ _FORMATS = {
     "x-ms-bmp": "image-bmp",
 }
 _DATA = re.compile(r"data:(?:image|video)/([a-z0-9.+-]+)([^,]*)", re.IGNORECASE)
+_CANDIDATE = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)")
 _ENDING = re.compile(r"\.([a-z0-9]{2,5})$", re.IGNORECASE)
 
 IMAGE_FEATURES = frozenset({*_FORMATS.values(), "image-base64"})
@@ -135,5 +136,14 @@ def image_features(address: str, inline: Mapping[str, str]) -> set[str]:
 
 
 def srcset_addresses(srcset: str) -> list[str]:
-    """Return the addresses of a ``srcset`` attribute."""
-    return [candidate.split()[0] for candidate in srcset.split(",") if candidate.strip()]
+    """Return the addresses of a ``srcset`` attribute (WHATWG HTML, section 4.8.4.2.2); data has commas of its own."""
+    found: list[str] = []
+    position = 0
+    while (match := _CANDIDATE.match(srcset, position)) is not None:
+        found.append(match[1].rstrip(","))
+        position = match.end()
+        if not match[1].endswith(","):
+            position = srcset.find(",", position)
+            if position < 0:
+                break
+    return found

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 
 from openviper.core.email.templates.links import link_scheme
-from openviper.markup import attribute_text, attributes, read_tags
+from openviper.markup import Tag, attribute_text, attributes, read_tags
 
-__all__ = ["elements", "is_remote", "remote_content", "remote_styles"]
+__all__ = ["attribute_values", "elements", "is_remote", "remote_content", "remote_styles"]
 
 _REMOTE = frozenset({"http", "https", "//"})
 _STYLE_URL = re.compile(
@@ -18,13 +18,18 @@ _NEVER_LOADED = frozenset({"script", "iframe", "frame", "object", "embed", "port
 
 
 def elements(html: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each start tag's name, in lower case, and attributes; the first of two equal attributes counts."""
+    """Yield each start tag's name, in lower case, and attributes."""
     for tag in read_tags(html):
         if tag.kind == "start":
-            found: dict[str, str] = {}
-            for attribute in attributes(html, tag):
-                found.setdefault(attribute.name, attribute_text(attribute.value))
-            yield tag.name, found
+            yield tag.name, attribute_values(html, tag)
+
+
+def attribute_values(html: str, tag: Tag) -> dict[str, str]:
+    """Return the attributes of a start tag; the first of two equal ones counts."""
+    found: dict[str, str] = {}
+    for attribute in attributes(html, tag):
+        found.setdefault(attribute.name, attribute_text(attribute.value))
+    return found
 
 
 def is_remote(address: str) -> bool:

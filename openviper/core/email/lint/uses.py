@@ -22,7 +22,8 @@ from openviper.core.email.lint.partial import (
     declaration_keeps_within,
     passed_limit,
 )
-from openviper.markup import Tag, attribute_text, attributes, read_tags
+from openviper.core.email.lint.remote_content import attribute_values
+from openviper.markup import Tag, read_tags
 from openviper.markup.stylesheet import Declaration, Rule, read_declarations, read_stylesheet
 
 __all__ = ["Use", "find_uses"]
@@ -186,12 +187,10 @@ class _Reader:
     def _start(self, tag: Tag) -> Mapping[str, str]:
         """Add what a start tag uses, and return its attributes; of those inside a drawing none."""
         name = tag.name
-        values: dict[str, str] = {}
         if self.svg:
             self.svg += name == "svg" and not tag.self_closing
-            return values
-        for attribute in attributes(self.html, tag):
-            values.setdefault(attribute.name, attribute_text(attribute.value))
+            return {}
+        values = attribute_values(self.html, tag)
         if name == "svg":
             self._drawing(tag, values)
             return values

@@ -70,7 +70,14 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "1 remote image": {"html": '<img src="https://cdn.example/a.png" alt="">'},
     "Remote images in styles": {"html": "<style>p{background:url('https://cdn.example/a.png')}</style>"},
     "The HTML part is 110 kB long": {"html": "<p>" + "x" * (110 * 1024)},
-    "Active content: <form>, <script>": {"html": "<script>1</script><form></form>"},
+    "3 images with a relative address": {
+        "html": '<img src="cid:logo" srcset="logo.webp 1x, cid:logo 2x" alt=""><style>p { background: url(/a.png) } '
+        "@font-face { src: url(a.woff2) }</style><p style='list-style-image: url(\"b.png\"); clip-path: url(#c)'>",
+        "attachments": [LOGO],
+    },
+    "1 image without an address": {"html": '<img data-src="https://cdn.example/a.png" alt="A">'},
+    "1 inline image not attached": {"html": '<p style="background: url(cid:gone)">'},
+    "Active content: <embed>, <script>": {"html": "<script>1</script><embed src=a.swf>"},
     "Event handlers: onclick": {"html": '<p onclick="x()">'},
     "Bulk mail without an unsubscribe header": {"headers": {"Precedence": "Bulk"}},
     "Readers cannot unsubscribe from the stream news": {"stream": "news"},

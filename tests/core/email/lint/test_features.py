@@ -5,6 +5,7 @@ import re
 import pytest
 from support.documents import ROOT
 
+from openviper.core.email.lint.html_features import srcset_addresses
 from openviper.core.email.lint.support import DETECTED, WITHOUT_DETECTOR, WITHOUT_EFFECT, load_support
 from openviper.core.email.lint.uses import find_uses
 from openviper.core.email.settings.mail_clients import DEFAULT_CLIENTS, MAIL_CLIENTS
@@ -112,6 +113,21 @@ LOOK_ALIKES = [
 @pytest.mark.parametrize(("html", "slugs"), LOOK_ALIKES)
 def test_a_feature_is_told_from_its_look_alikes(html: str, slugs: str) -> None:
     assert found(html) - {"html-p", "html-style"} == set(slugs.split())
+
+
+@pytest.mark.parametrize(
+    ("srcset", "addresses"),
+    [
+        ("", []),
+        (" , ", []),
+        ("a.png", ["a.png"]),
+        ("a.png 1x,b.png 2x , c.png", ["a.png", "b.png", "c.png"]),
+        ("a.png, b,c.png 2x", ["a.png", "b,c.png"]),
+        ("data:image/png;base64,AA== 1x, b.png 600w", ["data:image/png;base64,AA==", "b.png"]),
+    ],
+)
+def test_the_addresses_of_a_srcset_are_read_as_browsers_read_them(srcset: str, addresses: list[str]) -> None:
+    assert srcset_addresses(srcset) == addresses
 
 
 def test_images_that_are_attached_are_known_by_their_type() -> None:
