@@ -45,8 +45,8 @@ def lint(templates: Sequence[str], path: Path, fail_on: str, as_json: bool, sett
     """Check all mail templates, or those named: errors, bodies, images, links, and what mail clients support.
 
     Templates are rendered with the values of <template>.sample.json, and sample values; previews in code are checked
-    with all their variants. A problem is content that is
-    lost or cannot be read; a note is about what some readers see less well. Sends nothing and asks no server.
+    with all their variants, and named as the inbox page names them. A problem is content that is lost or cannot be
+    read; a note is about what some readers see less well. Sends nothing and asks no server.
 
     Exits with 1 if there is a problem, or with --fail-on note any finding.
     """
@@ -54,28 +54,41 @@ def lint(templates: Sequence[str], path: Path, fail_on: str, as_json: bool, sett
 
     enter_project(path, settings_module=settings).load_settings()
     email = EmailSettings.from_settings()
-    reports, parts = asyncio.run(_lint(templates, email))
+    of_templates, of_previews, parts = asyncio.run(_lint(templates, email))
+    reports = of_templates | of_previews
     if not reports:
         raise click.ClickException("there are no templates: set TEMPLATES_DIR, or name the project with --project")
     if as_json:
         _print_json(reports, email)
     else:
-        _print_lines(reports, parts)
+        _print_lines(reports)
+        checked = [counted(len(of_templates), "template")] if of_templates else []
+        checked += [counted(len(of_previews), "preview")] if of_previews else []
+        problems, notes = _totals(reports)
+        click.echo(f"{counted(problems, 'problem')} and {counted(notes, 'note')} in {' and '.join(checked)}")
+        if parts:
+            click.echo(f"Checked within others only: {escape(', '.join(parts))}", err=True)
     levels = {finding.level for report in reports.values() for finding in _findings(report)}
     sys.exit(1 if "problem" in levels or (fail_on == "note" and levels) else 0)
 
 
-async def _lint(templates: Sequence[str], email: "EmailSettings") -> tuple[dict[str, "LintReport"], list[str]]:
-    """Return the report on each template and preview in code, and the templates that are only parts of others."""
+async def _lint(
+    templates: Sequence[str], email: "EmailSettings"
+) -> tuple[dict[str, "LintReport"], dict[str, "LintReport"], list[str]]:
+    """Return the reports on templates and on previews in code, and the templates that are only parts of others."""
     from openviper.core.email.delivery import Mailer
     from openviper.core.email.inbox.lint import lint_previews, lint_template, templates_to_lint
     from openviper.core.email.inbox.previews import preview
 
     mailer = Mailer(email)
     renderer = mailer.renderer
-    names, parts = (list(templates), []) if templates else templates_to_lint(renderer)
+    previews = await lint_previews(mailer, templates)
+    if templates:
+        names, parts = [name for name in templates if name not in previews], []
+    else:
+        names, parts = templates_to_lint(renderer)
     reports = {name: lint_template(await preview(renderer, name), email.target_clients) for name in names}
-    return reports | ({} if templates else await lint_previews(mailer)), parts
+    return reports, previews, parts
 
 
 def _findings(report: "LintReport") -> list["LintFinding"]:
@@ -88,9 +101,14 @@ def _totals(reports: dict[str, "LintReport"]) -> tuple[int, int]:
     return levels.count("problem"), levels.count("note")
 
 
-def _print_lines(reports: dict[str, "LintReport"], parts: Sequence[str]) -> None:
+def _print_lines(reports: dict[str, "LintReport"]) -> None:
+    first: dict[tuple[tuple[str, str], ...], str] = {}
     for name, report in reports.items():
         findings = _findings(report)
+        like = first.setdefault(tuple((finding.title, finding.explanation) for finding in findings), name)
+        if findings and like != name:
+            click.echo(f"{escape(name)}: same findings as {escape(like)} ({len(findings)})")
+            continue
         click.echo(f"{escape(name)}{'' if findings else ': no findings'}")
         for finding in findings:
             level = click.style(f"{finding.level:<7}", fg=_COLOURS[finding.level])
@@ -98,10 +116,6 @@ def _print_lines(reports: dict[str, "LintReport"], parts: Sequence[str]) -> None
             at = f" HTML line {', '.join(map(str, finding.lines))}." if finding.lines else ""
             for line in wrap(escape(finding.explanation) + at, _WIDTH - len(_INDENT)):
                 click.echo(_INDENT + line)
-    problems, notes = _totals(reports)
-    click.echo(f"{counted(problems, 'problem')} and {counted(notes, 'note')} in {counted(len(reports), 'template')}")
-    if parts:
-        click.echo(f"Checked within others only: {escape(', '.join(parts))}", err=True)
 
 
 def _print_json(reports: dict[str, "LintReport"], email: "EmailSettings") -> None:

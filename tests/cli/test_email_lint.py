@@ -21,7 +21,8 @@ def mails(project: Path) -> Path:
 
 
 def test_notes_fail_only_if_wished_and_layouts_are_checked_within_others(cli: Cli, mails: Path) -> None:
-    (mails / "templates" / "mail" / "note.html").write_text('<p style="display: flex">Hi</p>')
+    for name in ("note", "twin"):
+        (mails / "templates" / "mail" / f"{name}.html").write_text('<p style="display: flex">Hi</p>')
     done = cli.run("email", "lint", "--project", mails, "--fail-on", "note")
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[:3] == [
@@ -29,7 +30,10 @@ def test_notes_fail_only_if_wished_and_layouts_are_checked_within_others(cli: Cl
         "mail/note",
         "  note    display:flex: not supported by Outlook [css-display-flex]",
     ]
-    assert done.stdout.splitlines()[-1] == "0 problems and 1 note in 2 templates"
+    assert done.stdout.splitlines()[-2:] == [
+        "mail/twin: same findings as mail/note (1)",
+        "0 problems and 2 notes in 3 templates",
+    ]
     assert done.stderr == "Checked within others only: mail/layout\n"
 
 
@@ -58,15 +62,33 @@ def test_problems_and_templates_with_errors_fail(cli: Cli, mails: Path) -> None:
     assert found["data"]["package"] == "caniemail"
 
 
-def test_only_the_named_templates_and_targeted_clients_are_judged(cli: Cli, mails: Path) -> None:
+PREVIEWS = """
+from openviper.core.email import preview
+
+@preview(variants={"long name": {"name": "x" * 50}})
+def welcome(name="Ana"):
+    return {"subject": "Hi", "html": f"<p>Hi {name}", "sender": "s@shop.example"}
+
+@preview
+def other():
+    raise ValueError("is not asked for")
+"""
+
+
+def test_only_what_is_named_is_checked_for_the_targeted_clients(cli: Cli, mails: Path) -> None:
     (mails / "templates" / "mail" / "bad.html").write_text(BAD)
     (mails / "templates" / "mail" / "note.html").write_text('<p style="display: flex; opacity: .5">Hi</p>')
-    done = cli.run("email", "lint", "mail/note", "--project", mails, EMAIL_TARGET_CLIENTS="apple-mail,gmail.ios")
+    (mails / "greetings.py").write_text(PREVIEWS)
+    (mails / "settings.py").write_text('EMAIL = {"mails": ["greetings"]}\n')
+    names = ("greetings.welcome", "mail/note")
+    done = cli.run("email", "lint", *names, "--project", mails, EMAIL_TARGET_CLIENTS="apple-mail,gmail.ios")
     assert done.returncode == 0, done.stdout
     assert [line for line in done.stdout.splitlines() if not line.startswith(" " * 10)] == [
         "mail/note",
         "  note    display:flex: supported in part by Gmail [css-display-flex]",
-        "0 problems and 1 note in 1 template",
+        "greetings.welcome: no findings",
+        "greetings.welcome (long name): no findings",
+        "0 problems and 1 note in 1 template and 2 previews",
     ]
 
 

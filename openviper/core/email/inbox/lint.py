@@ -1,8 +1,10 @@
 """Check sent messages and rendered templates for problems that mail clients and spam filters would have with it."""
 
 import asyncio
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from html import unescape
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -23,6 +25,14 @@ __all__ = ["LintReport", "lint_message", "lint_prepared", "lint_previews", "lint
 
 _BULK_RECIPIENTS = 20
 _BULK_PRECEDENCES = ("bulk", "list", "junk")
+_IN_BRACKETS = re.compile(r"<([^<>]+)>")
+# How a link to unsubscribe, or to choose what one gets, is labelled or addressed in many languages.
+_LEAVING = re.compile(
+    r"unsub|opt[ -]?out|preferences|subscri|suscri|inscri|iscri[vz]|abonn|\bbaja\b|abmeld|abbestell|austragen|afmeld"
+    r"|uitschrij|avregistr|avmeld|frameld|peruut|odhl[aá]s|wypis|rezygn|leiratkoz|dezabon|abonelik|отпис|відпис"
+    r"|διαγραφ|הסר|إلغاء|配信停止|購読|退订|退訂|구독|수신",
+    re.IGNORECASE,
+)
 
 
 class LintReport(NamedTuple):
@@ -51,7 +61,7 @@ def lint_prepared(
 ) -> LintReport:
     """Return the report on a message's bodies, to which ``findings`` about its other parts are added. Use a thread."""
     inline = {part.content_id or part.filename: part.mimetype for part in prepared.attachments if part.inline}
-    found = [*findings, *lint_bodies(prepared.text, prepared.html, inline)]
+    found = [*findings, *lint_bodies(prepared.text, prepared.html, inline), *_lint_unsubscribe_link(prepared)]
     return _report(found, lint_client_support(prepared.html or "", targets, inline))
 
 
@@ -69,14 +79,18 @@ def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
     return _report(findings, lint_client_support(rendered.html or "", targets, {}))
 
 
-async def lint_previews(mailer: Mailer) -> dict[str, LintReport]:
+async def lint_previews(mailer: Mailer, only: Collection[str] = ()) -> dict[str, LintReport]:
     """Return the reports on the previews in code (``EMAIL["mails"]``) and their variants, by name.
+
+    ``only``: names of previews; empty for all.
 
     Raises:
         ImproperlyConfigured: a module of previews does not exist, or a preview is declared wrongly.
     """
     reports: dict[str, LintReport] = {}
     for one in await asyncio.to_thread(load_previews, mailer.settings.mails):
+        if only and one.name not in only:
+            continue
         for variant, changes in {"": {}, **one.variants}.items():
             name = f"{one.name} ({variant})" if variant else one.name
             try:
@@ -141,6 +155,23 @@ def _lint_headers(entry: Entry, always_streams: Collection[str]) -> Iterator[Lin
             "Unsubscribing takes more than one click",
             "Add the header List-Unsubscribe-Post: List-Unsubscribe=One-Click (RFC 8058).",
         )
+
+
+def _lint_unsubscribe_link(prepared: PreparedMessage) -> Iterator[LintFinding]:
+    """Yield a note if a message with the header has no link for people: neither its address, nor what says so."""
+    headers = [value for name, value in prepared.headers if name.lower() == "list-unsubscribe"]
+    if not headers:
+        return
+    body = unescape(prepared.text or "" if prepared.html is None else prepared.html)
+    if _LEAVING.search(body) or any(address in body for address in _IN_BRACKETS.findall(headers[0])):
+        return
+    yield LintFinding(
+        "note",
+        "no-unsubscribe-link",
+        "There is no unsubscribe link in the body",
+        "Gmail asks for a visible link beside the header List-Unsubscribe: write {{ unsubscribe_url }} in the template, "
+        "or link to a page on which readers unsubscribe.",
+    )
 
 
 def _is_bulk(entry: Entry, headers: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ from openviper.core.email.message import EmailMessageData, check_message
 from openviper.core.email.message.serialiser import serialise_message
 
 FINE = '<p>Hello <a href="https://shop.example/">shop</a> <img src="cid:logo" alt=""></p>'
+COMPLETE = {"List-Unsubscribe": "<https://shop.example/out>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
 LOGO = AttachmentData("logo.png", b"x", "image/png", inline=True, content_id="logo")
 
 
@@ -44,7 +45,8 @@ def test_mail_of_a_list_is_bulk_mail(headers: dict[str, str]) -> None:
 def test_mail_that_can_be_unsubscribed_from_has_no_findings() -> None:
     """Neither has mail of a stream that nobody can opt out of."""
     headers = {"List-Unsubscribe": "<https://shop.example/u>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
-    assert titles(stream="news", headers={**headers, "Precedence": "bulk"}) == []
+    text = "Hello\nhttps://shop.example/u"
+    assert titles(stream="news", text=text, headers={**headers, "Precedence": "bulk"}) == []
     assert lint(entry(stream="account"), ("account",)) == []
 
 
@@ -82,6 +84,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "Bulk mail without an unsubscribe header": {"headers": {"Precedence": "Bulk"}},
     "Readers cannot unsubscribe from the stream news": {"stream": "news"},
     "Unsubscribing takes more than one click": {
+        "text": "Unsubscribe: https://shop.example/leave",
         "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"}
     },
 }
@@ -129,8 +132,31 @@ def test_scripts_that_run_are_active_content(attributes: str) -> None:
 def test_many_recipients_make_bulk_mail() -> None:
     many = [f"a{number}@example.test" for number in range(21)]
     assert titles(recipients=many) == ["Bulk mail without an unsubscribe header"]
-    complete = {"List-Unsubscribe": "<https://shop.example/out>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
-    assert titles(recipients=many, headers=complete) == []
+    text = "Hello\nhttps://shop.example/out"
+    assert titles(recipients=many, text=text, headers=COMPLETE) == []
+
+
+LINKS = [
+    {"text": "Leave: https://shop.example/out"},
+    {"html": '<a href="https://shop.example/out">Leave</a>', "text": "Leave"},
+    {"html": '<a href="https://shop.example/p?a=1&amp;b=2">Newsletter abbestellen</a>'},
+    {"html": '<a href="https://shop.example/leave">Se d&eacute;sabonner</a>'},
+    {"html": '<a href="mailto:leave@shop.example?subject=Unsubscribe">Leave</a>'},
+    {"html": '<a href="https://shop.example/settings">E-mail preferences</a>'},
+]
+
+
+@pytest.mark.parametrize("bodies", LINKS)
+def test_a_message_with_the_header_has_a_visible_link_as_well(bodies: dict[str, str]) -> None:
+    assert titles(headers=COMPLETE, **bodies) == []
+    without = {name: "Hello" for name in bodies}
+    assert titles(headers=COMPLETE, **without) == ["There is no unsubscribe link in the body"]
+    assert titles(**without) == []
+
+
+def test_a_link_in_the_text_part_is_none_for_readers_of_the_html() -> None:
+    bodies = {"html": "<p>Hello", "text": "Unsubscribe: https://shop.example/out"}
+    assert titles(headers=COMPLETE, **bodies) == ["There is no unsubscribe link in the body"]
 
 
 def test_the_limit_is_exact() -> None:
