@@ -83,10 +83,8 @@ async def _lint(
     mailer = Mailer(email)
     renderer = mailer.renderer
     previews = await lint_previews(mailer, templates)
-    if templates:
-        names, parts = [name for name in templates if name not in previews], []
-    else:
-        names, parts = templates_to_lint(renderer)
+    named = [name for name in templates if name not in previews]
+    names, parts = (named, []) if templates else templates_to_lint(renderer)
     reports = {name: lint_template(await preview(renderer, name), email.target_clients) for name in names}
     return reports, previews, parts
 

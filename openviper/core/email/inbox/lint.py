@@ -169,8 +169,8 @@ def _lint_unsubscribe_link(prepared: PreparedMessage) -> Iterator[LintFinding]:
         "note",
         "no-unsubscribe-link",
         "There is no unsubscribe link in the body",
-        "Gmail asks for a visible link beside the header List-Unsubscribe: write {{ unsubscribe_url }} in the template, "
-        "or link to a page on which readers unsubscribe.",
+        "Gmail asks for a visible link beside the header List-Unsubscribe: write {{ unsubscribe_url }} in the "
+        "template, or link to a page on which readers unsubscribe.",
     )
 
 

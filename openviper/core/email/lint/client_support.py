@@ -1,7 +1,7 @@
 """Judge an HTML part by what the mail clients of its readers support."""
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from openviper.core.email.lint.findings import LintFinding
@@ -40,25 +40,49 @@ def lint_client_support(html: str, targets: Collection[str], inline: Mapping[str
 
 
 class _Judged(NamedTuple):
-    """The clients that lack a feature and lose something, that lack it otherwise, and that support it in part."""
+    """The clients that lack a feature and lose something, that lack it otherwise, and that support it in part.
+
+    ``limits``: those of partial support that a use passes, by the clients that have them.
+    """
 
     losing: list[str]
     lacking: list[str]
     partly: list[str]
+    limits: Mapping[str, frozenset[str]]
 
 
 def _judge(
     data: SupportData, feature: Feature, uses: Sequence[Use], clients: Sequence[str], lines: "_LineNumbers"
 ) -> LintFinding | None:
-    judged = _Judged([], [], [])
-    limited = {limit: feature.limited(limit) for limit in dict.fromkeys(use.limit for use in uses) if limit}
+    judged = _judge_clients(feature, uses, clients)
+    without = judged.losing + judged.lacking
+    affected = without + judged.partly
+    if not affected:
+        return None
+    if judged.losing:
+        shown = [use for use in uses if use.loss]
+    else:
+        shown = list(uses) if without else [use for use in uses if use.limit or not use.within]
+    families = _families(data, judged.losing or without or judged.partly)
+    return LintFinding(
+        "problem" if judged.losing else "note",
+        feature.slug,
+        f"{feature.title}: {'not supported' if without else 'supported in part'} by {families}",
+        " ".join(f"{part.rstrip('.')}." for part in _explain(data, feature, uses, judged)),
+        lines.of(shown),
+    )
+
+
+def _judge_clients(feature: Feature, uses: Sequence[Use], clients: Sequence[str]) -> _Judged:
+    limits = {limit: feature.limited(limit) for limit in dict.fromkeys(use.limit for use in uses) if limit}
+    judged = _Judged([], [], [], limits)
     for client in clients:
         read = [use for use in uses if use.outlook or client not in _WORD]
         support = feature.support[client]
         if not read or support in ("y", "u"):
             continue
         if support == "a":
-            passed = [use for use in read if use.limit and client in limited[use.limit]]
+            passed = [use for use in read if use.limit and client in limits[use.limit]]
             if any(use.loss for use in passed):
                 judged.losing.append(client)
             elif passed or not all(use.within for use in read):
@@ -67,32 +91,22 @@ def _judge(
             judged.losing.append(client)
         else:
             judged.lacking.append(client)
+    return judged
+
+
+def _explain(data: SupportData, feature: Feature, uses: Sequence[Use], judged: _Judged) -> Iterator[str]:
     without = judged.losing + judged.lacking
-    if not without and not judged.partly:
-        return None
-    if judged.losing:
-        shown = [use for use in uses if use.loss]
-    else:
-        shown = list(uses) if without else [use for use in uses if use.limit or not use.within]
-    loss = next((use.loss for use in uses if use.loss), "") if judged.losing else ""
-    affected = [*without, *judged.partly]
-    passed = [limit for limit in limited if not limited[limit].isdisjoint(affected)]
-    parts = [loss[:1].upper() + loss[1:]] if loss else []
-    parts += [LIMITS[limit] for limit in passed if LIMITS[limit]]
+    affected = without + judged.partly
+    passed = [limit for limit, clients in judged.limits.items() if not clients.isdisjoint(affected)]
+    if judged.losing and (loss := next((use.loss for use in uses if use.loss), "")):
+        yield loss[:1].upper() + loss[1:]
+    yield from filter(None, (LIMITS[limit] for limit in passed))
     if without:
-        parts.append(f"Not supported by {data.describe(without, feature.untested())}")
+        yield f"Not supported by {data.describe(without, feature.untested())}"
     if judged.partly:
-        parts.append(f"In part by {data.describe(judged.partly, feature.untested())}")
-    parts += _notes(feature, affected, passed)
-    parts.append(f"Tested {feature.tested}")
-    families = _families(data, judged.losing or without or judged.partly)
-    return LintFinding(
-        "problem" if judged.losing else "note",
-        feature.slug,
-        f"{feature.title}: {'not supported' if without else 'supported in part'} by {families}",
-        " ".join(f"{part.rstrip('.')}." for part in parts),
-        lines.of(shown),
-    )
+        yield f"In part by {data.describe(judged.partly, feature.untested())}"
+    yield from _notes(feature, affected, passed)
+    yield f"Tested {feature.tested}"
 
 
 def _notes(feature: Feature, clients: Collection[str], passed: Sequence[str]) -> list[str]:

@@ -87,11 +87,10 @@ for _slug, (_name, _value) in _PAIRS.items():
     _BY_PROPERTY.setdefault(_name, []).append((_slug, _value))
 
 # Values that ask for nothing: a client without the property shows the same.
+_NONE = re.compile(r"none")
 _OFF = {
-    **dict.fromkeys(
-        "animation backdrop-filter box-shadow clip-path filter mask-image text-shadow transform transition".split(),
-        re.compile(r"none"),
-    ),
+    **dict.fromkeys(("animation", "backdrop-filter", "box-shadow", "clip-path", "filter", "mask-image"), _NONE),
+    **dict.fromkeys(("text-shadow", "transform", "transition"), _NONE),
     "border-radius": re.compile(r"0(?:px|%)?"),
     "opacity": re.compile(r"1(?:\.0+)?|100%"),
     "outline": re.compile(r"none|0(?:px)?"),

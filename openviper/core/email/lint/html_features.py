@@ -82,14 +82,10 @@ def element_features(name: str, attributes: Mapping[str, str]) -> set[str]:
 
 def _by_attribute(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
     """Yield the features that are an element with a certain attribute."""
-    kind = attributes.get("type", "").strip().lower()
-    if name == "input":
-        if (feature := _input_feature(kind)) is not None:
+    if name in ("input", "button"):
+        kind = attributes.get("type", "").strip().lower()
+        if (feature := _input_feature(kind) if name == "input" else _button_feature(kind)) is not None:
             yield feature
-    elif name == "button":
-        # WHATWG HTML section 4.10.6: any other value is "submit".
-        if kind != "button":
-            yield f"html-button-{kind if kind in _BUTTONS else 'submit'}"
     elif name == "img" and "usemap" in attributes:
         yield "html-image-maps"
     elif name == "body" and not _OF_A_BODY.isdisjoint(attributes):
@@ -114,6 +110,11 @@ def _input_feature(kind: str) -> str | None:
         return f"html-input-{kind}"
     # WHATWG HTML section 4.10.5: a field of text, also for a type that the client does not know.
     return None if kind in _WITHOUT_TEXT else "html-input-text"
+
+
+def _button_feature(kind: str) -> str | None:
+    """Return the feature that a ``<button>`` of this type uses; any type but those known is "submit"."""
+    return None if kind == "button" else f"html-button-{kind if kind in _BUTTONS else 'submit'}"
 
 
 def image_features(address: str, inline: Mapping[str, str]) -> set[str]:

@@ -85,7 +85,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "Readers cannot unsubscribe from the stream news": {"stream": "news"},
     "Unsubscribing takes more than one click": {
         "text": "Unsubscribe: https://shop.example/leave",
-        "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"}
+        "headers": {"List-Id": "<news.example>", "List-Unsubscribe": "<https://shop.example/out>"},
     },
 }
 
@@ -149,7 +149,7 @@ LINKS = [
 @pytest.mark.parametrize("bodies", LINKS)
 def test_a_message_with_the_header_has_a_visible_link_as_well(bodies: dict[str, str]) -> None:
     assert titles(headers=COMPLETE, **bodies) == []
-    without = {name: "Hello" for name in bodies}
+    without = dict.fromkeys(bodies, "Hello")
     assert titles(headers=COMPLETE, **without) == ["There is no unsubscribe link in the body"]
     assert titles(**without) == []
 

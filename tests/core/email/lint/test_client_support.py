@@ -111,7 +111,10 @@ NOTES = {
         '<h1 style="background:url(a.png);background-clip:text;color:#036;-webkit-text-fill-color:transparent">',
         "css-background-clip",
     ),
-    "a decoration that has only a choice of sizes": ('<img srcset="https://cdn.example/a.png 2x" alt="">', "html-srcset"),
+    "a decoration that has only a choice of sizes": (
+        '<img srcset="https://cdn.example/a.png 2x" alt="">',
+        "html-srcset",
+    ),
     "a choice of sizes beside an image": ('<img src="a.png" srcset="b.png 2x" alt="A">', "html-srcset"),
     "an empty form": ("<form></form><button>Go</button>", "html-form"),
     "columns": ('<div style="display:flex">', "css-display-flex"),
@@ -217,7 +220,7 @@ def test_a_limit_counts_for_the_clients_that_have_it() -> None:
     assert level(picture, "html-background", "outlook.windows") == "problem"
     assert level(picture, "html-background", "gmail.ios") == "note"
     assert level('<body background="a.png" style="color:white">', "html-background", "outlook.windows") is None
-    gif, png = ('<img alt="A" src="data:image/%s;base64,AA">' % kind for kind in ("gif", "png"))
+    gif, png = (f'<img alt="A" src="data:image/{kind};base64,AA">' for kind in ("gif", "png"))
     assert level(gif, "image-base64", "outlook.windows") == "problem"
     assert level(png, "image-base64", "outlook.windows") is None
 
