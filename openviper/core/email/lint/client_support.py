@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from openviper.core.email.lint.findings import LintFinding
 from openviper.core.email.lint.partial import LIMITS
-from openviper.core.email.lint.support import WITHOUT_EFFECT, Feature, SupportData, load_support
+from openviper.core.email.lint.support import WITHOUT_EFFECT, Feature, SupportData, has_any, load_support
 from openviper.core.email.lint.uses import Use, find_uses
 
 __all__ = ["lint_client_support"]
@@ -76,6 +76,7 @@ def _judge(
 def _judge_clients(feature: Feature, uses: Sequence[Use], clients: Sequence[str]) -> _Judged:
     limits = {limit: feature.limited(limit) for limit in dict.fromkeys(use.limit for use in uses) if limit}
     judged = _Judged([], [], [], limits)
+    limited_only = feature.limited_only(LIMITS.get(feature.slug, ()))
     for client in clients:
         read = [use for use in uses if use.outlook or client not in _WORD]
         support = feature.support[client]
@@ -85,7 +86,7 @@ def _judge_clients(feature: Feature, uses: Sequence[Use], clients: Sequence[str]
             passed = [use for use in read if use.limit and client in limits[use.limit]]
             if any(use.loss for use in passed):
                 judged.losing.append(client)
-            elif passed or not all(use.within for use in read):
+            elif passed or (client not in limited_only and not all(use.within for use in read)):
                 judged.partly.append(client)
         elif any(use.loss for use in read):
             judged.losing.append(client)
@@ -100,7 +101,7 @@ def _explain(data: SupportData, feature: Feature, uses: Sequence[Use], judged: _
     passed = [limit for limit, clients in judged.limits.items() if not clients.isdisjoint(affected)]
     if judged.losing and (loss := next((use.loss for use in uses if use.loss), "")):
         yield loss[:1].upper() + loss[1:]
-    yield from filter(None, (LIMITS[limit] for limit in passed))
+    yield from filter(None, (LIMITS[feature.slug][limit] for limit in passed))
     if without:
         yield f"Not supported by {data.describe(without, feature.untested())}"
     if judged.partly:
@@ -110,10 +111,15 @@ def _explain(data: SupportData, feature: Feature, uses: Sequence[Use], judged: _
 
 
 def _notes(feature: Feature, clients: Collection[str], passed: Sequence[str]) -> list[str]:
-    """Return at most two notes: those with a limit that is passed, then those about most of the clients."""
+    """Return at most two notes, those with a limit that is passed first, then those about most of the clients.
+
+    Notes with a limit that no use passes are left out.
+    """
+    kept = LIMITS.get(feature.slug, {}).keys() - passed
     about = [
-        (not any(limit in text for limit in passed), -sum(client in clients for client in named), text)
+        (not has_any(text, passed), -sum(client in clients for client in named), text)
         for text, named in feature.notes
+        if not has_any(text, kept)
     ]
     return [text for _, number, text in sorted(about, key=lambda note: note[:2])[:_NOTES] if number]
 

@@ -20,14 +20,16 @@ _ONLY_ON_BODY = "Only supported on the <body> element"
 _NEGATIVE = "Negative values are not supported"
 _AUTO = "auto value is not supported"
 LIMITS = {
-    STYLE_IN_BODY: "It stands inside the body, where its rules are lost: move it into the head",
-    STYLE_TOO_LONG: "It is longer than 16 kB, and its rules are lost: divide or shorten it, or turn inline_css on",
-    _GIF_AS_DATA: "",
-    _ONLY_ON_BODY: "",
-    _NEGATIVE: "",
-    _AUTO: "",
+    "css-margin": {_NEGATIVE: "", _AUTO: ""},
+    "css-text-indent": {_NEGATIVE: ""},
+    "html-background": {_ONLY_ON_BODY: ""},
+    "html-style": {
+        STYLE_IN_BODY: "It stands inside the body, where its rules are lost: move it into the head",
+        STYLE_TOO_LONG: "It is longer than 16 kB, and its rules are lost: divide or shorten it, or turn inline_css on",
+    },
+    "image-base64": {_GIF_AS_DATA: ""},
 }
-"""Parts of notes of the data, each a limit of the clients with that note; and what to say of a use that passes it."""
+"""Parts of a feature's notes, each a limit of the clients with that note, and what to say of a use that passes it."""
 
 LONGEST_STYLE = 16 * 1024
 """The most letters of a style sheet that Gmail reads."""
@@ -58,7 +60,6 @@ _NOT_ON = {
     "css-height": frozenset({"body", "div", "p", "span"}),
     "css-margin": frozenset({"body", "span"}),
     "css-width": frozenset({"body", "div", "img", "p", "span"}),
-    "html-align": frozenset({"img", "table"}),
     "html-lang": frozenset({"td"}),
 }
 _ONLY_ON = {
@@ -68,6 +69,7 @@ _ONLY_ON = {
 }
 _NOTHING = re.compile(r"none|0(?:px|%)?(?:\s+0(?:px|%)?)*")
 _NOTHING_AS_WITHOUT = frozenset({"css-border", "css-margin", "css-padding"})
+_BELOW_ZERO = re.compile(r"(?<![\w-])-[\d.]")
 _SIZES = frozenset({"html-height", "html-width"})
 
 
@@ -92,6 +94,8 @@ def attribute_keeps_within(feature: str, element: str, attributes: Mapping[str, 
         return "reversed" not in attributes and not (element == "li" and "value" in attributes)
     if feature == "html-mailto-links":
         return "bcc=" not in attributes.get("href", "").lower()
+    if feature == "html-align":
+        return element not in ("img", "table") or attributes["align"].strip().lower() not in ("left", "right")
     if feature == "html-dir":
         return attributes["dir"].strip().lower() == "ltr"
     if feature in _SIZES:
@@ -102,13 +106,15 @@ def attribute_keeps_within(feature: str, element: str, attributes: Mapping[str, 
 
 
 def passed_limit(feature: str, value: str, element: str = "") -> str:
-    """Return the limit, one of ``LIMITS``, that a use passes; empty if it passes none.
+    """Return the limit of the feature in ``LIMITS`` that a use passes; empty if it passes none.
 
     ``value`` is that of a declaration, or the address of an image.
     """
     value = value.lower()
+    if feature in ("css-margin", "css-text-indent") and _BELOW_ZERO.search(value):
+        return _NEGATIVE
     if feature == "css-margin":
-        return _NEGATIVE if re.search(r"(?<![\w-])-[\d.]", value) else _AUTO if "auto" in value else ""
+        return _AUTO if "auto" in value else ""
     if feature == "html-background":
         return "" if element == "body" else _ONLY_ON_BODY
     if feature == "image-base64":

@@ -16,6 +16,7 @@ __all__ = [
     "WITHOUT_EFFECT",
     "Feature",
     "SupportData",
+    "has_any",
     "load_support",
     "support_version",
 ]
@@ -62,6 +63,16 @@ class Feature:
     def limited(self, limit: str) -> frozenset[str]:
         """Return the clients with a note that has the text ``limit``."""
         return frozenset(client for text, clients in self.notes if limit in text for client in clients)
+
+    def limited_only(self, limits: Collection[str]) -> frozenset[str]:
+        """Return the clients that have notes, each with one of the texts ``limits``."""
+        noted = {client for _, clients in self.notes for client in clients}
+        return frozenset(noted.difference(*(named for text, named in self.notes if not has_any(text, limits))))
+
+
+def has_any(note: str, limits: Collection[str]) -> bool:
+    """True if a note has one of the texts ``limits``."""
+    return any(limit in note for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)

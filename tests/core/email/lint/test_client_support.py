@@ -199,6 +199,7 @@ def test_what_outlook_does_not_read_is_not_held_against_it() -> None:
         ("<style>p{margin:1em calc(1px - 2px)}</style>", '<table style="margin:0 auto">', "css-margin"),
         ('<img src="a.png" alt="" width="600">', '<img src="a.png" alt="" width="100%">', "html-width"),
         ('<td height="50%">', '<img src="a.png" alt="" height="50%">', "html-height"),
+        ('<table align="center"><tr align="right">', '<table align="right">', "html-align"),
         ('<p dir="ltr">', '<p dir="rtl">', "html-dir"),
         ('<table style="max-width:10px">', "<style>table{max-width:10px}</style>", "css-max-width"),
         ("<ol><li>a</ol>", "<ol reversed><li>a</ol>", "html-lists"),
@@ -216,6 +217,8 @@ def test_a_limit_counts_for_the_clients_that_have_it() -> None:
     assert level(negative, "css-margin", "gmail") == "note"
     assert level(auto, "css-margin", "gmail") is None
     assert level(auto, "css-margin", "outlook.windows") == "note"
+    assert level('<p style="text-indent:1em">', "css-text-indent", "gmail", "yahoo") is None
+    assert level('<p style="text-indent:-1em">', "css-text-indent", "gmail") == "note"
     picture = '<td background="a.png" style="color:white">'
     assert level(picture, "html-background", "outlook.windows") == "problem"
     assert level(picture, "html-background", "gmail.ios") == "note"
@@ -238,6 +241,11 @@ def test_style_sheets_that_gmail_ignores_are_told_apart() -> None:
         assert each is not None
         assert each.level == "note"
         assert each.explanation.startswith(start)
+    in_the_head = next(iter(starts))
+    assert level(in_the_head, "html-style", "gmail.desktop-webmail") is None
+    each = finding(in_the_head, "html-style", "gmail.ios")
+    assert each is not None
+    assert "<body>" not in each.explanation
     only = finding(next(reversed(starts)), "html-style", "outlook.windows")
     assert only is not None
     assert only.explanation.startswith("In part by Outlook (Windows)")
@@ -245,8 +253,10 @@ def test_style_sheets_that_gmail_ignores_are_told_apart() -> None:
 
 def test_each_limit_is_a_note_of_the_data() -> None:
     """A renewal of the data may word it anew."""
-    texts = [text for feature in load_support().features.values() for text, _ in feature.notes]
-    assert [limit for limit in LIMITS if not any(limit in text for text in texts)] == []
+    features = load_support().features
+    assert [
+        (slug, limit) for slug, limits in LIMITS.items() for limit in limits if not features[slug].limited(limit)
+    ] == []
 
 
 def test_outlook_shows_transparent_text() -> None:
