@@ -10,6 +10,7 @@ __all__ = [
     "declaration_features",
     "holds_styles",
     "image_addresses",
+    "selected_names",
     "selector_features",
 ]
 
@@ -167,6 +168,7 @@ _COMBINATORS = {">": "css-selector-child", "+": "css-selector-adjacent-sibling",
 _NAME = r"(?:[\w-]|[^\x00-\x7f])++"
 _CLASS, _ID, _TYPE = re.compile(rf"\.{_NAME}"), re.compile(rf"#{_NAME}"), re.compile(_NAME)
 _MOST_NESTED = 8
+_NOT_PLAIN = frozenset(":[+~&")
 
 _AT_RULES = {
     "font-face": "css-at-font-face",
@@ -255,23 +257,49 @@ def image_addresses(value: str) -> list[str]:
 def selector_features(selectors: str) -> set[str]:
     """Return the features that a rule's list of selectors uses."""
     found: set[str] = set()
-    plain = _ATTRIBUTE_SELECTOR.sub("[]", _ESCAPE.sub("x", selectors))
+    plain = _without_escapes(selectors)
     for colons, name in _PSEUDO.findall(plain):
         lowered = name.lower()
         if lowered in _PSEUDO_ELEMENTS and (colons == "::" or lowered in _WITH_ONE_COLON):
             found.add(f"css-pseudo-element-{lowered}")
         elif colons == ":" and lowered in _STATES:
             found.add(f"css-pseudo-class-{lowered}")
-    for _ in range(_MOST_NESTED):
-        plain, replaced = _ARGUMENTS.subn("", plain)
-        if not replaced:
-            break
-    parts = [part.strip() for part in plain.split(",")]
+    parts = _split(plain)
     if len(parts) > 1:
         found.add("css-selector-grouping")
     for part in parts:
         found |= _structure(part)
     return found
+
+
+def selected_names(selectors: str, *, plain: bool) -> set[str]:
+    """Return the names by which a rule selects elements: ".class" and "#id", else the type, else "*".
+
+    With ``plain``, only of selectors that every client with style sheets knows, which are names, one inside another;
+    else only of those with a pseudo-class.
+    """
+    found: set[str] = set()
+    for part in _split(_without_escapes(selectors)):
+        if not _NOT_PLAIN.isdisjoint(part) if plain else ":" not in part:
+            continue
+        last = _PSEUDO_WHOLE.sub("", _COMBINATOR.split(part)[-1])
+        named = {*_CLASS.findall(last), *_ID.findall(last)}
+        kind = _TYPE.match(last)
+        found |= named or {kind[0].lower() if kind else "*"}
+    return found
+
+
+def _without_escapes(selectors: str) -> str:
+    return _ATTRIBUTE_SELECTOR.sub("[]", _ESCAPE.sub("x", selectors))
+
+
+def _split(selectors: str) -> list[str]:
+    """Return the selectors of a list, without the arguments of pseudo-classes."""
+    for _ in range(_MOST_NESTED):
+        selectors, replaced = _ARGUMENTS.subn("", selectors)
+        if not replaced:
+            break
+    return [part.strip() for part in selectors.split(",")]
 
 
 def _structure(selector: str) -> set[str]:

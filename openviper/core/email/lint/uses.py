@@ -11,9 +11,25 @@ from openviper.core.email.lint.css_features import (
     declaration_features,
     holds_styles,
     image_addresses,
+    selected_names,
     selector_features,
 )
 from openviper.core.email.lint.html_features import element_features, image_features, srcset_addresses
+from openviper.core.email.lint.losses import (
+    DATA_LOST,
+    FIELDS,
+    FORM_LOST,
+    GENERATED_LOST,
+    IMAGE_LOST,
+    MAP_LOST,
+    SRCSET_LOST,
+    STAYS_COVERED,
+    STAYS_HIDDEN,
+    SVG_REMOVED,
+    TRANSPARENT,
+    UNREADABLE,
+    WITH_FALLBACK,
+)
 from openviper.core.email.lint.partial import (
     LONGEST_STYLE,
     STYLE_IN_BODY,
@@ -23,52 +39,23 @@ from openviper.core.email.lint.partial import (
     passed_limit,
 )
 from openviper.core.email.lint.remote_content import attribute_values
-from openviper.markup import Tag, read_tags
+from openviper.core.email.lint.visibility import adds_text, begins_hidden, hides, shows
+from openviper.markup import Tag, is_hidden, read_tags
 from openviper.markup.stylesheet import Declaration, Rule, read_declarations, read_stylesheet
+from openviper.markup.tags import RAW_TEXT
 
 __all__ = ["Use", "find_uses"]
 
 _VOID_NAMES = "area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen"
 _VOID = frozenset(_VOID_NAMES.split())
-_FIELDS = {
-    "html-input-checkbox": "readers cannot tick it",
-    "html-input-radio": "readers cannot choose it",
-    "html-input-text": "readers cannot fill it in",
-    "html-textarea": "readers cannot fill it in",
-    "html-select": "readers cannot choose from it",
-    "html-input-submit": "readers cannot send the form",
-    "html-button-submit": "readers cannot send the form",
-}
-_WITH_FALLBACK = {
-    "video": "the video is lost, and there is nothing in its place: put an image with a link inside the element",
-    "audio": "the sound is lost, and there is nothing in its place: put a link inside the element",
-    "object": "the object is lost, and there is nothing in its place: put an image or a text inside the element",
-    "meter": "its value is lost: write it inside the element",
-    "progress": "its value is lost: write it inside the element",
-}
-_SVG = "the drawing is removed: send an image with alternative text in its place"
-_IMAGE = "the image is lost: send it as PNG or JPEG"
-_ONLY_SRCSET = "the image is lost: give its address as src as well"
-_DATA = "the image is lost: attach it as an inline image (cid:) or link to it"
-_MAP = "the links in the image cannot be followed: add them as text"
-_GENERATED = "the text that it adds is lost: write it in the HTML"
-_STAYS_HIDDEN = "what it starts to show stays hidden: let the element be visible without the animation"
-_REVEALED = "what it shows stays hidden: show it without a selector that needs an action"
-_UNREADABLE = "the text is as light or as dark as the background that remains: give a plain colour as well"
-_CLEAR = (
-    "the text is transparent, and no background is behind it: give its colour as color, and the transparent one as "
-    "-webkit-text-fill-color"
-)
-_FORM = "readers cannot send the form: link to a page that has it"
 _IMAGE_FORMATS_SHOWN_IN_PART = frozenset({"image-apng"})  # its first picture is shown
 
 _REVEALS = frozenset(f"css-pseudo-class-{name}" for name in ("checked", "focus", "focus-within", "hover", "target"))
-_HIDES = re.compile(r"display\s*+:\s*+none|visibility\s*+:\s*+hidden|(?:opacity|max-height)\s*+:\s*+0(?![.\d])")
 _GENERATES = frozenset({"css-pseudo-element-after", "css-pseudo-element-before"})
-_STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
-_ESCAPE = re.compile(r"\\[0-9a-f]{1,6} ?", re.IGNORECASE)
-_ZERO = re.compile(r"0*\.?0*(?:px|%)?")
 _OF_THE_HEAD = frozenset({"base", "head", "html", "link", "meta", "noscript", "script", "style", "template", "title"})
+_FOR_OUTLOOK = re.compile(r"\[if\b(?![^\]]{0,99}!)[^\]]{0,99}\bmso\b", re.IGNORECASE)
+_VML = re.compile(r"<(/?)v:(?:background|oval|rect|roundrect|shape)\b([^<>]*+)>", re.IGNORECASE)
+_BLANKS = re.compile(r"(?:\s|&(?:nbsp|zwnj|zwj|shy|#(?:160|173|847|8199|8203|x0*a0));?)*+", re.IGNORECASE)
 _NOT_FOR_OUTLOOK = re.compile(r"\[if\s++!\s*+(?:\(\s*+)?mso\b", re.IGNORECASE)
 _ENDIF = re.compile(r"<!\[endif\]", re.IGNORECASE)
 
@@ -108,30 +95,40 @@ class _Fallback:
 
 
 @dataclass(slots=True)
+class _Shade:
+    """The colours of an element, at ``start``, and of those inside it that have no others.
+
+    ``judged``: True once a text was found in it.
+    """
+
+    colours: Colours
+    start: int
+    judged: bool = False
+
+
+@dataclass(slots=True)
 class _Reader:
     html: str
     inline: Mapping[str, str]
     uses: list[Use] = field(default_factory=list)
     outlook: bool = True
-    hides: bool = False
+    vml: int = 0
+    hidden: set[str] = field(default_factory=set)
+    revealed: list[tuple[int, set[str]]] = field(default_factory=list)
     in_body: bool = False
     page_image: bool = False
     form: int | None = None
     svg: int = 0
     pictures: int = 0
     fallbacks: list[_Fallback] = field(default_factory=list)
-    open: list[tuple[str, Colours]] = field(default_factory=list)
+    open: list[tuple[str, _Shade]] = field(default_factory=list)
 
     def read(self) -> list[Use]:
-        self.hides = _HIDES.search(self.html.lower()) is not None
         position = 0
         style: Tag | None = None
         for tag in read_tags(self.html):
-            if style is not None:
-                self._style_sheet(style, tag.start)
-                style = None
-            elif self.fallbacks and self.html[position : tag.start].strip():
-                self._content()
+            self._between(style, position, tag.start)
+            style = None
             position = tag.end
             if tag.kind == "comment":
                 self._comment(tag)
@@ -140,9 +137,23 @@ class _Reader:
             elif tag.kind == "start" and tag.complete:
                 values = self._start(tag)
                 style = tag if tag.name == "style" and not self.svg and _is_css(values) else None
+        self._between(style, position, len(self.html))
+        for number, names in self.revealed:
+            if "*" in names or not names.isdisjoint(self.hidden):
+                self.uses[number] = self.uses[number]._replace(loss=STAYS_COVERED)
+        return sorted(self.uses, key=lambda use: use.position)
+
+    def _between(self, style: Tag | None, start: int, end: int) -> None:
+        """Take the text between two tags: a style sheet, or one for readers."""
         if style is not None:
-            self._style_sheet(style, len(self.html))
-        return self.uses
+            self._style_sheet(style, end)
+        elif start < end and not self.svg and _BLANKS.fullmatch(self.html, start, end) is None:
+            if self.fallbacks:
+                self._content()
+            if self.open and self.open[-1][0] not in RAW_TEXT and not self.open[-1][1].judged:
+                shade = self.open[-1][1]
+                shade.judged = True
+                self._unreadable(shade.colours, shade.start)
 
     def _add(
         self, features: Iterable[str], position: int, loss: str = "", *, within: bool = False, limit: str = ""
@@ -155,6 +166,10 @@ class _Reader:
             self._add(["html-doctype"], tag.start)
         elif text.startswith("<!--"):
             self._add(["html-comments"], tag.start)
+        if _FOR_OUTLOOK.search(text):
+            for closing, rest in _VML.findall(text):
+                self.vml += -1 if closing else not rest.endswith("/")
+            self.vml = max(self.vml, 0)
         # <!--[if !mso]><!--> and <![if !mso]> begin what Outlook skips; their ends are alike.
         if _ENDIF.search(text):
             self.outlook = True
@@ -197,16 +212,18 @@ class _Reader:
         self.pictures += name == "picture"
         self.in_body = self.in_body or name not in _OF_THE_HEAD
         found = element_features(name, values)
-        if name in _WITH_FALLBACK:
+        if name in WITH_FALLBACK:
             slug = f"html-{name}"
             self.fallbacks.append(_Fallback(name, len(self.uses)))
-            self._add([slug], tag.start, _WITH_FALLBACK[name])
+            self._add([slug], tag.start, WITH_FALLBACK[name])
             found.discard(slug)
         elif name in ("img", "a", "table"):
             self._content()
         self._features(tag, values, found)
         self._images(tag, values)
         declarations = self._style_attribute(tag, values.get("style", ""))
+        if any(hides(declaration) for declaration in declarations):
+            self.hidden |= {name, f"#{values.get('id', '')}", *(f".{each}" for each in values.get("class", "").split())}
         self._colours(tag, values, declarations)
         return values
 
@@ -214,14 +231,15 @@ class _Reader:
         """Add the features of a tag, but for those of an element with a fallback."""
         if tag.name == "form":
             self.form = len(self.uses) + sorted(found).index("html-form")
+        hidden = _is_hidden(values)
         for slug in sorted(found):
-            loss = _FIELDS.get(slug, "")
+            loss = "" if hidden else FIELDS.get(slug, "")
             if loss and self.form is not None:
-                self.uses[self.form] = self.uses[self.form]._replace(loss=_FORM)
+                self.uses[self.form] = self.uses[self.form]._replace(loss=FORM_LOST)
             elif tag.name == "area" and slug == "html-image-maps":
-                loss = _MAP
+                loss = MAP_LOST
             elif slug == "html-srcset" and tag.name == "img" and not values.get("src", "").strip():
-                loss = "" if _is_decoration(values) else _ONLY_SRCSET
+                loss = "" if _is_decoration(values) else SRCSET_LOST
             elif slug == "html-style":
                 self._style_element(tag)
                 continue
@@ -234,17 +252,17 @@ class _Reader:
     def _drawing(self, tag: Tag, values: Mapping[str, str]) -> None:
         self.svg += not tag.self_closing
         decoration = values.get("aria-hidden") == "true" or values.get("role") in ("none", "presentation")
-        self._add(["html-svg"], tag.start, "" if decoration else _SVG)
+        self._add(["html-svg"], tag.start, "" if decoration else SVG_REMOVED)
         self._add(element_features("", {name: "" for name in values if name.startswith("aria-")}), tag.start)
 
     def _images(self, tag: Tag, values: Mapping[str, str]) -> None:
         if tag.name == "img":
             source = values.get("src", "")
             for slug in sorted(image_features(source, self.inline)):
-                loss = "" if _is_decoration(values) or slug in _IMAGE_FORMATS_SHOWN_IN_PART else _IMAGE
+                loss = "" if _is_decoration(values) or slug in _IMAGE_FORMATS_SHOWN_IN_PART else IMAGE_LOST
                 data = slug == "image-base64"
                 limit = passed_limit(slug, source)
-                self._add([slug], tag.start, _DATA if loss and data else loss, within=data, limit=limit)
+                self._add([slug], tag.start, DATA_LOST if loss and data else loss, within=data, limit=limit)
         addresses = srcset_addresses(values.get("srcset", ""))
         if "background" in values:
             addresses.append(values["background"])
@@ -261,37 +279,33 @@ class _Reader:
         return declarations
 
     def _declarations(self, declarations: tuple[Declaration, ...], position: int, element: str = "") -> None:
-        animated = _begins_hidden(declarations)
+        animated = begins_hidden(declarations)
         exact = any(declaration.name == "mso-line-height-rule" for declaration in declarations)
         for declaration in declarations:
             value = declaration.value
             for slug in sorted(declaration_features(declaration)):
-                loss = _STAYS_HIDDEN if animated and slug == "css-animation" else ""
+                loss = STAYS_HIDDEN if animated and slug == "css-animation" else ""
                 within = declaration_keeps_within(slug, value, element) or (exact and slug == "css-line-height")
                 self._add([slug], position, loss, within=within, limit=passed_limit(slug, value))
             for address in image_addresses(declaration.value):
                 self._add(image_features(address, self.inline), position)
 
     def _colours(self, tag: Tag, values: Mapping[str, str], declarations: tuple[Declaration, ...]) -> None:
-        around = self.open[-1][1] if self.open else PAGE
+        around = self.open[-1][1] if self.open else _Shade(PAGE, 0)
         if "background" in values:
             self.page_image = tag.name == "body"
-        colours = around.inside(declarations, values)
-        if colours is not around and colours != around:
-            self._unreadable(colours, tag.start)
+        colours = around.colours.inside(declarations, values)
         if tag.name not in _VOID and not tag.self_closing:
-            self.open.append((tag.name, colours))
+            self.open.append((tag.name, around if colours == around.colours else _Shade(colours, tag.start)))
 
     def _unreadable(self, colours: Colours, position: int) -> None:
-        lacks = colours.unreadable_without()
-        if colours.text == CLEAR:
-            # Outlook on Windows does not know transparent as a colour, and shows the text.
-            self.uses += [Use(feature, position, _CLEAR, outlook=False, within=False) for feature in sorted(lacks)]
-        else:
-            for feature in sorted(lacks):
-                within = self.page_image and feature == "html-background"
-                limit = "" if within else passed_limit(feature, "")
-                self._add([feature], position, _UNREADABLE, within=within, limit=limit)
+        # Outlook on Windows does not know transparent as a colour, and shows the text. VML gives it a background.
+        outlook = self.outlook and not self.vml and colours.text != CLEAR
+        loss = TRANSPARENT if colours.text == CLEAR else UNREADABLE
+        for feature in sorted(colours.unreadable_without()):
+            within = self.page_image and feature == "html-background"
+            limit = "" if within else passed_limit(feature, "")
+            self.uses.append(Use(feature, position, loss, outlook, within, limit))
 
     def _style_sheet(self, tag: Tag, end: int) -> None:
         start = tag.end
@@ -311,48 +325,33 @@ class _Reader:
         elif not any("keyframes" in around.lower() for around in rule.inside):
             self._selector(rule, position)
         self._declarations(rule.declarations, position)
-        if not rule.inside:
+        if rule.inside:
+            return
+        if any(hides(declaration) for declaration in rule.declarations):
+            self.hidden |= selected_names(rule.prelude, plain=True)
+        # Where a rule gives no colour to the text, another may.
+        if any(declaration.name == "color" for declaration in rule.declarations):
             self._unreadable(PAGE.inside(rule.declarations, {}), position)
 
     def _selector(self, rule: Rule, position: int) -> None:
         nested = any(not around.startswith("@") for around in rule.inside)
         if nested or "&" in rule.prelude:
             self._add(["css-nesting"], position)
-        generates = any(_adds_text(declaration) for declaration in rule.declarations)
-        reveals = self.hides and any(_shows(declaration) for declaration in rule.declarations)
+        generates = any(adds_text(declaration) for declaration in rule.declarations)
+        reveals = any(shows(declaration) for declaration in rule.declarations)
         for slug in sorted(selector_features(rule.prelude)):
-            loss = _GENERATED if generates and slug in _GENERATES else _REVEALED if reveals and slug in _REVEALS else ""
-            self._add([slug], position, loss)
+            if reveals and slug in _REVEALS:
+                self.revealed.append((len(self.uses), selected_names(rule.prelude, plain=False)))
+            self._add([slug], position, GENERATED_LOST if generates and slug in _GENERATES else "")
 
 
 def _is_decoration(image: Mapping[str, str]) -> bool:
-    return image.get("alt", "?").strip() == "" or image.get("aria-hidden") == "true"
+    return image.get("alt", "?").strip() == "" or image.get("aria-hidden") == "true" or _is_hidden(image)
+
+
+def _is_hidden(element: Mapping[str, str]) -> bool:
+    return "hidden" in element or is_hidden(element.get("style", ""))
 
 
 def _is_css(style: Mapping[str, str]) -> bool:
     return style.get("type", "").strip().lower() in ("", "text/css")
-
-
-def _begins_hidden(declarations: Iterable[Declaration]) -> bool:
-    return any(
-        (name == "opacity" and _ZERO.fullmatch(value) is not None) or (name == "visibility" and value == "hidden")
-        for name, value, _ in declarations
-    )
-
-
-def _adds_text(declaration: Declaration) -> bool:
-    """True for a ``content`` with letters or digits; symbols and blanks are decoration."""
-    if declaration.name != "content":
-        return False
-    texts = ("".join(match) for match in _STRING.findall(declaration.value))
-    return "attr(" in declaration.value or any(letter.isalnum() for text in texts for letter in _ESCAPE.sub("", text))
-
-
-def _shows(declaration: Declaration) -> bool:
-    name, value, _ = declaration
-    value = value.lower()
-    return (
-        (name == "display" and value != "none")
-        or (name == "visibility" and value == "visible")
-        or (name in ("opacity", "max-height") and _ZERO.fullmatch(value) is None)
-    )

@@ -37,19 +37,19 @@ PROBLEMS = {
         "<style>.a{display:none}#x:checked~.a{display:block}</style>",
         "css-pseudo-class-checked",
     ),
-    "white text on a gradient": ('<a style="color:#fff;background:linear-gradient(red,blue)">', "css-linear-gradient"),
+    "white text on a gradient": ('<a style="color:#fff;background:linear-gradient(red,blue)">x', "css-linear-gradient"),
     "white text inside a gradient": (
         '<table><tr><td style="background-image:linear-gradient(red,blue)"><p style="color:white">x',
         "css-linear-gradient",
     ),
-    "white text on a picture": ("<td style=\"color:#FFFFFF;background:url('a.png')\">", "css-background-image"),
+    "white text on a picture": ("<td style=\"color:#FFFFFF;background:url('a.png')\">x", "css-background-image"),
     "white text on a variable": ("<style>.b{color:white;background:var(--b)}</style>", "css-variables"),
-    "text of a variable on black": ('<p style="background:#000;color:var(--t)">', "css-variables"),
-    "white text on translucent black": ('<p style="color:#fff;background-color:rgba(0,0,0,.8)">', "css-rgba"),
-    "white text on a picture by attribute": ('<td background="a.png" style="color:#fff">', "html-background"),
-    "white text on a picture of the body": ('<body background="a.png" style="color:#fff">', "html-background"),
+    "text of a variable on black": ('<p style="background:#000;color:var(--t)">x', "css-variables"),
+    "white text on translucent black": ('<p style="color:#fff;background-color:rgba(0,0,0,.8)">x', "css-rgba"),
+    "white text on a picture by attribute": ('<td background="a.png" style="color:#fff">x', "html-background"),
+    "white text on a picture of the body": ('<body background="a.png" style="color:#fff">x', "html-background"),
     "a picture that shows through transparent text": (
-        '<h1 style="background:url(a.png);-webkit-background-clip:text;color:transparent">',
+        '<h1 style="background:url(a.png);-webkit-background-clip:text;color:transparent">x',
         "css-background-image",
     ),
     "a colour that shows through transparent text": (
@@ -59,6 +59,14 @@ PROBLEMS = {
     "an image that has only a choice of sizes": ('<img srcset="https://cdn.example/a.png 2x" alt="A">', "html-srcset"),
     "a form that cannot be sent": ("<form action=https://x.example/><button>Go</button></form>", "html-form"),
     "a field of another type": ("<input type=email>", "html-input-text"),
+    "white text on a picture around it": (
+        '<table><tr><td style="background:url(a.png)"><p>&nbsp;</p><p style="color:#fff">x',
+        "css-background-image",
+    ),
+    "a panel inside a hidden one": (
+        "<div class='a b' style='display:none'>x</div><style>#x:checked + * .b{display:block}</style>",
+        "css-pseudo-class-checked",
+    ),
     "a meter without its value": ("<meter value=.4></meter>", "html-meter"),
 }
 
@@ -85,7 +93,7 @@ NOTES = {
     "an animation of what is visible": ("<style>p{animation:x 1s}</style>", "css-animation"),
     "another colour while hovering": ("<style>.a{display:none}a:hover{color:red}</style>", "css-pseudo-class-hover"),
     "a block that nothing hides": ("<style>#x:checked~.a{display:block}</style>", "css-pseudo-class-checked"),
-    "dark text on a gradient": ('<p style="color:#222;background:linear-gradient(red,blue)">', "css-linear-gradient"),
+    "dark text on a gradient": ('<p style="color:#222;background:linear-gradient(red,blue)">x', "css-linear-gradient"),
     "a plain colour before the gradient": (
         '<p style="color:#fff;background:#036;background:linear-gradient(red,blue)">',
         "css-linear-gradient",
@@ -117,6 +125,29 @@ NOTES = {
     ),
     "a choice of sizes beside an image": ('<img src="a.png" srcset="b.png 2x" alt="A">', "html-srcset"),
     "an empty form": ("<form></form><button>Go</button>", "html-form"),
+    "a dark background whose texts have their own colour": (
+        '<td style="background:#036 url(a.png)"><p style="color:#fff">x',
+        "css-background-image",
+    ),
+    "a dark background of a rule": ("<style>.a{background:#036 url(a.png)}</style>", "css-background-image"),
+    "a picture behind no text": (
+        '<td style="color:#fff;background:url(a.png)">&nbsp;<img src="b.png" alt=""></td>',
+        "css-background-image",
+    ),
+    "a block that the same selector hides": (
+        "<style>i[a]~.b{display:none}i:checked~.b{display:block}</style><p class=b>x",
+        "css-pseudo-class-checked",
+    ),
+    "another block than the hidden one": (
+        "<style>.a{display:none}i:checked~.b,i~.a{display:block}</style><p class=b>x",
+        "css-pseudo-class-checked",
+    ),
+    "a block that only some screens hide": (
+        "<style>@media screen{.b{display:none}i:checked~.b{display:block}}</style>",
+        "css-pseudo-class-checked",
+    ),
+    "a hidden field": ('<input type=checkbox style="display:none!important">', "html-input-checkbox"),
+    "a hidden image": ('<img src="https://cdn.example/a.webp" alt="A" style="display:none">', "image-webp"),
     "columns": ('<div style="display:flex">', "css-display-flex"),
 }
 
@@ -176,6 +207,20 @@ def test_what_outlook_does_not_read_is_not_held_against_it() -> None:
     assert level("<![if !mso]><p style='display:flex'><![endif]>", "css-display-flex", "outlook.windows") is None
 
 
+def test_vml_gives_outlook_a_background() -> None:
+    cell = '<td style="background:url(a.png)">{}<p style="color:white">x</p>{}</td><p>'
+    vml = cell.format(
+        '<!--[if gte mso 9]><v:rect fill="true"><v:fill src="a.png"/><v:textbox><![endif]-->',
+        "<!--[if gte mso 9]></v:textbox></v:rect><![endif]-->",
+    )
+    assert level(vml, "css-background-image", "outlook.windows") == "note"
+    assert level(vml, "css-background-image", "outlook.windows-mail") == "problem"
+    assert level(cell.format("", ""), "css-background-image", "outlook.windows") == "problem"
+    assert level(vml + cell.format("", ""), "css-background-image", "outlook.windows") == "problem"
+    other = cell.format("<!--[if !mso]><v:rect><![endif]-->", "")
+    assert level(other, "css-background-image", "outlook.windows") == "problem"
+
+
 @pytest.mark.parametrize(
     ("within", "beyond", "check"),
     [
@@ -219,10 +264,10 @@ def test_a_limit_counts_for_the_clients_that_have_it() -> None:
     assert level(auto, "css-margin", "outlook.windows") == "note"
     assert level('<p style="text-indent:1em">', "css-text-indent", "gmail", "yahoo") is None
     assert level('<p style="text-indent:-1em">', "css-text-indent", "gmail") == "note"
-    picture = '<td background="a.png" style="color:white">'
+    picture = '<td background="a.png" style="color:white">x'
     assert level(picture, "html-background", "outlook.windows") == "problem"
     assert level(picture, "html-background", "gmail.ios") == "note"
-    assert level('<body background="a.png" style="color:white">', "html-background", "outlook.windows") is None
+    assert level('<body background="a.png" style="color:white">x', "html-background", "outlook.windows") is None
     gif, png = (f'<img alt="A" src="data:image/{kind};base64,AA">' for kind in ("gif", "png"))
     assert level(gif, "image-base64", "outlook.windows") == "problem"
     assert level(png, "image-base64", "outlook.windows") is None
@@ -260,7 +305,7 @@ def test_each_limit_is_a_note_of_the_data() -> None:
 
 
 def test_outlook_shows_transparent_text() -> None:
-    html = '<h1 style="background:linear-gradient(red,blue);background-clip:text;color:transparent">'
+    html = '<h1 style="background:linear-gradient(red,blue);background-clip:text;color:transparent">x'
     assert level(html, "css-linear-gradient", "outlook.windows") == "note"
     assert level(html, "css-linear-gradient", "outlook.outlook-com") == "problem"
 
@@ -287,6 +332,12 @@ HOSTILE = {
     "elements": "<div>" * 5_000 + "</b>" * 5_000,
     "addresses": "<p style='background:" + "url(" * 5_000 + "'>",
     "sources": "<img srcset='" + "a.webp," * 5_000 + "'>",
+    "VML": "<!--[if mso]" + "<v:rect" * 10_000 + "-->",
+    "open conditions": "<!--" + "[if" * 20_000 + "-->",
+    "panels": "<style>"
+    + "i:checked~.b{display:block}" * 2_000
+    + "</style>"
+    + "<p style='display:none' class='a b'>" * 2_000,
     "conditions": "<!--[if !" + " " * 10_000 + "-->",
     "blanks": "display:" + " " * 10_000,
 }
