@@ -57,8 +57,7 @@ class Api:
         stored = await self._store.newest_first()
         # Both from the same entries: nobody who waits for a message after the cursor may miss one.
         found = (await self._search(stored, terms))[: int(limit)]
-        cursor = max((entry.arrived for entry in stored), default=0)
-        return await as_json({"messages": [_summary(entry) for entry in found], "cursor": str(cursor)})
+        return await as_json({"messages": [_summary(entry) for entry in found], "cursor": str(stored.newest_arrival)})
 
     async def _wait(self, request: Request) -> Response:
         """Wait for the first match after the cursor ``after``, or without ``after`` for the newest match."""

@@ -1,13 +1,14 @@
 """Inbox entries: messages with the events that happened to them."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2s
 
-from openviper.core.email.events import DeliveryMode, EventKind, MessageEvent
+from openviper.core.email.events import NOTHING, DeliveryMode, EventKind, MessageEvent
 from openviper.core.email.message import Envelope, OutgoingMessage, PreparedMessage
 from openviper.core.email.message.redaction import is_redacted
 
-__all__ = ["Entry", "TimelineStep", "begins", "footprint", "key_of", "with_step"]
+__all__ = ["Entry", "Listing", "TimelineStep", "begins", "footprint", "key_of", "with_step"]
 
 _MAX_STEPS = 200
 _FIRST_KINDS = ("held", "deferred", "queued")
@@ -86,7 +87,30 @@ class Entry:
     @property
     def arrived(self) -> int:
         """Return the first step's Unix time in microseconds; it orders the inbox."""
-        return int(self.steps[0].at * 1_000_000)
+        return _microseconds(self.steps[0].at)
+
+
+class Listing(tuple[Entry, ...]):  # noqa: SLOT001 - a cached property needs a __dict__
+    """All entries of a store, newest first, and what is known of them together: computed once, when it is asked for."""
+
+    @cached_property
+    def unread(self) -> int:
+        """Return how many are not marked as read."""
+        return [entry.read for entry in self].count(False)
+
+    @cached_property
+    def mailers(self) -> frozenset[str]:
+        """Return the names of the mailers that messages asked for."""
+        return frozenset([entry.prepared.mailer for entry in self if entry.prepared.must is not NOTHING])
+
+    @cached_property
+    def newest_arrival(self) -> int:
+        """Return the newest entry's ``arrived``; 0 if there is none."""
+        return _microseconds(max([entry.steps[0].at for entry in self], default=0))
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)
 
 
 def key_of(message_id: str) -> str:

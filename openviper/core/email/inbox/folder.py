@@ -2,24 +2,27 @@
 
 Each message is a folder named by its key: ``message.json`` (fields and envelope), ``message.eml`` (its bytes),
 ``part-0``, ... (attachments), ``footprint`` (its total size) and ``steps`` (lines of JSON, appended: one for each event
-and for each mark as read or unread). A rename adds a complete folder, and another one removes it. The size of ``steps``
-shows whether a message has changed, so that only changed ones are read again.
+and for each mark as read or unread). A rename adds a complete folder, and another one removes it. The file ``changes``
+has the keys of messages that were added, changed or removed, so that only those are looked at again.
 """
 
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from openviper.core.email.events import MessageEvent
-from openviper.core.email.inbox.entries import Entry, TimelineStep, begins, footprint, key_of
+from openviper.core.email.inbox.change_log import ChangeLog
+from openviper.core.email.inbox.entries import Entry, Listing, TimelineStep, begins, footprint, key_of
 from openviper.core.email.inbox.records import (
     parse_entry,
     parse_read_mark,
@@ -36,9 +39,10 @@ __all__ = ["Folder", "Unwritten"]
 logger = logging.getLogger("openviper.email")
 
 _KEY = re.compile("[0-9a-f]{16}")
-_UNKNOWN: tuple[int, None] = (-1, None)
 _MAX_DELAY = 2.0  # seconds between an event and the moment at which its process writes it
 _ROOM_EVERY = 50  # messages added, after which room is made
+_COMPARE_EVERY = 60.0  # seconds after which all messages are compared: a process may have been killed before its note
+_ARRIVED = attrgetter("arrived")
 _ABANDONED_AFTER = 600.0  # seconds after which an unfinished folder, left by a killed process, is removed
 
 
@@ -47,6 +51,14 @@ class _Kept(NamedTuple):
 
     began: float
     size: int
+
+
+class _Known(NamedTuple):
+    """A message as read, when it arrived (in microseconds), and the size that its file ``steps`` had."""
+
+    entry: Entry
+    arrived: int
+    steps_size: int
 
 
 class Unwritten:
@@ -76,8 +88,15 @@ class Folder:
         self._folder = path
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._known: dict[str, tuple[int, Entry]] = {}  # with the size of ``steps``
-        self._kept: dict[str, _Kept] = {}  # as last seen
+        self._changes = ChangeLog(path / "changes")
+        self._compared = -math.inf  # time.monotonic() of the last comparison of all messages
+        self._version = 0  # of all messages
+        self._sizes: dict[str, int] = {}  # of the files ``steps``, as last seen
+        self._stale: set[str] = set()  # keys of messages that entries() has to read
+        self._known: dict[str, _Known] = {}
+        self._listed: Listing | None = None
+        self._kept: dict[str, _Kept] = {}
+        self._unweighed: set[str] = set()  # keys of messages that are not among those kept yet
         self._bytes = 0
         self._failing = False
 
@@ -90,23 +109,27 @@ class Folder:
 
         A message that is older than all of a full folder is left out: it was removed for newer ones.
         """
-        self._refresh()
-        added = 0
+        self._weigh()
+        written, added = [], 0
         for each in unwritten:
-            added += self._write(each)
+            with self._logged_failure():
+                added += self._append(each)
+                written.append(each.key)
             if added >= _ROOM_EVERY:
+                self._note(written)
                 self._make_room()
-                added = 0
+                written, added = [], 0
+        self._note(written)
         if added:
             self._make_room()
 
-    def _write(self, unwritten: Unwritten) -> bool:
-        """Return True if it has added a message."""
+    @contextmanager
+    def _logged_failure(self) -> Iterator[None]:
+        """Log the first of several failures in a row, and continue after the block."""
         try:
-            added = self._append(unwritten)
+            yield
             self._failing = False
         except OSError as error:
-            added = False
             if not self._failing:
                 logger.error(
                     'EMAIL["inbox_dir"]: cannot write to %s: %s; make it writable for this process',
@@ -114,9 +137,15 @@ class Folder:
                     error,
                 )
             self._failing = True
-        return added
+
+    def _note(self, keys: Sequence[str]) -> None:
+        """Let all processes look again at messages that were added, changed or removed."""
+        if keys:
+            with self._logged_failure():
+                self._changes.append(keys)
 
     def _append(self, unwritten: Unwritten) -> bool:
+        """Return True if it has added a message."""
         steps = self._folder / unwritten.key / "steps"
         lines = b"".join(unwritten.lines)
         try:
@@ -168,31 +197,73 @@ class Folder:
         if (kept := self._kept.pop(key, None)) is not None:
             self._bytes -= kept.size
 
-    def _refresh(self) -> None:
-        """Learn what other processes have added and removed; what is known already is not read again."""
+    def _follow(self) -> None:
+        """Learn which messages were added, changed and removed since the last call, by this process or another."""
+        changed = self._changes.read()
+        if changed is not None and time.monotonic() - self._compared < _COMPARE_EVERY:
+            for key in filter(_is_key, changed):
+                self._look_at(key)
+            return
+        self._compared = time.monotonic()
         names = self._names()
-        present = {name for name in names if _is_key(name)}
-        for key in self._kept.keys() - present:
-            self._forget(key)
-        for key in present - self._kept.keys():
-            path = self._folder / key / "footprint"
-            with suppress(OSError, ValueError):
-                self._keep(key, _Kept(path.stat().st_mtime, int(path.read_text(encoding="ascii"))))
+        for key in {*self._sizes, *self._kept}.difference(names):
+            self._drop(key)
         for name in names:
-            if name.startswith(".") and "-" in name:
+            if _is_key(name):
+                self._look_at(name)
+            elif name.startswith(".") and "-" in name:
                 with suppress(OSError):
                     if time.time() - (self._folder / name).stat().st_mtime > _ABANDONED_AFTER:
                         shutil.rmtree(self._folder / name, ignore_errors=True)
 
+    def _look_at(self, key: str) -> None:
+        try:
+            size = self._steps_size(key)
+        except OSError:
+            self._drop(key)
+            return
+        if self._sizes.get(key) != size:
+            self._sizes[key] = size
+            self._version += 1
+        if key not in self._known or self._known[key].steps_size != size:
+            self._stale.add(key)
+        if key not in self._kept:
+            self._unweighed.add(key)
+
+    def _drop(self, key: str) -> None:
+        """Forget a message that is not in the folder any more."""
+        self._forget(key)
+        self._unweighed.discard(key)
+        self._stale.discard(key)
+        if self._sizes.pop(key, None) is not None:
+            self._version += 1
+        if self._known.pop(key, None) is not None:
+            self._listed = None
+
+    def _weigh(self) -> None:
+        """Learn when the messages of other processes began, and their sizes."""
+        self._follow()
+        for key in self._unweighed:
+            path = self._folder / key / "footprint"
+            with suppress(OSError, ValueError):
+                self._keep(key, _Kept(path.stat().st_mtime, int(path.read_text(encoding="ascii"))))
+        self._unweighed.clear()
+
     def _make_room(self) -> None:
         """Remove the oldest messages beyond the limits; one always stays."""
-        self._refresh()
-        if len(self._kept) <= self._max_messages and self._bytes <= self._max_bytes:
+        self._weigh()
+        if self._fits():
             return
+        removed = []
         for key in sorted(self._kept, key=lambda key: self._kept[key].began)[:-1]:
-            self.remove(key)
-            if len(self._kept) <= self._max_messages and self._bytes <= self._max_bytes:
-                return
+            if self._remove(key):
+                removed.append(key)
+            if self._fits():
+                break
+        self._note(removed)
+
+    def _fits(self) -> bool:
+        return len(self._kept) <= self._max_messages and self._bytes <= self._max_bytes
 
     def _names(self) -> list[str]:
         try:
@@ -204,43 +275,44 @@ class Folder:
         """Return the keys of all messages, in any order."""
         return [name for name in self._names() if _is_key(name)]
 
-    def entries(self) -> list[Entry]:
-        """Return all messages, newest first."""
-        keys = self.all_keys()
-        self._known = {key: self._known[key] for key in keys if key in self._known}
-        entries = [entry for key in keys if (entry := self._unchanged(key) or self.entry(key)) is not None]
-        return sorted(entries, key=lambda entry: entry.arrived, reverse=True)
-
-    def _unchanged(self, key: str) -> Entry | None:
-        """Return the message if it was read before and has not changed since."""
-        size, entry = self._known.get(key, _UNKNOWN)
-        try:
-            return entry if entry is not None and size == self._steps_size(key) else None
-        except FileNotFoundError:
-            return None
+    def entries(self) -> Listing:
+        """Return all messages, newest first; the same object until one of them changes."""
+        self._follow()
+        for key in self._stale:
+            self.entry(key)
+        self._stale.clear()
+        if self._listed is None:
+            known = [*self._known.values()]
+            oldest_first = sorted(known, key=_ARRIVED)
+            if oldest_first != known:  # so that the next time they are in order
+                self._known = {one.entry.key: one for one in oldest_first}
+            self._listed = Listing([one.entry for one in reversed(oldest_first)])
+        return self._listed
 
     def entry(self, key: str) -> Entry | None:
         """Return the message without the contents of its attachments; None if there is none."""
         if not _is_key(key):
             return None
-        if (entry := self._unchanged(key)) is not None:
-            return entry
-        _, entry = self._known.get(key, _UNKNOWN)
+        known = self._known.get(key)
         path = self._folder / key
         try:
+            if known is not None and known.steps_size == self._steps_size(key):
+                return known.entry
             lines = (path / "steps").read_bytes()
             steps, read = _read_steps(lines)
-            if entry is None:
+            if known is None:
                 record = (path / "message.json").read_text(encoding="utf-8")
                 entry = parse_entry(key, record, steps, read=read)
             else:
-                entry = replace(entry, steps=steps, read=read)
-        except FileNotFoundError:
-            return None
+                entry = replace(known.entry, steps=steps, read=read)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            logger.warning('EMAIL["inbox_dir"]: cannot read %s as a message: %s', path, error)
+            if not isinstance(error, FileNotFoundError):  # another process has removed it
+                logger.warning('EMAIL["inbox_dir"]: cannot read %s as a message: %s', path, error)
+            if self._known.pop(key, None) is not None:
+                self._listed = None
             return None
-        self._known[key] = len(lines), entry
+        self._known[key] = _Known(entry, entry.arrived, len(lines))
+        self._listed = None
         return entry
 
     def _steps_size(self, key: str) -> int:
@@ -271,30 +343,32 @@ class Folder:
             return False
         with suppress(FileNotFoundError):  # another process has removed it
             _append_line(self._folder / key / "steps", serialise_read_mark(read=read))
+        self._note([key])
         return True
 
     def remove(self, key: str) -> None:
         """Remove one message."""
-        if not _is_key(key):
-            return
-        self._forget(key)
-        removed = self._folder / f".old-{secrets.token_hex(8)}"
-        with suppress(OSError):  # another process has removed it
-            (self._folder / key).rename(removed)
-            shutil.rmtree(removed, ignore_errors=True)
+        if _is_key(key) and self._remove(key):
+            self._note([key])
 
     def remove_all(self) -> None:
         """Remove all messages."""
-        for key in self.all_keys():
-            self.remove(key)
+        self._note([key for key in self.all_keys() if self._remove(key)])
 
-    def snapshot(self) -> object:
-        """Return a value that differs after each change, other processes' changes included."""
-        found = []
-        for key in sorted(self.all_keys()):
-            with suppress(OSError):
-                found.append((key, self._steps_size(key)))
-        return found
+    def _remove(self, key: str) -> bool:
+        """Return False if another process has removed the message."""
+        self._forget(key)
+        removed = self._folder / f".old-{secrets.token_hex(8)}"
+        with suppress(OSError):
+            (self._folder / key).rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
+            return True
+        return False
+
+    def version(self) -> int:
+        """Return a number that differs after each change, other processes' changes included."""
+        self._follow()
+        return self._version
 
 
 def _is_key(name: str) -> bool:

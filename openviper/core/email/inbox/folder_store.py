@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TypeVar
 
 from openviper.core.email.events import MessageEvent, subscribe
-from openviper.core.email.inbox.entries import Entry, footprint
+from openviper.core.email.inbox.entries import Entry, Listing, footprint
 from openviper.core.email.inbox.folder import Folder, Unwritten
 from openviper.core.email.inbox.store import MAX_BYTES, MAX_MESSAGES, Store
 from openviper.core.email.message import OutgoingMessage
@@ -87,13 +87,20 @@ class FolderStore(Store):
         super().__init__(sensitive=sensitive)
         self._folder = folder
         self._writer = _Writer(folder, self.changes.notify)
-        self._seen: object = None
+        self._seen = -1  # the folder's version
+        self._read: Listing | None = None
+        self._listed = Listing()
 
     def record(self, event: MessageEvent) -> None:
         self._writer.write(event)
 
-    async def newest_first(self) -> list[Entry]:
-        return [self._shown(entry) for entry in await self._in_thread(self._folder.entries)]
+    async def newest_first(self) -> Listing:
+        read = await self._in_thread(self._folder.entries)
+        if self._sensitive:
+            return read
+        if read is not self._read:
+            self._read, self._listed = read, Listing(map(self._shown, read))
+        return self._listed
 
     async def get(self, key: str) -> Entry | None:
         entry = await self._in_thread(partial(self._folder.entry, key))
@@ -128,7 +135,7 @@ class FolderStore(Store):
             current = await self.changes.after(version, max(0.0, min(_POLL, left)))
             if current != version or self.changes.closed or left <= 0:
                 return current
-            seen = await self._in_thread(self._folder.snapshot)
+            seen = await self._in_thread(self._folder.version)
             if seen != self._seen:
                 self._seen = seen
                 self.changes.notify()

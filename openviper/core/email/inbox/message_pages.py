@@ -87,14 +87,11 @@ class MessagePages:
 
     async def _list(self, request: Request) -> Response:
         stored = await self._store.newest_first()
-        self._searcher.forget_removed(stored)
         # Those of mail that another process, or an earlier configuration, has sent are among them.
-        used = {entry.prepared.mailer for entry in stored if entry.prepared.must}
-        mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *used})
+        mailers = sorted({DEFAULT_MAILER, *self._mailer.settings.mailers, *stored.mailers})
         view = ListView.from_values(request.query_params)
         query = view.parse()
         found = await self._search(stored, query)
-        unread = sum(not entry.read for entry in stored)
         rows = view.rows(found)
         self._snippets = await asyncio.to_thread(_find_snippets, rows, self._snippets)
         return await self._renderer.render(
@@ -109,7 +106,7 @@ class MessagePages:
             hints=query.hints,
             mailers=mailers,
             total=len(stored),
-            unread=unread,
+            unread=stored.unread,
             backend=self._mailer.backend.describe(),
             redirect=describe_redirect(self._mailer.settings),
             keeps_mail=self._mailer.backend.keeps_mail,
@@ -117,8 +114,6 @@ class MessagePages:
         )
 
     async def _search(self, entries: Sequence[Entry], query: ParsedQuery) -> Sequence[Entry]:
-        if not query.terms:
-            return entries
         return await asyncio.to_thread(self._searcher.search, entries, query.terms)
 
     async def _message(self, request: Request) -> Response:

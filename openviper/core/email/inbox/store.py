@@ -8,7 +8,7 @@ from dataclasses import replace
 from threading import Lock
 
 from openviper.core.email.events import MessageEvent, subscribe
-from openviper.core.email.inbox.entries import Entry, begins, footprint, key_of, with_step
+from openviper.core.email.inbox.entries import Entry, Listing, begins, footprint, key_of, with_step
 from openviper.core.email.message import OutgoingMessage
 
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "Changes", "MemoryStore", "Store"]
@@ -93,8 +93,8 @@ class Store(ABC):
         """Record an event; may be called in any thread and does not block."""
 
     @abstractmethod
-    async def newest_first(self) -> list[Entry]:
-        """Return all entries, the last one that arrived first."""
+    async def newest_first(self) -> Listing:
+        """Return all entries, the last one that arrived first; the same object until one of them changes."""
 
     @abstractmethod
     async def get(self, key: str) -> Entry | None:
@@ -135,6 +135,7 @@ class MemoryStore(Store):
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._entries: dict[str, tuple[Entry, OutgoingMessage]] = {}
+        self._listed: Listing | None = None  # None: since changed
         self._bytes = 0
         self._lock = Lock()
 
@@ -147,15 +148,17 @@ class MemoryStore(Store):
                 if self._has_outlived(event):
                     return
                 self._bytes += footprint(message)
-            self._entries[key] = with_step(entry, event), message
+            self._set(key, with_step(entry, event), message)
             # One message always stays, however large: it is the one that the developer wants to see.
             while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
                 self._forget(next(iter(self._entries)))
         self.changes.notify()
 
-    async def newest_first(self) -> list[Entry]:
+    async def newest_first(self) -> Listing:
         with self._lock:
-            return [entry for entry, _ in reversed(self._entries.values())]
+            if self._listed is None:
+                self._listed = Listing([entry for entry, _ in reversed(self._entries.values())])
+            return self._listed
 
     async def get(self, key: str) -> Entry | None:
         entry, _ = self._entries.get(key, (None, None))
@@ -172,7 +175,7 @@ class MemoryStore(Store):
             entry, message = self._entries.get(key, (None, None))
             if entry is None or message is None or entry.read is read:
                 return
-            self._entries[key] = replace(entry, read=read), message
+            self._set(key, replace(entry, read=read), message)
         self.changes.notify()
 
     async def delete(self, key: str) -> None:
@@ -183,6 +186,7 @@ class MemoryStore(Store):
     async def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self._listed = None
             self._bytes = 0
         self.changes.notify()
 
@@ -193,6 +197,11 @@ class MemoryStore(Store):
         oldest, _ = next(iter(self._entries.values()))
         return begins(event) * 1_000_000 < oldest.arrived
 
+    def _set(self, key: str, entry: Entry, message: OutgoingMessage) -> None:
+        self._entries[key] = entry, message
+        self._listed = None
+
     def _forget(self, key: str) -> None:
         if found := self._entries.pop(key, None):
             self._bytes -= footprint(found[1])
+            self._listed = None
