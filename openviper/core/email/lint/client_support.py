@@ -62,7 +62,7 @@ def _judge(
     if judged.losing:
         shown = [use for use in uses if use.loss]
     else:
-        shown = list(uses) if without else [use for use in uses if use.limit or not use.within]
+        shown = list(uses) if without else [use for use in uses if use.limits or not use.within]
     families = _families(data, judged.losing or without or judged.partly)
     return LintFinding(
         "problem" if judged.losing else "note",
@@ -74,7 +74,7 @@ def _judge(
 
 
 def _judge_clients(feature: Feature, uses: Sequence[Use], clients: Sequence[str]) -> _Judged:
-    limits = {limit: feature.limited(limit) for limit in dict.fromkeys(use.limit for use in uses) if limit}
+    limits = {limit: feature.limited(limit) for limit in dict.fromkeys(limit for use in uses for limit in use.limits)}
     judged = _Judged([], [], [], limits)
     limited_only = feature.limited_only(LIMITS.get(feature.slug, ()))
     for client in clients:
@@ -83,7 +83,7 @@ def _judge_clients(feature: Feature, uses: Sequence[Use], clients: Sequence[str]
         if not read or support in ("y", "u"):
             continue
         if support == "a":
-            passed = [use for use in read if use.limit and client in limits[use.limit]]
+            passed = [use for use in read if any(client in limits[limit] for limit in use.limits)]
             if any(use.loss for use in passed):
                 judged.losing.append(client)
             elif passed or (client not in limited_only and not all(use.within for use in read)):

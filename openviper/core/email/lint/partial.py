@@ -10,7 +10,7 @@ __all__ = [
     "STYLE_TOO_LONG",
     "attribute_keeps_within",
     "declaration_keeps_within",
-    "passed_limit",
+    "passed_limits",
 ]
 
 STYLE_IN_BODY = "Not supported inside the <body>"
@@ -19,7 +19,19 @@ _GIF_AS_DATA = "Does not render Base 64 gif format"
 _ONLY_ON_BODY = "Only supported on the <body> element"
 _NEGATIVE = "Negative values are not supported"
 _AUTO = "auto value is not supported"
+_ONLY_COLOURS = "Only background-color values are supported"
+_ONLY_ONE_VALUE = "Does not support multiple values"
+_NO_SIZE = "Does not support the / value shorthand"
+_ONLY_NONE = "Only supports display:none"
+_NO_FLOW_ROOT = "flow-root"
+_NO_LIST_IMAGE = "list-style-image values are not supported"
+_NO_LIST_URL = "url() is transformed"
+_ONLY_LIST_TYPE = "Only list-style-type values are supported"
 LIMITS = {
+    "css-background": {_ONLY_COLOURS: "", _ONLY_ONE_VALUE: "", _NO_SIZE: ""},
+    "css-background-image": {_ONLY_ONE_VALUE: ""},
+    "css-display": {_ONLY_NONE: "", _NO_FLOW_ROOT: ""},
+    "css-list-style": {_NO_LIST_IMAGE: "", _NO_LIST_URL: "", _ONLY_LIST_TYPE: ""},
     "css-margin": {_NEGATIVE: "", _AUTO: ""},
     "css-text-indent": {_NEGATIVE: ""},
     "html-background": {_ONLY_ON_BODY: ""},
@@ -37,16 +49,19 @@ LONGEST_STYLE = 16 * 1024
 _COLOUR = r"#[0-9a-f]{3,8}|[a-z]+"
 _COMMAS = r"\(\s*\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}\s*"
 _VALUES = {
-    slug: re.compile(pattern)
+    slug: re.compile(pattern, re.DOTALL)
     for slug, pattern in {
-        "css-background": _COLOUR,
+        "css-background": r".*",  # but for the limits of some, as in all of LIMITS
+        "css-background-image": r".*",
         "css-border": r"(?!.*(?:\d{2}|9)px).*",  # at most 8px
         "css-border-radius": r"[^/]*",
+        "css-display": r".*",
         "css-font-size": r"(?:\d+\.?\d*|\.\d+)(?:px|pt)",
         "css-font-weight": r"normal|bold|400|[6-9]00",
         "css-letter-spacing": r"normal|0|[\d.]+px",
         "css-line-height": r"[\d.]+%?",
-        "css-margin": r".*",  # but for the limits of some
+        "css-list-style": r".*",
+        "css-margin": r".*",
         "css-overflow": r"hidden|visible",
         "css-rgb": rf"(?:[^(]|(?<!rgb)\(|(?<=rgb){_COMMAS}\))*",
         "css-rgba": rf"(?:[^(]|(?<!rgba)\(|(?<=rgba){_COMMAS},\s*[\d.]+%?\s*\))*",
@@ -70,6 +85,29 @@ _ONLY_ON = {
 _NOTHING = re.compile(r"none|0(?:px|%)?(?:\s+0(?:px|%)?)*")
 _NOTHING_AS_WITHOUT = frozenset({"css-border", "css-margin", "css-padding"})
 _BELOW_ZERO = re.compile(r"(?<![\w-])-[\d.]")
+# Neither a comma nor a slash, but in brackets or strings.
+_OUTSIDE = r"(?:[^(),/\"']|\((?:[^()\"']|\"[^\"]*+\"|'[^']*+'|\([^()]*+\))*+\)|\"[^\"]*+\"|'[^']*+')*+"
+_SEVERAL = re.compile(rf"^(?:{_OUTSIDE}/)*+{_OUTSIDE},")
+_BY_VALUE = {
+    "css-background": {
+        _ONLY_COLOURS: re.compile(rf"^(?!(?:{_COLOUR})$)"),
+        _ONLY_ONE_VALUE: _SEVERAL,
+        _NO_SIZE: re.compile(rf"^(?:{_OUTSIDE},)*+{_OUTSIDE}/"),
+    },
+    "css-background-image": {_ONLY_ONE_VALUE: _SEVERAL},
+    "css-display": {
+        _ONLY_NONE: re.compile(r"^(?!none$)"),
+        _NO_FLOW_ROOT: re.compile(r"flow-root|contents|initial|revert|unset|\s"),
+    },
+    "css-list-style": {
+        _NO_LIST_IMAGE: re.compile(r"url\("),
+        _NO_LIST_URL: re.compile(r"url\("),
+        _ONLY_LIST_TYPE: re.compile(r"url\(|inside|outside"),
+    },
+    "css-margin": {_NEGATIVE: _BELOW_ZERO, _AUTO: re.compile(r"auto")},
+    "css-text-indent": {_NEGATIVE: _BELOW_ZERO},
+    "image-base64": {_GIF_AS_DATA: re.compile(r"^\s*data:image/gif")},
+}
 _SIZES = frozenset({"html-height", "html-width"})
 
 
@@ -105,18 +143,14 @@ def attribute_keeps_within(feature: str, element: str, attributes: Mapping[str, 
     return feature in _NOT_ON and element not in _NOT_ON[feature]
 
 
-def passed_limit(feature: str, value: str, element: str = "") -> str:
-    """Return the limit of the feature in ``LIMITS`` that a use passes; empty if it passes none.
+def passed_limits(feature: str, value: str, element: str = "") -> tuple[str, ...]:
+    """Return the limits of the feature in ``LIMITS`` that a use passes.
 
     ``value`` is that of a declaration, or the address of an image.
     """
     value = value.lower()
-    if feature in ("css-margin", "css-text-indent") and _BELOW_ZERO.search(value):
-        return _NEGATIVE
-    if feature == "css-margin":
-        return _AUTO if "auto" in value else ""
+    if feature in _BY_VALUE:
+        return tuple(limit for limit, pattern in _BY_VALUE[feature].items() if pattern.search(value))
     if feature == "html-background":
-        return "" if element == "body" else _ONLY_ON_BODY
-    if feature == "image-base64":
-        return _GIF_AS_DATA if value.strip().startswith("data:image/gif") else ""
-    return ""
+        return () if element == "body" else (_ONLY_ON_BODY,)
+    return ()

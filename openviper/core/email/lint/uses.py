@@ -36,7 +36,7 @@ from openviper.core.email.lint.partial import (
     STYLE_TOO_LONG,
     attribute_keeps_within,
     declaration_keeps_within,
-    passed_limit,
+    passed_limits,
 )
 from openviper.core.email.lint.remote_content import attribute_values
 from openviper.core.email.lint.visibility import adds_text, begins_hidden, hides, shows
@@ -65,7 +65,7 @@ class Use(NamedTuple):
 
     ``loss``: what a reader loses in a client without it; empty where the message is only less fine. ``outlook``: False
     inside ``<!--[if !mso]><!-->``, which Outlook on Windows does not read. ``within``: True for a use that clients with
-    partial support show, but for those whose limit it passes: ``limit``, a part of their note.
+    partial support show, but for those with one of ``limits``, which are parts of their notes that it passes.
     """
 
     feature: str
@@ -73,7 +73,7 @@ class Use(NamedTuple):
     loss: str
     outlook: bool
     within: bool
-    limit: str = ""
+    limits: tuple[str, ...] = ()
 
 
 def find_uses(html: str, inline: Mapping[str, str]) -> list[Use]:
@@ -156,9 +156,15 @@ class _Reader:
                 self._unreadable(shade.colours, shade.start)
 
     def _add(
-        self, features: Iterable[str], position: int, loss: str = "", *, within: bool = False, limit: str = ""
+        self,
+        features: Iterable[str],
+        position: int,
+        loss: str = "",
+        *,
+        within: bool = False,
+        limits: tuple[str, ...] = (),
     ) -> None:
-        self.uses += [Use(feature, position, loss, self.outlook, within, limit) for feature in sorted(features)]
+        self.uses += [Use(feature, position, loss, self.outlook, within, limits) for feature in sorted(features)]
 
     def _comment(self, tag: Tag) -> None:
         text = self.html[tag.start : tag.end]
@@ -244,10 +250,10 @@ class _Reader:
                 self._style_element(tag)
                 continue
             within = attribute_keeps_within(slug, tag.name, values)
-            self._add([slug], tag.start, loss, within=within, limit=passed_limit(slug, "", tag.name))
+            self._add([slug], tag.start, loss, within=within, limits=passed_limits(slug, "", tag.name))
 
     def _style_element(self, tag: Tag) -> None:
-        self._add(["html-style"], tag.start, limit=STYLE_IN_BODY if self.in_body else "")
+        self._add(["html-style"], tag.start, limits=(STYLE_IN_BODY,) if self.in_body else ())
 
     def _drawing(self, tag: Tag, values: Mapping[str, str]) -> None:
         self.svg += not tag.self_closing
@@ -261,8 +267,8 @@ class _Reader:
             for slug in sorted(image_features(source, self.inline)):
                 loss = "" if _is_decoration(values) or slug in _IMAGE_FORMATS_SHOWN_IN_PART else IMAGE_LOST
                 data = slug == "image-base64"
-                limit = passed_limit(slug, source)
-                self._add([slug], tag.start, DATA_LOST if loss and data else loss, within=data, limit=limit)
+                limits = passed_limits(slug, source)
+                self._add([slug], tag.start, DATA_LOST if loss and data else loss, within=data, limits=limits)
         addresses = srcset_addresses(values.get("srcset", ""))
         if "background" in values:
             addresses.append(values["background"])
@@ -286,7 +292,7 @@ class _Reader:
             for slug in sorted(declaration_features(declaration)):
                 loss = STAYS_HIDDEN if animated and slug == "css-animation" else ""
                 within = declaration_keeps_within(slug, value, element) or (exact and slug == "css-line-height")
-                self._add([slug], position, loss, within=within, limit=passed_limit(slug, value))
+                self._add([slug], position, loss, within=within, limits=passed_limits(slug, value))
             for address in image_addresses(declaration.value):
                 self._add(image_features(address, self.inline), position)
 
@@ -304,13 +310,13 @@ class _Reader:
         loss = TRANSPARENT if colours.text == CLEAR else UNREADABLE
         for feature in sorted(colours.unreadable_without()):
             within = self.page_image and feature == "html-background"
-            limit = "" if within else passed_limit(feature, "")
-            self.uses.append(Use(feature, position, loss, outlook, within, limit))
+            limits = () if within else passed_limits(feature, "")
+            self.uses.append(Use(feature, position, loss, outlook, within, limits))
 
     def _style_sheet(self, tag: Tag, end: int) -> None:
         start = tag.end
         if end - start > LONGEST_STYLE:
-            self._add(["html-style"], tag.start, limit=STYLE_TOO_LONG)
+            self._add(["html-style"], tag.start, limits=(STYLE_TOO_LONG,))
         sheet = read_stylesheet(self.html[start:end])
         if sheet.comments:
             self._add(["css-comments"], start)

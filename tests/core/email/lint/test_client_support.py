@@ -262,6 +262,20 @@ def test_a_limit_counts_for_the_clients_that_have_it() -> None:
     assert level(negative, "css-margin", "gmail") == "note"
     assert level(auto, "css-margin", "gmail") is None
     assert level(auto, "css-margin", "outlook.windows") == "note"
+    block, contents = '<p style="display:block">', '<p style="display:contents">'
+    assert level(block, "css-display", "gmail", "yahoo", "aol") is None
+    assert level(block, "css-display", "outlook.windows") == "note"
+    assert level(contents, "css-display", "yahoo") == "note"
+    plain = "<p style=\"background:#fff url('a,b/c.png') rgb(1, 2, 3)\">"
+    size, two = '<p style="background:url(a) 0 / 2px">', '<p style="background:url(a), url(b)">'
+    assert [level(each, "css-background", "yahoo") for each in (plain, size, two)] == [None, "note", "note"]
+    assert level('<p style="background:#fff">', "css-background", "outlook.windows") is None
+    assert level(plain, "css-background", "outlook.windows") == "note"
+    assert level(plain, "css-background-image", "yahoo") is None
+    assert level('<p style="background-image:url(a),url(b)">', "css-background-image", "yahoo") == "note"
+    assert level('<ul style="list-style:none">', "css-list-style", "gmail", "yahoo", "outlook.windows") is None
+    assert level('<ul style="list-style:url(a)">', "css-list-style", "gmail") == "note"
+    assert level('<ul style="list-style:inside">', "css-list-style", "outlook.windows") == "note"
     assert level('<p style="text-indent:1em">', "css-text-indent", "gmail", "yahoo") is None
     assert level('<p style="text-indent:-1em">', "css-text-indent", "gmail") == "note"
     picture = '<td background="a.png" style="color:white">x'
@@ -334,6 +348,8 @@ HOSTILE = {
     "sources": "<img srcset='" + "a.webp," * 5_000 + "'>",
     "VML": "<!--[if mso]" + "<v:rect" * 10_000 + "-->",
     "open conditions": "<!--" + "[if" * 20_000 + "-->",
+    "commas": "<p style='background:" + "a," * 10_000 + "'><p style='background:" + "a(" * 10_000 + "'>",
+    "quotes": '<p style="background:' + "'/" * 10_001 + '">',
     "panels": "<style>"
     + "i:checked~.b{display:block}" * 2_000
     + "</style>"
