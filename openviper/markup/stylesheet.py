@@ -19,11 +19,14 @@ _DEEPEST = 16
 
 
 class Declaration(NamedTuple):
-    """A property in lower case, its value without ``!important``, and whether it had that."""
+    """A property in lower case, and its value without ``!important``.
+
+    ``important``: that mark as written, with the blanks before it, or empty.
+    """
 
     name: str
     value: str
-    important: bool
+    important: str
 
 
 class Rule(NamedTuple):
@@ -144,8 +147,9 @@ def _declaration(text: str) -> Declaration | None:
     name, value = name.strip(), value.strip()
     if not colon or not name or not value:
         return None
+    important = ""
     before, mark, flag = value.rpartition("!")
-    important = bool(mark) and flag.strip().lower() == "important"
-    return Declaration(
-        name if name.startswith("--") else name.lower(), before.rstrip() if important else value, important
-    )
+    if mark and flag.strip().lower() == "important":
+        important = value[len(before.rstrip()) :]
+        value = before.rstrip()
+    return Declaration(name if name.startswith("--") else name.lower(), value, important)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from openviper.markup.stylesheet import Declaration
+
 __all__ = [
     "LIMITS",
     "LONGEST_STYLE",
@@ -10,6 +12,7 @@ __all__ = [
     "STYLE_TOO_LONG",
     "attribute_keeps_within",
     "declaration_keeps_within",
+    "important_limits",
     "passed_limits",
 ]
 
@@ -27,10 +30,17 @@ _NO_FLOW_ROOT = "flow-root"
 _NO_LIST_IMAGE = "list-style-image values are not supported"
 _NO_LIST_URL = "url() is transformed"
 _ONLY_LIST_TYPE = "Only list-style-type values are supported"
+_ONLY_LOWER, _ONLY_UPPER = "Only supported in lowercase", "Only supported if not written in lowercase"
+_ONLY_AFTER_BLANK, _NOT_INLINE = "Only supported with a space before", "Not supported inline"
+_NO_BLANK_AND_IMAGE = "Removed if there is no space before"
+_WITHOUT_STYLE = "due to the lack of <style> support"
 LIMITS = {
     "css-background": {_ONLY_COLOURS: "", _ONLY_ONE_VALUE: "", _NO_SIZE: ""},
     "css-background-image": {_ONLY_ONE_VALUE: ""},
     "css-display": {_ONLY_NONE: "", _NO_FLOW_ROOT: ""},
+    "css-important": dict.fromkeys(
+        (_ONLY_LOWER, _ONLY_UPPER, _ONLY_AFTER_BLANK, _NOT_INLINE, _NO_BLANK_AND_IMAGE, _WITHOUT_STYLE), ""
+    ),
     "css-list-style": {_NO_LIST_IMAGE: "", _NO_LIST_URL: "", _ONLY_LIST_TYPE: ""},
     "css-margin": {_NEGATIVE: "", _AUTO: ""},
     "css-text-indent": {_NEGATIVE: ""},
@@ -58,6 +68,7 @@ _VALUES = {
         "css-display": r".*",
         "css-font-size": r"(?:\d+\.?\d*|\.\d+)(?:px|pt)",
         "css-font-weight": r"normal|bold|400|[6-9]00",
+        "css-important": r".*",
         "css-letter-spacing": r"normal|0|[\d.]+px",
         "css-line-height": r"[\d.]+%?",
         "css-list-style": r".*",
@@ -154,3 +165,20 @@ def passed_limits(feature: str, value: str, element: str = "") -> tuple[str, ...
     if feature == "html-background":
         return () if element == "body" else (_ONLY_ON_BODY,)
     return ()
+
+
+def important_limits(declaration: Declaration, *, inline: bool) -> tuple[str, ...]:
+    """Return the limits in ``LIMITS`` that the ``!important`` of a declaration passes; none if it has no such mark."""
+    mark = declaration.important
+    if not mark:
+        return ()
+    lower, blank = "important" in mark, mark[0] != "!"
+    image = declaration.name == "background-image"
+    passed = {
+        _ONLY_LOWER: not lower,
+        _ONLY_UPPER: lower,
+        _ONLY_AFTER_BLANK: not blank,
+        _NOT_INLINE: inline,
+        _NO_BLANK_AND_IMAGE: image and not blank,
+    }
+    return tuple(limit for limit, is_passed in passed.items() if is_passed)

@@ -36,6 +36,7 @@ from openviper.core.email.lint.partial import (
     STYLE_TOO_LONG,
     attribute_keeps_within,
     declaration_keeps_within,
+    important_limits,
     passed_limits,
 )
 from openviper.core.email.lint.remote_content import attribute_values
@@ -292,7 +293,10 @@ class _Reader:
             for slug in sorted(declaration_features(declaration)):
                 loss = STAYS_HIDDEN if animated and slug == "css-animation" else ""
                 within = declaration_keeps_within(slug, value, element) or (exact and slug == "css-line-height")
-                self._add([slug], position, loss, within=within, limits=passed_limits(slug, value))
+                limits = passed_limits(slug, value)
+                if slug == "css-important":
+                    limits = important_limits(declaration, inline=bool(element))
+                self._add([slug], position, loss, within=within, limits=limits)
             for address in image_addresses(declaration.value):
                 self._add(image_features(address, self.inline), position)
 

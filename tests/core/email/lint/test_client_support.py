@@ -262,6 +262,17 @@ def test_a_limit_counts_for_the_clients_that_have_it() -> None:
     assert level(negative, "css-margin", "gmail") == "note"
     assert level(auto, "css-margin", "gmail") is None
     assert level(auto, "css-margin", "outlook.windows") == "note"
+    in_sheet, upper, close = (
+        f"<style>p{{color:red{mark}}}</style>" for mark in (" !important", " !IMPORTANT", "!important")
+    )
+    assert level(in_sheet, "css-important", "gmail", "yahoo", "outlook.windows") is None
+    assert level(in_sheet, "css-important", "protonmail.ios") == "note"
+    assert level(upper, "css-important", "gmail") == "note"
+    assert level(close, "css-important", "outlook.windows") == "note"
+    assert level('<p style="color:red !important">', "css-important", "outlook.windows") == "note"
+    image = '<p style="background-image:url(a){}">'
+    assert level(image.format("!important"), "css-important", "yahoo") == "note"
+    assert level(image.format(" !important"), "css-important", "yahoo") is None
     block, contents = '<p style="display:block">', '<p style="display:contents">'
     assert level(block, "css-display", "gmail", "yahoo", "aol") is None
     assert level(block, "css-display", "outlook.windows") == "note"
