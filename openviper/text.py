@@ -3,18 +3,20 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
     "CONTROLS",
+    "FoundUrl",
     "control_character",
     "counted",
     "cut",
     "error_origin",
+    "find_urls",
     "function_name",
     "one_line",
     "shown",
@@ -38,11 +40,24 @@ _QUOTED = re.compile(r"(?:bytearray\()?b?(['\"`]).*\1\)?", re.DOTALL)
 # The local part, or a quoted one, before the domain or address literal. An apostrophe is in it, or quotes the address.
 _LOCAL_PART = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|[^\s<>()\[\]:;,"'@][^\s<>()\[\]:;,"@]*)@(?=[\w\[])""")
 
+_URL = re.compile(r"https?://[^\s<>\"]+")
+# Characters after a URL in text that belong to the sentence, not to the URL.
+_PUNCTUATION = ".,;:!?'*_"
+_BRACKETS = {")": "(", "]": "["}
+
 _SHOWN = 80
 
 _repr = reprlib.Repr()
 _repr.maxlevel = 3
 _repr.maxstring = _repr.maxother = _repr.maxlong = _SHOWN
+
+
+class FoundUrl(NamedTuple):
+    """A URL in a text; ``start`` and ``end`` are indices, the end that of the punctuation after the URL."""
+
+    start: int
+    end: int
+    url: str
 
 
 def control_character(value: str) -> str | None:
@@ -141,3 +156,19 @@ def error_origin(error: BaseException) -> str:
         trace = trace.tb_next
     where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
     return f"{type(error).__name__}{where}"
+
+
+def find_urls(text: str) -> Iterator[FoundUrl]:
+    """Yield the http and https URLs of ``text``, without the punctuation and brackets of the sentence around them.
+
+    The time is proportional to the length.
+    """
+    for match in _URL.finditer(text):
+        url = match.group()
+        surplus = {closing: url.count(closing) - url.count(opening) for closing, opening in _BRACKETS.items()}
+        end = len(url)
+        while url[end - 1] in _PUNCTUATION or surplus.get(url[end - 1], 0) > 0:
+            end -= 1
+            if url[end] in surplus:
+                surplus[url[end]] -= 1
+        yield FoundUrl(match.start(), match.end(), url[:end])

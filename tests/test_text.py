@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 import openviper
-from openviper.text import CONTROLS, control_character, counted, cut, one_line, shown, suggestion, without_quotes
+from openviper.text import (
+    CONTROLS,
+    control_character,
+    counted,
+    cut,
+    find_urls,
+    one_line,
+    shown,
+    suggestion,
+    without_quotes,
+)
 
 PACKAGE = Path(openviper.__file__).parent
 
@@ -152,3 +162,19 @@ def test_quoted_values_of_a_foreign_error_are_dropped(text: str, safe: str) -> N
 
 def test_a_counted_noun_is_singular_for_one_alone() -> None:
     assert [counted(number, "attempt") for number in (0, 1, 2)] == ["0 attempts", "1 attempt", "2 attempts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("See https://shop.example/a, or <http://b.example>.", ["https://shop.example/a", "http://b.example"]),
+        ("(https://shop.example/a)).", ["https://shop.example/a"]),
+        ("https://shop.example/wiki/Ink_(iron)", ["https://shop.example/wiki/Ink_(iron)"]),
+        ("[https://shop.example/a[1]]*", ["https://shop.example/a[1]"]),
+        ("ftp://shop.example shop.example javascript:alert(1)", []),
+    ],
+)
+def test_urls_are_found_without_the_punctuation_around_them(text: str, urls: list[str]) -> None:
+    found = list(find_urls(text))
+    assert [each.url for each in found] == urls
+    assert all(text[each.start : each.end].startswith(each.url) for each in found)

@@ -6,15 +6,12 @@ from html import unescape
 from typing import NamedTuple
 
 from openviper.markup import Tag, attribute_text, attributes, read_tags
+from openviper.text import find_urls
 
 __all__ = ["Link", "labelled_links", "links_in"]
 
-_URL = re.compile(r"https?://[^\s<>\"]+")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _NO_PAGES = ("mailto:", "tel:", "sms:", "cid:", "data:", "javascript:")
-# Characters after a URL in text that belong to the sentence, not to the URL.
-_PUNCTUATION = ".,;:!?'*_"
-_BRACKETS = {")": "(", "]": "["}
 
 
 class Link(NamedTuple):
@@ -26,7 +23,7 @@ class Link(NamedTuple):
 
 def links_in(html: str | None, text: str | None) -> list[str]:
     """Return the HTML's absolute links, then the URLs of the text, each once; without mailto:, tel: and the like."""
-    found = [*(link.url for link in _of_html(html or "")), *map(_without_end, _URL.findall(text or ""))]
+    found = [*(link.url for link in _of_html(html or "")), *(found.url for found in find_urls(text or ""))]
     return list(dict.fromkeys(found))
 
 
@@ -76,15 +73,9 @@ def _of_text(text: str) -> Iterator[Link]:
     before = ""
     for line in text.splitlines():
         end = 0
-        for match in _URL.finditer(line):
-            label = " ".join(line[end : match.start()].split()).strip(" :(<[-*>")
-            yield Link(label or before, _without_end(match.group()))
-            end = match.end()
+        for found in find_urls(line):
+            label = " ".join(line[end : found.start].split()).strip(" :(<[-*>")
+            yield Link(label or before, found.url)
+            end = found.end
         if line.strip():
             before = " ".join(line.split()).rstrip(":") if not end else before
-
-
-def _without_end(url: str) -> str:
-    while url[-1] in _PUNCTUATION or (url[-1] in _BRACKETS and url.count(_BRACKETS[url[-1]]) < url.count(url[-1])):
-        url = url[:-1]
-    return url

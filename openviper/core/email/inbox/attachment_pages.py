@@ -13,6 +13,7 @@ from openviper.core.email.inbox.frame import inline_image, is_image_type
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, message_or_404
 from openviper.core.email.inbox.responses import PageRenderer, as_download, disposition
 from openviper.core.email.inbox.store import Store
+from openviper.core.email.message.calendar import Calendar
 
 __all__ = ["AttachmentPages", "kind_of"]
 
@@ -59,6 +60,7 @@ class AttachmentPages:
             Route(f"{path}/pdf", self._pdf),
             Route("/{key}/inline/{name:path}", self._inline),
             Route("/{key}/calendar", self._calendar),
+            Route("/{key}/calendar/text", self._calendar_text),
         ]
 
     async def _download(self, request: Request) -> Response:
@@ -70,16 +72,8 @@ class AttachmentPages:
 
     async def _text(self, request: Request) -> Response:
         part, content = await self._load(request, "text")
-        return await self._renderer.render(
-            request,
-            "attachment.html",
-            key=request.path_params["key"],
-            index=request.path_params["index"],
-            part=part,
-            size=len(content),
-            text=content[:_SHOWN].decode("utf-8-sig", "replace"),
-            complete=len(content) <= _SHOWN,
-        )
+        file = f"attachments/{request.path_params['index']}"
+        return await self._show_text(request, file, part.filename, part.mimetype, content)
 
     async def _pdf(self, request: Request) -> Response:
         part, content = await self._load(request, "pdf")
@@ -96,10 +90,33 @@ class AttachmentPages:
         return _image_response(request, *found, "image")
 
     async def _calendar(self, request: Request) -> Response:
+        calendar = await self._load_calendar(request)
+        return as_download(calendar.text.encode(), calendar.filename)
+
+    async def _calendar_text(self, request: Request) -> Response:
+        calendar = await self._load_calendar(request)
+        content = calendar.text.encode()
+        return await self._show_text(request, "calendar", calendar.filename, "text/calendar", content)
+
+    async def _show_text(self, request: Request, file: str, name: str, mimetype: str, content: bytes) -> Response:
+        """Render a text with a link to ``file``, its download below the message's path."""
+        return await self._renderer.render(
+            request,
+            "attachment.html",
+            key=request.path_params["key"],
+            file=file,
+            filename=name,
+            mimetype=mimetype,
+            size=len(content),
+            text=content[:_SHOWN].decode("utf-8-sig", "replace"),
+            complete=len(content) <= _SHOWN,
+        )
+
+    async def _load_calendar(self, request: Request) -> Calendar:
         calendar = (await entry_or_404(self._store, request)).prepared.calendar
         if calendar is None:
             raise HTTPException(404, "This message has no calendar.")
-        return as_download(calendar.text.encode(), calendar.filename)
+        return calendar
 
     async def _load(self, request: Request, kind: str) -> tuple[AttachmentData, bytes]:
         attachments = (await message_or_404(self._store, request)).prepared.attachments

@@ -82,7 +82,7 @@ def source_text(content: Iterable[bytes]) -> tuple[str, bool]:
 
 def _found(message: T | None) -> T:
     if message is None:
-        raise HTTPException(404, "This message is not in the inbox, or no longer.")
+        raise HTTPException(404, "This message is no longer in the inbox, or never was.")
     return message
 
 

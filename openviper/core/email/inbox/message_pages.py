@@ -207,7 +207,13 @@ class MessagePages:
         return _redirect_to_list(request, form)
 
     async def _clear(self, request: Request) -> Response:
-        await self._store.clear()
+        """Delete all messages, or those that the form's search finds."""
+        query = _listed(await read_form(request)).parse()
+        if query.terms:
+            for entry in await self._search(await self._store.newest_first(), query):
+                await self._store.delete(entry.key)
+        else:
+            await self._store.clear()
         return redirect_home(request)
 
     async def _again(self, request: Request) -> Response:
@@ -271,8 +277,11 @@ def _gaps(entry: Entry) -> list[float | None]:
 
 def _redirect_to_list(request: Request, form: Mapping[str, list[str]]) -> Response:
     """Redirect to the part of the list that the form names."""
-    view = ListView.from_values({name: values[0] for name, values in form.items()})
-    return _redirect(request, view.url)
+    return _redirect(request, _listed(form).url)
+
+
+def _listed(form: Mapping[str, list[str]]) -> ListView:
+    return ListView.from_values({name: values[0] for name, values in form.items()})
 
 
 def _redirect(request: Request, below: str) -> Response:

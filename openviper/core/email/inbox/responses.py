@@ -21,6 +21,7 @@ from starlette.types import Message, Send
 
 from openviper.core.email.delivery.pause.state import Pause
 from openviper.terminal import escape
+from openviper.text import find_urls
 
 __all__ = ["GuardedSend", "PageRenderer", "as_download", "as_json", "disposition", "redirect_home"]
 
@@ -86,6 +87,7 @@ class PageRenderer:
                 "moment": _moment,
                 "filesize": _filesize,
                 "gap": _gap,
+                "linked": _linked,
                 "mailboxes": _mailboxes,
                 "markdown": _as_markup,
                 "rfc_date": format_datetime,
@@ -171,6 +173,17 @@ def _mailboxes(addresses: object) -> str:
 
 def _unquoted(match: re.Match[str]) -> str:
     return match[0] if _NEEDS_QUOTES.search(match[1]) else f"{match[1]} <"
+
+
+def _linked(text: str) -> Markup:
+    """Return a text part as HTML, with links that open a new page."""
+    pieces: list[str] = []
+    end = 0
+    for start, _, url in find_urls(text):
+        address = escape_html(url)
+        pieces += (escape_html(text[end:start]), f'<a href="{address}" target="_blank" rel="noopener">{address}</a>')
+        end = start + len(url)
+    return Markup("".join([*pieces, escape_html(text[end:])]))  # noqa: S704 - escaped above
 
 
 def _as_markup(text: str) -> Markup:

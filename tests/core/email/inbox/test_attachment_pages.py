@@ -79,3 +79,16 @@ async def test_other_files_are_downloads_only(inboxes: Inboxes, kind: str) -> No
         assert (await client.get(f"{path}/attachments/0/{kind}")).status_code == 404
         assert (await client.get(f"{path}/attachments/7/{kind}")).status_code == 404
     assert f"attachments/0/{kind}" not in page
+
+
+async def test_a_calendar_is_shown_as_text(inboxes: Inboxes) -> None:
+    lines = ("BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:x", "METHOD:PUBLISH", "BEGIN:VEVENT", "UID:7")
+    ends = ("DTSTAMP:20300101T000000Z", "DTSTART:20300101T000000Z", "SUMMARY:<b>Fair", "END:VEVENT", "END:VCALENDAR")
+    async with inboxes.with_message(calendar="\r\n".join((*lines, *ends, ""))) as (client, path):
+        page = (await client.get(path)).text
+        shown = (await client.get(f"{path}/calendar/text")).text
+    assert f'href="{path}/calendar/text"' in page
+    assert "SUMMARY:&lt;b&gt;Fair\n" in shown
+    assert f'href="{path}/calendar" download' in shown
+    async with inboxes.with_message() as (client, path):
+        assert (await client.get(f"{path}/calendar/text")).status_code == 404

@@ -188,7 +188,7 @@ async def test_the_pages_of_a_message_keep_the_search(inboxes: Inboxes) -> None:
         page = html.unescape((await client.get(f"/_mail/{first}?q=to:ana")).text)
         assert f'href="/_mail/{second}?q=to%3Aana" rel="next"' in page
         assert 'rel="prev"' not in page
-        assert 'href="/_mail/?q=to%3Aana">← Search results' in page
+        assert 'href="/_mail/?q=to%3Aana"><span>← Search results' in page
         assert "q=to%3Aana&view=headers" in page
         other = html.unescape((await client.get(f"/_mail/{second}?q=to:ana&view=headers")).text)
         assert f'href="/_mail/{first}?q=to%3Aana" rel="prev"' in other
@@ -247,3 +247,25 @@ async def test_a_page_that_does_not_exist_says_so(inboxes: Inboxes) -> None:
             assert "There is nothing on this page" in (await client.get(f"/_mail/?page={number}")).text
         for number in ("0", "-1", "x", "9999999"):
             assert len(keys_of((await client.get(f"/_mail/?page={number}")).text)) == 1
+
+
+@pytest.mark.parametrize(("search", "gone"), [({"q": "to:ana"}, 2), ({"q": "june", "mailer": "bulk"}, 1), ({}, 3)])
+async def test_the_messages_that_a_search_finds_are_deleted(
+    inboxes: Inboxes, search: dict[str, str], gone: int
+) -> None:
+    async with three_messages(inboxes) as client:
+        page = (await client.get("/_mail/", params=search)).text
+        kept = set(keys_of((await client.get("/_mail/")).text)) - set(keys_of(page))
+        form = re.search(r'action="/_mail/clear".*?</form>', page, re.DOTALL)
+        assert form is not None
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form.group()))
+        await client.post("/_mail/clear", data=fields, headers=SAME_ORIGIN)
+        assert set(keys_of((await client.get("/_mail/")).text)) == kept
+    assert len(kept) == 3 - gone
+    assert ("Clear all…" in page) is (gone == 3)
+
+
+async def test_nothing_found_is_not_offered_for_deletion(inboxes: Inboxes) -> None:
+    async with three_messages(inboxes) as client:
+        page = (await client.get("/_mail/", params={"q": "no such words"})).text
+    assert "/_mail/clear" not in page

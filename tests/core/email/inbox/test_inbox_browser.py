@@ -73,6 +73,7 @@ def templates(tmp_path: Path) -> Path:
     shop = Path(__file__).parents[4] / "example_shop/shop/templates/emails"
     for name in ("order_shipped.html", "order_shipped.txt"):
         shutil.copy(shop / name, tmp_path / "emails")
+    (tmp_path / "emails/a_template_whose_name_is_longer_than_a_phone_is_wide.txt").write_text("Hello")
     return tmp_path
 
 
@@ -111,7 +112,9 @@ async def test_a_message_appears_live_and_is_read_in_all_forms(
     site: Site, chromium: Browser, viewport: ViewportSize
 ) -> None:
     gate = site.smtp.hold("body")
-    async with opened_context(chromium, viewport=viewport) as context:
+    async with opened_context(
+        chromium, viewport=viewport, permissions=["clipboard-read", "clipboard-write"]
+    ) as context:
         page = await context.new_page()
         await page.goto(site.inbox)
         await expect(page.get_by_text("No mail yet")).to_be_visible()
@@ -171,6 +174,9 @@ async def read_in_every_form(page: Page) -> None:
     await alone.close()
     await page.get_by_role("link", name="HTML source", exact=True).click()
     await expect(page.locator(".line").first).to_contain_text("<!doctype html>")
+    await page.get_by_role("button", name="Copy").click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == WELCOME["html"]
     for view, words in (("Text", "Please confirm"), ("Headers", "Message-I"), ("Source", "Content-Type: multipart")):
         await page.get_by_role("link", name=view, exact=True).click()
         await expect(page.locator("#view")).to_contain_text(words)
@@ -523,7 +529,11 @@ async def test_several_messages_are_selected_and_changed(
         await page.get_by_label("Select second").check()
         await page.get_by_role("button", name="Select all").click()
         await expect(page.locator("#selected")).to_have_text("4 selected")
-        await page.get_by_label("Select fourth").uncheck()
+        await page.get_by_role("button", name="Select all").click()
+        await page.get_by_label("Select third").check()
+        await page.get_by_label("Select first").click(modifiers=["Shift"])
+        await expect(page.locator("#selected")).to_have_text("3 selected")
+        await expect(page.get_by_label("Select fourth")).not_to_be_checked()
         await page.get_by_role("button", name="Delete", exact=True).click()
         await expect(page.locator(".messages li")).to_have_count(1)
         await expect(page.get_by_role("link", name="fourth")).to_be_visible()
@@ -567,6 +577,14 @@ async def test_it_works_without_scripts(shared: Site, chromium: Browser) -> None
         await expect(page.get_by_text("No mail yet")).to_be_visible()
 
 
+# The elements that reach beyond their card or list, where it cuts them off or they cover its border.
+_STICKS_OUT = """[...document.querySelectorAll(".card *, .messages *")].filter((element) => {
+  const box = element.closest(".card, .messages").getBoundingClientRect();
+  const { left, right, width } = element.getBoundingClientRect();
+  return width > 1 && !element.closest(".stage, pre") && (right > box.right + 1 || left < box.left - 1);
+}).map((element) => element.outerHTML)"""
+
+
 @pytest.mark.parametrize(
     ("viewport", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone, dark", "desktop, light"]
 )
@@ -608,6 +626,7 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
             await page.goto(site.inbox + address(messages["key"], refused["key"]))
             width = await page.evaluate("document.documentElement.scrollWidth")
             assert width <= viewport["width"], f"{name} is {width} pixels wide"
+            assert await page.evaluate(_STICKS_OUT) == [], name
             results = await Axe().run(page, options={"iframes": False})
             found += [
                 f"{name}: {violation['id']} ({violation['impact']}): {violation['nodes'][0]['html']}"

@@ -102,7 +102,7 @@ async def test_addresses_are_spelled_as_in_headers_everywhere(inboxes: Inboxes) 
         assert "<dd>Shop &lt;shop@example.test&gt;</dd>" in shown
         assert "<dd>Ana Costa &lt;ana@example.test&gt;, b@example.test</dd>" in shown
         assert "<dd>&#34;Help, Desk&#34; &lt;h@x.test&gt;</dd>" in shown
-    assert '<span class="whom" title="ana@example.test, b@example.test">Ana Costa</span>' in listed
+    assert '<span class="whom" dir="auto" title="ana@example.test, b@example.test">Ana Costa</span>' in listed
 
 
 @pytest.fixture
@@ -381,3 +381,50 @@ async def test_a_redirected_message_says_for_whom_it_was(inboxes: Inboxes) -> No
         timeline = (await client.get(f"/_mail/api/messages/{key}")).json()["timeline"]
     assert "to team@staging.example, was for ann@example.test" in page
     assert [step["kind"] for step in timeline] == ["sending", "redirected", "delivered"]
+
+
+async def test_links_in_the_text_part_can_be_followed(inboxes: Inboxes) -> None:
+    text = "Confirm (https://shop.example/c?a=1&b='<i>), or see http://shop.example/x). Not javascript:alert(1) <b>"
+    async with inboxes.with_message(text=text) as (client, path):
+        page = (await client.get(path)).text
+    _, _, part = page.partition('aria-label="Text part">')
+    assert part.partition("</pre>")[0] == (
+        'Confirm (<a href="https://shop.example/c?a=1&amp;b=" target="_blank" rel="noopener">'
+        "https://shop.example/c?a=1&amp;b=</a>&#39;&lt;i&gt;), or see "
+        '<a href="http://shop.example/x" target="_blank" rel="noopener">http://shop.example/x</a>'
+        "). Not javascript:alert(1) &lt;b&gt;"
+    )
+
+
+async def test_a_subject_cannot_reorder_the_line(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(subject="photo \u202egnp.exe") as (client, path):
+        pages = [(await client.get(address)).text for address in ("/_mail/", path, f"{path}/release")]
+    for page in pages:
+        assert "photo \\u202egnp.exe" in page
+        assert "\u202e" not in page
+
+
+async def test_of_many_recipients_the_first_are_shown(inboxes: Inboxes) -> None:
+    async with inboxes.with_message(recipients=[f"reader{number}@example.test" for number in range(9)]) as (
+        client,
+        path,
+    ):
+        page = (await client.get(path)).text
+    first, _, more = page.partition("<summary>and 3 more</summary>")
+    assert "reader5@example.test<details>" in first
+    assert more.startswith("reader6@example.test, reader7@example.test, reader8@example.test</details>")
+
+
+async def test_the_reason_of_a_failure_is_beside_the_subject(inboxes: Inboxes) -> None:
+    with SmtpServer() as smtp:
+        smtp.refuse("gone@example.test", 550)
+        settings = smtp.settings(backend="SMTPBackend")
+        async with inboxes.open(**settings) as client:
+            for recipient in ("a@example.test", "gone@example.test"):
+                await send_email(recipient, recipient, text="", fail_silently=True)
+            failed, delivered = keys_of((await client.get("/_mail/")).text)
+            pages = [(await client.get(f"/_mail/{key}")).text for key in (failed, delivered)]
+    reasons = [re.findall('class="notice why bad">([^<]*)<', page) for page in pages]
+    assert len(reasons[0]) == 1
+    assert "550" in reasons[0][0]
+    assert reasons[1] == []

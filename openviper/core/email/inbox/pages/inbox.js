@@ -209,9 +209,36 @@
     shortcuts[event.key]();
   });
 
+  let lastPicked = null;
+
+  /** Select or deselect, as `box` is, the messages from the one that was clicked last to that of `box`. */
+  function pickRange(box) {
+    const boxes = rows().map((row) => row.querySelector(".pick input"));
+    const ends = [boxes.indexOf(box), boxes.findIndex((one) => one.value === lastPicked)].sort((a, b) => a - b);
+    if (ends[0] >= 0) for (const one of boxes.slice(ends[0], ends[1])) one.checked = box.checked;
+    count();
+  }
+
+  /** Copy the text below the button; without the right to, as on pages without TLS, select it. */
+  async function copy(button) {
+    const text = button.closest("p").nextElementSibling;
+    const lines = [...text.querySelectorAll(".line")];
+    try {
+      await navigator.clipboard.writeText(lines.length ? lines.map((line) => line.textContent).join("\n") : text.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(text);
+    }
+  }
+
   document.addEventListener("click", (click) => {
-    if (click.target.id === "show-keys") help.showModal();
-    if (click.target.id === "select-all") pickAll(picked().length < rows().length);
+    const { target } = click;
+    if (target.id === "show-keys") help.showModal();
+    if (target.closest("#select-all")) pickAll(picked().length < rows().length);
+    if (target.matches("[data-copy]")) copy(target);
+    if (!target.matches(".pick input")) return;
+    if (click.shiftKey) pickRange(target);
+    lastPicked = target.value;
   });
   document.addEventListener("change", count);
 
