@@ -1,10 +1,9 @@
-"""Commands run as a user runs them: real processes of the installed programs."""
+"""Commands run as a user runs them: the installed programs, in processes of their own."""
 
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support import forkserver
+from support.forkserver import PROGRAMS
 from support.patience import PATIENCE
 
 __all__ = ["Cli", "Served"]
@@ -51,21 +52,22 @@ class Cli:
         self._cwd = cwd
 
     def run(self, *arguments: str | Path, program: str = "viperctl", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run to the end; ``env`` is added to the environment."""
-        return self.run_program([_program(program), *arguments], **env)
+        """Run to the end, see ``support.forkserver``; ``env`` is added to the environment."""
+        command = [PROGRAMS / program, *arguments]
+        return _checked(forkserver.run(command, cwd=self._cwd, env=_environment(env)))
 
     def run_program(self, command: list[str | Path], **env: str) -> subprocess.CompletedProcess[str]:
-        """Run any command to the end. It closes what it opened; at the end of the interpreter that can fail."""
-        shown = {**os.environ, "PYTHONWARNINGS": "always::ResourceWarning", **env}
-        done = subprocess.run(command, cwd=self._cwd, env=shown, capture_output=True, text=True, timeout=PATIENCE)
-        assert "ResourceWarning" not in done.stderr, done.stderr
-        return done
+        """Run any command to the end, in an interpreter that was started for it."""
+        environment = _environment(env)
+        return _checked(
+            subprocess.run(command, cwd=self._cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        )
 
     @contextmanager
     def serve(self, *arguments: str | Path) -> Iterator[Served]:
         """``viperctl runserver``, started up, until the block ends; then it gets Ctrl+C."""
         process = subprocess.Popen(
-            [_program("viperctl"), "runserver", *arguments],
+            [PROGRAMS / "viperctl", "runserver", *arguments],
             cwd=self._cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
@@ -86,5 +88,11 @@ class Cli:
             served.printed += process.communicate(timeout=PATIENCE)[0]
 
 
-def _program(name: str) -> Path:
-    return Path(sys.executable).with_name(name)
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "PYTHONWARNINGS": "always::ResourceWarning", **more}
+
+
+def _checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    # A command closes what it opened; at the end of the interpreter that can fail.
+    assert "ResourceWarning" not in done.stderr, done.stderr
+    return done

@@ -1,16 +1,17 @@
-"""Projects with a broker, and ``viperctl runworker`` as a real process on them."""
+"""Projects with a broker, and ``viperctl runworker`` in processes of its own on them."""
 
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import TracebackType
 from typing import Any, Self
 
+from support import forkserver
+from support.forkserver import PROGRAMS, Process
 from support.patience import PATIENCE
 
 __all__ = ["NamedRelay", "NamedWorker", "Worker", "viperctl", "write_project"]
@@ -26,15 +27,9 @@ def write_project(folder: Path, *, tasks: Mapping[str, Any], email: Mapping[str,
     return folder
 
 
-def viperctl(*arguments: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+def viperctl(*arguments: str | Path, **env: str) -> CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("viperctl"), *arguments],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    return forkserver.run([PROGRAMS / "viperctl", *arguments], env={**os.environ, **env})
 
 
 class Worker:
@@ -51,11 +46,11 @@ class Worker:
         log_folder: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self._command: list[str | Path] = [Path(sys.executable).with_name("viperctl"), "runworker", project]
+        self._command: list[str | Path] = [PROGRAMS / "viperctl", "runworker", project]
         self._command += ["--processes", str(processes), "--threads", str(threads), *options]
         self._log = (log_folder or project) / f"worker-{next(_numbers)}.log"
         self._env = {**os.environ, **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -87,7 +82,7 @@ class Worker:
         """Start; a session of its own, so that the runner and its processes can be killed together."""
         already = self.output.count(self.ready_words)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = forkserver.start(
                 self._command, stdout=log, stderr=log, env=self._env, start_new_session=True
             )
         if ready:
@@ -165,4 +160,4 @@ class NamedRelay(NamedWorker):
 
     def __init__(self, project: Path, name: str, *, env: Mapping[str, str] | None = None) -> None:
         super().__init__(project, name, env=env)
-        self._command = [Path(sys.executable).with_name("viperctl"), "email", "relay", "--project", project]
+        self._command = [PROGRAMS / "viperctl", "email", "relay", "--project", project]
