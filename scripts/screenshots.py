@@ -62,6 +62,11 @@ async def look_around(page: Page, shop: str) -> None:
     await page.get_by_role("link", name="emails/order_shipped").click()
     await expect(heading_of_the_mail).to_be_visible()
     await take(page, "preview")
+    await page.get_by_role("link", name="All templates").click()
+    await page.get_by_role("link", name="order_confirmation").first.click()
+    await page.get_by_role("link", name="many lines").click()
+    await expect(heading_of_the_mail).to_be_visible()
+    await take(page, "code-preview")
 
 
 async def take(page: Page, name: str, *, below: str | None = None) -> None:
