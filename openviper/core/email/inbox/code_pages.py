@@ -14,10 +14,18 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from openviper.core.email.delivery import Mailer, using_mailer
-from openviper.core.email.errors import EmailError
+from openviper.core.email.errors import EmailError, TemplateFailed
 from openviper.core.email.inbox.entries import key_of
 from openviper.core.email.inbox.forms import read_form
-from openviper.core.email.inbox.frame import SANDBOX, VALUE, choice, frame_choices, framed_response, inline_image
+from openviper.core.email.inbox.frame import (
+    SANDBOX,
+    VALUE,
+    choice,
+    frame_choices,
+    framed_response,
+    html_version,
+    inline_image,
+)
 from openviper.core.email.inbox.lint import lint_prepared
 from openviper.core.email.inbox.responses import PageRenderer, as_download
 from openviper.core.email.lint.remote_content import remote_content
@@ -37,12 +45,17 @@ _CID = re.compile(r"cid:([^\s\"'<>)\\]{1,250})", re.IGNORECASE)
 
 @dataclass(slots=True)
 class _Shown:
-    """A preview with the values that the request chooses, and its message or the error that prevents it."""
+    """A preview with the values that the request chooses, and its message or the error that prevents it.
 
-    preview: CodePreview
-    variant: str
-    values: dict[str, Any]
+    ``preview`` is None if its module cannot be imported; ``template`` is the message's template, or empty.
+    """
+
+    name: str
+    preview: CodePreview | None = None
+    variant: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
     mail: PreviewedMail | None = None
+    template: str = ""
     error: str = ""
     fields: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -123,16 +136,23 @@ class CodePages:
         previews, error = await self.listed()
         name = request.path_params["name"]
         found = next((one for one in previews if one.name == name), None)
+        if error:
+            return _Shown(name, error=error)
         if found is None:
-            raise HTTPException(404, error or 'There is no such preview in the modules of EMAIL["mails"].')
+            raise HTTPException(404, 'There is no such preview in the modules of EMAIL["mails"].')
         variant = request.query_params.get("variant", "")
-        result = _Shown(found, variant, {**found.values, **found.variants.get(variant, {})})
+        result = _Shown(name, found, variant, {**found.values, **found.variants.get(variant, {})})
+        given, result.error = _given(request.query_params, result.values)
+        result.values.update(given)
+        result.fields = [(key, value) for key, value in result.values.items() if isinstance(value, _EDITABLE)]
+        if result.error:
+            return result
         try:
-            result.values.update(_given(request.query_params, result.values))
-            result.fields = [(key, value) for key, value in result.values.items() if isinstance(value, _EDITABLE)]
             result.mail = await render_preview(self._mailer, found, result.values)
+            result.template = result.mail.template or ""
         except Exception as raised:  # noqa: BLE001 - whatever the project's function raises, the page must show it
             result.error = _described(raised)
+            result.template = raised.template if isinstance(raised, TemplateFailed) else ""
         return result
 
     async def _page(
@@ -156,7 +176,8 @@ class CodePages:
             views=views,
             report=report,
             view=choice(request, "view", views) if views else "",
-            path=quote(found.preview.name),
+            path=quote(found.name),
+            version="" if message is None else html_version(await asyncio.to_thread(_with_images, message)),
             sandbox=SANDBOX,
             has_remote=await asyncio.to_thread(remote_content, (message and message.html) or ""),
             problem=problem,
@@ -166,13 +187,10 @@ class CodePages:
         )
 
 
-def _given(parameters: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that the URL changes, each of its parameter's type.
-
-    Raises:
-        ValueError: a value is not of this type; names the parameter.
-    """
+def _given(parameters: Mapping[str, str], values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the values that the URL changes, each of its parameter's type, and which are not of it, or empty."""
     given: dict[str, Any] = {}
+    wrong: list[str] = []
     for name, value in values.items():
         text = parameters.get(VALUE + name)
         if text is None or not isinstance(value, _EDITABLE):
@@ -183,8 +201,8 @@ def _given(parameters: Mapping[str, str], values: Mapping[str, Any]) -> dict[str
         try:
             given[name] = type(value)(text)
         except ValueError:
-            raise ValueError(f"{name}: must be a number, not {shown(text)}") from None
-    return given
+            wrong.append(f"{name}: must be a number, not {shown(text)}")
+    return given, "; ".join(wrong)
 
 
 def _with_images(message: PreparedMessage) -> str:

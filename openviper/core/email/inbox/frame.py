@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from hashlib import blake2s
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ __all__ = [
     "frame_choices",
     "framed_html",
     "framed_response",
+    "html_version",
     "inline_image",
     "is_image_type",
 ]
@@ -121,6 +123,11 @@ def framed_html(html: str, *, images: str, theme: str, remote: bool) -> str:
     end = _end_of_doctype(html)
     style = _scheme_style(html, scheme) + (_INVERSION if theme == "inverted" else "")
     return f'{html[:end]}<base target="_blank">{html[end:]}{style}'
+
+
+def html_version(html: str) -> str:
+    """Return a short value that differs when ``html`` differs, for the frame's address: it then loads anew."""
+    return blake2s(html.encode("utf-8", "replace"), digest_size=4).hexdigest()
 
 
 def is_image_type(mimetype: str) -> bool:

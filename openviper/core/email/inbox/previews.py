@@ -4,13 +4,13 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2s
 from pathlib import PurePosixPath
 from typing import Any
 
 from jinja2 import TemplateError, nodes
 
 from openviper.core.email.errors import TemplateFailed
+from openviper.core.email.inbox.frame import html_version
 from openviper.core.email.inbox.samples import Sample, Variable, build_context, make_example
 from openviper.core.email.inbox.template_usage import read_variable_uses
 from openviper.core.email.message.plaintext import html_to_text
@@ -59,8 +59,7 @@ class Preview:
     @property
     def version(self) -> str:
         """Return a value that differs when the HTML part differs."""
-        html = "" if self.rendered is None else self.rendered.html or ""
-        return blake2s(html.encode(), digest_size=4).hexdigest()
+        return html_version("" if self.rendered is None else self.rendered.html or "")
 
     @property
     def missing(self) -> list[str]:

@@ -5,8 +5,8 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
+from support.elsewhere import elsewhere
 from support.patience import PATIENCE
 from support.redis import RedisServer, redis_server
 from support.smtpd import SmtpServer
@@ -295,24 +296,6 @@ HOSTILE = {
     "svg": '<svg><script>alert(1)</script><foreignObject><body xmlns="http://www.w3.org/1999/xhtml" onload="alert(2)"/>'
     '</foreignObject></svg><img src="cid:logo">',
 }
-
-
-@asynccontextmanager
-async def elsewhere(body: bytes = b"") -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Another site: its address, and what it was asked for; every page of it is ``body``."""
-    asked: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(b"")
-        asked[-1] = await reader.read(1000)
-        length = str(len(body)).encode()
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: " + length
-        writer.write(head + b"\r\n\r\n" + body)
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", asked
 
 
 def watch(page: Page) -> list[str]:

@@ -2,8 +2,6 @@
 "use strict";
 
 (() => {
-  const events = document.body.dataset.events;
-
   /** Load the page at `address`; null if that fails. */
   async function load(address) {
     try {
@@ -24,8 +22,19 @@
       if (same) same.checked = true;
     }
     old.replaceWith(document.adoptNode(fresh));
+    keepInput(fresh);
     count();
     if (focus) [...fresh.querySelectorAll(focus.selector)].find((one) => identify(one).text === focus.text)?.focus();
+  }
+
+  const edited = "input:not([type=checkbox], [type=hidden]), textarea, select";
+
+  const typed = new Map();
+  document.addEventListener("input", ({ target }) => target.matches(edited) && typed.set(target.name, target.value));
+
+  /** Put what has been typed, and not been sent, into the fields of a fresh element. */
+  function keepInput(fresh) {
+    for (const field of fresh.querySelectorAll(edited)) field.value = typed.get(field.name) ?? field.value;
   }
 
   /** The markup as the server sends it: without the heights of frames. */
@@ -34,6 +43,7 @@
   function identify(element) {
     const selector = element.tagName.toLowerCase();
     if (element.type === "checkbox") return { selector, text: element.value };
+    if (element.matches(edited)) return { selector, text: element.name };
     return { selector, text: element.dataset.soft === undefined && element.getAttribute("href") || element.textContent };
   }
 
@@ -69,24 +79,44 @@
     }
     document.title = page.title;
     announce(before);
+    if (page.body.dataset.events !== events) {
+      events = page.body.dataset.events;
+      disconnect();
+      connect();
+    }
   }
 
+  const RETRY = 2000; // milliseconds
+
+  let events = document.body.dataset.events;
   let source = null;
+
+  function disconnect() {
+    source?.close();
+    source = null;
+  }
 
   // Browsers open only six connections to one server, so a hidden tab closes its own.
   function connect() {
     if (document.hidden) {
-      source?.close();
-      source = null;
+      disconnect();
     } else if (events !== undefined && !source) {
       source = new EventSource(events);
       source.onopen = refresh;
       source.onmessage = refresh;
+      source.onerror = reconnect;
     }
   }
 
+  /** Connect again where the browser gives up: a server that starts again may answer with an error for a while. */
+  function reconnect() {
+    if (source?.readyState !== EventSource.CLOSED) return;
+    disconnect();
+    setTimeout(connect, RETRY);
+  }
+
   document.addEventListener("visibilitychange", connect);
-  window.addEventListener("pagehide", () => source?.close());
+  window.addEventListener("pagehide", disconnect);
   connect();
 
   const LEAST = 150, MOST = 30000; // pixels
