@@ -20,7 +20,7 @@ _LIMITED = (*SEARCH, "limit")
 _CHOICE = ("id", "all")
 
 PARAMETERS: Mapping[str, str] = {
-    "q": "a [search](inbox.md#search) as on the page: words, phrases, operators",
+    "q": "a [search](inbox.md#search-operators) as on the page: words, phrases, operators",
     **OPERATORS,
     "limit": "for the list: at most so many messages, 1 to 500 (default: 500)",
     "timeout": "for `wait`: the seconds to wait, 0 to 60 (default: 10)",
