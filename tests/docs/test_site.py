@@ -212,7 +212,6 @@ SEARCHES = {
     "email lint": "client-support",
     "target_clients": "client-support",
     "outlook css": "client-features",
-    "gmail clips": "client-support",
     "alt text": "client-support",
     "django": "from-django",
     "flask-mail": "from-flask-mail",
