@@ -54,11 +54,11 @@ class OpenViper(Starlette):
             raise ImproperlyConfigured(f"add_extension({kind}): this is not an extension, since it has no name")
         if self.middleware_stack is not None:
             raise ImproperlyConfigured(
-                f"add_extension({shown(extension.name)}): the application has already started; add it before"
+                f"add_extension({shown(extension.name)}): the application has already started; add it before the start"
             )
         if extension.name in self._extensions:
             raise ImproperlyConfigured(
-                f"add_extension({shown(extension.name)}): this extension was added before; add it once"
+                f"add_extension({shown(extension.name)}): this extension has already been added; add it only once"
             )
         self._extensions[extension.name] = extension
         if routes := getattr(extension, "routes", None):

@@ -36,7 +36,7 @@ _AGE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_
 _events = Counter("openviper_email_events", "Events of messages, by kind.", ["event", "mailer", "mode"])
 _attempts = Histogram(
     "openviper_email_attempt_seconds",
-    "Duration of attempts at a delivery.",
+    "Duration of delivery attempts.",
     ["mailer", "mode", "outcome"],
     buckets=_ATTEMPT,
 )
@@ -44,7 +44,7 @@ _replies = Counter("openviper_email_replies", "Attempts by the server's last rep
 _recipients = Counter("openviper_email_recipients", "Recipients that a server accepted.", ["mailer", "mode"])
 _ages = Histogram(
     "openviper_email_delivery_seconds",
-    "From the send, or the commit or send_at that it waited for, to the delivery.",
+    "Time from the call, or from the commit or send_at, to the delivery.",
     ["mailer", "mode"],
     buckets=_AGE,
 )

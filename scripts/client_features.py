@@ -22,10 +22,10 @@ def page() -> str:
         "scripts/client_support.py. -->"
     )
     introduction = (
-        "These are the features of HTML, CSS and images that [lint](client-support.md) knows, and the clients of the "
-        f"default `target_clients` that lack them. The data is that of caniemail.com of {data.date} (npm package "
-        f"`caniemail` {data.version}, MIT licence): {len(data.features)} features, {len(DETECTED)} of them with a "
-        "detector."
+        "These are the features of HTML, CSS and images that [lint](client-support.md) knows, and the clients among "
+        f"the default `target_clients` that lack them. The data comes from caniemail.com and is dated {data.date} "
+        f"(npm package `caniemail` {data.version}, MIT licence). It has {len(data.features)} features; lint detects "
+        f"{len(DETECTED)} of them."
     )
     lines = [
         "# Features and mail clients",
@@ -36,7 +36,7 @@ def page() -> str:
         "",
         "## Not found or not reported",
         "",
-        "| feature | check | why |",
+        "| feature | check | reason |",
         "|---|---|---|",
         *(
             f"| {_title(data.features[slug])} | `{slug}` | not found: {reason} |"

@@ -32,12 +32,12 @@ All mail settings are keys of one dict, `EMAIL`. Each is taken from the first of
 
 1. the argument of `Email(...)` or `EmailMiddleware(app, ...)`,
 2. the environment: `EMAIL_` and the key in capitals, such as `EMAIL_HOST`,
-3. `EMAIL` in the settings module, which `OPENVIPER_SETTINGS_MODULE` names (`shop.settings`), or in
-   `settings.configure(EMAIL={...})` of a script,
+3. `EMAIL` in the settings module, which `OPENVIPER_SETTINGS_MODULE` names (`shop.settings`), or in a script's
+   `settings.configure(EMAIL={...})`,
 4. the default.
 
-Keys of your own may stand beside `EMAIL` in the settings module, in capitals: `PUBLIC_URL = "https://shop.example"`.
-Your code reads them with `from openviper.conf import settings` as `settings.PUBLIC_URL`.
+You can put your own settings beside `EMAIL` in the settings module, in capitals: `PUBLIC_URL = "https://shop.example"`.
+After `from openviper.conf import settings`, your code reads them as `settings.PUBLIC_URL`.
 
 ```python
 import os
@@ -54,8 +54,8 @@ EMAIL = {
 }
 ```
 
-Everything is checked together, when an application starts or at the first message. Unknown keys, wrong values and
-settings that exclude each other are reported in one `ImproperlyConfigured`, a line for each:
+All settings are checked together, when an application starts or at the first message. Unknown keys, wrong values and
+settings that exclude each other are reported in one `ImproperlyConfigured`, with a line for each:
 
 ```python
 from openviper.core.email import EmailSettings
@@ -76,8 +76,8 @@ Email({"use_ssl": ...}): excludes Email({"use_tls": ...}), and both are True; ke
 ```
 
 Durations are seconds, a `timedelta`, or text with a unit (`"90 s"`, `"24 hours"`, `"7 days"`). Sizes are bytes or text
-with a unit (`"25 MB"`; 1 MB is 1,048,576 bytes). In the environment an empty variable counts as not set; flags are
-`true`, `yes`, `on`, `1` and `false`, `no`, `off`, `0`; unknown variables are ignored. Passwords appear neither in
+with a unit (`"25 MB"`; 1 MB is 1,048,576 bytes). In the environment, an empty variable counts as not set, flags are
+`true`, `yes`, `on`, `1` or `false`, `no`, `off`, `0`, and unknown variables are ignored. Passwords appear neither in
 `repr` nor in an error.
 """
 
@@ -86,12 +86,12 @@ _OTHERS = """
 
 | setting | default | meaning |
 |---|---|---|
-| `DEBUG` | `False` | Missing template variables are errors, templates are reloaded, and the inbox page is on. |
+| `DEBUG` | `False` | True: missing template variables are errors, templates are reloaded, and the inbox page is on. |
 | `TEMPLATES_DIR` | `"templates"` | Folder of the templates, or a list of folders; relative to the working directory. |
 | `DATABASE_URL` | `"sqlite+aiosqlite:///db.sqlite3"` | The database of `openviper.db`. |
 
-These are read from the settings module or `settings.configure()` only, not from the environment. `EMAIL_HOST` and the
-like are read from the environment, and in the settings module only as keys of `EMAIL`: there they are refused.
+These are read only from the settings module or `settings.configure()`, not from the environment. Names such as
+`EMAIL_HOST` are for the environment; the settings module refuses them, because there they are keys of `EMAIL`.
 """
 
 
@@ -104,7 +104,7 @@ def page() -> str:
         allowed = escape(kinds(EmailSettings)[name].allowed, quote=False)
         parts.append(f"| `{name}` | {_default(name, field)} | {allowed} | {_meaning(field)} |\n")
     others = ", ".join(f"`{alias}` for `{name}`" for alias, name in aliases(EmailSettings).items())
-    parts.append(f"\nOther names that are accepted: {others}.\n")
+    parts.append(f"\nOther accepted names: {others}.\n")
     return "".join([*parts, _OTHERS])
 
 

@@ -46,7 +46,7 @@ def keygen(domain: str, selector: str | None, kind: str, bits: int | None, outpu
     from openviper.exceptions import ImproperlyConfigured
 
     if kind == "ed25519" and bits is not None:
-        raise click.UsageError("--bits: an Ed25519 key has one length only; leave it out")
+        raise click.UsageError("--bits: an Ed25519 key has a fixed length; leave --bits out")
     selector = selector or f"{kind.removesuffix('25519')}{datetime.now(UTC):%Y%m}"
     try:
         (ascii_domain,) = EmailSettings(dkim={domain: {selector: "-"}}).dkim
@@ -64,7 +64,7 @@ def keygen(domain: str, selector: str | None, kind: str, bits: int | None, outpu
     click.echo(f"{escape(str(file))} has the private key; keep it out of version control.\n")
     click.echo("Publish this record:\n")
     click.echo(f"{zone_lines(record_name(selector, ascii_domain), record)}\n")
-    click.echo("When DNS has it, add the key to EMAIL and run `viperctl email check`:\n")
+    click.echo("When DNS returns it, add the key to EMAIL and run `viperctl email check`:\n")
     click.echo(f'"dkim": {escape(setting)}')
 
 

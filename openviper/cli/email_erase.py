@@ -21,7 +21,7 @@ __all__ = ["erase"]
 
 _POSTGRESQL = (
     "deleted rows stay in PostgreSQL's files until those are rewritten (`VACUUM FULL` of the tables email_*, which "
-    "locks each meanwhile), and in its write-ahead log and backups for as long as you keep them"
+    "locks each table meanwhile), and in its write-ahead log and backups for as long as you keep them"
 )
 
 
@@ -108,7 +108,7 @@ def _erase_stored(_email: "EmailSettings", address: str) -> Iterator[str]:
         f"{erased.keys} idempotency keys; {escape(stored.address)}"
     )
     if erased.busy:
-        yield f"{counted(erased.busy, 'message')} in the hands of a process just now: repeat the command"
+        yield f"{counted(erased.busy, 'message')} being sent at the moment: repeat the command"
     if erased.named:
         yield (
             f"{counted(erased.named, 'message')} for others kept, with the address elsewhere in the header, until "
@@ -187,6 +187,6 @@ def _not_covered(email: "EmailSettings") -> Iterator[str]:
     if service is not None and service.settings.broker == "redis":
         yield "an append-only file of Redis keeps commands until it is rewritten: `redis-cli BGREWRITEAOF`"
     if email.suppress is not None and email.suppress != "openviper.db.find_suppressed":
-        yield 'EMAIL["suppress"] is a function of yours: erase there by yourself'
+        yield 'EMAIL["suppress"] is your own function: erase the address there yourself'
     if email.backend == "FileBackend":
         yield f'the files in EMAIL["file_dir"] ({escape(str(email.file_dir))})'

@@ -112,7 +112,7 @@ def _report(
     click.echo(f"{count} {done}")
     if dropped:
         raise click.ClickException(
-            f"{dropped} cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew "
+            f"{dropped} cannot be queued again: sent with sensitive=True, so the content was not kept; send again "
             "from your application (with another key, if it had one), and remove with `viperctl email failed purge`"
         )
     if store is not None and (wanted is None or count < len(wanted)):

@@ -109,16 +109,16 @@ def _ask_stores(wanted: "Wanted") -> "tuple[list[FoundMail], list[str]]":
     from openviper.core.email.queue import queue_service, stored_mail
 
     stored = stored_mail()
-    unknown = ["mail that a process holds in memory, deferred or held, is known to that process only"]
+    unknown = ["mail that a process holds in memory, deferred or held, is known only to that process"]
     if stored is None:
         return [], unknown
     service = queue_service()
     if service is not None and service.settings.broker == "rabbitmq":
-        unknown.append("mail that waits on RabbitMQ cannot be searched; only what has failed there")
+        unknown.append("mail that waits on RabbitMQ cannot be searched; only failed mail can")
     try:
         return stored.store.find(wanted), unknown
     except QueueUnavailable as error:
-        return [], [*unknown, f"not everything could be asked: {error}"]
+        return [], [*unknown, f"not all stores could be searched: {error}"]
 
 
 def _print(answers: "list[JournalRow]", stored: "list[FoundMail]", unknown: list[str]) -> None:

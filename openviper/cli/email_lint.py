@@ -37,7 +37,7 @@ _WIDTH = 79
     type=click.Choice(["problem", "note"]),
     default="problem",
     show_default=True,
-    help="Least level of a finding that makes the exit status 1.",
+    help="Lowest level of a finding that makes the exit status 1.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @settings_option
@@ -67,7 +67,7 @@ def lint(templates: Sequence[str], path: Path, fail_on: str, as_json: bool, sett
         problems, notes = _totals(reports)
         click.echo(f"{counted(problems, 'problem')} and {counted(notes, 'note')} in {' and '.join(checked)}")
         if parts:
-            click.echo(f"Checked within others only: {escape(', '.join(parts))}", err=True)
+            click.echo(f"Checked only within other templates: {escape(', '.join(parts))}", err=True)
     levels = {finding.level for report in reports.values() for finding in _findings(report)}
     sys.exit(1 if "problem" in levels or (fail_on == "note" and levels) else 0)
 

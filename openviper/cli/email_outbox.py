@@ -60,7 +60,7 @@ def create(path: Path, settings: str | None) -> None:
 def check_tables(path: Path, settings: str | None) -> None:
     """Check the outbox's tables and count its relays; print remedies.
 
-    Exits with 1 if the tables are missing, or if mail waits and no relay works. The id is the database's own: on every
+    Exits with 1 if the tables are missing, or if mail waits and no relay runs. The id is the database's own: on every
     machine it must be the same.
     """
     project, email = _load(path, settings)

@@ -39,7 +39,7 @@ def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) 
     """
     if as_json:
         if mailer is not None:
-            raise click.UsageError("--json is of all mailers: leave out --mailer")
+            raise click.UsageError("--json covers all mailers: leave out --mailer")
         _print_json(path, settings)
         return
     from openviper.core.email.errors import InvalidMessage
@@ -67,7 +67,7 @@ def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) 
     _print_stats(single[queues[0]] if mailer is not None else store.stats(), stored.worker, relays=alone)
     if kept is not None and not alone:
         own = kept.stats(None if mailer is None else queues[0])
-        click.echo(f"Outbox   {own.waiting} of the waiting are not on the broker yet; relays: {own.consumers}")
+        click.echo(f"Outbox   {own.waiting} of the waiting messages are not on the broker yet; relays: {own.consumers}")
     if len(queues) > 1:
         click.echo("Mailers")
         names = {queue: mailer_of(queue) for queue in queues}
@@ -79,7 +79,7 @@ def status(path: Path, mailer: str | None, settings: str | None, as_json: bool) 
     idle = [queue for queue in idle if not paused & {None, mailer_of(queue)}]
     if idle:
         reason = (
-            "mail waits in the outbox, and no relay works: start your application, or `viperctl email relay`"
+            "mail waits in the outbox, and no relay runs: start your application, or `viperctl email relay`"
             if alone
             else f"mail waits, and no worker consumes the queue {', '.join(idle)}: start one with `{stored.worker}`"
         )

@@ -17,7 +17,8 @@ async def compact(engine: AsyncEngine) -> str | None:
             await outside.exec_driver_sql("VACUUM")
             busy = (await outside.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
     except DBAPIError as error:
-        return f"the database was not rewritten ({type(error.orig).__name__}): repeat the command while less uses it"
+        name = type(error.orig).__name__
+        return f"the database was not rewritten ({name}): repeat the command when fewer connections use it"
     if busy:
         return "others use the database, so its write-ahead log was not emptied: repeat the command"
     return None

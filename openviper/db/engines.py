@@ -261,7 +261,9 @@ def _check_driver(url: URL) -> None:
     try:
         dialect = url.get_dialect().get_async_dialect_cls(url)
     except NoSuchModuleError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL: SQLAlchemy knows no database {shown(url.drivername)}") from error
+        raise ImproperlyConfigured(
+            f"DATABASE_URL: SQLAlchemy does not know the database {shown(url.drivername)}"
+        ) from error
     if not dialect.is_async:
         fitting = _ASYNCHRONOUS.get(url.get_backend_name(), _ASYNCHRONOUS["postgresql"])
         raise ImproperlyConfigured(

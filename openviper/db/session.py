@@ -166,7 +166,9 @@ def _refuse_unfinished(session: AsyncSession, record: Record) -> None:
     inner = None if current is None else record_of(current)
     while inner is not None and inner is not record:
         if inner.claimed:
-            raise SessionInUse("transaction(): the block ends while a task is inside a transaction() of it; await it")
+            raise SessionInUse(
+                "transaction(): the block ends while a task is still inside a nested transaction(); await the task"
+            )
         inner = inner.parent
 
 

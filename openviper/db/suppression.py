@@ -79,7 +79,9 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
         ValueError: ``address`` is no bare address, so that it would never be found.
     """
     if "@" not in address or address.rstrip().endswith(">"):
-        raise ValueError(f"add_suppression(): {shown(address)} is no address; give user@example.com, without a name")
+        raise ValueError(
+            f"add_suppression(): {shown(address)} is not an address; give user@example.com, without a name"
+        )
     values = {"address": mail_key(address), "stream": stream or "", "reason": reason[:200], "since": datetime.now(UTC)}
     try:
         await _write(values)
@@ -110,7 +112,7 @@ async def hash_suppression(address: str) -> int:
         async with (await engine()).begin() as connection:
             found = (await connection.execute(select(_table).where(_table.c.address == key))).all()
             if found and hashed is None:
-                raise ValueError("the address is suppressed, and only with a key its hash can be kept")
+                raise ValueError("the address is suppressed, and its hash can be kept only with a key")
             for row in found:
                 where = (_table.c.address == hashed, _table.c.stream == row.stream)
                 await connection.execute(delete(_table).where(*where))

@@ -187,7 +187,7 @@ class _Consumer(_RabbitmqConsumer):
             message._message = message.copy(queue_name=self.queue_name)
         eta = message.options.get("eta")
         if isinstance(eta, int | float) and not eta < (time.time() + _FARTHEST) * 1000:
-            self.logger.error("message %s on queue %r: its eta is no time; dead-lettered", message, self.queue_name)
+            self.logger.error("message %s on queue %r: its eta is not a time; dead-lettered", message, self.queue_name)
             self.nack(message)
             return None
         return message

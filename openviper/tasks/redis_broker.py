@@ -271,7 +271,7 @@ class _Consumer(_RedisConsumer):
                     self.broker.do_nack(self.queue_name, name)
                     if data is not None:
                         self.logger.error(
-                            "%s on queue %r is not a message of it; it is dead-lettered", shown(name), self.queue_name
+                            "%s on queue %r is not a valid message; it is dead-lettered", shown(name), self.queue_name
                         )
 
     def _key(self, message: Any) -> tuple[str, str]:

@@ -38,7 +38,7 @@ def _modules(value: object) -> tuple[str, ...]:
 
 def _namespace(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", value):
-        raise ValueError("is not such a name")
+        raise ValueError("is not a valid name")
     return value
 
 

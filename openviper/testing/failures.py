@@ -64,7 +64,7 @@ class Failure:
             raise ValueError("times: must be 1 or more, or None for all attempts")
         match = _REPLY.fullmatch(reply)
         if match is None and (step not in _WITHOUT_REPLY or reply[:3].isdigit()):
-            raise ValueError(f"reply: {shown(reply)} is no refusal; give a code and a text, such as '451 try later'")
+            raise ValueError(f"reply: {shown(reply)} is not a refusal; give a code and a text, such as '451 try later'")
         return cls(step, Reply(int(match[1]), match[2] or "") if match else None, to, times)
 
     def consume(self) -> bool:

@@ -266,7 +266,7 @@ SETTINGS: list[Row] = [
     row(
         "the port in the host",
         email(host="smtp.example.com:587"),
-        "EMAIL[\"host\"]: 'smtp.example.com:587' has a port in it, which has a setting of its own; give a host name or "
+        "EMAIL[\"host\"]: 'smtp.example.com:587' contains a port, which has its own setting; give a host name or "
         "IP address, without scheme and port",
     ),
     row(
@@ -522,7 +522,11 @@ APPLICATIONS: list[Row] = [
         lambda: Email().attach("shop:app"),  # type: ignore[type-var]
         "Email(...).attach('shop:app'): this is a name; give the application object",
     ),
-    row("added twice", extension_twice, "add_extension('email'): this extension was added before; add it once"),
+    row(
+        "added twice",
+        extension_twice,
+        "add_extension('email'): this extension has already been added; add it only once",
+    ),
     row(
         "a class added as extension",
         lambda: OpenViper().add_extension(Email),
@@ -536,7 +540,7 @@ APPLICATIONS: list[Row] = [
     row(
         "a listener by its name",
         lambda: subscribe("shop.note"),  # type: ignore[arg-type]
-        "subscribe(): the listener is a str; give a function of one MessageEvent",
+        "subscribe(): the listener is a str; give a function that takes one MessageEvent",
     ),
 ]
 
@@ -585,11 +589,11 @@ CALLS: list[Row] = [
         f'EMAIL["suppress"]: openviper.db.suppression.find_suppressed failed: {NO_TABLE}; nothing was sent',
     ),
     row("no table for a suppressed address", add_to_no_table, NO_TABLE),
-    row("nobody", send(recipients=[]), "recipients: there is no recipient, not in cc or bcc either; give an address"),
+    row("nobody", send(recipients=[]), "recipients: there is no recipient, not even in cc or bcc; give an address"),
     row(
         "two recipients in one text",
         send(recipients="a@example.com, b@example.com"),
-        "recipients: 'a@example.com, b@example.com' holds several addresses; pass a list",
+        "recipients: 'a@example.com, b@example.com' contains several addresses; pass a list",
     ),
     row(
         "Django's order of arguments",
@@ -630,7 +634,7 @@ CALLS: list[Row] = [
     row(
         "recipients for render_email()",
         lambda: render_email("ana@example.com", "Your order", "Thank you!"),
-        "render_email() takes no recipients first, and the first value is an address: write render_email(subject, "
+        "render_email() does not take recipients first, but the first value is an address: write render_email(subject, "
         "text), with recipients=, or a subject that is an address, by name",
     ),
     row(
@@ -695,8 +699,8 @@ CALLS: list[Row] = [
     row(
         "Django's tags in a template",
         template("emails/django.html"),
-        "template 'emails/django.html': line 1: Encountered unknown tag 'url'. Templates are Jinja2, which has no such "
-        "tag of Django.",
+        "template 'emails/django.html': line 1: Encountered unknown tag 'url'. Templates are Jinja2, which does not "
+        "have this Django tag.",
     ),
     row(
         "a variable that is not given",
@@ -714,7 +718,7 @@ CALLS: list[Row] = [
     row(
         "a line break in the subject",
         send(subject="Your\norder"),
-        "subject: contains LF, which no header may hold; remove it",
+        "subject: contains LF, which no header may contain; remove it",
     ),
     row("no body", send(text=...), 'text: there is no body; give text (text="" is valid), html or a template'),
     row("bytes as text", send(text=b"x"), "text: must be a str, not bytes; decode it"),
@@ -727,7 +731,7 @@ CALLS: list[Row] = [
     row(
         "two senders",
         send(sender="a@example.com, b@example.com"),
-        "sender: 'a@example.com, b@example.com' holds several addresses; this takes one address",
+        "sender: 'a@example.com, b@example.com' contains several addresses; this takes one address",
     ),
     row(
         "From among the headers",
@@ -791,7 +795,7 @@ CALLS: list[Row] = [
         "a template by its whole path",
         template("/srv/templates/emails/welcome.html"),
         "template '/srv/templates/emails/welcome.html': the name must be relative, with '/' between folders; name a "
-        "file below the template folders, as 'emails/hi.txt'",
+        "file below the template folders, such as 'emails/hi.txt'",
     ),
     row(
         "a template with a syntax error",

@@ -78,17 +78,17 @@ def test_staging_and_missing_extensions_are_named(cli: Cli, project: Path) -> No
         (
             {"site_url": "https://shop.example"},
             "failed",
-            'EMAIL["unsubscribe_keys"]: is empty, so that unsubscribe=True',
+            'EMAIL["unsubscribe_keys"]: is empty, so unsubscribe=True',
         ),
         (
             {"unsubscribe_keys": ["k" * 32]},
             "failed",
-            'EMAIL["site_url"]: is not set, so that unsubscribe=True is refused',
+            'EMAIL["site_url"]: is not set, so unsubscribe=True is refused',
         ),
         (
             {"site_url": "https://shop.example", "unsubscribe_keys": ["k" * 32], "suppress": None},
             "warning",
-            "nothing asks who has unsubscribed before mail is sent",
+            "no setting keeps mail from readers who have unsubscribed",
         ),
         (
             {"site_url": "http://localhost:8000", "unsubscribe_keys": ["k" * 32]},
@@ -138,7 +138,7 @@ async def test_the_endpoint_of_unsubscribe_links_is_asked_for_its_page() -> None
         server.answer("/other/unsubscribe/check", b"<p>Every page of a single-page application</p>")
         assert await check("/right") == []
         for path, status in (("/login", 302), ("/other", 200), ("/none", 404)):
-            assert await check(path) == [f": answers {status}, and not with the page of UnsubscribeEndpoint"]
+            assert await check(path) == [f": answers {status}, instead of the page of UnsubscribeEndpoint"]
     assert await check("/right") == []  # nobody is there: this machine may not reach the site that others do
 
 

@@ -113,7 +113,7 @@ def test_a_key_that_dns_does_not_publish_fails_the_check(cli: Cli, project: Path
         code, found = checks(cli, project, nameserver, dkim={DOMAIN: {"s": RSA, "e": ED25519}, "x.example": {"s": RSA}})
         assert code == 1
         assert [(each["status"], each["found"]) for each in found if each["check"] == "dkim"] == [
-            ("failed", f"{NAME}: another key than the configured one is published"),
+            ("failed", f"{NAME}: a key other than the configured one is published"),
             ("failed", f"e._domainkey.{DOMAIN} has no record: receivers ignore the signature"),
             ("skipped", "s._domainkey.x.example: x.example is reserved for examples and tests"),
         ]

@@ -34,7 +34,7 @@ def test_notes_fail_only_if_wished_and_layouts_are_checked_within_others(cli: Cl
         "mail/twin: same findings as mail/note (1)",
         "0 problems and 2 notes in 3 templates",
     ]
-    assert done.stderr == "Checked within others only: mail/layout\n"
+    assert done.stderr == "Checked only within other templates: mail/layout\n"
 
 
 def test_the_page_shows_the_real_output(cli: Cli, project: Path) -> None:

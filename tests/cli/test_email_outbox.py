@@ -74,7 +74,7 @@ def test_missing_tables_are_reported_and_created_once(cli: Cli, outbox: Path) ->
     code, output = run(cli, outbox, "outbox", "check")
     assert code == 0
     assert "0 waiting, 0 leased, 0 later, 0 failed" in output
-    assert "no relay works on this database" in output
+    assert "no relay runs on this database" in output
 
 
 def test_tables_may_be_created_before_the_outbox_is_on(cli: Cli, project: Path) -> None:
@@ -117,7 +117,7 @@ def test_mail_that_waits_without_a_relay_fails_the_checks_until_one_delivers_it(
         store_three(project)
         code, output = run(cli, project, "outbox", "check")
         assert code == 1
-        assert "mail waits in the outbox, and no relay works" in output
+        assert "mail waits in the outbox, and no relay runs" in output
         found = json.loads(cli.run("email", "check", "--json", "--project", str(project)).stdout)
         assert {one["check"]: one["status"] for one in found["checks"]}["relay"] == "failed"
         code, output = run(cli, project, "status")

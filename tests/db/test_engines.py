@@ -190,7 +190,7 @@ async def test_a_platforms_url_means_asyncpg(postgres_url: str, scheme: str) -> 
     [
         ("not a url of secret", "not a database URL; give one such as"),
         ("postgresql://user:secret@host:port/name", "not a database URL; give one such as"),
-        ("oracle9+nothing://user:secret@host/db", "SQLAlchemy knows no database 'oracle9+nothing'"),
+        ("oracle9+nothing://user:secret@host/db", "SQLAlchemy does not know the database 'oracle9+nothing'"),
         ("sqlite+pysqlite:///secret.db", "'sqlite+pysqlite' is not an asynchronous driver; name one, such as sqlite+a"),
         ("mysql://user:secret@host/db", "'mysql' is not an asynchronous driver; name one, such as mysql+aiomysql"),
         ("mssql+pyodbc://user:secret@host/db", "'mssql+pyodbc' is not an asynchronous driver"),

@@ -173,7 +173,7 @@ async def test_a_missing_table_is_logged_once_and_delays_no_mail(
     with using_mailer(mailer), caplog.at_level(logging.INFO, "openviper.email"):
         for _ in range(2):
             assert (await submit_email("ann@example.test", "Hello", text="Hi")).accepted
-        await until(lambda: "answers are not written, mail goes on" in caplog.text)
+        await until(lambda: "answers are not written, mail is still sent" in caplog.text)
         await create_journal(engine)
         assert (await submit_email("ann@example.test", "Hello", text="Hi")).accepted
         await until(lambda: "answers are written again; 0 were lost" in caplog.text)
@@ -257,7 +257,7 @@ async def test_the_check_says_what_the_journal_lacks_and_what_it_holds(server: S
         (result,) = await check_journal(email, asyncio.get_running_loop().time() + PATIENCE)
         return str(result)
 
-    assert "lacks email_journal: mail goes on, and its answers are not recorded; run `viperctl" in await check()
+    assert "lacks email_journal: mail is still sent, but its answers are not recorded; run `viperctl" in await check()
     engine = await db.engine()
     await create_journal(engine)
     assert ": 0 answers, none yet; kept 30 days" in await check()

@@ -231,7 +231,7 @@ def _is_bare_pair(value: object, error: InvalidAddress) -> bool:
 
 def _of_pair(pair: tuple[object, ...]) -> Address:
     if len(pair) != 2:
-        raise _Refused("is a tuple that is no pair (name, address)")
+        raise _Refused("is a tuple, but not a pair (name, address)")
     name, text = pair
     if not isinstance(name, str) or not isinstance(text, str):
         raise _Refused('is a pair (name, address) of which one is not a str; "" is no name')
@@ -254,7 +254,7 @@ def _of_parts(name: object, local_part: object, domain: object) -> Address:
     spec = _parse(f"{local_part}@{domain}")
     # What parsing takes off is no part of either.
     if spec.display_name or local_part[:1] in ("<", " ") or domain[-1:] in (">", " "):
-        raise _Refused("has parts that are no address together; make it with Address.of(name, address)")
+        raise _Refused("has parts that do not form an address; make it with Address.of(name, address)")
     return Address(_checked_name(name), spec.local_part, spec.domain)
 
 
@@ -263,7 +263,7 @@ def _checked_name(name: str) -> str:
         raise _Refused(f"has a name of more than {_MAX_LENGTH} characters")
     character = control_character(name)
     if character is not None:
-        raise _Refused(f"contains {character} in its name, which no header may hold")
+        raise _Refused(f"contains {character} in its name, which no header may contain")
     return name.strip(" ")
 
 
@@ -271,7 +271,7 @@ def _checked_name(name: str) -> str:
 def _parse(value: str) -> Address:
     character = control_character(value)
     if character is not None:
-        raise _Refused(f"contains {character}, which no address may hold")
+        raise _Refused(f"contains {character}, which no address may contain")
     text = value.strip(" ")
     if not text:
         raise _Refused("is empty")
@@ -299,7 +299,7 @@ def _split_name(text: str) -> tuple[str, str]:
     if special is None:
         return _decoded_name(name) if "=?" in name else name, _one_spec(spec)
     if "," in name or ";" in name:
-        raise _Several("holds several addresses or an unquoted name", name_remedy=True)
+        raise _Several("contains several addresses or an unquoted name", name_remedy=True)
     raise _Refused(f"has {shown(special.group())} in its name; put the name in double quotes")
 
 
@@ -318,7 +318,7 @@ def _decoded_name(name: str) -> str:
 
 def _one_spec(spec: str) -> str:
     if ">" in spec:
-        raise _Several("holds more than one '<...>'")
+        raise _Several("contains more than one '<...>'")
     return spec
 
 
@@ -367,7 +367,7 @@ def _checked_local(local_part: str) -> str:
         if special is None:
             raise _Refused("has a dot at the start or end of its local part, or two in a row")
         if special.group() in ",;":
-            raise _Several("holds several addresses")
+            raise _Several("contains several addresses")
         raise _Refused(f"has {shown(special.group())} in its local part")
     if "=?" in local_part and "?=" in local_part:
         raise _Refused("has an encoded word in its local part")
@@ -403,7 +403,7 @@ def _checked_domain(domain: str) -> str:
     special = _SPECIALS_OR_SPACE.search(domain)
     if special is not None:
         if special.group() in ",;":
-            raise _Several("holds several addresses")
+            raise _Several("contains several addresses")
         raise _Refused(f"has {shown(special.group())} in its domain")
     if len(domain) > _MAX_OCTETS:
         raise _Refused("has a domain that is too long")
@@ -417,7 +417,7 @@ def _checked_domain(domain: str) -> str:
         if len(label) > _MAX_LABEL or not _LABEL.fullmatch(label):
             raise _Refused("has a domain with a label that is empty, too long or not made of letters, digits and '-'")
     if labels[-1].isdecimal():
-        raise _Refused("has a number where the top-level domain stands; write an IP address as [192.0.2.1]")
+        raise _Refused("has a number as its top-level domain; write an IP address as [192.0.2.1]")
     return domain
 
 

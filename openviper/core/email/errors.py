@@ -130,7 +130,7 @@ class DuplicateKey(InvalidMessage):
     def __init__(self, key: str, message_id: str) -> None:
         super().__init__(
             f"key: {shown(key)} was used for another message ({message_id}), with other recipients, content or "
-            "attachments; give each message a key of its own, and send the same one again unchanged"
+            "attachments; give each message its own key, and do not change a message that you send again"
         )
         self.key = key
         self.message_id = message_id

@@ -96,7 +96,11 @@ class DeliveryReport(NamedTuple):
             replies = [f"{who} ({why})" for who, why in self.refused.items() if why.uncertain is uncertain]
             if replies:
                 text += f"; {words}: {', '.join(replies)}"
-        return text if self.dsn is not False else f"{text}; without notices, which the server does not offer (dsn)"
+        return (
+            text
+            if self.dsn is not False
+            else f"{text}; without delivery notices, because the server does not offer DSN"
+        )
 
 
 class Receipt(NamedTuple):
@@ -275,7 +279,9 @@ def subscribe(listener: Listener, *, sensitive: bool = False) -> Callable[[], No
     """
     given: Any = listener
     if not callable(given):
-        raise TypeError(f"subscribe(): the listener is a {type(given).__name__}; give a function of one MessageEvent")
+        raise TypeError(
+            f"subscribe(): the listener is a {type(given).__name__}; give a function that takes one MessageEvent"
+        )
     kept = _trusted if sensitive else _listeners
     kept.append(listener)
 

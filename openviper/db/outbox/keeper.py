@@ -118,7 +118,7 @@ class OutboxKeeper:
             async with asyncio.timeout(time_limit()):
                 await self._extend([row_id])
         except Exception as error:  # noqa: BLE001 - of any driver; sent twice is better than never
-            logger.debug("a lease could not be asked for: %s", type(error).__name__)
+            logger.debug("a lease could not be requested: %s", type(error).__name__)
             return True
         return row_id in self._in_hand
 

@@ -76,7 +76,7 @@ def check_attachable(app: object, *, layer: type) -> None:
         raise ImproperlyConfigured(f"Email(...).attach({shown(app)}): this is a name; give the application object")
     call = f"Email(...).attach({type(app).__name__})"
     if isinstance(app, layer):
-        raise ImproperlyConfigured(f"{call}: this application has mail already; leave attach() out")
+        raise ImproperlyConfigured(f"{call}: this application already has mail; leave attach() out")
     if not isinstance(app, Starlette):
         raise ImproperlyConfigured(
             f"{call}: this is not a Starlette or FastAPI application; wrap it: app = EmailMiddleware(app)"
@@ -84,9 +84,9 @@ def check_attachable(app: object, *, layer: type) -> None:
     if app in _attached:
         raise ImproperlyConfigured(f"{call}: mail was attached to this application before; attach it once")
     if app.middleware_stack is not None:
-        raise ImproperlyConfigured(f"{call}: the application has already started; attach mail before")
+        raise ImproperlyConfigured(f"{call}: the application has already started; attach mail before the start")
     if added := _added(app, layer):
-        raise ImproperlyConfigured(f"{call}: add_middleware({added}) gives it mail already; leave one of them out")
+        raise ImproperlyConfigured(f"{call}: add_middleware({added}) already adds mail to it; leave one of them out")
 
 
 def wrap_when_built(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp], *, layer: type) -> None:
@@ -96,7 +96,7 @@ def wrap_when_built(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp], *, layer
     def build_and_wrap() -> ASGIApp:
         if name := _added(app, layer):
             # An exception here would look as if the application did not support the lifespan scope.
-            logger.warning("mail is attached to the application, so add_middleware(%s) is one too many", name)
+            logger.warning("mail is attached to the application, so add_middleware(%s) must be left out", name)
         return wrap(build())
 
     app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign] # public, and called at the start

@@ -27,7 +27,7 @@ class LifespanConversation:
             if self._started:
                 raise
             # Applications that do not support the lifespan scope raise (ASGI specification, lifespan protocol).
-            logger.debug("the application does not answer the lifespan scope; mail answers it", exc_info=True)
+            logger.debug("the application does not answer the lifespan scope; the mail layer does", exc_info=True)
         if not self._started:
             await self._answer({"type": "lifespan.startup.complete"})
             await self._receive()

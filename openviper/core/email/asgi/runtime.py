@@ -140,5 +140,5 @@ class Runtime:
         except DeliveryError as error:
             if not settings.fail_silently:
                 raise
-            logger.warning("mail cannot be opened yet, and the next send tries again (fail_silently): %s", error)
+            logger.warning("the backend cannot be opened yet, and the next send tries again (fail_silently): %s", error)
         return running

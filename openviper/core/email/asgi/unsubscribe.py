@@ -157,7 +157,9 @@ class UnsubscribeEndpoint:
 
     async def _unsubscribe(self, asked: UnsubscribeRequest | None) -> None:
         if asked is None:
-            logger.info('an unsubscribe link was signed by no key in EMAIL["unsubscribe_keys"], and nothing changed')
+            logger.info(
+                'an unsubscribe link was not signed by any key in EMAIL["unsubscribe_keys"], and nothing changed'
+            )
             return
         # Neither the recipient nor the text of an error, which may name it, may stand in a log.
         failure = ""

@@ -25,7 +25,7 @@ def decode_data_url(url: str, limit: ByteLimit) -> tuple[bytes, str]:
     """
     comma = url.find(",", 0, _LONGEST_HEAD)
     if comma < 0:
-        raise AttachmentRefused(limit.filename, "the data: URL has no comma in front of its content")
+        raise AttachmentRefused(limit.filename, "the data: URL has no comma before its content")
     head = url[len("data:") : comma]
     mimetype, *parameters = [part.strip() for part in head.split(";")]
     is_base64 = bool(parameters) and parameters[-1].lower() == "base64"
@@ -34,7 +34,7 @@ def decode_data_url(url: str, limit: ByteLimit) -> tuple[bytes, str]:
         parameters = parameters if any("=" in each for each in parameters) else ["charset=US-ASCII"]
     mimetype = unquote(mimetype)
     if not _TYPE.fullmatch(mimetype) or mimetype.lower().startswith("multipart/"):
-        raise AttachmentRefused(limit.filename, "the data: URL has no media type that a file can have")
+        raise AttachmentRefused(limit.filename, "the data: URL has a media type that a file cannot have")
     kept = [each for each in map(unquote, parameters) if _PARAMETER.fullmatch(each)]
     data = url[comma + 1 :]
     if is_base64:

@@ -59,7 +59,7 @@ class _Inflate:
     def decode(self, data: bytes) -> Iterator[bytes]:
         self._wire_room -= len(data)
         if self._wire_room < 0:
-            raise AttachmentRefused(self._filename, "is compressed to more than its limit", too_large=True)
+            raise AttachmentRefused(self._filename, "is above its limit when decompressed", too_large=True)
         while data:
             if self._zlib.eof:
                 raise AttachmentRefused(self._filename, "has data after its compressed content")

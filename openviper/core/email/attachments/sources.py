@@ -389,7 +389,7 @@ def _mimetype(value: object, place: str) -> str | None:
             place, f"its mimetype {shown(value)} is not of the form type/subtype, such as application/pdf"
         )
     if value.lower().startswith("multipart/"):
-        raise AttachmentRefused(place, f"its mimetype {shown(value)} is for messages of several parts, not for a file")
+        raise AttachmentRefused(place, f"its mimetype {shown(value)} is for multipart messages, not for a file")
     return value
 
 

@@ -44,7 +44,7 @@ def parse_target(url: str | httpx.URL, filename: str) -> UrlTarget:
         AttachmentRefused: not a URL that may be fetched. Its text has neither credentials nor query.
     """
     if isinstance(url, str) and _REFUSED.search(url):
-        raise AttachmentRefused(filename, "the URL has a control character, a backslash, or space around it")
+        raise AttachmentRefused(filename, "the URL has a control character, a backslash, or spaces around it")
     try:
         parsed = httpx.URL(url)
         host = parsed.raw_host.decode("ascii")

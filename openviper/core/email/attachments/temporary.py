@@ -69,7 +69,7 @@ class FileContent:
         while start < end:
             piece = os.pread(self._descriptor, end - start, start)
             if not piece:
-                raise OSError("the temporary file of an attachment is cut short")
+                raise OSError("the temporary file of an attachment is truncated")
             pieces.append(piece)
             start += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -116,7 +116,7 @@ class ContentWriter:
             raise AttachmentRefused(
                 self._filename,
                 f"is larger than {IN_MEMORY:,} bytes and cannot be kept in a temporary file: "
-                f"{error.strerror or error}; set TMPDIR to a folder with room",
+                f"{error.strerror or error}; set TMPDIR to a folder with enough space",
             ) from error
 
     @property

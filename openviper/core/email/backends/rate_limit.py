@@ -206,7 +206,7 @@ class SharedRateLimiter:
             self._waiting.clear()
         if first:
             logger.warning(
-                "%s counts for each process by itself until it can be shared again: %s",
+                "%s counts for each process separately until it can be shared again: %s",
                 self._name,
                 error if str(error) else type(error).__name__,
             )

@@ -31,7 +31,7 @@ class Deadline:
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-            raise InvalidMessage(f"timeout: {shown(timeout)} is no duration; give seconds above 0, or a timedelta")
+            raise InvalidMessage(f"timeout: {shown(timeout)} is not a duration; give seconds above 0, or a timedelta")
         return cls(float(seconds), time.monotonic() + seconds)
 
     @property
@@ -41,7 +41,7 @@ class Deadline:
 
     def error(self, *, uncertain: bool) -> DeliveryTimeout:
         """Return the error of a call that took too long; ``uncertain``: the message may be on its way all the same."""
-        outcome = "the message may have been accepted all the same" if uncertain else "nothing was sent"
+        outcome = "the message may have been accepted anyway" if uncertain else "nothing was sent"
         return DeliveryTimeout(
             f"timeout: {self.timeout:g} s have passed; {outcome}", temporary=True, uncertain=uncertain
         )

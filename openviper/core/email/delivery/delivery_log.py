@@ -132,7 +132,7 @@ def _log_decision(
         reason = f": {_loggable_detail(decision)}"
         if queued:
             refused = decision.progress.pending if error is None else None
-            reason = f": {counted(len(refused), 'recipient')} refused for now" if refused else ""
+            reason = f": {counted(len(refused), 'recipient')} temporarily refused" if refused else ""
         delivery_logger.log(
             # The first failure is often a set-up mistake, and INFO is not shown without a configuration of the log.
             logging.WARNING if first else logging.INFO,

@@ -96,7 +96,7 @@ async def require_queue(transport: Transport, outbox: Outbox | None) -> JobQueue
     queue = transport.queue
     if queue is None and transport.in_memory:
         raise QueueUnavailable(
-            f"background: {transport.describe()} keeps mail in this process, where no worker finds it; set another "
+            f"background: {transport.describe()} keeps mail in this process, where no worker can see it; set another "
             'EMAIL["backend"], or leave background out'
         )
     if queue is None:

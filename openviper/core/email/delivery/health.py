@@ -102,7 +102,7 @@ class HealthCheck:
         dispatcher = mailer.dispatcher
         found.stats["dispatcher"] = {"messages": dispatcher.pending, "full": dispatcher.full}
         if dispatcher.full:
-            found.add("dispatcher", "the dispatcher is full: new mail of requests is delivered before the response")
+            found.add("dispatcher", "the dispatcher is full: new mail from requests is delivered before the response")
         if transport.journal is not None:
             found.stats["journal"] = {"waiting": transport.journal.waiting}
             if transport.journal.failing:
@@ -133,7 +133,7 @@ class HealthCheck:
             return True
         found.stats["outbox"] = {"relays": relays, **stats._asdict()}
         if not relays and (stats.waiting or stats.in_hand):
-            found.add("relay", "mail waits in the outbox, and no relay works")
+            found.add("relay", "mail waits in the outbox, and no relay runs")
         if stats.overdue is not None and stats.overdue > _LONGEST_WAIT:
             found.add("queue_age", f"mail has waited in the outbox for {stats.overdue:.0f} s")
         return True

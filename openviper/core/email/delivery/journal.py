@@ -168,7 +168,7 @@ class Journal:
         except Exception as error:  # noqa: BLE001 - of any driver; a journal must not disturb mail
             if not self._backoff.active:
                 reason = self._describe(error)
-                logger.warning("%s: answers are not written, mail goes on (%s)", JOURNAL_SETTING, reason)
+                logger.warning("%s: answers are not written, mail is still sent (%s)", JOURNAL_SETTING, reason)
             if not self._scheduled:
                 self._scheduled = True
                 self._schedule(self._backoff.failed())

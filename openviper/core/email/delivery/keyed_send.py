@@ -87,7 +87,7 @@ class KeyedSend:
             raise
         except QueueUnavailable as error:
             raise KeysUnavailable(
-                f"key: nothing can say whether {shown(self._claim.name)} was used before ({error}); nothing was sent",
+                f"key: it is unknown whether {shown(self._claim.name)} was used before ({error}); nothing was sent",
                 temporary=True,
             ) from error
         if record is not None:
@@ -192,7 +192,7 @@ class KeyedSend:
                 (owned,) = await self._store.renew([self._claim])
         except QueueUnavailable as error:
             raise KeysUnavailable(
-                f"key: nothing can say whether {shown(self._claim.name)} was used meanwhile ({error})", temporary=True
+                f"key: it is unknown whether {shown(self._claim.name)} was used meanwhile ({error})", temporary=True
             ) from error
         return owned
 

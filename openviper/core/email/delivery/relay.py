@@ -306,7 +306,7 @@ class Relay:
             else:
                 refused += 1
                 reason = result or "no answer in time"
-                # It may have been accepted all the same: then the message arrives twice.
+                # It may have been accepted anyway: then the message arrives twice.
                 logger.info("message %s stays in the outbox until the broker confirms it: %s", job.message_id, reason)
                 decision = Retry(job.progress, _EVERY, "the broker has not accepted it")
             self._keeper.answer(row_id, answer_of(decision, self._settings, job.payload.head))

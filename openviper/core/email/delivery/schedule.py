@@ -41,7 +41,7 @@ class Schedule:
             raise InvalidMessage("send_at: is more than a year ahead" if delay is None else "delay: is over a year")
         end = _moment(expires_at, "expires_at")
         if end is not None and end <= max(now, due or now):
-            raise InvalidMessage("expires_at: has passed before the message could be sent; give a later moment")
+            raise InvalidMessage("expires_at: passed before the message could be sent; give a later moment")
         return cls(due, end)
 
     @property

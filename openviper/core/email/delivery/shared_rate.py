@@ -85,4 +85,4 @@ def unshared_text(settings: EmailSettings) -> str | None:
     rate = settings.rate_limit
     if rate is None or not rate.shared or shared_rate(settings) is not None:
         return None
-    return f'EMAIL["rate_limit"] ({rate}) counts for each process by itself, since TASKS["broker"] is not "redis"'
+    return f'EMAIL["rate_limit"] ({rate}) counts for each process separately, since TASKS["broker"] is not "redis"'

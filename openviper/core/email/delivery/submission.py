@@ -415,9 +415,9 @@ class _Submission:
             self.background is None and self.mailer.settings.use_background_worker is False
         ):
             raise InvalidMessage(
-                "send_at, delay: only the queue keeps a message until then, but use_background_worker is False"
+                "send_at, delay: only the queue can keep a message until then, but use_background_worker is False"
                 if self.background is None
-                else "send_at, delay: only the queue keeps a message until then, but background is False"
+                else "send_at, delay: only the queue can keep a message until then, but background is False"
             )
         queue = self.transport.queue
         if queue is None:

@@ -119,7 +119,7 @@ class Transport(ABC):
         Raises:
             QueueUnavailable: there is no such thing, or it does not answer.
         """
-        raise QueueUnavailable("no message broker keeps mail over a stop")
+        raise QueueUnavailable("no message broker keeps mail after the stop")
 
     def hold(self, message: OutgoingMessage, held: HeldMessage) -> None:  # noqa: ARG002 - for transports that list them
         """Note that a transaction holds ``message``; ``held`` releases or drops it."""

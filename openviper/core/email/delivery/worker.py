@@ -222,7 +222,7 @@ class _Promoter(Middleware):
                 refusal = ""
             except QueueUnavailable as error:
                 if str(error) != refusal:
-                    logger.warning("no mail that is due can be queued: %s", error)
+                    logger.warning("mail that is due cannot be queued: %s", error)
                     refusal = str(error)
                 self._end.wait(2)
 

@@ -22,8 +22,8 @@ _CHOICE = ("id", "all")
 PARAMETERS: Mapping[str, str] = {
     "q": "a [search](inbox.md#search-operators) as on the page: words, phrases, operators",
     **OPERATORS,
-    "limit": "for the list: at most so many messages, 1 to 500 (default: 500)",
-    "timeout": "for `wait`: the seconds to wait, 0 to 60 (default: 10)",
+    "limit": "for the list: the maximum number of messages, 1 to 500 (default: 500)",
+    "timeout": "for `wait`: the number of seconds to wait, 0 to 60 (default: 10)",
 }
 
 
@@ -41,18 +41,18 @@ TABLES = (
         "Fields of a message",
         ("field", "meaning"),
         {
-            "key": "names the message in routes",
-            "cursor": "grows with each message; for `after` and `before`",
+            "key": "the name of the message in routes",
+            "cursor": "a number that grows with each message; for `after` and `before`",
             "message_id, date": "the headers Message-ID and Date (ISO 8601)",
             "subject, from": "as in the headers, decoded",
             "to, cc, bcc": "lists of addresses",
             "recipients": "the envelope's recipients",
             "mode": "the first [delivery mode](delivery.md)",
             "mailer": "the mailer's name; `default` without `mailer=`",
-            "state": "the newest event's kind",
-            "refused": "recipients who did not get it",
+            "state": "the kind of the newest event",
+            "refused": "recipients who did not get the message",
             "read": "true if the message was opened on the page",
-            "sensitive": "true if it was sent with `sensitive=True`; without `DEBUG` its content is then missing",
+            "sensitive": "true if it was sent with `sensitive=True`; its content is then missing without `DEBUG`",
             "size": "bytes of the whole message",
             "attachments": "list of objects with `filename`, `mimetype`, `size`, `inline`, `content_id`",
         },
@@ -64,10 +64,10 @@ TABLES = (
             "reply_to": "list of addresses",
             "envelope_sender": "the return path (MAIL FROM)",
             "text, html, calendar": "the bodies; null if there is none",
-            "headers": "list of name and value, in the message's order",
+            "headers": "list of pairs of name and value, in the message's order",
             "origin": (
-                "what sent it: `template`, `context` (the names of its values) and `code`, the calling line; "
-                "null or empty where unknown"
+                "the source of the message: `template`, `context` (the names of the template's values) and `code` "
+                "(the calling line); null or empty if unknown"
             ),
             "timeline": "list of events with `kind`, `at` (ISO 8601) and `detail`",
         },
@@ -77,13 +77,13 @@ TABLES = (
         ("field", "meaning"),
         {
             "message_id, subject, from, to, cc, bcc": "the headers",
-            "failed_at": "when it was given up (ISO 8601)",
+            "failed_at": "when the message was given up (ISO 8601)",
             "reason": "the last error",
             "mailer": "the mailer's name",
-            "attempts": "number of attempts",
-            "refused": "object from address to the server's reply",
+            "attempts": "the number of attempts",
+            "refused": "object that maps each address to the server's reply",
             "protocol": 'the SMTP dialogue of the last attempt, with `EMAIL["protocol_log"]`; else null',
-            "unconfirmed": "object from address to the reason, for recipients who may have it",
+            "unconfirmed": "object that maps each recipient who may have received the message to the reason",
             "perhaps_delivered": "true if it is unknown whether the server accepted it",
             "content_dropped": "true if its content was not kept, because it is sensitive",
         },
@@ -109,22 +109,22 @@ _MESSAGES = "/api/messages"
 
 ROUTES = (
     ApiRoute("GET", _MESSAGES, "`messages`, newest first, and the `cursor` of the newest message of all", _LIMITED),
-    ApiRoute("DELETE", _MESSAGES, "deletes all messages, or with a search those that match; 204", SEARCH),
+    ApiRoute("DELETE", _MESSAGES, "deletes all messages or, with a search, those that match; 204", SEARCH),
     ApiRoute(
         "GET",
         f"{_MESSAGES}/wait",
-        "one message, as soon as it arrives; 404 if none does within `timeout`",
+        "one message, as soon as it arrives; 404 if none arrives within `timeout`",
         (*SEARCH, "timeout"),
     ),
     ApiRoute("GET", f"{_MESSAGES}/{{key}}", "one message with all fields"),
-    ApiRoute("DELETE", f"{_MESSAGES}/{{key}}", "deletes it; 204"),
+    ApiRoute("DELETE", f"{_MESSAGES}/{{key}}", "deletes the message; 204"),
     ApiRoute("GET", f"{_MESSAGES}/{{key}}/source", "the message as it was sent (`message/rfc822`)"),
     ApiRoute(
         "GET",
         f"{_MESSAGES}/{{key}}/attachments/{{index:int}}",
-        "an attachment's content; the first has the index 0",
+        "an attachment's content; the first attachment has the index 0",
     ),
-    ApiRoute("GET", "/api/failed", "[failed mail of the queue](#failed-mail)"),
+    ApiRoute("GET", "/api/failed", "[failed mail](#failed-mail)"),
     ApiRoute("DELETE", "/api/failed", "deletes failed mail", _CHOICE),
     ApiRoute("PUT", "/api/failed/retry", "queues failed mail again", _CHOICE),
 )

@@ -26,7 +26,10 @@ __all__ = [
     "source_text",
 ]
 
-NOT_KEPT = "The content of this message was not kept, because it was sent with sensitive=True: send it anew."
+NOT_KEPT = (
+    "The content of this message was not kept, because it was sent with sensitive=True: send it again from your "
+    "application."
+)
 
 T = TypeVar("T")
 

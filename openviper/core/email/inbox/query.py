@@ -30,13 +30,13 @@ OPERATORS: Mapping[str, str] = {
     "cc": "a part of a name or address in Cc",
     "bcc": "a part of a name or address in Bcc",
     "subject": "a part of the subject",
-    "has": "`attachment`: a file is attached that is not an inline image",
-    "is": "`unread` or `read`",
-    "state": "the state, exactly: `delivered`, `partly-delivered`, `retrying`, `failed`, ...",
-    "mailer": "the mailer's name, exactly",
+    "has": "`attachment`: messages with a file that is not an inline image",
+    "is": "messages that are `unread` or `read`",
+    "state": "the exact state: `delivered`, `partly-delivered`, `retrying`, `failed`, ...",
+    "mailer": "the mailer's exact name",
     "template": "a part of the template's name",
-    "before": "arrived before this date (`2026-11-30`), time (`2026-11-30T14:00`) or cursor",
-    "after": "arrived on this date or later, at this time or later, or after this cursor",
+    "before": "messages that arrived before this date (`2026-11-30`), time (`2026-11-30T14:00`) or cursor",
+    "after": "messages that arrived on or after this date or time, or after this cursor",
 }
 """What each operator matches, in Markdown."""
 
@@ -107,14 +107,14 @@ def parse_query(text: str) -> ParsedQuery:
 def parse_term(operator: str, value: str, *, negated: bool = False) -> Term | str:
     """Return the condition, or why ``value`` is wrong for the known ``operator``."""
     if not value.strip():
-        return f"{operator}: has no value; write it directly behind the colon"
+        return f"{operator}: has no value; write it directly after the colon"
     if (known := _CHOICES.get(operator)) is not None:
         chosen = value.lower().replace(" ", "-")
         if chosen not in known:
             return f"{operator}: there is no {shown(value)} (known: {', '.join(known)}){suggestion(chosen, known)}"
         value = chosen
     if operator in _MOMENTS and parse_moment(value) is None:
-        return f"{operator}: {shown(value)} is no date; write it as 2026-11-30 or 2026-11-30T14:00"
+        return f"{operator}: {shown(value)} is not a date; write it as 2026-11-30 or 2026-11-30T14:00"
     return Term(operator, value, negated)
 
 
@@ -145,7 +145,7 @@ def _parse_token(name: str, value: str, *, negated: bool, quoted: bool) -> Itera
         if quoted or not value.startswith("//"):  # it is no URL
             near = suggestion(name, OPERATORS).lstrip("; ")
             known = ", ".join(OPERATORS)
-            yield f"{cut(name, 40)}: is no operator, and was searched as text; {near or f'operators: {known}'}"
+            yield f"{cut(name, 40)}: is not an operator, so it was searched as text; {near or f'operators: {known}'}"
     elif value.strip():
         yield Term("", value, negated)
     else:

@@ -106,7 +106,7 @@ async def _send_copy(entry: Entry, message: OutgoingMessage, to: str, mailer_nam
     }:
         raise InvalidAddress(
             f"to: {address.addr_spec} is a recipient of this message, and a copy is for somebody else; "
-            "to send it to all its recipients once more, use Send again",
+            "to send it to all its recipients again, use Send again",
             address=address.addr_spec,
         )
     settings = mailer.settings.of_mailer(mailer_name)

@@ -77,7 +77,7 @@ def _lint_parts(text: str | None, html: str) -> Iterator[LintFinding]:
             "problem",
             "no-text",
             "There is no text part",
-            "Text-only mail clients show nothing, and filters count it against the message.",
+            "Text-only mail clients show nothing, and many filters rate such a message as worse.",
         )
     if (size := len(html.encode())) > CLIP_BYTES:
         yield LintFinding(

@@ -26,16 +26,16 @@ DETECTED = CSS_FEATURES | HTML_FEATURES | IMAGE_FEATURES
 
 WITHOUT_DETECTOR = {
     "amp": "needs a separate MIME part, which these messages do not have",
-    "bimi": "a record in the DNS of the sender's domain",
-    "image-hdr": "known from the content of an image only",
+    "bimi": "is a DNS record of the sender's domain",
+    "image-hdr": "can be seen only in the content of an image",
 }
 """The features of the data that lint does not find, and why."""
 
 WITHOUT_EFFECT = {
-    "html-comments": "nobody sees them",
-    "html-doctype": "the page around the message decides the mode",
-    "html-loading-attribute": "the images are loaded at once",
-    "html-target": "the client decides where a link opens",
+    "html-comments": "readers do not see them",
+    "html-doctype": "the page around the message sets the mode",
+    "html-loading-attribute": "mail clients load images at once anyway",
+    "html-target": "the mail client decides where a link opens",
 }
 """Features that lint finds and does not report, because readers see no difference."""
 

@@ -59,8 +59,8 @@ async def apply_before_send(hooks: Sequence[Hook], data: EmailMessageData) -> tu
         data = result
     if data.unsubscribe is not False and _linked(data) != linked:
         raise InvalidMessage(
-            'EMAIL["before_send"]: changed the recipients, the stream or unsubscribe of a message whose link is made '
-            "already; pass them with the send"
+            'EMAIL["before_send"]: changed the recipients, the stream or unsubscribe of a message whose unsubscribe '
+            "link is already made; pass them to the call"
         )
     return data, None
 

@@ -59,8 +59,8 @@ def read_calendar(value: Any, *, attached: bool = False) -> Calendar:
     match = _CONTROL.search(text)
     if match is not None:
         raise InvalidMessage(
-            f"calendar: contains the character U+{ord(match[0]):04X}; its lines may hold no control character but tab "
-            "(RFC 5545 section 3.1)"
+            f"calendar: contains the character U+{ord(match[0]):04X}; its lines may contain no control "
+            "character except tab (RFC 5545 section 3.1)"
         )
     method = _method(text)
     return Calendar(text.rstrip("\n").replace("\n", "\r\n") + "\r\n", method, attached)
@@ -79,7 +79,8 @@ def _text(value: Any) -> str:
             raise InvalidMessage("calendar: is not UTF-8 (RFC 5545 section 6)") from None
     if not isinstance(value, str):
         raise InvalidMessage(
-            f"calendar: must be text, bytes or an object with to_ical(), as icalendar's, not {type(value).__name__}"
+            f"calendar: must be text, bytes or an object with to_ical(), such as icalendar's, not "
+            f"{type(value).__name__}"
         )
     return value
 
@@ -102,7 +103,7 @@ def _method(text: str) -> str:
             raise _not_one()
         elif word == "END":
             if open_components.pop() != rest.strip().upper():
-                raise InvalidMessage(f"calendar: line {number + 1} ends another component than was begun last")
+                raise InvalidMessage(f"calendar: line {number + 1} ends a component other than the one begun last")
         elif len(open_components) == 1 and (match := _METHOD.fullmatch(line)) is not None:
             methods.append(match[1])
     if not lines or open_components:
@@ -116,7 +117,7 @@ def _checked_method(methods: list[str]) -> str:
     if not methods:
         raise InvalidMessage(
             "calendar: has no METHOD, which a calendar in mail needs (RFC 6047 section 2.4); add METHOD:REQUEST to "
-            "invite or to update, METHOD:CANCEL to cancel, METHOD:PUBLISH to ask for no answer"
+            "invite or to update, METHOD:CANCEL to cancel, METHOD:PUBLISH for an event that nobody answers"
         )
     method = methods[0].upper()
     if len(methods) > 1 or method not in _METHODS:

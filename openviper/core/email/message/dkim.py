@@ -99,13 +99,15 @@ def load_key(selector: str, pem: bytes) -> DkimKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # whose texts may quote the key
-        raise KeyRefused("is no private key in PEM without a password") from None
+        raise KeyRefused("is not a private key in PEM, or needs a password") from None
     if isinstance(key, Ed25519PrivateKey):
         return DkimKey(selector, "ed25519-sha256", key)
     if not isinstance(key, RSAPrivateKey):
         raise KeyRefused("is neither an RSA nor an Ed25519 key")
     if key.key_size < _LEAST_RSA_BITS:
-        raise KeyRefused(f"has {key.key_size} bits, and verifiers ignore less than {_LEAST_RSA_BITS} (RFC 8301)")
+        raise KeyRefused(
+            f"has {key.key_size} bits, and verifiers ignore keys with less than {_LEAST_RSA_BITS} (RFC 8301)"
+        )
     return DkimKey(selector, "rsa-sha256", key)
 
 

@@ -39,7 +39,7 @@ def checked_dsn(value: str | Sequence[str], *, envelope_sender: str, sensitive: 
         if len(found) > 1:
             raise InvalidMessage('dsn: "never" excludes every other word (RFC 3461 section 4.1)')
     elif not envelope_sender:
-        raise InvalidMessage('dsn: envelope_sender is "", so that no notice has an address to go to; give one')
+        raise InvalidMessage('dsn: envelope_sender is "", so notices have no address to go to; give one')
     if sensitive and _FULL in found:
         raise InvalidMessage('dsn: "full" would return the content of a sensitive message; leave it out')
     return found

@@ -180,7 +180,7 @@ def check_message(
     cc = _addresses(data.cc, field="cc")
     bcc = _addresses(data.bcc, field="bcc")
     if not to and not cc and not bcc and recipients_required:
-        raise InvalidMessage("recipients: there is no recipient, not in cc or bcc either; give an address")
+        raise InvalidMessage("recipients: there is no recipient, not even in cc or bcc; give an address")
     text = data.text if isinstance(data.text, str) else _body(data.text, field="text")
     html = data.html if isinstance(data.html, str) else _body(data.html, field="html")
     if text is None and html is None:
@@ -273,7 +273,7 @@ def _date(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidMessage(f"date: must be a datetime with a time zone, not {shown(value)}; datetime.now(UTC) is one")
     if value.year < _EARLIEST:
-        raise InvalidMessage(f"date: is before {_EARLIEST}, which no message may be (RFC 5322 section 3.3)")
+        raise InvalidMessage(f"date: is before {_EARLIEST}, and no message may be that old (RFC 5322 section 3.3)")
     return value
 
 
@@ -329,7 +329,7 @@ def _attachments(attachments: Iterable[AttachmentData]) -> tuple[AttachmentData,
         if attachment.content_id in content_ids:
             raise InvalidMessage(
                 f"attachments: {shown(attachment.filename)} has the content_id "
-                f"{shown(attachment.content_id)} of another one"
+                f"{shown(attachment.content_id)} of another attachment"
             )
         content_ids.add(attachment.content_id)
     return checked

@@ -127,13 +127,13 @@ def make_link(
     count = len({address.key for address in everyone})
     if count != 1:
         raise InvalidMessage(
-            f"unsubscribe: the link is one recipient's, and the message has {count}; use send_many() with a "
+            f"unsubscribe: the link belongs to one recipient, and the message has {count}; use send_many() with a "
             "message for each"
         )
     stream = settings.stream if stream is None else stream
     if stream is None:
         raise InvalidMessage(
-            'unsubscribe: give the stream that the link stops, such as stream="news", so that other mail goes on'
+            'unsubscribe: give the stream that the link stops, such as stream="news", so that other mail is still sent'
         )
     request = UnsubscribeRequest(checked_stream(stream), *_recipient(recipient_id, everyone[0].addr_spec))
     site_url, keys = _checked_settings(settings)
@@ -209,7 +209,7 @@ def _checked_settings(settings: UnsubscribeSettings) -> tuple[str, Sequence[_Sec
     faults = []
     if settings.site_url is None:
         faults.append(
-            'EMAIL["site_url"]: is not set; unsubscribe=True needs the base of its links, such as https://shop.example'
+            'EMAIL["site_url"]: is not set; unsubscribe=True needs the base URL of its links, such as https://shop.example'
         )
     if not settings.unsubscribe_keys:
         faults.append(

@@ -116,7 +116,7 @@ def checked_text(value: Any, *, field: str) -> str:
         raise InvalidMessage(f"{field}: is longer than {_MAX_HEADER} characters")
     character = control_character(value)
     if character is not None:
-        raise InvalidMessage(f"{field}: contains {character}, which no header may hold; remove it")
+        raise InvalidMessage(f"{field}: contains {character}, which no header may contain; remove it")
     return value
 
 
@@ -160,7 +160,7 @@ def _joined_list(lower: str, values: Sequence[Any], *, field: str) -> Sequence[A
     elif lower != "sender" and (syntax is None or lower.startswith(_REPEATED)):
         return values
     else:
-        raise InvalidMessage(f"{field}: may stand once, and a list of {len(values)} values is given; give one str")
+        raise InvalidMessage(f"{field}: may occur only once, and a list of {len(values)} values is given; give one str")
     for each in values:
         _check_value(lower, each, field=field)
     return [separator.join(values)]
@@ -179,7 +179,9 @@ def checked_message_ids(value: Any, *, field: str) -> str:
     wrong = next((each for each in given if not isinstance(each, str) or not is_message_id(each)), None)
     if wrong is not None or not given:
         shown_value = shown(value if wrong is None else wrong)
-        raise InvalidMessage(f"{field}: {shown_value} is no message id; give <unique@example.com>, or a list of such")
+        raise InvalidMessage(
+            f"{field}: {shown_value} is not a message id; give <unique@example.com>, or a list of them"
+        )
     return str(checked_text(" ".join(given), field=field))
 
 
@@ -229,14 +231,14 @@ def checked_attachment(attachment: AttachmentData) -> AttachmentData:
         AttachmentRefused: a value of it cannot be sent as given.
     """
     if not isinstance(attachment, AttachmentData):
-        raise InvalidMessage(f"attachments: must hold AttachmentData, not {type(attachment).__name__}")
+        raise InvalidMessage(f"attachments: must contain AttachmentData, not {type(attachment).__name__}")
     name: Any = attachment.filename
     if not isinstance(name, str) or not name:
         raise AttachmentRefused(str(name), "filename: must be a str that is not empty")
     character = control_character(name)
     if character is not None:
         raise AttachmentRefused(
-            name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may hold; remove it"
+            name[:_MAX_FILE_NAME], f"filename: contains {character}, which no header may contain; remove it"
         )
     if len(name) > _MAX_FILE_NAME:
         raise AttachmentRefused(f"{name[:80]}...", f"filename: is longer than {_MAX_FILE_NAME} characters")
@@ -304,7 +306,7 @@ def _check_value(lower: str, value: Any, *, field: str) -> None:
 
 def _check_as_given(lower: str, value: str, *, field: str) -> None:
     if not value.isascii():
-        raise InvalidMessage(f"{field}: may hold only ASCII; percent-encode a URL, leave out names")
+        raise InvalidMessage(f"{field}: may contain only ASCII; percent-encode a URL, leave out names")
     if not value or value[0] == " " or value[-1] == " ":
         raise InvalidMessage(f"{field}: is empty, or begins or ends with a space")
     if _ENCODED_WORD.search(value):

@@ -161,7 +161,7 @@ def describe_duplicate(message_id: str, receipt: Receipt) -> str:
 def _uncertain(claim: KeyClaim, record: KeyRecord, reason: str) -> Receipt:
     error = DeliveryError(
         f"key: {shown(claim.name)} was used for message {record.message_id}, which may have been delivered ({reason}); "
-        "look for it in the mail server's log, and to send it all the same give another key",
+        "look for it in the mail server's log, and give another key to send it anyway",
         uncertain=True,
     )
     return Receipt(record.message_id, DeliveryMode.INLINE, error=error, duplicate=True)

@@ -8,7 +8,7 @@ START_BROKER = 'start it, or correct TASKS["broker_url"]'
 
 # By a part of the client library's error, its class or its text.
 _REMEDIES = {
-    "OutOfMemoryError": "give Redis more maxmemory, or remove data: mail is refused there, and nothing may be evicted",
+    "OutOfMemoryError": "give Redis more maxmemory, or remove data: Redis refuses mail, and must not evict any",
     "ReadOnlyError": 'name the primary in TASKS["broker_url"]: this one is a replica',
     "NoPermissionError": "allow this user the keys and commands of the queue (ACL)",
     "AuthenticationError": 'correct the user and the password in TASKS["broker_url"]',

@@ -240,7 +240,7 @@ def _after_refusals(
     )
     if later:
         replies = sorted({str(refused[address]) for address in later})
-        reason = f"{counted(len(later), 'recipient')} refused for now: {'; '.join(replies[:3])}"
+        reason = f"{counted(len(later), 'recipient')} temporarily refused: {'; '.join(replies[:3])}"
         decision = _retry(progress, reason, error, policy, now)
         if isinstance(decision, Retry) or not policy.sender_decides or error is not None:
             return decision

@@ -132,7 +132,7 @@ def _host(value: object) -> str:
     if not text or any(character.isspace() or character in "/@[]" for character in text):
         raise ValueError("is not a bare host name or address")
     if text.count(":") == 1:
-        raise ValueError("has a port in it, which has a setting of its own")
+        raise ValueError("contains a port, which has its own setting")
     return text
 
 
@@ -168,7 +168,7 @@ def _site_url(value: object) -> str:
     text = _plain(value)
     match = _SITE_URL.fullmatch(text)
     if match is None:
-        raise ValueError("is not a URL of scheme, host in ASCII, and perhaps a path")
+        raise ValueError("is not a URL with a scheme, an ASCII host and optionally a path")
     if match[1] == "http" and not is_loopback(match[2].strip("[]")):
         raise ValueError("is not https")
     return text.rstrip("/")

@@ -43,6 +43,6 @@ def mail_client(value: object) -> str:
     if name in _PLATFORMS or name in MAIL_CLIENTS:
         return name
     if not name:
-        raise ValueError("has a value that is no name of a mail client")
+        raise ValueError("has a value that is not the name of a mail client")
     near = suggestion(name, [*_PLATFORMS, *MAIL_CLIENTS], otherwise=f"families are {', '.join(_PLATFORMS)}")
-    raise ValueError(f"has {shown(name)}, which is no known mail client{near}")
+    raise ValueError(f"has {shown(name)}, which is not a known mail client{near}")

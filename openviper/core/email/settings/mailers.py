@@ -104,7 +104,7 @@ def mailer_values(model: type[CheckedSettings], given: Given, name: str) -> Give
     if isinstance(own, Mapping):
         # The path of one of them would name no fault of this mailer.
         others = {key: value for key, value in own.items() if _field(model, key) in kinds(model).keys() - _ALLOWED}
-        found.faults += [f'{place}["{key}"]: is one for all mailers; set EMAIL["{key}"]' for key in others]
+        found.faults += [f'{place}["{key}"]: applies to all mailers; set EMAIL["{key}"]' for key in others]
         if own.get("dkim") not in (None, False):
             found.faults.append(f'{place}["dkim"]: keys are for all mailers; set EMAIL["dkim"], or False here')
         own = {key: value for key, value in own.items() if key not in others}
@@ -134,7 +134,9 @@ def _url_variable(name: str) -> str:
 
 def _name_fault(model: type[CheckedSettings], name: object) -> str | None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return f"{shown(name)} is no name of a mailer; give lower-case letters, digits and '-', at most 40 characters"
+        return (
+            f"{shown(name)} is not the name of a mailer; give lower-case letters, digits and '-', at most 40 characters"
+        )
     if name == DEFAULT_MAILER:
         return "'default' is the mailer that EMAIL itself describes; write its settings there"
     if f"{name.replace('-', '_')}_url" in kinds(model):

@@ -104,28 +104,31 @@ class EmailSettings(CheckedSettings):
     url: MaybeURL = Field(
         None,
         description="The server in one line: `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://`, then "
-        "`user:password@host:port`, percent-encoded, and `?timeout=5` for further settings of a mailer. Settings given "
-        "beside it replace its parts. Never shown.",
+        "`user:password@host:port`, percent-encoded, and `?timeout=5` for other settings of the server. Settings "
+        "given beside the URL replace its parts. Never shown.",
     )
     host: ServerName = Field("localhost", description="SMTP server: host name or IP address.")
     port: Port = Field(
-        25, description="SMTP port. Left out or None: 25, with `use_tls` 587, with `use_ssl` 465. Always an int here."
+        25,
+        description="SMTP port. None or left out: 25, or 587 with `use_tls`, or 465 with `use_ssl`. After "
+        "validation, it is always an int.",
     )
     username: MaybeText = Field(
         None,
         validation_alias=AliasChoices("username", "user"),
         description="User name for SMTP AUTH, together with `password` or `xoauth2_token`; alias `user`. None: no "
-        "authentication. Without TLS it is refused unless `host` is a loopback address.",
+        "authentication. Without TLS, it is refused unless `host` is a loopback address.",
     )
     password: MaybeSecret = Field(None, description="Password for SMTP AUTH; needs `username`. Never shown.")
     xoauth2_token: MaybeToken = Field(
         None,
         repr=False,  # that of a functools.partial would show its arguments
-        description="OAuth 2 access token for SASL XOAUTH2 in place of `password`, or a function (async or plain) that "
-        "returns one or `(token, expires_in)`; needs `username`. Never shown.",
+        description="OAuth 2 access token for SASL XOAUTH2 instead of `password`, or a function (async or not) that "
+        "returns the token or `(token, expires_in)`; needs `username`. Never shown.",
     )
     xoauth2_token_provider: MaybeText = Field(
-        None, description="Dotted path of such a function, in place of `xoauth2_token`; needs `username`."
+        None,
+        description="Dotted path of a function that returns a token, instead of `xoauth2_token`; needs `username`.",
     )
     use_tls: Flag = Field(
         False,
@@ -133,12 +136,15 @@ class EmailSettings(CheckedSettings):
     )
     use_ssl: Flag = Field(False, description="TLS from the first byte (SMTPS). Excludes `use_tls`.")
     tls_ca_file: MaybePath = Field(
-        None, description="PEM file with certificates to trust besides those of the system. None: only the system's."
+        None,
+        description="PEM file with certificates to trust in addition to those of the system. None: only the system's.",
     )
     local_hostname: MaybeHost = Field(
-        None, description="Name given in EHLO. None: this machine's own name, found without a DNS query."
+        None, description="Host name given in EHLO. None: this machine's own name, found without a DNS query."
     )
-    timeout: Period = Field(10.0, description="Seconds for connecting and for each SMTP step but the last.")
+    timeout: Period = Field(
+        10.0, description="Seconds for connecting and for each SMTP step except the last (see `data_timeout`)."
+    )
     data_timeout: Period = Field(
         300.0,
         description="Seconds to wait for the server's reply to the complete message. RFC 5321 asks for 10 minutes; "
@@ -146,8 +152,8 @@ class EmailSettings(CheckedSettings):
     )
     one_flight: Flag = Field(
         True,
-        description="Send sender, recipients and content together if the server offers PIPELINING and CHUNKING, "
-        "for messages up to 256 kB.",
+        description="Send the sender, the recipients and the content together if the server offers PIPELINING and "
+        "CHUNKING, for messages up to 256 kB.",
     )
 
     default_sender: MaybeSender = Field(
@@ -156,17 +162,17 @@ class EmailSettings(CheckedSettings):
         description="From address for messages without a sender; alias `from`. None: every message must have one.",
     )
     auto_submitted: Flag = Field(
-        False, description='Add "Auto-Submitted: auto-generated" (RFC 3834), which keeps holiday replies away.'
+        False, description='Add "Auto-Submitted: auto-generated" (RFC 3834), which prevents out-of-office replies.'
     )
     template_environment: MaybeEnvironment = Field(
         None,
-        description="Your own Jinja2 environment, or its dotted path: mail templates use its filters, tests, globals "
-        "and loader too. None: only `TEMPLATES_DIR`.",
+        description="Your own Jinja2 environment, or its dotted path: mail templates also use its filters, tests, "
+        "globals and loader. None: only `TEMPLATES_DIR`.",
     )
     inline_css: Flag = Field(
         False,
-        description="Move the rules of <style> into style attributes, in the HTML of every message; what no attribute "
-        "can hold stays. Needs the extra `css`.",
+        description="Move the rules of <style> into style attributes, in the HTML of every message; rules that no "
+        "attribute can hold stay there. Needs the extra `css`.",
     )
 
     backend: Backend = Field(
@@ -175,30 +181,30 @@ class EmailSettings(CheckedSettings):
         "own class.",
     )
     file_dir: Directory = Field(
-        Path("mail"), description="Folder of FileBackend, created when missing; relative to the working directory."
+        Path("mail"), description="Folder of FileBackend, created if it is missing; relative to the working directory."
     )
     before_send: OneOrMoreFunctions = Field(
         (),
-        description="Function, or list of functions, async or plain, that gets each message before it is checked and "
-        "returns it, edited or not, or `Cancel(reason)`. Called once for each send, in the caller.",
+        description="Function or list of functions, async or not, each of which gets a message before it is checked "
+        "and returns it, edited or not, or `Cancel(reason)`. Called once for each send, in the caller.",
     )
     mailers: Mailers = Field(
         NamedSettings(),
-        description="Further mailers: names to settings, each of which replaces that of `EMAIL`. A mailer that names "
-        "`host`, `url` or `backend` inherits nothing that belongs to a server.",
+        description="Further mailers: a dict of names to settings, which replace those of `EMAIL`. A mailer that "
+        "sets `host`, `url` or `backend` inherits nothing that belongs to a server.",
     )
     failover: Texts = Field(
         (),
-        description="Mailers to use, in this order, while this one's server does not answer.",
+        description="Mailers to use, in this order, while this mailer's server does not answer.",
     )
-    retry_period: Period = Field(30.0, description="Seconds after which a failover tries a server again.")
-    stream: MaybeText = Field(None, description="Stream of messages that name none; see `suppress`.")
+    retry_period: Period = Field(30.0, description="Seconds after which failover tries a server again.")
+    stream: MaybeText = Field(None, description="Stream of messages that do not name one; see `suppress`.")
     tag_header: MaybeHeader = Field(None, description="Header for a message's tags, such as X-Mailgun-Tag.")
     ref_header: MaybeHeader = Field(None, description="Header for a message's reference.")
     metadata_header: MaybeHeader = Field(None, description="Header for a message's metadata, as a JSON object.")
     listeners: Functions = Field(
         (),
-        description="Functions, async or plain, or their dotted paths, to call with each event of a message, in every "
+        description="Functions (async or not) or their dotted paths, called with each event of a message, in every "
         "process: web processes, workers and commands.",
     )
     mails: Texts = Field(
@@ -208,53 +214,54 @@ class EmailSettings(CheckedSettings):
     )
     suppress: MaybeFunction = Field(
         None,
-        description="Function `(addresses, stream)`, async or plain, or its dotted path, that returns the addresses "
-        "not to mail; called before each attempt. None: no address is left out.",
+        description="Function `(addresses, stream)`, async or not, or its dotted path. It returns the addresses that "
+        "must not be mailed, and is called before each attempt. None: no address is left out.",
     )
     always_streams: Texts = Field(
         (), description="Streams that a suppression without a stream does not stop, such as password resets."
     )
     unsubscribe_keys: SigningKeys = Field(
         (),
-        description="Secrets that sign the links of `unsubscribe=True`: the first one signs, all verify. Keep an old "
-        "one for 60 days. Never shown.",
+        description="Secrets that sign the links of `unsubscribe=True`: the first one signs, and all of them verify. "
+        "Keep an old one for 60 days. Never shown.",
     )
     site_url: MaybeSiteURL = Field(
         None,
-        description="Base of these links: `UnsubscribeEndpoint` answers at `/unsubscribe` below it. `http` only for "
-        "this machine.",
+        description="Base URL of the links of `unsubscribe=True`: `UnsubscribeEndpoint` answers at `/unsubscribe` "
+        "below it. `http` only for this machine.",
     )
     redirect_to: Mailboxes = Field(
         (),
-        description="Addresses that get one copy of each message in place of its recipients, as staging needs it. "
-        "Empty or None: nothing is redirected.",
+        description="Addresses that get one copy of each message instead of its recipients, for staging. Empty or "
+        "None: nothing is redirected.",
     )
     redirect_except: MailboxesOrDomains = Field((), description="Addresses and domains whose mail is not redirected.")
-    redirect_bcc: Flag = Field(False, description="Name Bcc recipients, too, in the header of a redirected copy.")
+    redirect_bcc: Flag = Field(False, description="Also name Bcc recipients in the header of a redirected copy.")
     dkim: DkimKeys = Field(
         NamedSettings(),
         repr=False,  # the values may be keys
-        description="DKIM keys: domains to selectors to private keys, at most one RSA and one Ed25519 key each. A "
-        "key is a path, PEM text, `env:NAME`, or a function that returns one of them. False in a mailer: its mail "
-        "is not signed.",
+        description="DKIM keys: a dict of domains to dicts of selectors to private keys, with at most one RSA and "
+        "one Ed25519 key for each domain. A key is a path, PEM text, `env:NAME`, or a function that returns one of "
+        "them. False in a mailer: its mail is not signed.",
     )
     dkim_unsigned: Texts = Field(
         (), description="Header fields to leave unsigned, because a server on the way rewrites them."
     )
     fail_silently: Flag = Field(
-        False, description="send_email() returns False if delivery fails, instead of raising. Wrong input still raises."
+        False, description="If delivery fails, send_email() returns False instead of raising. Wrong input still raises."
     )
     use_background_worker: MaybeFlag = Field(
         None,
         validation_alias=AliasChoices("use_background_worker", "background"),
         description="Queue mail for a worker through the broker; alias `background`. None: if the broker answers. "
-        "False: never. True: same as None, because mail is sent without the broker if it does not answer.",
+        "False: only with `background=True`. True: same as None, because mail is sent without the broker if it does "
+        "not answer.",
     )
 
     pool_size: Count = Field(
         5,
-        description="Most connections open at once, for each event loop of each process; "
-        "fewer for a while if the server allows fewer.",
+        description="Maximum number of open connections, for each event loop of each process; temporarily fewer if "
+        "the server allows fewer.",
     )
     pool_warm: Flag = Field(False, description="Open one connection at startup instead of at the first message.")
     idle_timeout: Period = Field(60.0, description="Seconds after which an unused connection is closed.")
@@ -264,110 +271,122 @@ class EmailSettings(CheckedSettings):
     max_connection_age: Period = Field(600.0, description="Seconds after which a connection is replaced.")
     rate_limit: MaybeRate = Field(
         None,
-        description='Most SMTP transactions of this process, such as "14/second" or "500/minute"; with "shared" after '
-        "it, of all processes together, through the Redis of `TASKS`. None: no limit.",
+        description='Maximum rate of SMTP transactions of this process, such as "14/second" or "500/minute"; with '
+        '"shared" after it, of all processes together, through the Redis of `TASKS`. None: no limit.',
     )
 
     outbox: MaybeText = Field(
         None,
         description="Keep accepted mail in your own database until it is delivered, stored with the commit that "
-        'promises it: "database" (that of `DATABASE_URL`), or the dotted path of an AsyncEngine. None: in memory.',
+        'promises it: "database" (the one in `DATABASE_URL`), or the dotted path of an AsyncEngine. None: keep it in '
+        "memory.",
     )
     outbox_wait: Flag = Field(
         False,
-        description="Store a request's deferred mail before its response ends. False: just after it, so that the "
-        "response does not wait.",
+        description="Store a request's deferred mail before its response ends. False: store it just after the "
+        "response, which then does not wait.",
     )
     retries: Retries = Field(
-        3, description="Retries of a deferred message after temporary failures, after 1, 5, 25, ... seconds."
+        3, description="Number of retries of a deferred message after temporary failures, after 1, 5, 25, ... seconds."
     )
     retry_max_age: Span = Field(
         86400.0,
-        description="Seconds for which the queue retries a message (at most an hour between retries); also a "
-        'timedelta or "24 hours". 0: no retry.',
+        description="Seconds for which the queue retries a message (at most an hour between retries), a timedelta, "
+        'or text such as "24 hours". 0: no retry.',
     )
     key_ttl: Period = Field(
         86400.0,
-        description="Seconds for which the idempotency key of a sent message is kept (`key=`); also a timedelta or "
-        '"24 hours".',
+        description="Seconds for which the idempotency key of a sent message is kept (`key=`), a timedelta, or text "
+        'such as "24 hours".',
     )
     on_uncertain: OnUncertain = Field(
         "retry",
-        description="How the queue treats a message that the server may have accepted: the connection ended, or the "
-        "worker was killed, after the end of the message. retry: send it again, perhaps a second time. hold: keep it "
-        "as failed until you decide.",
+        description="How the queue treats a message that the server may have accepted, because the connection ended "
+        "or the worker was killed after the end of the message. retry: send it again, perhaps for a second time. "
+        "hold: keep it as failed until you decide.",
     )
     failed_keep: Span = Field(
-        604800.0, description='Seconds for which failed messages are kept; also a timedelta or "7 days". 0: not kept.'
+        604800.0,
+        description='Seconds for which failed messages are kept, a timedelta, or text such as "7 days". 0: not kept.',
     )
     journal: Flag = Field(
         False,
-        description="Record what became of each message for each recipient in the table `email_journal`, in the "
-        "database of `outbox`, else of `DATABASE_URL`; needs `journal_key`.",
+        description="Record the final outcome for each recipient in the table `email_journal`, in the database of "
+        "`outbox`, or else of `DATABASE_URL`; needs `journal_key`.",
     )
     journal_keep: Period = Field(
-        2592000.0, description='Seconds for which the journal keeps an answer; also a timedelta or "30 days".'
+        2592000.0, description='Seconds for which the journal keeps an answer, a timedelta, or text such as "30 days".'
     )
     journal_key: MaybeKey = Field(
         None,
-        description="Key of the journal's hashes of addresses, at least 32 characters; the same in every process. "
-        "Another key finds no answer of before. Never shown.",
+        description="Key for the journal's hashes of addresses, at least 32 characters; use the same in every "
+        "process. With a different key, earlier answers are not found. Never shown.",
     )
     shutdown_timeout: Span = Field(
         20.0,
-        description="Seconds that shutdown waits for deferred mail; mail left after that is logged message by message.",
+        description="Seconds that shutdown waits for deferred mail; after that, each message left is logged.",
     )
-    dispatcher_messages: Count = Field(1000, description="Most deferred messages in memory.")
+    dispatcher_messages: Count = Field(1000, description="Maximum number of deferred messages in memory.")
     dispatcher_bytes: Bytes = Field(
-        64 * 1024**2, description='Most bytes of deferred messages in memory, or "64 MB" (1 MB = 1,048,576 bytes).'
+        64 * 1024**2,
+        description='Maximum bytes of deferred messages in memory, or text such as "64 MB" (1 MB = 1,048,576 bytes).',
     )
     state_dir: MaybeAbsolutePath = Field(
         None,
-        description="Folder that keeps the pause flag of `viperctl email pause` where there is neither Redis nor "
-        "`outbox`; created with mode 0700, and refused if another user owns or may use it. None: only Redis and "
-        "`outbox` keep one.",
+        description="Folder that keeps the pause flag of `viperctl email pause` if there is neither Redis nor "
+        "`outbox`. It is created with mode 0700, and refused if another user owns it or has access to it. None: only "
+        "Redis and `outbox` keep the flag.",
     )
     protocol_log: Flag = Field(
         False,
-        description="Keep the SMTP dialogue of its last transaction with a failed message, for `viperctl email failed "
-        "show` and the inbox page: at most 8 kB, without content and secrets, addresses cut to their domains. Never in "
+        description="Keep the SMTP dialogue of a failed message's last transaction, for `viperctl email failed show` "
+        "and the inbox page: at most 8 kB, without content and secrets, with only the domains of addresses. Never in "
         "logs.",
     )
     discard_on_error: Flag = Field(
-        False, description="Drop the deferred mail of a request that raised or answered with status 500 or more."
+        False,
+        description="Drop the deferred mail of a request that raised an exception or answered with status 500 or more.",
     )
     allow_partial: Flag = Field(
         True,
         description="Deliver to the other recipients if some are refused. False: if one is refused, nobody gets it.",
     )
 
-    max_attachment_bytes: Bytes = Field(25 * 1024**2, description='Most bytes of one attachment, or "25 MB".')
-    max_message_bytes: Bytes = Field(36 * 1024**2, description='Most bytes of the encoded message, or "36 MB".')
+    max_attachment_bytes: Bytes = Field(
+        25 * 1024**2, description='Maximum bytes of one attachment, or text such as "25 MB".'
+    )
+    max_message_bytes: Bytes = Field(
+        36 * 1024**2, description='Maximum bytes of the encoded message, or text such as "36 MB".'
+    )
     max_recipients_per_message: Count = Field(
-        100, description="Most recipients of one envelope; more recipients get the same message in further envelopes."
+        100,
+        description="Maximum number of recipients in one envelope; a message with more recipients is sent in several "
+        "envelopes.",
     )
     attachment_dirs: Folders = Field(
         None, description="Folders that must contain the attached files. None: any file; an empty list: no file."
     )
     attachment_hosts: Hosts = Field(
         None,
-        description="Hosts from which attachments may be fetched although their address is not public. None: no host.",
+        description="Hosts from which attachments may be fetched even if their address is not public. None: no host.",
     )
 
     inbox: InboxMode = Field(
         None,
-        description='Page that shows sent mail. None or True: with DEBUG. False: never. "always": without DEBUG too.',
+        description='When the page with sent mail is on. None or True: with DEBUG. False: never. "always": even '
+        "without DEBUG.",
     )
     inbox_hosts: Hosts = Field(
-        None, description="Further host names under which the inbox page is shown. None: only this machine's own names."
+        None,
+        description="Additional host names under which the inbox page is shown. None: only this machine's own names.",
     )
     inbox_dir: MaybePath = Field(
         None, description="Folder in which the inbox page keeps its messages. None: in memory only."
     )
     target_clients: MailClients = Field(
         DEFAULT_CLIENTS,
-        description="Mail clients that the inbox page and `viperctl email lint` judge messages by: families "
-        "(`gmail`), or single clients (`gmail.ios`). [Their names](client-support.md#mail-clients).",
+        description="Mail clients for which the inbox page and `viperctl email lint` check messages: families "
+        "(`gmail`) or single clients (`gmail.ios`). See [their names](client-support.md#mail-clients).",
     )
 
     _paths: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -576,7 +595,7 @@ def _port_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
 
 def _journal_conflicts(settings: EmailSettings) -> Iterator[Conflict]:
     if settings.journal and settings.journal_key is None:
-        text = "is needed by journal: give a random text that stays secret, such as secrets.token_hex() returns"
+        text = "is needed by journal: give a random text that stays secret, such as the result of secrets.token_hex()"
         yield Conflict("journal_key", text, depends_on=frozenset({"journal"}))
 
 

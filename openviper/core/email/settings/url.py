@@ -38,7 +38,7 @@ def read_url(url: str, kinds: Mapping[str, SettingKind], allowed: Collection[str
     Raises:
         ValueError: it is no such URL; the text completes "EMAIL["url"]: ".
     """
-    no_url = f"is no URL of a mail server; give one that begins with {', '.join(f'{name}://' for name in SCHEMES)}"
+    no_url = f"is not the URL of a mail server; give one that begins with {', '.join(f'{name}://' for name in SCHEMES)}"
     if any(character.isspace() for character in url):
         raise ValueError("has a space; write it percent-encoded, %20")
     try:
@@ -53,7 +53,7 @@ def read_url(url: str, kinds: Mapping[str, SettingKind], allowed: Collection[str
             "and %3F for them"
         )
     if parts.path not in ("", "/"):
-        raise ValueError("has a path, which a mail server has not; leave it out")
+        raise ValueError("has a path, which a mail server does not have; leave it out")
     values = {**SCHEMES[parts.scheme], **_server(parts)}
     return values | _query(parts.query, kinds, allowed)
 
@@ -103,7 +103,7 @@ def _query(query: str, kinds: Mapping[str, SettingKind], allowed: Collection[str
         if name not in allowed:
             named = f"the parameter {shown(name)}" if _NAME.fullmatch(name) else "a parameter"
             near = suggestion(name, allowed, otherwise="the settings reference lists those of a mailer")
-            raise ValueError(f"has {named}, which is no setting of a mailer{near}")
+            raise ValueError(f"has {named}, which is not a setting of a mailer{near}")
         if name in values:
             raise ValueError(f"has the parameter {name} twice; keep one")
         kind = kinds[name]

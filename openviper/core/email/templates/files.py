@@ -30,7 +30,7 @@ def check_name(name: object) -> str:
         )
     reason = _fault(name)
     if reason is not None:
-        raise TemplateFailed(name[:_LONGEST], f"{reason}; name a file below the template folders, as '{_EXAMPLE}'")
+        raise TemplateFailed(name[:_LONGEST], f"{reason}; name a file below the template folders, such as '{_EXAMPLE}'")
     return name
 
 
@@ -48,7 +48,7 @@ def _fault(name: str) -> str | None:
     if _ENCODED.search(plain):
         return "the name is percent-encoded"
     if any(segment.strip(" ") in {"", ".", ".."} or segment != segment.strip(" ") for segment in plain.split("/")):
-        return "the name has an empty segment, '.' or '..', or blanks around one"
+        return "the name has an empty segment, '.' or '..', or spaces around one"
     return None
 
 

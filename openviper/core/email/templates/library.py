@@ -171,7 +171,7 @@ class TemplateLibrary:
             message = error.message or ""
             # Jinja names the tag in quotes.
             django = "unknown tag" in message and not _OF_DJANGO.isdisjoint(message.split("'"))
-            remedy = " Templates are Jinja2, which has no such tag of Django." if django else ""
+            remedy = " Templates are Jinja2, which does not have this Django tag." if django else ""
             return TemplateFailed(name, f"{where}line {error.lineno}: {cut(message, _LONGEST)}{remedy}")
         if isinstance(error, TemplateNotFound):
             description = self._not_found(str(error.name))

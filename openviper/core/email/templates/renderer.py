@@ -204,7 +204,7 @@ class TemplateRenderer:
         try:
             html = AUTOLINK.sub(link, to_html(source))
         except RecursionError as error:
-            raise TemplateFailed(name, "its Markdown nests lists or quotations too deep to be converted") from error
+            raise TemplateFailed(name, "its Markdown nests lists or quotations too deeply to be converted") from error
         return self._guarded(name, values.as_html(html), ())
 
     def _guarded(self, name: str, html: str, written: set[str] | tuple[()]) -> str:
@@ -213,7 +213,7 @@ class TemplateRenderer:
         if removed and key not in self._warned:
             self._warned.add(key)
             _logger.warning(
-                "template %r: a link to %r was taken out; only http, https, mailto, tel and cid may be used",
+                "template %r: a link to %r was removed; only http, https, mailto, tel and cid may be used",
                 name,
                 f"{removed[0][:40]}:",
             )

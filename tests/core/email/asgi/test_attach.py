@@ -123,7 +123,7 @@ class Plain:
         ),
         (
             EmailMiddleware(Starlette()),
-            "Email(...).attach(EmailMiddleware): this application has mail already; leave attach() out",
+            "Email(...).attach(EmailMiddleware): this application already has mail; leave attach() out",
         ),
     ],
 )
@@ -152,7 +152,7 @@ async def test_the_middleware_added_after_attaching_is_warned_of(caplog: pytest.
     async with client_of(app) as client:
         assert (await client.get("/order")).json() == {"mode": DeliveryMode.DEFERRED}
     lines = [record.getMessage() for record in caplog.records if "add_middleware" in record.getMessage()]
-    assert lines == ["mail is attached to the application, so add_middleware(EmailMiddleware) is one too many"]
+    assert lines == ["mail is attached to the application, so add_middleware(EmailMiddleware) must be left out"]
 
 
 class Outer:

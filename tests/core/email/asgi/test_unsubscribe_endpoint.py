@@ -411,7 +411,7 @@ async def test_nothing_that_is_logged_names_a_reader_or_a_token(asked: Asked, ca
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("openviper")]
     assert lines == [
         "a reader unsubscribed from the stream news",
-        'an unsubscribe link was signed by no key in EMAIL["unsubscribe_keys"], and nothing changed',
+        'an unsubscribe link was not signed by any key in EMAIL["unsubscribe_keys"], and nothing changed',
     ]
 
 

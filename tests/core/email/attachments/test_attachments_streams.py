@@ -432,9 +432,9 @@ async def test_a_data_url_is_decoded(url: str, content: bytes, mimetype: str, su
     [
         ("data:image/png;base64,iVBORw", "its data: URL is not base64"),
         ("data:image/png;base64,secret!!", "not base64"),
-        ("data:multipart/mixed,secret", "no media type that a file can have"),
-        ("data:nonsense,secret", "no media type that a file can have"),
-        ("data:text/html%0D%0ABcc:x,secret", "no media type that a file can have"),
+        ("data:multipart/mixed,secret", "a media type that a file cannot have"),
+        ("data:nonsense,secret", "a media type that a file cannot have"),
+        ("data:text/html%0D%0ABcc:x,secret", "a media type that a file cannot have"),
         ("data:" + "a" * 2000 + ",secret", "no comma"),
         ("data:,12345678901", "limit is 10 bytes"),
         ("data:;base64,MTIzNDU2Nzg5MDE=", "limit is 10 bytes"),

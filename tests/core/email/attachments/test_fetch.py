@@ -303,7 +303,7 @@ async def test_compressed_nothing_without_end_is_stopped(server: HttpServer) -> 
             await writer.drain()
 
     server.respond("/a", empty_blocks)
-    with pytest.raises(AttachmentRefused, match="more than its limit"):
+    with pytest.raises(AttachmentRefused, match="above its limit"):
         await get(server.url("/a"))
 
 

@@ -103,7 +103,7 @@ async def test_recipients_who_are_refused_for_now_to_the_end_are_counted_and_rep
     (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert error.getMessage() == (
         f"message {message.message_id} was not delivered to 1 recipient after 3 attempts: "
-        "given up after 3 attempts: 1 recipient refused for now: 451 later"
+        "given up after 3 attempts: 1 recipient temporarily refused: 451 later"
     )
 
 

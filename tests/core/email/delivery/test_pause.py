@@ -251,7 +251,7 @@ async def test_shutdown_ends_at_once_and_logs_each_message_that_is_lost(
 async def test_a_pause_counts_no_attempt_of_deferred_mail(
     scene: Scene, mailer: Mailer, events: list[MessageEvent]
 ) -> None:
-    """It is refused for now, waits for its retry, is paused meanwhile, and has its second attempt afterwards."""
+    """It is temporarily refused, waits for its retry, is paused meanwhile, and has its second attempt afterwards."""
     scene.smtp.fault("MAIL", 451, nth=1)
     (delivery,) = await defer(mailer, "1")
     await scene.smtp.seen("MAIL", 1)

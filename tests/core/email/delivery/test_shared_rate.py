@@ -179,7 +179,7 @@ async def test_without_an_answer_of_redis_the_rate_counts_for_the_process(
         await asyncio.sleep(0.6)  # what was reserved is lost by then
         receipts = await asyncio.gather(*(submit_email("to@example.com", "alone", "") for _ in range(30)))
         assert all(receipts)
-        (failure,) = told("counts for each process by itself")
+        (failure,) = told("counts for each process separately")
         assert f'EMAIL["rate_limit"] (50/second shared) of {smtp.host}:{smtp.port}' in failure
         assert "Redis: ConnectionError" in failure
         redis_server.start()
@@ -189,7 +189,7 @@ async def test_without_an_answer_of_redis_the_rate_counts_for_the_process(
             if told("is shared by all processes again"):
                 break
             await asyncio.sleep(0.1)
-    assert len(told("counts for each process by itself")) == 1
+    assert len(told("counts for each process separately")) == 1
     assert len(told("is shared by all processes again")) == 1
 
 
@@ -243,7 +243,7 @@ async def test_a_rate_that_cannot_be_shared_is_told_at_the_start(
     await transport.aclose()
     (record,) = caplog.records
     assert record.getMessage() == (
-        'EMAIL["rate_limit"] (5/second shared) counts for each process by itself, since TASKS["broker"] is not "redis"'
+        'EMAIL["rate_limit"] (5/second shared) counts for each process separately, since TASKS["broker"] is not "redis"'
     )
 
 
@@ -255,7 +255,7 @@ def test_the_check_says_whether_a_rate_is_shared(smtp: SmtpServer, redis_server:
         return " ".join(next((each for each in printed.splitlines() if " rate " in each), "").split())
 
     assert line(redis_server.tasks()) == f"ok rate 5/second shared, by redis at 127.0.0.1:{redis_server.port}"
-    assert line({}).startswith('warning rate EMAIL["rate_limit"] (5/second shared) counts for each process by itself')
+    assert line({}).startswith('warning rate EMAIL["rate_limit"] (5/second shared) counts for each process separately')
     assert line(redis_server.tasks(), "5/second") == ""
     redis_server.stop()
     assert "cannot be asked: Redis: ConnectionError" in line(redis_server.tasks())
@@ -268,5 +268,5 @@ async def test_a_limiter_without_an_answer_raises_nothing(caplog: pytest.LogCapt
     limiter = SharedRateLimiter(Rate.parse("1000/second"), reserve, name="the limit")
     await asyncio.gather(*(limiter.wait() for _ in range(20)))
     assert [record.getMessage() for record in caplog.records] == [
-        "the limit counts for each process by itself until it can be shared again: no"
+        "the limit counts for each process separately until it can be shared again: no"
     ]

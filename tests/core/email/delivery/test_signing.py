@@ -174,7 +174,7 @@ async def test_data_is_signed_as_well(server: SmtpServer) -> None:
         ({DOMAIN: {"s": "/no/such/key.pem"}}, "['/no/such/key.pem']"),
         ({DOMAIN: {"s": "env:NO_SUCH_KEY"}}, "there is no environment variable"),
         ({DOMAIN: {"s": RSA, "t": OTHER_RSA}}, "is the second RSA key"),
-        ({DOMAIN: {"s": "-----BEGIN NONSENSE-----"}}, "is no private key in PEM"),
+        ({DOMAIN: {"s": "-----BEGIN NONSENSE-----"}}, "is not a private key in PEM"),
         ({DOMAIN: {"s": lambda: 7}}, "is a int"),
     ],
 )

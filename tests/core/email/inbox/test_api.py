@@ -127,7 +127,7 @@ async def test_the_cursor_is_of_a_message_that_the_list_has(inboxes: Inboxes) ->
         ("?sate=failed", "there is no parameter 'sate' (known: q, from, to, cc"),
         ("?state=delivred", "state: there is no 'delivred' (known: held, "),
         ("?state=delivred", "did you mean 'delivered'?"),
-        ("?q=form:ana", "q: form: is no operator, and was searched as text; did you mean 'from'?"),
+        ("?q=form:ana", "q: form: is not an operator, so it was searched as text; did you mean 'from'?"),
         ("?q=is:new", "is: there is no 'new' (known: unread, read)"),
         ("?after=yesterday", "after: 'yesterday' is no date"),
         ('?q=""+one', 'q: the phrase "" is empty'),

@@ -135,7 +135,7 @@ async def test_a_mistake_in_the_search_gives_a_hint_and_results(inboxes: Inboxes
         page = html.unescape((await client.get("/_mail/?q=is:uread+form:+june")).text)
         unknown = html.unescape((await client.get("/_mail/?q=form:ana")).text)
     assert "is: there is no 'uread' (known: unread, read); did you mean 'unread'?" in page
-    assert "form: is no operator, and was searched as text; did you mean 'from'?" in unknown
+    assert "form: is not an operator, so it was searched as text; did you mean 'from'?" in unknown
     assert "Nothing matches “form:ana”" in unknown
 
 

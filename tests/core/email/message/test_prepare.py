@@ -402,7 +402,7 @@ def test_a_header_value_has_a_greatest_length() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("<https://example.com/ü>", "may hold only ASCII"),
+        ("<https://example.com/ü>", "may contain only ASCII"),
         ("", "is empty"),
         (" <https://example.com>", "begins or ends with a space"),
         ("<https://example.com> ", "begins or ends with a space"),
@@ -499,12 +499,12 @@ def test_what_the_caller_changes_later_does_not_change_the_message() -> None:
 
 def test_two_attachments_with_one_content_id_are_refused() -> None:
     images = [AttachmentData("a.png", b"", "image/png", content_id="x"), AttachmentData("x", b"", inline=True)]
-    with pytest.raises(InvalidMessage, match=r"^attachments: 'x' has the content_id 'x' of another one"):
+    with pytest.raises(InvalidMessage, match=r"^attachments: 'x' has the content_id 'x' of another attachment"):
         prepared(attachments=images)
 
 
 def test_what_is_no_attachment_is_refused() -> None:
-    with pytest.raises(InvalidMessage, match=r"^attachments: must hold AttachmentData, not tuple"):
+    with pytest.raises(InvalidMessage, match=r"^attachments: must contain AttachmentData, not tuple"):
         prepared(attachments=[("a.txt", b"")])
 
 
@@ -526,7 +526,7 @@ def test_several_addresses_in_one_string_get_the_remedy_of_their_field(field: st
     values |= {"headers": {"Sender": several}} if field.startswith("headers") else {field: several}
     with pytest.raises(InvalidAddress) as caught:
         check_message(EmailMessageData(subject="Hello", text="Hello", **values), default_sender=None)
-    assert str(caught.value) == f"{field}: {several!r} holds several addresses; {remedy}"
+    assert str(caught.value) == f"{field}: {several!r} contains several addresses; {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -643,7 +643,7 @@ def test_a_reply_names_its_thread(given: dict[str, Any], headers: list[tuple[str
     "value", ["", "a@b.c", "<a b@c>", "<a@b.c> x", [], ["<a@b.c>", 5], 5, ["<a@b.c>\r\nBcc: x@y.z"], "<ü@b.c>"]
 )
 def test_what_is_no_message_id_is_refused(field: str, value: Any) -> None:
-    remedy = "is no message id; give <unique@example.com>, or a list of such"
+    remedy = "is not a message id; give <unique@example.com>, or a list of them"
     with pytest.raises(InvalidMessage, match=f"^{field}: .* {remedy}$"):
         prepared(**{field: value})
     with pytest.raises(InvalidMessage, match=f"^{field}: contains CR"):
@@ -681,9 +681,9 @@ def test_a_list_of_header_values_is_written_as_the_header_allows(name: str, valu
         ("X-Tag", ["a", "b\nBcc: x@y.z"], "contains LF"),
         ("X-Tag", ["a", 5], "must be a str, not int"),
         ("X-Tag", [["a"]], "must be a str, not list"),
-        ("References", ["<1@b.c>", "ü"], "may hold only ASCII"),
+        ("References", ["<1@b.c>", "ü"], "may contain only ASCII"),
         ("Errors-To", ["a@b.c", "nobody"], "'nobody' has no '@'"),
-        ("Auto-Submitted", ["no", "no"], "may stand once, and a list of 2 values is given; give one str"),
+        ("Auto-Submitted", ["no", "no"], "may occur only once, and a list of 2 values is given; give one str"),
         ("Message-ID", ["<1@b.c>", "<2@b.c>"], "may stand once"),
         ("Sender", ["a@b.c", "c@d.e"], "may stand once"),
         ("List-Id", ["<a.b.c>", "<d.b.c>"], "may stand once"),

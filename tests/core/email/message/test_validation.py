@@ -27,7 +27,7 @@ WITHOUT_ENCODED_WORDS = [
 
 @pytest.mark.parametrize("name", WITHOUT_ENCODED_WORDS)
 def test_a_header_that_programs_read_holds_ascii_only(name: str) -> None:
-    with pytest.raises(InvalidMessage, match="may hold only ASCII"):
+    with pytest.raises(InvalidMessage, match="may contain only ASCII"):
         checked_headers({name: "é"})
 
 

@@ -45,7 +45,7 @@ async def test_a_broker_that_answers_too_late_leaves_it_uncertain(scene: Any) ->
         receipt = await submit_email("b@example.com", "Order", text="Hi", timeout=SHORT, fail_silently=True)
     finally:
         scene.broker.resume()
-    assert str(caught.value) == "timeout: 0.3 s have passed; the message may have been accepted all the same"
+    assert str(caught.value) == "timeout: 0.3 s have passed; the message may have been accepted anyway"
     assert (caught.value.uncertain, caught.value.temporary) == (True, True)
     assert isinstance(receipt.error, DeliveryTimeout)
     assert (bool(receipt), bool(receipt.message_id)) == (False, True)

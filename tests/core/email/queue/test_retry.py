@@ -221,7 +221,7 @@ def test_the_dispatcher_gives_up_recipients_who_are_refused_for_now_to_the_end()
     decision = after_attempt(Progress(since=0.0), report, DispatcherPolicy(()), now=0.0)
     assert isinstance(decision, GiveUp)
     assert decision.progress.missing == ("b@x.test", "c@x.test")
-    assert decision.reason == "given up after 1 attempt: 1 recipient refused for now: 451 later"
+    assert decision.reason == "given up after 1 attempt: 1 recipient temporarily refused: 451 later"
 
 
 def test_one_attempt_is_followed_by_none() -> None:

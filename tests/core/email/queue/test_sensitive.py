@@ -100,7 +100,7 @@ async def test_a_retry_leaves_it_where_it_is_and_names_the_remedy(scene: Any) ->
     assert answer.stdout == "1 queued again\n"
     assert answer.returncode == 1
     assert answer.stderr == (
-        "Error: 1 cannot be queued again: sent with sensitive=True, so that the content was not kept; send anew from "
+        "Error: 1 cannot be queued again: sent with sensitive=True, so the content was not kept; send again from "
         "your application (with another key, if it had one), and remove with `viperctl email failed purge`\n"
     )
     assert [message.recipients for message in scene.smtp.messages] == [["bob@example.com"]]

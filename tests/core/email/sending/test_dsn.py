@@ -115,7 +115,9 @@ async def test_a_server_without_dsn_gets_the_message_without_it(caplog: pytest.L
     assert not any("RET=" in line or "ENVID=" in line for line in lines(server, "MAIL"))
     delivered = [event.detail for event in events if event.kind == "delivered"]
     assert len(delivered) == 3
-    assert all(detail.endswith("; without notices, which the server does not offer (dsn)") for detail in delivered)
+    assert all(
+        detail.endswith("; without delivery notices, because the server does not offer DSN") for detail in delivered
+    )
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == [
         f"127.0.0.1:{server.port} does not offer DSN (RFC 3461): messages with dsn= are sent without it"
@@ -153,7 +155,7 @@ async def test_a_wrong_value_is_refused_before_anything_is_sent(mailbox: Mailbox
 
 async def test_a_request_that_could_not_work_is_refused(mailbox: Mailbox) -> None:
     with override(EMAIL={"default_sender": SENDER}):
-        with pytest.raises(InvalidMessage, match=r'^dsn: envelope_sender is "", so that no notice has an address'):
+        with pytest.raises(InvalidMessage, match=r'^dsn: envelope_sender is "", so notices have no address'):
             await submit_email(**MESSAGE, envelope_sender="")
         with pytest.raises(InvalidMessage, match=r'^dsn: "full" would return the content of a sensitive message'):
             await submit_email(**MESSAGE | {"dsn": "failure,full"}, sensitive=True)

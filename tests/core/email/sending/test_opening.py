@@ -112,7 +112,7 @@ async def test_an_application_serves_what_sends_no_mail(*, lifespan: bool, caplo
             assert (await client.get("/order")).json() == {"sent": False}
     lines = [record.getMessage() for record in caplog.records if "cannot be opened yet" in record.getMessage()]
     assert lines == [
-        "mail cannot be opened yet, and the next send tries again (fail_silently): the service cannot be reached"
+        "the backend cannot be opened yet, and the next send tries again (fail_silently): the service cannot be reached"
     ]
 
 

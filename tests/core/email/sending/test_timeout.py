@@ -72,7 +72,7 @@ async def test_after_the_content_the_outcome_is_uncertain(smtpd: SmtpServer) -> 
     gate = smtpd.hold("body")
     error = await late()
     assert error.uncertain
-    assert str(error) == "timeout: 0.3 s have passed; the message may have been accepted all the same"
+    assert str(error) == "timeout: 0.3 s have passed; the message may have been accepted anyway"
     gate.release()
     assert pickle.loads(pickle.dumps(error)).uncertain
 
@@ -158,7 +158,7 @@ def test_the_sync_twin_is_limited_as_well(smtpd: SmtpServer) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan"), float("inf"), timedelta(0), []])
 async def test_what_is_no_duration_is_refused(timeout: Any) -> None:
-    with pytest.raises(InvalidMessage, match=r"^timeout: .* is no duration; give seconds above 0, or a timedelta$"):
+    with pytest.raises(InvalidMessage, match=r"^timeout: .* is not a duration; give seconds above 0, or a timedelta$"):
         await send_email("a@example.com", "Hello", text="Hi", timeout=timeout)
 
 

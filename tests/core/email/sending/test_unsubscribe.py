@@ -271,7 +271,10 @@ async def test_before_send_cannot_make_the_link_another_ones(change: dict[str, A
             setattr(data, name, value)
         return data
 
-    with override(EMAIL={**SETTINGS, "before_send": edit}), pytest.raises(InvalidMessage, match="pass them with the"):
+    with (
+        override(EMAIL={**SETTINGS, "before_send": edit}),
+        pytest.raises(InvalidMessage, match="pass them to the call"),
+    ):
         await one(unsubscribe="unsubscribe" not in change)
     assert len(mailbox) == 0
 

@@ -54,7 +54,10 @@ def test_its_query_gives_further_settings_of_a_mailer() -> None:
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("http://mail.example", "is no URL of a mail server; give one that begins with smtp://, smtp+tls://, smtps://"),
+        (
+            "http://mail.example",
+            "is not the URL of a mail server; give one that begins with smtp://, smtp+tls://, smtps://",
+        ),
         ("mail.example", "is no URL of a mail server"),
         ("smtp:mail.example", "is no URL of a mail server"),
         ("smtp://", "names no host"),
@@ -72,8 +75,8 @@ def test_its_query_gives_further_settings_of_a_mailer() -> None:
         (f"smtps://ann:{SECRET} x@mail.example", "has a space"),
         (f"smtps://ann:{SECRET}\n@mail.example", "has a control character or a line break"),
         ("smtps://mail.example/inbox", "has a path"),
-        ("smtps://mail.example?timout=3", "'timout', which is no setting of a mailer; did you mean 'timeout'?"),
-        ("smtps://mail.example?inbox=always", "'inbox', which is no setting of a mailer"),
+        ("smtps://mail.example?timout=3", "'timout', which is not a setting of a mailer; did you mean 'timeout'?"),
+        ("smtps://mail.example?inbox=always", "'inbox', which is not a setting of a mailer"),
         ("smtps://mail.example?timeout=3&timeout=4", "has the parameter timeout twice"),
         (f"smtps://mail.example?password={SECRET}", "has the parameter password; give it by its place"),
         ("smtps://mail.example?use_tls=yes", "give it by its scheme, smtp+tls:// or smtps://"),

@@ -107,7 +107,9 @@ async def _try_method(
         safe = _without_secrets(error, username, secret)
     else:
         if reply is None:
-            text = f"{peer}: AUTH: the server asked for something that {name.upper()} does not send; it was cancelled"
+            text = (
+                f"{peer}: AUTH: the server asked for something that {name.upper()} does not send; login was cancelled"
+            )
             return AuthenticationFailed(text, summary=text), True
         if 200 <= reply.code < 300:
             return None, False
@@ -217,7 +219,7 @@ def _without_secrets(error: Exception, username: str, secret: str) -> Exception:
     """Return an equivalent of ``error`` without its traceback, and without secrets that the server may have echoed."""
     if isinstance(error, aiosmtplib.SMTPResponseException):
         if error.code < 0:
-            return aiosmtplib.SMTPServerDisconnected("the answer is no SMTP reply")
+            return aiosmtplib.SMTPServerDisconnected("the answer is not an SMTP reply")
         return aiosmtplib.SMTPAuthenticationError(error.code, _redact(error.message, username, secret))
     if isinstance(error, TimeoutError):
         return aiosmtplib.SMTPReadTimeoutError("no answer")

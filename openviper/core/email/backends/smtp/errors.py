@@ -61,7 +61,7 @@ __all__ = [
 _LOGIN_HINT = """; the server requires a login (EMAIL["username"]) or encryption (EMAIL["use_tls"]) first"""
 _RECIPIENTS_HINT = """; lower EMAIL["max_recipients_per_message"]: more recipients then get envelopes of their own"""
 _SIZE_HINT = (
-    "; the message is too large for this server: send a link in place of a large attachment "
+    "; the message is too large for this server: send a link instead of a large attachment "
     "(docs: troubleshooting#refused)"
 )
 

@@ -284,7 +284,7 @@ def _checked(result: object) -> tuple[str, float | None]:
     if isinstance(life, timedelta):
         life = life.total_seconds()
     if life is not None and (isinstance(life, bool) or not isinstance(life, int | float) or not life > 0):
-        raise _NoTokenError(f"returned {shown(life)} as expires_in; return the seconds that the token lives")
+        raise _NoTokenError(f"returned {shown(life)} as expires_in; return the token's lifetime in seconds")
     return token, life
 
 

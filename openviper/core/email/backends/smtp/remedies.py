@@ -46,7 +46,7 @@ _METHOD = (
     'or set EMAIL["xoauth2_token"]'
 )
 _POLICY = (
-    'use an EMAIL["default_sender"] that this login may send for, or allow it at the server; '
+    'use an EMAIL["default_sender"] from which this login may send, or allow it on the server; '
     "the server may also refuse this machine's address"
 )
 _VERIFY = (
@@ -55,7 +55,7 @@ _VERIFY = (
 )
 _ADDRESS = "correct the address, or do not mail it again; error.refused has each address with its reply"
 _CLOSING = (
-    "the server closes the connection: it is overloaded, restarts, or has too many connections from here; "
+    "the server closes the connection: it is overloaded, is restarting, or has too many connections from here; "
     'retry later, or lower EMAIL["pool_size"]'
 )
 

@@ -27,7 +27,7 @@ async def check_backend(backend: EmailBackend, deadline: float) -> CheckResult:
     except TimeoutError as error:
         text = str(error) or "check() did not end in time"
         return CheckResult.failed(
-            "backend", f"{name}: {text}", "give it longer with --timeout, or look at what it calls"
+            "backend", f"{name}: {text}", "allow more time with --timeout, or look at what it calls"
         )
     except EmailError as error:
         return CheckResult.failed("backend", f"{name}: {error}", "look at the service that it sends through")

@@ -43,12 +43,12 @@ def check_key(domain: str, key: DkimKey, records: list[str]) -> CheckResult:
     if not found:
         return CheckResult.failed("dkim", f"{name} has no record: receivers ignore the signature", publish)
     if len(found) > 1:
-        return CheckResult.failed("dkim", f"{name} has {len(found)} records", "keep one: receivers may take any")
+        return CheckResult.failed("dkim", f"{name} has {len(found)} records", "keep one: receivers may use any of them")
     tags = found[0]
     if not tags["p"]:
         return CheckResult.failed("dkim", f"{name}: the key is revoked (p= is empty)", "sign with a new selector")
     if not _is_same(read_tags(public_record(key)), tags):
-        return CheckResult.failed("dkim", f"{name}: another key than the configured one is published", publish)
+        return CheckResult.failed("dkim", f"{name}: a key other than the configured one is published", publish)
     if _excludes(tags, "h", "sha256") or _excludes(tags, "s", "email"):
         return CheckResult.failed("dkim", f"{name}: its tag h= or s= excludes these signatures", publish)
     if "y" in tags.get("t", "").split(":"):

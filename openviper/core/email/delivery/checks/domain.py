@@ -15,9 +15,9 @@ __all__ = ["check_dmarc", "check_domain", "check_spf"]
 _MAX_PARENTS = 5
 
 _REQUESTS = {
-    "none": "receivers do nothing about mail that neither SPF nor DKIM proves, and only report it",
-    "quarantine": "receivers are asked to take mail for spam that neither SPF nor DKIM proves",
-    "reject": "receivers are asked to refuse mail that neither SPF nor DKIM proves",
+    "none": "receivers only report mail that neither SPF nor DKIM authenticates",
+    "quarantine": "receivers are asked to treat mail as spam if neither SPF nor DKIM authenticates it",
+    "reject": "receivers are asked to refuse mail that neither SPF nor DKIM authenticates",
 }
 
 

@@ -25,7 +25,7 @@ async def check_journal(settings: EmailSettings, deadline: float) -> list[CheckR
         return [CheckResult.failed("journal", str(error), "correct the setting")]
     except Exception as error:  # noqa: BLE001 - of any driver, whose text may hold the password
         reason = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        text = f"its database does not answer: {reason}; mail goes on, and its answers are not recorded"
+        text = f"its database does not answer: {reason}; mail is still sent, but its answers are not recorded"
         return [CheckResult.failed("journal", text, "start it, or correct DATABASE_URL")]
 
 
@@ -36,7 +36,7 @@ async def _ask(settings: EmailSettings, limit: float) -> CheckResult:
     async with own_outbox_engine(database, setting=JOURNAL_SETTING, lock_seconds=limit) as engine:
         address = engine.url.render_as_string()
         if missing := await missing_columns(engine):
-            text = f"{address} lacks {', '.join(missing)}: mail goes on, and its answers are not recorded"
+            text = f"{address} lacks {', '.join(missing)}: mail is still sent, but its answers are not recorded"
             return CheckResult.failed("journal", text, JOURNAL_REMEDY)
         found = await JournalStore(engine).stats()
     newest = "none yet" if found.newest is None else f"the newest {max(0.0, time.time() - found.newest):.0f} s ago"

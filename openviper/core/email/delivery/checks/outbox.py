@@ -12,7 +12,7 @@ from openviper.exceptions import OpenViperError
 
 __all__ = ["check_outbox"]
 
-_RELAY = "start one: your application runs one by itself, and `viperctl email relay` is one alone"
+_RELAY = "start one: your application runs one itself, and `viperctl email relay` runs one separately"
 
 
 class _Found(NamedTuple):
@@ -49,9 +49,9 @@ async def check_outbox(settings: EmailSettings, deadline: float) -> list[CheckRe
 
 def _relay(relays: int, stats: OutboxStats) -> CheckResult:
     if not relays and (stats.waiting or stats.in_hand):
-        return CheckResult.failed("relay", "mail waits in the outbox, and no relay works", _RELAY)
+        return CheckResult.failed("relay", "mail waits in the outbox, and no relay runs", _RELAY)
     if not relays:
-        return CheckResult.warning("relay", "no relay works on this database", _RELAY)
+        return CheckResult.warning("relay", "no relay runs on this database", _RELAY)
     return CheckResult.ok("relay", f"relays: {relays}")
 
 

@@ -26,6 +26,6 @@ async def check_rate(settings: EmailSettings, deadline: float) -> CheckResult | 
         await in_thread(partial(reserve, 0), deadline)
     except (QueueUnavailable, MissingDependency, TimeoutError) as error:
         reason = str(error) or "no answer in time"
-        found = f"{settings.rate_limit} counts for each process by itself while {address} cannot be asked: {reason}"
+        found = f"{settings.rate_limit} counts for each process separately while {address} cannot be asked: {reason}"
         return CheckResult.warning("rate", found, _REMEDY)
     return CheckResult.ok("rate", f"{settings.rate_limit}, by {address}")

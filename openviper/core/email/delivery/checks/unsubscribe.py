@@ -24,18 +24,20 @@ async def check_unsubscribe(settings: EmailSettings, deadline: float) -> AsyncIt
     if site_url is None and not keys:
         return
     if site_url is None:
-        found = 'EMAIL["site_url"]: is not set, so that unsubscribe=True is refused'
-        yield CheckResult.failed(_NAME, found, "set the base of its links, such as https://shop.example")
+        found = 'EMAIL["site_url"]: is not set, so unsubscribe=True is refused'
+        yield CheckResult.failed(_NAME, found, "set the base URL of its links, such as https://shop.example")
         return
     if not keys:
-        found = 'EMAIL["unsubscribe_keys"]: is empty, so that unsubscribe=True is refused'
+        found = 'EMAIL["unsubscribe_keys"]: is empty, so unsubscribe=True is refused'
         yield CheckResult.failed(_NAME, found, "give a list with the result of secrets.token_hex(32)")
         return
     link = f"{site_url}{UNSUBSCRIBE_PATH}/..."
     problems = list(_problems(settings, site_url))
     asked = await _ask(site_url, deadline)
     if asked.startswith("answers"):
-        problems.append((asked, "mount UnsubscribeEndpoint() there, outside what redirects or asks for a login"))
+        problems.append(
+            (asked, "mount UnsubscribeEndpoint() there, outside middleware that redirects or requires a login")
+        )
     for found, remedy in problems:
         yield CheckResult.warning(_NAME, f"{link}: {found}", remedy)
     if not problems:
@@ -57,7 +59,7 @@ async def _ask(site_url: str, deadline: float) -> str:
         except httpx.HTTPError as error:
             return f"could not be asked: {type(error).__name__}"
         if answer.status_code != 200 or "List-Unsubscribe" not in answer.text:
-            return f"answers {answer.status_code}, and not with the page of UnsubscribeEndpoint"
+            return f"answers {answer.status_code}, instead of the page of UnsubscribeEndpoint"
         return ""
 
     try:
@@ -71,7 +73,7 @@ def _problems(settings: EmailSettings, site_url: str) -> Iterator[tuple[str, str
         yield "mailbox providers follow https links only (RFC 8058)", 'set EMAIL["site_url"] in production'
     if settings.suppress is None:
         remedy = 'set EMAIL["suppress"], such as to "openviper.db.find_suppressed"'
-        yield "nothing asks who has unsubscribed before mail is sent", remedy
+        yield "no setting keeps mail from readers who have unsubscribed", remedy
     if any(name.lower() in _SIGNED for name in settings.dkim_unsigned):
         remedy = 'take List-Unsubscribe and List-Unsubscribe-Post out of EMAIL["dkim_unsigned"]'
         yield "mailbox providers ignore headers that DKIM does not sign (RFC 8058)", remedy

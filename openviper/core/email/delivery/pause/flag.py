@@ -105,4 +105,4 @@ def change_state(store: PauseStore, mailer: str | None, *, seconds: float | None
             after = before.resumed(mailer, now=now)
         if (after == before and expected is not None) or store.write(after.to_json(), expected=expected):
             return before
-    raise QueueUnavailable(f"the pause flag ({store.address}) is being changed by others all the time; try again")
+    raise QueueUnavailable(f"the pause flag ({store.address}) keeps being changed by other processes; try again")

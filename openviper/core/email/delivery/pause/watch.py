@@ -119,15 +119,15 @@ class PauseWatch:
             self._ahead = error.now - time.time()
             self._report(
                 logging.ERROR,
-                f"all mail is paused, because the pause flag cannot be read: {error}; correct that, or end it with "
-                "`viperctl email resume`",
+                f"all mail is paused, because the pause flag cannot be read: {error}; correct this, or end the pause "
+                "with `viperctl email resume`",
             )
             if not any(pause.mailer is None for pause in self._state.active(error.now)):
                 self._state, self._data = PauseState.unreadable(error.now), b""
         except QueueUnavailable as error:
             # Others log that the broker does not answer; here it matters while mail is stopped.
             level = logging.WARNING if self.on else logging.DEBUG
-            self._report(level, f"the pause flag cannot be read, so that sending stays as it is: {error}")
+            self._report(level, f"the pause flag cannot be read, so sending stays as it was: {error}")
         self._follow()
 
     def _follow(self) -> None:
