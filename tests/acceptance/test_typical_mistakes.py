@@ -920,7 +920,7 @@ async def test_a_wrong_call_is_named_with_the_remedy(mistake: Mistake, text: str
     [
         ("MAIL", "530 5.7.0 Authentication required", 'set EMAIL["username"] and EMAIL["password"]'),
         ("MAIL", "530 5.7.0 Must issue a STARTTLS command first", 'set EMAIL["use_tls"] (STARTTLS, port 587)'),
-        ("MAIL", "553 5.7.1 Sender address rejected", 'use an EMAIL["default_sender"] that this login may send for'),
+        ("MAIL", "553 5.7.1 Sender address rejected", 'use an EMAIL["default_sender"] from which this login may send'),
         ("RCPT", "550 5.1.1 No such user", "correct the address, or do not mail it again"),
         ("MAIL", "554 Message rejected: Email address is not verified.", "verify the address or domain of EMAIL"),
     ],

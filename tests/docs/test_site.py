@@ -268,6 +268,10 @@ FIRST_FOUND = {
     "postgres queue": "howto-postgres",
     "crash": "outbox",
     "without redis": "howto-postgres",
+    # The theme takes "-9" for "without 9": the page must be found by "kill", and have no "9" before its first heading.
+    "kill -9": "outbox",
+    "health check": "health",
+    "kill -9 worker": "outbox",
     "bulk email": "bulk",
     "docker": "howto-mailpit",
     "verify email": "howto-confirmation",

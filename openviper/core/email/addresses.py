@@ -234,7 +234,7 @@ def _of_pair(pair: tuple[object, ...]) -> Address:
         raise _Refused("is a tuple, but not a pair (name, address)")
     name, text = pair
     if not isinstance(name, str) or not isinstance(text, str):
-        raise _Refused('is a pair (name, address) of which one is not a str; "" is no name')
+        raise _Refused('is a pair (name, address) with a part that is not a str; write "" for no name')
     if len(text) > _MAX_LENGTH:
         raise _Refused(f"has an address of more than {_MAX_LENGTH} characters")
     if "@" in name and "@" not in text:

@@ -129,7 +129,7 @@ async def test_the_cursor_is_of_a_message_that_the_list_has(inboxes: Inboxes) ->
         ("?state=delivred", "did you mean 'delivered'?"),
         ("?q=form:ana", "q: form: is not an operator, so it was searched as text; did you mean 'from'?"),
         ("?q=is:new", "is: there is no 'new' (known: unread, read)"),
-        ("?after=yesterday", "after: 'yesterday' is no date"),
+        ("?after=yesterday", "after: 'yesterday' is not a date"),
         ('?q=""+one', 'q: the phrase "" is empty'),
         ("?limit=0", "limit: must be from 1 to 500, not '0'"),
         ("/wait?timeout=x", "timeout: must be from 0 to 60, not 'x'"),

@@ -120,8 +120,8 @@ def test_the_syntax_has_no_hints_where_it_is_right(text: str, parsed: list[str])
         ("has:html", [], "has: there is no 'html' (known: attachment)"),
         ("state:bounced", [], "state: there is no 'bounced' (known: held, deferred"),
         ("before:monday", [], "before: 'monday' is not a date; write it as 2026-11-30 or 2026-11-30T14:00"),
-        ("after:2026-02-30", [], "after: '2026-02-30' is no date"),
-        ("after:0001-01-01", [], "after: '0001-01-01' is no date"),
+        ("after:2026-02-30", [], "after: '2026-02-30' is not a date"),
+        ("after:0001-01-01", [], "after: '0001-01-01' is not a date"),
     ],
 )
 def test_a_mistake_gives_a_hint(text: str, parsed: list[str], hint: str) -> None:

@@ -684,9 +684,9 @@ def test_a_list_of_header_values_is_written_as_the_header_allows(name: str, valu
         ("References", ["<1@b.c>", "ü"], "may contain only ASCII"),
         ("Errors-To", ["a@b.c", "nobody"], "'nobody' has no '@'"),
         ("Auto-Submitted", ["no", "no"], "may occur only once, and a list of 2 values is given; give one str"),
-        ("Message-ID", ["<1@b.c>", "<2@b.c>"], "may stand once"),
-        ("Sender", ["a@b.c", "c@d.e"], "may stand once"),
-        ("List-Id", ["<a.b.c>", "<d.b.c>"], "may stand once"),
+        ("Message-ID", ["<1@b.c>", "<2@b.c>"], "may occur only once"),
+        ("Sender", ["a@b.c", "c@d.e"], "may occur only once"),
+        ("List-Id", ["<a.b.c>", "<d.b.c>"], "may occur only once"),
     ],
 )
 def test_a_list_that_the_header_cannot_hold_is_refused(name: str, values: Any, reason: str) -> None:

@@ -225,7 +225,7 @@ async def test_missing_settings_are_named_together_and_nothing_is_sent(mailbox: 
             async for _ in send_many([DATA]):
                 pass
     site_url, keys = str(caught.value).splitlines()
-    assert site_url.startswith('EMAIL["site_url"]: is not set; unsubscribe=True needs the base of its links')
+    assert site_url.startswith('EMAIL["site_url"]: is not set; unsubscribe=True needs the base URL of its links')
     assert keys.startswith('EMAIL["unsubscribe_keys"]: is empty; unsubscribe=True signs its links')
     assert len(mailbox) == 0
 

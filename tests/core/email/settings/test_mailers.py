@@ -72,14 +72,14 @@ def test_an_unknown_mailer_is_the_callers_mistake() -> None:
     [
         (3, 'EMAIL["mailers"]: *** is not a dict; give a dict of names to dicts of settings'),
         ({"Bulk": {}}, "EMAIL[\"mailers\"]: 'Bulk' is not the name of a mailer; give lower-case letters"),
-        ({"bulk_mail": {}}, "'bulk_mail' is no name of a mailer"),
-        ({7: {}}, "7 is no name of a mailer"),
+        ({"bulk_mail": {}}, "'bulk_mail' is not the name of a mailer"),
+        ({7: {}}, "7 is not the name of a mailer"),
         ({"default": {}}, "'default' is the mailer that EMAIL itself describes"),
         ({"bulk": 3}, 'EMAIL["mailers"]["bulk"]: is a int; give a dict of settings'),
         ({"bulk": {"hots": 1}}, 'EMAIL["mailers"]["bulk"]["hots"]: there is no such setting; did you mean \'host\'?'),
         ({"bulk": {"port": 0}}, 'EMAIL["mailers"]["bulk"]["port"]: 0 is not allowed'),
         ({"bulk": {"inbox": True}}, 'EMAIL["mailers"]["bulk"]["inbox"]: applies to all mailers; set EMAIL["inbox"]'),
-        ({"bulk": {"mailers": {}}}, 'EMAIL["mailers"]["bulk"]["mailers"]: is one for all mailers'),
+        ({"bulk": {"mailers": {}}}, 'EMAIL["mailers"]["bulk"]["mailers"]: applies to all mailers'),
         ({"bulk": {"host": "b.example", "password": SECRET}}, '["bulk"]["password"]: is given without a user name'),
         ({"bulk": {"url": f"smtp://u:{SECRET}@b.example"}}, '["bulk"]["url"]: would be sent to'),
         ({"bulk": {"failover": ["bluk"]}}, "[\"bulk\"][\"failover\"]: there is no mailer 'bluk'; did you mean 'bulk'?"),
@@ -117,7 +117,7 @@ def test_a_mailer_has_its_own_url_in_the_environment(monkeypatch: pytest.MonkeyP
     bulk = load({"bulk-mail": {"host": "bulk.example", "use_tls": True}}).of_mailer("bulk-mail")
     assert (bulk.host, bulk.port, bulk.use_ssl, bulk.use_tls) == ("env.example", 465, True, False)
     monkeypatch.setenv("EMAIL_BULK_MAIL_URL", "ftp://x")
-    with pytest.raises(ImproperlyConfigured, match=r"EMAIL_BULK_MAIL_URL \(environment\): is no URL of a mail server"):
+    with pytest.raises(ImproperlyConfigured, match=r"EMAIL_BULK_MAIL_URL \(environment\): is not the URL of a mail server"):
         load({"bulk-mail": {}})
 
 
