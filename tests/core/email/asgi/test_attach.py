@@ -142,7 +142,9 @@ def test_an_attached_application_is_not_wrapped_again() -> None:
 def test_an_application_with_the_middleware_is_not_attached_as_well() -> None:
     app = Starlette()
     app.add_middleware(EmailMiddleware, settings=MEMORY)
-    with pytest.raises(ImproperlyConfigured, match=re.escape("add_middleware(EmailMiddleware) already adds mail to it")):
+    with pytest.raises(
+        ImproperlyConfigured, match=re.escape("add_middleware(EmailMiddleware) already adds mail to it")
+    ):
         Email(MEMORY).attach(app)
 
 

@@ -64,7 +64,7 @@ def test_an_operator_takes_what_stands_behind_its_colon(text: str, name: str, ne
 
 words = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), min_size=1)
 terms = st.one_of(
-    st.builds(Term, st.just(""), words, st.booleans()),
+    st.builds(Term, st.just(""), words.filter(str.strip), st.booleans()),
     st.builds(Term, st.sampled_from(NAMES), words.filter(str.strip), st.booleans()),
     *(st.builds(Term, st.just(name), st.sampled_from(values), st.booleans()) for name, values in VALUES.items()),
 )

@@ -117,7 +117,9 @@ def test_a_mailer_has_its_own_url_in_the_environment(monkeypatch: pytest.MonkeyP
     bulk = load({"bulk-mail": {"host": "bulk.example", "use_tls": True}}).of_mailer("bulk-mail")
     assert (bulk.host, bulk.port, bulk.use_ssl, bulk.use_tls) == ("env.example", 465, True, False)
     monkeypatch.setenv("EMAIL_BULK_MAIL_URL", "ftp://x")
-    with pytest.raises(ImproperlyConfigured, match=r"EMAIL_BULK_MAIL_URL \(environment\): is not the URL of a mail server"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"EMAIL_BULK_MAIL_URL \(environment\): is not the URL of a mail server"
+    ):
         load({"bulk-mail": {}})
 
 
