@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +13,7 @@ from openviper.core.email.inbox.dead_letters import Action, DeadLetter, DeadLett
 from openviper.core.email.inbox.forms import chosen_ids
 from openviper.core.email.inbox.responses import as_json
 from openviper.exceptions import MissingDependency
+from openviper.text import shown
 
 __all__ = ["FailedApi"]
 
@@ -48,7 +50,11 @@ class FailedApi:
         return await self._change(request, "purge")
 
     async def _change(self, request: Request, action: Action) -> Response:
-        message_ids = chosen_ids(request.query_params.getlist("id"), everything=request.query_params.get("all") == "1")
+        everything = request.query_params.getlist("all")
+        for given in everything:
+            if given != "1":
+                raise HTTPException(400, f"all: must be 1, not {shown(given)}")
+        message_ids = chosen_ids(request.query_params.getlist("id"), everything=bool(everything))
         try:
             result = await self._letters.change(action, message_ids)
         except (QueueUnavailable, MissingDependency) as error:

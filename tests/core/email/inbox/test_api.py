@@ -173,12 +173,21 @@ async def test_a_search_deletes_its_matches_and_a_wrong_one_nothing(inboxes: Inb
         assert [one["subject"] for one in (await client.get(MESSAGES)).json()["messages"]] == ["two"]
 
 
-async def test_failed_mail_knows_its_own_parameters(inboxes: Inboxes) -> None:
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("al=1", "there is no parameter 'al' (known: id, all); did you mean 'all'?"),
+        ("all=true", "all: must be 1, not 'true'"),
+        ("id=x&all=0", "all: must be 1, not '0'"),
+        ("id=x&all=1", "Give either the failed messages' ids or all=1."),
+        ("", "Give either the failed messages' ids or all=1."),
+    ],
+)
+async def test_failed_mail_knows_its_own_parameters(inboxes: Inboxes, query: str, error: str) -> None:
     async with inboxes.open() as client:
-        answer = await client.delete("/_mail/api/failed?al=1")
-    assert (answer.status_code, answer.json()["error"]) == (
-        400, "there is no parameter 'al' (known: id, all); did you mean 'all'?",
-    )  # fmt: skip
+        for method, path in (("DELETE", "failed"), ("PUT", "failed/retry")):
+            answer = await client.request(method, f"/_mail/api/{path}?{query}")
+            assert (answer.status_code, answer.json()) == (400, {"error": error})
 
 
 async def test_the_api_has_a_page_for_people(inboxes: Inboxes) -> None:
