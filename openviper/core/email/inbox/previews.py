@@ -41,7 +41,8 @@ class Preview:
 
     ``sample_name``: the file that its values may come from; ``sample_text``: a suggestion for its content; ``unused``:
     names in the file that the template does not use; ``text`` is the text part, also one that is derived from the HTML;
-    ``edited``: the values are those of the page, not of the file.
+    ``edited``: the values are those of the page, not of the file; ``readable``: False if the template's variables
+    cannot be read, so that nothing is known of them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Preview:
     rendered: RenderedTemplate | None = None
     text: str | None = None
     edited: bool = False
+    readable: bool = False
     error: str = ""
 
     @property
@@ -64,7 +66,8 @@ class Preview:
     @property
     def missing(self) -> list[str]:
         """Return the variables that the sample file lacks."""
-        return [variable.path for variable in self.variables if not variable.given] if self.sample_found else []
+        taken = self.sample_found and not self.error
+        return [variable.path for variable in self.variables if not variable.given] if taken else []
 
 
 def list_templates(renderer: TemplateRenderer) -> list[ListedTemplate]:
@@ -92,11 +95,12 @@ async def preview(renderer: TemplateRenderer, name: str, *, values: str | None =
     """
     try:
         found = await asyncio.to_thread(_read, renderer, name, values)
-    except TemplateFailed as error:
-        return Preview(name, name + _SAMPLE, error=str(error))
+    except TemplateFailed as failed:
+        return Preview(name, name + _SAMPLE, error=str(failed))
     except RecursionError:
         # The JSON decoder and what reads its values work recursively.
-        return Preview(name, name + _SAMPLE, error=f"{name}: the values or the template are nested too deeply")
+        error = f"{name}: the values or the template are nested too deeply"
+        return Preview(name, name + _SAMPLE, edited=values is not None, error=error)
     if not found.error:
         try:
             found.rendered = await renderer.render(name, found.context)
@@ -125,26 +129,32 @@ def _read(renderer: TemplateRenderer, name: str, values: str | None) -> Preview:
     if values is not None:
         text, result.sample_text = values, values
         sample_name = result.sample_name = "your edit"
-    given: Any = {}
-    if text is not None:
-        try:
-            given = json.loads(text)
-        except ValueError as error:
-            result.error = f"{sample_name} is not valid JSON: {error}"
-            return result
-        if not isinstance(given, dict):
-            result.error = f"{sample_name} must contain an object whose names are the variables"
-            return result
     try:
         uses = read_variable_uses(trees.values(), renderer.library.globals)
     except TemplateError as error:
         result.error = f"{name}: {error}"
         return result
+    result.readable = True
+    given: dict[str, Any] = {}
+    if text is not None:
+        given, result.error = _parse_values(text, sample_name)
     result.context, variables = build_context(uses, given)
     result.variables = list(dict.fromkeys(variables))
     result.unused = [key for key in given if key not in uses]
-    result.sample_text = json.dumps(make_example(uses, given), indent=2, ensure_ascii=False)
+    if not (result.edited and result.error):  # a faulty edit is shown as it is, to be mended
+        result.sample_text = json.dumps(make_example(uses, given), indent=2, ensure_ascii=False)
     return result
+
+
+def _parse_values(text: str, name: str) -> tuple[dict[str, Any], str]:
+    """Return the JSON object in ``text``, or an empty one and why it cannot be taken; ``name`` is the text's."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        return {}, f"{name} is not valid JSON: {error}"
+    if not isinstance(given, dict):
+        return {}, f"{name} must contain an object whose names are the variables"
+    return given, ""
 
 
 def _read_sample(renderer: TemplateRenderer, name: str) -> tuple[str, str | None]:

@@ -74,7 +74,9 @@ class TemplatePages:
         views = {
             name: label
             for name, label in _TABS.items()
-            if name in ("values", "check") or (rendered is not None and (name == "text" or rendered.html is not None))
+            if name == "check"
+            or (name == "values" and shown.readable)
+            or (name in ("text", "html") and rendered is not None and (name == "text" or rendered.html is not None))
         }
         return await self._renderer.render(
             request,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from jinja2 import Environment
+from markupsafe import escape
 from support.inbox import SAME_ORIGIN, Inboxes, directives
 
 from openviper.conf import override
@@ -152,6 +153,47 @@ async def test_what_cannot_be_rendered_is_explained(inboxes: Inboxes, templates:
     assert page.status_code == 200
     assert words in page.text.partition('role="alert"')[2]
     assert frame.status_code == 404
+
+
+@pytest.mark.parametrize("name", ["emails/broken", "emails/broken.txt", "emails/absent", "emails/half", "emails/child"])
+async def test_nothing_is_said_of_the_values_of_a_template_that_cannot_be_read(
+    inboxes: Inboxes, templates: Path, name: str
+) -> None:
+    """Neither that it has none nor that a file could choose them."""
+    (templates / "emails/half.html").write_text("{{ name }}{% block subject %}")
+    (templates / "emails/half.txt").write_text("{{ name }}")
+    (templates / "emails/child.html").write_text("{% extends 'emails/broken.txt' %}{{ name }}")
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            for view in ("", "values", "check", "html"):
+                page = (await client.get(f"/_mail/templates/{name}?view={view}")).text
+                assert 'role="alert"' in page
+                for claim in ("uses no variables", "made up", "sample.json", "subject</code> block", ">Values"):
+                    assert claim not in page, (view, claim)
+                assert "The template cannot be rendered" in page
+
+
+@pytest.mark.parametrize("edit", ['{"user": ', "[1]", "{'user': 1}"])
+async def test_a_faulty_edit_is_shown_to_be_mended(inboxes: Inboxes, templates: Path, edit: str) -> None:
+    (templates / "emails/welcome.sample.json").write_text('{"user": {"name": "Bob"}}')
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            page = (await client.get("/_mail/templates/emails/welcome", params={"values": edit, "view": "values"})).text
+            healthy = (await client.get("/_mail/templates/emails/welcome?view=values")).text
+    assert f"{escape(edit)}</textarea>" in page
+    assert "<code>user.name</code>" in page
+    assert "lacks" not in page
+    assert "missing" not in page
+    assert "emails/welcome.sample.json lacks items[].title." in healthy
+
+
+async def test_a_faulty_sample_file_is_shown_with_an_example_in_its_place(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails/welcome.sample.json").write_text("{")
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            page = (await client.get("/_mail/templates/emails/welcome?view=values")).text
+    assert "emails/welcome.sample.json is not valid JSON" in page
+    assert "&#34;title&#34;: " in page.partition("<textarea")[2]
 
 
 async def test_a_preview_is_checked_for_the_targeted_clients(inboxes: Inboxes, templates: Path) -> None:
