@@ -281,7 +281,7 @@ FIRST_FOUND = {
     "playwright": "howto-playwright",
     "search operators": "inbox",
     "inbox json api": "inbox-api",
-    "caniemail": "client-support",
+    "caniemail": "client-features",
 }
 
 
