@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
 from selectolax.lexbor import LexborHTMLParser
-from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context
+from support.browser import VIEWPORTS, chromium, needs_chromium, opened_context, serious_violations
 from support.documents import ROOT
 from support.patience import PATIENCE
 
@@ -358,12 +357,7 @@ async def test_axe_finds_nothing_serious_on_the_site(url: str, chromium: Browser
             for scheme in schemes:
                 await page.emulate_media(color_scheme=scheme)
                 await page.goto(f"{url}{name}.html")
-                results = await Axe().run(page, options=RULES)
-                found += [
-                    f"{name}, {scheme}: {violation['id']}: {violation['nodes'][0]['html']}"
-                    for violation in results.response["violations"]
-                    if violation["impact"] in ("serious", "critical")
-                ]
+                found += [f"{name}, {scheme}: {violation}" for violation in await serious_violations(page, **RULES)]
     assert found == []
 
 

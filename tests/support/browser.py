@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ViewportSize, async_playwright, expect
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright, expect
 
 from support.patience import PATIENCE
 
@@ -19,6 +20,7 @@ __all__ = [
     "needs_chromium",
     "opened_chromium",
     "opened_context",
+    "serious_violations",
 ]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -58,6 +60,20 @@ async def opened_context(browser: Browser, **options: Any) -> AsyncIterator[Brow
     async with await browser.new_context(**options) as context:
         context.set_default_timeout(_MILLISECONDS)
         yield context
+
+
+async def serious_violations(page: Page, **options: Any) -> list[str]:
+    """Return axe's serious and critical violations on the open page, each with its first element.
+
+    ``options`` are axe's own. The context needs ``bypass_csp`` where the page's policy forbids scripts from elsewhere.
+    """
+    # Describing every element that passes takes twice as long as all else.
+    results = await Axe().run(page, options={"resultTypes": ["violations"], **options})
+    return [
+        f"{violation['id']} ({violation['impact']}): {violation['nodes'][0]['html']}"
+        for violation in results.response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, ViewportSize, expect
-from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context
+from support.browser import DESKTOP, PHONE, VIEWPORTS, chromium, needs_chromium, opened_context, serious_violations
 from support.elsewhere import elsewhere
 from support.patience import PATIENCE
 from support.redis import RedisServer, redis_server
@@ -251,9 +250,7 @@ async def test_dead_letters_are_read_retried_and_deleted(
             await cut.get_by_text("Delete…").click()
             width = await page.evaluate("document.documentElement.scrollWidth")
             assert width <= viewport["width"], f"the page is {width} pixels wide"
-            results = await Axe().run(page)
-            serious = [one["id"] for one in results.response["violations"] if one["impact"] in ("serious", "critical")]
-            assert serious == []
+            assert await serious_violations(page) == []
             await cut.get_by_role("button", name="Delete it").click()
             await expect(page.get_by_text("1 message deleted.")).to_be_visible()
             await expect(page.get_by_role("article")).to_have_count(1)
@@ -504,8 +501,7 @@ async def test_several_messages_are_selected_and_changed(
         await expect(page.get_by_role("link", name="fourth")).to_be_visible()
         await expect(page.get_by_label("Select first")).to_be_checked()
         await expect(page.locator("#selected")).to_have_text("2 selected")
-        results = await Axe().run(page, options={"iframes": False})
-        assert [one["id"] for one in results.response["violations"] if one["impact"] in ("serious", "critical")] == []
+        assert await serious_violations(page, iframes=False) == []
         assert await page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         await page.get_by_role("button", name="Mark as read").click()
         await expect(page.locator("li.read")).to_have_count(2)
@@ -610,10 +606,5 @@ async def test_axe_finds_nothing_serious(site: Site, chromium: Browser, viewport
             width = await page.evaluate("document.documentElement.scrollWidth")
             assert width <= viewport["width"], f"{name} is {width} pixels wide"
             assert await page.evaluate(_STICKS_OUT) == [], name
-            results = await Axe().run(page, options={"iframes": False})
-            found += [
-                f"{name}: {violation['id']} ({violation['impact']}): {violation['nodes'][0]['html']}"
-                for violation in results.response["violations"]
-                if violation["impact"] in ("serious", "critical")
-            ]
+            found += [f"{name}: {violation}" for violation in await serious_violations(page, iframes=False)]
     assert found == []
