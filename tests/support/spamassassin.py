@@ -2,8 +2,8 @@
 
 ::
 
-    verdict = judge(content)          # about 1 s of work: asyncio.to_thread(judge, content) on a loop
-    assert not verdict.malformed, verdict
+    verdicts = judge([content, other])  # a second of work: asyncio.to_thread(judge, contents) on a loop
+    assert not verdicts[0].malformed, verdicts[0]
 """
 
 import os
@@ -11,8 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from support.patience import PATIENCE
 __all__ = ["Verdict", "judge"]
 
 _RULES = Path("/usr/share/spamassassin")
-_STATUS = re.compile(r"score=(-?[\d.]+) required=(-?[\d.]+) tests=(\S*)")
+_STATUS = re.compile(r"^X-Spam-Status: .* score=(-?[\d.]+) required=(-?[\d.]+) tests=(\S*)", re.MULTILINE)
 
 # The words by which rules for headers and structure that are missing, malformed or unusual go.
 _MALFORMED = re.compile(
@@ -47,12 +47,15 @@ class Verdict:
         return {rule for rule in self.rules if _MALFORMED.search(rule)}
 
 
-def judge(content: bytes) -> Verdict:
-    """Run the local rules over a message; skips the test where SpamAssassin is not installed."""
+def judge(contents: Sequence[bytes]) -> list[Verdict]:
+    """Run the local rules over messages, in one process; skips the test where SpamAssassin is not installed."""
     program = shutil.which("spamassassin")
     if program is None:
         pytest.skip("spamassassin is not installed (apt-get install spamassassin)")
     with tempfile.TemporaryDirectory(prefix="spamassassin-") as home:
+        files = [Path(home, f"{number:04}.eml") for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
         done = subprocess.run(
             [
                 program,
@@ -62,16 +65,17 @@ def judge(content: bytes) -> Verdict:
                 f"--prefspath={home}/none",
                 "--cf=use_bayes 0",
                 "--cf=fold_headers 0",
+                *files,
             ],
-            input=content,
             capture_output=True,
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": home, "LC_ALL": "C"},
             timeout=PATIENCE,
         )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    status = str(message_from_bytes(done.stdout, policy=policy.compat32)["X-Spam-Status"])
-    found = _STATUS.search(status)
-    assert found is not None, f"{status!r} {done.stderr!r}"
-    names = found[3].split(",") if found[3] != "none" else []
-    return Verdict(float(found[1]), float(found[2]), frozenset(names))
+    found = _STATUS.findall(done.stdout.decode(errors="replace"))
+    assert len(found) == len(contents), done.stderr
+    return [
+        Verdict(float(score), float(required), frozenset(names.split(",") if names != "none" else []))
+        for score, required, names in found
+    ]

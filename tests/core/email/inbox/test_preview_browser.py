@@ -12,9 +12,8 @@ from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
-from support.browser import DESKTOP, PHONE, chromium, needs_chromium, opened_context
+from playwright.async_api import Browser, expect
+from support.browser import DESKTOP, PHONE, chromium, needs_chromium, opened_context, serious_violations
 from support.elsewhere import elsewhere
 from support.patience import PATIENCE
 from support.uvicorn import Uvicorn
@@ -284,17 +283,10 @@ async def test_axe_finds_nothing_serious_on_the_pages_of_previews(site: Site, ch
                 width = await page.evaluate("document.documentElement.scrollWidth")
                 assert width <= viewport["width"], f"{name} is {width} pixels wide"
                 if number in (1, 2):  # each width and each scheme once
-                    found += [f"{name}, {scheme}: {problem}" for problem in await violations(page)]
+                    found += [
+                        f"{name}, {scheme}: {problem}" for problem in await serious_violations(page, iframes=False)
+                    ]
     assert found == []
-
-
-async def violations(page: Page) -> list[str]:
-    results = await Axe().run(page, options={"iframes": False})
-    return [
-        f"{one['id']}: {one['nodes'][0]['html']}"
-        for one in results.response["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 async def test_hostile_values_execute_nothing_and_load_nothing_in_any_view(tmp_path: Path, chromium: Browser) -> None:
