@@ -332,7 +332,7 @@ async def test_values_are_edited_in_the_page(inboxes: Inboxes, templates: Path) 
             async with inboxes.open(inbox="always") as client:
                 unedited = (await client.get(f"/_mail/template-html/{path}")).text
     assert "Hello B&lt;b&gt;o" in frame
-    assert "edited below" in page
+    assert "edited under “Values”" in page
     assert "B&lt;b&gt;o" in page
     assert "your edit is not valid JSON" in wrong
     assert "nested too deeply" in deep
