@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from support.browser import CHROMIUM, needs_chromium
 from support.documents import ROOT
-from support.ports import lasting_port
 from support.programs import run_pytest
 
 HOWTO = ROOT / "docs" / "examples" / "howto"
@@ -36,5 +35,5 @@ def test_a_browser_confirms_the_address_of_the_sign_up_page(tmp_path: Path) -> N
     (tmp_path / "test_app.py").unlink()
     shutil.copy(HOWTO / "playwright" / "test_sign_up.py", tmp_path)
     arguments = "--no-sandbox --disable-gpu"
-    ran = run_tests(tmp_path, PORT=str(lasting_port()), CHROMIUM=str(CHROMIUM), CHROMIUM_ARGUMENTS=arguments)
+    ran = run_tests(tmp_path, CHROMIUM=str(CHROMIUM), CHROMIUM_ARGUMENTS=arguments)
     assert "1 passed" in ran
