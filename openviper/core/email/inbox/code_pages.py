@@ -74,13 +74,18 @@ class CodePages:
         ]
 
     async def listed(self) -> tuple[list[CodePreview], str]:
-        """Return the previews of ``EMAIL["mails"]``, and the error that keeps a module from being imported or empty."""
-        if not debug():
-            return [], ""
-        try:
-            return await asyncio.to_thread(load_previews, self._mailer.settings.mails), ""
-        except Exception as error:  # noqa: BLE001 - whatever the project's modules raise, the page must show it
-            return [], _described(error)
+        """Return the previews of ``EMAIL["mails"]``, and the errors that keep modules from being imported or empty."""
+        return await asyncio.to_thread(self._load) if debug() else ([], "")
+
+    def _load(self) -> tuple[list[CodePreview], str]:
+        found: dict[str, CodePreview] = {}
+        errors: list[str] = []
+        for module in self._mailer.settings.mails:
+            try:
+                found.update((one.name, one) for one in load_previews([module]))
+            except Exception as error:  # noqa: BLE001 - whatever the project's modules raise, the page must show it
+                errors.append(_described(error))
+        return list(found.values()), "; ".join(errors)
 
     async def _show(self, request: Request) -> Response:
         return await self._page(request, await self._render(request))
@@ -136,7 +141,7 @@ class CodePages:
         previews, error = await self.listed()
         name = request.path_params["name"]
         found = next((one for one in previews if one.name == name), None)
-        if error:
+        if found is None and error:
             return _Shown(name, error=error)
         if found is None:
             raise HTTPException(404, 'There is no such preview in the modules of EMAIL["mails"].')

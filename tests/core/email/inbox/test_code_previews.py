@@ -136,10 +136,19 @@ async def test_a_variant_or_edited_values_change_the_message(mails: str, query: 
     assert f"<p>{shown}</p>" in frame
 
 
-async def test_a_value_of_the_wrong_type_is_named(mails: str) -> None:
+async def test_values_of_the_wrong_type_are_named_and_the_others_stay(mails: str) -> None:
     async with opened(mails) as client:
-        page = (await client.get(f"/_mail/previews/{mails}.welcome?value-pieces=x")).text
-    assert "pieces: must be a number, not &#39;x&#39;" in page
+        query = "value-pieces=x&value-price=&value-name=Bob"
+        page = (await client.get(f"/_mail/previews/{mails}.welcome?{query}")).text
+    assert ">pieces: must be a number, not &#39;x&#39;; price: must be a number, not &#39;&#39;<" in page
+    assert 'name="value-name" value="Bob"' in page
+
+
+async def test_a_message_of_html_alone_shows_the_text_that_is_sent_with_it(mails: str) -> None:
+    async with opened(mails) as client:
+        page = (await client.get(f"/_mail/previews/{mails}.welcome?view=text")).text
+    assert re.search(r'aria-current="page">Text</a>', page)
+    assert "Ana: 2, 1.5, False</pre>" in page
 
 
 @pytest.mark.parametrize(
@@ -239,6 +248,24 @@ async def test_a_module_with_a_fault_is_named_on_the_page(tmp_path: Path, mails:
         page = await client.get("/_mail/templates")
     assert page.status_code == 200
     assert re.search(words, page.text), page.text
+
+
+async def test_a_module_with_a_fault_does_not_hide_the_previews_of_others(tmp_path: Path, mails: str) -> None:
+    (tmp_path / "broken_mails.py").write_text("1/0")
+    async with opened(mails) as alone:
+        names = re.findall(r"/previews/([^\"]+)", (await alone.get("/_mail/templates")).text)
+    with override(DEBUG=True):
+        async with Inboxes().open(mails=["broken_mails", mails, "absent_mails"]) as client:
+            page = (await client.get("/_mail/templates")).text
+            welcome = await client.get(f"/_mail/previews/{mails}.welcome")
+            broken = await client.get("/_mail/previews/broken_mails.hello")
+    assert re.findall(r"/previews/([^\"]+)", page) == names
+    assert len(names) == 5
+    for shown in (page, broken.text):
+        assert "division by zero" in shown
+        assert "there is no module &#39;absent_mails&#39;" in shown
+    assert "<h1>Welcome Ana</h1>" in welcome.text
+    assert broken.status_code == 200
 
 
 def test_a_module_that_does_not_exist_is_named() -> None:

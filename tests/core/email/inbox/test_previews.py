@@ -138,6 +138,7 @@ async def test_a_sample_file_is_taken_and_its_gaps_are_reported(inboxes: Inboxes
     [
         ("emails/broken", "line 1"),
         ("emails/absent", "there is no"),
+        ("emails/welcom", "did you mean &#39;emails/welcome&#39;?"),
         ("../secret", ".."),
         ("emails/notes", "is not valid JSON"),
         ("emails/welcome.txt", "must contain an object"),
@@ -308,8 +309,9 @@ async def test_layouts_and_partials_are_marked(inboxes: Inboxes, templates: Path
     assert marked == {"emails/base": "layout", "emails/_footer": "partial", "x": "partial"}
 
 
-async def test_a_template_without_text_shows_the_derived_one(inboxes: Inboxes, templates: Path) -> None:
-    (templates / "emails" / "only.html").write_text("<h1>Hello</h1><p>There</p>")
+@pytest.mark.parametrize("suffix", ["html", "htm"])
+async def test_a_template_without_text_shows_the_derived_one(inboxes: Inboxes, templates: Path, suffix: str) -> None:
+    (templates / "emails" / f"only.{suffix}").write_text("<h1>Hello</h1><p>There</p>")
     with override(TEMPLATES_DIR=templates):
         async with inboxes.open() as client:
             only = (await client.get("/_mail/templates/emails/only?view=text")).text
@@ -317,6 +319,14 @@ async def test_a_template_without_text_shows_the_derived_one(inboxes: Inboxes, t
     assert "Hello\n\nThere" in only.replace("HELLO", "Hello")
     assert "Made from the HTML" in only
     assert "Made from the HTML" not in pair
+
+
+async def test_a_preview_has_its_styles_where_a_send_has_them(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails" / "styled.html").write_text("<style>p{color:red}</style><p>Hello</p>")
+    with override(TEMPLATES_DIR=templates):
+        for inline, paragraph in ((True, '<p style="color: red;">'), (False, "<p>")):
+            async with inboxes.open(inline_css=inline) as client:
+                assert paragraph in (await client.get("/_mail/template-html/emails/styled")).text
 
 
 async def test_values_are_edited_in_the_page(inboxes: Inboxes, templates: Path) -> None:
