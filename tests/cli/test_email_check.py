@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -442,22 +442,26 @@ def test_a_redis_that_answers_and_takes_no_mail_fails(
     assert remedy in checked.checks["broker"]["remedy"]
 
 
-def test_a_rabbitmq_that_answers_and_takes_no_mail_fails(
-    cli: Cli, project: Path, rabbitmq_server: RabbitmqServer
-) -> None:
-    """A user without rights, and a memory alarm."""
+@pytest.fixture
+def limited(rabbitmq_server: RabbitmqServer) -> Iterator[RabbitmqServer]:
+    """With the user "shop", who has no rights."""
     rabbitmq_server.add_user("shop", SECRET)
     rabbitmq_server.grant("shop", "^$", ".*", ".*")
-    login = rabbitmq_server.url.replace("guest:guest@", "")
-    scheme, _, address = login.partition("://")
+    yield rabbitmq_server
+    rabbitmq_server.end_alarms()
+    rabbitmq_server.delete_user("shop")
+
+
+def test_a_rabbitmq_that_answers_and_takes_no_mail_fails(cli: Cli, project: Path, limited: RabbitmqServer) -> None:
+    """A user without rights, and a memory alarm."""
+    scheme, _, address = limited.url.replace("guest:guest@", "").partition("://")
     forbidden = {"broker": "rabbitmq", "broker_url": f"{scheme}://shop:{SECRET}@{address.rpartition('@')[2]}"}
     with SmtpServer() as server:
         configure(project, forbidden, **server.settings())
         without_rights = Checked(cli, project)
-        rabbitmq_server.raise_alarm("memory")
-        configure(project, {"broker": "rabbitmq", "broker_url": rabbitmq_server.url}, **server.settings())
+        limited.raise_alarm("memory")
+        configure(project, {"broker": "rabbitmq", "broker_url": limited.url}, **server.settings())
         alarmed = Checked(cli, project)
-        rabbitmq_server.end_alarms()
     for checked, remedy in ((without_rights, "let this user"), (alarmed, "alarm")):
         assert checked.failed == ["broker"]
         assert "accepts no mail" in checked.checks["broker"]["found"]

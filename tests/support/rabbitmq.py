@@ -209,10 +209,19 @@ def _epmd() -> str:
     return found
 
 
+# The server of this test process. Each module that imports the fixture has a fixture of its own of that name.
+_started: list[RabbitmqServer] = []
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[RabbitmqServer]:
     """One for the test session, since it takes seconds to start; a test that stops it starts it again."""
     if not PROGRAMS.exists():
         pytest.skip("RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)")
+    if _started:
+        yield _started[0]  # whoever started it ends it, after all fixtures that were set up later
+        return
     with running(RabbitmqServer) as server:
+        _started.append(server)
         yield server
+        _started.clear()
