@@ -53,14 +53,6 @@ class _Kept(NamedTuple):
     size: int
 
 
-class _Known(NamedTuple):
-    """A message as read, when it arrived (in microseconds), and the size that its file ``steps`` had."""
-
-    entry: Entry
-    arrived: int
-    steps_size: int
-
-
 class Unwritten:
     """Events of one message that are to be written, the first of which is ``event``.
 
@@ -93,7 +85,10 @@ class Folder:
         self._version = 0  # of all messages
         self._sizes: dict[str, int] = {}  # of the files ``steps``, as last seen
         self._stale: set[str] = set()  # keys of messages that entries() has to read
-        self._known: dict[str, _Known] = {}
+        self._entries: dict[str, Entry] = {}  # as read, oldest first if they are in order
+        self._read_sizes: dict[str, int] = {}  # of the files ``steps`` from which these were read
+        self._in_order = True
+        self._newest = 0  # the greatest ``arrived`` of all that were read
         self._listed: Listing | None = None
         self._kept: dict[str, _Kept] = {}
         self._unweighed: set[str] = set()  # keys of messages that are not among those kept yet
@@ -225,7 +220,7 @@ class Folder:
         if self._sizes.get(key) != size:
             self._sizes[key] = size
             self._version += 1
-        if key not in self._known or self._known[key].steps_size != size:
+        if self._read_sizes.get(key) != size:
             self._stale.add(key)
         if key not in self._kept:
             self._unweighed.add(key)
@@ -237,7 +232,11 @@ class Folder:
         self._stale.discard(key)
         if self._sizes.pop(key, None) is not None:
             self._version += 1
-        if self._known.pop(key, None) is not None:
+        self._forget_entry(key)
+
+    def _forget_entry(self, key: str) -> None:
+        if self._entries.pop(key, None) is not None:
+            del self._read_sizes[key]
             self._listed = None
 
     def _weigh(self) -> None:
@@ -282,36 +281,41 @@ class Folder:
             self.entry(key)
         self._stale.clear()
         if self._listed is None:
-            known = [*self._known.values()]
-            oldest_first = sorted(known, key=_ARRIVED)
-            if oldest_first != known:  # so that the next time they are in order
-                self._known = {one.entry.key: one for one in oldest_first}
-            self._listed = Listing([one.entry for one in reversed(oldest_first)])
+            if not self._in_order:
+                self._entries = {entry.key: entry for entry in sorted(self._entries.values(), key=_ARRIVED)}
+                self._in_order = True
+            self._listed = Listing(reversed(self._entries.values()))
+            if self._listed:
+                self._listed.newest_arrival = self._listed[0].arrived
         return self._listed
 
     def entry(self, key: str) -> Entry | None:
         """Return the message without the contents of its attachments; None if there is none."""
         if not _is_key(key):
             return None
-        known = self._known.get(key)
+        entry = self._entries.get(key)
         path = self._folder / key
         try:
-            if known is not None and known.steps_size == self._steps_size(key):
-                return known.entry
+            if entry is not None and self._read_sizes[key] == self._steps_size(key):
+                return entry
             lines = (path / "steps").read_bytes()
             steps, read = _read_steps(lines)
-            if known is None:
+            arrived = None if entry is None else entry.arrived
+            if entry is None:
                 record = (path / "message.json").read_text(encoding="utf-8")
                 entry = parse_entry(key, record, steps, read=read)
             else:
-                entry = replace(known.entry, steps=steps, read=read)
+                entry = replace(entry, steps=steps, read=read)
         except (OSError, ValueError, LookupError, TypeError) as error:
             if not isinstance(error, FileNotFoundError):  # another process has removed it
                 logger.warning('EMAIL["inbox_dir"]: cannot read %s as a message: %s', path, error)
-            if self._known.pop(key, None) is not None:
-                self._listed = None
+            self._forget_entry(key)
             return None
-        self._known[key] = _Known(entry, entry.arrived, len(lines))
+        if entry.arrived < self._newest if arrived is None else entry.arrived != arrived:
+            self._in_order = False
+        self._newest = max(self._newest, entry.arrived)
+        self._entries[key] = entry
+        self._read_sizes[key] = len(lines)
         self._listed = None
         return entry
 

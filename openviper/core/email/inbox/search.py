@@ -63,7 +63,8 @@ class Searcher:
         ``entries`` is the whole store, which the index then equals; it must not be changed afterwards.
         """
         with self._lock:
-            if terms or self._listed:
+            # Without conditions the index is not needed, and only must not keep what was removed from the store.
+            if terms or len(entries) < len(self._listed):
                 self._follow(entries)
             found = None
             for term in terms:

@@ -134,21 +134,24 @@ class MemoryStore(Store):
         super().__init__(sensitive=sensitive)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._entries: dict[str, tuple[Entry, OutgoingMessage]] = {}
+        self._entries: dict[str, Entry] = {}
+        self._messages: dict[str, OutgoingMessage] = {}
         self._listed: Listing | None = None  # None: since changed
         self._bytes = 0
         self._lock = Lock()
 
     def record(self, event: MessageEvent) -> None:
         key = key_of(event.message_id)
-        message: OutgoingMessage = event.message
         with self._lock:
-            entry, message = self._entries.get(key) or (None, message)
+            entry = self._entries.get(key)
             if entry is None:
                 if self._has_outlived(event):
                     return
+                message: OutgoingMessage = event.message
+                self._messages[key] = message
                 self._bytes += footprint(message)
-            self._set(key, with_step(entry, event), message)
+            self._entries[key] = with_step(entry, event)
+            self._listed = None
             # One message always stays, however large: it is the one that the developer wants to see.
             while len(self._entries) > 1 and (len(self._entries) > self._max_messages or self._bytes > self._max_bytes):
                 self._forget(next(iter(self._entries)))
@@ -157,25 +160,26 @@ class MemoryStore(Store):
     async def newest_first(self) -> Listing:
         with self._lock:
             if self._listed is None:
-                self._listed = Listing([entry for entry, _ in reversed(self._entries.values())])
+                self._listed = Listing(reversed(self._entries.values()))
             return self._listed
 
     async def get(self, key: str) -> Entry | None:
-        entry, _ = self._entries.get(key, (None, None))
-        return entry
+        return self._entries.get(key)
 
     async def load(self, key: str) -> OutgoingMessage | None:
-        entry, message = self._entries.get(key, (None, None))
+        with self._lock:
+            entry, message = self._entries.get(key), self._messages.get(key)
         if entry is None or message is None:
             return None
         return message.for_recipients(entry.steps[-1].recipients)
 
     async def mark_read(self, key: str, *, read: bool = True) -> None:
         with self._lock:
-            entry, message = self._entries.get(key, (None, None))
-            if entry is None or message is None or entry.read is read:
+            entry = self._entries.get(key)
+            if entry is None or entry.read is read:
                 return
-            self._set(key, replace(entry, read=read), message)
+            self._entries[key] = replace(entry, read=read)
+            self._listed = None
         self.changes.notify()
 
     async def delete(self, key: str) -> None:
@@ -186,6 +190,7 @@ class MemoryStore(Store):
     async def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self._messages.clear()
             self._listed = None
             self._bytes = 0
         self.changes.notify()
@@ -194,14 +199,11 @@ class MemoryStore(Store):
         """True if the message is older than all that are left: it was removed for newer ones, and stays so."""
         if len(self._entries) < self._max_messages:
             return False
-        oldest, _ = next(iter(self._entries.values()))
+        oldest = next(iter(self._entries.values()))
         return begins(event) * 1_000_000 < oldest.arrived
 
-    def _set(self, key: str, entry: Entry, message: OutgoingMessage) -> None:
-        self._entries[key] = entry, message
-        self._listed = None
-
     def _forget(self, key: str) -> None:
-        if found := self._entries.pop(key, None):
-            self._bytes -= footprint(found[1])
+        if (message := self._messages.pop(key, None)) is not None:
+            del self._entries[key]
+            self._bytes -= footprint(message)
             self._listed = None
