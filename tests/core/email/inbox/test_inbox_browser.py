@@ -542,6 +542,20 @@ async def test_a_preview_follows_its_files(site: Site, chromium: Browser, templa
     assert message.recipients == ["me@example.test"]
 
 
+async def test_a_page_that_is_refused_updates_connects_again(shared: Site, chromium: Browser) -> None:
+    """Browsers give up an event stream that is answered with an error, as by a proxy while the server starts."""
+    async with httpx.AsyncClient(timeout=PATIENCE) as client, opened_context(chromium) as context:
+        events = client.build_request("GET", f"{shared.inbox}events")
+        streams = [await client.send(events, stream=True) for _ in range(32)]
+        page = await context.new_page()
+        async with page.expect_response(lambda answer: answer.status == 503):
+            await page.goto(shared.inbox)
+        for stream in streams:
+            await stream.aclose()
+        await shared.send(subject="Later")
+        await expect(page.get_by_role("link", name="Later")).to_be_visible()
+
+
 async def test_it_works_without_scripts(shared: Site, chromium: Browser) -> None:
     await shared.send(**WELCOME)
     async with opened_context(chromium, java_script_enabled=False) as context:
