@@ -137,7 +137,7 @@ def main() -> None:
         "rows",
         f"ms with {_FEW}",
         f"ms with {_MANY:,}",
-        "largest ratio, with its times on the left",
+        "largest ratio",
     ]
     table = markdown(head, groups)
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"

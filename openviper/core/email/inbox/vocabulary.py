@@ -66,7 +66,9 @@ class Vocabulary:
     def _find_part(self, part: str) -> int:
         """Return the messages with a word that contains ``part``, in which a line end is a word's beginning or end."""
         self._complete_texts()
-        found = 0
+        found = self._messages.get(part.strip("\n"), 0)
+        if found == self._all:
+            return found
         for text in chain.from_iterable(self._texts):
             # Backwards, because str.find() takes twice as long for two letters.
             position = text.rfind(part)
