@@ -150,11 +150,19 @@ def function_name(function: object) -> str:
 
 
 def error_origin(error: BaseException) -> str:
-    """Return an error's type, and file and line of its innermost frame; not its text, which may hold a secret."""
+    """Return an error's type, and file and line of its innermost frame; not its text, which may hold a secret.
+
+    Of a syntax error it is the line that cannot be parsed, and of a failed import the line that imports.
+    """
+    where = ""
     trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen importlib"):
+            where = f" at {file}:{trace.tb_lineno}"
         trace = trace.tb_next
-    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" at {error.filename}:{error.lineno}"
     return f"{type(error).__name__}{where}"
 
 

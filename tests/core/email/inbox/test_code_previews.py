@@ -231,7 +231,11 @@ async def test_another_site_calls_no_function(mails: str, site: str) -> None:
     ("source", "words"),
     [
         ("1/0", r"division by zero \(ZeroDivisionError at .*sample_mails.py:1\)"),
-        ("import missing_library", "No module named &#39;missing_library&#39;"),
+        (
+            "\nimport missing_library",
+            r"No module named &#39;missing_library&#39; \(ModuleNotFoundError at .*sample_mails.py:2\)",
+        ),
+        ("x = 1\n\ndef broken(:\n", r"\(SyntaxError at .*sample_mails.py:3\)"),
         (
             "from openviper.core.email import preview\n@preview\ndef one(name): pass",
             "preview sample_mails.one: parameter &#39;name&#39; needs a default",
