@@ -121,6 +121,8 @@ def _default(name: str, field: FieldInfo) -> str:
         return f"`{_span(value)}`"
     if isinstance(value, str | Path):
         return f'`"{value}"`'
+    if isinstance(value, tuple) and value:
+        return ", ".join(f"`{each}`" for each in value)
     return f"`{value}`"
 
 

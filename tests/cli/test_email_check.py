@@ -201,7 +201,7 @@ def test_a_wrong_password_fails_at_auth(cli: Cli, project: Path) -> None:
         ("AUTH", "421 4.7.0 too many", "auth", "pool_size"),
         ("EHLO", "421 4.3.2 going down", "ehlo", "pool_size"),
         ("greeting", "421 4.7.0 too many", "ehlo", "pool_size"),
-        ("MAIL", "550 5.7.1 not yours", "sender", "may send for"),
+        ("MAIL", "550 5.7.1 not yours", "sender", "from which this login may send"),
         ("MAIL", "553 5.1.8 unknown", "sender", "default_sender"),
         ("MAIL", "530 5.7.0 authentication required", "sender", "connection's login"),
         ("MAIL", "421 4.7.0 slow down", "sender", "pool_size"),
