@@ -351,7 +351,7 @@ SigningKeys = Annotated[
     tuple[SecretStr, ...],
     BeforeValidator(_signing_keys),
     SettingKind(
-        f"a list of secrets of at least {_SHORTEST_KEY} characters each (in the environment separated by commas)",
+        f"a list of secrets of at least {_SHORTEST_KEY} characters each (in the environment, separated by commas)",
         _signing_keys_from_text,
         secret=True,
     ),
@@ -382,14 +382,16 @@ OneOrMoreFunctions = Annotated[
     tuple[Callable[..., Any] | str, ...],
     BeforeValidator(_one_or_more(_function)),
     SettingKind(
-        "None, a function, its dotted path, or a list of them (in the environment separated by commas)",
+        "None, a function, its dotted path, or a list of them (in the environment, separated by commas)",
         _hosts_from_text,
     ),
 ]
 Functions = Annotated[
     tuple[Callable[..., Any] | str, ...],
     BeforeValidator(_each(_function)),
-    SettingKind("a list of functions or their dotted paths (in the environment separated by commas)", _hosts_from_text),
+    SettingKind(
+        "a list of functions or their dotted paths (in the environment, separated by commas)", _hosts_from_text
+    ),
 ]
 
 MaybeFunction = Annotated[
@@ -415,14 +417,14 @@ MaybeHeader = Annotated[
 Texts = Annotated[
     tuple[str, ...],
     BeforeValidator(_each(_plain)),
-    SettingKind("a list of strings (in the environment separated by commas)", _hosts_from_text),
+    SettingKind("a list of strings (in the environment, separated by commas)", _hosts_from_text),
 ]
 
 MailClients = Annotated[
     tuple[str, ...],
     BeforeValidator(_each(mail_client)),
     SettingKind(
-        'a list of families of mail clients, or of single ones such as "gmail.ios" (in the environment separated by '
+        'a list of families of mail clients, or of single ones such as "gmail.ios" (in the environment, separated by '
         "commas)",
         _hosts_from_text,
     ),
@@ -430,13 +432,13 @@ MailClients = Annotated[
 Mailboxes = Annotated[
     tuple[str, ...],
     BeforeValidator(_one_or_more(_mailbox)),
-    SettingKind("a list of addresses (in the environment separated by commas)", _hosts_from_text, address=True),
+    SettingKind("a list of addresses (in the environment, separated by commas)", _hosts_from_text, address=True),
 ]
 MailboxesOrDomains = Annotated[
     tuple[str, ...],
     BeforeValidator(_each(_mailbox_or_domain)),
     SettingKind(
-        "a list of addresses and domains (in the environment separated by commas)", _hosts_from_text, address=True
+        "a list of addresses and domains (in the environment, separated by commas)", _hosts_from_text, address=True
     ),
 ]
 
@@ -454,10 +456,10 @@ MaybeAbsolutePath = Annotated[
 Folders = Annotated[
     tuple[Path, ...] | None,
     BeforeValidator(_none_or(_each(_path))),
-    SettingKind(f"None or a list of paths (in the environment separated by '{os.pathsep}')", _folders_from_text),
+    SettingKind(f"None or a list of paths (in the environment, separated by '{os.pathsep}')", _folders_from_text),
 ]
 Hosts = Annotated[
     tuple[str, ...] | None,
     BeforeValidator(_none_or(_each(_listed_host))),
-    SettingKind("None or a list of host names (in the environment separated by commas)", _hosts_from_text),
+    SettingKind("None or a list of host names (in the environment, separated by commas)", _hosts_from_text),
 ]
