@@ -111,23 +111,25 @@ class Inbox:
             await (await self._problem(Request(scope), error))(scope, receive, send)
 
     async def _problem(self, request: Request, error: HTTPException) -> Response:
-        text, headers = error.detail, {}
-        if error.status_code == 405:
-            allowed = self._allowed_methods(request)
-            text = f"{request.method} is not allowed here (allowed: {allowed})."
-            headers = {"Allow": allowed}
+        status, text, headers = error.status_code, error.detail, {}
+        allowed = self._allowed_methods(request)
+        # A path for POST alone, such as /clear, is with GET taken for the key of a message that does not exist.
+        if status == 405 or (status == 404 and allowed and request.method not in allowed):
+            methods = ", ".join(allowed)
+            status, text = 405, f"{request.method} is not allowed here (allowed: {methods})."
+            headers = {"Allow": methods}
         if request.scope["path"].startswith(f"{request.scope['root_path']}/api/"):
-            response = await as_json({"error": text}, error.status_code)
+            response = await as_json({"error": text}, status)
         else:
-            response = await self._renderer.render(request, "problem.html", error.status_code, text=text)
+            response = await self._renderer.render(request, "problem.html", status, text=text)
         response.headers.update(headers)
         return response
 
-    def _allowed_methods(self, request: Request) -> str:
-        """Return the methods of the requested path, separated by commas; it has a route for each."""
+    def _allowed_methods(self, request: Request) -> list[str]:
+        """Return the methods of the first path that matches the requested one; empty if none does."""
         routes = [route for route in self._router.routes if isinstance(route, Route)]
         path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
-        return ", ".join(sorted({each for route in routes if route.path == path for each in route.methods or ()}))
+        return sorted({each for route in routes if route.path == path for each in route.methods or ()})
 
     async def _api_page(self, request: Request) -> Response:
         return await self._renderer.render(request, "api.html", routes=ROUTES, tables=TABLES)

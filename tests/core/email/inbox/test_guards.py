@@ -99,6 +99,17 @@ async def test_a_wrong_method_is_told_those_that_are_right(inboxes: Inboxes) -> 
     assert "PUT is not allowed here (allowed: POST)." in page.text
 
 
+@pytest.mark.parametrize("path", ["/_mail/clear", "/_mail/selected"])
+async def test_an_action_is_not_taken_for_a_message(inboxes: Inboxes, path: str) -> None:
+    """A message's address has the same form."""
+    async with inboxes.open() as client:
+        for method in ("GET", "HEAD"):
+            answer = await client.request(method, path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (await client.get("/_mail/0123456789abcdef")).status_code == 404
+        assert (await client.delete("/_mail/api/messages/0123456789abcdef")).status_code == 404
+
+
 async def test_a_frame_and_a_file_keep_policies_of_their_own(inboxes: Inboxes) -> None:
     image = {"content": b"<svg/>", "filename": "x.svg", "mimetype": "image/svg+xml"}
     async with inboxes.with_message(html="<p>Hello", attachments=[image]) as (client, path):
