@@ -172,6 +172,7 @@ async def test_nothing_is_said_of_the_values_of_a_template_that_cannot_be_read(
                 for claim in ("uses no variables", "made up", "sample.json", "subject</code> block", ">Values"):
                     assert claim not in page, (view, claim)
                 assert "The template cannot be rendered" in page
+                assert "<dl" not in page.partition("</main>")[0]
 
 
 @pytest.mark.parametrize("edit", ['{"user": ', "[1]", "{'user': 1}"])
