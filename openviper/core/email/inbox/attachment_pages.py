@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from openviper.core.email.attachments import AttachmentData
 from openviper.core.email.inbox.frame import inline_image, is_image_type
+from openviper.core.email.inbox.list_view import ListView
 from openviper.core.email.inbox.lookup import attachment_response, entry_or_404, message_or_404
 from openviper.core.email.inbox.responses import PageRenderer, as_download, disposition
 from openviper.core.email.inbox.store import Store
@@ -104,6 +105,7 @@ class AttachmentPages:
             request,
             "attachment.html",
             key=request.path_params["key"],
+            listed=ListView.from_values(request.query_params),
             file=file,
             filename=name,
             mimetype=mimetype,

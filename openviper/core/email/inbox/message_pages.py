@@ -221,12 +221,15 @@ class MessagePages:
         if entry.redacted:
             raise HTTPException(409, NOT_KEPT)
         message = (await message_or_404(self._store, request)).for_recipients(entry.envelope.recipients)
-        return _redirect(request, key_of(await _send_copy(message, self._mailer)))
+        message_id = await _send_copy(message, self._mailer)
+        return _redirect(request, key_of(message_id) + _listed(await read_form(request)).url)
 
     async def _retry(self, request: Request) -> Response:
         entry = await entry_or_404(self._store, request)
-        started = await _retry_now(entry, self._store, self._mailer)
-        return _redirect(request, entry.key if started else f"{entry.key}?retry-failed")
+        listed = _listed(await read_form(request)).url
+        if await _retry_now(entry, self._store, self._mailer):
+            return _redirect(request, entry.key + listed)
+        return _redirect(request, f"{entry.key}{listed}{'&' if listed else '?'}retry-failed")
 
 
 async def _send_copy(message: OutgoingMessage, mailer: Mailer) -> str:

@@ -14,6 +14,7 @@ from openviper.core.email.errors import InvalidAddress, InvalidMessage
 from openviper.core.email.events import NOTHING
 from openviper.core.email.inbox.entries import Entry, key_of
 from openviper.core.email.inbox.forms import read_form
+from openviper.core.email.inbox.list_view import ListView
 from openviper.core.email.inbox.lookup import NOT_KEPT, entry_or_404, message_or_404
 from openviper.core.email.inbox.responses import PageRenderer
 from openviper.core.email.inbox.store import Store
@@ -58,7 +59,8 @@ class ReleasePages:
             message_id = await _send_copy(entry, message, to, mailer, self._mailer)
         except (InvalidMessage, ImproperlyConfigured) as error:
             return await self._page(request, entry, mailer, to=to, problem=str(error), status=422)
-        return RedirectResponse(f"{request.scope['root_path']}/{key_of(message_id)}", 303)
+        listed = ListView.from_values(request.query_params)
+        return RedirectResponse(f"{request.scope['root_path']}/{key_of(message_id)}{listed.url}", 303)
 
     async def _entry(self, request: Request) -> Entry:
         if not debug():
@@ -76,6 +78,7 @@ class ReleasePages:
             "release.html",
             status,
             entry=entry,
+            listed=ListView.from_values(request.query_params),
             mailers=[DEFAULT_MAILER, *sorted(self._mailer.settings.mailers)],
             mailer=mailer,
             to=to,

@@ -197,6 +197,34 @@ async def test_the_pages_of_a_message_keep_the_search(inboxes: Inboxes) -> None:
         assert deleted.headers["location"] == "/_mail/?q=to%3Aana"
 
 
+async def test_a_copy_and_an_attachment_lead_back_to_the_search(inboxes: Inboxes) -> None:
+    async with inboxes.open() as client:
+        await send_email("ana@example.test", "Hello", "Hi", attachments=[("order.csv", b"7,99.00", "text/csv")])
+        (key,) = keys_of((await client.get("/_mail/")).text)
+        page = (await client.get(f"/_mail/{key}?q=to:ana")).text
+        for below in ("release", "attachments/0/text"):
+            (address,) = re.findall(f'href="(/_mail/{key}/{below}[^"]*)"', page)
+            opened = (await client.get(address)).text
+            assert f'href="/_mail/{key}?q=to%3Aana">← The message' in opened
+        (action,) = re.findall('action="([^"]*/release[^"]*)"', (await client.get(f"/_mail/{key}/release?q=a")).text)
+        wrong = await client.post(action, data={"to": "nobody"}, headers=SAME_ORIGIN)
+        assert f'href="/_mail/{key}?q=a">← The message' in wrong.text
+        copied = await client.post(action, data={"to": "me@example.test"}, headers=SAME_ORIGIN)
+        assert copied.headers["location"].endswith("?q=a")
+
+
+async def test_sending_again_and_retrying_keep_the_search(inboxes: Inboxes) -> None:
+    async with inboxes.with_message() as (client, path):
+        page = (await client.get(f"{path}?q=a")).text
+        (form,) = re.findall(f'action="{path}/again".*?</form>', page)
+        assert 'name="q" value="a"' in form
+        again = await client.post(f"{path}/again", data={"q": "a"}, headers=SAME_ORIGIN)
+        assert again.headers["location"].endswith("?q=a")
+        retried = await client.post(f"{path}/retry", data={"q": "a"}, headers=SAME_ORIGIN)
+        assert retried.headers["location"] == f"{path}?q=a&retry-failed"
+        assert "this message is no longer waiting" in (await client.get(retried.headers["location"])).text
+
+
 async def test_a_message_that_left_its_search_by_being_read_has_neighbours_still(inboxes: Inboxes) -> None:
     async with three_messages(inboxes) as client:
         keys = keys_of((await client.get("/_mail/")).text)
