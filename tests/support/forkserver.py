@@ -33,10 +33,10 @@ __all__ = ["PROGRAMS", "ForkedProcess", "Process", "run", "start"]
 
 PROGRAMS = Path(sys.executable).parent
 
-# Not here: what reads the environment when it is imported (dramatiq), and what a command looks for among the loaded
-# modules (openviper.core.email.asgi).
+# Not here: what reads the environment when it is imported (dramatiq), what a command looks for among the loaded
+# modules (openviper.core.email.asgi), and a library that a test's project hides (dns).
 _LIBRARIES = [
-    "aiosmtplib", "aiosqlite", "argparse", "asyncpg", "cryptography.x509", "dns.asyncresolver", "httpx", "jinja2",
+    "aiosmtplib", "aiosqlite", "argparse", "asyncpg", "cryptography.x509", "httpx", "jinja2",
     "markdown", "multiprocessing.connection", "multiprocessing.popen_fork", "multiprocessing.sharedctypes",
     "openviper.cli", "openviper.core.email", "openviper.core.email.inbox.app", "pika", "pydantic", "redis",
     "selectolax.lexbor", "sqlalchemy.ext.asyncio", "starlette.applications", "uvicorn", "watchdog.observers",
