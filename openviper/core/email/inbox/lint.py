@@ -19,7 +19,7 @@ from openviper.core.email.message.plaintext import html_to_text
 from openviper.core.email.sending.previews import load_previews, render_preview
 from openviper.core.email.templates import TemplateRenderer
 from openviper.exceptions import OpenViperError
-from openviper.text import error_origin
+from openviper.text import error_origin, shown, suggestion
 
 __all__ = ["LintReport", "lint_message", "lint_prepared", "lint_previews", "lint_template", "templates_to_lint"]
 
@@ -82,13 +82,22 @@ def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
 async def lint_previews(mailer: Mailer, only: Collection[str] = ()) -> dict[str, LintReport]:
     """Return the reports on the previews in code (``EMAIL["mails"]``) and their variants, by name.
 
-    ``only``: names of previews; empty for all.
+    ``only``: names of previews and of templates; empty for all previews. A name in a module of previews that is
+    neither is a problem.
 
     Raises:
         ImproperlyConfigured: a module of previews does not exist, or a preview is declared wrongly.
     """
     reports: dict[str, LintReport] = {}
-    for one in await asyncio.to_thread(load_previews, mailer.settings.mails):
+    previews = await asyncio.to_thread(load_previews, mailer.settings.mails)
+    known = [one.name for one in previews]
+    for name in only:
+        in_module = name.rpartition(".")[0] in mailer.settings.mails
+        if in_module and name not in known and not await asyncio.to_thread(_is_template, mailer.renderer, name):
+            text = f"there is no preview {shown(name)}{suggestion(name, known)}"
+            broken = LintFinding("problem", "preview-error", "The preview cannot be rendered", text)
+            reports[name] = LintReport([broken], [])
+    for one in previews:
         if only and one.name not in only:
             continue
         for variant, changes in {"": {}, **one.variants}.items():
@@ -102,6 +111,13 @@ async def lint_previews(mailer: Mailer, only: Collection[str] = ()) -> dict[str,
                 continue
             reports[name] = await asyncio.to_thread(lint_prepared, mail.message, mailer.settings.target_clients)
     return reports
+
+
+def _is_template(renderer: TemplateRenderer, name: str) -> bool:
+    try:
+        return bool(renderer.library.files(name))
+    except TemplateFailed:
+        return False
 
 
 def templates_to_lint(renderer: TemplateRenderer) -> tuple[list[str], list[str]]:

@@ -303,3 +303,15 @@ async def test_lint_checks_each_variant(mails: str) -> None:
     assert "image-without-alt" in found["welcome (nobody)"]
     assert found["sends"] == []
     assert found["fails"] == found["misspells"] == found["returns_text"] == ["preview-error"]
+
+
+async def test_lint_names_the_preview_that_is_meant(mails: str, tmp_path: Path) -> None:
+    """A template whose file is named like a module is no preview."""
+    (tmp_path / f"{mails}.html").write_text("<p>Hello</p>")
+    settings = {"backend": "NullBackend", "default_sender": "a@example.test", "mails": [mails]}
+    with override(EMAIL=settings, TEMPLATES_DIR=tmp_path):
+        names = [f"{mails}.welcom", f"{mails}.welcome (long name)", f"{mails}.html"]
+        reports = await lint_previews(Mailer(EmailSettings.from_settings()), names)
+    texts = {name: report.findings[0].explanation for name, report in reports.items()}
+    meant = f"; did you mean '{mails}.welcome'?"
+    assert texts == {name: f"there is no preview '{name}'{meant}" for name in names[:2]}
