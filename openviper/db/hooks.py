@@ -36,8 +36,8 @@ class LifecycleHooks:
     plain AsyncSession and no ``transaction()``.
 
     A synchronous Session is refused with :class:`~openviper.db.AsyncSessionRequired` if there is a hook to run.
-    Statements that name no object fire no hook: ``insert()``, ``update()``, ``delete()`` passed to ``execute()``, the
-    session's ``bulk_`` methods, and changes by the database itself (``ON DELETE CASCADE``, triggers).
+    No hook runs for ``insert()``, ``update()`` or ``delete()`` passed to ``execute()``, for the session's ``bulk_``
+    methods, or for changes that the database itself makes (``ON DELETE CASCADE``, triggers).
     """
 
     _lifecycle_hooks: ClassVar[frozenset[str]] = frozenset()

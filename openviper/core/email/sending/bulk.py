@@ -70,8 +70,8 @@ def send_many(
             uncertain (``DeliveryError.uncertain``). It changes nothing with ``background``.
         progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, with
             ``background`` once per batch. It must not block; what it raises ends the run and is raised here.
-        mailer: A name in ``EMAIL["mailers"]``, for messages that name none; None is the default mailer.
-        stream: The stream of messages that name none.
+        mailer: A name in ``EMAIL["mailers"]``, for messages that do not set one; None is the default mailer.
+        stream: The stream for messages that do not set one.
         unsubscribe: True for messages that leave it out: each has the headers and the link by which its recipient opts
             out of its stream (see :func:`submit_email`).
 

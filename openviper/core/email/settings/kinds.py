@@ -225,7 +225,7 @@ def _path(value: object) -> Path:
 def _absolute_path(value: object) -> Path:
     path = _path(value)
     if not path.is_absolute():
-        raise ValueError("is a relative path, which processes started in different folders would not share")
+        raise ValueError("is a relative path: processes started in different folders would not share it")
     return path
 
 

@@ -291,12 +291,12 @@ class EmailSettings(CheckedSettings):
     )
     retry_max_age: Span = Field(
         86400.0,
-        description="Seconds for which the queue retries a message (at most an hour between retries), a timedelta, "
+        description="How long the queue retries a message (at most an hour between retries): seconds, a timedelta, "
         'or text such as "24 hours". 0: no retry.',
     )
     key_ttl: Period = Field(
         86400.0,
-        description="Seconds for which the idempotency key of a sent message is kept (`key=`), a timedelta, or text "
+        description="How long the idempotency key of a sent message is kept (`key=`): seconds, a timedelta, or text "
         'such as "24 hours".',
     )
     on_uncertain: OnUncertain = Field(
@@ -307,7 +307,7 @@ class EmailSettings(CheckedSettings):
     )
     failed_keep: Span = Field(
         604800.0,
-        description='Seconds for which failed messages are kept, a timedelta, or text such as "7 days". 0: not kept.',
+        description='How long failed messages are kept: seconds, a timedelta, or text such as "7 days". 0: not kept.',
     )
     journal: Flag = Field(
         False,
@@ -315,7 +315,7 @@ class EmailSettings(CheckedSettings):
         "`outbox`, or else of `DATABASE_URL`; needs `journal_key`.",
     )
     journal_keep: Period = Field(
-        2592000.0, description='Seconds for which the journal keeps an answer, a timedelta, or text such as "30 days".'
+        2592000.0, description='How long the journal keeps an answer: seconds, a timedelta, or text such as "30 days".'
     )
     journal_key: MaybeKey = Field(
         None,
