@@ -25,9 +25,9 @@ DETECTED = CSS_FEATURES | HTML_FEATURES | IMAGE_FEATURES
 """The features that lint finds in a message."""
 
 WITHOUT_DETECTOR = {
-    "amp": "needs a separate MIME part, which these messages do not have",
-    "bimi": "is a DNS record of the sender's domain",
-    "image-hdr": "can be seen only in the content of an image",
+    "amp": "it needs a separate MIME part, which these messages do not have",
+    "bimi": "it is a DNS record of the sender's domain",
+    "image-hdr": "it can be seen only in the content of an image",
 }
 """The features of the data that lint does not find, and why."""
 
