@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["runworker"]
 
-# Each process keeps the delayed tasks that it has fetched in memory; Dramatiq's own limit is 1,000 for each thread.
-_DELAYED_PREFETCH = "1000"
-
 
 @click.command()
 @project_path
@@ -181,7 +178,6 @@ def _print_banner(tasks: "TaskSettings", run: _Run) -> None:
 
 
 def _start(run: _Run) -> int:
-    os.environ.setdefault("dramatiq_delay_queue_prefetch", _DELAYED_PREFETCH)
     cli: Any = import_module("dramatiq.cli")  # has no type annotations
 
     from openviper.cli.workerprocess import QUEUES_VARIABLE
