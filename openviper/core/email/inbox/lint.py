@@ -34,6 +34,10 @@ _LEAVING = re.compile(
     re.IGNORECASE,
 )
 
+_EMPTY = LintFinding(
+    "problem", "no-text", "The message is empty", "Readers see nothing, and many filters take it for spam."
+)
+
 
 class LintReport(NamedTuple):
     """The findings about a message or a template, problems first, and apart from them the notes on mail clients."""
@@ -62,6 +66,8 @@ def lint_prepared(
     """Return the report on a message's bodies, to which ``findings`` about its other parts are added. Use a thread."""
     inline = {part.content_id or part.filename: part.mimetype for part in prepared.attachments if part.inline}
     found = [*findings, *lint_bodies(prepared.text, prepared.html, inline), *_lint_unsubscribe_link(prepared)]
+    if prepared.html is None and not (prepared.attachments or prepared.calendar or (prepared.text or "").strip()):
+        found.append(_EMPTY)
     return _report(found, lint_client_support(prepared.html or "", targets, inline))
 
 
@@ -76,6 +82,8 @@ def lint_template(preview: Preview, targets: Collection[str]) -> LintReport:
         return LintReport([broken], [])
     text = rendered.text if rendered.text is not None else html_to_text(rendered.html or "")
     findings = lint_bodies(text, rendered.html, None, made_up=MADE_UP)
+    if rendered.html is None and not text.strip():
+        findings.append(_EMPTY)
     return _report(findings, lint_client_support(rendered.html or "", targets, {}))
 
 

@@ -56,7 +56,9 @@ ENCODED = {
 }
 
 
-@pytest.mark.parametrize("message", [{}, {"html": FINE, "attachments": [LOGO]}, ENCODED])
+@pytest.mark.parametrize(
+    "message", [{}, {"html": FINE, "attachments": [LOGO]}, ENCODED, {"text": "", "attachments": [LOGO]}]
+)
 def test_a_good_message_has_no_findings(message: dict[str, Any]) -> None:
     assert titles(**message) == []
 
@@ -64,6 +66,7 @@ def test_a_good_message_has_no_findings(message: dict[str, Any]) -> None:
 FINDINGS: dict[str, dict[str, Any]] = {
     "There is no subject": {"subject": " "},
     "There is no text part": {"text": " ", "html": "<p>Hello"},
+    "The message is empty": {"text": " \n"},
     "1 image without alternative text": {"html": '<img src="cid:logo">', "attachments": [LOGO]},
     "2 relative links": {"html": '<a href="/a">a</a><a href="b.html">b</a><a href="#c">c</a>'},
     "1 image with a relative address": {"html": '<img src="/logo.png" alt="">'},

@@ -220,6 +220,16 @@ async def test_a_preview_is_checked_for_the_targeted_clients(inboxes: Inboxes, t
     assert "Outlook" not in apple
 
 
+async def test_an_empty_template_is_a_problem(inboxes: Inboxes, templates: Path) -> None:
+    (templates / "emails/empty.txt").write_text("{% block subject %}Hello{% endblock %}\n")
+    with override(TEMPLATES_DIR=templates):
+        async with inboxes.open() as client:
+            empty = (await client.get("/_mail/templates/emails/empty?view=check")).text
+            dotted = (await client.get("/_mail/templates/emails/v1.2.txt?view=check")).text
+    assert "The message is empty" in empty
+    assert "The message is empty" not in dotted
+
+
 async def test_markup_in_a_sample_file_is_shown_as_text(inboxes: Inboxes, templates: Path) -> None:
     (templates / "emails/welcome.sample.json").write_text('{"user": {"name": "<script>x</script>"}, "<b>": 1}')
     with override(TEMPLATES_DIR=templates):
