@@ -49,7 +49,7 @@ from openviper.core.email.message.serialiser import serialise_message
 from openviper.core.email.settings import EmailSettings
 
 _FEW, _MANY = 500, 5000
-_HEADING = "## The inbox page with 500 and 5,000 messages"
+_HEADING = "## 500 and 5,000 messages in the inbox"
 _SEED = 17
 _BEGAN = 1_796_000_000.0
 _NO_LIMIT = 10**10
