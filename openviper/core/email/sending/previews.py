@@ -71,10 +71,15 @@ def preview(
     default. The page edits texts, numbers and bools among these. ``variants`` are names with values for some of them,
     such as ``{"long name": {"name": "..."}}``. The function itself is returned unchanged. It runs in a transaction
     that is rolled back, and the message is rendered in it, too.
+
+    Raises:
+        TypeError: it marks anything but a function.
     """
 
     def mark(marked: Callable[..., Any]) -> Callable[..., Any]:
-        setattr(marked, _MARK, dict(variants or {}))
+        if not inspect.isfunction(marked):
+            raise TypeError(f"preview: must mark a function, not {shown(marked)}")
+        setattr(marked, _MARK, {} if variants is None else variants)
         return marked
 
     return mark if function is None else mark(function)
@@ -105,10 +110,14 @@ def load_previews(modules: Iterable[str]) -> list[CodePreview]:
 def _describe(function: Callable[..., Any]) -> CodePreview:
     name = f"{function.__module__}.{function.__qualname__}"
     parameters = inspect.signature(function).parameters
-    variants: Mapping[str, Mapping[str, Any]] = getattr(function, _MARK)
+    variants: Any = getattr(function, _MARK)
     for parameter in parameters.values():
         if parameter.default is parameter.empty:
             raise ImproperlyConfigured(f"preview {name}: parameter {shown(parameter.name)} needs a default")
+    if not isinstance(variants, Mapping) or not all(isinstance(changes, Mapping) for changes in variants.values()):
+        raise ImproperlyConfigured(
+            f'preview {name}: variants must be dicts of values by name, such as {{"long name": {{"name": "..."}}}}'
+        )
     for variant, changes in variants.items():
         for unknown in changes.keys() - parameters.keys():
             near = suggestion(unknown, parameters, otherwise="add the parameter")

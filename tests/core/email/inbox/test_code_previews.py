@@ -244,6 +244,13 @@ async def test_another_site_calls_no_function(mails: str, site: str) -> None:
             "from openviper.core.email import preview\n@preview(variants={'a': {'nam': 1}})\ndef one(name=''): pass",
             "variant &#39;a&#39; has &#39;nam&#39;; did you mean &#39;name&#39;",
         ),
+        *(
+            (
+                f"from openviper.core.email import preview\n@preview(variants={variants})\ndef one(name=''): pass",
+                "preview sample_mails.one: variants must be dicts of values by name, such as",
+            )
+            for variants in ("['a']", "{'a': 1}", "{'a'}")
+        ),
     ],
 )
 async def test_a_module_with_a_fault_is_named_on_the_page(tmp_path: Path, mails: str, source: str, words: str) -> None:
@@ -283,6 +290,12 @@ def test_a_marked_function_stays_itself() -> None:
 
     assert preview(welcome) is welcome
     assert preview(variants={})(welcome) is welcome
+
+
+@pytest.mark.parametrize("marked", ["long name", dict, 1])
+def test_only_functions_are_marked(marked: Any) -> None:
+    with pytest.raises(TypeError, match=r"^preview: must mark a function, not "):
+        preview(marked)
 
 
 async def test_what_before_send_would_cancel_is_shown_with_its_reason(mails: str) -> None:
