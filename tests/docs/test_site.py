@@ -266,6 +266,11 @@ FIRST_FOUND = {
     "smtp settings": "providers",
     "test emails": "testing",
     "postgres queue": "howto-postgres",
+    "send email later": "queue",
+    "not received": "troubleshooting",
+    "send_at": "queue",
+    "complaints": "howto-bounces",
+    "schedule email": "queue",
     "crash": "outbox",
     "without redis": "howto-postgres",
     # The theme takes "-9" for "without 9": the page must be found by "kill", and have no "9" before its first heading.
