@@ -52,8 +52,8 @@ def keygen(domain: str, selector: str | None, kind: str, bits: int | None, outpu
         (ascii_domain,) = EmailSettings(dkim={domain: {selector: "-"}}).dkim
     except ImproperlyConfigured:
         raise click.UsageError(
-            f"{escape(domain)}, {escape(selector)}: one is no domain such as shop.example, "
-            "or no selector of letters, digits and hyphens"
+            f"{escape(domain)}, {escape(selector)}: the first must be a domain such as shop.example, the second a "
+            "selector of letters, digits and hyphens"
         ) from None
     require("cryptography", extra="dkim", purpose=_PURPOSE)
     file = (output or Path(f"{selector}.{ascii_domain}.pem")).absolute()

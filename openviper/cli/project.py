@@ -130,7 +130,7 @@ def _only_settings(folder: Path) -> str | None:
     found = sorted(file.parent.name for file in folder.glob("*/settings.py") if file.parent.name.isidentifier())
     if len(found) > 1:
         modules = ", ".join(f"{name}.settings" for name in found)
-        raise click.UsageError(f"{folder} has several settings modules: choose with --settings one of {modules}")
+        raise click.UsageError(f"{folder} has several settings modules: choose one with --settings: {modules}")
     return f"{found[0]}.settings" if found else None
 
 

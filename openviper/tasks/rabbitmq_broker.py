@@ -123,7 +123,7 @@ class _RabbitmqBroker(RabbitmqBroker):
         if isinstance(thread, ConsumerThread):
             while self._alarmed():
                 if not thread.running:
-                    raise ConnectionClosed("RabbitMQ has a resource alarm, and the worker stops")
+                    raise ConnectionClosed("the worker is stopping while RabbitMQ has a resource alarm")
                 connection: Any = thread.consumer.connection  # type: ignore[union-attr]
                 connection.sleep(1.0)  # answers heartbeats
         return super().enqueue(message, delay=delay)

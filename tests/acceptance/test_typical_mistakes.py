@@ -634,8 +634,8 @@ CALLS: list[Row] = [
     row(
         "recipients for render_email()",
         lambda: render_email("ana@example.com", "Your order", "Thank you!"),
-        "render_email() does not take recipients first, but the first value is an address: write render_email(subject, "
-        "text), with recipients=, or a subject that is an address, by name",
+        "render_email() takes the subject first, not recipients, but the first value is an address: write "
+        "render_email(subject, text, recipients=...), or subject=... if the address is the subject",
     ),
     row(
         "too many values by position",

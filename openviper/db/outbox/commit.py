@@ -122,8 +122,8 @@ async def check_database(session: AsyncSession, keeper: OutboxKeeper) -> None:
     """
     if session.sync_session.twophase:
         raise OutboxMisplaced(
-            "this session commits in two phases (twophase=True), and the outbox is part of a commit in one: send the "
-            "message after the transaction, or through a session of its own"
+            "this session commits in two phases (twophase=True), which the outbox does not support: send the message "
+            "after the transaction, or through a session of its own"
         )
     engine = session.sync_session.get_bind(clause=outbox_table).engine
     store = keeper.store

@@ -83,7 +83,8 @@ class OutboxQueue(JobQueue):
     async def _store(self, entries: Sequence[QueueEntry]) -> None:
         if self._record is not None and not self._record.is_open:
             raise InvalidMessage(
-                "background: the transaction in which send_many() was called has ended; iterate over it inside"
+                "background: the transaction in which send_many() was called has ended; "
+                "iterate over send_many() inside it"
             )
         messages = [(entry.message, Schedule(entry.due_at, entry.expires_at)) for entry in entries]
         await self._outbox.store_for_relay(messages, self._record)

@@ -336,7 +336,7 @@ class Relay:
         if record is None or record.message_id == claim.message_id:
             return False
         if record.state == "in_flight":
-            raise DeliveryError(f"message {record.message_id} has its key, and has not ended yet", temporary=True)
+            raise DeliveryError(f"message {record.message_id} has the same key and is still being sent", temporary=True)
         await self._drop(prepared, claim, record)
         return True
 

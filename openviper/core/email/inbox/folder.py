@@ -394,7 +394,7 @@ def _read_steps(content: bytes) -> tuple[tuple[TimelineStep, ...], bool]:
     marks = [mark for line in lines if (mark := parse_read_mark(line)) is not None]
     steps = sorted((step for line in lines if (step := parse_step(line)) is not None), key=lambda step: step.at)
     if not steps:
-        raise ValueError("its file steps has no valid line")
+        raise ValueError("its file 'steps' has no valid line")
     # A worker may start sending before the process that queued the message has recorded "queued".
     start = next((index for index, step in enumerate(steps) if step.kind == "sending"), len(steps))
     for index in range(start + 1, len(steps)):

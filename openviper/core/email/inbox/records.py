@@ -87,7 +87,7 @@ def _body(value: Any) -> str:
 def _message_of_first_version(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a record in which the message's fields stood beside the envelope's, and addresses were objects."""
     if values["version"] != 1:
-        raise DamagedPayload(f"its version is {shown(values['version'])}, which has no such form")
+        raise DamagedPayload(f"its version is {shown(values['version'])}, but its fields are those of version 1")
     addresses = {name: [[*one.values()] for one in values[name]] for name in ("to", "cc", "bcc", "reply_to")}
     attachments = [
         {name: part[name] for name in part.keys() - {"size"}} | {"part": part["size"]} for part in values["attachments"]

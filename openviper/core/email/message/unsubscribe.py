@@ -127,8 +127,8 @@ def make_link(
     count = len({address.key for address in everyone})
     if count != 1:
         raise InvalidMessage(
-            f"unsubscribe: the link belongs to one recipient, and the message has {count}; use send_many() with a "
-            "message for each"
+            f"unsubscribe: the link belongs to one recipient, and the message has {count}; use send_many() with one "
+            "message for each recipient"
         )
     stream = settings.stream if stream is None else stream
     if stream is None:

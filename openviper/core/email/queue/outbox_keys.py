@@ -94,8 +94,8 @@ class OutboxKeyStore:
         if engine.dialect.name == "sqlite" and current_record() is not None:
             # It would wait for the transaction that waits for it.
             raise QueueUnavailable(
-                "SQLite lets one transaction write at a time, and one is open here; send with a key after it, or leave "
-                "background=False out, so that the message is held"
+                "SQLite allows one writing transaction at a time, and one is open here; send a message with a key "
+                "after it has ended, or leave out background=False, so that the message is held"
             )
         return (await asyncio.to_thread(_key_rows))(engine)
 

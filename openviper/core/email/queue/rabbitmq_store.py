@@ -441,7 +441,7 @@ class RabbitmqJobStore:
 
     def _give_back(self) -> NoReturn:
         self._broker().leave_unacknowledged()
-        raise SkipMessage("the worker stops, and RabbitMQ accepts nothing")
+        raise SkipMessage("the worker is stopping while RabbitMQ accepts no messages")
 
     def _tell_once(self, reason: str) -> None:
         if reason not in self._told:

@@ -353,7 +353,7 @@ class RedisJobStore:
             except redis.RedisError as error:
                 _drop_arguments(error)
                 if not may_pass(error):
-                    raise _rejected(arguments[0], f"Redis refuses to record its state: {error}") from None
+                    raise _rejected(arguments[0], f"Redis refuses to record the attempt: {error}") from None
                 if isinstance(error, redis.ResponseError) and not logged:
                     logger.warning("a worker waits until Redis accepts an attempt's result: %s", error)
                     logged = True

@@ -54,8 +54,8 @@ def _refuse_recipients(first: object) -> None:
     """Raise if ``first``, which render_email() takes for the subject, is a recipient."""
     if is_address_like(first) or (isinstance(first, list | tuple | set) and any(map(is_address_like, first))):
         raise InvalidMessage(
-            "render_email() does not take recipients first, but the first value is an address: write "
-            "render_email(subject, text), with recipients=, or a subject that is an address, by name"
+            "render_email() takes the subject first, not recipients, but the first value is an address: write "
+            "render_email(subject, text, recipients=...), or subject=... if the address is the subject"
         )
 
 

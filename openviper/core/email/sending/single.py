@@ -95,7 +95,7 @@ async def submit_email(
             functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture; read before
             the call returns.
         template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
-            given as ``text`` or ``html`` beats the template's.
+            given as ``text`` or ``html`` replaces the template's.
         context: Values for the template.
         fail_silently: True returns a false receipt where a delivery error would be raised; None follows
             ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.

@@ -182,7 +182,7 @@ async def test_the_one_recipient_may_be_any(field: str, mailbox: Mailbox) -> Non
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        ({"cc": "ben@example.test"}, r"^unsubscribe: .* has 2; use send_many\(\) with a message for each$"),
+        ({"cc": "ben@example.test"}, r"^unsubscribe: .* has 2; use send_many\(\) with one message for each recipient$"),
         ({"bcc": ["archive@example.test"]}, r"^unsubscribe: .* has 2; use send_many\(\)"),
         ({"stream": None}, r"^unsubscribe: give the stream that the link stops"),
         ({"stream": "my news"}, r"^stream: 'my news' is not a name"),
