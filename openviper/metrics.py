@@ -98,7 +98,7 @@ def _outcome(event: MessageEvent) -> str | None:
 
 
 def registry() -> CollectorRegistry:
-    """Return the registry to expose: of this process, or of all with ``PROMETHEUS_MULTIPROC_DIR``."""
+    """Return this process's registry, or one of all processes if ``PROMETHEUS_MULTIPROC_DIR`` is set."""
     if _FOLDER not in os.environ:
         return REGISTRY
     found = CollectorRegistry()

@@ -34,7 +34,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 def instrument(tracer_provider: trace.TracerProvider | None = None) -> None:
-    """Trace the mail of this process from now on; called again, with the provider given last.
+    """Trace the mail of this process from now on; if called again, the last provider given is used.
 
     Call it in every process that sends or delivers mail: in a module that all import, such as the settings module.
 

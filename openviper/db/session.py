@@ -58,8 +58,8 @@ def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSess
     send is not held. A callback that needs the database opens a transaction of its own; read values of objects before,
     because a plain AsyncSession expires them at its commit. A callback that fails is logged with its traceback; it
     neither stops the next one nor raises, because the commit stands. ``commit()``, or the exit of ``transaction()``,
-    returns after the callbacks. A plain ``commit()`` that is cancelled before the database has answered may have
-    committed and drops them all the same; ``transaction()`` waits for the answer.
+    returns after the callbacks. If a plain ``commit()`` is cancelled before the database has answered,
+    the callbacks are dropped, even if the database has committed; ``transaction()`` waits for the answer.
 
     Raises:
         NoTransaction: no transaction is open. Calling the callback at once, as Django does, would hide a forgotten

@@ -74,7 +74,7 @@ class Refusal:
     def enhanced(self) -> str | None:
         """Return the enhanced status code that the text begins with, such as ``5.2.2`` (RFC 2034, RFC 3463).
 
-        None without one, and if its class contradicts the reply code, which then decides alone.
+        None if there is none, or if its class contradicts the reply code: then only the reply code counts.
         """
         match = _ENHANCED.match(self.text)
         return match[0] if match is not None and int(match[1]) == self.code // 100 else None

@@ -111,9 +111,9 @@ class Receipt(NamedTuple):
     ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid message, which has none.
 
     ``duplicate``: True if nothing was sent, because an earlier send had the same ``key``, or a queued message the same
-    Message-ID: the rest is then of that send. None if that is not known yet: the message is held, or what keeps the
-    keys did not answer. ``in_flight``: that send has not ended; such a receipt is false, too, for nobody can say what
-    becomes of it.
+    Message-ID: the other fields then describe that send. None if that is not known yet: the message is held, or the
+    store of the keys did not answer. ``in_flight``: that send has not ended; such a receipt is false, too, because its
+    outcome is unknown.
 
     ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them (RFC 3461); None
     without ``dsn=``, and for messages that are not inline.

@@ -29,7 +29,7 @@ _DRAFT = b"X-Unsent: 1\r\n"
 class RenderedEmail:
     """A message as it would be sent.
 
-    ``text`` is also the one made from the HTML. ``headers`` are all of them, decoded, by name; several of one name are
+    ``text`` is also the one made from the HTML. ``headers`` has all headers, decoded, by name; several of one name are
     separated by ", ". ``content`` is the message (RFC 5322) with CRLF line ends, and ``bytes(rendered)`` too.
     """
 

@@ -97,7 +97,7 @@ async def submit_email(
         template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
             given as ``text`` or ``html`` replaces the template's.
         context: Values for the template.
-        fail_silently: True returns a false receipt where a delivery error would be raised; None follows
+        fail_silently: True returns a falsy result instead of raising a delivery error; None follows
             ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.
         background: False delivers before the call returns, also inside a transaction; True asks for the queue; None
             follows ``EMAIL["use_background_worker"]``.
@@ -112,7 +112,7 @@ async def submit_email(
         expires_at: No attempt begins after this moment, in whatever delivery mode; the message is then given up.
         date: The Date header, a datetime with a time zone; None is the present moment. It delays nothing.
         in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or several.
-        references: Message ids of the thread, oldest first; None with ``in_reply_to`` are those.
+        references: Message ids of the thread, oldest first; None uses those of ``in_reply_to``.
         calendar: An invitation, an update or a cancellation (RFC 6047): text, bytes, or an object with ``to_ical()``.
             It is the last alternative, with the method of its METHOD property.
         calendar_attachment: True attaches the calendar as a file, too.

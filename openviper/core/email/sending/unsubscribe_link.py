@@ -16,8 +16,8 @@ def unsubscribe_url(
 ) -> str:
     """Return the link by which ``recipient`` opts out of ``stream``, for a body that you render yourself.
 
-    It is the one that ``unsubscribe=True`` with the same arguments gives a message's headers and template. It has no
-    end, and is signed, not encrypted: the address can be read in it.
+    ``unsubscribe=True`` with the same arguments puts the same link into a message's headers and template. The link does
+    not expire, and is signed, not encrypted: the address can be read in it.
 
     Args:
         recipient: The one recipient of the message.
