@@ -206,7 +206,7 @@ SEARCHES = {
     "cursor": "inbox-api",
     "inbox.wait": "howto-playwright",
     "playwright inbox.wait": "howto-playwright",
-    "parallel tests": "howto-playwright",
+    "parallel tests": "end-to-end",
     "new_address": "howto-playwright",
     "confirmation code in a test": "howto-playwright",
     "email lint": "client-support",
