@@ -98,7 +98,7 @@ def _outcome(event: MessageEvent) -> str | None:
 
 
 def registry() -> CollectorRegistry:
-    """Return this process's registry, or one of all processes if ``PROMETHEUS_MULTIPROC_DIR`` is set."""
+    """Return this process's registry, or one that covers all processes if ``PROMETHEUS_MULTIPROC_DIR`` is set."""
     if _FOLDER not in os.environ:
         return REGISTRY
     found = CollectorRegistry()
@@ -125,10 +125,10 @@ def metrics_app() -> Any:
 
 
 def sample(*, queue: bool = True) -> None:
-    """Set the gauges to what is held now, as a thread does every 5 seconds, with the queue's every 15.
+    """Set the gauges to the current values, as a thread does every 5 seconds (every 15 for the queue's).
 
-    Blocks until the event loops and with ``queue`` the broker or database have answered, for some seconds at most: not
-    on an event loop.
+    Do not call it on an event loop: it blocks until the event loops and, with ``queue``, the broker or database have
+    answered, for a few seconds at most.
     """
     with _sampler.lock:
         _sample_process()
@@ -137,7 +137,7 @@ def sample(*, queue: bool = True) -> None:
 
 
 def stop_sampling() -> None:
-    """End the thread that sets the gauges, until the next event. Blocks while it sets them."""
+    """End the thread that sets the gauges; the next event starts it again. Blocks while the gauges are being set."""
     _sampler.stop()
 
 

@@ -39,13 +39,14 @@ def instrument(tracer_provider: trace.TracerProvider | None = None) -> None:
     Call it in every process that sends or delivers mail: in a module that all import, such as the settings module.
 
     Args:
-        tracer_provider: Where spans go; None is OpenTelemetry's global provider, which may also be set later.
+        tracer_provider: Provider that gets the spans; None is OpenTelemetry's global provider, which may also be set
+            later.
     """
     tracing.tracer = _Tracer(tracer_provider)
 
 
 def uninstrument() -> None:
-    """Trace no further mail in this process; spans that have begun still end."""
+    """Stop tracing mail in this process; spans that have begun still end."""
     tracing.tracer = None
 
 

@@ -86,7 +86,8 @@ def load_settings(model: type[Settings], *sources: Source, misplaced: Iterable[s
     ``misplaced`` are faults found before: values that were given where no source reads them.
 
     Raises:
-        ImproperlyConfigured: lists every fault on a line of its own, which begins with where the value was given.
+        ImproperlyConfigured: lists every fault on a separate line, which begins with the place where the value was
+            given.
     """
     given = collect(model, *sources)
     given.faults.extend(misplaced)

@@ -94,19 +94,21 @@ __all__ = [
 async def transaction(session: "AsyncSession | None" = None) -> "AsyncIterator[AsyncSession]":
     """Commit at the end of an ``async with`` block, roll back if the block raises; yield the session.
 
-    None for ``session`` opens one on the setting ``DATABASE_URL`` and closes it at the end. Inside another
+    If ``session`` is None, one is opened on the setting ``DATABASE_URL`` and closed at the end. Inside another
     ``transaction()`` the same session is used and the block is a savepoint; in a lifecycle hook the block is part of
     the transaction that is being flushed. With ``session`` the block is that session's transaction, or a savepoint if
     ``begin()`` or ``transaction()`` has opened one already. A transaction that SQLAlchemy began by itself, for an
     earlier query, becomes the block's and ends with it.
 
     Mail sent inside, and callbacks given to ``on_commit()``, are held until the outermost transaction has been
-    committed, and dropped if that transaction, or a savepoint around them, is rolled back. The exit awaits them. A
-    cancellation during the commit, or while they run, is raised afterwards. The database has ``DATABASE_TIMEOUT``
-    seconds to answer the commit; that long a cancelled task waits, too, for what was held, which then goes on alone.
+    committed, and dropped if that transaction, or a savepoint around them, is rolled back. Leaving the block awaits
+    them. A cancellation during the commit, or while they run, is raised afterwards. The database has
+    ``DATABASE_TIMEOUT`` seconds to answer the commit. A cancelled task also waits that long for held mail and
+    callbacks, which then continue without it.
 
     Raises:
-        CommitUnanswered: the database did not answer in time. The rows may be there; what was held is dropped.
+        CommitUnanswered: the database did not answer in time. The rows may have been committed; held mail and callbacks
+            are dropped.
         SessionInUse: another task is inside a ``transaction()`` on the session that would be shared or committed.
         AsyncSessionRequired: ``session`` is a synchronous Session.
     """

@@ -55,11 +55,11 @@ _warned = False
 
 
 async def engine() -> AsyncEngine:
-    """Return the running event loop's engine on the setting ``DATABASE_URL``, made at first use.
+    """Return the running event loop's engine for the setting ``DATABASE_URL``, created at first use.
 
-    In a URL without a driver ``sqlite`` means aiosqlite, ``postgresql`` or ``postgres`` asyncpg. A SQLite engine is
-    prepared by :func:`prepare_sqlite` and waits 30 s for a lock unless the URL has ``timeout``. Connections to other
-    databases are tested before each use, so a restart of the server causes no error.
+    In a URL without a driver, ``sqlite`` means aiosqlite, and ``postgresql`` or ``postgres`` means asyncpg. A SQLite
+    engine is prepared by :func:`prepare_sqlite` and waits 30 s for a lock unless the URL has ``timeout``. Connections
+    to other databases are tested before each use, so a restart of the server causes no error.
 
     Raises:
         ImproperlyConfigured: the URL cannot be used.
@@ -132,12 +132,12 @@ def lacks_table(error: DBAPIError) -> bool:
 
 
 def prepare_sqlite(target: AsyncEngine) -> None:
-    """Make transactions on SQLite correct. :func:`engine` does so by itself; call this for engines of your own.
+    """Make transactions on SQLite correct. :func:`engine` does this itself; call it for your own engines.
 
     The driver's own transactions are switched off, because with them a row of a released savepoint survives the
     rollback of the transaction around it. Every transaction begins with ``BEGIN IMMEDIATE``, so it waits for its turn
     to write at its start; a transaction that reads first and writes later fails with "database is locked" if another
-    one is faster. Therefore one transaction runs at a time: keep them short. Foreign keys are enforced.
+    one is faster. Therefore only one transaction runs at a time: keep transactions short. Foreign keys are enforced.
 
     Call it before the engine's first connection.
     """

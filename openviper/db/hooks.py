@@ -54,7 +54,7 @@ class LifecycleHooks:
     async def before_update(self) -> None:
         """Run before any SQL of the flush that updates the object; changes to the object are part of the update.
 
-        Not run for an object whose attributes were only set to the values that they had.
+        Not run for an object whose attributes were only set to the values that they already had.
         """
 
     async def after_update(self) -> None:
@@ -65,14 +65,14 @@ class LifecycleHooks:
 
         ``previous_state`` maps attribute names of the changed columns to their values before the flush. A value that
         was not loaded when it was replaced is read from the database first. Columns that SQLAlchemy or the database
-        fills by itself (``onupdate``, version counters) are not in it.
+        fills by itself (``onupdate``, version counters) are not included.
         """
 
     async def before_delete(self) -> None:
         """Run before any SQL of the flush that deletes the object.
 
-        That includes an orphan (cascade ``delete-orphan``). For an object that is deleted only because an orphan is,
-        the hook runs directly before its own ``DELETE``, too late to add objects.
+        This includes an orphan (cascade ``delete-orphan``). If an object is deleted only because an orphan is deleted,
+        its hook runs directly before its own ``DELETE``, too late to add objects.
         """
 
     async def after_delete(self) -> None:
@@ -96,7 +96,7 @@ watch(LifecycleHooks)
 
 
 class Model(AsyncAttrs, LifecycleHooks, DeclarativeBase):
-    """Declarative base with lifecycle hooks, for applications that bring none of their own.
+    """Declarative base with lifecycle hooks, for applications that have no base yet.
 
     ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database generates are fetched with the
     statement that generates them, because reading an attribute cannot await them later.

@@ -55,7 +55,7 @@ class JournalStats(NamedTuple):
 
 
 def journal_table(metadata: MetaData) -> Table:
-    """Return the table ``email_journal``, added to ``metadata`` for your migrations if it is not in it."""
+    """Return the table ``email_journal``, and add it to ``metadata`` for your migrations if it is missing there."""
     known = metadata.tables.get(_NAME)
     if known is not None:
         return known

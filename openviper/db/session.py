@@ -49,17 +49,18 @@ async def transaction(session: AsyncSession | None = None) -> AsyncIterator[Asyn
 def on_commit(callback: Callable[[], Awaitable[None] | None], session: AsyncSession | None = None) -> None:
     """Call ``callback`` after the current transaction has been committed, and await the result if it is awaitable.
 
-    Synchronous code may call this, too. None for ``session`` means the transaction that is open in this context: that
-    of :func:`transaction`, or of the object whose hook runs. With ``session`` it is the transaction that this session
-    commits next, for code that uses a plain AsyncSession. In a savepoint the callback waits for the outermost commit.
-    It is dropped if the transaction, or the savepoint in which this was called, is rolled back or closed instead.
+    Synchronous code may call this, too. If ``session`` is None, the current transaction is the one open in this
+    context: the transaction of :func:`transaction`, or of the object whose hook runs. With ``session``, it is the
+    transaction that this session commits next, for code that uses a plain AsyncSession. In a savepoint, the callback
+    waits for the outermost commit. It is dropped if the transaction, or the savepoint in which this was called, is
+    rolled back or closed instead.
 
-    Callbacks run in the order given, after the transaction has ended and outside every other one, so mail that they
-    send is not held. A callback that needs the database opens a transaction of its own; read values of objects before,
-    because a plain AsyncSession expires them at its commit. A callback that fails is logged with its traceback; it
+    Callbacks run in the order given, after the transaction has ended and outside any other one, so mail that they send
+    is not held. A callback that needs the database must open its own transaction; read the values of objects before the
+    commit, because a plain AsyncSession then expires them. A callback that fails is logged with its traceback; it
     neither stops the next one nor raises, because the commit stands. ``commit()``, or the exit of ``transaction()``,
-    returns after the callbacks. If a plain ``commit()`` is cancelled before the database has answered,
-    the callbacks are dropped, even if the database has committed; ``transaction()`` waits for the answer.
+    returns after the callbacks. If a plain ``commit()`` is cancelled before the database has answered, the callbacks
+    are dropped, even if the database has committed; ``transaction()`` waits for the answer.
 
     Raises:
         NoTransaction: no transaction is open. Calling the callback at once, as Django does, would hide a forgotten

@@ -41,7 +41,7 @@ class SuppressedAddress(NamedTuple):
 
 
 def suppression_table(metadata: MetaData) -> Table:
-    """Return the table ``email_suppression``, added to ``metadata`` for your migrations if it is not in it."""
+    """Return the table ``email_suppression``, and add it to ``metadata`` for your migrations if it is missing there."""
     known = metadata.tables.get(_NAME)
     if known is not None:
         return known
@@ -72,11 +72,11 @@ async def create_suppression_table() -> None:
 
 
 async def add_suppression(address: str, reason: str, stream: str | None = None) -> None:
-    """Suppress ``address``, for one stream or, with None, for every one; a second call replaces the reason.
+    """Suppress ``address``, for one stream or, with None, for all streams; a second call replaces the reason.
 
     Raises:
         SuppressionNotCreated: there is no table.
-        ValueError: ``address`` is no bare address, so that it would never be found.
+        ValueError: ``address`` is not a bare address, so it would never be found.
     """
     if "@" not in address or address.rstrip().endswith(">"):
         raise ValueError(
@@ -90,9 +90,9 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
 
 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
-    """Mail ``address`` again; True if it was suppressed for exactly this ``stream`` (None: for every one).
+    """Allow mail to ``address`` again; return True if it was suppressed for this very ``stream`` (None: for all).
 
-    Also an erased one, whose keyed hash is left.
+    Works also for an erased address, of which only the keyed hash is left.
     """
     with _table_required():
         async with (await engine()).begin() as connection:
@@ -131,10 +131,10 @@ async def list_suppressions() -> list[SuppressedAddress]:
 
 
 async def find_suppressed(addresses: Sequence[str], stream: str | None) -> dict[str, str | None]:
-    """Return those of ``addresses`` that are suppressed, each with the stream of its row, None for every stream.
+    """Return the suppressed ones among ``addresses``, each with the stream of its row: None means all streams.
 
-    Made for ``EMAIL["suppress"]``. Where an address has both rows, the one of the stream is returned. An address that
-    was erased is found by its keyed hash.
+    Made for ``EMAIL["suppress"]``. If an address has rows for this stream and for all streams, the stream's own row is
+    returned. An erased address is found by its keyed hash.
     """
     found: dict[str, str | None] = {}
     stored = {mail_key(address): mail_key(address) for address in addresses}

@@ -217,9 +217,9 @@ def _make_address(name: str, domain: str) -> str:
 class Inbox:
     """The mail that a running server sends, read through the JSON of its inbox page.
 
-    ``base_url`` is the application's, such as ``http://127.0.0.1:8000``; ``timeout`` the seconds that ``wait`` waits
-    by default. Use it as a context manager, or call ``close()``. ``client`` is an httpx client of yours to make the
-    requests with, for example with a password; it stays open.
+    ``base_url`` is the application's, such as ``http://127.0.0.1:8000``; ``timeout`` is how many seconds ``wait`` waits
+    by default. Use it as a context manager, or call ``close()``. ``client`` is your own httpx client for the requests,
+    for example one with a password; it stays open.
 
     Raises:
         ValueError: ``base_url`` is not an ``http`` or ``https`` URL, or ``timeout`` is negative.
@@ -247,19 +247,20 @@ class Inbox:
     def new_address(self, name: str = "test", *, domain: str = "example.com") -> str:
         """Return an address that nobody has used, such as ``ana-4f0c2b9d1e77@example.com``.
 
-        With one for each test, tests can run in parallel against one server.
+        With a new address for each test, tests can run in parallel against one server.
         """
         return _make_address(name, domain)
 
     def wait(self, *, to: str, subject: str | None = None, timeout: float | None = None) -> InboxMessage:
-        """Wait for mail to an address, and return the oldest message that no earlier call for it has returned.
+        """Wait for mail to an address; return the oldest message that no earlier call for it has returned.
 
-        ``to`` is the whole address, compared with the envelope's recipients, so Bcc counts; ``subject`` a part of the
-        subject in upper or lower case. A message counts once it is delivered or queued: never while its transaction or
-        its response is not over. ``timeout`` in seconds; None means the inbox's.
+        ``to`` is the whole address, compared with the envelope's recipients, so Bcc counts; ``subject`` is part of the
+        subject, in any case. A message counts once it is delivered or queued, never before its transaction or response
+        has ended. ``timeout`` in seconds; None means the inbox's.
 
         Raises:
-            AssertionError: none arrived within ``timeout``; lists the subjects that did, with their states.
+            AssertionError: no such message arrived within ``timeout``; lists the subjects that did arrive, with their
+                states.
             ConnectionError: the server does not answer, or has no inbox page.
             ValueError: ``to`` is not one address.
         """
@@ -268,7 +269,7 @@ class Inbox:
         return self._run(self._reader.wait(to, subject, seconds))
 
     def messages(self, *, to: str, subject: str | None = None) -> list[InboxMessage]:
-        """Return the messages to an address that have arrived, oldest first, whether returned before or not.
+        """Return the messages to an address that have arrived, oldest first, including those returned before.
 
         Raises:
             ConnectionError: the server does not answer, or has no inbox page.
@@ -278,7 +279,7 @@ class Inbox:
         return self._run(self._reader.messages(to, subject))
 
     def skip(self) -> None:
-        """Let ``wait`` ignore all messages that are in the inbox now, as those of an earlier run.
+        """Make ``wait`` ignore all messages that are in the inbox now, such as those of an earlier run.
 
         Raises:
             ConnectionError: the server does not answer, or has no inbox page.
@@ -343,12 +344,13 @@ class AsyncInbox:
         return _make_address(name, domain)
 
     async def wait(self, *, to: str, subject: str | None = None, timeout: float | None = None) -> InboxMessage:
-        """Wait for mail to an address, and return the oldest message that no earlier call for it has returned.
+        """Wait for mail to an address; return the oldest message that no earlier call for it has returned.
 
         See :meth:`Inbox.wait`.
 
         Raises:
-            AssertionError: none arrived within ``timeout``; lists the subjects that did, with their states.
+            AssertionError: no such message arrived within ``timeout``; lists the subjects that did arrive, with their
+                states.
             ConnectionError: the server does not answer, or has no inbox page.
             ValueError: ``to`` is not one address.
         """
@@ -357,7 +359,7 @@ class AsyncInbox:
         return await self._run(self._reader.wait(to, subject, seconds))
 
     async def messages(self, *, to: str, subject: str | None = None) -> list[InboxMessage]:
-        """Return the messages to an address that have arrived, oldest first, whether returned before or not.
+        """Return the messages to an address that have arrived, oldest first, including those returned before.
 
         Raises:
             ConnectionError: the server does not answer, or has no inbox page.
@@ -367,7 +369,7 @@ class AsyncInbox:
         return await self._run(self._reader.messages(to, subject))
 
     async def skip(self) -> None:
-        """Let ``wait`` ignore all messages that are in the inbox now, as those of an earlier run.
+        """Make ``wait`` ignore all messages that are in the inbox now, such as those of an earlier run.
 
         Raises:
             ConnectionError: the server does not answer, or has no inbox page.

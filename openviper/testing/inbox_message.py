@@ -17,7 +17,7 @@ __all__ = ["InboxMessage"]
 class InboxMessage:
     """A message on the inbox page of a running server.
 
-    Addresses have the form of headers. ``url`` is the message's page in the inbox, for a look or a screenshot.
+    Addresses have the form of headers. ``url`` is the message's page in the inbox, for viewing or a screenshot.
     ``attachments`` are file names. ``text`` and ``html`` are None if the message has no such body. If it was sent with
     ``sensitive=True``, a server without ``DEBUG`` gives a notice in place of the content.
     """
@@ -66,10 +66,10 @@ class InboxMessage:
         return links_in(self.html, self.text)
 
     def link(self, label: str | re.Pattern[str] | None = None) -> str:
-        """Return the URL of the link that has ``label`` in its text; None if the message has only one.
+        """Return the URL of the link that has ``label`` in its text; None means the message's only link.
 
-        Upper and lower case are equal, and a link whose whole text is ``label`` is preferred. The label of an image is
-        its ``alt``. If no link of the HTML matches, the text part's lines before its URLs are the labels.
+        Case is ignored, and a link whose whole text is ``label`` is preferred. The label of an image is its ``alt``
+        text. If no link in the HTML matches, the lines before the URLs in the text part are the labels.
 
         Raises:
             AssertionError: no link matches, or several with different URLs.
@@ -87,10 +87,10 @@ class InboxMessage:
         raise AssertionError(f"there is no {wanted} in {self._name}, which has {counted(len(self.links()), 'link')}")
 
     def code(self, pattern: str | re.Pattern[str] | None = None) -> str:
-        """Return the code that the message gives: 4 to 8 digits, or a match of ``pattern`` (its group, if it has one).
+        """Return the code in the message: 4 to 8 digits, or a match of ``pattern`` (its group, if it has one).
 
-        Without ``pattern`` numbers beside words such as "code" or "PIN" come first, then those alone on a line; a blank
-        or a hyphen between its digits is left out. The text part is searched, then the subject.
+        Without ``pattern``, numbers next to words such as "code" or "PIN" come first, then numbers on a line by
+        themselves; a blank or hyphen between digits is removed. The text part is searched first, then the subject.
 
         Raises:
             AssertionError: there is no code, or several different ones.

@@ -41,7 +41,7 @@ _NAMES_ELSEWHERE = dict.fromkeys(
 class Mailbox:
     """The messages that were sent, oldest first. Supports iteration, indexing and ``len()``.
 
-    ``held`` has the messages that transactions hold, ``failed`` those that could not be delivered.
+    ``held`` has the messages that transactions hold; ``failed`` has those that could not be delivered.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -176,7 +176,7 @@ class Mailbox:
         return [message for message in self.messages if message.message_id in ids]
 
     def links(self, n: int = -1) -> list[str]:
-        """Return the links of the message at index ``n``: first its HTML's, then its text's, each once.
+        """Return the links of the message at index ``n``: first those in its HTML, then those in its text, each once.
 
         Raises:
             AssertionError: the mailbox has no message ``n``.
@@ -199,7 +199,7 @@ class Mailbox:
         without delay.
 
         Raises:
-            ValueError: the step does not exist, or it needs a ``reply`` of 4xx or 5xx.
+            ValueError: the step does not exist, or it needs a 4xx or 5xx ``reply``.
         """
         remove = self._capture.add_failure(Failure.make(reply, at=at, to=to, times=times))
         return _call_at_exit(remove)
@@ -225,10 +225,10 @@ class Mailbox:
 def capture_mail() -> Iterator[Mailbox]:
     """Capture all mail that this process sends inside the block, whatever its delivery mode.
 
-    No connection is opened, neither to a mail server nor to a broker. A broker in the setting ``TASKS``, even the stub,
-    seems to answer, and queued mail arrives as a worker would send it. Everything else works as in production:
-    settings, checks, templates, the delivery mode, transactions. It captures from every thread and event loop, and
-    from applications and mailers made before. In nested blocks the innermost captures.
+    No connection is opened to a mail server or a broker. A broker in the setting ``TASKS``, even the stub, appears to
+    answer, and queued mail arrives as a worker would send it. Everything else works as in production: settings, checks,
+    templates, the delivery mode, transactions. Mail is captured from every thread and event loop, and from applications
+    and mailers created earlier. In nested blocks, the innermost one captures.
     """
     with ExitStack() as stack:
         capture = Capture()

@@ -28,11 +28,11 @@ class SentMessage:
     """A message that was sent, and its recipients.
 
     Addresses have the form of headers: ``alice@example.com``, or ``"Alice" <alice@example.com>`` with a name.
-    ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the application's additional
-    ones, several values of one name separated by ", ". ``mode`` is the last delivery mode; HELD means sent by a commit
-    outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar`` is the text of an
-    invitation, with CRLF line ends. ``mailer`` is the one that was asked for, ``sensitive`` and ``key`` are the
-    arguments of these names.
+    ``recipients`` are the envelope's accepted recipients, including Bcc. ``headers`` are the additional headers that
+    the application set; several values of one name are separated by ", ". ``mode`` is the last delivery mode; HELD
+    means sent by a commit outside a request. ``send_at`` and ``expires_at`` are a queued message's times. ``calendar``
+    is the text of an invitation, with CRLF line ends. ``mailer`` is the requested mailer's name; ``sensitive`` and
+    ``key`` are the arguments of the same names.
     """
 
     message_id: str
@@ -121,7 +121,7 @@ class SentMessage:
         return links_in(self.html, self.text)
 
     def snapshot(self) -> str:
-        """Return the message as text that is equal in every run: ids and dates are replaced, boundaries left out.
+        """Return the message as text that is the same in every run: ids and dates are replaced, boundaries left out.
 
         Bodies are decoded; attachments appear with their size and SHA-256.
         """

@@ -43,7 +43,7 @@ _UNQUOTE = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address, made by :meth:`of` or :func:`parse_address`; one made otherwise is checked when it is used.
+    """An email address, made with :meth:`of` or :func:`parse_address`; one made directly is checked when used.
 
     ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written. A local part that needs quotes
     includes them.
@@ -55,7 +55,7 @@ class Address:
 
     @classmethod
     def of(cls, name: str, address: str) -> "Address":
-        """Return the address of ``name``, which is any text without control characters, taken literally; "" for none.
+        """Return an address with ``name``, any text without control characters, taken literally; "" for no name.
 
         Raises:
             InvalidAddress: ``address`` is not one bare address (``ana@example.com``), or ``name`` cannot be sent.
@@ -69,7 +69,7 @@ class Address:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return a key that is equal for one mailbox: only the domain ignores case (RFC 5321 section 2.4)."""
+        """Return a key that is equal for the same mailbox: only the domain's case is ignored (RFC 5321 section 2.4)."""
         return self.local_part, self.domain.lower()
 
     @property
@@ -112,7 +112,7 @@ class _Several(_Refused):
 def parse_address(text: str, *, field: str = "address") -> Address:
     """Parse one address given as text; ``field`` names the argument or setting in the error.
 
-    Encoded words (RFC 2047) in a name without quotes are decoded, as ``email.utils.formataddr`` makes them.
+    Encoded words (RFC 2047) in a name without quotes are decoded, such as those that ``email.utils.formataddr`` makes.
 
     Raises:
         InvalidAddress: ``text`` is not exactly one address of the accepted forms.

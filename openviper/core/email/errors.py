@@ -55,7 +55,7 @@ _ENHANCED = re.compile(r"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?=\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Reason why a recipient is not known to have the message: a reply code (RFC 5321 section 4.2) and its text.
+    """Why a recipient did not get the message, or may not have: a reply code (RFC 5321 section 4.2) and text.
 
     ``uncertain``: the connection ended after the whole message was sent and before the server answered, so this
     recipient may have it (RFC 1047); the code is then not the server's.

@@ -74,10 +74,11 @@ NOTHING: Mapping[str, Any] = _Nothing()
 class DeliveryReport(NamedTuple):
     """Result of a delivery: the accepted addresses, the refused ones with the server's reply, and its last reply.
 
-    Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. ``suppressed`` were
-    not mailed, as ``EMAIL["suppress"]`` says. ``via`` is the mailer that a failover used; None without a failover.
-    ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them, None if none
-    were wanted. ``protocol``: the dialogue in which recipients were refused, with ``EMAIL["protocol_log"]``.
+    Recipients in ``refused`` whose ``Refusal.uncertain`` is True may have received the message. Addresses in
+    ``suppressed`` were not mailed because of ``EMAIL["suppress"]``. ``via`` is the mailer that a failover used; None
+    without a failover. ``dsn``: True if the server was asked for the notices given in ``dsn=``, False if it does not
+    offer them, None if none were requested. ``protocol``: the SMTP dialogue in which recipients were refused, if
+    ``EMAIL["protocol_log"]`` is on.
     """
 
     accepted: tuple[str, ...]
@@ -104,19 +105,20 @@ class DeliveryReport(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """Result of a send; false when the delivery failed silently, with the reason in ``error``.
+    """Result of a send; false if the delivery failed silently, with the reason in ``error``.
 
-    ``accepted``, ``refused`` (address to :class:`Refusal`, which may be uncertain) and ``suppressed`` (not mailed, as
-    ``EMAIL["suppress"]`` says) are known for inline messages only. ``index`` is the message's position in a
-    ``send_many``, from 0; there ``message_id`` is ``""`` for an invalid message, which has none.
+    ``accepted``, ``refused`` (each address with its :class:`Refusal`, which may be uncertain) and ``suppressed``
+    (addresses not mailed because of ``EMAIL["suppress"]``) are known for inline messages only. ``index`` is the
+    message's position in a ``send_many`` run, counted from 0; in such a run an invalid message has ``""`` as its
+    ``message_id``.
 
-    ``duplicate``: True if nothing was sent, because an earlier send had the same ``key``, or a queued message the same
-    Message-ID: the other fields then describe that send. None if that is not known yet: the message is held, or the
-    store of the keys did not answer. ``in_flight``: that send has not ended; such a receipt is false, too, because its
-    outcome is unknown.
+    ``duplicate``: True if nothing was sent because an earlier send had the same ``key``, or a queued message had the
+    same Message-ID; the other fields then describe that send. None if this is not known yet, because the message is
+    held or the key store did not answer. ``in_flight``: True if the earlier send has not ended; such a receipt is false
+    as well, because the outcome is unknown.
 
-    ``dsn``: True if the server was asked for the notices of ``dsn=``, False if it does not offer them (RFC 3461); None
-    without ``dsn=``, and for messages that are not inline.
+    ``dsn``: True if the server was asked for the notices given in ``dsn=``, False if it does not offer them (RFC 3461);
+    None without ``dsn=``, and for messages that are not inline.
     """
 
     message_id: str
@@ -134,11 +136,11 @@ class Receipt(NamedTuple):
 
     @property
     def outcome(self) -> Literal["delivered", "accepted", "suppressed", "cancelled", "failed", "in_flight"]:
-        """Return what became of the message when the call returned.
+        """Return the state of the message when the call returned.
 
-        "accepted": it is deferred, queued or held. "suppressed": nobody was mailed, because all are suppressed.
-        "cancelled": by ``EMAIL["before_send"]``, with the reason in ``cancelled``. "in_flight": an earlier send with
-        its key has not ended yet.
+        "accepted": it is deferred, queued or held. "suppressed": nobody was mailed, because all recipients are
+        suppressed. "cancelled": ``EMAIL["before_send"]`` cancelled it, with the reason in ``cancelled``. "in_flight":
+        an earlier send with the same key has not ended yet.
         """
         if self.cancelled is not None:
             return "cancelled"
@@ -193,15 +195,16 @@ _UNKNOWN = Circumstances()
 class MessageEvent:
     """One step in the life of a message.
 
-    ``message`` is the ``OutgoingMessage``, read-only with all it holds, so that a listener can show it; ``detail`` is
-    the server's reply or the reason, without secrets; ``refused`` are the recipients who did not receive what others
-    did; ``at`` is Unix time in seconds.
+    ``message`` is the ``OutgoingMessage``, read-only with everything in it, so that a listener can show it; ``detail``
+    is the server's reply or the reason, without secrets; ``refused`` are the recipients who did not receive the message
+    although others did; ``at`` is Unix time in seconds.
 
-    ``mode`` is the delivery mode in which the message was accepted; None where none was chosen. Of an attempt:
-    ``attempt`` is its number, from 1; ``seconds`` how long it took; ``code`` the server's last reply code; ``via`` the
-    mailer whose server took the message, which is ``mailer`` unless a failover used another one; ``since`` the Unix
-    time from which the message could be sent: of the send, or of the commit or ``send_at`` that it waited for. Each is
-    None where there is none; ``since`` also inline, where the attempt begins at once.
+    ``mode`` is the delivery mode in which the message was accepted; None if none was chosen. Five fields describe an
+    attempt: ``attempt`` is its number, from 1; ``seconds`` is how long it took; ``code`` is the server's last reply
+    code; ``via`` is the mailer whose server took the message (``mailer`` unless a failover used another one); ``since``
+    is the Unix time from which the message could be sent: the time of the send, or of the commit or ``send_at`` that it
+    waited for. A field that does not apply is None; so is ``since`` for an inline message, whose attempt begins at
+    once.
     """
 
     kind: EventKind
@@ -242,7 +245,7 @@ class MessageEvent:
 
     @property
     def sensitive(self) -> bool:
-        """True if the message was sent with ``sensitive=True``; its content is then for those who asked for it."""
+        """True if the message was sent with ``sensitive=True``; only listeners that asked for its content get it."""
         return bool(self.message.prepared.must.get("sensitive"))
 
     @property
@@ -265,14 +268,14 @@ _trusted: list[Listener] = []  # get the content of sensitive messages, too
 
 
 def subscribe(listener: Listener, *, sensitive: bool = False) -> Callable[[], None]:
-    """Call ``listener`` for every event of this process; returns the function that ends it.
+    """Call ``listener`` for every event of this process; return a function that ends the subscription.
 
-    ``sensitive`` True gives it messages that were sent with ``sensitive=True`` as they are; False, with a notice in
-    place of their bodies and without attachments.
+    With ``sensitive`` True, the listener gets messages that were sent with ``sensitive=True`` unchanged; with False, it
+    gets them with a notice in place of their bodies and without attachments.
 
     A plain function runs where the event happens (usually on the event loop) and must not block; an async one runs in a
-    task of its own. Exceptions are logged and go no further: an observer never changes what happens to mail. Besides,
-    ``EMAIL["listeners"]`` names those that every process calls, workers included.
+    separate task. Exceptions are logged and not raised: a listener never changes what happens to mail. For listeners
+    that every process calls, workers included, use ``EMAIL["listeners"]``.
 
     Raises:
         TypeError: ``listener`` cannot be called.

@@ -47,12 +47,12 @@ _AUTOVACUUM = "SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_thresh
 
 
 def outbox_tables(metadata: MetaData) -> tuple[Table, ...]:
-    """Add the outbox's tables to ``metadata``, for your migrations, and return them; those that are in it stay.
+    """Add the outbox's tables to ``metadata``, for your migrations, and return them; tables already in it are kept.
 
-    ``email_outbox``: a row for each message that is not delivered yet, or failed. ``email_outbox_part``: the parts of
-    large messages, so that claiming a row does not move them. ``email_key``: idempotency keys. ``email_meta``: a random
-    id of this database, and the brake. They have no schema, whatever that of ``metadata`` is: their statements name
-    none, either. An engine with ``schema_translate_map={None: ...}`` has them in another one.
+    ``email_outbox``: a row for each message that is not delivered yet or has failed. ``email_outbox_part``: the parts
+    of large messages, so that claiming a row does not move them. ``email_key``: idempotency keys. ``email_meta``: a
+    random id of this database, and the brake. The tables have no schema, even if ``metadata`` has one, because the
+    outbox's statements name none. To put them into a schema, use an engine with ``schema_translate_map={None: ...}``.
     """
     if _OUTBOX in metadata.tables:
         return tuple(metadata.tables[name] for name in _NAMES)

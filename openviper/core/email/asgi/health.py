@@ -15,10 +15,10 @@ _WEBSOCKET_POLICY = 1008  # RFC 6455 section 7.4.1
 class HealthEndpoint:
     """An ASGI application that answers GET and HEAD with :func:`health` as JSON.
 
-    The status is 200 for "ok" and "degraded", and 503 for "failing" only: a mail server that is down must not take the
-    application out of the load balancer. The body is ``{"status": ...}`` alone; ``details`` adds problems and stats,
-    for an address that only you can reach. In Starlette, FastAPI and OpenViper: ``Route("/health/mail",
-    HealthEndpoint())``, since a mounted application redirects to the path with a slash.
+    The status is 200 for "ok" and "degraded", and 503 only for "failing": a mail server that is down must not take the
+    application out of the load balancer. The body is only ``{"status": ...}``; ``details`` adds problems and stats, for
+    a URL that only you can reach. In Starlette, FastAPI and OpenViper: ``Route("/health/mail", HealthEndpoint())``,
+    since a mounted application redirects to the path with a slash.
     """
 
     def __init__(self, *, details: bool = False) -> None:

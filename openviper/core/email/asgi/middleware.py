@@ -100,12 +100,12 @@ class Email:
     """Mail for an application: ``Email().attach(app)`` for Starlette and FastAPI.
 
     For OpenViper it is an extension: ``app.add_extension(Email())``. ``settings`` override the environment and the
-    setting ``EMAIL``, key by key. On startup it validates the settings, opens the backend and logs which delivery mode
-    mail will take; on shutdown it delivers deferred mail within ``shutdown_timeout`` and closes. It puts ``send_email``
-    and ``email`` (the mailer) on ``request.state``.
+    setting ``EMAIL``, key by key. At startup it validates the settings, opens the backend and logs which delivery mode
+    mail will use; at shutdown it delivers deferred mail within ``shutdown_timeout`` and closes the backend. It puts
+    ``send_email`` and ``email`` (the mailer) on ``request.state``.
 
     Raises:
-        ImproperlyConfigured: ``settings`` is not a dict; at startup, listing every fault of the settings.
+        ImproperlyConfigured: ``settings`` is not a dict, or, at startup, the settings have faults; it lists every one.
     """
 
     name = "email"
@@ -135,13 +135,13 @@ class Email:
             raise AttributeError(f"{shown(type(self).__name__)} object has no attribute {shown(name)}{remedy}")
 
     def attach(self, app: Application) -> Application:
-        """Give a Starlette or FastAPI application mail, and return it.
+        """Add mail to a Starlette or FastAPI application, and return the application.
 
-        It wraps all middleware and error handling of ``app``, and takes part in its lifespan; the server runs ``app``
-        itself. Applications that are mounted in ``app`` send through it.
+        Mail wraps all middleware and error handling of ``app``, and takes part in its lifespan; the server still runs
+        ``app`` itself. Applications that are mounted in ``app`` use the same mailer.
 
         Raises:
-            ImproperlyConfigured: ``app`` is of another kind, has started, or has mail already.
+            ImproperlyConfigured: ``app`` is another kind of object, has already started, or already has mail.
         """
         check_attachable(app, layer=Layer)
         if (add_extension := getattr(app, "add_extension", None)) is not None:
@@ -200,7 +200,7 @@ class LifespanLayer(Layer):
 class EmailMiddleware(LifespanLayer):
     """Mail for any ASGI application: ``app = EmailMiddleware(app)``.
 
-    It answers the lifespan scope as well, also for an application that does not support it. ``settings`` are those of
+    It also handles the lifespan scope, even if the application does not support it. ``settings`` are as for
     :class:`Email`.
 
     Raises:

@@ -84,17 +84,19 @@ class UnsubscribeEndpoint:
     """One-click unsubscribe as an ASGI application: ``app.mount("/unsubscribe", UnsubscribeEndpoint())``.
 
     For OpenViper it is an extension: ``app.add_extension(UnsubscribeEndpoint())``. GET shows a page with a button and
-    changes nothing, because scanners fetch each link of a message. POST, from the button or from a mailbox provider,
-    unsubscribes; the answer to an unknown link, and to a repeated request, is the same.
+    changes nothing, because scanners fetch every link in a message. POST, from the button or from a mailbox provider,
+    unsubscribes; an unknown link or a repeated request gets the same answer.
 
     Args:
-        on_unsubscribe: Function that stops the mail, async or plain, which runs in a thread. Where it raises, the
-            answer is 503. None adds the address to the table of ``openviper.db`` for the message's stream.
-        page: Function that returns a page's HTML: with False the page with the button, a form without an action and
-            with the field ``List-Unsubscribe``; with True the page after it. None: pages in English.
+        on_unsubscribe: Function that stops the mail, either async, or plain and run in a thread. If it raises, the
+            answer is 503. None adds the address, for the message's stream, to the suppression table of
+            ``openviper.db``.
+        page: Function that returns a page's HTML. Called with False, it returns the page with the button, a form
+            without an action and with the field ``List-Unsubscribe``; called with True, the page that follows. None:
+            pages in English.
 
     Raises:
-        ImproperlyConfigured: an argument is no function, or one that takes other arguments.
+        ImproperlyConfigured: an argument is not a function, or is a function that takes other arguments.
     """
 
     name = "unsubscribe"
@@ -115,7 +117,7 @@ class UnsubscribeEndpoint:
         self._page = page or _default_page
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """Return ``app`` with this endpoint in front: outside its middleware, such as protection against CSRF."""
+        """Return ``app`` with this endpoint in front of it, outside its middleware such as CSRF protection."""
 
         async def in_front(scope: Scope, receive: Receive, send: Send) -> None:
             below = path_below_root(scope) if scope["type"] == "http" else ""

@@ -13,8 +13,8 @@ __all__ = ["AttachmentData", "LoadedAttachment", "ReadOnlyAttachment"]
 class AttachmentData:
     """One attachment, ready to be encoded.
 
-    ``inline`` with a ``content_id`` makes it a part that the HTML shows by ``cid:content_id`` (RFC 2392).
-    An id without ``@`` is sent as a msg-id made from it, in the HTML too.
+    With ``inline`` and a ``content_id`` it is a part that the HTML refers to as ``cid:content_id`` (RFC 2392). For an
+    id without ``@``, a msg-id made from it is sent, also in the HTML.
     """
 
     filename: str
@@ -25,7 +25,7 @@ class AttachmentData:
 
     @property
     def stored(self) -> bytes | FileContent:
-        """Return the content where it is: in memory, or in a temporary file, whose reading blocks."""
+        """Return the content without loading it: bytes, or a temporary file (reading it blocks)."""
         kept: bytes | FileContent = _CONTENT.__get__(self, AttachmentData)
         return kept
 
@@ -35,7 +35,7 @@ class AttachmentData:
         return len(self.stored)
 
     def with_content_id(self, content_id: str | None) -> Self:
-        """Return a copy with another content id, and with the content where it is."""
+        """Return a copy with another content id, without copying the content."""
         return type(self)(self.filename, self.stored, self.mimetype, self.inline, content_id)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:

@@ -112,13 +112,14 @@ async def resolve_attachments(
     - an :class:`AttachmentData`, of which a copy is returned.
 
     An item without a name is called ``attachment-1.bin``, numbered by its position in the list. Without a MIME type,
-    the suffix of the file name decides, then the server of a URL or the client that uploaded. What was read and is
-    larger than 1 MB is in a temporary file, which ends with the attachment; its ``content`` reads it, and blocks.
+    the file name's suffix decides, then the type given by the URL's server or the uploading client. Content that was
+    read and is larger than 1 MB is kept in a temporary file, which is deleted with the attachment; ``content`` reads
+    that file, and blocks.
 
-    ``max_bytes`` is for each one, ``max_total_bytes`` for all together (None: no limit). ``dirs``: the folders that
-    paths may lead into, None for any. ``allowed_hosts``: hosts of URLs that may have internal addresses.
-    ``url_timeout``: seconds for one URL from resolving to its last byte. ``resolver`` None asks the system.
-    ``ssl_context`` None means the usual trust store.
+    ``max_bytes`` limits each attachment, ``max_total_bytes`` all of them together (None: no limit). ``dirs``: the
+    folders that files may be in, None for any. ``allowed_hosts``: hosts of URLs that may have internal addresses.
+    ``url_timeout``: seconds for one URL, from resolving its host to its last byte. ``resolver``: None uses the
+    system's. ``ssl_context``: None uses the default trust store.
 
     Raises:
         AttachmentRefused: the first item that cannot be attached; the loading of the others is cancelled.

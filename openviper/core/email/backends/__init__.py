@@ -56,7 +56,7 @@ def get_backend(name: str | None = None, settings: EmailSettings | None = None) 
     ``name`` is ``"SMTPBackend"``, ``"ConsoleBackend"``, ``"FileBackend"``, ``"MemoryBackend"``, ``"NullBackend"``, one
     of these after ``openviper.core.email.backends.``, or the dotted path of your own subclass of :class:`EmailBackend`;
     None means ``EMAIL["backend"]``. ``settings`` None means the project's. Only that backend's module is imported, so
-    that the others need no SMTP client.
+    other backends need no SMTP client.
 
     Raises:
         ImproperlyConfigured: the backend does not exist, or is not a complete subclass of :class:`EmailBackend`.

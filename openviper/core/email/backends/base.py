@@ -46,11 +46,16 @@ class EmailBackend(ABC):
     """True if ``send`` obeys ``EMAIL["rate_limit"]``."""
 
     reserve: Reserve | None = None
-    """Reserves tokens of a ``rate_limit`` that all processes share, set before ``open``; None: it counts for this
-    process alone."""
+    """Function that reserves tokens of a ``rate_limit`` shared by all processes, set before ``open``.
+
+    None: the limit applies to this process only.
+    """
 
     brake: Brake | None = None
-    """Asked before each transaction by backends whose messages wait, set before ``open``; None: nothing is paused."""
+    """Pause that backends with waiting messages check before each transaction, set before ``open``.
+
+    None: nothing is paused.
+    """
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -91,8 +96,8 @@ class EmailBackend(ABC):
     async def check(self) -> str | None:
         """Find out, without sending anything, whether mail would be accepted now; for ``viperctl email check``.
 
-        Called after ``open``. Return one line about what was found, without secrets; None, the default, says that this
-        backend has nothing to find out.
+        Called after ``open``. Return one line about what was found, without secrets; None, the default, means that this
+        backend has nothing to check.
 
         Raises:
             EmailError: mail would not be accepted; its text is shown.
@@ -105,10 +110,10 @@ class EmailBackend(ABC):
         return None
 
     async def reconnect(self) -> None:  # noqa: B027 - optional: most backends keep no connection
-        """Try to connect, when ``reachable`` is False.
+        """Try again to connect; called when ``reachable`` is False.
 
         Raises:
-            EmailError: it still does not answer.
+            EmailError: the server still does not answer.
         """
 
     @abstractmethod
@@ -118,11 +123,12 @@ class EmailBackend(ABC):
         Return a report if at least one recipient was accepted; the others are in its ``refused``.
 
         Raises:
-            DeliveryError: no recipient got it (``temporary``: it is worth retrying), or the outcome is ``uncertain``.
+            DeliveryError: no recipient got the message (``temporary`` if it is worth retrying), or the outcome is
+                ``uncertain``.
         """
 
     async def send_pipelined(self, message: OutgoingMessage) -> DeliveryReport:
-        """Do as ``send``, called for many messages concurrently, so that none waits for the reply to another.
+        """Deliver as ``send`` does; called for many messages concurrently, so that none waits for the reply to another.
 
         Called only if ``supports_pipelining`` is true; the backend itself limits the messages in flight.
         """

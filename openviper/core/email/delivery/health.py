@@ -29,7 +29,7 @@ HealthStatus = Literal["ok", "degraded", "failing"]
 
 
 class HealthProblem(NamedTuple):
-    """What keeps mail from working as set up; ``text`` is for people, and names no host and no address."""
+    """A problem that keeps mail from working as set up; ``text`` is for people and names no host or address."""
 
     name: str
     text: str
@@ -39,8 +39,8 @@ class HealthProblem(NamedTuple):
 class Health:
     """Whether mail works.
 
-    ``status``: "ok"; "degraded" if mail is late or held back, and none is lost; "failing" if sends raise. ``stats``
-    are JSON values: counts of connections, dispatcher, queue and outbox, without hosts and addresses.
+    ``status``: "ok"; "degraded" if mail is late or held back, but none is lost; "failing" if sends raise. ``stats`` are
+    JSON values: counts of connections, dispatcher, queue and outbox, without hosts and addresses.
     """
 
     status: HealthStatus
@@ -48,17 +48,18 @@ class Health:
     stats: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self, *, details: bool = True) -> dict[str, Any]:
-        """Return JSON values: ``status`` alone, or with ``details`` the problems and stats as well."""
+        """Return JSON values: only ``status``, or with ``details`` the problems and stats as well."""
         if not details:
             return {"status": self.status}
         return {"status": self.status, "problems": [each._asdict() for each in self.problems], **self.stats}
 
 
 async def health() -> Health:
-    """Return whether mail works, as the current mailer sees it; computed at most every five seconds.
+    """Return whether mail works for the current mailer; the result is computed at most every five seconds.
 
-    Mail servers are not asked while they work: what the last connection showed counts. One that did not answer is tried
-    again. Broker and outbox are asked. Never raises what a broken set-up can raise: that is "failing".
+    A mail server that works is not contacted: the result of its last connection counts. A server that did not answer is
+    tried again. The broker and the outbox are queried. A broken set-up is reported as "failing" and raises no
+    error.
     """
     known = _broken.get()
     if known is not None and time.monotonic() - known[0] < _FRESH:

@@ -20,7 +20,7 @@ __all__ = ["Verification", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The results of all checks, in order; true when none of them failed. As text a line for each, with the remedy."""
+    """The results of all checks, in order; true if none failed. ``str()`` gives a line for each, with the remedy."""
 
     checks: "tuple[CheckResult, ...]"
 
@@ -44,8 +44,8 @@ async def verify(*, sender: AddressLike | None = None, timeout: float = 5.0) -> 
     """Check settings, mail server, queue and DNS records as ``viperctl email check`` does. Sends nothing.
 
     The server is asked for TLS, its extensions, the login, and whether it accepts ``sender`` (None:
-    ``EMAIL["default_sender"]``), over a connection of its own. All checks together take at most ``timeout`` seconds.
-    What is wrong is in the result: no check raises.
+    ``EMAIL["default_sender"]``), over a separate connection. All checks together take at most ``timeout`` seconds. The
+    result reports failed checks; no check raises.
 
     Raises:
         ImproperlyConfigured: the settings are wrong.

@@ -137,7 +137,7 @@ def _is_large(data: EmailMessageData) -> bool:
 def build_message(data: EmailMessageData) -> "EmailMessage":
     """Return the message as a standard ``EmailMessage``, parsed from the bytes that would be sent.
 
-    ``data.sender`` must be given: no settings are read here. Written out again (``as_bytes()``) it has CRLF line ends.
+    ``data.sender`` must be given: no settings are read here. Its ``as_bytes()`` has CRLF line ends.
 
     Raises:
         InvalidMessage: a value cannot be sent as given; the text names the field.

@@ -56,9 +56,9 @@ class UnsubscribeSettings(Protocol):
 
 
 class UnsubscribeRequest(NamedTuple):
-    """A reader's request to stop the mail of ``stream``: the recipient by ``address``, or by the ``recipient_id``.
+    """A reader's request to stop the mail of ``stream``; ``address`` or ``recipient_id`` identifies the reader.
 
-    One of the two is None. ``recipient_id`` is the text of the one that the send was given.
+    The other of the two is None. ``recipient_id`` is the argument that the send was given, as text.
     """
 
     stream: str
@@ -114,7 +114,7 @@ def make_link(
     """Return the link by which the message's one recipient opts out of its stream.
 
     Raises:
-        InvalidMessage: there is no stream or not one recipient, or an argument is of another kind.
+        InvalidMessage: there is no stream, there is not exactly one recipient, or an argument has the wrong type.
         ImproperlyConfigured: ``unsubscribe_keys`` or ``site_url`` is not set.
     """
     if not isinstance(unsubscribe, bool):

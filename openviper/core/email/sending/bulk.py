@@ -23,9 +23,9 @@ _PIPELINED_BYTES = 256 * 1024
 
 
 class BulkProgress(NamedTuple):
-    """Counts of a ``send_many``: messages with a receipt, those of them with an error, and how many there are in all.
+    """Progress of a ``send_many`` run: how many messages have a receipt, how many of these failed, and the total.
 
-    ``total`` is None where ``messages`` has no length.
+    ``total`` is None if ``messages`` has no length.
     """
 
     done: int
@@ -45,46 +45,50 @@ def send_many(
 ) -> AsyncGenerator[Receipt, None]:
     """Deliver ``messages``, or queue them, and yield a receipt for each as soon as it is done.
 
-    Every message is delivered inline, also in a request and inside ``transaction()``: none is deferred or held. With
-    ``background`` all are queued in batches instead, and a receipt means that the broker has accepted the message, or
-    the database outbox: inside ``transaction()`` as part of it, and outside where no broker answers.
-    A message that is invalid, could not be delivered or was not accepted yields a receipt with ``error``; ``index``
-    identifies it.
+    Every message is delivered inline, even in a request or inside ``transaction()``: none is deferred or held. With
+    ``background``, all are queued in batches instead, and a receipt means that the broker or the database outbox has
+    accepted the message. The outbox is used inside ``transaction()``, as part of it, and outside one if no broker
+    answers. A message that is invalid, could not be delivered or was not accepted yields a receipt with ``error`` set;
+    ``index`` identifies the message.
 
     ``messages`` is read only as fast as receipts are consumed, so it may be endless: about twice ``EMAIL["pool_size"]``
-    messages are in progress (with ``pipeline`` twenty times as many small ones); with ``background`` two batches of
-    200 messages or about 1 MB. A plain iterable is read on the event loop, which it must not block; use an async one
-    for what waits. An async generator is closed at the end.
+    messages are in progress (with ``pipeline``, twenty times as many small ones); with ``background``, two batches of
+    200 messages or about 1 MB. A plain iterable is read on the event loop, which it must not block; use an async
+    iterable if reading has to wait. An async generator is closed at the end.
 
-    Leaving the loop early gives up unsent messages; those in progress may still be delivered. ``contextlib.aclosing``
-    waits until none is in progress.
+    Leaving the loop early gives up unsent messages; those in progress may still be delivered. Use
+    ``contextlib.aclosing`` to wait until none is in progress.
 
     Args:
-        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. One
-            object may be refilled for the next message.
-        background: True queues for the workers, and never delivers inline. ``send_at``, ``delay`` and ``expires_at``
-            of a message are for this mode only. If the broker fails meanwhile, the messages that it has not accepted
-            have receipts with :class:`QueueUnavailable`, and later ones are offered to it once it answers again.
-        pipeline: True sends small messages on a connection without waiting for replies, where the server offers
-            PIPELINING (RFC 2920) and CHUNKING (RFC 3030). When such a connection breaks, several messages may be
-            uncertain (``DeliveryError.uncertain``). It changes nothing with ``background``.
-        progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, with
-            ``background`` once per batch. It must not block; what it raises ends the run and is raised here.
+        messages: :class:`EmailMessageData`, sent as they are, or dicts with the arguments of :func:`send_email`. The
+            same object may be changed and reused for the next message.
+        background: True queues the messages for the workers, and never delivers them inline. A message may set
+            ``send_at``, ``delay`` and ``expires_at`` in this mode only. If the broker fails during the run, the
+            messages that it has not accepted get receipts with :class:`QueueUnavailable`, and later ones are queued
+            once it answers again.
+        pipeline: True sends small messages on a connection without waiting for replies, if the server offers PIPELINING
+            (RFC 2920) and CHUNKING (RFC 3030). When such a connection breaks, several messages may be uncertain
+            (``DeliveryError.uncertain``). It has no effect with ``background``.
+        progress: Function called on the event loop with a :class:`BulkProgress` before each receipt is yielded, or once
+            per batch with ``background``. It must not block; an exception in it ends the run and is raised to the
+            caller.
         mailer: A name in ``EMAIL["mailers"]``, for messages that do not set one; None is the default mailer.
         stream: The stream for messages that do not set one.
-        unsubscribe: True for messages that leave it out: each has the headers and the link by which its recipient opts
-            out of its stream (see :func:`submit_email`).
+        unsubscribe: Default for messages that do not set it. With True, each message has the headers and the link with
+            which its recipient opts out of its stream (see :func:`submit_email`).
 
     Raises:
         InvalidMessage: there is no mailer of that name.
-        TypeError: a message is of another type, or has an unknown argument.
+        TypeError: a message has the wrong type or an unknown argument.
         ImproperlyConfigured: a setting is missing or wrong.
-        InvalidMessage: ``background`` inside ``transaction()`` without ``EMAIL["outbox"]``, where a rollback could not
-            undo it; nothing was read.
-        QueueUnavailable: ``background`` with neither an outbox nor a broker that answers; nothing was read.
-        DeliveryError: a backend of your own cannot be opened; nothing was read.
+        InvalidMessage: ``background`` was used inside ``transaction()`` without ``EMAIL["outbox"]``, so a rollback
+            could not undo the queueing; nothing was read.
+        QueueUnavailable: ``background`` was used, but there is neither an outbox nor a broker that answers; nothing was
+            read.
+        DeliveryError: your own backend cannot be opened; nothing was read.
 
-    Other exceptions of ``messages`` are raised here as well; all of them after the receipts of earlier messages.
+    Exceptions that ``messages`` raises are raised to the caller as well. Every error is raised after the receipts of
+    earlier messages.
     """
     defaults = Defaults(mailer, stream, unsubscribe)
     return _Receipts(_receipts(messages, defaults, background=background, pipeline=pipeline, progress=progress))

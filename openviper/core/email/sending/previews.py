@@ -67,13 +67,13 @@ def preview(
 ) -> Any:
     """Mark a function that returns the arguments of :func:`send_email` as a dict; the inbox page shows the message.
 
-    The function is async or plain, stands in a module of ``EMAIL["mails"]``, and gives each of its parameters a
-    default. The page edits texts, numbers and bools among these. ``variants`` are names with values for some of them,
-    such as ``{"long name": {"name": "..."}}``. The function itself is returned unchanged. It runs in a transaction
-    that is rolled back, and the message is rendered in it, too.
+    The function is async or plain, is in a module that ``EMAIL["mails"]`` names, and has a default for each parameter.
+    Parameters that are texts, numbers or bools can be edited on the page. ``variants`` maps names to values for some of
+    the parameters, such as ``{"long name": {"name": "..."}}``. The function is returned unchanged. It is called, and
+    the message is rendered, in a transaction that is then rolled back.
 
     Raises:
-        TypeError: it marks anything but a function.
+        TypeError: ``function`` is not a function.
     """
 
     def mark(marked: Callable[..., Any]) -> Callable[..., Any]:

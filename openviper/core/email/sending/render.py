@@ -29,8 +29,9 @@ _DRAFT = b"X-Unsent: 1\r\n"
 class RenderedEmail:
     """A message as it would be sent.
 
-    ``text`` is also the one made from the HTML. ``headers`` has all headers, decoded, by name; several of one name are
-    separated by ", ". ``content`` is the message (RFC 5322) with CRLF line ends, and ``bytes(rendered)`` too.
+    ``text`` may have been made from the HTML. ``headers`` maps the name of each header to its decoded value; several
+    values of one name are separated by ", ". ``content`` is the message (RFC 5322) with CRLF line ends;
+    ``bytes(rendered)`` returns the same.
     """
 
     subject: str
@@ -40,9 +41,9 @@ class RenderedEmail:
     content: bytes
 
     def eml(self, *, draft: bool = False) -> bytes:
-        """Return the content of an ``.eml`` file, which mail clients open.
+        """Return the content of an ``.eml`` file, which mail clients can open.
 
-        ``draft`` adds ``X-Unsent: 1``, by which Outlook and others open it to be edited and sent.
+        ``draft`` adds ``X-Unsent: 1``, which makes Outlook and other clients open it for editing and sending.
         """
         return _DRAFT + self.content if draft else self.content
 
@@ -91,11 +92,11 @@ async def render_email(
 ) -> RenderedEmail:
     """Return the message that :func:`send_email` would send with these arguments; nothing is sent or published.
 
-    Recipients may be left out; the message then has no To. The arguments are those of :func:`submit_email` that make
-    the message, checked as there.
+    Takes those arguments of :func:`submit_email` that determine the message, and checks them in the same way.
+    Recipients may be left out; the message then has no To header.
 
     Raises:
-        InvalidMessage: something given cannot be sent, or an address comes first, as in a call of ``send_email``.
+        InvalidMessage: an argument cannot be sent, or the first one is an address, as in a call of ``send_email``.
         ImproperlyConfigured: a setting is missing or wrong.
     """
     composing = compose(

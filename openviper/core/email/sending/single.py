@@ -85,66 +85,70 @@ async def submit_email(
 
     Args:
         recipients: One address or several. Each is text (``user@example.com``, ``Name <user@example.com>``), a pair
-            ``(name, address)`` with any name, or an :class:`Address`. A pair stands in a list.
-        subject: May be left out only where ``template`` gives it in its ``subject`` block.
-        text: Plain-text body. Left out, it is made from the HTML. ``""`` is a valid body.
+            ``(name, address)`` with any name, or an :class:`Address`. Put a pair inside a list.
+        subject: May be left out only if ``template`` sets it in a ``subject`` block.
+        text: Plain-text body. If left out, it is made from the HTML. ``""`` is a valid body.
         html: HTML body.
         cc: Copy recipients.
         bcc: Recipients who appear in the envelope only, never in the message.
         attachments: One or a list of: paths, URLs, bytes, uploads, files opened in binary mode, async iterators,
-            functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture; read before
-            the call returns.
-        template: Name below ``TEMPLATES_DIR``: ``.txt``, ``.html``, ``.htm``, ``.md``, or a stem for a pair. A body
-            given as ``text`` or ``html`` replaces the template's.
+            functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture; all are read
+            before the call returns.
+        template: Name of a ``.txt``, ``.html``, ``.htm`` or ``.md`` file below ``TEMPLATES_DIR``; a name without
+            an extension means every file with that stem. A body given as ``text`` or ``html`` replaces the template's.
         context: Values for the template.
         fail_silently: True returns a falsy result instead of raising a delivery error; None follows
-            ``EMAIL["fail_silently"]``. Wrong input and wrong settings raise all the same.
-        background: False delivers before the call returns, also inside a transaction; True asks for the queue; None
+            ``EMAIL["fail_silently"]``. Wrong input and wrong settings still raise.
+        background: False delivers before the call returns, even inside a transaction; True asks for the queue; None
             follows ``EMAIL["use_background_worker"]``.
-        sender: The From address, also as a pair; None is ``EMAIL["default_sender"]``.
-        reply_to: Where answers go (RFC 5322 section 3.6.2).
-        headers: Further header fields, such as ``X-Priority``. Those that another argument sets are refused. A
-            list of values makes a line for each, or one line where the header's syntax has a separator.
-        envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None is the sender's address,
-            ``""`` the null path.
-        send_at: Not before this moment; a datetime with a time zone. Needs the queue.
-        delay: Not before so many seconds, or a timedelta, have passed. Needs the queue; excludes ``send_at``.
-        expires_at: No attempt begins after this moment, in whatever delivery mode; the message is then given up.
-        date: The Date header, a datetime with a time zone; None is the present moment. It delays nothing.
-        in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or several.
-        references: Message ids of the thread, oldest first; None uses those of ``in_reply_to``.
+        sender: The From address, as text, a pair or an ``Address``; None uses ``EMAIL["default_sender"]``.
+        reply_to: Addresses that replies go to (RFC 5322 section 3.6.2).
+        headers: Additional header fields, such as ``X-Priority``. Fields that another argument sets are refused. A list
+            of values makes one line per value, or a single line if the header's syntax has a separator.
+        envelope_sender: The reverse-path that bounces go to (RFC 5321 section 2.3.1); None uses the sender's address,
+            and ``""`` is the null path.
+        send_at: Earliest time of delivery, a datetime with a time zone. Needs the queue.
+        delay: Time to wait before delivery, in seconds or as a timedelta. Needs the queue; cannot be combined with
+            ``send_at``.
+        expires_at: Time after which no attempt begins, in any delivery mode; the message is then given up.
+        date: The Date header, a datetime with a time zone; None is the current time. It does not delay delivery.
+        in_reply_to: Message id (``<unique@example.com>``) of the message that this one answers, or a list of ids.
+        references: Message ids of the thread, oldest first; None uses the ids in ``in_reply_to``.
         calendar: An invitation, an update or a cancellation (RFC 6047): text, bytes, or an object with ``to_ical()``.
-            It is the last alternative, with the method of its METHOD property.
-        calendar_attachment: True attaches the calendar as a file, too.
-        timeout: Seconds, or a timedelta, that the call may take in all: loading, rendering, and an inline delivery or
-            the broker's answer. It does not limit what happens after the call. None: only the settings' limits.
-        tags: Words that group messages, for events and logs; they travel with the message and are not in it.
-        ref: Your own reference to the message, such as an order number, likewise.
-        metadata: Further values by name, likewise.
-        stream: What a reader can opt out of, such as ``"news"``: it is passed to ``EMAIL["suppress"]``.
-        unsubscribe: True adds the headers of one-click unsubscribe (RFC 8058), by which the message's one recipient
-            opts out of its ``stream``, and gives a template the link as ``unsubscribe_url``.
-        recipient_id: Your own name for the recipient in that link; None: the address, which is legible in it.
+            It becomes the last alternative part, whose method is the calendar's METHOD property.
+        calendar_attachment: True also attaches the calendar as a file.
+        timeout: Longest time that the whole call may take, in seconds or as a timedelta: loading, rendering, and an
+            inline delivery or the broker's answer. It does not limit what happens after the call. None: only the limits
+            in the settings apply.
+        tags: Words that group messages, for events and logs; they are kept with the message but are not part of it.
+        ref: Your own reference to the message, such as an order number; kept with the message in the same way.
+        metadata: Additional values by name; kept with the message in the same way.
+        stream: Kind of mail that a reader can opt out of, such as ``"news"``; it is passed to ``EMAIL["suppress"]``.
+        unsubscribe: True adds the headers for one-click unsubscribe (RFC 8058), with which the message's only recipient
+            opts out of its ``stream``, and passes the link to the template as ``unsubscribe_url``.
+        recipient_id: Your own identifier for the recipient in the unsubscribe link; None uses the address, which can be
+            read in the link.
         mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
-        sensitive: True for a secret, such as a link that resets a password: its bodies and attachments are dropped when
-            a worker gives it up, and neither events nor, without ``DEBUG``, the inbox page show them.
-        key: Your own name for this one message, such as ``"order-7-confirmation"``, at most 200 characters: a further
-            send with it, within ``EMAIL["key_ttl"]`` and by any process where keys are shared, sends nothing and
-            returns the receipt of the first with ``duplicate`` True. None: every call sends.
-        dsn: When the server is to send a notice to the envelope sender (RFC 3461): ``"failure,delay"``, or a list of
-            such words. They are ``failure``, ``delay``, ``success``, ``never``, and ``full`` for the whole message in
-            the notice of a failure, not its header alone. A server that does not offer this gets the message without
-            it, and the receipt's ``dsn`` is False. None leaves it to the servers.
+        sensitive: True for a message with a secret, such as a password-reset link: its bodies and attachments are
+            dropped when a worker gives the message up, and are hidden in events and, without ``DEBUG``, on the inbox
+            page.
+        key: Your own name for this one message, such as ``"order-7-confirmation"``, at most 200 characters. Another
+            send with the same key within ``EMAIL["key_ttl"]``, from any process if keys are shared, sends nothing and
+            returns the first send's receipt with ``duplicate`` True. None: every call sends.
+        dsn: Events for which the server is asked to notify the envelope sender (RFC 3461): ``"failure,delay"``, or a
+            list of such words. They are ``failure``, ``delay``, ``success``, ``never``, and ``full`` for the whole
+            message in a failure notice instead of only its header. A server that does not offer notices gets the
+            message without the request, and the receipt's ``dsn`` is False. None leaves the choice to the servers.
 
     Raises:
-        InvalidMessage: something given cannot be sent; nothing was.
+        InvalidMessage: an argument cannot be sent; nothing was sent.
         DuplicateKey: ``key`` was used for another message; nothing was sent.
-        KeysUnavailable: nothing can say whether ``key`` was used, so the message was not sent.
+        KeysUnavailable: it cannot be determined whether ``key`` was used, so the message was not sent.
         QueueUnavailable: ``send_at`` or ``delay`` is given and the broker does not answer; nothing was queued.
         ImproperlyConfigured: a setting is missing or wrong; nothing was sent.
         DeliveryError: an inline delivery failed and ``fail_silently`` is off.
-        DeliveryTimeout: ``timeout`` has passed; ``uncertain`` is True if the message may have been accepted all the
-            same, False if nothing was sent. Not raised with ``fail_silently``.
+        DeliveryTimeout: ``timeout`` has passed; ``uncertain`` is True if the message may still have been accepted,
+            False if nothing was sent. Not raised with ``fail_silently``.
     """
     sending = _submit(
         recipients,
@@ -331,8 +335,8 @@ async def send_email(
 ) -> bool:
     """Send an email and return whether it was delivered or accepted for delivery.
 
-    The arguments and errors are those of :func:`submit_email`, and so is everything else. False means that the
-    delivery failed and ``fail_silently`` was set, or that another send with its ``key`` has not ended yet.
+    Works like :func:`submit_email`, with the same arguments and errors. False means that the delivery failed and
+    ``fail_silently`` was set, or that another send with the same ``key`` has not ended yet.
     """
     sending = _submit(
         recipients,
@@ -416,10 +420,11 @@ def send_email_sync(
 ) -> bool:
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
-    The arguments and the result are those of :func:`send_email`. In a thread that serves a request the message takes
-    the request's delivery mode, on the request's event loop. In another thread of a process that serves applications on
-    one event loop it is delivered there, before the call returns. Elsewhere it is delivered over a connection that is
-    closed again: a script that sends many messages does better in one ``asyncio.run``.
+    Takes the arguments of :func:`send_email` and returns its result. In a thread that serves a request, the message is
+    sent in the request's delivery mode, on the request's event loop. In another thread of a process that serves
+    applications on one event loop, it is delivered on that loop before the call returns. Elsewhere it is delivered over
+    a connection that is opened for this call only: a script that sends many messages should await :func:`send_email` in
+    one ``asyncio.run`` instead.
 
     Raises:
         RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.

@@ -17,16 +17,16 @@ def unsubscribe_url(
     """Return the link by which ``recipient`` opts out of ``stream``, for a body that you render yourself.
 
     ``unsubscribe=True`` with the same arguments puts the same link into a message's headers and template. The link does
-    not expire, and is signed, not encrypted: the address can be read in it.
+    not expire. It is signed but not encrypted, so the address can be read in it.
 
     Args:
-        recipient: The one recipient of the message.
-        stream: What the link stops; None: the stream of the mailer's settings.
-        recipient_id: Your name for the recipient, which the link then has in place of the address.
-        mailer: Name of a mailer of ``EMAIL["mailers"]``; None: the default one.
+        recipient: The message's only recipient.
+        stream: The stream that the link stops; None: the stream in the mailer's settings.
+        recipient_id: Your identifier for the recipient; the link then contains it instead of the address.
+        mailer: A name in ``EMAIL["mailers"]``; None is the default mailer.
 
     Raises:
-        InvalidMessage: there is no stream or not one recipient, or an argument is of another kind.
+        InvalidMessage: there is no stream, there is not exactly one recipient, or an argument has the wrong type.
         ImproperlyConfigured: ``unsubscribe_keys`` or ``site_url`` is not set, or other settings are wrong.
     """
     settings = current_settings().of_mailer(mailer)

@@ -88,12 +88,13 @@ _TWICE = re.compile(r'(EMAIL[\w"\[\]-]+(?: \(environment\))?) and \1(?![\w\[])')
 class EmailSettings(CheckedSettings):
     """Mail settings. Durations are in seconds (float), sizes in bytes (int), lists are tuples.
 
-    ``EmailSettings(host=...)`` and ``EmailSettings.model_validate({"host": ...})`` validate the given values alone;
+    ``EmailSettings(host=...)`` and ``EmailSettings.model_validate({"host": ...})`` validate only the given values;
     ``load()`` reads every source. Secrets are ``SecretStr``: ``password.get_secret_value()`` returns the text, ``repr``
     hides it.
 
     Raises:
-        ImproperlyConfigured: lists every fault on a line of its own, which begins with where the value was given.
+        ImproperlyConfigured: lists every fault on a separate line, which begins with the place where the value was
+            given.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)  # jinja2.Environment
@@ -425,7 +426,7 @@ class EmailSettings(CheckedSettings):
         read_mailers(cls, given)
 
     def of_mailer(self, name: object) -> Self:
-        """Return the settings of the mailer ``name``; None and "default" are these.
+        """Return the settings of the mailer ``name``; None and "default" return these settings.
 
         Raises:
             InvalidMessage: there is no such mailer.
@@ -440,24 +441,24 @@ class EmailSettings(CheckedSettings):
         return found
 
     def with_paths(self, paths: Mapping[str, str]) -> Self:
-        """Return the same settings of a mailer, with the places at which errors and remedies name its settings."""
+        """Return a copy of a mailer's settings, with the path under which errors and remedies name each setting."""
         named = self.model_copy()
         named._paths = paths
         return named
 
     def path(self, name: str) -> str:
-        """Return where the setting ``name`` is given, or would be: a mailer's in ``EMAIL["mailers"]``."""
+        """Return the place where the setting ``name`` is or would be given; for a mailer, in ``EMAIL["mailers"]``."""
         return self._paths.get(name, f'EMAIL["{name}"]')
 
     def name_paths(self, text: str) -> str:
-        """Return a text about these settings, which names them ``EMAIL["host"]``, with their own paths."""
+        """Return ``text`` with names such as ``EMAIL["host"]`` replaced by the paths of these settings."""
         if not self._paths:
             return text
         named = _PATH.sub(lambda match: self.path(match[1]), text)
         return _TWICE.sub(r"\1", named)  # host and port of one URL
 
     def name_paths_in(self, error: OpenViperError) -> None:
-        """Name these settings in the text of ``error`` as ``name_paths`` does."""
+        """Replace the names of settings in the text of ``error`` as ``name_paths`` does."""
         if self._paths:
             error.args = (self.name_paths(str(error)), *error.args[1:])
 
@@ -496,9 +497,10 @@ class EmailSettings(CheckedSettings):
     ) -> Self:
         """Read every source: ``overrides``, else the environment (``EMAIL_HOST``, ...), else ``email``, else defaults.
 
-        ``overrides`` are the settings given to ``Email`` or ``EmailMiddleware``; errors write that call as ``call`` and
-        the key. ``email`` replaces the setting ``EMAIL`` (None: that setting). In the environment an empty variable
-        counts as not set, flags are true, yes, on or 1 and false, no, off or 0, and unknown variables are ignored.
+        ``overrides`` are the settings given to ``Email`` or ``EmailMiddleware``; errors show that call as ``call``,
+        followed by the key. ``email`` replaces the setting ``EMAIL``; None uses that setting. In the environment, an
+        empty variable counts as not set, unknown variables are ignored, and flags are written true, yes, on or 1, or
+        false, no, off or 0.
 
         Raises:
             ImproperlyConfigured: lists every fault.
@@ -511,7 +513,8 @@ class EmailSettings(CheckedSettings):
     def sources(cls, mailer: str | None = None) -> Mapping[str, str]:
         """Return where ``load()`` finds each value, as errors name it: ``EMAIL["host"]``, ``EMAIL_HOST (environment)``.
 
-        Settings that are not in it have their default. ``mailer``: a name in ``mailers``; None for the default mailer.
+        Settings missing from the result have their default. ``mailer``: a name in ``mailers``; None for the default
+        mailer.
         """
         given = collect(cls, *cls._sources())
         return given.origins if mailer in (None, DEFAULT_MAILER) else mailer_values(cls, given, mailer).origins
@@ -533,15 +536,15 @@ class EmailSettings(CheckedSettings):
         """Return the functions that the setting ``name`` lists.
 
         Raises:
-            ImproperlyConfigured: one of them cannot be imported, or is no function.
+            ImproperlyConfigured: one of them cannot be imported, or is not a function.
         """
         return tuple(_function(each, f'EMAIL["{name}"]') for each in getattr(self, name))
 
     def function(self, name: str) -> Callable[..., Any] | None:
-        """Return the function that the setting ``name`` holds or names; None if it is None.
+        """Return the function that the setting ``name`` holds or names; None if the setting is None.
 
         Raises:
-            ImproperlyConfigured: it cannot be imported, or is no function.
+            ImproperlyConfigured: it cannot be imported, or is not a function.
         """
         given = getattr(self, name)
         return None if given is None else _function(given, f'EMAIL["{name}"]')
