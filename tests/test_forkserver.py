@@ -36,7 +36,8 @@ with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
 WAITS = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts in the background
 open("begun", "w").close()
 time.sleep(600)
 """

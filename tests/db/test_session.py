@@ -289,7 +289,7 @@ async def test_a_block_does_not_end_while_a_task_is_inside_a_savepoint_of_it(mai
             opened.set()
             await ended.wait()
 
-    with pytest.raises(db.SessionInUse, match="await it"):
+    with pytest.raises(db.SessionInUse, match="await the task"):
         async with db.transaction():
             task = asyncio.create_task(child())
             await opened.wait()

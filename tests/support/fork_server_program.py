@@ -36,6 +36,8 @@ class _Server:
         self._selector.register(self._wakened, selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wakening.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        # As it was inherited: a shell has what it starts in the background ignore it.
+        self._interrupted = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C in a terminal reaches the whole process group
 
     def serve(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ class _Server:
         """Leave a forked process nothing of the server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._interrupted)
         self._selector.close()
         for connection in (self._requests, self._wakened, self._wakening, *self._states.values()):
             connection.close()

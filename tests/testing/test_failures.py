@@ -119,9 +119,9 @@ async def test_as_many_attempts_fail_as_asked_for(mailbox: Mailbox) -> None:
     ("reply", "options", "text"),
     [
         ("451 later", {"at": "rctp"}, "no step 'rctp'"),
-        ("250 fine", {"at": "data"}, "'250 fine' is no refusal"),
-        ("250 fine", {"at": "connect"}, "'250 fine' is no refusal"),
-        ("later", {"at": "rcpt"}, "'later' is no refusal"),
+        ("250 fine", {"at": "data"}, "'250 fine' is not a refusal"),
+        ("250 fine", {"at": "connect"}, "'250 fine' is not a refusal"),
+        ("later", {"at": "rcpt"}, "'later' is not a refusal"),
         ("451 later", {"at": "data", "to": "a@example.com"}, 'only at="rcpt"'),
         ("451 later", {"times": 0}, "1 or more"),
     ],

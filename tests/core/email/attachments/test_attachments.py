@@ -241,7 +241,7 @@ class BytesPath:
         (("a", b"x", "text"), "type/subtype, such as application/pdf"),
         (("a", b"x", "text/plain\r\nBcc: x"), "type/subtype"),
         (("a", b"x", "text/plain; charset=x\r\nBcc: x"), "type/subtype"),
-        (("a", b"x", "multipart/mixed"), "several parts"),
+        (("a", b"x", "multipart/mixed"), "multipart messages"),
         (("a\r\nBcc: x", b"x"), "control character"),
         (("a\0", b"x"), "control character"),
         (("a\x85", b"x"), "control character"),

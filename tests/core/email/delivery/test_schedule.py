@@ -43,8 +43,8 @@ def test_a_moment_in_the_past_is_now() -> None:
         ({"delay": timedelta(seconds=-1)}, "not negative"),
         ({"delay": timedelta(days=400)}, "over a year"),
         ({"delay": 1, "send_at": datetime.now(UTC)}, "excludes send_at"),
-        ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, "has passed"),
-        ({"delay": 120, "expires_at": datetime.now(UTC) + timedelta(seconds=60)}, "has passed"),
+        ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, "passed before the message"),
+        ({"delay": 120, "expires_at": datetime.now(UTC) + timedelta(seconds=60)}, "passed before the message"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(given: dict[str, Any], words: str) -> None:
