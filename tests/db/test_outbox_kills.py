@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.outbox_chaos import OutboxRun, end_leases
+from support.outbox_chaos import OutboxRun
 from support.outbox_report import OutboxReport
 from support.postgres import running_server
 from support.server_clock import ServerClock
@@ -54,7 +54,7 @@ async def test_relay_that_is_stopped_beyond_its_leases_and_continues_loses_nothi
     async with OutboxRun(tmp_path, customers=3) as run:
         relay = await run.start_relay()
         await run.stop(relay)
-        await end_leases()
+        await run.end_leases_of(relay)
         await run.resume(relay)
         report = await run.report(patient=False)
     assert report.repeated, report

@@ -34,7 +34,7 @@ from support.smtpd import ReceivedMessage, SmtpServer
 from support.uvicorn import Uvicorn
 from support.workers import NamedRelay, NamedWorker
 
-__all__ = ["OutboxRun", "end_leases"]
+__all__ = ["OutboxRun"]
 
 _QUIET = 6.0  # seconds, more than the first delay of a retry
 
@@ -299,6 +299,10 @@ class OutboxRun:
         await asyncio.sleep(seconds)
         self._serve(self._web)
 
+    async def end_leases_of(self, relay: _Process) -> None:
+        """Take the time of a lease as passed for what a relay has in hand; what others have stays theirs."""
+        await end_leases(self._tokens[relay.name])
+
     async def resume(self, relay: _Process) -> None:
         """SIGCONT a relay once others have taken over what it had."""
         async with asyncio.timeout(LEASE + PATIENCE):
@@ -399,10 +403,11 @@ class OutboxRun:
         return arrivals
 
 
-async def end_leases() -> None:
-    """Take the time of a lease as passed."""
+async def end_leases(token: str | None = None) -> None:
+    """Take the time of a lease as passed, for the process of a claim token, or for all."""
+    where, values = ("", {}) if token is None else (" WHERE claim = :token", {"token": token})
     async with (await db.engine()).begin() as connection:
-        await connection.execute(text(f"UPDATE email_outbox SET lease = lease - {LEASE}"))
+        await connection.execute(text(f"UPDATE email_outbox SET lease = lease - {LEASE}{where}"), values)
 
 
 async def _rows(token: str | None = None) -> set[str]:

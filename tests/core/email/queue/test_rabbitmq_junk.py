@@ -146,8 +146,8 @@ async def test_junk_is_kept_and_mail_beside_it_goes_out(
     listed = await asyncio.to_thread(viperctl, "email", "failed", "list", "--project", project)
     assert listed.returncode == 0, listed.stderr
     # The broker counts what was taken and put back a moment later.
-    while (await asyncio.to_thread(store.stats)).failed != len(junk):
-        assert time.monotonic() < deadline + PATIENCE
+    while (stats := await asyncio.to_thread(store.stats)).failed != len(junk):
+        assert time.monotonic() < deadline + PATIENCE, (stats, dead_letters(rabbitmq), listed.stdout[-500:])
         await asyncio.sleep(0.2)
     assert await asyncio.to_thread(store.purge_failed, None) == len(jobs)
 
