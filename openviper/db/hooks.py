@@ -98,8 +98,8 @@ watch(LifecycleHooks)
 class Model(AsyncAttrs, LifecycleHooks, DeclarativeBase):
     """Declarative base with lifecycle hooks, for applications that have no base yet.
 
-    ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database generates are fetched with the
-    statement that generates them, because reading an attribute cannot await them later.
+    ``await order.awaitable_attrs.lines`` loads a relationship. Values that the database generates are fetched by the
+    INSERT or UPDATE itself, because reading an attribute cannot await them later.
     """
 
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # SQLAlchemy types it as an instance variable

@@ -92,7 +92,7 @@ async def add_suppression(address: str, reason: str, stream: str | None = None) 
 async def remove_suppression(address: str, stream: str | None = None) -> bool:
     """Allow mail to ``address`` again; return True if it was suppressed for this very ``stream`` (None: for all).
 
-    Works also for an erased address, of which only the keyed hash is left.
+    Also works for an erased address, of which only the keyed hash is left.
     """
     with _table_required():
         async with (await engine()).begin() as connection:

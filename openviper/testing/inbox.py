@@ -255,8 +255,8 @@ class Inbox:
         """Wait for mail to an address; return the oldest message that no earlier call for it has returned.
 
         ``to`` is the whole address, compared with the envelope's recipients, so Bcc counts; ``subject`` is part of the
-        subject, in any case. A message counts once it is delivered or queued, never before its transaction or response
-        has ended. ``timeout`` in seconds; None means the inbox's.
+        subject, ignoring case. A message counts once it is delivered or queued, never before its transaction or
+        response has ended. ``timeout`` in seconds; None means the inbox's.
 
         Raises:
             AssertionError: no such message arrived within ``timeout``; lists the subjects that did arrive, with their

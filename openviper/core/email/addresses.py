@@ -45,8 +45,8 @@ _UNQUOTE = re.compile(r"\\(.)")
 class Address:
     """An email address, made with :meth:`of` or :func:`parse_address`; one made directly is checked when used.
 
-    ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written. A local part that needs quotes
-    includes them.
+    ``domain`` is in its ASCII form (IDNA 2008 A-labels); ``local_part`` is as written, with its quotes if it needs
+    them.
     """
 
     display_name: str

@@ -118,7 +118,7 @@ class Receipt(NamedTuple):
     as well, because the outcome is unknown.
 
     ``dsn``: True if the server was asked for the notices given in ``dsn=``, False if it does not offer them (RFC 3461);
-    None without ``dsn=``, and for messages that are not inline.
+    None without ``dsn=`` and for messages not delivered inline.
     """
 
     message_id: str

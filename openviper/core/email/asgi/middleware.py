@@ -105,7 +105,7 @@ class Email:
     ``send_email`` and ``email`` (the mailer) on ``request.state``.
 
     Raises:
-        ImproperlyConfigured: ``settings`` is not a dict, or, at startup, the settings have faults; it lists every one.
+        ImproperlyConfigured: ``settings`` is not a dict or, at startup, a setting is wrong; lists every fault.
     """
 
     name = "email"
@@ -138,7 +138,7 @@ class Email:
         """Add mail to a Starlette or FastAPI application, and return the application.
 
         Mail wraps all middleware and error handling of ``app``, and takes part in its lifespan; the server still runs
-        ``app`` itself. Applications that are mounted in ``app`` use the same mailer.
+        ``app`` itself. Applications mounted in ``app`` use the same mailer.
 
         Raises:
             ImproperlyConfigured: ``app`` is another kind of object, has already started, or already has mail.

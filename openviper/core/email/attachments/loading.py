@@ -111,7 +111,7 @@ async def resolve_attachments(
       ``content_b64``, and optionally ``filename``, ``mimetype``, ``inline`` and ``content_id``,
     - an :class:`AttachmentData`, of which a copy is returned.
 
-    An item without a name is called ``attachment-1.bin``, numbered by its position in the list. Without a MIME type,
+    An item without a name is called ``attachment-1.bin``; the number is its position in the list. Without a MIME type,
     the file name's suffix decides, then the type given by the URL's server or the uploading client. Content that was
     read and is larger than 1 MB is kept in a temporary file, which is deleted with the attachment; ``content`` reads
     that file, and blocks.

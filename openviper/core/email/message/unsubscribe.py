@@ -58,7 +58,7 @@ class UnsubscribeSettings(Protocol):
 class UnsubscribeRequest(NamedTuple):
     """A reader's request to stop the mail of ``stream``; ``address`` or ``recipient_id`` identifies the reader.
 
-    The other of the two is None. ``recipient_id`` is the argument that the send was given, as text.
+    The other one is None. ``recipient_id`` is the argument of the send, as text.
     """
 
     stream: str

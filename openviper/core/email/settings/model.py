@@ -521,7 +521,7 @@ class EmailSettings(CheckedSettings):
 
     @classmethod
     def from_settings(cls) -> "EmailSettings":
-        """Return what ``load()`` returns, kept until the settings module or the environment changes."""
+        """Return the result of ``load()``, cached until the settings module or the environment changes."""
         return _from_settings(conf.settings.version, *map(os.environ.get, variables(cls, _PREFIX)), *url_variables())
 
     @property
