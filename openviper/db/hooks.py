@@ -32,8 +32,8 @@ class LifecycleHooks:
     :class:`~openviper.db.ForbiddenInHook`.
 
     An exception in a hook aborts the flush and propagates to the code that flushed or committed, so the transaction
-    rolls back. Mail sent in a hook, and ``on_commit()``, wait for the commit even if the surrounding code uses a
-    plain AsyncSession and no ``transaction()``.
+    rolls back. Mail sent in a hook and callbacks given to ``on_commit()`` there wait for the commit, even if the
+    surrounding code uses a plain AsyncSession and no ``transaction()``.
 
     A synchronous Session is refused with :class:`~openviper.db.AsyncSessionRequired` if there is a hook to run.
     No hook runs for ``insert()``, ``update()`` or ``delete()`` passed to ``execute()``, for the session's ``bulk_``

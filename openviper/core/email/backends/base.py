@@ -31,7 +31,7 @@ class PoolStats:
 
 
 class EmailBackend(ABC):
-    """Base class of a transport for messages. Name your own with its dotted path in ``EMAIL["backend"]``.
+    """Base class of a transport for messages. To use your own subclass, put its dotted path into ``EMAIL["backend"]``.
 
     One instance serves one event loop. ``send`` may be called concurrently.
     """

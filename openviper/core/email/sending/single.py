@@ -91,9 +91,9 @@ async def submit_email(
         html: HTML body.
         cc: Copy recipients.
         bcc: Recipients who appear in the envelope only, never in the message.
-        attachments: One or a list of: paths, URLs, bytes, uploads, files opened in binary mode, async iterators,
-            functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture; all are read
-            before the call returns.
+        attachments: One item or a list of items: paths, URLs, bytes, uploads, files opened in binary mode, async
+            iterators, functions, messages, ``(filename, content)``, dicts or :class:`AttachmentData`, in any mixture.
+            All are read before the call returns.
         template: Name of a ``.txt``, ``.html``, ``.htm`` or ``.md`` file below ``TEMPLATES_DIR``; a name without
             an extension means every file with that stem. A body given as ``text`` or ``html`` replaces the template's.
         context: Values for the template.
