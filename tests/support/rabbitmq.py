@@ -219,6 +219,7 @@ def rabbitmq_server() -> Iterator[RabbitmqServer]:
     if not PROGRAMS.exists():
         pytest.skip("RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)")
     if _started:
+        _started[0].restore()
         yield _started[0]  # whoever started it ends it, after all fixtures that were set up later
         return
     with running(RabbitmqServer) as server:
