@@ -14,7 +14,9 @@
 
   /** Replace `old` by `fresh`, and keep the selection, and the focus on the same control. */
   function replace(old, fresh) {
-    if (plain(old) === plain(fresh)) return;
+    // A frame whose server ended before it had loaded shows the browser's own error, which no script may read.
+    const lost = [...old.querySelectorAll("iframe")].some((frame) => !frame.contentDocument);
+    if (!lost && plain(old) === plain(fresh)) return;
     const focus = old.contains(document.activeElement) ? identify(document.activeElement) : null;
     if (old.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
     for (const box of old.querySelectorAll(".pick input:checked")) {
