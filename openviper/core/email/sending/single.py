@@ -421,10 +421,10 @@ def send_email_sync(
     """Send an email from code that is not async: a sync endpoint in the thread pool, a script, a shell.
 
     Takes the arguments of :func:`send_email` and returns its result. In a thread that serves a request, the message is
-    sent in the request's delivery mode, on the request's event loop. In another thread of a process that serves
-    applications on one event loop, it is delivered on that loop before the call returns. Elsewhere it is delivered over
-    a connection that is opened for this call only: a script that sends many messages should await :func:`send_email` in
-    one ``asyncio.run`` instead.
+    sent in the request's delivery mode, on the request's event loop. In any other thread, if the process serves
+    applications on one event loop, the message is delivered on that loop before the call returns. Elsewhere it is
+    delivered over a connection that is opened for this call only: a script that sends many messages should await
+    :func:`send_email` in one ``asyncio.run`` instead.
 
     Raises:
         RuntimeError: called on an event loop, which it would block; use ``await send_email(...)`` there.
