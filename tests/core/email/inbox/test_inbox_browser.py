@@ -472,6 +472,7 @@ async def test_keys_move_open_mark_and_delete(shared: Site, chromium: Browser) -
         await keys.press("Enter")
         await expect(page.get_by_text("Nothing matches “subject:first j”")).to_be_visible()
         assert page.url.endswith("?q=subject%3Afirst+j")
+        await page.wait_for_load_state()  # the script is there
         await keys.press("?")
         await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
         await page.get_by_label("Use these keys").uncheck()
