@@ -274,10 +274,11 @@ def test_a_resolver_that_hangs_delays_neither_the_caller_nor_the_end(run: Run, m
 
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     ended = threading.Event()
+    host = f"{id(go)}.test"  # a look-up of the same name that has not ended would be shared
 
     def connect() -> None:
         with pytest.raises(ConnectTimeout, match="resolver"):
-            run(connect_host("a.test", 25, 0.2))
+            run(connect_host(host, 25, 0.2))
         ended.set()
 
     thread = threading.Thread(target=connect)
