@@ -197,9 +197,9 @@ class OutboxJobStore:
 
             return await work(OutboxTraces(engine, limit=self._limit))
 
-        return self._use_engine(use)
+        return self._use_engine(use, lock_seconds=self._limit)
 
-    def _use_engine(self, work: "Callable[[AsyncEngine], Awaitable[T]]", *, lock_seconds: float | None = None) -> T:
+    def _use_engine(self, work: "Callable[[AsyncEngine], Awaitable[T]]", *, lock_seconds: float) -> T:
         async def run() -> T:
             async with own_outbox_engine(self._outbox, lock_seconds=lock_seconds) as engine:
                 try:
