@@ -3,19 +3,19 @@
 import re
 from collections.abc import Iterable
 
+from openviper.markup import is_zero
 from openviper.markup.stylesheet import Declaration
 
 __all__ = ["adds_text", "begins_hidden", "hides", "shows"]
 
 _STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
 _ESCAPE = re.compile(r"\\[0-9a-f]{1,6} ?", re.IGNORECASE)
-_ZERO = re.compile(r"0*\.?0*(?:px|%)?")
 
 
 def begins_hidden(declarations: Iterable[Declaration]) -> bool:
     """True if an element with these declarations is invisible until an animation changes them."""
     return any(
-        (name == "opacity" and _ZERO.fullmatch(value) is not None) or (name == "visibility" and value == "hidden")
+        (name == "opacity" and is_zero(value)) or (name == "visibility" and value == "hidden")
         for name, value, _ in declarations
     )
 
@@ -35,7 +35,7 @@ def hides(declaration: Declaration) -> bool:
     return (
         (name == "display" and value == "none")
         or (name == "visibility" and value == "hidden")
-        or (name in ("opacity", "max-height") and _ZERO.fullmatch(value) is not None)
+        or (name in ("opacity", "max-height") and is_zero(value))
     )
 
 
@@ -46,5 +46,5 @@ def shows(declaration: Declaration) -> bool:
     return (
         (name == "display" and value != "none")
         or (name == "visibility" and value == "visible")
-        or (name in ("opacity", "max-height") and _ZERO.fullmatch(value) is None)
+        or (name in ("opacity", "max-height") and not is_zero(value))
     )
